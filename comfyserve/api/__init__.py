@@ -1,0 +1,1 @@
+"""What every endpoint shares: errors, request ids, parsing, limits, pagination, schema."""

@@ -1,0 +1,38 @@
+"""One port, two halves: live streams and bytes on Django's ASGI handler, all else on its WSGI handler.
+
+Django's WSGI handling of a view costs half the CPU of its ASGI handling of the same view; the ASGI
+half carries what lasts long (streams, waits, transfers) without holding a thread for each.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
+asgi = get_asgi_application()
+
+from comfyserve.api.routing import is_long  # noqa: E402  (after Django's set-up)
+from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+
+wsgi = WSGIMiddleware(wsgi_application, workers=16)
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    elif is_long(scope):
+        await asgi(scope, receive, send)
+    else:
+        await wsgi(scope, receive, send)
+
+
+async def lifespan(receive: Any, send: Any) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,13 @@
+"""The Celery application: how work is woken and spread. What is queued lives in PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
+
+app = Celery("comfyserve")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()

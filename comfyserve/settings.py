@@ -1,0 +1,227 @@
+"""All settings, read once from the environment. `docs/configuration.md` has the table for people.
+
+Every knob is an environment variable with a default that works on a laptop. Names of durations end
+in their unit. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+
+# -- the basics -----------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=False)
+# No default: a start without a key must fail. script/serve makes one and keeps it in DATA_DIR.
+SECRET_KEY = env.str("SECRET_KEY")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["*"])
+# Addresses that we write into answers (signed links) start with this; empty: taken from the request.
+PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "accounts",
+    "files",
+    "models_registry",
+    "workflows",
+    "health",
+]
+
+MIDDLEWARE = [
+    "comfyserve.api.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "comfyserve.api.middleware.EitherSlashMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "comfyserve.urls"
+APPEND_SLASH = False  # EitherSlashMiddleware answers both spellings without a redirect
+WSGI_APPLICATION = "comfyserve.wsgi.application"
+ASGI_APPLICATION = "comfyserve.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "comfyserve" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+
+# -- PostgreSQL: the only database ------------------------------------------------------------------
+DATABASES = {"default": env.db_url("DATABASE_URL", default="postgresql://comfyserve@127.0.0.1:5432/comfyserve")}
+DATABASES["default"].update(
+    ENGINE="django.db.backends.postgresql",
+    CONN_MAX_AGE=0,  # connections belong to the pool
+    DISABLE_SERVER_SIDE_CURSORS=True,
+    OPTIONS={
+        **DATABASES["default"].get("OPTIONS", {}),
+        "pool": {
+            "min_size": 1,
+            "max_size": env.int("DATABASE_POOL_SIZE", default=20),
+            "timeout": env.float("DATABASE_POOL_TIMEOUT_SECONDS", default=2.0),
+        },
+        "connect_timeout": 2,
+    },
+)
+
+# -- Redis: wakes, limits, live events; nothing that must survive ------------------------------------
+REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {"socket_connect_timeout": 0.3, "socket_timeout": 1.0},
+    }
+}
+
+# -- Celery ---------------------------------------------------------------------------------------
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ACKS_LATE = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_DISABLE_PREFETCH = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A ticket must never fail or slow the request that sends it: the workers look by themselves as well.
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 0.3,
+    "socket_timeout": None,  # redis-py's default of 5 s would end idle blocking reads
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "visibility_timeout": 24 * 3600,
+}
+CELERY_TASK_ROUTES = {
+    "workflows.tasks.look_for_work": {"queue": "gpu"},
+    "workflows.tasks.deliver_webhooks": {"queue": "webhooks"},
+    "models_registry.tasks.*": {"queue": "models"},
+}
+
+# -- who may do what --------------------------------------------------------------------------------
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["comfyserve.api.parsers.StrictJSONParser"],
+    "EXCEPTION_HANDLER": "comfyserve.api.errors.handle",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+ACCESS_TOKEN_MINUTES = env.int("ACCESS_TOKEN_MINUTES", default=30)
+REFRESH_TOKEN_DAYS = env.int("REFRESH_TOKEN_DAYS", default=7)
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=ACCESS_TOKEN_MINUTES),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=REFRESH_TOKEN_DAYS),
+    "SIGNING_KEY": env.str("JWT_SIGNING_KEY", default=SECRET_KEY),
+    "UPDATE_LAST_LOGIN": False,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "ComfyServe",
+    "DESCRIPTION": "ComfyUI as a dependable multi-user REST API.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+
+# -- files ------------------------------------------------------------------------------------------
+STORAGES = {
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(DATA_DIR / "files")},
+    },
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)
+SIGNED_LINK_SECONDS = env.int("SIGNED_LINK_SECONDS", default=24 * 3600)
+
+# -- ComfyUI and the GPU workers ----------------------------------------------------------------------
+COMFYUI_URL = env.str("COMFYUI_URL", default="http://127.0.0.1:8188").rstrip("/")
+COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
+COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
+
+# -- executions ---------------------------------------------------------------------------------------
+LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)
+RENEW_SECONDS = env.int("RENEW_SECONDS", default=4)
+RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)  # an expired claim waits so long for its backend
+LOOK_SECONDS = env.float("LOOK_SECONDS", default=2.0)
+DRAIN_SECONDS = env.int("DRAIN_SECONDS", default=30)
+STALL_SECONDS = env.int("STALL_SECONDS", default=120)
+MAX_PENDING = env.int("MAX_PENDING", default=100_000)
+MAX_PENDING_HOURS = env.int("MAX_PENDING_HOURS", default=48)
+MAX_NODES = env.int("MAX_NODES", default=2_000)
+DEFAULT_TIMEOUT_MINUTES = env.int("DEFAULT_TIMEOUT_MINUTES", default=30)
+MAX_TIMEOUT_MINUTES = env.int("MAX_TIMEOUT_MINUTES", default=1440)
+PRIORITY_WEIGHTS = {
+    "low": env.float("PRIORITY_WEIGHT_LOW", default=1),
+    "normal": env.float("PRIORITY_WEIGHT_NORMAL", default=4),
+    "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
+}
+
+# -- logs ---------------------------------------------------------------------------------------------
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+}

@@ -1,0 +1,18 @@
+"""Every address of the service. Both spellings of a path answer, with and without a trailing slash."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("auth/", include("accounts.urls")),
+    path("workflows/", include("workflows.urls")),
+    path("files/", include("files.urls")),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "comfyserve.api.errors.handler400"
+handler403 = "comfyserve.api.errors.handler403"
+handler404 = "comfyserve.api.errors.handler404"
+handler500 = "comfyserve.api.errors.handler500"
