@@ -41,7 +41,7 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
 
 
 def find(secret: str) -> ApiKey | None:
-    """The key with its user and the user's limits, in one query. None if it is unknown, expired or deleted."""
+    """The key with its user and the user's limits, in one query. None: not a good key."""
     tables: dict[str, type[Model]] = {"k": ApiKey, "u": User, "l": UserLimits}
     names = {
         alias: [field.column for field in model._meta.concrete_fields] for alias, model in tables.items()

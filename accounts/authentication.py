@@ -70,5 +70,5 @@ class BearerAuthentication(BaseAuthentication):
             raise AuthenticationFailed(_refusal(request._request))
         return None
 
-    def authenticate_header(self, request: Request) -> str:
+    def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
         return "Bearer"

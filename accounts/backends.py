@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.http import HttpRequest
+
+from accounts import throttling
+from comfyserve.api.addresses import client_address
 
 
 class ThrottledBackend(ModelBackend):
-    pass
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+    ) -> AbstractBaseUser | None:
+        """The user, or None; as slow for an unknown address as for a wrong password. LimitExceeded."""
+        if request is None:  # a command, not somebody who guesses
+            return super().authenticate(request, username, password, **kwargs)
+        email = username or kwargs.get("email") or ""
+        with throttling.login_attempt(email=email, address=client_address(request)) as attempt:
+            user = super().authenticate(request, email, password)
+            if user is not None:
+                attempt.succeeded()
+        return user

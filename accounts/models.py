@@ -13,6 +13,8 @@ from django.db.models import Q
 from django.db.models.functions import Lower, Now
 from django.utils import timezone
 
+from comfyserve.api import rates
+
 
 class Users(UserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> User:
@@ -87,6 +89,9 @@ class Session(models.Model):
             models.Index(fields=["expires_at"], name="session_expires"),
         ]
 
+    def __str__(self) -> str:
+        return f"session {self.id} of user {self.user_id}"
+
 
 class ApiKey(models.Model):
     """A secret for a server, shown once and kept as a hash."""
@@ -100,26 +105,33 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute")
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
 
 class UserLimits(models.Model):
-    """What the operator allows one user differently. Null means the default of the settings."""
+    """What the operator allows one user differently. Null or empty: the settings' default."""
 
     user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="limits")
     rate_limits = models.CharField(
-        max_length=100, null=True, blank=True,  # noqa: DJ001  (null is "the default", as in the others)
-        help_text="Requests in each window, such as 600/m,10000/h,100000/d; or off",
-    )  # fmt: skip
+        max_length=100,
+        blank=True,
+        validators=[rates.validate],
+        help_text="Requests in each window, such as 600/m,10000/h,100000/d; or off; empty: the default",
+    )
     executions_waiting = models.PositiveIntegerField(null=True, blank=True)
     executions_per_day = models.PositiveIntegerField(null=True, blank=True)
     executions_running = models.PositiveIntegerField(null=True, blank=True)
     storage_bytes = models.PositiveBigIntegerField(null=True, blank=True)
     highest_priority = models.CharField(
-        max_length=6, null=True, blank=True,  # noqa: DJ001
-        choices=[("low", "low"), ("normal", "normal"), ("high", "high")],
-    )  # fmt: skip
+        max_length=6, blank=True, choices=[("low", "low"), ("normal", "normal"), ("high", "high")]
+    )
 
     class Meta:
         verbose_name_plural = "user limits"
+
+    def __str__(self) -> str:
+        return f"limits of user {self.user_id}"
 
 
 class DailyUse(models.Model):
@@ -132,6 +144,9 @@ class DailyUse(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "day"], name="daily_use_once")]
 
+    def __str__(self) -> str:
+        return f"user {self.user_id} on {self.day}: {self.executions}"
+
 
 class AttemptCount(models.Model):
     """Attempts at guessing something, by a key such as an address, in a window of time."""
@@ -139,6 +154,9 @@ class AttemptCount(models.Model):
     key = models.CharField(max_length=100, primary_key=True)
     count = models.PositiveIntegerField()
     ends_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.count}"
 
 
 class IdempotencyRecord(models.Model):
@@ -154,3 +172,6 @@ class IdempotencyRecord(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "key"], name="idempotency_once")]
+
+    def __str__(self) -> str:
+        return f"{self.key} of user {self.user_id}"

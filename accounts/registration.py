@@ -5,11 +5,12 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from accounts import throttling
 from accounts.models import User
 from comfyserve.api.errors import Detail, Forbidden, ValidationFailed
 
 
-def register(*, email: str, username: str, password: str) -> User:
+def register(*, email: str, username: str, password: str, address: str) -> User:
     """A new user. ValidationFailed if the e-mail address (in any case) or the username is taken.
 
     The answer does not say which of the two it was. The password is hashed before we look, so that the
@@ -17,6 +18,7 @@ def register(*, email: str, username: str, password: str) -> User:
     """
     if settings.REGISTRATION != "open":
         raise Forbidden("Registration is closed on this server; ask its operator for an account")
+    throttling.registration(email=email, address=address)
     user = User(email=User.objects.normalize_email(email), username=username)
     user.set_password(password)
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from django.contrib.auth import password_validation
-from django.core.exceptions import ValidationError as DjangoValidationError
+from django.utils import timezone
 from rest_framework import serializers
 
+from accounts import passwords
 from accounts.models import ApiKey, User
 
 PASSWORD_CHARACTERS = 1024  # hashing longer ones would cost us more than the sender
@@ -17,14 +18,6 @@ def password_field(**kwargs: Any) -> serializers.CharField:
     return serializers.CharField(
         max_length=PASSWORD_CHARACTERS, trim_whitespace=False, write_only=True, **kwargs
     )
-
-
-def check_password_rules(password: str, user: User) -> None:
-    """ValidationError with one message for each of Django's rules that the password breaks."""
-    try:
-        password_validation.validate_password(password, user)
-    except DjangoValidationError as exc:
-        raise serializers.ValidationError(exc.messages) from exc
 
 
 class RegistrationSerializer(serializers.Serializer[Any]):
@@ -39,7 +32,9 @@ class RegistrationSerializer(serializers.Serializer[Any]):
     def validate_password(self, password: str) -> str:
         # The other fields may be wrong themselves; all mistakes are told at once.
         told = {name: str(self.initial_data.get(name, "")) for name in ("email", "username")}
-        check_password_rules(password, User(**told))
+        broken = passwords.rules_broken(password, User(**told))
+        if broken:
+            raise serializers.ValidationError(broken)
         return password
 
 
@@ -64,6 +59,13 @@ class UserSerializer(serializers.ModelSerializer[User]):
         model = User
         fields = ["id", "email", "username", "is_active", "created_at", "updated_at"]
         read_only_fields = fields
+        extra_kwargs = {
+            "id": {"help_text": "Stays the same for ever"},
+            "email": {"help_text": "What the user logs in with"},
+            "username": {"help_text": "Unique"},
+            "is_active": {"help_text": "An account that is not active can do nothing"},
+            "created_at": {"help_text": "When the account was made"},
+        }
 
 
 class LogoutSerializer(serializers.Serializer[Any]):
@@ -79,3 +81,43 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         model = ApiKey
         fields = ["id", "name", "prefix", "created_at", "expires_at", "last_used_at"]
         read_only_fields = fields
+        extra_kwargs = {
+            "id": {"help_text": "For DELETE /auth/keys/{id}"},
+            "name": {"help_text": "What the key is for"},
+            "expires_at": {"help_text": "When it stops working; null: never"},
+            "created_at": {"help_text": "When it was made"},
+        }
+
+
+class NewApiKeySerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=100, help_text="What the key is for")
+    expires_at = serializers.DateTimeField(
+        required=False, allow_null=True, default=None, help_text="When it stops working; null: never"
+    )
+
+    def validate_expires_at(self, moment: datetime | None) -> datetime | None:
+        if moment is not None and moment <= timezone.now():
+            raise serializers.ValidationError("This moment has passed")
+        return moment
+
+
+class MadeApiKeySerializer(ApiKeySerializer):
+    key = serializers.CharField(help_text="The key itself, shown this once: `Authorization: Bearer <key>`")
+
+    class Meta(ApiKeySerializer.Meta):
+        fields = [*ApiKeySerializer.Meta.fields, "key"]
+        read_only_fields = fields
+
+
+class PasswordChangeSerializer(serializers.Serializer[Any]):
+    current_password = password_field(help_text="The password as it is now")
+    new_password = password_field(help_text="At least 8 characters, not common, not like the name")
+
+
+class ResetSerializer(serializers.Serializer[Any]):
+    email = serializers.EmailField(max_length=254, help_text="Where the account's e-mail goes")
+
+
+class ResetConfirmSerializer(serializers.Serializer[Any]):
+    token = serializers.CharField(max_length=200, help_text="From the e-mail")
+    new_password = password_field(help_text="At least 8 characters, not common, not like the name")

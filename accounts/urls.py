@@ -10,4 +10,9 @@ urlpatterns = [
     path("refresh", views.Refresh.as_view(), name="refresh"),
     path("me", views.Me.as_view(), name="me"),
     path("logout", views.Logout.as_view(), name="logout"),
+    path("password", views.Password.as_view(), name="password"),
+    path("password/reset", views.PasswordReset.as_view(), name="password-reset"),
+    path("password/reset/confirm", views.PasswordResetConfirm.as_view(), name="password-reset-confirm"),
+    path("keys", views.Keys.as_view(), name="api-keys"),
+    path("keys/<int64:key_id>", views.Key.as_view(), name="api-key"),
 ]

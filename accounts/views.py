@@ -11,17 +11,12 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from accounts import registration, sessions
-from accounts.models import Session, User
-from accounts.serializers import (
-    LoginSerializer,
-    LogoutSerializer,
-    RefreshSerializer,
-    RegistrationSerializer,
-    TokenPairSerializer,
-    UserSerializer,
-)
+from accounts import api_keys, passwords, registration, sessions
+from accounts import serializers as shapes
+from accounts.models import ApiKey, Session, User
+from comfyserve.api.addresses import client_address
 from comfyserve.api.errors import Forbidden, Unauthorized
+from comfyserve.api.schema import describe
 
 
 def checked(kind: type[BaseSerializer[Any]], request: Request) -> dict[str, Any]:
@@ -37,40 +32,115 @@ class PublicView(APIView):
     permission_classes = (AllowAny,)
 
 
+class SessionView(APIView):
+    """For people, not for API keys: a key that leaked must not make more keys or take the account over."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if not isinstance(request.auth, Session):
+            raise Forbidden("This needs a login, not an API key")
+
+
 class Register(PublicView):
+    @describe(shapes.RegistrationSerializer, {201: shapes.UserSerializer}, errors=(403,))
     def post(self, request: Request) -> Response:
-        user = registration.register(**checked(RegistrationSerializer, request))
-        return Response(UserSerializer(user).data, status=201)
+        """Register User: create a new account, where registration is open."""
+        given = checked(shapes.RegistrationSerializer, request)
+        user = registration.register(**given, address=client_address(request._request))
+        return Response(shapes.UserSerializer(user).data, status=201)
 
 
 class Login(PublicView):
+    @describe(shapes.LoginSerializer, shapes.TokenPairSerializer, errors=(401,))
     def post(self, request: Request) -> Response:
-        given = checked(LoginSerializer, request)
-        user = authenticate(request._request, username=given["email"], password=given["password"])
+        """Login: exchange e-mail address and password for an access and a refresh token."""
+        given = checked(shapes.LoginSerializer, request)
+        django_request = request._request
+        user = authenticate(django_request, username=given["email"], password=given["password"])
         if not isinstance(user, User):
             raise Unauthorized("Wrong e-mail address or password")
-        pair = sessions.start(user=user, user_agent=request.headers.get("User-Agent", ""))
-        return Response(TokenPairSerializer(pair).data)
+        agent = request.headers.get("User-Agent", "")
+        pair = sessions.start(user=user, address=client_address(django_request), user_agent=agent)
+        return Response(shapes.TokenPairSerializer(pair).data)
 
 
 class Refresh(PublicView):
+    @describe(shapes.RefreshSerializer, shapes.TokenPairSerializer, errors=(401,))
     def post(self, request: Request) -> Response:
-        pair = sessions.rotate(**checked(RefreshSerializer, request))
-        return Response(TokenPairSerializer(pair).data)
+        """Refresh Token: a new pair of tokens. Using a refresh token twice ends its session."""
+        pair = sessions.rotate(**checked(shapes.RefreshSerializer, request))
+        return Response(shapes.TokenPairSerializer(pair).data)
 
 
 class Me(APIView):
+    @describe(None, shapes.UserSerializer)
     def get(self, request: Request) -> Response:
-        return Response(UserSerializer(request.user).data)
+        """Get Current User."""
+        return Response(shapes.UserSerializer(request.user).data)
 
 
 class Logout(APIView):
+    @describe(shapes.LogoutSerializer, shapes.MessageSerializer, errors=(403,))
     def post(self, request: Request) -> Response:
-        everywhere = checked(LogoutSerializer, request)["everywhere"]
-        if everywhere:
+        """Logout: end this session, its access and refresh tokens at once; with `everywhere` all of them."""
+        if checked(shapes.LogoutSerializer, request)["everywhere"]:
             sessions.end_all(user=request.user, reason=Session.End.EVERYWHERE)
         elif isinstance(request.auth, Session):
             sessions.end(session=request.auth, reason=Session.End.LOGOUT)
         else:
             raise Forbidden("An API key has no session to log out of; delete the key instead")
         return Response({"message": "Successfully logged out"})
+
+
+class Password(SessionView):
+    @describe(shapes.PasswordChangeSerializer, shapes.MessageSerializer, errors=(403,))
+    def post(self, request: Request) -> Response:
+        """Change Password: ends all of the user's sessions, this one too."""
+        given = checked(shapes.PasswordChangeSerializer, request)
+        passwords.change(
+            user=request.user,
+            current=given["current_password"],
+            new=given["new_password"],
+            address=client_address(request._request),
+        )
+        return Response({"message": "Password changed; log in again"})
+
+
+class PasswordReset(PublicView):
+    @describe(shapes.ResetSerializer, shapes.MessageSerializer, errors=(404,))
+    def post(self, request: Request) -> Response:
+        """Ask for Password Reset: by e-mail, where the operator has set it up."""
+        given = checked(shapes.ResetSerializer, request)
+        passwords.ask_reset(email=given["email"], address=client_address(request._request))
+        return Response({"message": "If there is an account with this address, an e-mail is on its way"})
+
+
+class PasswordResetConfirm(PublicView):
+    @describe(shapes.ResetConfirmSerializer, shapes.MessageSerializer)
+    def post(self, request: Request) -> Response:
+        """Reset Password: with the token of the e-mail. Ends all of the user's sessions."""
+        given = checked(shapes.ResetConfirmSerializer, request)
+        passwords.reset(token=given["token"], new=given["new_password"])
+        return Response({"message": "Password changed; log in again"})
+
+
+class Keys(SessionView):
+    @describe(None, shapes.ApiKeySerializer(many=True), errors=(403,))
+    def get(self, request: Request) -> Response:
+        """List API Keys."""
+        keys = ApiKey.objects.filter(user=request.user).order_by("id")
+        return Response(shapes.ApiKeySerializer(keys, many=True).data)
+
+    @describe(shapes.NewApiKeySerializer, {201: shapes.MadeApiKeySerializer}, errors=(403, 409))
+    def post(self, request: Request) -> Response:
+        """Create API Key: for a server. The answer shows it; nobody can read it again."""
+        key, secret = api_keys.create(user=request.user, **checked(shapes.NewApiKeySerializer, request))
+        return Response({**shapes.ApiKeySerializer(key).data, "key": secret}, status=201)
+
+
+class Key(SessionView):
+    @describe(None, {204: None}, errors=(403,))
+    def delete(self, request: Request, key_id: int) -> Response:
+        """Delete API Key: it stops working at once."""
+        api_keys.delete(user=request.user, key_id=key_id)
+        return Response(status=204)

@@ -15,19 +15,23 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
 
+from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)
 
 
-async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
     else:
         await wsgi(scope, receive, send)
+
+
+application = LimitBodies(halves)
 
 
 async def lifespan(receive: Any, send: Any) -> None:

@@ -6,6 +6,8 @@ import os
 
 from celery import Celery
 
+from comfyserve.api import request_ids  # noqa: F401  (its signals carry the request's id)
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 
 app = Celery("comfyserve")

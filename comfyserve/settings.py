@@ -45,9 +45,14 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "comfyserve.api.middleware.RateHeadersMiddleware",
+    "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
+    "comfyserve.api.middleware.RateLimitMiddleware",
+    "comfyserve.api.middleware.BodyMiddleware",
+    "comfyserve.api.middleware.HostileAddressMiddleware",
     "comfyserve.api.middleware.EitherSlashMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -83,7 +88,9 @@ STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 
 # -- PostgreSQL: the only database ------------------------------------------------------------------
-DATABASES = {"default": env.db_url("DATABASE_URL", default="postgresql://comfyserve@127.0.0.1:5432/comfyserve")}
+DATABASES = {
+    "default": env.db_url("DATABASE_URL", default="postgresql://comfyserve@127.0.0.1:5432/comfyserve")
+}
 DATABASES["default"].update(
     ENGINE="django.db.backends.postgresql",
     CONN_MAX_AGE=0,  # connections belong to the pool
@@ -106,7 +113,8 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
         "OPTIONS": {"socket_connect_timeout": 0.3, "socket_timeout": 1.0},
-    }
+    },
+    "limits": {"BACKEND": "comfyserve.api.counting.CountingCache"},
 }
 
 # -- Celery ---------------------------------------------------------------------------------------
@@ -157,8 +165,9 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["comfyserve.api.parsers.StrictJSONParser"],
     "EXCEPTION_HANDLER": "comfyserve.api.errors.handle",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "comfyserve.api.schema.Schema",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    "URL_FORMAT_OVERRIDE": None,  # ?format= is not ours
 }
 ACCESS_TOKEN_MINUTES = env.int("ACCESS_TOKEN_MINUTES", default=30)
 REFRESH_TOKEN_DAYS = env.int("REFRESH_TOKEN_DAYS", default=7)
@@ -168,6 +177,39 @@ JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
 PASSWORD_RESET_TIMEOUT = env.int("PASSWORD_RESET_SECONDS", default=3600)
+
+# -- limits -----------------------------------------------------------------------------------------
+RATE_LIMITS = env.str("RATE_LIMITS", default="60/m,1000/h,10000/d")  # or "off"
+RATELIMIT_USE_CACHE = "limits"
+# How many proxies of ours are before us: the client's address is that far from the right of
+# X-Forwarded-For. 0: the header is not believed.
+TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
+# Of each user; rows of UserLimits say otherwise for one. 0: no limit.
+QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=1_000)
+QUOTA_EXECUTIONS_PER_DAY = env.int("QUOTA_EXECUTIONS_PER_DAY", default=0)
+QUOTA_EXECUTIONS_RUNNING = env.int("QUOTA_EXECUTIONS_RUNNING", default=0)
+QUOTA_STORAGE_BYTES = env.int("QUOTA_STORAGE_BYTES", default=0)
+
+# -- browsers ---------------------------------------------------------------------------------------
+_origins = env.list("CORS_ALLOWED_ORIGINS", default=[])  # or "*"
+CORS_ALLOW_ALL_ORIGINS = "*" in _origins
+CORS_ALLOWED_ORIGINS = [origin for origin in _origins if origin != "*"]
+CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "idempotency-key", "prefer", "x-request-id"]
+CORS_EXPOSE_HEADERS = [
+    "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After",
+    "X-Total-Count", "Idempotency-Replayed", "Content-Disposition",
+]  # fmt: skip
+HTTPS = env.bool("HTTPS", default=False)  # the service is reached by https only, perhaps through a proxy
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = ["^health/", "^metrics"]  # probes come from inside
+    SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", default=365 * 24 * 3600)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+X_FRAME_OPTIONS = "DENY"
+
+# -- the description of the API ---------------------------------------------------------------------
 SPECTACULAR_SETTINGS = {
     "TITLE": "ComfyServe",
     "DESCRIPTION": "ComfyUI as a dependable multi-user REST API.",
@@ -179,8 +221,8 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
+MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", default=2 * 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
-CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
 
 # -- files ------------------------------------------------------------------------------------------
 STORAGES = {
@@ -221,7 +263,10 @@ LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"request_id": {"()": "comfyserve.api.request_ids.LogFilter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}
+    },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
 }

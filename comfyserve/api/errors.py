@@ -7,6 +7,7 @@
     ├── NotFound             404 not_found
     ├── Conflict             409 conflict
     ├── PayloadTooLarge      413 payload_too_large
+    ├── Unprocessable        422 unprocessable_entity
     ├── LimitExceeded        429 rate_limit_exceeded    carries Retry-After
     └── Unavailable          503 service_unavailable    carries Retry-After
 
@@ -16,13 +17,16 @@ Domain modules raise these; views build no error bodies.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
-from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DataError, InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.urls import Resolver404
 from django.utils import timezone
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -91,6 +95,11 @@ class PayloadTooLarge(ApiError):
     error = "payload_too_large"
 
 
+class Unprocessable(ApiError):
+    status = 422
+    error = "unprocessable_entity"
+
+
 class LimitExceeded(ApiError):
     status = 429
     error = "rate_limit_exceeded"
@@ -131,30 +140,53 @@ def body(error: str, message: str, details: Iterable[Detail] = ()) -> dict[str, 
     }
 
 
-def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:
+def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
     """DRF's exception handler: every exception of a view becomes the one shape."""
     known = as_api_error(exc)
     if known is None:
         return None  # Django's handler500 below; the traceback goes to the log there
-    return Response(body(known.error, known.message, known.details), status=known.status, headers=known.headers)
+    return Response(
+        body(known.error, known.message, known.details), status=known.status, headers=known.headers
+    )
 
 
-def as_api_error(exc: Exception) -> ApiError | None:
+def response(request: HttpRequest, exc: Exception) -> JsonResponse:
+    """The same for code outside REST framework: middleware, streams."""
+    known = as_api_error(exc)
+    if known is None:
+        logger.error("internal error", exc_info=exc, extra={"action": "internal_error"})
+        return handler500(request)
+    answer = body(known.error, known.message, known.details)
+    return JsonResponse(answer, status=known.status, headers=known.headers)
+
+
+def as_api_error(exc: BaseException) -> ApiError | None:
     match exc:
         case ApiError():
             return exc
-        case Http404():
+        case Http404() | Resolver404():
             return NotFound("Not found")
         case PermissionDenied():
             return Forbidden("You do not have permission to do this")
+        case DataError():
+            logger.warning("the database refused a value: %s", exc)
+            return ValidationFailed([Detail("INVALID_VALUE", "A value is out of range")])
         case OperationalError() | InterfaceError():
-            logger.error("database unavailable: %s", exc)
+            logger.error("database unavailable: %s", exc, extra={"action": "database_unavailable"})
             return Unavailable("The database is not available; try again shortly")
+        case RequestDataTooBig():
+            return PayloadTooLarge("The body is too large")
+        case SuspiciousOperation() | BadRequest() | MultiPartParserError() | UnreadablePostError():
+            return _bad_request(str(exc))
         case exceptions.ValidationError():
             return ValidationFailed(flatten(exc.detail, exc.get_codes()))
         case exceptions.APIException():
             return _from_drf(exc)
     return None
+
+
+def _bad_request(message: str) -> ApiError:
+    return ValidationFailed([Detail("PARSE_ERROR", message or "The request makes no sense")])
 
 
 def _from_drf(exc: exceptions.APIException) -> ApiError:
@@ -169,7 +201,12 @@ def _from_drf(exc: exceptions.APIException) -> ApiError:
     return known
 
 
-CODES = {"required": "REQUIRED_FIELD", "blank": "REQUIRED_FIELD", "null": "REQUIRED_FIELD", "empty": "REQUIRED_FIELD"}
+CODES = {
+    "required": "REQUIRED_FIELD",
+    "blank": "REQUIRED_FIELD",
+    "null": "REQUIRED_FIELD",
+    "empty": "REQUIRED_FIELD",
+}
 
 
 def flatten(detail: Any, codes: Any, path: str = "") -> list[Detail]:
@@ -203,17 +240,22 @@ def json_error(status_code: int, message: str, headers: Mapping[str, str] | None
     return JsonResponse(body(NAMES[status_code], message), status=status_code, headers=dict(headers or {}))
 
 
-def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return json_error(400, "Bad request")
+def handler400(request: HttpRequest, exception: Exception | None) -> JsonResponse:
+    known = as_api_error(exception) if exception else None
+    return response(request, known or _bad_request(""))
 
 
-def handler403(request: HttpRequest, exception: Exception) -> HttpResponse:
+def handler403(request: HttpRequest, exception: Exception | None) -> JsonResponse:  # noqa: ARG001
     return json_error(403, "You do not have permission to do this")
 
 
-def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
+def handler404(request: HttpRequest, exception: Exception | None) -> JsonResponse:  # noqa: ARG001
     return json_error(404, f"There is nothing at {request.path}")
 
 
-def handler500(request: HttpRequest) -> HttpResponse:
+def handler500(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
+    """Django calls it while the exception is in hand: a database that is away is no crash of ours."""
+    known = as_api_error(sys.exc_info()[1] or Exception())
+    if isinstance(known, Unavailable):
+        return JsonResponse(body(known.error, known.message), status=known.status, headers=known.headers)
     return json_error(500, "Something went wrong on our side; quote the request id when you report it")

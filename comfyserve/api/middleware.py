@@ -1,19 +1,28 @@
+"""What every request passes on its way in, and every response on its way out, on both halves."""
+
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
-from . import request_ids
+from accounts import authentication
+
+from . import bodies, errors, limits, request_ids
+from .errors import ApiError, Detail, ValidationFailed
 
 
 class Middleware:
     """Middleware for both halves of the server: `before` the view, `after` on its answer."""
 
     sync_capable = async_capable = True
+    blocks = False  # `before` asks the database or Redis: on the ASGI half it gets a thread
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
@@ -21,18 +30,19 @@ class Middleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
-        self.before(request)
-        response = self.get_response(request)
         if iscoroutinefunction(self.get_response):
-            return self._later(request, response)
+            return self._later(request)
+        response = self.before(request) or self.get_response(request)
         return self.after(request, response)
 
-    async def _later(self, request: HttpRequest, response: Awaitable[HttpResponse]) -> HttpResponse:
-        return self.after(request, await response)
+    async def _later(self, request: HttpRequest) -> HttpResponse:
+        early = await sync_to_async(self.before)(request) if self.blocks else self.before(request)
+        return self.after(request, early or await self.get_response(request))
 
-    def before(self, request: HttpRequest) -> None: ...
+    def before(self, request: HttpRequest) -> HttpResponse | None:
+        """An answer here is the answer; the view is not asked."""
 
-    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
         return response
 
 
@@ -42,6 +52,85 @@ class RequestIdMiddleware(Middleware):
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        return response
+
+
+UNCOUNTED = ("/health", "/metrics", settings.STATIC_URL.rstrip("/"))
+
+
+def is_counted(path: str) -> bool:
+    """Probes, metrics and static files are not counted, and so touch no Redis."""
+    return not any(path == start or path.startswith(f"{start}/") for start in UNCOUNTED)
+
+
+class RateHeadersMiddleware(Middleware):
+    """`X-RateLimit-*` on all responses; the full limit on those that were not counted."""
+
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        usage = getattr(request, "rate_usage", None) or limits.untouched(limits.rates_for(None))
+        for name, value in usage.headers().items() if usage else ():
+            response.setdefault(name, value)  # a 429 has its own
+        return response
+
+
+class RateLimitMiddleware(Middleware):
+    """Counts the request for its user, or for its address. Inside CORS, so that browsers see a 429."""
+
+    blocks = True
+
+    def before(self, request: HttpRequest) -> HttpResponse | None:
+        if not is_counted(request.path_info):
+            return None
+        try:
+            identity = authentication.identify(request)
+            request.rate_usage = limits.count(request, user=identity and identity.user)  # type: ignore[attr-defined]
+        except (ApiError, DatabaseError) as exc:
+            return errors.response(request, exc)
+        return None
+
+
+class BodyMiddleware(Middleware):
+    """Refuses what is too long or compressed, before anything of it is read."""
+
+    def before(self, request: HttpRequest) -> HttpResponse | None:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        limit = bodies.limit_for(request.path_info)
+        if length.isdigit() and int(length[:20]) > limit:
+            message = f"The body has more than {limit} bytes"
+            return errors.json_error(413, message, headers={"Connection": "close"})
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            return errors.json_error(
+                415, "Compressed bodies are not accepted; send it without Content-Encoding"
+            )
+        return None
+
+
+class HostileAddressMiddleware(Middleware):
+    """A NUL character in the path names nothing; in a query parameter it is a mistake. No view sees one."""
+
+    def before(self, request: HttpRequest) -> HttpResponse | None:
+        if "\x00" in request.path_info:
+            return errors.handler404(request, None)
+        query = request.META.get("QUERY_STRING", "")
+        if "%00" not in query and "\x00" not in query:
+            return None
+        names = [name for name, value in parse_qsl(query, keep_blank_values=True) if "\x00" in name + value]
+        details = [Detail("INVALID_VALUE", "NUL characters are not allowed", name) for name in names]
+        return errors.response(request, ValidationFailed(details)) if details else None
+
+
+POLICY = "default-src 'none'; frame-ancestors 'none'"
+
+
+class SecurityHeadersMiddleware(Middleware):
+    """What browsers may do with an answer. Pages (admin, docs) set their own policy; JSON allows nothing."""
+
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
+        if response.get("Content-Type", "").startswith("application/json"):
+            response.setdefault("Content-Security-Policy", POLICY)
+            # Answers are a user's own; files and pages say for themselves whether they may be kept.
+            response.setdefault("Cache-Control", "no-store")
         return response
 
 

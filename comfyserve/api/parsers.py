@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -11,6 +12,10 @@ from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
 MAX_DEPTH = 100
+SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
+TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
+TOO_LONG = "The JSON has a whole number beyond 64 bits"
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class StrictJSONParser(BaseParser):
@@ -30,45 +35,51 @@ def loads(raw: bytes) -> Any:
     except UnicodeDecodeError as exc:
         raise ParseError("The body is not UTF-8") from exc
     except RecursionError as exc:
-        raise ParseError("The JSON is nested too deeply") from exc
-    except ValueError as exc:
-        raise ParseError(f"The body is not valid JSON: {exc}") from exc
-    _check(value)
+        raise ParseError(TOO_DEEP) from exc
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno} column {exc.colno}"
+        raise ParseError(f"The body is not valid JSON: {exc.msg} at {where}") from exc
+    except ValueError as exc:  # Python reads no whole number of more than 4,300 digits
+        raise ParseError(TOO_LONG) from exc
+    # Strict JSON has NUL characters and surrogates only as escapes: most bodies need no look at their texts.
+    _check(value, texts=b"\\u" in raw)
     return value
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
+    raise ParseError(f"The body is not valid JSON: {name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"the number {text[:20]} is too large")
+        raise ParseError(f"The JSON has a number that is too large: {text[:20]}")
     return number
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, *, texts: bool) -> None:
     """No NUL characters, no lone surrogates, no numbers beyond 64 bits, nothing nested too deeply."""
     stack = [(value, 0)]
     while stack:
         item, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise ParseError(f"The JSON is nested more than {MAX_DEPTH} levels deep")
-        if isinstance(item, str):
-            _check_text(item)
-        elif isinstance(item, dict):
-            for key, inner in item.items():
-                _check_text(key)
-                stack.append((inner, depth + 1))
+            raise ParseError(TOO_DEEP)
+        if isinstance(item, dict):
+            if texts:
+                for key in item:
+                    _check_text(key)
+            stack.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, list):
             stack.extend((inner, depth + 1) for inner in item)
-        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
-            raise ParseError("The JSON has a whole number beyond 64 bits")
+        elif isinstance(item, str):
+            if texts:
+                _check_text(item)
+        elif isinstance(item, int) and not SMALLEST <= item <= LARGEST:
+            raise ParseError(TOO_LONG)
 
 
 def _check_text(text: str) -> None:
     if "\x00" in text:
         raise ParseError("The JSON has a NUL character in a string")
-    if any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False:
+    if SURROGATE.search(text):
         raise ParseError("The JSON has a lone surrogate in a string")

@@ -1,12 +1,20 @@
-"""The id of the request in hand: taken from the caller if it is sane, else made."""
+"""The id of the request in hand: taken from the caller if it is sane, else made.
+
+It is on every response and in every log line, and goes with each Celery message to the worker.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from contextvars import ContextVar
+from typing import Any
+
+from celery import signals
 
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+HEADER = "comfyserve_request_id"  # of a Celery message
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -18,3 +26,35 @@ def begin(offered: str | None) -> str:
 
 def current() -> str | None:
     return _current.get()
+
+
+def end() -> None:
+    """What the thread logs next belongs to no request."""
+    _current.set(None)
+
+
+class LogFilter(logging.Filter):
+    """Gives every log record the `request_id` in hand, or "-"."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = current() or "-"
+        return True
+
+
+@signals.before_task_publish.connect(dispatch_uid="request_id_out")
+def _send_along(headers: dict[str, Any], **_: Any) -> None:
+    if current():
+        headers[HEADER] = current()
+
+
+@signals.task_prerun.connect(dispatch_uid="request_id_in")
+def _take_up(task: Any, **_: Any) -> None:
+    if offered := task.request.get(HEADER):
+        begin(offered)
+
+
+@signals.task_postrun.connect(dispatch_uid="request_id_end")
+def _put_down(task: Any, **_: Any) -> None:
+    # A task that is called as a function inside a request leaves the request's id alone.
+    if task.request.get(HEADER) and not task.request.is_eager:
+        end()

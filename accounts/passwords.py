@@ -1,0 +1,104 @@
+"""Changing a password, and resetting a forgotten one by e-mail. Either ends all sessions of the user."""
+
+from __future__ import annotations
+
+import logging
+
+from django.conf import settings
+from django.contrib.auth import password_validation
+from django.contrib.auth.tokens import default_token_generator
+from django.core.exceptions import ValidationError
+from django.core.mail import send_mail
+from django.db import transaction
+from django.utils.encoding import force_str
+from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
+from kombu.exceptions import OperationalError as BrokerAway
+
+from accounts import sessions, tasks, throttling
+from accounts.models import Session, User
+from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFailed
+
+logger = logging.getLogger(__name__)
+
+TEXT = """Somebody, perhaps you, asked to reset the password of {email}.
+
+{how}
+
+It works once, and for {minutes} minutes. If it was not you, do nothing: your password stays as it is.
+"""
+WITH_PAGE = "Open this page to choose a new one:\n\n{page}"
+WITHOUT_PAGE = "Send this token with a new password to POST /auth/password/reset/confirm:\n\n{token}"
+
+
+def rules_broken(password: str, user: User) -> list[str]:
+    """One sentence for each of Django's rules that the password breaks."""
+    try:
+        password_validation.validate_password(password, user)
+    except ValidationError as exc:
+        return list(exc.messages)
+    return []
+
+
+def change(*, user: User, current: str, new: str, address: str) -> None:
+    """ValidationFailed if `current` is wrong, LimitExceeded after too many guesses at it."""
+    with throttling.login_attempt(email=user.email, address=address) as attempt:
+        if not user.check_password(current):
+            raise ValidationFailed.of("current_password", "This is not your current password")
+        attempt.succeeded()
+    _set(user, new)
+
+
+def ask_reset(*, email: str, address: str) -> None:
+    """Has the e-mail sent if there is such an account. Takes as long, and answers the same, if there is none.
+
+    The worker looks the account up. NotFound where the operator has set up no e-mail.
+    """
+    if not settings.EMAIL_HOST:
+        raise NotFound("This server sends no e-mail; ask its operator for a new password")
+    throttling.password_reset(email=email, address=address)
+    try:
+        tasks.send_password_reset.delay(email)
+    except (BrokerAway, OSError) as exc:
+        raise Unavailable("E-mail cannot be sent at the moment; try again shortly") from exc
+
+
+def send_reset(*, email: str) -> None:
+    """Sends the e-mail; nothing if no active user has this address."""
+    try:
+        user = User.objects.get_by_natural_key(email)
+    except User.DoesNotExist:
+        return
+    if not user.is_active:
+        return
+    token = f"{urlsafe_base64_encode(str(user.pk).encode())}.{default_token_generator.make_token(user)}"
+    page = settings.PASSWORD_RESET_PAGE.replace("{token}", token)
+    how = WITH_PAGE.format(page=page) if page else WITHOUT_PAGE.format(token=token)
+    text = TEXT.format(email=user.email, how=how, minutes=settings.PASSWORD_RESET_TIMEOUT // 60)
+    send_mail("Reset your password", text, None, [user.email])
+    logger.info("password reset sent", extra={"action": "password_reset_sent", "user_id": user.pk})
+
+
+def reset(*, token: str, new: str) -> None:
+    """Sets the password. ValidationFailed if the token is used, too old or not ours, or the password weak."""
+    _set(_user_of(token), new)
+
+
+def _user_of(reset_token: str) -> User:
+    uid, _, token = reset_token.partition(".")
+    try:
+        user = User.objects.get(pk=int(force_str(urlsafe_base64_decode(uid))), is_active=True)
+    except (ValueError, OverflowError, User.DoesNotExist):
+        user = None
+    if user is None or not default_token_generator.check_token(user, token):
+        raise ValidationFailed.of("token", "The token is not valid any more; ask for a new one")
+    return user
+
+
+@transaction.atomic
+def _set(user: User, password: str) -> None:
+    broken = rules_broken(password, user)
+    if broken:
+        raise ValidationFailed([Detail("INVALID_VALUE", message, "new_password") for message in broken])
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    sessions.end_all(user=user, reason=Session.End.PASSWORD)

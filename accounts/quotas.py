@@ -1,0 +1,108 @@
+"""What one user may use: executions waiting and a day, executions at once, bytes of storage.
+
+Defaults are settings; a row of UserLimits says otherwise for one user. 0 is no limit. The rules are here,
+the counting of what is used is the callers': they know their tables.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import connection
+
+from accounts.models import User, UserLimits
+from comfyserve.api.errors import Detail, LimitExceeded
+
+TAKE_ONE = """
+INSERT INTO accounts_dailyuse AS d (user_id, day, executions) VALUES (%s, %s, 1)
+ON CONFLICT (user_id, day) DO UPDATE SET executions = d.executions + 1
+RETURNING executions
+"""
+STORAGE_LOCK = 0x5354  # the first half of the key of the advisory lock
+
+
+def max_waiting(user: User) -> int | None:
+    return _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING)
+
+
+def max_per_day(user: User) -> int | None:
+    return _limit(user, "executions_per_day", settings.QUOTA_EXECUTIONS_PER_DAY)
+
+
+def max_running(user: User) -> int | None:
+    """Executions of the user at once; None is no limit. Not a refusal: the scheduler holds the others."""
+    return _limit(user, "executions_running", settings.QUOTA_EXECUTIONS_RUNNING)
+
+
+def max_storage_bytes(user: User) -> int | None:
+    return _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES)
+
+
+def highest_priority(user: User) -> str | None:
+    """The highest priority that the operator lets the user ask for; None is any."""
+    limits = _limits(user)
+    return (limits.highest_priority or None) if limits else None
+
+
+def check_submission(*, user: User, waiting: int) -> None:
+    """LimitExceeded, naming the quota, if the user may submit no more now; else counts one for today.
+
+    Call it in the transaction that makes the execution, while one submission of the user excludes the
+    others (an advisory lock), with the number of executions that wait: then parallel submissions keep to
+    the quota, and the day's count is undone with the transaction.
+    """
+    most = max_waiting(user)
+    if most is not None and waiting >= most:
+        message = f"Quota exceeded: at most {most} executions may be waiting, and {waiting} are."
+        raise _refusal(message, "executions_waiting", retry_after=60)
+    _take_one_of_today(user)
+
+
+def check_storage(*, user: User, used: int, adding: int) -> None:
+    """LimitExceeded if `adding` bytes to `used` would be more than the user may store.
+
+    Under `lock_storage`, in the transaction that records the bytes, parallel uploads keep to the quota.
+    """
+    most = max_storage_bytes(user)
+    if most is not None and used + adding > most:
+        message = f"Quota exceeded: at most {most} bytes may be stored; {used} are, and this adds {adding}."
+        raise _refusal(message, "storage_bytes", retry_after=None)
+
+
+def lock_storage(*, user: User) -> None:
+    """Until the transaction ends, nobody else is between looking at the user's storage and adding to it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [STORAGE_LOCK, user.pk % 2**31])
+
+
+def _take_one_of_today(user: User) -> None:
+    most = max_per_day(user)
+    if most is None:
+        return
+    now = datetime.now(UTC)
+    with connection.cursor() as cursor:
+        cursor.execute(TAKE_ONE, [user.pk, now.date()])
+        taken = cursor.fetchone()[0]
+    if taken > most:
+        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
+        message = f"Quota exceeded: at most {most} executions may be submitted a day (UTC)."
+        raise _refusal(message, "executions_per_day", retry_after=int((midnight - now).total_seconds()) + 1)
+
+
+def _refusal(message: str, quota: str, retry_after: int | None) -> LimitExceeded:
+    headers = {"Retry-After": str(retry_after)} if retry_after else {}
+    detail = Detail("QUOTA_EXCEEDED", f"Quota '{quota}' is used up")
+    return LimitExceeded(message, details=[detail], headers=headers)
+
+
+def _limit(user: User, name: str, default: int) -> int | None:
+    limits = _limits(user)
+    own = getattr(limits, name) if limits else None
+    return (default if own is None else own) or None
+
+
+def _limits(user: User) -> UserLimits | None:
+    """Came with the user where a request was authenticated; one query otherwise."""
+    found: UserLimits | None = getattr(user, "limits", None)
+    return found

@@ -1,0 +1,19 @@
+"""Thin Celery entry points."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+
+@shared_task(name="accounts.tasks.send_password_reset")
+def send_password_reset(email: str) -> None:
+    from accounts import passwords
+
+    passwords.send_reset(email=email)
+
+
+@shared_task(name="accounts.tasks.sweep")
+def sweep() -> None:
+    from accounts import housekeeping
+
+    housekeeping.sweep()

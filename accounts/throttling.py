@@ -1,0 +1,106 @@
+"""Guessing made hopeless: attempts counted in PostgreSQL, before the guess is checked.
+
+Login failures are counted for the address, for the account and for the two together. The account's count
+stops an attack from many addresses, and would let strangers lock its user out; so it does not hold for
+an address from which the account has been logged in to before. Accounts that do not exist are counted
+alike, so that a refusal tells nothing. A success gives its attempt back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, Value
+from django.db.models.functions import Lower
+
+from accounts.models import AttemptCount, Session
+from comfyserve.api.addresses import network
+from comfyserve.api.errors import LimitExceeded
+
+COUNT = """
+INSERT INTO accounts_attemptcount AS a (key, count, ends_at)
+VALUES (%(key)s, 1, now() + %(seconds)s * interval '1 second')
+ON CONFLICT (key) DO UPDATE SET
+    count = CASE WHEN a.ends_at <= now() THEN 1 ELSE a.count + 1 END,
+    ends_at = CASE WHEN a.ends_at <= now() THEN EXCLUDED.ends_at ELSE a.ends_at END
+RETURNING count, ceil(extract(epoch FROM ends_at - now()))::int
+"""
+
+
+@dataclass(frozen=True)
+class Window:
+    limit: int
+    seconds: int
+
+
+FROM_ADDRESS = Window(100, 900)  # failures from one address, at whatever account
+AT_ACCOUNT = Window(100, 3600)  # failures at one account, from all addresses it does not know
+FROM_ADDRESS_AT_ACCOUNT = Window(10, 900)
+REGISTRATIONS_OF_ACCOUNT = Window(5, 3600)
+RESETS_FROM_ADDRESS = Window(20, 3600)
+RESETS_OF_ACCOUNT = Window(3, 3600)  # e-mails
+
+
+class Attempt:
+    """One attempt to log in; `succeeded()` takes it out of the counts again."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+
+    def succeeded(self) -> None:
+        pair, *others = self.keys
+        AttemptCount.objects.filter(key=pair).delete()
+        AttemptCount.objects.filter(key__in=others, count__gt=0).update(count=F("count") - 1)
+
+
+@contextmanager
+def login_attempt(*, email: str, address: str) -> Iterator[Attempt]:
+    """Around the check of a password. LimitExceeded before it if there were too many."""
+    account, place = _account(email), network(address)
+    pair = f"login:{account}:{place}"
+    keys = [pair, f"login:{place}"]
+    _count(f"login:{place}", FROM_ADDRESS)
+    _count(pair, FROM_ADDRESS_AT_ACCOUNT)
+    if not _known(email, address):
+        keys.append(f"login:{account}")
+        _count(f"login:{account}", AT_ACCOUNT)
+    yield Attempt(keys)
+
+
+def registration(*, email: str, address: str) -> None:
+    per_address = settings.REGISTRATIONS_PER_HOUR
+    if per_address:
+        _count(f"register:{network(address)}", Window(per_address, 3600))
+        _count(f"register:{_account(email)}", REGISTRATIONS_OF_ACCOUNT)
+
+
+def password_reset(*, email: str, address: str) -> None:
+    _count(f"reset:{network(address)}", RESETS_FROM_ADDRESS)
+    _count(f"reset:{_account(email)}", RESETS_OF_ACCOUNT)
+
+
+def _known(email: str, address: str) -> bool:
+    """Has somebody logged in to this account from this address?"""
+    lowered = Lower("user__email")
+    mine = Session.objects.alias(lowered=lowered).filter(lowered=Lower(Value(email)))
+    return mine.filter(address=address).exists()
+
+
+def _account(email: str) -> str:
+    return hashlib.sha256(email.lower().encode()).hexdigest()[:32]
+
+
+def _count(key: str, window: Window) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT, {"key": key, "seconds": window.seconds})
+        count, seconds_left = cursor.fetchone()
+    if count > window.limit:
+        raise LimitExceeded(
+            f"Too many attempts. Try again in {seconds_left} seconds.",
+            headers={"Retry-After": str(max(1, seconds_left))},
+        )

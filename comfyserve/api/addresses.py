@@ -1,0 +1,38 @@
+"""Where a request comes from: the peer, or what the trusted hop said, never what the client wrote."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.conf import settings
+from django.http import HttpRequest
+
+UNKNOWN = "0.0.0.0"  # noqa: S104  (no address to bind to: a peer on a Unix socket has none)
+
+
+def client_address(request: HttpRequest) -> str:
+    """The client's address. With TRUSTED_PROXY_HOPS=n the n-th from the right of X-Forwarded-For."""
+    address = str(request.META.get("REMOTE_ADDR") or "")
+    hops = settings.TRUSTED_PROXY_HOPS
+    if hops:
+        told = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+        address = told[-hops] if len(told) >= hops else address
+    return _normal(address)
+
+
+def network(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that one customer gets in IPv6."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network(f"{address}/64", strict=False).network_address)
+
+
+def _normal(address: str) -> str:
+    address = address.split("%")[0]  # the zone of a link-local address
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return UNKNOWN
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or parsed)

@@ -1,0 +1,65 @@
+"""The `Idempotency-Key` header, for views whose work must not happen twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts import idempotency
+from accounts.idempotency import Answer
+
+from .errors import ValidationFailed
+
+HEADER = "Idempotency-Key"
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+Rest = ParamSpec("Rest")
+
+
+def run(request: Request, make: Callable[[], Response]) -> Response:
+    """`make()`, once for each key: later requests get its answer again, marked `Idempotency-Replayed`.
+
+    With a key, `make` runs inside a transaction: what must wait for the commit goes to
+    `transaction.on_commit`, and what takes long (a `Prefer: wait`) after this function.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return make()
+    if not KEY.fullmatch(key):
+        raise ValidationFailed.of(HEADER, "An Idempotency-Key has 1 to 255 visible ASCII characters")
+    print_ = idempotency.fingerprint(
+        method=str(request.method),
+        path=f"{request.path.rstrip('/')}?{request.META.get('QUERY_STRING', '')}",
+        body=request.data,
+    )
+
+    first: list[Response] = []
+
+    def answer() -> Answer:
+        first.append(make())
+        return Answer(first[0].status_code, JSONRenderer().render(first[0].data).decode())
+
+    given = idempotency.once(user=request.user, key=key, fingerprint=print_, make=answer)
+    if not given.replayed:
+        return first[0]
+    return Response(json.loads(given.text), status=given.status, headers={"Idempotency-Replayed": "true"})
+
+
+def idempotent(
+    method: Callable[Concatenate[Any, Request, Rest], Response],
+) -> Callable[Concatenate[Any, Request, Rest], Response]:
+    """For a view's method: `run` around the whole of it."""
+
+    @wraps(method)
+    def wrapped(view: APIView, request: Request, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Response:
+        return run(request, lambda: method(view, request, *args, **kwargs))
+
+    wrapped.takes_idempotency_key = True  # type: ignore[attr-defined]  (read by the schema)
+    return wrapped

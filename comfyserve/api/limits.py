@@ -1,0 +1,123 @@
+"""How many requests a client may send: django-ratelimit's windows, counted in Redis.
+
+A client is a user, or an address where nobody is logged in. The shortest window is counted first and a
+refused request is counted in no longer one, so that hammering costs a minute and not the day.
+If Redis is away, requests are let through, logged and counted (`comfyserve_rate_limit_skipped_total`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django_ratelimit.core import get_usage
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from . import rates
+from .addresses import client_address, network
+from .errors import LimitExceeded
+from .rates import Rate
+
+logger = logging.getLogger(__name__)
+skipped = Counter("comfyserve_rate_limit_skipped", "Requests let through uncounted because Redis was away")
+
+AWAY_SECONDS = 2.0  # after a failure Redis is not asked for so long
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One window, as the headers tell it."""
+
+    rate: Rate
+    count: int
+    time_left: int  # seconds
+
+    @property
+    def exceeded(self) -> bool:
+        return self.count > self.rate.limit
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "X-RateLimit-Limit": str(self.rate.limit),
+            "X-RateLimit-Remaining": str(max(0, self.rate.limit - self.count)),
+            "X-RateLimit-Reset": str(int(time.time()) + self.time_left),
+        }
+
+
+class Breaker:
+    """Remembers that Redis is away, so that not every request waits to find out."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+
+    @property
+    def open(self) -> bool:
+        return time.monotonic() < self.until
+
+    def trip(self, exc: Exception) -> None:
+        self.until = time.monotonic() + AWAY_SECONDS
+        logger.warning("Redis is away; rate limits let through: %s", exc, extra={"action": "limits_skipped"})
+
+
+breaker = Breaker()
+
+
+def rates_for(user: Any) -> tuple[Rate, ...]:
+    """The user's own windows if the operator set some, else the default. `user` None: a stranger."""
+    own = getattr(getattr(user, "limits", None), "rate_limits", "")
+    if own:
+        try:
+            return rates.parse(own)
+        except ValueError:
+            logger.exception("user %s has rate limits that make no sense", user.pk)
+    return rates.parse(settings.RATE_LIMITS)
+
+
+def untouched(windows: tuple[Rate, ...]) -> Usage | None:
+    """The full limit: for what is not counted."""
+    rate = rates.described(windows)
+    return Usage(rate, 0, rate.period) if rate else None
+
+
+def count(request: HttpRequest, *, user: Any) -> Usage | None:
+    """Count the request in every window; the one to describe. LimitExceeded if one is full."""
+    windows = rates_for(user)
+    if not windows:
+        return None
+    if breaker.open:
+        skipped.inc()
+        return untouched(windows)
+    who = f"user:{user.pk}" if user else f"address:{network(client_address(request))}"
+    try:
+        return _count(request, windows, who)
+    except RedisError as exc:
+        breaker.trip(exc)
+        skipped.inc()
+        return untouched(windows)
+
+
+def _count(request: HttpRequest, windows: tuple[Rate, ...], who: str) -> Usage | None:
+    tell = rates.described(windows)
+    told = None
+    for rate in windows:
+        found = get_usage(
+            request, group="api", key=lambda *_: who, rate=(rate.limit, rate.period), increment=True
+        )
+        usage = Usage(rate, found["count"], found["time_left"])
+        if usage.exceeded:
+            raise _refusal(usage)
+        if rate == tell:
+            told = usage
+    return told
+
+
+def _refusal(usage: Usage) -> LimitExceeded:
+    return LimitExceeded(
+        f"Too many requests. Rate limit: {usage.rate}.",
+        headers={**usage.headers(), "Retry-After": str(max(1, usage.time_left))},
+    )
