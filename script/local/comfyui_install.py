@@ -109,7 +109,7 @@ def _install_packages(python: Path, log: Path) -> None:
     whatever the registry has, with all it needs (works, but is the CUDA build, and large).
     """
     env = _uv_settings(python)
-    base = [python, "-m", "uv", "pip", "install", "--python", python, "--requirement", _REQUIREMENTS]
+    base: list[str | Path] = [python, "-m", "uv", "pip", "install", "--python", python, "--requirement", _REQUIREMENTS]
     if has_gpu():
         run(base, log=log, env=env)
         return
@@ -150,7 +150,7 @@ def _uv_settings(python: Path) -> dict[str, str]:
 
 def _pip_setting(python: Path, name: str) -> str:
     for place in (":env:", "install", "global"):
-        command = [python, "-m", "pip", "config", "get", f"{place}.{name}"]
+        command = [str(python), "-m", "pip", "config", "get", f"{place}.{name}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return done.stdout.strip()
