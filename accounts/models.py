@@ -1,8 +1,23 @@
+"""Users and everything that belongs to one: sessions, API keys, limits, what they have used."""
+
 from __future__ import annotations
 
+import hashlib
+import uuid
+from typing import Any
+
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models.functions import Lower
+from django.db.models import Q
+from django.db.models.functions import Lower, Now
+from django.utils import timezone
+
+
+class Users(UserManager["User"]):
+    def get_by_natural_key(self, username: str | None) -> User:
+        """The user with this e-mail address, whatever its case. Django's own login comes here too."""
+        return self.alias(lowered=Lower("email")).get(lowered=Lower(models.Value(username or "")))
 
 
 class User(AbstractUser):
@@ -14,9 +29,128 @@ class User(AbstractUser):
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS = ["username"]
-    objects = UserManager["User"]()
+    objects = Users()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(Lower("email"), name="user_email_any_case"),
         ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Also keeps `updated_at`, and ends the sessions of who is not active, so that none come back."""
+        if not self._state.adding:
+            self.updated_at = timezone.now()
+            if kwargs.get("update_fields") is not None:
+                kwargs["update_fields"] = {*kwargs["update_fields"], "updated_at"}
+        super().save(*args, **kwargs)
+        if not self.is_active:
+            self.sessions.filter(ended_at=None).update(ended_at=Now(), end_reason=Session.End.DEACTIVATED)
+
+    @property
+    def password_stamp(self) -> str:
+        """Changes with the password, however it was changed; a session remembers it and ends with it."""
+        return hashlib.sha256(self.password.encode()).hexdigest()[:32]
+
+
+class Session(models.Model):
+    """One login: a chain of refresh tokens and the access tokens made with them. Never only in Redis."""
+
+    class End(models.TextChoices):
+        LOGOUT = "logout"
+        EVERYWHERE = "everywhere"  # a logout from all sessions
+        THEFT = "theft"  # a refresh token was used again
+        PASSWORD = "password"  # noqa: S105  (the password was changed)
+        DEACTIVATED = "deactivated"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
+    password_stamp = models.CharField(max_length=32)
+    # The refresh token of this generation is the good one; earlier ones have been used.
+    generation = models.PositiveIntegerField(default=0)
+    # When the last generations were issued, oldest first, the current one last. Tokens are made from
+    # these alone, so that the same refresh gives the same answer within the grace.
+    issued = ArrayField(models.DateTimeField())
+    address = models.GenericIPAddressField(null=True, help_text="Where the login came from")
+    user_agent = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    end_reason = models.CharField(max_length=12, choices=End, blank=True)
+
+    class Meta:
+        indexes = [
+            # Read by sessions.end_all(): the live ones of one user.
+            models.Index(fields=["user"], name="session_live", condition=Q(ended_at=None)),
+            # Read by throttling: has this account been logged in to from this address?
+            models.Index(fields=["user", "address"], name="session_address"),
+            # Read by housekeeping.sweep().
+            models.Index(fields=["expires_at"], name="session_expires"),
+        ]
+
+
+class ApiKey(models.Model):
+    """A secret for a server, shown once and kept as a hash."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=16, help_text="The beginning of the key, to recognise it by")
+    # SHA-256: the key has 256 random bits, so a slow hash would protect nothing.
+    digest = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute")
+
+
+class UserLimits(models.Model):
+    """What the operator allows one user differently. Null means the default of the settings."""
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="limits")
+    rate_limits = models.CharField(
+        max_length=100, null=True, blank=True,  # noqa: DJ001  (null is "the default", as in the others)
+        help_text="Requests in each window, such as 600/m,10000/h,100000/d; or off",
+    )  # fmt: skip
+    executions_waiting = models.PositiveIntegerField(null=True, blank=True)
+    executions_per_day = models.PositiveIntegerField(null=True, blank=True)
+    executions_running = models.PositiveIntegerField(null=True, blank=True)
+    storage_bytes = models.PositiveBigIntegerField(null=True, blank=True)
+    highest_priority = models.CharField(
+        max_length=6, null=True, blank=True,  # noqa: DJ001
+        choices=[("low", "low"), ("normal", "normal"), ("high", "high")],
+    )  # fmt: skip
+
+    class Meta:
+        verbose_name_plural = "user limits"
+
+
+class DailyUse(models.Model):
+    """How many executions a user submitted on a day (UTC). Counted here, so deleting one gives none back."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", db_index=False)
+    day = models.DateField()
+    executions = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "day"], name="daily_use_once")]
+
+
+class AttemptCount(models.Model):
+    """Attempts at guessing something, by a key such as an address, in a window of time."""
+
+    key = models.CharField(max_length=100, primary_key=True)
+    count = models.PositiveIntegerField()
+    ends_at = models.DateTimeField(db_index=True)
+
+
+class IdempotencyRecord(models.Model):
+    """The first answer to a request that carried an `Idempotency-Key`."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
+    status = models.PositiveSmallIntegerField(default=0)
+    # The answer as text, not jsonb: the order of its fields must stay.
+    answer = models.TextField(default="")
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "key"], name="idempotency_once")]

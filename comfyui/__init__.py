@@ -1,0 +1,46 @@
+"""ComfyUI's HTTP and websocket protocol, typed. It needs `requests` and `websocket-client`, nothing else.
+
+`Client` asks and tells, `Session` listens. `comfyui.testing` (with aiohttp) is a ComfyUI that does what
+a script says.
+"""
+
+from __future__ import annotations
+
+from comfyui import events
+from comfyui.client import Client, FileStream
+from comfyui.errors import ComfyUIError, NotFound, Refused, Unreachable
+from comfyui.session import Session, Subscription
+from comfyui.types import (
+    Device,
+    ExecutionError,
+    History,
+    InputError,
+    NodeErrors,
+    OutputFile,
+    QueueItem,
+    QueueState,
+    Submitted,
+    SystemStats,
+)
+
+__all__ = [
+    "Client",
+    "ComfyUIError",
+    "Device",
+    "ExecutionError",
+    "FileStream",
+    "History",
+    "InputError",
+    "NodeErrors",
+    "NotFound",
+    "OutputFile",
+    "QueueItem",
+    "QueueState",
+    "Refused",
+    "Session",
+    "Submitted",
+    "Subscription",
+    "SystemStats",
+    "Unreachable",
+    "events",
+]

@@ -1,0 +1,1 @@
+"""Uploads and outputs: storage, ids, expiry, signed links."""

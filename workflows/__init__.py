@@ -1,0 +1,1 @@
+"""Executions, from submission to webhook."""

@@ -1,0 +1,72 @@
+"""API keys for servers: made, listed, found, deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime
+
+from django.db import connection, transaction
+from django.db.models import Model
+
+from accounts.models import ApiKey, User, UserLimits
+from comfyserve.api.errors import Conflict, NotFound
+
+MARK = "csk_"  # a key is recognised by it, by us and by scanners for leaked secrets
+MOST = 50  # keys of one user
+
+# One statement finds the key, its user and limits, and notes the use, at most once a minute.
+FIND = """
+WITH used AS (
+    UPDATE accounts_apikey SET last_used_at = now()
+    WHERE digest = %(digest)s AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+)
+SELECT {columns} FROM accounts_apikey k
+JOIN accounts_user u ON u.id = k.user_id LEFT JOIN accounts_userlimits l ON l.user_id = u.id
+WHERE k.digest = %(digest)s AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > now())
+"""
+
+
+def create(*, user: User, name: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+    """The row, and the key itself, which nobody can read again."""
+    secret = MARK + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        User.objects.select_for_update().get(id=user.id)  # so that parallel requests keep to the limit
+        if ApiKey.objects.filter(user=user).count() >= MOST:
+            raise Conflict(f"You have {MOST} API keys; delete one first")
+        key = ApiKey.objects.create(
+            user=user, name=name, prefix=secret[:12], digest=_digest(secret), expires_at=expires_at
+        )
+    return key, secret
+
+
+def find(secret: str) -> ApiKey | None:
+    """The key with its user and the user's limits, in one query. None if it is unknown, expired or deleted."""
+    tables: dict[str, type[Model]] = {"k": ApiKey, "u": User, "l": UserLimits}
+    names = {
+        alias: [field.column for field in model._meta.concrete_fields] for alias, model in tables.items()
+    }
+    columns = ", ".join(f'{alias}."{name}"' for alias in names for name in names[alias])
+    with connection.cursor() as cursor:
+        cursor.execute(FIND.format(columns=columns), {"digest": _digest(secret)})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    values = iter(row)
+    parts = {alias: [next(values) for _ in names[alias]] for alias in names}
+    key, user = ApiKey(*parts["k"]), User(*parts["u"])
+    for made in (key, user):
+        made._state.adding, made._state.db = False, connection.alias
+    key.user = user
+    # As select_related does it: None says that there is no row, and asks no more.
+    user._state.fields_cache["limits"] = UserLimits(*parts["l"]) if parts["l"][0] is not None else None
+    return key
+
+
+def delete(*, user: User, key_id: int) -> None:
+    if not ApiKey.objects.filter(user=user, id=key_id).delete()[0]:
+        raise NotFound("You have no such API key")
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

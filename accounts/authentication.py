@@ -1,0 +1,74 @@
+"""Who is asking: a bearer token, either an access token or an API key, looked up once for each request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from accounts import api_keys, sessions
+from accounts.models import ApiKey, Session, User
+from comfyserve.api.errors import Unauthorized
+
+
+@dataclass(frozen=True)
+class Identity:
+    user: User
+    via: Session | ApiKey
+
+
+def identify(request: HttpRequest) -> Identity | None:
+    """Whose bearer token the request carries; None if it carries none that is good.
+
+    One query at the first call, kept on the request for all later ones.
+    """
+    if not hasattr(request, "_identity"):
+        token = bearer_token(request)
+        request._identity = _look_up(token) if token else None  # type: ignore[attr-defined]
+    found: Identity | None = request._identity  # type: ignore[attr-defined]
+    return found
+
+
+def require(request: HttpRequest) -> User:
+    """For views outside REST framework, such as the live streams. Unauthorized if nobody is known."""
+    identity = identify(request)
+    if identity is None:
+        raise Unauthorized(_refusal(request), headers={"WWW-Authenticate": "Bearer"})
+    return identity.user
+
+
+def bearer_token(request: HttpRequest) -> str | None:
+    """What follows "Bearer" in the header; "" if nothing does; None where another scheme or none is used."""
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _look_up(token: str) -> Identity | None:
+    if token.startswith(api_keys.MARK):
+        key = api_keys.find(token)
+        return Identity(key.user, key) if key else None
+    session = sessions.find(access_token=token)
+    return Identity(session.user, session) if session else None
+
+
+def _refusal(request: HttpRequest) -> str:
+    if bearer_token(request) is None:
+        return "Authentication required: send an Authorization header with a bearer token"
+    return "The token is not valid or has expired"
+
+
+class BearerAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[User, Any] | None:
+        identity = identify(request._request)
+        if identity is not None:
+            return identity.user, identity.via
+        if bearer_token(request._request) is not None:
+            raise AuthenticationFailed(_refusal(request._request))
+        return None
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"

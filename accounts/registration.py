@@ -1,0 +1,28 @@
+"""Making an account."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from accounts.models import User
+from comfyserve.api.errors import Detail, Forbidden, ValidationFailed
+
+
+def register(*, email: str, username: str, password: str) -> User:
+    """A new user. ValidationFailed if the e-mail address (in any case) or the username is taken.
+
+    The answer does not say which of the two it was. The password is hashed before we look, so that the
+    time does not say more.
+    """
+    if settings.REGISTRATION != "open":
+        raise Forbidden("Registration is closed on this server; ask its operator for an account")
+    user = User(email=User.objects.normalize_email(email), username=username)
+    user.set_password(password)
+    try:
+        with transaction.atomic():
+            user.save(force_insert=True)
+    except IntegrityError as exc:
+        message = "This e-mail address or username cannot be used"
+        raise ValidationFailed([Detail("NOT_AVAILABLE", message)]) from exc
+    return user

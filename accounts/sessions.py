@@ -1,0 +1,135 @@
+"""A session from login to its end: the only code that starts, rotates and ends one.
+
+Tokens are checked against the session's row on every request, so ending a session ends its tokens at
+once, and an emptied Redis revives none.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+from django.utils import timezone
+from rest_framework_simplejwt.exceptions import TokenError
+
+from accounts.models import Session, User
+from accounts.tokens import Access, Refresh
+from comfyserve.api.errors import Unauthorized
+
+logger = logging.getLogger(__name__)
+
+# A refresh token may be used again for so long, with the same answer: two tabs, a lost response.
+GRACE = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    access_token: str
+    refresh_token: str
+    token_type: str = "bearer"  # noqa: S105
+    expires_in: int = int(Access.lifetime.total_seconds())
+
+
+def start(*, user: User, address: str | None = None, user_agent: str = "") -> TokenPair:
+    now = timezone.now()
+    session = Session.objects.create(
+        user=user,
+        password_stamp=user.password_stamp,
+        issued=[now],
+        expires_at=now + Refresh.lifetime,
+        address=address,
+        user_agent=user_agent[:200],
+    )
+    return _pair(session, generation=0, issued=now)
+
+
+def rotate(*, refresh_token: str) -> TokenPair:
+    """A new pair for a refresh token. Used again within GRACE: the same pair; later: the session ends."""
+    token = _read(refresh_token)
+    pair = _rotate(token)
+    if pair is None:
+        raise Unauthorized("The refresh token is not valid any more; log in again")
+    return pair
+
+
+def find(*, access_token: str) -> Session | None:
+    """The live session of an access token, with user and limits, in one query. None if there is none."""
+    try:
+        token = Access(access_token)  # type: ignore[arg-type]
+        session_id = token.session_id
+    except (TokenError, KeyError, ValueError):
+        return None
+    session = (
+        Session.objects.select_related("user__limits")
+        .filter(id=session_id, ended_at=None, user__is_active=True)
+        .first()
+    )
+    return session if session and session.password_stamp == session.user.password_stamp else None
+
+
+def end(*, session: Session, reason: Session.End) -> None:
+    Session.objects.filter(id=session.id, ended_at=None).update(ended_at=Now(), end_reason=reason)
+
+
+def end_all(*, user: User, reason: Session.End) -> int:
+    """Ends every session of the user; how many there were."""
+    return Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
+
+
+def _read(refresh_token: str) -> Refresh:
+    try:
+        token = Refresh(refresh_token)  # type: ignore[arg-type]
+        _ = token.session_id, token.generation  # both must be there
+    except (TokenError, KeyError, ValueError) as exc:
+        raise Unauthorized("The refresh token is not valid") from exc
+    return token
+
+
+@transaction.atomic
+def _rotate(token: Refresh) -> TokenPair | None:
+    """Locked, so that two refreshes at the same moment follow one another. None: refused."""
+    session = (
+        Session.objects.select_for_update(of=("self",))
+        .select_related("user")
+        .filter(id=token.session_id, ended_at=None, user__is_active=True)
+        .first()
+    )
+    if session is None or session.password_stamp != session.user.password_stamp:
+        return None
+    now = timezone.now()
+    if token.generation == session.generation:
+        return _advance(session, now)
+    again = _issued_for(session, token.generation)
+    if again is not None and now - again <= GRACE:
+        return _pair(session, generation=token.generation + 1, issued=again)
+    end(session=session, reason=Session.End.THEFT)
+    logger.warning(
+        "refresh token used again; session ended",
+        extra={"action": "session_theft", "session_id": str(session.id), "user_id": session.user_id},
+    )
+    return None
+
+
+def _advance(session: Session, now: datetime) -> TokenPair:
+    issued = [moment for moment in session.issued if now - moment <= GRACE] + [now]
+    Session.objects.filter(id=session.id).update(
+        generation=F("generation") + 1, issued=issued, expires_at=now + Refresh.lifetime
+    )
+    return _pair(session, generation=session.generation + 1, issued=now)
+
+
+def _issued_for(session: Session, used: int) -> datetime | None:
+    """When the pair was issued that the refresh token of generation `used` was exchanged for."""
+    back = session.generation - used  # the current generation is the last of `issued`
+    return session.issued[-back] if 0 < back <= len(session.issued) else None
+
+
+def _pair(session: Session, *, generation: int, issued: datetime) -> TokenPair:
+    def make(kind: type[Access] | type[Refresh]) -> str:
+        return kind.make(session=session.id, user=session.user_id, generation=generation, issued=issued)
+
+    return TokenPair(access_token=make(Access), refresh_token=make(Refresh))

@@ -1,0 +1,79 @@
+"""Access and refresh tokens: signed JWTs that name a session and one of its generations.
+
+A token is made from its session's row alone, so making it twice gives the same text. What it may do is
+decided by that row (`sessions.py`); the signature only says that we wrote it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from rest_framework_simplejwt import tokens
+from rest_framework_simplejwt.backends import TokenBackend
+from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendExpiredToken
+
+
+class KeyRing(TokenBackend):
+    """Signs with the first key, and takes what any of the others signed, so that keys can be changed."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        super().__init__("HS256", keys[0])
+        self.old = [TokenBackend("HS256", key) for key in keys[1:]]
+
+    def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
+        try:
+            return super().decode(token, verify)
+        except TokenBackendExpiredToken:
+            raise  # our signature, but too old
+        except TokenBackendError:
+            for backend in self.old:
+                try:
+                    return backend.decode(token, verify)
+                except TokenBackendExpiredToken:
+                    raise
+                except TokenBackendError:
+                    continue
+            raise
+
+
+@lru_cache(maxsize=8)
+def _ring(keys: tuple[str, ...]) -> KeyRing:
+    return KeyRing(keys)
+
+
+class _SessionToken(tokens.Token):
+    def get_token_backend(self) -> TokenBackend:
+        return _ring((settings.JWT_SIGNING_KEY, *settings.JWT_SIGNING_KEY_FALLBACKS))
+
+    @classmethod
+    def make(cls, *, session: uuid.UUID, user: int, generation: int, issued: datetime) -> str:
+        token = cls()
+        token.set_iat(at_time=issued)
+        token.set_exp(from_time=issued, lifetime=cls.lifetime)
+        token["jti"] = f"{session.hex}.{generation}.{cls.token_type}"
+        token["user_id"] = str(user)
+        token["sid"] = session.hex
+        token["gen"] = generation
+        return str(token)
+
+    @property
+    def session_id(self) -> uuid.UUID:
+        return uuid.UUID(str(self.payload["sid"]))
+
+    @property
+    def generation(self) -> int:
+        return int(self.payload["gen"])
+
+
+class Access(_SessionToken):
+    token_type = "access"  # noqa: S105
+    lifetime = timedelta(minutes=settings.ACCESS_TOKEN_MINUTES)
+
+
+class Refresh(_SessionToken):
+    token_type = "refresh"  # noqa: S105
+    lifetime = timedelta(days=settings.REFRESH_TOKEN_DAYS)

@@ -1,0 +1,340 @@
+"""ComfyUI's HTTP routes, typed.
+
+    client = Client("http://127.0.0.1:8188")
+    client.submit(prompt=graph, prompt_id=id, client_id=session_id)
+    client.whereabouts(id)          "running", "queued", "ended" or "unknown"
+    history = client.history(id)
+    with client.view(history.files[0]) as stream:
+        for chunk in stream: ...
+
+Nothing is tried twice: only the caller knows whether that would be right. Errors are those of
+`comfyui.errors`, whatever goes wrong below.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, Literal, TypeVar
+from urllib.parse import quote
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from comfyui import _parsing
+from comfyui._multipart import MultipartBody
+from comfyui.errors import NotFound, Refused, Unreachable
+from comfyui.types import Folder, History, OutputFile, Prompt, QueueState, Submitted, SystemStats, Whereabouts
+
+CHUNK = 256 * 1024  # bytes of a file handed on at once
+POOL = 32  # connections kept; more threads than that still work, with new connections
+NEVER_SENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+
+T = TypeVar("T")
+
+
+class FileStream:
+    """A file on its way. Iterating raises `Unreachable` where the connection ends before the file does."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        length = response.headers.get("Content-Length", "")
+        self.length: int | None = int(length) if length.isdecimal() else None
+        self.content_type = response.headers.get("Content-Type", "application/octet-stream")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.chunks()
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        try:
+            yield from self._response.iter_content(size)
+        except requests.RequestException as exc:
+            raise Unreachable(f"the file broke off: {exc}", sent=True) from exc
+
+
+class Client:
+    """One ComfyUI. Safe to share among threads; connections are kept and used again.
+
+    `timeout` (seconds) is the longest silence that is waited for, `connect_timeout` the longest way to
+    a connection. `headers` go with every request, for a protected ComfyUI. It is spoken to directly:
+    proxies and .netrc of the environment are not used (looking for them costs a third of a request).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 10.0,
+        connect_timeout: float = 2.0,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers.update(headers or {})
+        adapter = HTTPAdapter(pool_connections=2, pool_maxsize=POOL, max_retries=0)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- prompts ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        *,
+        prompt: Prompt,
+        prompt_id: str,
+        client_id: str,
+        front: bool = False,
+        extra_data: Mapping[str, Any] | None = None,
+    ) -> Submitted:
+        """Put a prompt into ComfyUI's queue.
+
+        Raises `Refused` when ComfyUI does not accept any of it, and `Unreachable` otherwise; with
+        `sent` it may be in the queue all the same. ComfyUI does not look whether it has the id
+        already: submitted twice, it runs twice.
+        """
+        body: dict[str, Any] = {"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id}
+        if front:
+            body["front"] = True
+        if extra_data is not None:
+            body["extra_data"] = dict(extra_data)
+        response = self._post("/prompt", body)
+        if response.status_code in (400, 413):
+            raise _refused(response)
+        return self._parse(response, _parsing.submitted)
+
+    def queue(self) -> QueueState:
+        """What runs and what waits, with whole graphs: some kilobytes for each."""
+        return self._parse(self._get("/queue"), _parsing.queue)
+
+    def queue_remaining(self) -> int:
+        """How many run or wait: a few bytes, unlike `queue`."""
+        return self._parse(self._get("/prompt"), lambda raw: int(raw["exec_info"]["queue_remaining"]))
+
+    def history(self, prompt_id: str) -> History | None:
+        """How a prompt ended; None while it has not, and where ComfyUI does not know it (any more)."""
+        response = self._get(f"/history/{_segment(prompt_id)}")
+        return self._parse(response, lambda raw: _parsing.history(prompt_id, raw))
+
+    def delete_history(self, prompt_id: str) -> None:
+        """Forget how a prompt ended. Nothing happens where there is nothing to forget."""
+        self._expect_ok(self._post("/history", {"delete": [_given(prompt_id)]}))
+
+    def delete_queued(self, prompt_id: str) -> None:
+        """Take a waiting prompt out of the queue. It leaves no event and no history, and a running one
+        is not touched."""
+        self._expect_ok(self._post("/queue", {"delete": [_given(prompt_id)]}))
+
+    def interrupt(self, prompt_id: str) -> None:
+        """Stop this prompt if it runs now, at its next step; nothing happens if it does not.
+
+        There is no way to say "whatever runs". But older versions of ComfyUI do not read the id and
+        stop whatever runs: where such a one may be met, see first with `queue` that it is this one.
+        """
+        self._expect_ok(self._post("/interrupt", {"prompt_id": _given(prompt_id)}))
+
+    def whereabouts(self, prompt_id: str) -> Whereabouts:
+        """Where a prompt is: up to four requests.
+
+        A prompt moves from queue to history and never back, so the queue is asked first. A prompt
+        that is about to be queued (a submission without an answer) may be missed once: "unknown" is
+        said only after both were asked twice.
+        """
+        for _ in range(2):
+            state = self.queue()
+            if any(item.prompt_id == prompt_id for item in state.running):
+                return "running"
+            if any(item.prompt_id == prompt_id for item in state.pending):
+                return "queued"
+            if self.history(prompt_id) is not None:
+                return "ended"
+        return "unknown"
+
+    # -- files --------------------------------------------------------------------------------
+
+    @contextmanager
+    def view(self, file: OutputFile) -> Iterator[FileStream]:
+        """The bytes of a file, as they come. `NotFound` where it is gone.
+
+        The connection is busy until the block is left.
+        """
+        params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        # Compressed, the length would be another one.
+        with self._get(
+            "/view", params=params, headers={"Accept-Encoding": "identity"}, stream=True
+        ) as response:
+            if response.status_code in (400, 403, 404):
+                raise NotFound(f"ComfyUI gives no {file.type} file {file.subfolder}/{file.filename}")
+            self._expect_ok(response)
+            yield FileStream(response)
+
+    def upload(
+        self,
+        name: str,
+        stream: IO[bytes],
+        *,
+        subfolder: str = "",
+        type: Folder = "input",  # noqa: A002  ComfyUI's name for it
+        overwrite: bool = True,
+        kind: Literal["image", "mask"] = "image",
+        original: OutputFile | None = None,
+    ) -> str:
+        """Send a file, any kind of file, and return what a node's input is to say for it.
+
+        With overwrite False, ComfyUI picks another name where one is taken by other bytes, so use the
+        returned one. A mask is laid as transparency over `original`. The stream is read as it is sent
+        and is left where reading ended.
+        """
+        if not name or any(char in "/\\" or ord(char) < 32 for char in name):
+            raise ValueError(f"a plain file name is needed, not {name!r}")
+        if kind == "mask" and original is None:
+            raise ValueError("a mask needs the original that it is laid over")
+        fields = {"type": type, "subfolder": subfolder, "overwrite": "true" if overwrite else "false"}
+        if original is not None:
+            fields["original_ref"] = json.dumps(
+                {"filename": original.filename, "subfolder": original.subfolder, "type": original.type}
+            )
+        body = MultipartBody(fields=fields, file_field="image", filename=name, stream=stream)
+        response = self._request(
+            "POST",
+            f"/upload/{kind}",
+            data=body,
+            headers={"Content-Type": body.content_type},
+            # urllib3 takes the time for connecting as that for each write too: too short for a busy disk.
+            timeout=(self._timeout, self._timeout),
+        )
+        if response.status_code in (400, 403, 413):
+            raise Refused(type="upload_refused", message=f"ComfyUI does not take {name!r}", raw=response.text)
+        return self._parse(response, _reference)
+
+    # -- the machine --------------------------------------------------------------------------
+
+    def free(self, *, unload_models: bool = True, free_memory: bool = False) -> None:
+        """Ask for memory back. It happens between two prompts; models stay in RAM unless `free_memory`
+        empties the cache of node results too."""
+        self._expect_ok(self._post("/free", {"unload_models": unload_models, "free_memory": free_memory}))
+
+    def object_info(self, node: str | None = None) -> dict[str, Any]:
+        """Every node class with its inputs and outputs (a megabyte or more, half a second), or one:
+        `{}` where there is none of that name."""
+        path = "/object_info" if node is None else f"/object_info/{_segment(node)}"
+        return self._parse(self._get(path), _parsing.mapping)
+
+    def system_stats(self) -> SystemStats:
+        return self._parse(self._get("/system_stats"), _parsing.system_stats)
+
+    def features(self) -> dict[str, Any]:
+        """Among others `max_upload_size`. `{}` from a ComfyUI that has no such route."""
+        response = self._get("/features")
+        return {} if response.status_code == 404 else self._parse(response, _parsing.mapping)
+
+    def ping(self) -> bool:
+        """Whether a ComfyUI answers there. Never raises."""
+        try:
+            self.queue_remaining()
+        except Unreachable:
+            return False
+        return True
+
+    # -- below --------------------------------------------------------------------------------
+
+    def _get(self, path: str, **options: Any) -> requests.Response:
+        return self._request("GET", path, **options)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        data = json.dumps(body).encode()
+        return self._request("POST", path, data=data, headers={"Content-Type": "application/json"})
+
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """The answer, whatever it says, except 5xx and redirects: those come from something before
+        ComfyUI, or from a ComfyUI in trouble."""
+        options.setdefault("timeout", (self._connect_timeout, self._timeout))
+        try:
+            response = self._session.request(method, self.url + path, allow_redirects=False, **options)
+        except requests.RequestException as exc:
+            raise Unreachable(f"{method} {path}: {exc}", sent=not _certainly_not_sent(exc)) from exc
+        if response.status_code >= 500 or 300 <= response.status_code < 400:
+            raise self._unexpected(response)
+        return response
+
+    def _expect_ok(self, response: requests.Response) -> None:
+        if not response.ok:
+            raise self._unexpected(response)
+
+    def _parse(self, response: requests.Response, parse: Callable[[Any], T]) -> T:
+        self._expect_ok(response)
+        try:
+            return parse(json.loads(response.content))
+        except _parsing.MALFORMED as exc:
+            path = response.request.path_url
+            raise Unreachable(
+                f"{path}: the answer is not ComfyUI's ({type(exc).__name__}: {exc})",
+                sent=True,
+                status=response.status_code,
+            ) from exc
+
+    def _unexpected(self, response: requests.Response) -> Unreachable:
+        request = response.request
+        response.close()
+        return Unreachable(
+            f"{request.method} {request.path_url}: answered {response.status_code}",
+            sent=True,
+            status=response.status_code,
+        )
+
+
+def _certainly_not_sent(exc: requests.RequestException) -> bool:
+    cause = exc.args[0] if exc.args else None
+    return isinstance(getattr(cause, "reason", cause), NEVER_SENT)
+
+
+def _refused(response: requests.Response) -> Exception:
+    """The refusal in ComfyUI's words; a 400 without them comes from something else."""
+    if response.status_code == 413:
+        return Refused(type="too_large", message="The prompt is larger than ComfyUI takes")
+    try:
+        raw = _parsing.mapping(json.loads(response.content))
+        error = _parsing.mapping(raw["error"])
+        return Refused(
+            type=str(error["type"]),
+            message=str(error.get("message") or ""),
+            details=str(error.get("details") or ""),
+            node_errors=_parsing.node_errors(raw.get("node_errors")),
+            raw=raw,
+        )
+    except _parsing.MALFORMED:
+        return Unreachable("POST /prompt: a 400 that is not ComfyUI's", sent=True, status=400)
+
+
+def _reference(raw: Any) -> str:
+    name, subfolder, folder = (
+        str(raw["name"]),
+        str(raw.get("subfolder") or ""),
+        str(raw.get("type") or "input"),
+    )
+    path = f"{subfolder}/{name}" if subfolder else name
+    return path if folder == "input" else f"{path} [{folder}]"
+
+
+def _segment(text: str) -> str:
+    return quote(_given(text), safe="")
+
+
+def _given(prompt_id: str) -> str:
+    """An empty id would mean "all" or "whatever runs" to ComfyUI."""
+    if not prompt_id:
+        raise ValueError("an id is needed")
+    return prompt_id

@@ -1,0 +1,281 @@
+"""What ComfyUI says over its websocket, one frozen value for each message.
+
+In the order of one run: Started, Cached, then for each node ProgressState, Executing, any number of
+Progress and Preview, for an output node Executed; then Succeeded, Failed or Interrupted; then Ended.
+Any of them may be missed: history is the truth, these are the hints to look at it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from comfyui import _parsing
+from comfyui.types import ExecutionError
+
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # the kinds of binary message
+IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
+
+
+@dataclass(frozen=True)
+class Started:
+    prompt_id: str
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Nodes whose results ComfyUI still had: they will not be run."""
+
+    prompt_id: str
+    nodes: list[str]
+
+
+@dataclass(frozen=True)
+class Executing:
+    """A node begins. After connecting in the middle of a run ComfyUI tells the node without the prompt."""
+
+    prompt_id: str | None
+    node_id: str | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps of one node, of the kind that has steps."""
+
+    prompt_id: str
+    node_id: str
+    value: float
+    max: float
+
+
+@dataclass(frozen=True)
+class NodeProgress:
+    value: float
+    max: float
+    state: str  # "running", "finished", "pending", "error"
+
+
+@dataclass(frozen=True)
+class ProgressState:
+    """All nodes that were begun so far. Cached nodes are not among them."""
+
+    prompt_id: str
+    nodes: dict[str, NodeProgress]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """An output node is done, or had its result in the cache; `output` is as in history."""
+
+    prompt_id: str
+    node_id: str
+    output: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The last node is done; history is about to be written."""
+
+    prompt_id: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    prompt_id: str
+    error: ExecutionError
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    prompt_id: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Over, in whichever way, and in history from now on."""
+
+    prompt_id: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of the work so far. The ids are None where ComfyUI did not agree on metadata."""
+
+    prompt_id: str | None
+    node_id: str | None
+    image_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ProgressText:
+    """A line that a node shows while it works. ComfyUI does not say for which prompt."""
+
+    node_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Connected:
+    """ComfyUI has taken us in: from here on nothing is missed. What came before may have been."""
+
+    sid: str
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone; it is being made again."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A message of a kind that we have no use for, or no message at all."""
+
+    type: str
+    data: Any
+
+
+Event = (
+    Started
+    | Cached
+    | Executing
+    | Progress
+    | ProgressState
+    | Executed
+    | Succeeded
+    | Failed
+    | Interrupted
+    | Ended
+    | Preview
+    | ProgressText
+    | QueueStatus
+    | Connected
+    | Disconnected
+    | Unknown
+)
+
+
+def parse(message: str | bytes) -> Event:
+    """A message of the websocket as it came: text, or bytes for a binary one. Never raises; what cannot
+    be read is `Unknown`."""
+    try:
+        return _parse_binary(message) if isinstance(message, bytes) else _parse_text(message)
+    except (*_parsing.MALFORMED, struct.error, RecursionError):
+        return Unknown(type="", data=message)
+
+
+def _parse_text(message: str) -> Event:
+    raw = _parsing.mapping(json.loads(message))
+    kind, data = str(raw["type"]), raw.get("data")
+    parser = PARSERS.get(kind)
+    if parser is None:
+        return Unknown(type=kind, data=data)
+    try:
+        return parser(_parsing.mapping(data))
+    except _parsing.MALFORMED:
+        return Unknown(type=kind, data=data)
+
+
+def _status(data: dict[str, Any]) -> Event:
+    if data.get("sid"):  # only the first message on a connection has it
+        return Connected(sid=str(data["sid"]))
+    return QueueStatus(remaining=int(data["status"]["exec_info"]["queue_remaining"]))
+
+
+def _executing(data: dict[str, Any]) -> Event:
+    prompt_id, node_id = data.get("prompt_id"), data.get("node")
+    if node_id is None and prompt_id is not None:
+        return Ended(prompt_id=str(prompt_id))
+    return Executing(
+        prompt_id=None if prompt_id is None else str(prompt_id),
+        node_id=None if node_id is None else str(node_id),
+    )
+
+
+def _progress(data: dict[str, Any]) -> Event:
+    return Progress(
+        prompt_id=str(data["prompt_id"]),
+        node_id=str(data["node"]),
+        value=float(data["value"]),
+        max=float(data["max"]),
+    )
+
+
+def _progress_state(data: dict[str, Any]) -> Event:
+    nodes = {
+        str(node_id): NodeProgress(
+            value=float(each["value"]), max=float(each["max"]), state=str(each["state"])
+        )
+        for node_id, each in data["nodes"].items()
+    }
+    return ProgressState(prompt_id=str(data["prompt_id"]), nodes=nodes)
+
+
+def _executed(data: dict[str, Any]) -> Event:
+    return Executed(
+        prompt_id=str(data["prompt_id"]),
+        node_id=str(data["node"]),
+        output=_parsing.optional_mapping(data.get("output")),  # null where a cached node had none
+    )
+
+
+PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
+    "status": _status,
+    "execution_start": lambda data: Started(prompt_id=str(data["prompt_id"])),
+    "execution_cached": lambda data: Cached(
+        prompt_id=str(data["prompt_id"]), nodes=_parsing.strings(data["nodes"])
+    ),
+    "executing": _executing,
+    "progress": _progress,
+    "progress_state": _progress_state,
+    "executed": _executed,
+    "execution_success": lambda data: Succeeded(prompt_id=str(data["prompt_id"])),
+    "execution_error": lambda data: Failed(
+        prompt_id=str(data["prompt_id"]), error=_parsing.execution_error(data)
+    ),
+    "execution_interrupted": lambda data: Interrupted(
+        prompt_id=str(data["prompt_id"]), node_id=str(data.get("node_id") or "")
+    ),
+}
+
+
+def _parse_binary(message: bytes) -> Event:
+    (kind,) = struct.unpack_from(">I", message)
+    if kind == PREVIEW:
+        (image_type,) = struct.unpack_from(">I", message, 4)
+        return Preview(
+            prompt_id=None,
+            node_id=None,
+            image_type=IMAGE_TYPES.get(image_type, "application/octet-stream"),
+            data=message[8:],
+        )
+    if kind == PREVIEW_WITH_METADATA:
+        head, image = _split(message)
+        metadata = _parsing.mapping(json.loads(head))
+        return Preview(
+            prompt_id=str(metadata["prompt_id"]),
+            node_id=str(metadata["node_id"]),
+            image_type=str(metadata.get("image_type") or "image/jpeg"),
+            data=image,
+        )
+    if kind == TEXT:
+        head, text = _split(message)
+        return ProgressText(node_id=head.decode(), text=text.decode(errors="replace"))
+    return Unknown(type=f"binary {kind}", data=message)
+
+
+def _split(message: bytes) -> tuple[bytes, bytes]:
+    """`>I` length, that many bytes, the rest; all behind the kind."""
+    (length,) = struct.unpack_from(">I", message, 4)
+    if 8 + length > len(message):
+        raise ValueError("shorter than it says")
+    return message[8 : 8 + length], message[8 + length :]

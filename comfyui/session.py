@@ -1,0 +1,225 @@
+"""ComfyUI's events, for as long as we live: one websocket for a process.
+
+    session = Session(client_id=id, url="http://127.0.0.1:8188")
+    with session.subscribe(prompt_id) as subscription:
+        client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
+        while event := subscription.get(timeout=3.0): ...
+
+Subscribe before submitting, else the first events are missed. A client id must belong to one session:
+when a second connection comes with it, ComfyUI sends nothing to the first any more, and does not say so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlencode
+
+import websocket
+
+from comfyui import events
+from comfyui._subscription import Subscription
+from comfyui.events import Event
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds until the next try to connect
+CONNECT_TIMEOUT = 5.0  # seconds
+# A peer that went away without a word: after SILENCE seconds we ask, after DEAD we take it as gone.
+SILENCE, DEAD = 8.0, 25.0
+HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+ABOUT_A_PROMPT = (
+    events.Started,
+    events.Cached,
+    events.Executing,
+    events.Progress,
+    events.ProgressState,
+    events.Executed,
+    events.Succeeded,
+    events.Failed,
+    events.Interrupted,
+    events.Ended,
+    events.Preview,
+)
+
+__all__ = ["Session", "Subscription"]
+
+
+class Session:
+    """Connects at once and for ever, in a thread of its own; `close` ends it.
+
+    `connected` says whether events arrive now, `generation` counts the connections so far: a follower
+    that sees it changed may have missed something. `queue_remaining` is what ComfyUI said last about
+    the length of its queue (running ones included), None before it has.
+    """
+
+    def __init__(self, client_id: str, url: str, headers: Mapping[str, str] | None = None) -> None:
+        self.client_id = client_id
+        self.generation = 0
+        self.queue_remaining: int | None = None
+        scheme, _, rest = url.rstrip("/").partition("://")
+        websocket_scheme = "wss" if scheme == "https" else "ws"
+        self._address = f"{websocket_scheme}://{rest}/ws?{urlencode({'clientId': client_id})}"
+        self._headers = dict(headers or {})
+        self._subscriptions: dict[str, list[Subscription]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._connected = threading.Event()
+        self._stopping = threading.Event()
+        self._socket: websocket.WebSocket | None = None
+        self._current: str | None = None  # the prompt that runs, for messages that do not name theirs
+        self._thread = threading.Thread(target=self._run, name=f"comfyui-session-{client_id}", daemon=True)
+        self._thread.start()
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait until events arrive. False when that took longer than `timeout` seconds."""
+        return self._connected.wait(timeout)
+
+    def subscribe(self, prompt_id: str) -> Subscription:
+        """The events of one prompt from now on, and every Disconnected and Connected."""
+        subscription = Subscription(prompt_id, on_close=self._unsubscribe)
+        with self._lock:
+            self._subscriptions[prompt_id].append(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """Hang up. Subscribers get one last Disconnected. Done when the thread has ended."""
+        self._stopping.set()
+        self._hang_up()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=CONNECT_TIMEOUT + 1)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- the thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        delay = FIRST_DELAY
+        while not self._stopping.is_set():
+            if self._one_connection():
+                delay = FIRST_DELAY
+            # Jitter, so that the workers of a fleet do not come back in one wave.
+            self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    def _one_connection(self) -> bool:
+        """From connecting to the end of the connection. Whether ComfyUI had taken us in."""
+        generation = self.generation
+        try:
+            self._socket = self._connect()
+            if self._stopping.is_set():  # close() came while there was nothing to hang up
+                return False
+            self._listen(self._socket)
+        except (OSError, websocket.WebSocketException) as exc:
+            if not self._stopping.is_set():
+                logger.info("no events from ComfyUI: %s", exc, extra={"action": "comfyui_disconnected"})
+        finally:
+            self._hang_up()
+            self._lost()
+        return self.generation > generation
+
+    def _connect(self) -> websocket.WebSocket:
+        connection = websocket.create_connection(
+            self._address,
+            timeout=CONNECT_TIMEOUT,
+            header=self._headers,
+            suppress_origin=True,  # ComfyUI answers 403 to an origin that is not its own name
+            skip_utf8_validation=True,  # done in Python, byte by byte
+            http_no_proxy=["*"],
+        )
+        connection.send(HELLO)
+        connection.settimeout(SILENCE)
+        return connection
+
+    def _listen(self, connection: websocket.WebSocket) -> None:
+        heard = time.monotonic()
+        while True:
+            try:
+                opcode, frame = connection.recv_data_frame(control_frame=True)
+            except websocket.WebSocketTimeoutException:
+                if time.monotonic() - heard > DEAD:
+                    raise
+                connection.ping()
+                continue
+            heard = time.monotonic()
+            if opcode == websocket.ABNF.OPCODE_TEXT:
+                self._dispatch(events.parse(frame.data.decode(errors="replace")))
+            elif opcode == websocket.ABNF.OPCODE_BINARY:
+                self._dispatch(events.parse(bytes(frame.data)))
+            elif opcode == websocket.ABNF.OPCODE_CLOSE:
+                return
+
+    def _hang_up(self) -> None:
+        connection = self._socket
+        if connection is not None:
+            connection.abort()  # wakes a thread that reads from it
+            if threading.current_thread() is self._thread:
+                connection.shutdown()
+                self._socket = None
+
+    # -- giving out -----------------------------------------------------------------------------
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, events.Connected):
+            self.generation += 1
+            self._connected.set()
+            self._to_all(event)
+        elif isinstance(event, events.QueueStatus):
+            self.queue_remaining = event.remaining
+        elif isinstance(event, ABOUT_A_PROMPT):
+            self._to_its_prompt(event)
+        elif isinstance(event, events.ProgressText) and self._current is not None:
+            self._to(self._current, event)
+
+    def _to_its_prompt(self, event: Event) -> None:
+        prompt_id: str | None = getattr(event, "prompt_id", None)
+        if prompt_id is None:
+            # Right after connecting in mid-run nobody has said yet whose node it is: left out.
+            if self._current is None or not isinstance(event, events.Preview):
+                return
+            prompt_id = self._current
+            event = replace(event, prompt_id=prompt_id)
+        elif isinstance(event, events.Ended):
+            self._current = None
+        else:
+            self._current = prompt_id
+        self._to(prompt_id, event)
+
+    def _lost(self) -> None:
+        self._current = None
+        if self._connected.is_set():
+            self._connected.clear()
+            self._to_all(events.Disconnected())
+
+    def _to(self, prompt_id: str, event: Event) -> None:
+        with self._lock:
+            subscriptions = tuple(self._subscriptions.get(prompt_id, ()))
+        for subscription in subscriptions:
+            subscription.put(event)
+
+    def _to_all(self, event: Event) -> None:
+        with self._lock:
+            subscriptions = [each for group in self._subscriptions.values() for each in group]
+        for subscription in subscriptions:
+            subscription.put(event)
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        with self._lock:
+            group = self._subscriptions.get(subscription.prompt_id, [])
+            if subscription in group:
+                group.remove(subscription)
+            if not group:
+                self._subscriptions.pop(subscription.prompt_id, None)

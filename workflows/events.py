@@ -1,0 +1,62 @@
+"""What is told after a change: a ticket to the GPU workers, a word to live readers.
+
+All of it may be lost without harm: workers look by themselves, readers read PostgreSQL. So none of it is
+ever retried or waited for, and while Redis is away it is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import redis
+from django.conf import settings
+from kombu.exceptions import OperationalError
+
+from comfyserve.celery import app
+
+logger = logging.getLogger(__name__)
+
+SKIP_SECONDS = 3.0
+LOOK_FOR_WORK = "workflows.tasks.look_for_work"
+
+_redis = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=1.0)
+_away_until = 0.0
+
+
+def ticket(worker: str | None = None) -> None:
+    """Say that there is work: to whichever GPU worker hears it first, or to one by its backend's name."""
+    queue = f"gpu.{worker}" if worker else "gpu"
+    _unless_away(lambda: app.send_task(LOOK_FOR_WORK, queue=queue, retry=False), "ticket")
+
+
+def announce_status(execution_id: UUID) -> None:
+    """Readers of this execution should look again."""
+    _publish(execution_id, {"type": "status"})
+
+
+def announce_progress(execution_id: UUID, columns: dict[str, Any]) -> None:
+    _publish(execution_id, {"type": "progress", **columns})
+
+
+def channel(execution_id: UUID) -> str:
+    return f"execution:{execution_id}"
+
+
+def _publish(execution_id: UUID, message: dict[str, Any]) -> None:
+    _unless_away(lambda: _redis.publish(channel(execution_id), json.dumps(message, default=str)), "event")
+
+
+def _unless_away(send: Callable[[], Any], what: str) -> None:
+    global _away_until
+    if time.monotonic() < _away_until:
+        return
+    try:
+        send()
+    except (redis.RedisError, OperationalError, OSError) as exc:
+        _away_until = time.monotonic() + SKIP_SECONDS
+        logger.warning("%s not sent, Redis is away: %s", what, exc)

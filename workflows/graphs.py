@@ -1,0 +1,296 @@
+"""Every accepted workflow format becomes one ComfyUI prompt; structural mistakes are named by field.
+
+Accepted are the reference's format (`nodes` by id, each with a list of named `inputs`) and ComfyUI's own
+API format (nodes by id, each with a dict of `inputs`). What only ComfyUI can know (value out of range,
+missing model, no output node) is not judged here: it fails the execution when its turn comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfyserve.api.errors import Detail, ValidationFailed
+
+Link = tuple[str, int]
+Prompt = dict[str, dict[str, Any]]
+
+# Inputs that name a model file, and the type of model they name. The registry knows the same names.
+MODEL_INPUTS = {
+    "ckpt_name": "checkpoint",
+    "lora_name": "lora",
+    "vae_name": "vae",
+    "control_net_name": "controlnet",
+    "unet_name": "diffusion_models",
+    "clip_name": "text_encoders",
+    "clip_name1": "text_encoders",
+    "clip_name2": "text_encoders",
+    "clip_name3": "text_encoders",
+    "style_model_name": "style_models",
+    "gligen_name": "gligen",
+}
+# Inputs that decide how long a run takes; seeds and texts do not.
+COSTLY = {
+    "steps", "width", "height", "batch_size", "length", "frames", "video_frames", "amount", "scale_by",
+    "megapixels", "seconds", "duration", "upscale_by", "sampler_name", "scheduler", "cfg",
+}  # fmt: skip
+
+
+@dataclass
+class Graph:
+    """A workflow in ComfyUI's API format, with where each part stood in what was sent."""
+
+    prompt: Prompt = field(default_factory=dict)
+    paths: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, input) -> dotted path of its value
+    node_paths: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    name: str
+    type: str
+
+
+def parse(workflow: Any, *, max_nodes: int, path: str = "workflow") -> Graph:
+    """The workflow as one prompt.
+
+    Raises ValidationFailed with every structural mistake at once, each under the path of its element.
+    """
+    mistakes: list[Detail] = []
+    graph = _read(workflow, path, max_nodes, mistakes)
+    if not mistakes:
+        mistakes += _wrong_links(graph)
+    if not mistakes:
+        mistakes += _cycle(graph)
+    if mistakes:
+        raise ValidationFailed(mistakes)
+    return graph
+
+
+# -- reading -----------------------------------------------------------------------------------------
+def _read(workflow: Any, path: str, max_nodes: int, mistakes: list[Detail]) -> Graph:
+    graph = Graph()
+    nodes, path = _nodes_of(workflow, path, mistakes)
+    if nodes is None:
+        return graph
+    if len(nodes) > max_nodes:
+        mistakes.append(
+            Detail("TOO_MANY_NODES", f"The workflow has {len(nodes)} nodes; at most {max_nodes} are allowed", path)
+        )
+        return graph
+    for node_id, node in nodes.items():
+        _read_node(graph, str(node_id), node, f"{path}.{node_id}", mistakes)
+    return graph
+
+
+def _nodes_of(workflow: Any, path: str, mistakes: list[Detail]) -> tuple[Mapping[str, Any] | None, str]:
+    if not isinstance(workflow, dict):
+        mistakes.append(Detail("INVALID_TYPE", f"Field '{path}' must be an object", path))
+        return None, path
+    if "nodes" in workflow and not _looks_like_node(workflow["nodes"]):
+        nodes, path = workflow["nodes"], f"{path}.nodes"
+        if isinstance(nodes, list):
+            mistakes.append(
+                Detail(
+                    "UNSUPPORTED_FORMAT",
+                    "This is a workflow as ComfyUI's editor saves it. Export it with "
+                    "'Workflow > Export (API)' and send that",
+                    path,
+                )
+            )
+            return None, path
+        if not isinstance(nodes, dict):
+            mistakes.append(Detail("INVALID_TYPE", f"Field '{path}' must be an object of nodes by id", path))
+            return None, path
+    else:
+        nodes = workflow
+        if not nodes or not any(_looks_like_node(node) for node in nodes.values()):
+            mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}.nodes' is required", f"{path}.nodes"))
+            return None, path
+    if not nodes:
+        mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}' must have at least one node", path))
+        return None, path
+    return nodes, path
+
+
+def _looks_like_node(value: Any) -> bool:
+    return isinstance(value, dict) and ("class_type" in value or "inputs" in value)
+
+
+def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[Detail]) -> None:
+    if not isinstance(node, dict):
+        mistakes.append(Detail("INVALID_TYPE", f"Field '{path}' must be an object", path))
+        return
+    if len(node_id) > 200:
+        mistakes.append(Detail("INVALID_VALUE", "A node's id has at most 200 characters", path))
+    class_type = node.get("class_type")
+    if class_type is None or class_type == "":
+        mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}.class_type' is required", f"{path}.class_type"))
+    elif not isinstance(class_type, str):
+        mistakes.append(Detail("INVALID_TYPE", f"Field '{path}.class_type' must be a string", f"{path}.class_type"))
+    named = node.get("id")
+    if named is not None and str(named) != node_id:
+        mistakes.append(
+            Detail("INVALID_VALUE", f"The node says its id is {named!r} but stands under '{node_id}'", f"{path}.id")
+        )
+    inputs: dict[str, Any] = {}
+    for name, value, where in _inputs_of(node.get("inputs", {}), f"{path}.inputs", mistakes):
+        if name in inputs:
+            mistakes.append(Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where))
+        inputs[name] = value
+        graph.paths[node_id, name] = where
+    graph.node_paths[node_id] = path
+    graph.prompt[node_id] = {"class_type": class_type, "inputs": inputs}
+    title = _title_of(node)
+    if title:
+        graph.prompt[node_id]["_meta"] = {"title": title}
+
+
+def _title_of(node: Mapping[str, Any]) -> str:
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else node.get("title")
+    return title[:200] if isinstance(title, str) else ""
+
+
+def _inputs_of(inputs: Any, path: str, mistakes: list[Detail]) -> Iterator[tuple[str, Any, str]]:
+    """(name, value, path of the value) of each input, of either format."""
+    if isinstance(inputs, dict):
+        for name, value in inputs.items():
+            yield name, value, f"{path}.{name}"
+        return
+    if not isinstance(inputs, list):
+        mistakes.append(Detail("INVALID_TYPE", f"Field '{path}' must be a list or an object", path))
+        return
+    for i, entry in enumerate(inputs):
+        where = f"{path}.{i}"
+        if not isinstance(entry, dict):
+            mistakes.append(Detail("INVALID_TYPE", f"Field '{where}' must be an object", where))
+        elif not isinstance(entry.get("name"), str) or not entry["name"]:
+            mistakes.append(Detail("REQUIRED_FIELD", f"Field '{where}.name' is required", f"{where}.name"))
+        elif "value" in entry:
+            yield entry["name"], entry["value"], f"{where}.value"
+        elif entry.get("required"):
+            mistakes.append(Detail("REQUIRED_FIELD", f"Field '{where}.value' is required", f"{where}.value"))
+
+
+# -- links -------------------------------------------------------------------------------------------
+def link(value: Any) -> Link | None:
+    """`value` as (node id, output slot), if ComfyUI would take it for a link."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        slot = value[1]
+        if isinstance(slot, int) and not isinstance(slot, bool):
+            return value[0], slot
+    return None
+
+
+def links_of(prompt: Prompt, node_id: str) -> Iterator[tuple[str, Link]]:
+    for name, value in prompt[node_id]["inputs"].items():
+        found = link(value)
+        if found:
+            yield name, found
+
+
+def _wrong_links(graph: Graph) -> Iterator[Detail]:
+    for node_id in graph.prompt:
+        for name, (source, slot) in links_of(graph.prompt, node_id):
+            where = graph.paths[node_id, name]
+            if source not in graph.prompt:
+                yield Detail("INVALID_LINK", f"The input '{name}' is linked to node '{source}', which does not exist", where)
+            elif slot < 0:
+                yield Detail("INVALID_LINK", f"The input '{name}' is linked to output {slot}; they count from 0", where)
+
+
+def _cycle(graph: Graph) -> Iterator[Detail]:
+    """At most one cycle, named by its nodes. Iterative: a graph may be thousands of nodes deep."""
+    done: set[str] = set()
+    for root in graph.prompt:
+        trail: dict[str, str] = {}  # node -> the input it was left through, in order
+        stack = [(root, links_of(graph.prompt, root))] if root not in done else []
+        while stack:
+            node_id, rest = stack[-1]
+            step = next(rest, None)
+            if step is None:
+                done.add(node_id)
+                trail.pop(node_id, None)
+                stack.pop()
+                continue
+            name, (source, _) = step
+            trail[node_id] = name
+            if source in trail:
+                members = list(trail)[list(trail).index(source) :]
+                around = " -> ".join([*members, source])
+                yield Detail("CYCLE", f"The nodes are linked in a circle: {around}", graph.paths[node_id, name])
+                return
+            if source not in done:
+                stack.append((source, links_of(graph.prompt, source)))
+
+
+# -- what a graph tells ------------------------------------------------------------------------------
+def title_of(prompt: Prompt, node_id: str) -> str:
+    """What a person would call the node: its title, else its class."""
+    node = prompt.get(node_id)
+    if node is None:
+        return f"node {node_id}"
+    return str(node.get("_meta", {}).get("title") or node["class_type"])
+
+
+def models_of(prompt: Prompt) -> list[ModelUse]:
+    """The model files that the graph names, in its order, each once; checkpoints and the like first."""
+    found: dict[ModelUse, None] = {}
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            type_ = "upscaler" if (node["class_type"], name) == ("UpscaleModelLoader", "model_name") else MODEL_INPUTS.get(name)
+            if type_ and isinstance(value, str):
+                found[ModelUse(value, type_)] = None
+    main = ("checkpoint", "diffusion_models")
+    return sorted(found, key=lambda use: use.type not in main)
+
+
+def kind_of(prompt: Prompt) -> str:
+    """The same for two workflows that should take equally long: seeds, texts and file names do not count."""
+    shape = [
+        (
+            node_id,
+            node["class_type"],
+            sorted(
+                (name, value)
+                for name, value in node["inputs"].items()
+                if name in COSTLY or name in MODEL_INPUTS or link(value)
+            ),
+        )
+        for node_id, node in sorted(prompt.items())
+    ]
+    return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def ancestors(prompt: Prompt, targets: list[str]) -> set[str]:
+    """`targets` and all nodes that they need: what ComfyUI runs for them."""
+    seen: set[str] = set()
+    stack = [target for target in targets if target in prompt]
+    while stack:
+        node_id = stack.pop()
+        if node_id not in seen:
+            seen.add(node_id)
+            stack.extend(source for _, (source, _) in links_of(prompt, node_id) if source in prompt)
+    return seen
+
+
+def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
+    """The prompt as it is posted: each output node differs from every earlier run.
+
+    A repeated workflow is a cached one for ComfyUI: it would name the old file and write none. An input
+    that the node does not know is part of the cache key and otherwise ignored. Saved files go to a folder
+    of this attempt's own. `outputs` are the ids of output nodes, `mark` is `<execution id>.<attempt>`.
+    """
+    marked: Prompt = {}
+    for node_id, node in prompt.items():
+        inputs = node["inputs"]
+        if node_id in outputs:
+            inputs = {**inputs, "_comfyserve": mark}
+            if isinstance(inputs.get("filename_prefix"), str):
+                inputs["filename_prefix"] = f"{mark}/{inputs['filename_prefix']}"
+        marked[node_id] = {**node, "inputs": inputs}
+    return marked

@@ -1,0 +1,397 @@
+"""The one door for status: claims, leases, the reaper, and every change of an execution's state.
+
+    pending ──▶ running ──▶ completed | failed | cancelled
+       │  ▲        │
+       │  └────────┘ the system takes it back: next attempt
+       └──▶ cancelled | failed
+
+Each change is a conditional update on status and claim token; the number of rows decides, and terminal is
+final. What must follow from it is written in the same transaction. Losing is normal here (a cancel may win
+against a completion): functions say so with False or None and never raise for it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, FloatField, QuerySet, Value
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Coalesce, Extract, Now
+
+from . import events, scheduling
+from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
+
+MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
+MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
+ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An execution in the hands of one worker; `token` fences every effect it has."""
+
+    execution_id: UUID
+    token: UUID
+    worker: str
+    attempt: int
+    user_id: int
+    status: str
+    timeout_minutes: int
+    started_at: datetime | None
+    posted_at: datetime | None
+    boot: str
+    faults: int
+    request_id: str
+    excluded: list[str]
+    kind: str
+    prompt: dict[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What save prefixes and scratch folders carry."""
+        return f"{self.execution_id}.{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line for the execution's log."""
+
+    message: str
+    level: str = Level.INFO
+    node_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, all of it: written in one transaction."""
+
+    status: Status
+    error: str | None = None
+    error_details: dict[str, Any] | None = None
+    outputs: Sequence[Output] = ()
+    lines: Sequence[Line] = field(default=())
+    gpu_seconds: float | None = None
+
+
+# -- claims ------------------------------------------------------------------------------------------
+_CLAIM_FIELDS = """
+    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at, e.posted_at,
+    e.boot, e.faults, e.request_id, e.excluded, e.kind, g.prompt
+"""
+
+
+def claim(*, worker: str) -> Claim | None:
+    """Take the next execution for `worker`, or None where nothing waits for it. One round trip."""
+    rows = _claims(
+        f"""
+        WITH next AS ({scheduling.NEXT_SQL}), e AS (
+            UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
+                claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
+                suspect_lease = NULL, posted_at = NULL, boot = ''
+            FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
+        ), line AS (
+            INSERT INTO workflows_logline (execution_id, level, message)
+            SELECT id, 'INFO', 'Taken by worker ' || worker
+                || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+        )
+        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+        """,  # noqa: S608  (no value of a user in it)
+        [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
+    )
+    return rows[0] if rows else None
+
+
+def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
+    """Take over the claims that an earlier worker of this backend left behind, each under a new token.
+
+    `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
+    had the others has lost it: a frozen process that wakes finds its token gone.
+    """
+    return _claims(
+        f"""
+        WITH e AS (
+            UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
+                lease_expires_at = now() + make_interval(secs => %s)
+            WHERE worker = %s AND claim_token IS NOT NULL AND NOT (claim_token = ANY(%s)) RETURNING *
+        ), line AS (
+            INSERT INTO workflows_logline (execution_id, level, message)
+            SELECT id, 'WARNING', 'Taken over by a new process of worker ' || worker FROM e
+        )
+        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id ORDER BY e.claimed_at
+        """,  # noqa: S608
+        [settings.LEASE_SECONDS, worker, list(held)],
+    )
+
+
+def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [Claim(*row[:-1], prompt=json.loads(row[-1])) for row in cursor.fetchall()]
+
+
+
+
+def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
+    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE workflows_execution SET lease_expires_at = now() + make_interval(secs => %s)
+            WHERE claim_token = ANY(%s) RETURNING claim_token
+            """,
+            [settings.LEASE_SECONDS, list(tokens)],
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def about_to_post(claim: Claim, *, boot: str) -> bool:
+    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
+    return _held_by(claim).filter(status=Status.PENDING).update(posted_at=Now(), boot=boot) == 1
+
+
+def _held_by(claim: Claim) -> QuerySet[Execution]:
+    return Execution.objects.filter(id=claim.execution_id, claim_token=claim.token)
+
+
+# -- running -----------------------------------------------------------------------------------------
+def begin(claim: Claim, *, total_steps: int) -> bool:
+    """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
+    with transaction.atomic():
+        changed = (
+            _held_by(claim)
+            .filter(status=Status.PENDING)
+            .update(status=Status.RUNNING, started_at=Now(), total_steps=total_steps)
+        )
+        if changed:
+            _log([claim.execution_id], Line("Starting workflow execution"))
+            _follow_up([claim.execution_id], "workflow.started")
+    return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
+
+
+def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
+    """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
+    with transaction.atomic():
+        if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
+            return False
+        _log([claim.execution_id], *lines)
+    events.announce_progress(claim.execution_id, columns)
+    return True
+
+
+# -- the ends ----------------------------------------------------------------------------------------
+def finish(claim: Claim, outcome: Outcome) -> bool:
+    """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
+    actual = Value(outcome.gpu_seconds or 0.0)
+    values: dict[str, Any] = {"error": outcome.error, "gpu_seconds": outcome.gpu_seconds}
+    if outcome.status == Status.COMPLETED:
+        values |= {"percentage": 100.0, "current_step": F("total_steps"), "current_node": None}
+    with transaction.atomic():
+        if not _end(_held_by(claim), outcome.status, actual=actual, **values):
+            return False
+        if outcome.error_details is not None:
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+        for position, output in enumerate(outcome.outputs):
+            output.execution_id, output.position = claim.execution_id, position
+        Output.objects.bulk_create(outcome.outputs)
+        _log([claim.execution_id], *outcome.lines, _last_line(outcome.status, outcome.error))
+        _follow_up([claim.execution_id], f"workflow.{outcome.status}")
+        scheduling.lift_quota(user_id=claim.user_id)
+    return True
+
+
+def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
+    """Cancel it now, whoever works on it. False: it had ended already.
+
+    The worker learns of it by the notification, or by its next write, and clears its ComfyUI.
+    """
+    with transaction.atomic():
+        row = (
+            Execution.objects.select_for_update()
+            .filter(id=execution_id, status__in=ALIVE)
+            .values("claim_token", "user_id")
+            .first()
+        )
+        if row is None:
+            return False
+        _end(Execution.objects.filter(id=execution_id), Status.CANCELLED, actual=_since_start())
+        _log([execution_id], Line(f"Cancelled by {by}", Level.WARNING))
+        _follow_up([execution_id], "workflow.cancelled")
+        if row["claim_token"] is not None:
+            _notify_worker(execution_id)
+        scheduling.lift_quota(user_id=row["user_id"])
+    return True
+
+
+def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
+    """Fail what waits for longer than that with no worker to take it; the number of them."""
+    with transaction.atomic():
+        ids = list(
+            Execution.objects.select_for_update(skip_locked=True)
+            .filter(status=Status.PENDING, claim_token=None, created_at__lt=Now() - older_than)
+            .values_list("id", flat=True)[:limit]
+        )
+        if ids:
+            hours = older_than.total_seconds() / 3600
+            error = f"No worker could take it for {hours:g} hours"
+            _end(Execution.objects.filter(id__in=ids), Status.FAILED, actual=Value(0.0), error=error)
+            _log(ids, _last_line(Status.FAILED, error))
+            _follow_up(ids, "workflow.failed")
+    return len(ids)
+
+
+def _end(rows: QuerySet[Execution], status: Status, *, actual: Any, **values: Any) -> int:
+    """The terminal update. The place in the order is corrected to what it really cost (GPU seconds)."""
+    stretch = CombinedExpression(
+        F("finish") - F("start"), "*", CombinedExpression(actual, "/", F("cost")), output_field=FloatField()
+    )
+    return rows.filter(status__in=ALIVE).update(
+        status=status,
+        completed_at=Now(),
+        finish=CombinedExpression(F("start"), "+", stretch, output_field=FloatField()),
+        claim_token=None,
+        lease_expires_at=None,
+        suspect_lease=None,
+        held=None,
+        held_until=None,
+        eta_seconds=None,
+        **values,
+    )
+
+
+def _since_start() -> Any:
+    """Seconds since it began to run, 0 where it did not, in the database's clock."""
+    return Coalesce(Extract(Now() - F("started_at"), "epoch"), Value(0.0), output_field=FloatField())
+
+
+def _last_line(status: str, error: str | None) -> Line:
+    if status == Status.COMPLETED:
+        return Line("Workflow completed successfully")
+    return Line(f"Workflow failed: {error}", Level.ERROR)
+
+
+# -- back to the queue --------------------------------------------------------------------------------
+def take_back(
+    claim: Claim,
+    *,
+    reason: str,
+    fault: bool = False,
+    exclude: bool = False,
+    hold_seconds: float | None = None,
+) -> bool:
+    """running | claimed → pending, with its place in the order. False: the claim is lost.
+
+    fault: its ComfyUI died while it ran; twice is poison and fails it. exclude: not for this backend again.
+    hold_seconds: nobody may take it for so long.
+    """
+    with transaction.atomic():
+        return bool(
+            _take_back(
+                _held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
+                hold_seconds=hold_seconds,
+            )
+        )  # fmt: skip
+
+
+def _take_back(
+    rows: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
+    hold_seconds: float | None = None,
+) -> list[UUID]:  # fmt: skip
+    found = list(
+        rows.select_for_update(skip_locked=True)
+        .filter(status__in=ALIVE, claim_token__isnull=False)
+        .only("id", "faults", "attempt", "status")
+    )
+    poison = [row for row in found if _is_poison(row, fault=fault)]
+    for row in poison:
+        error = f"Given up after {row.attempt} attempts: {reason}"
+        _end(Execution.objects.filter(id=row.id), Status.FAILED, actual=_since_start(), error=error)
+        _log([row.id], _last_line(Status.FAILED, error))
+        _follow_up([row.id], "workflow.failed")
+    back = [row.id for row in found if row not in poison]
+    values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
+    if hold_seconds:
+        values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
+    Execution.objects.filter(id__in=back).update(
+        status=Status.PENDING, claim_token=None, lease_expires_at=None, suspect_lease=None, suspect_since=None,
+        posted_at=None, boot="", started_at=None,
+        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None, **values,
+    )  # fmt: skip
+    if exclude is not None and back:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE workflows_execution SET excluded = array_append(excluded, %s::varchar) WHERE id = ANY(%s)",
+                [exclude, back],
+            )
+    _log(back, Line(f"Back to the queue: {reason}", Level.WARNING))
+    _follow_up(back, None)
+    if back and not hold_seconds:
+        transaction.on_commit(events.ticket)
+    return [row.id for row in found]
+
+
+def _is_poison(row: Execution, *, fault: bool) -> bool:
+    if row.status != Status.RUNNING:
+        return False  # what had not begun cannot be to blame
+    return (fault and row.faults + 1 >= MAX_FAULTS) or row.attempt >= MAX_ATTEMPTS
+
+
+def reap() -> int:
+    """Take back what dead workers hold; the number taken. Safe to run anywhere, any time.
+
+    A claim is dead when its lease was seen expired one renewal period ago and has not changed since: after
+    an outage of the database every live worker renews first. What was posted to a ComfyUI is kept for a
+    worker of that backend for RESERVED_SECONDS: it can join the run, anyone else would run it twice.
+    """
+    claimed = Execution.objects.filter(status__in=ALIVE, claim_token__isnull=False)
+    with transaction.atomic():
+        claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at")).update(
+            suspect_lease=F("lease_expires_at"), suspect_since=Now()
+        )
+        dead = claimed.filter(
+            suspect_lease=F("lease_expires_at"),
+            suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
+        )
+        taken = _take_back(dead.filter(posted_at=None), reason="its worker is gone")
+        reserved = timedelta(seconds=settings.RESERVED_SECONDS)
+        taken += _take_back(
+            dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
+        )
+    return len(taken)
+
+
+def lift_backoff() -> int:
+    """Let those go whose backoff is over; the number of them."""
+    due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
+    with transaction.atomic():
+        lifted = due.update(held=None, held_until=None)
+        if lifted:
+            transaction.on_commit(events.ticket)
+    return lifted
+
+
+# -- what follows --------------------------------------------------------------------------------------
+def _log(ids: Iterable[UUID], *lines: Line) -> None:
+    LogLine.objects.bulk_create(
+        LogLine(execution_id=id_, level=line.level, message=line.message, node_id=line.node_id)
+        for id_ in ids
+        for line in lines
+    )
+
+
+def _follow_up(ids: Iterable[UUID], event: str | None) -> None:
+    """After the commit, readers are told. Webhook rows of `event` join here."""
+    for id_ in ids:
+        transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
+
+
+def _notify_worker(execution_id: UUID) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])

@@ -1,0 +1,252 @@
+"""Tables of executions. Who may change a status: `lifecycle`, and nobody else."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class Status(models.TextChoices):
+    PENDING = "pending"  # waits for a GPU, or is staged behind the one that runs
+    RUNNING = "running"  # ComfyUI has begun it
+    COMPLETED = "completed"  # terminal; all outputs are stored
+    FAILED = "failed"  # terminal; `error` says why
+    CANCELLED = "cancelled"  # terminal; by its user or an operator
+
+
+ALIVE = (Status.PENDING, Status.RUNNING)
+TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class Priority(models.TextChoices):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class Held(models.TextChoices):
+    """Why a waiting execution may not be taken yet."""
+
+    BACKOFF = "backoff"  # a fault of the system: again at `held_until`
+    QUOTA = "quota"  # its user runs as many as allowed
+
+
+class Level(models.TextChoices):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class Execution(models.Model):
+    """One submitted workflow. The id is ComfyUI's `prompt_id` too.
+
+    The row is narrow, and no index names a column that a renewal or progress changes, so that those
+    updates stay within the page (HOT). The graph is in `Graph`, lines of log in `LogLine`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="executions", db_index=False
+    )
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
+    priority = models.CharField(max_length=10, choices=Priority.choices, default=Priority.NORMAL)
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True, blank=True)
+    completed_at = models.DateTimeField(null=True, blank=True)
+    timeout_minutes = models.IntegerField()
+    request_id = models.CharField(max_length=128, blank=True, default="")
+    retried_from = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries", db_index=False
+    )
+
+    # the order: DESIGN "The order of the queue", formula in scheduling.place
+    turn = models.FloatField()
+    start = models.FloatField()
+    finish = models.FloatField()
+    cost = models.FloatField(help_text="Estimated GPU seconds")
+    held = models.CharField(max_length=10, choices=Held.choices, null=True, blank=True)  # noqa: DJ001  (null: not held)
+    held_until = models.DateTimeField(null=True, blank=True)
+
+    # the claim: who works on it, and until when we believe that
+    claim_token = models.UUIDField(null=True, blank=True)
+    worker = models.CharField(max_length=200, blank=True, default="", help_text="Backend of the last claim")
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    suspect_lease = models.DateTimeField(null=True, blank=True, help_text="The lease that the reaper saw expired")
+    suspect_since = models.DateTimeField(null=True, blank=True)
+    attempt = models.IntegerField(default=0)
+    posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
+    boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
+    faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
+    excluded = ArrayField(models.CharField(max_length=200), default=list, blank=True, help_text="Backends that lack something")
+
+    # progress of this attempt
+    current_step = models.IntegerField(default=0)
+    total_steps = models.IntegerField(default=0)
+    percentage = models.FloatField(default=0)
+    current_node = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+    eta_seconds = models.FloatField(null=True, blank=True)
+
+    # what it is, and what came of it
+    kind = models.CharField(max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of")
+    models_used = models.JSONField(default=list)
+    metadata = models.JSONField(default=dict)
+    webhook_url = models.TextField(blank=True, default="")
+    error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
+    gpu_seconds = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            # Read by scheduling (claim, positions): waiting rows only, so it stays small as history grows.
+            models.Index(
+                fields=["turn", "created_at"],
+                name="execution_waiting",
+                condition=Q(status="pending", claim_token=None, held=None),
+            ),
+            # Read by the sweep that lifts what is held.
+            models.Index(
+                fields=["held", "held_until"],
+                name="execution_held",
+                condition=Q(status="pending", held__isnull=False),
+            ),
+            # Read by workers (adopt, staged elsewhere) and the reaper.
+            models.Index(fields=["worker"], name="execution_claimed", condition=Q(claim_token__isnull=False)),
+            # Read by scheduling.place: the highest finish of a flow.
+            models.Index(
+                fields=["user", "priority", "finish"],
+                name="execution_flow",
+                condition=Q(status="pending") | Q(claimed_at__isnull=False),
+            ),
+            # Read by scheduling.place: the execution claimed last.
+            models.Index(
+                fields=["claimed_at"], name="execution_last_claimed", condition=Q(claimed_at__isnull=False)
+            ),
+            # Read by the list of a user's executions.
+            models.Index(fields=["user", "-created_at"], name="execution_of_user"),
+            # Read by quotas: what a user has waiting and running.
+            models.Index(
+                fields=["user", "status"], name="execution_alive", condition=Q(status__in=["pending", "running"])
+            ),
+            # Read by estimates: the latest of a kind, and of a user.
+            models.Index(
+                fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
+            ),
+            # Read by retention.
+            models.Index(fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="execution_ended_has_no_claim",
+                condition=Q(status__in=["pending", "running"]) | Q(claim_token=None),
+            ),
+            models.CheckConstraint(
+                name="execution_running_is_claimed",
+                condition=~Q(status="running") | Q(claim_token__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def duration_seconds(self) -> float | None:
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return round((self.completed_at - self.started_at).total_seconds(), 3)
+
+
+class Graph(models.Model):
+    """What is big of an execution: read when it runs or when somebody asks for it."""
+
+    execution = models.OneToOneField(Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph")
+    submitted = models.JSONField(help_text="As the user sent it")
+    prompt = models.JSONField(help_text="As ComfyUI takes it")
+    error_details = models.JSONField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"graph of {self.execution_id}"
+
+
+class LogLine(models.Model):
+    """A line of an execution's log; numbered, so that a reader can go on where it stopped."""
+
+    id = models.BigAutoField(primary_key=True)
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="log_lines", db_index=False)
+    timestamp = models.DateTimeField(db_default=Now())
+    level = models.CharField(max_length=10, choices=Level.choices)
+    message = models.TextField()
+    node_id = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+
+    class Meta:
+        indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Output(models.Model):
+    """One thing that an execution made: a file, or a text."""
+
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="outputs", db_index=False)
+    position = models.IntegerField()
+    group = models.CharField(max_length=20, help_text="images, videos, audio, models, texts, files")
+    node_id = models.CharField(max_length=200)
+    subfolder = models.CharField(max_length=500, blank=True, default="")
+    temporary = models.BooleanField(default=False, help_text="A preview: ComfyUI would not have kept it")
+    file = models.ForeignKey("files.File", null=True, on_delete=models.SET_NULL, related_name="outputs")
+    text = models.TextField(null=True)  # noqa: DJ001  (null: it is a file)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["execution", "position"], name="output_of_execution")]
+
+    def __str__(self) -> str:
+        return f"{self.group} of {self.execution_id}"
+
+
+class ObjectInfo(models.Model):
+    """What the nodes of a ComfyUI take, by hash: workers with the same nodes share one row."""
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    body = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+
+class Worker(models.Model):
+    """A backend, one ComfyUI, and the GPU worker that serves it, as its heartbeat tells."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"  # by an operator: takes nothing new
+        FAULTY = "faulty"  # took itself out after system faults in a row; probes its ComfyUI
+        DRAINING = "draining"  # stops
+
+    name = models.CharField(primary_key=True, max_length=200)
+    host = models.CharField(max_length=200)
+    pid = models.IntegerField()
+    url = models.CharField(max_length=500)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
+    reachable = models.BooleanField(default=False, help_text="Its ComfyUI answers")
+    comfyui_version = models.CharField(max_length=50, blank=True, default="")
+    boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
+    devices = models.JSONField(default=list)
+    ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
+    ram_free = models.BigIntegerField(null=True, blank=True)
+    object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)
+    idle = models.BooleanField(default=False, help_text="Its running seat is free")
+    running = models.UUIDField(null=True, blank=True, help_text="Execution in the running seat")
+    running_since = models.DateTimeField(null=True, blank=True)
+    staged = models.UUIDField(null=True, blank=True)
+    started_at = models.DateTimeField(db_default=Now())
+    heartbeat_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.name

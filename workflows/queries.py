@@ -1,0 +1,88 @@
+"""Reading executions: fetching with permission, lists, what stands beside them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Prefetch, QuerySet
+
+from accounts.models import User
+from comfyserve.api.errors import NotFound
+
+from .models import Execution, Graph, LogLine, Output, Status
+
+LINES_IN_RESULT = 20
+
+
+def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
+    """The user's execution. NotFound also where the id is malformed, and where it is somebody else's."""
+    try:
+        parsed = uuid.UUID(execution_id)
+    except ValueError:
+        raise NotFound(f"There is no execution {execution_id[:100]}") from None
+    rows = Execution.objects.select_related("graph") if with_graph else Execution.objects.all()
+    found = rows.filter(user=user, id=parsed).first()
+    if found is None:
+        raise NotFound(f"There is no execution {parsed}")
+    return found
+
+
+def executions_of(*, user: User, status: str | None = None) -> QuerySet[Execution]:
+    """The user's executions, latest first."""
+    rows = Execution.objects.filter(user=user).order_by("-created_at", "-id")
+    return rows.filter(status=status) if status else rows
+
+
+def with_outputs(rows: QuerySet[Execution]) -> QuerySet[Execution]:
+    return rows.prefetch_related(
+        Prefetch("outputs", Output.objects.select_related("file").order_by("position"))
+    )
+
+
+def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
+    """The newest lines of each, oldest first, in one query."""
+    lines: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
+    found = LogLine.objects.raw(
+        """
+        SELECT l.* FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+            SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
+        ORDER BY l.id
+        """,
+        [list(ids), LINES_IN_RESULT],
+    )
+    for line in found:
+        lines[line.execution_id].append(line)
+    return lines
+
+
+def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[LogLine], int]:
+    """(the newest `tail` lines, oldest first; how many lines match in all)."""
+    rows = LogLine.objects.filter(execution=execution)
+    if level:
+        rows = rows.filter(level=level)
+    return list(rows.order_by("-id")[:tail])[::-1], rows.count()
+
+
+def error_details(execution_id: UUID) -> Any:
+    """What went wrong, for programs; None where nothing did."""
+    return Graph.objects.filter(execution_id=execution_id).values_list("error_details", flat=True).first()
+
+
+def pending_count() -> int:
+    """How many wait, of all users: a count over the small index of the waiting."""
+    return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()
+
+
+_lately = (0.0, 0)
+
+
+def pending_count_lately() -> int:
+    """`pending_count`, at most a second old: what guards the queue against overflow need not be exact."""
+    global _lately
+    if time.monotonic() - _lately[0] > 1.0:
+        _lately = (time.monotonic(), pending_count())
+    return _lately[1]

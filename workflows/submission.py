@@ -1,0 +1,129 @@
+"""Accepting, retrying, cancelling and deleting executions: what the views call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from accounts import quotas
+from accounts.models import User
+from comfyserve.api import request_ids
+from comfyserve.api.errors import Conflict, Unavailable
+from files import storing
+
+from . import events, graphs, lifecycle, queries, scheduling, workers
+from .models import ALIVE, Execution, Graph, Held, Status
+
+SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
+
+
+@dataclass(frozen=True)
+class Accepted:
+    execution: Execution
+    queue_position: int | None
+    estimated_seconds: float | None
+    note: str | None  # what the user should know, such as that no worker lives
+
+
+def submit(
+    *,
+    user: User,
+    workflow: Any,
+    priority: str,
+    timeout_minutes: int,
+    metadata: Mapping[str, Any],
+    webhook_url: str = "",
+    retried_from: UUID | None = None,
+) -> Accepted:
+    """Put a workflow in the queue.
+
+    Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
+    queue is full.
+    """
+    graph = graphs.parse(workflow, max_nodes=settings.MAX_NODES)
+    kind = graphs.kind_of(graph.prompt)
+    used = graphs.models_of(graph.prompt)
+    priority = scheduling.lowest(priority, user.max_priority)
+    with transaction.atomic():
+        _lock_submissions(user_id=user.pk)
+        _check_room(user)
+        known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
+        place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
+        limited = quotas.running_at_once(user_id=user.pk) is not None
+        execution = Execution.objects.create(
+            user=user,
+            priority=priority,
+            timeout_minutes=timeout_minutes,
+            request_id=request_ids.current() or "",
+            retried_from_id=retried_from,
+            turn=place.turn,
+            start=place.start,
+            finish=place.finish,
+            cost=cost,
+            held=Held.QUOTA if limited else None,
+            kind=kind,
+            models_used=[{"name": use.name, "type": use.type} for use in used],
+            metadata=dict(metadata),
+            webhook_url=webhook_url,
+        )
+        Graph.objects.create(execution=execution, submitted=workflow, prompt=graph.prompt)
+        if limited:
+            scheduling.lift_quota(user_id=user.pk)
+        transaction.on_commit(events.ticket)
+    return Accepted(
+        execution=execution,
+        queue_position=scheduling.positions([execution.id]).get(execution.id),
+        estimated_seconds=known,
+        note=None if workers.any_alive() else "No GPU worker is running; the workflow waits until one is",
+    )
+
+
+def _lock_submissions(*, user_id: int) -> None:
+    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+
+
+def _check_room(user: User) -> None:
+    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count()
+    quotas.check_submission(user=user, waiting=waiting)
+    if queries.pending_count_lately() >= settings.MAX_PENDING:
+        raise Unavailable("The queue is full; try again later", retry_after=60)
+
+
+def retry(*, user: User, execution: Execution) -> Accepted:
+    """Submit a failed or cancelled execution again, as a new one. Conflict for any other."""
+    if execution.status not in (Status.FAILED, Status.CANCELLED):
+        raise Conflict(f"Only a failed or cancelled execution can be retried; this one is {execution.status}")
+    return submit(
+        user=user,
+        workflow=execution.graph.submitted,
+        priority=execution.priority,
+        timeout_minutes=execution.timeout_minutes,
+        metadata=execution.metadata,
+        webhook_url=execution.webhook_url,
+        retried_from=execution.id,
+    )
+
+
+def cancel(*, execution: Execution, by: str = "its user") -> None:
+    """Cancel it; it is terminal when this returns. Conflict where it had ended already."""
+    if not lifecycle.cancel(execution.id, by=by):
+        execution.refresh_from_db(fields=["status"])
+        raise Conflict(f"The execution has ended already; it is {execution.status}")
+
+
+def delete(*, execution: Execution) -> None:
+    """Delete an ended execution with its files. Conflict while it waits or runs."""
+    if execution.status in ALIVE:
+        raise Conflict(f"Cancel the execution before you delete it; it is {execution.status}")
+    files = [output.file for output in execution.outputs.select_related("file") if output.file]
+    with transaction.atomic():
+        execution.delete()
+        for file in files:
+            storing.delete(file)
