@@ -1,0 +1,6 @@
+"""What the commands in `script/` are made of: set-up, real services from PyPI, processes.
+
+Modules up to `setup` need the standard library only, since they run before the virtual environment exists.
+"""
+
+from __future__ import annotations

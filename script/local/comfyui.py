@@ -1,0 +1,157 @@
+"""A ComfyUI process: one install can carry several, each with folders of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from script.local import comfyui_install
+from script.local.console import UserError, step
+from script.local.paths import ROOT, cache_dir
+from script.local.processes import Process
+
+BRIDGE = ROOT / "comfyui_bridge"
+_LAUNCH = Path(__file__).with_name("comfyui_launch.py")
+_TINY_MODELS = Path(__file__).with_name("tiny_models.py")
+_FOLDERS = (
+    "checkpoints", "clip", "clip_vision", "controlnet", "diffusion_models", "embeddings", "loras",
+    "style_models", "text_encoders", "unet", "upscale_models", "vae", "vae_approx",
+)  # fmt: skip
+
+
+class ComfyUI:
+    """One ComfyUI on a loopback port, with its models, inputs, outputs and custom nodes in `folder`.
+
+    `models` are more folders laid out like ComfyUI's `models`, which several may share. `nodes` are custom
+    nodes (folders or files) to load beside our bridge; no others are loaded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int,
+        log: Path,
+        install: Path | None = None,
+        models: Sequence[Path] = (),
+        nodes: Sequence[Path] = (),
+        options: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.install = install or comfyui_install.default_folder()
+        self._models = list(models)
+        self._nodes = [node for node in (BRIDGE, *nodes) if node.exists()]
+        self._options = list(options)
+        self.process = Process("ComfyUI", self.command, log=log, env=environment(), cwd=Path("/"))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def command(self) -> list[str]:
+        command = [
+            str(self.install / "venv" / "bin" / "python"), str(_LAUNCH),
+            str(self.install / "ComfyUI" / "main.py"),
+            "--port", str(self.port), "--base-directory", str(self.folder),
+            "--database-url", f"sqlite:///{self.folder / 'user' / 'comfyui.db'}",
+            "--extra-model-paths-config", str(self.folder / "more_models.yaml"),
+            # A model stays in memory although other workflows run in between; 100 counts node results.
+            "--cache-lru", "100",
+            "--preview-method", "latent2rgb",
+            "--disable-api-nodes", "--disable-all-custom-nodes",
+        ]  # fmt: skip
+        if self._nodes:
+            command += ["--whitelist-custom-nodes", *(node.name for node in self._nodes)]
+        if not comfyui_install.has_gpu():
+            command.append("--cpu")
+        return [*command, *self._options]
+
+    def prepare(self) -> None:
+        """Make its folders and link models and custom nodes."""
+        for name in (
+            "input",
+            "output",
+            "temp",
+            "user",
+            "custom_nodes",
+            *(f"models/{kind}" for kind in _FOLDERS),
+        ):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        places = [*self._models, self.install / "ComfyUI" / "models"]
+        # JSON is YAML.
+        more = {
+            f"more{n}": {"base_path": str(place)} | {kind: kind for kind in _FOLDERS}
+            for n, place in enumerate(places)
+        }
+        (self.folder / "more_models.yaml").write_text(json.dumps(more, indent=1))
+        for node in self._nodes:
+            link = self.folder / "custom_nodes" / node.name
+            if link.is_symlink():
+                link.unlink()
+            link.symlink_to(node.resolve(), target_is_directory=node.is_dir())
+
+    def start(self) -> None:
+        """Start it without waiting. Call `prepare` once before."""
+        self.process.start()
+
+    def wait(self, *, seconds: float = 180) -> None:
+        self.process.wait_until(self.ready, seconds=seconds)
+
+    def ready(self) -> bool:
+        return answers(self.url)
+
+    def stop(self) -> None:
+        self.process.stop(seconds=10)
+
+
+def answers(url: str, *, headers: dict[str, str] | None = None, seconds: float = 2) -> bool:
+    """Does a ComfyUI answer at `url`?"""
+    try:
+        request = urllib.request.Request(f"{url.rstrip('/')}/system_stats", headers=headers or {})
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return "comfyui_version" in json.load(answer)["system"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def environment() -> dict[str, str]:
+    """What ComfyUI and its nodes may see: none of our secrets, no Python settings of ours."""
+    kept = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    )
+    prefixes = ("CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_", "PYTORCH_", "HF_", "LC_")
+    return {key: value for key, value in os.environ.items() if key in kept or key.startswith(prefixes)}
+
+
+def tiny_models(install: Path) -> Path:
+    """The folder of small models with made-up weights, for demo and tests; made on first use (2 s).
+
+    They lie in the cache, named by what they are made by, and are shared by all that use them.
+    """
+    version = hashlib.sha256(_TINY_MODELS.read_bytes()).hexdigest()[:12]
+    folder = cache_dir() / f"tiny-models-{version}"
+    if (folder / ".complete").exists():
+        return folder
+    with step("Make small models for demo and tests (130 MB)"):
+        python = install / "venv" / "bin" / "python"  # it has numpy
+        done = subprocess.run([python, _TINY_MODELS, folder], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"The small models could not be made in {folder}:\n{done.stderr[-2000:]}")
+        (folder / ".complete").touch()
+    return folder

@@ -1,0 +1,107 @@
+"""What the commands say: one line for each step with the time it took, and errors a person can act on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# What a failed command printed -> what to do about it. The first that matches is told.
+_CAUSES = (
+    ("No space left on device", "The disk is full. Free some space and run the command again."),
+    ("ensurepip is not available", "This Python has no venv module (Debian, Ubuntu: python3-venv)."),
+    ("name resolution", "The package registry was not found. Is there a network?"),
+    ("dns error", "The package registry was not found. Is there a network?"),
+    ("Network is unreachable", "There is no network."),
+    (
+        "NewConnectionError",
+        "The package registry could not be reached. Is there a network, or a proxy to set?",
+    ),
+    (
+        "Connection refused",
+        "The package registry could not be reached. Is there a network, or a proxy to set?",
+    ),
+    (
+        "client error (Connect)",
+        "The package registry could not be reached. Is there a network, or a proxy to set?",
+    ),
+    (
+        "No matching distribution",
+        "A package was not found. Is there a network, and is this Python 3.11 to 3.13?",
+    ),
+)
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can put right; the message says how."""
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Print `text`, run the block, print how long it took. On a terminal both share a line."""
+    live = sys.stdout.isatty()
+    print(f"  … {text}", end="" if live else "\n", flush=True)
+    began = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        print(f"\r  ✗ {text}\033[K" if live else f"  ✗ {text}", flush=True)
+        raise
+    took = f"{time.monotonic() - began:.1f} s"
+    print(f"\r  ✓ {text}  {took}\033[K" if live else f"  ✓ {text}  {took}", flush=True)
+
+
+def run(
+    command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> None:
+    """Run `command` with its output in `log`, the last line of it shown on a terminal.
+
+    Raises UserError with the cause, where it is known, and the end of the output.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    with log.open("a") as file:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=env,
+                cwd=cwd,
+            )
+        except OSError as error:
+            raise UserError(f"{command[0]} could not be started: {error}") from error
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                lines = [*lines[-400:], line.rstrip()]
+                _show(line)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code:
+        raise UserError(explain(lines, f"{Path(command[0]).name} failed ({code})", log))
+
+
+def explain(lines: Sequence[str], what: str, log: Path) -> str:
+    """`what`, the known cause if there is one, the last lines, and where all of it is."""
+    text = "\n".join(lines)
+    cause = next((advice for mark, advice in _CAUSES if mark in text), None)
+    tail = "\n".join(f"    {line}" for line in lines[-12:])
+    return "\n".join(part for part in (cause, f"{what}:", tail, f"All of it: {log}") if part)
+
+
+def _show(line: str) -> None:
+    if sys.stdout.isatty() and line.strip():
+        width = shutil.get_terminal_size().columns - 8
+        print(f"\n\033[2m      {line.strip()[:width]}\033[0m\033[K\033[A", end="", flush=True)

@@ -1,0 +1,20 @@
+"""Where things lie. `DATA_DIR` is one installation's own; the cache is shared by all clones of one person."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+
+
+def data_dir() -> Path:
+    """`DATA_DIR` of the environment, else `var` in the clone. Absolute; not created here."""
+    return Path(os.environ.get("DATA_DIR") or ROOT / "var").expanduser().resolve()
+
+
+def cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/comfyserve`, by default `~/.cache/comfyserve`: outlives a clone."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "comfyserve"

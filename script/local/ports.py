@@ -1,0 +1,66 @@
+"""Free ports on the loopback interface."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+
+from script.local.console import UserError
+
+# Below the range that systems hand out for outgoing connections, so that none of these takes our port
+# between finding and using it.
+_RANGE = range(18_000, 32_000)
+_taken: set[int] = set()  # handed out by this process and perhaps not bound yet
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(*, prefer: int | None = None) -> int:
+    """A port nobody listens on: `prefer` if that one is free. Never the same twice in one process."""
+    if prefer is not None and prefer not in _taken and is_free(prefer):
+        _taken.add(prefer)
+        return prefer
+    chance = random.SystemRandom()
+    for _ in range(200):
+        port = chance.choice(_RANGE)
+        if port not in _taken and is_free(port):
+            _taken.add(port)
+            return port
+    raise UserError("No free port was found between 18000 and 32000.")
+
+
+def demand(port: int, host: str, name: str) -> int:
+    """`port`, or a UserError that says which setting to change."""
+    if not is_free(port, host):
+        raise UserError(f"Port {port} is taken. Choose another with {name}=… or stop what listens there.")
+    _taken.add(port)
+    return port
+
+
+def answers(host: str, port: int, *, timeout: float = 0.5) -> bool:
+    """Does something accept connections there?"""
+    try:
+        socket.create_connection((host, port), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_closed(port: int, *, seconds: float) -> bool:
+    """Wait until nobody listens on `port`. False when somebody still does."""
+    end = time.monotonic() + seconds
+    while not is_free(port):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

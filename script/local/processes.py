@@ -1,0 +1,154 @@
+"""Processes that never outlive us: a session of their own, a log, a deadline to stop in.
+
+The kernel ends a child when we die (PR_SET_PDEATHSIG), also of a SIGKILL; while we live, `stop` first asks
+and then ends the whole group. Start processes from the main thread only: the kernel counts the death of
+the *thread* that started one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import subprocess
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from script.local.console import UserError, explain
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_started: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def die_with_parent(parent: int, with_signal: signal.Signals) -> None:
+    """Ask the kernel to send this process `with_signal` when `parent` dies. For use just before exec."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(with_signal))
+    if os.getppid() != parent:  # it died in between
+        os._exit(1)
+
+
+class Process:
+    """One program in a process group of its own.
+
+    `stop_signal` asks for an orderly end. `death_signal` is what it gets if we die first. `user` is the
+    account it runs under, where we are root.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        user: str | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        death_signal: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.name = name
+        self.command = [str(part) for part in command]
+        self.log = log
+        self._env = env
+        self._cwd = cwd
+        self._user = user
+        self._stop_signal = stop_signal
+        self._death_signal = death_signal
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        parent, death = os.getpid(), self._death_signal
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                user=self._user,
+                group=self._user and _group_of(self._user),
+                extra_groups=[] if self._user else None,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent, death),
+            )
+        _started.add(self)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._popen is not None, f"{self.name} was never started"
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._popen.poll() if self._popen else None
+
+    def stop(self, *, seconds: float = 10) -> int | None:
+        """Ask it to end, and end its whole group if it has not after `seconds`. Returns its exit status."""
+        if self._popen is None:
+            return None
+        if self.alive:
+            self._popen.send_signal(self._stop_signal)
+            try:
+                self._popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+        return self.kill()
+
+    def kill(self) -> int | None:
+        """End it and all it started at once (SIGKILL), and wait until it is gone."""
+        if self._popen is None:
+            return None
+        try:
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        return self._popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send one signal to the process itself (SIGSTOP, SIGCONT, SIGTERM, …)."""
+        os.kill(self.pid, number)
+
+    def tail(self, lines: int = 40) -> list[str]:
+        """The end of its log."""
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-lines:]
+        except OSError:
+            return []
+
+    def wait_until(self, ready: Callable[[], bool], *, seconds: float, what: str = "be ready") -> None:
+        """Wait for `ready`; UserError with the end of the log when it dies or takes too long."""
+        end = time.monotonic() + seconds
+        while not ready():
+            if not self.alive:
+                raise UserError(explain(self.tail(), f"{self.name} ended ({self.code})", self.log))
+            if time.monotonic() > end:
+                raise UserError(
+                    explain(self.tail(), f"{self.name} did not {what} in {seconds:g} s", self.log)
+                )
+            time.sleep(0.02)
+
+
+def _group_of(user: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(user).pw_gid
+
+
+@atexit.register
+def _end_all() -> None:
+    for process in list(_started):
+        if process.alive:
+            process.stop(seconds=5)
