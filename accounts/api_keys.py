@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Model
@@ -52,8 +54,8 @@ def find(secret: str) -> ApiKey | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    values = iter(row)
-    parts = {alias: [next(values) for _ in names[alias]] for alias in names}
+    values: Iterator[Any] = iter(row)
+    parts: dict[str, Any] = {alias: [next(values) for _ in names[alias]] for alias in names}
     key, user = ApiKey(*parts["k"]), User(*parts["u"])
     for made in (key, user):
         made._state.adding, made._state.db = False, connection.alias

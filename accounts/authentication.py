@@ -61,6 +61,13 @@ def _refusal(request: HttpRequest) -> str:
     return "The token is not valid or has expired"
 
 
+class AuthenticatedRequest(Request):
+    """What a view that needs a login is called with; for annotations, it is never made."""
+
+    user: User
+    auth: Session | ApiKey
+
+
 class BearerAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[User, Any] | None:
         identity = identify(request._request)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.backends import ModelBackend
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.http import HttpRequest
 
 from accounts import throttling
-from comfyserve.api.addresses import client_address
+from accounts.models import User
+from comfyserve.api.clients import client_address
 
 
 class ThrottledBackend(ModelBackend):
     def authenticate(
-        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
-    ) -> AbstractBaseUser | None:
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **kwargs: Any,
+    ) -> User | None:
         """The user, or None; as slow for an unknown address as for a wrong password. LimitExceeded."""
         if request is None:  # a command, not somebody who guesses
             return super().authenticate(request, username, password, **kwargs)

@@ -63,7 +63,7 @@ def once(*, user: User, key: str, fingerprint: str, make: Callable[[], Answer]) 
 
 
 def _take(user: User, key: str, fingerprint: str) -> int | None:
-    given = {"user": user.pk, "key": key, "fingerprint": fingerprint, "kept": KEPT}
+    given: dict[str, Any] = {"user": user.pk, "key": key, "fingerprint": fingerprint, "kept": KEPT}
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_MILLISECONDS}ms"])
         try:

@@ -31,7 +31,7 @@ class User(AbstractUser):
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS = ["username"]
-    objects = Users()
+    objects = Users()  # type: ignore[misc]
 
     class Meta:
         constraints = [

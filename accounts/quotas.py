@@ -22,27 +22,16 @@ RETURNING executions
 STORAGE_LOCK = 0x5354  # the first half of the key of the advisory lock
 
 
-def max_waiting(user: User) -> int | None:
-    return _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING)
-
-
-def max_per_day(user: User) -> int | None:
-    return _limit(user, "executions_per_day", settings.QUOTA_EXECUTIONS_PER_DAY)
-
-
-def max_running(user: User) -> int | None:
+def running_at_once(*, user_id: int) -> int | None:
     """Executions of the user at once; None is no limit. Not a refusal: the scheduler holds the others."""
-    return _limit(user, "executions_running", settings.QUOTA_EXECUTIONS_RUNNING)
+    own = UserLimits.objects.filter(user_id=user_id).values_list("executions_running", flat=True).first()
+    return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
 
-def max_storage_bytes(user: User) -> int | None:
-    return _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES)
-
-
-def highest_priority(user: User) -> str | None:
+def highest_priority(*, user_id: int) -> str | None:
     """The highest priority that the operator lets the user ask for; None is any."""
-    limits = _limits(user)
-    return (limits.highest_priority or None) if limits else None
+    own = UserLimits.objects.filter(user_id=user_id).values_list("highest_priority", flat=True).first()
+    return own or None
 
 
 def check_submission(*, user: User, waiting: int) -> None:
@@ -52,7 +41,7 @@ def check_submission(*, user: User, waiting: int) -> None:
     others (an advisory lock), with the number of executions that wait: then parallel submissions keep to
     the quota, and the day's count is undone with the transaction.
     """
-    most = max_waiting(user)
+    most = _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING)
     if most is not None and waiting >= most:
         message = f"Quota exceeded: at most {most} executions may be waiting, and {waiting} are."
         raise _refusal(message, "executions_waiting", retry_after=60)
@@ -64,7 +53,7 @@ def check_storage(*, user: User, used: int, adding: int) -> None:
 
     Under `lock_storage`, in the transaction that records the bytes, parallel uploads keep to the quota.
     """
-    most = max_storage_bytes(user)
+    most = _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES)
     if most is not None and used + adding > most:
         message = f"Quota exceeded: at most {most} bytes may be stored; {used} are, and this adds {adding}."
         raise _refusal(message, "storage_bytes", retry_after=None)
@@ -77,7 +66,7 @@ def lock_storage(*, user: User) -> None:
 
 
 def _take_one_of_today(user: User) -> None:
-    most = max_per_day(user)
+    most = _limit(user, "executions_per_day", settings.QUOTA_EXECUTIONS_PER_DAY)
     if most is None:
         return
     now = datetime.now(UTC)
@@ -96,13 +85,8 @@ def _refusal(message: str, quota: str, retry_after: int | None) -> LimitExceeded
     return LimitExceeded(message, details=[detail], headers=headers)
 
 
-def _limit(user: User, name: str, default: int) -> int | None:
-    limits = _limits(user)
+def _limit(user: User, name: str, default: int | None) -> int | None:
+    """No query where a request was authenticated: the limits came with the user."""
+    limits: UserLimits | None = getattr(user, "limits", None)
     own = getattr(limits, name) if limits else None
     return (default if own is None else own) or None
-
-
-def _limits(user: User) -> UserLimits | None:
-    """Came with the user where a request was authenticated; one query otherwise."""
-    found: UserLimits | None = getattr(user, "limits", None)
-    return found

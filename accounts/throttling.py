@@ -19,7 +19,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Lower
 
 from accounts.models import AttemptCount, Session
-from comfyserve.api.addresses import network
+from comfyserve.api.clients import network
 from comfyserve.api.errors import LimitExceeded
 
 COUNT = """

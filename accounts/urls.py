@@ -14,5 +14,5 @@ urlpatterns = [
     path("password/reset", views.PasswordReset.as_view(), name="password-reset"),
     path("password/reset/confirm", views.PasswordResetConfirm.as_view(), name="password-reset-confirm"),
     path("keys", views.Keys.as_view(), name="api-keys"),
-    path("keys/<int64:key_id>", views.Key.as_view(), name="api-key"),
+    path("keys/<int:key_id>", views.Key.as_view(), name="api-key"),
 ]

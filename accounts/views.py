@@ -13,8 +13,9 @@ from rest_framework.views import APIView
 
 from accounts import api_keys, passwords, registration, sessions
 from accounts import serializers as shapes
+from accounts.authentication import AuthenticatedRequest
 from accounts.models import ApiKey, Session, User
-from comfyserve.api.addresses import client_address
+from comfyserve.api.clients import client_address
 from comfyserve.api.errors import Forbidden, Unauthorized
 from comfyserve.api.schema import describe
 
@@ -74,14 +75,14 @@ class Refresh(PublicView):
 
 class Me(APIView):
     @describe(None, shapes.UserSerializer)
-    def get(self, request: Request) -> Response:
+    def get(self, request: AuthenticatedRequest) -> Response:
         """Get Current User."""
         return Response(shapes.UserSerializer(request.user).data)
 
 
 class Logout(APIView):
     @describe(shapes.LogoutSerializer, shapes.MessageSerializer, errors=(403,))
-    def post(self, request: Request) -> Response:
+    def post(self, request: AuthenticatedRequest) -> Response:
         """Logout: end this session, its access and refresh tokens at once; with `everywhere` all of them."""
         if checked(shapes.LogoutSerializer, request)["everywhere"]:
             sessions.end_all(user=request.user, reason=Session.End.EVERYWHERE)
@@ -94,7 +95,7 @@ class Logout(APIView):
 
 class Password(SessionView):
     @describe(shapes.PasswordChangeSerializer, shapes.MessageSerializer, errors=(403,))
-    def post(self, request: Request) -> Response:
+    def post(self, request: AuthenticatedRequest) -> Response:
         """Change Password: ends all of the user's sessions, this one too."""
         given = checked(shapes.PasswordChangeSerializer, request)
         passwords.change(
@@ -126,13 +127,13 @@ class PasswordResetConfirm(PublicView):
 
 class Keys(SessionView):
     @describe(None, shapes.ApiKeySerializer(many=True), errors=(403,))
-    def get(self, request: Request) -> Response:
+    def get(self, request: AuthenticatedRequest) -> Response:
         """List API Keys."""
         keys = ApiKey.objects.filter(user=request.user).order_by("id")
         return Response(shapes.ApiKeySerializer(keys, many=True).data)
 
     @describe(shapes.NewApiKeySerializer, {201: shapes.MadeApiKeySerializer}, errors=(403, 409))
-    def post(self, request: Request) -> Response:
+    def post(self, request: AuthenticatedRequest) -> Response:
         """Create API Key: for a server. The answer shows it; nobody can read it again."""
         key, secret = api_keys.create(user=request.user, **checked(shapes.NewApiKeySerializer, request))
         return Response({**shapes.ApiKeySerializer(key).data, "key": secret}, status=201)
@@ -140,7 +141,7 @@ class Keys(SessionView):
 
 class Key(SessionView):
     @describe(None, {204: None}, errors=(403,))
-    def delete(self, request: Request, key_id: int) -> Response:
+    def delete(self, request: AuthenticatedRequest, key_id: int) -> Response:
         """Delete API Key: it stops working at once."""
         api_keys.delete(user=request.user, key_id=key_id)
         return Response(status=204)

@@ -19,7 +19,7 @@ from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 
-wsgi = WSGIMiddleware(wsgi_application, workers=16)
+wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -28,7 +28,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     elif is_long(scope):
         await asgi(scope, receive, send)
     else:
-        await wsgi(scope, receive, send)
+        await wsgi(scope, receive, send)  # type: ignore[arg-type]
 
 
 application = LimitBodies(halves)

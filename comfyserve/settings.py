@@ -86,6 +86,7 @@ USE_I18N = False
 USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
+WHITENOISE_USE_FINDERS = True  # nothing needs to be collected first
 
 # -- PostgreSQL: the only database ------------------------------------------------------------------
 DATABASES = {
@@ -176,16 +177,25 @@ JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
+# E-mail is off until EMAIL_URL names a server, such as smtp+tls://user:password@mail.example.com:587.
+EMAIL_HOST = ""
+if env.str("EMAIL_URL", default=""):
+    vars().update(env.email_url("EMAIL_URL"))
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="comfyserve@localhost")
+# The page of your front end that takes the token, such as https://example.com/reset?token={token}.
+PASSWORD_RESET_PAGE = env.str("PASSWORD_RESET_PAGE", default="")
 PASSWORD_RESET_TIMEOUT = env.int("PASSWORD_RESET_SECONDS", default=3600)
 
 # -- limits -----------------------------------------------------------------------------------------
 RATE_LIMITS = env.str("RATE_LIMITS", default="60/m,1000/h,10000/d")  # or "off"
+# Accounts made from one address; 0: no limit.
+REGISTRATIONS_PER_HOUR = env.int("REGISTRATIONS_PER_HOUR", default=0 if RATE_LIMITS == "off" else 20)
 RATELIMIT_USE_CACHE = "limits"
 # How many proxies of ours are before us: the client's address is that far from the right of
 # X-Forwarded-For. 0: the header is not believed.
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
 # Of each user; rows of UserLimits say otherwise for one. 0: no limit.
-QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=1_000)
+QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0)
 QUOTA_EXECUTIONS_PER_DAY = env.int("QUOTA_EXECUTIONS_PER_DAY", default=0)
 QUOTA_EXECUTIONS_RUNNING = env.int("QUOTA_EXECUTIONS_RUNNING", default=0)
 QUOTA_STORAGE_BYTES = env.int("QUOTA_STORAGE_BYTES", default=0)
@@ -216,6 +226,11 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "0.1.0",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "comfyserve.api.schema.share",
+    ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

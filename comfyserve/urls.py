@@ -5,10 +5,15 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from comfyserve.api import docs
+
 urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("files/", include("files.urls")),
+    path("schema", docs.SchemaView.as_view(), name="schema"),
+    path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
+    path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),
     path("admin/", admin.site.urls),
 ]
 

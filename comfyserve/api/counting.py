@@ -38,7 +38,7 @@ def _script(url: str) -> Any:
 
 
 class CountingCache(BaseCache):
-    def __init__(self, location: str, params: dict[str, Any]) -> None:
+    def __init__(self, location: str, params: dict[str, Any]) -> None:  # noqa: ARG002
         super().__init__(params)
         self._counts: dict[str, int] = {}
 
@@ -49,7 +49,7 @@ class CountingCache(BaseCache):
         self._counts = {made: count}
         return count == int(value)
 
-    def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
+    def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:  # noqa: ARG002
         return self._counts[self.make_and_validate_key(key, version=version)]
 
     def get(self, key: str, default: Any = None, version: int | None = None) -> Any:

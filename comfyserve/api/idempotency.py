@@ -9,11 +9,10 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from rest_framework.renderers import JSONRenderer
-from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from accounts import idempotency
+from accounts.authentication import AuthenticatedRequest
 from accounts.idempotency import Answer
 
 from .errors import ValidationFailed
@@ -23,7 +22,7 @@ KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Rest = ParamSpec("Rest")
 
 
-def run(request: Request, make: Callable[[], Response]) -> Response:
+def run(request: AuthenticatedRequest, make: Callable[[], Response]) -> Response:
     """`make()`, once for each key: later requests get its answer again, marked `Idempotency-Replayed`.
 
     With a key, `make` runs inside a transaction: what must wait for the commit goes to
@@ -53,13 +52,15 @@ def run(request: Request, make: Callable[[], Response]) -> Response:
 
 
 def idempotent(
-    method: Callable[Concatenate[Any, Request, Rest], Response],
-) -> Callable[Concatenate[Any, Request, Rest], Response]:
+    method: Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response],
+) -> Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response]:
     """For a view's method: `run` around the whole of it."""
 
     @wraps(method)
-    def wrapped(view: APIView, request: Request, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Response:
+    def wrapped(
+        view: Any, request: AuthenticatedRequest, /, *args: Rest.args, **kwargs: Rest.kwargs
+    ) -> Response:
         return run(request, lambda: method(view, request, *args, **kwargs))
 
-    wrapped.takes_idempotency_key = True  # type: ignore[attr-defined]  (read by the schema)
+    vars(wrapped)["takes_idempotency_key"] = True  # read by the schema
     return wrapped

@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from . import rates
-from .addresses import client_address, network
+from .clients import client_address, network
 from .errors import LimitExceeded
 from .rates import Rate
 
