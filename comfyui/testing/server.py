@@ -349,7 +349,7 @@ class ScriptedComfyUI:
         return web.Response()
 
     async def _interrupt(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.content_type == "application/json" else {}
         self._engine.interrupt(body.get("prompt_id") or None)
         return web.Response()
 

@@ -33,6 +33,7 @@ def failing() -> Graph:
     """Its node 4 raises while it runs, after node 2 has written a picture: ComfyUI takes an output node
     first, and 4 waits for 3."""
     graph = picture()
+    graph["1"]["inputs"]["color"] = uuid.uuid4().int % 2**24  # not cached: cached nodes change the order
     bad = {"images": ["3", 0], "filename_prefix": "../../evil"}
     return graph | {
         "3": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
