@@ -14,6 +14,8 @@ from typing import IO
 from script.local.console import UserError
 from script.local.paths import data_dir, write_private
 
+TOLD = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DATA_DIR", "COMFYUI_URL", "PORT")
+
 
 def folder() -> Path:
     return data_dir() / "run"
