@@ -221,6 +221,9 @@ PRIORITY_WEIGHTS = {
     "normal": env.float("PRIORITY_WEIGHT_NORMAL", default=4),
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
+# Quotas of each user; 0 means none. An operator can set others for one user.
+QUOTA_EXECUTIONS_RUNNING = env.int("QUOTA_EXECUTIONS_RUNNING", default=0) or None
+QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0) or None
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

@@ -94,17 +94,15 @@ class Subscription:
                 return
 
     def _make_room(self) -> None:
-        for droppable in (
-            lambda each: isinstance(each, REPLACEABLE),
-            lambda each: not isinstance(each, DECISIVE),
-        ):
-            for index, waiting in enumerate(self._waiting):
-                if droppable(waiting):
-                    self.dropped += not isinstance(waiting, REPLACEABLE)
-                    del self._waiting[index]
-                    return
+        index = self._first(lambda event: isinstance(event, REPLACEABLE))
+        if index is None:
+            index = self._first(lambda event: not isinstance(event, DECISIVE))
+            self.dropped += index is not None
         # Only decisive ones, from hundreds of reconnections: the oldest says nothing new.
-        self._waiting.popleft()
+        del self._waiting[index or 0]
+
+    def _first(self, fits: Callable[[Event], bool]) -> int | None:
+        return next((index for index, event in enumerate(self._waiting) if fits(event)), None)
 
 
 def _same_thing(one: Event, other: Event) -> bool:

@@ -297,6 +297,8 @@ class Client:
 
 
 def _certainly_not_sent(exc: requests.RequestException) -> bool:
+    if isinstance(exc, ValueError):  # an address or header that no request can be made of
+        return True
     cause = exc.args[0] if exc.args else None
     return isinstance(getattr(cause, "reason", cause), NEVER_SENT)
 

@@ -126,6 +126,8 @@ class Session:
         except (OSError, websocket.WebSocketException) as exc:
             if not self._stopping.is_set():
                 logger.info("no events from ComfyUI: %s", exc, extra={"action": "comfyui_disconnected"})
+        except Exception:  # this thread is all that brings the connection back
+            logger.exception("the session with ComfyUI stumbled", extra={"action": "comfyui_session_error"})
         finally:
             self._hang_up()
             self._lost()
@@ -164,11 +166,15 @@ class Session:
 
     def _hang_up(self) -> None:
         connection = self._socket
-        if connection is not None:
-            connection.abort()  # wakes a thread that reads from it
-            if threading.current_thread() is self._thread:
-                connection.shutdown()
-                self._socket = None
+        if connection is None:
+            return
+        try:
+            connection.abort()  # type: ignore[no-untyped-call]  # wakes a thread that reads from it
+        except OSError:
+            pass  # gone already
+        if threading.current_thread() is self._thread:
+            connection.shutdown()  # type: ignore[no-untyped-call]
+            self._socket = None
 
     # -- giving out -----------------------------------------------------------------------------
 

@@ -74,6 +74,11 @@ def delete(file: File) -> None:
     default_storage.delete(key)
 
 
+def drop(file: File) -> None:
+    """The bytes of a file whose row was never saved."""
+    default_storage.delete(file.key)
+
+
 def open_file(file: File) -> DjangoFile[bytes]:
     return default_storage.open(file.key, "rb")
 

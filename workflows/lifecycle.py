@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
@@ -52,6 +52,7 @@ class Claim:
     request_id: str
     excluded: list[str]
     kind: str
+    elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
 
     @property
@@ -84,7 +85,8 @@ class Outcome:
 # -- claims ------------------------------------------------------------------------------------------
 _CLAIM_FIELDS = """
     e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at, e.posted_at,
-    e.boot, e.faults, e.request_id, e.excluded, e.kind, g.prompt
+    e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
 """
 
 
@@ -159,6 +161,16 @@ def about_to_post(claim: Claim, *, boot: str) -> bool:
 
 def _held_by(claim: Claim) -> QuerySet[Execution]:
     return Execution.objects.filter(id=claim.execution_id, claim_token=claim.token)
+
+
+def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
+    """After losing a claim: who has the execution now. "here" is this backend, by another claim or this one."""
+    row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
+    if row is None or row["status"] not in ALIVE:
+        return "ended"
+    if row["claim_token"] is None:
+        return "waiting"
+    return "here" if row["worker"] == claim.worker else "elsewhere"
 
 
 # -- running -----------------------------------------------------------------------------------------

@@ -37,10 +37,7 @@ def executions_of(*, user: User, status: str | None = None) -> QuerySet[Executio
     return rows.filter(status=status) if status else rows
 
 
-def with_outputs(rows: QuerySet[Execution]) -> QuerySet[Execution]:
-    return rows.prefetch_related(
-        Prefetch("outputs", Output.objects.select_related("file").order_by("position"))
-    )
+OUTPUTS = Prefetch("outputs", Output.objects.select_related("file").order_by("position"))
 
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

@@ -48,7 +48,7 @@ def submit(
     graph = graphs.parse(workflow, max_nodes=settings.MAX_NODES)
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
-    priority = scheduling.lowest(priority, user.max_priority)
+    priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
     with transaction.atomic():
         _lock_submissions(user_id=user.pk)
         _check_room(user)

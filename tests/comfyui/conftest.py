@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from comfyui import Client, History, Session, events
+from comfyui.testing import ScriptedComfyUI
+from tests.comfyui.targets import Graph, Target
+
+PATIENCE = 30.0  # seconds; the first run of a real one loads models
+
+
+@pytest.fixture(scope="session")
+def comfyui_url() -> str:
+    """A real ComfyUI with the tiny models, started with --preview-method latent2rgb."""
+    url = os.environ.get("COMFYUI_TEST_URL")
+    if not url:
+        pytest.skip("COMFYUI_TEST_URL names no ComfyUI")
+    return url
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedComfyUI]:
+    with ScriptedComfyUI() as server:
+        yield server
+
+
+@pytest.fixture(params=["real", "scripted"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """The same test with a real ComfyUI and with the scripted one, which so proves to be like it."""
+    if request.param == "real":
+        return Target(name="real", url=request.getfixturevalue("comfyui_url"))
+    return Target(name="scripted", url=request.getfixturevalue("scripted").url)
+
+
+@pytest.fixture
+def client(target: Target) -> Iterator[Client]:
+    with Client(target.url) as client:
+        yield client
+
+
+@pytest.fixture
+def session(target: Target) -> Iterator[Session]:
+    with Session(str(uuid.uuid4()), target.url) as session:
+        assert session.wait_connected(5)
+        yield session
+
+
+@pytest.fixture
+def scripted_client(scripted: ScriptedComfyUI) -> Iterator[Client]:
+    with Client(scripted.url, timeout=1.0) as client:
+        yield client
+
+
+@pytest.fixture
+def scripted_session(scripted: ScriptedComfyUI) -> Iterator[Session]:
+    with Session(str(uuid.uuid4()), scripted.url) as session:
+        assert session.wait_connected(5)
+        yield session
+
+
+@pytest.fixture
+def prompt_id() -> str:
+    return str(uuid.uuid4())
+
+
+Begin = Callable[[Graph], str]
+
+
+@pytest.fixture
+def begin(client: Client, session: Session) -> Iterator[Begin]:
+    """Submit a graph and wait until it runs. What still runs at the end of the test is stopped."""
+    begun: list[str] = []
+
+    def submit_and_wait(graph: Graph) -> str:
+        prompt_id = str(uuid.uuid4())
+        with session.subscribe(prompt_id) as subscription:
+            client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
+            begun.append(prompt_id)
+            until(subscription, events.Executing)
+        return prompt_id
+
+    yield submit_and_wait
+    for each in begun:
+        with session.subscribe(each) as subscription:
+            client.interrupt(each)
+            if client.whereabouts(each) == "running":
+                until(subscription, events.Ended)
+
+
+Run = Callable[[Graph], History]
+
+
+@pytest.fixture
+def run(client: Client, session: Session) -> Run:
+    """Run a graph to its end."""
+
+    def submit_and_follow(graph: Graph) -> History:
+        prompt_id = str(uuid.uuid4())
+        with session.subscribe(prompt_id) as subscription:
+            client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
+            until(subscription, events.Ended)
+        history = client.history(prompt_id)
+        assert history is not None
+        return history
+
+    return submit_and_follow
+
+
+def until(subscription, *kinds):
+    """All events up to the first of one of these kinds, which is the last of the list."""
+    seen = []
+    while event := subscription.get(PATIENCE):
+        seen.append(event)
+        if isinstance(event, kinds):
+            return seen
+    raise AssertionError(f"no {kinds} among {seen}")

@@ -1,0 +1,120 @@
+"""From ComfyUI's end of a run to the execution's: outputs into storage, then one transaction."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from comfyserve import database
+from comfyui import History, Unreachable
+from files import storing
+
+from . import collecting, faults, lifecycle
+from .backend import Backend
+from .lifecycle import Claim, Line, Outcome
+from .models import Level, Output, Status
+from .runner import Ended
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
+GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its disk
+
+
+def conclude(
+    claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], Any], stop: threading.Event
+) -> None:
+    """Collect and record. Storage or ComfyUI away: tried again; the GPU works on meanwhile.
+
+    Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
+    next worker of this backend finds it finished in ComfyUI.
+    """
+    history = ended.history
+    if _is_first_out_of_memory(claim, history):
+        _free_and_try_again(claim, backend)
+        return
+    collected = _collect(claim, history, backend=backend, alive=alive, stop=stop)
+    if collected is None:
+        return
+    outputs, lines = collected
+    outcome = outcome_of(claim, history, outputs=outputs, lines=[*ended.lines, *lines])
+    if not database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
+        _drop(outputs)
+        return
+    _forget(claim, backend)
+
+
+def outcome_of(claim: Claim, history: History, *, outputs: list[Output], lines: list[Line]) -> Outcome:
+    seconds = _gpu_seconds(history)
+    if history.error is None:
+        return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, gpu_seconds=seconds)
+    fault = faults.of_error(history.error, claim.prompt)
+    logger.info("execution %s failed in node %s:\n%s", claim.execution_id, history.error.node_id, "".join(history.error.traceback))
+    named = Line(fault.error, Level.ERROR, history.error.node_id)
+    return Outcome(
+        Status.FAILED,
+        error=fault.error,
+        error_details=fault.details,
+        outputs=outputs,
+        lines=[*lines, named],
+        gpu_seconds=seconds,
+    )
+
+
+def _gpu_seconds(history: History) -> float | None:
+    if history.started_ms is None or history.ended_ms is None:
+        return None
+    return max(0.0, (history.ended_ms - history.started_ms) / 1000)
+
+
+def _is_first_out_of_memory(claim: Claim, history: History) -> bool:
+    return history.error is not None and faults.is_out_of_memory(history.error) and claim.faults == 0
+
+
+def _free_and_try_again(claim: Claim, backend: Backend) -> None:
+    try:
+        backend.client.free(unload_models=True, free_memory=True)
+        backend.client.delete_history(str(claim.execution_id))
+    except Unreachable as exc:
+        logger.warning("memory of backend %s not freed: %s", backend.name, exc)
+    reason = "the GPU ran out of memory; all models were unloaded and it is tried once more"
+    database.patiently(lambda: lifecycle.take_back(claim, reason=reason, fault=True))
+
+
+def _collect(
+    claim: Claim, history: History, *, backend: Backend, alive: Callable[[], Any], stop: threading.Event
+) -> tuple[list[Output], list[Line]] | None:
+    delay, since = FIRST_DELAY, time.monotonic()
+    while True:
+        try:
+            alive()
+            return collecting.collect(claim, history, client=backend.client, alive=alive)
+        except Unreachable as exc:
+            logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)
+            if time.monotonic() - since > GONE_AFTER:
+                reason = "its ComfyUI went away with the outputs"
+                database.patiently(lambda: lifecycle.take_back(claim, reason=reason))
+                return None
+        except Exception:  # the storage raises whatever it likes; all of it means "not now"
+            logger.exception("outputs of %s not stored", claim.execution_id)
+        if stop.wait(delay):
+            return None
+        delay = min(delay * 2, LONGEST_DELAY)
+
+
+def _drop(outputs: list[Output]) -> None:
+    """What a lost claim had stored: nobody will ever see it."""
+    for output in outputs:
+        if output.file is not None:
+            storing.drop(output.file)
+
+
+def _forget(claim: Claim, backend: Backend) -> None:
+    """ComfyUI's history grows in memory; what is recorded here it need not keep."""
+    try:
+        backend.client.delete_history(str(claim.execution_id))
+    except Unreachable as exc:
+        logger.info("history of %s not deleted: %s", claim.execution_id, exc)

@@ -1,0 +1,69 @@
+"""Celery's entrances. Each is a thin call of a function that can also be called without Celery."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import shared_task, signals
+from django.conf import settings
+
+from . import events, workers
+from .backend import own
+from .seats import Seats
+from .upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
+
+
+class GpuWorker:
+    """What a Celery process that serves the queue `gpu` has beside it."""
+
+    def __init__(self) -> None:
+        self.seats = Seats(own())
+        self.upkeep = Upkeep(self.seats)
+        self.upkeep.start()
+
+    def stop(self) -> None:
+        """At the signal: staged ones go back at once, the running one has DRAIN_SECONDS."""
+        self.seats.stop(drain_seconds=settings.DRAIN_SECONDS)
+
+    def close(self) -> None:
+        """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
+        self.seats.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
+        self.upkeep.stop()
+        self.seats.backend.close()
+
+
+_gpu: GpuWorker | None = None
+
+
+@shared_task(name=events.LOOK_FOR_WORK)  # type: ignore[untyped-decorator]
+def look_for_work() -> None:
+    """There is work. A worker that is busy hands the ticket on to one that is idle."""
+    if _gpu is None:
+        logger.error("a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker")
+        return
+    if not _gpu.seats.idle:
+        for name in workers.idle_others(name=_gpu.seats.backend.name)[:1]:
+            events.ticket(name)
+    _gpu.seats.serve()
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _start(sender: Any, **_: Any) -> None:
+    global _gpu
+    if "gpu" in sender.app.amqp.queues.consume_from:
+        _gpu = GpuWorker()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    if _gpu is not None:
+        _gpu.stop()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _close(**_: Any) -> None:
+    if _gpu is not None:
+        _gpu.close()

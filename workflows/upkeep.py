@@ -1,0 +1,225 @@
+"""The thread that keeps a GPU worker in order: its lock, its leases, its heartbeat, and the sweeps.
+
+One connection is its own for as long as it lives: it holds the advisory lock that makes this process the
+only one to serve its backend, it listens for executions that were ended from outside, and it renews the
+leases. If that connection breaks, the lock is gone, and nothing is taken until it is held again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import connection
+from django.utils import timezone
+
+from comfyserve import database
+from comfyui import Unreachable
+
+from . import lifecycle, queries, workers
+from .models import Worker
+from .seats import Held, Seats
+
+logger = logging.getLogger(__name__)
+
+BACKEND_LOCK, SWEEP_LOCK = 2, 3  # first keys of advisory locks
+SWEEP_SECONDS = 3.0
+STALE_SECONDS = 60.0  # between looks for what waits for ever
+MEMORY_SECONDS = 10.0  # between looks at ComfyUI's memory
+
+
+class Upkeep:
+    def __init__(self, seats: Seats) -> None:
+        self._seats = seats
+        self._backend = seats.backend
+        self._name = seats.backend.name
+        self._stopping = threading.Event()
+        self._started_at = timezone.now()
+        self._running: tuple[Any, Any] = (None, None)  # (execution, since)
+        self._due: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._live, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Renewals go on until now: call it when the seats are empty."""
+        self._stopping.set()
+        self._thread.join(timeout=10)
+
+    # -- the loop --------------------------------------------------------------------------------------
+    def _live(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._with_the_lock()
+            except (*database.AWAY, psycopg.Error) as exc:
+                logger.warning("upkeep: the database is away: %s", exc)
+            except Exception:
+                logger.exception("upkeep stumbled")
+            finally:
+                self._seats.taking = False
+                self._hang_up()
+            self._stopping.wait(1.0)
+
+    def _with_the_lock(self) -> None:
+        if not self._lock():
+            logger.warning("another process serves backend %s; waiting for it to end", self._name)
+            self._stopping.wait(2.0)
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+        self._due.clear()
+        while not self._stopping.is_set():
+            for execution_id in self._heard(timeout=self._until_due()):
+                self._seats.ended(execution_id)
+            self._do_what_is_due()
+        workers.gone(name=self._name)
+
+    def _lock(self) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
+            return bool(cursor.fetchone()[0])
+
+    @staticmethod
+    def _hang_up() -> None:
+        """Close for real, not into the pool: the lock and the LISTEN go with the connection."""
+        if connection.connection is not None:
+            connection.connection.close()
+        connection.close()
+
+    def _heard(self, *, timeout: float) -> Iterator[str]:
+        """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
+        for notification in connection.connection.notifies(timeout=timeout):
+            yield notification.payload
+            if self._until_due() <= 0:
+                return
+
+    # -- what is due -----------------------------------------------------------------------------------
+    def _duties(self) -> list[tuple[str, float, Any]]:
+        return [
+            ("renew", settings.RENEW_SECONDS, self._renew),
+            ("connect", 1.0, self._connect),
+            ("beat", settings.RENEW_SECONDS, self._beat),
+            ("look", settings.LOOK_SECONDS, self._look),
+            ("sweep", SWEEP_SECONDS, self._sweep),
+            ("stale", STALE_SECONDS, self._fail_stale),
+            ("memory", MEMORY_SECONDS, self._backend.look_at_memory),
+        ]
+
+    def _until_due(self) -> float:
+        if self._stopping.is_set() or not self._due:
+            return 0.0
+        return max(0.0, min(self._due.values()) - time.monotonic())
+
+    def _do_what_is_due(self) -> None:
+        for name, seconds, do in self._duties():
+            if time.monotonic() >= self._due.get(name, 0.0):
+                do()
+                self._due[name] = time.monotonic() + seconds
+
+    def _renew(self) -> None:
+        tokens = self._seats.living_tokens()
+        if tokens:
+            self._seats.lost(tokens - lifecycle.renew(tokens=tokens))
+
+    def _connect(self) -> None:
+        """Learn what ComfyUI is when it is connected anew, and go on with what was left there."""
+        try:
+            fresh = self._backend.refresh()
+        except Unreachable as exc:
+            logger.warning("backend %s: %s", self._name, exc)
+            return
+        if fresh or not self._seats.taking:
+            if not self._backend.reachable:
+                return
+            for claim in lifecycle.adopt(worker=self._name, held=self._seats.tokens()):
+                self._seats.resume(claim)
+            self._clear_strays()
+            self._seats.taking = True
+            self._beat()
+            self._look()
+
+    def _clear_strays(self) -> None:
+        try:
+            self._backend.clear_strays()
+        except Unreachable as exc:
+            logger.warning("backend %s: strays not cleared: %s", self._name, exc)
+
+    def _beat(self) -> None:
+        stats = self._backend.stats
+        running, staged = self._seats.occupants()
+        state = workers.beat(
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            url=self._backend.url,
+            reachable=self._backend.reachable,
+            comfyui_version=stats.version if stats else "",
+            boot=self._backend.boot,
+            devices=[vars(device) for device in stats.devices] if stats else [],
+            ram_total=stats.ram_total if stats else None,
+            ram_free=stats.ram_free if stats else None,
+            object_info_id=self._backend.object_info_digest,
+            started_at=self._started_at,
+            idle=self._seats.taking and self._backend.ready and running is None and staged is None,
+            **self._occupation(running, staged),
+        )
+        self._heed(state)
+
+    def _occupation(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
+        execution_id = running.claim.execution_id if running else None
+        if self._running[0] != execution_id:
+            self._running = (execution_id, timezone.now() if running else None)
+        return {
+            "running": execution_id,
+            "running_since": self._running[1],
+            "staged": staged.claim.execution_id if staged else None,
+        }
+
+    def _heed(self, state: str) -> None:
+        """What an operator wants of this worker, and what it says of itself."""
+        wanted = Worker.State(state)
+        if wanted == Worker.State.DRAINING or (wanted == Worker.State.FAULTY and not self._backend.faulty):
+            workers.set_state(name=self._name, state=Worker.State.ACTIVE)
+        elif wanted == Worker.State.ACTIVE and self._backend.faulty:
+            workers.set_state(name=self._name, state=Worker.State.FAULTY)
+        self._seats.paused = wanted == Worker.State.PAUSED
+
+    def _look(self) -> None:
+        """Whatever tickets were lost: a free seat and waiting work find each other here."""
+        self._seats.reconsider_staged()
+        if self._seats.free and self._seats.taking and queries.any_pending():
+            self._seats.serve_in_thread()
+
+    def _sweep(self) -> None:
+        with alone("sweep") as first:
+            if first:
+                lifecycle.reap()
+                lifecycle.lift_backoff()
+
+    def _fail_stale(self) -> None:
+        with alone("stale") as first:
+            if first:
+                lifecycle.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
+
+
+@contextmanager
+def alone(duty: str) -> Iterator[bool]:
+    """Whether this worker is the one that does a duty of the whole fleet now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [SWEEP_LOCK, duty])
+        first = bool(cursor.fetchone()[0])
+        try:
+            yield first
+        finally:
+            if first:
+                cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SWEEP_LOCK, duty])

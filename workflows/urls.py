@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("", views.ListView.as_view()),
+    path("execute", views.ExecuteView.as_view()),
+    path("<str:execution_id>", views.ResultView.as_view()),
+    path("<str:execution_id>/status", views.StatusView.as_view()),
+    path("<str:execution_id>/logs", views.LogsView.as_view()),
+    path("<str:execution_id>/cancel", views.CancelView.as_view()),
+    path("<str:execution_id>/retry", views.RetryView.as_view()),
+]

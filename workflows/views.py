@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.db.models import prefetch_related_objects
+from django.http import HttpRequest
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from accounts.models import User
+from comfyserve.api import addresses
+
+from . import queries, representations, scheduling, submission
+from .models import Execution, Status
+from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
+
+
+class ExecuteView(APIView):
+    """Submit a workflow for asynchronous execution."""
+
+    def post(self, request: Request) -> Response:
+        accepted = submission.submit(user=user_of(request), **checked(ExecuteSerializer, request.data))
+        return Response(_accepted(accepted, estimated_duration=accepted.estimated_seconds))
+
+
+class ListView(APIView):
+    """The user's executions, latest first."""
+
+    def get(self, request: Request) -> Response:
+        query = checked(ListQuery, request.query_params)
+        rows = queries.executions_of(user=user_of(request), status=query.get("status"))
+        page = list(rows.prefetch_related(queries.OUTPUTS)[query["offset"] : query["offset"] + query["limit"]])
+        lines = queries.latest_lines([row.id for row in page])
+        base = addresses.base_of(request._request)
+        return Response(
+            [representations.result(row, lines=lines[row.id], base=base) for row in page],
+            headers={"X-Total-Count": str(rows.count())},
+        )
+
+
+class ResultView(APIView):
+    """One execution: get its result, or delete it with its files."""
+
+    def get(self, request: Request, execution_id: str) -> Response:
+        include = checked(ResultQuery, request.query_params).get("include")
+        execution = queries.execution_of(
+            user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
+        )
+        shown = result_of(execution, request._request)
+        if include == "workflow":
+            shown["workflow"] = execution.graph.submitted
+        return Response(shown)
+
+    def delete(self, request: Request, execution_id: str) -> Response:
+        submission.delete(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
+        return Response({"message": "Workflow deleted successfully"})
+
+
+class StatusView(APIView):
+    """How far it is."""
+
+    def get(self, request: Request, execution_id: str) -> Response:
+        execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
+        position = scheduling.positions([execution.id]).get(execution.id)
+        known = None
+        if execution.status == Status.RUNNING:
+            known, _ = scheduling.estimate(kind=execution.kind, user_id=execution.user_id)
+        return Response(representations.status(execution, queue_position=position, estimated_seconds=known))
+
+
+class LogsView(APIView):
+    """What happened, line by line."""
+
+    def get(self, request: Request, execution_id: str) -> Response:
+        query = checked(LogQuery, request.query_params)
+        execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
+        lines, total = queries.log_of(execution, level=query.get("level"), tail=query["tail"])
+        return Response(
+            {
+                "execution_id": execution.id,
+                "logs": [representations.line(entry) for entry in lines],
+                "total_count": total,
+                "filtered": "level" in query,
+            }
+        )
+
+
+class CancelView(APIView):
+    """Cancel a pending or running execution; it is terminal when this answers."""
+
+    def post(self, request: Request, execution_id: str) -> Response:
+        submission.cancel(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
+        return Response({"message": "Workflow cancelled successfully"})
+
+
+class RetryView(APIView):
+    """Submit a failed or cancelled execution again, as a new one."""
+
+    def post(self, request: Request, execution_id: str) -> Response:
+        user = user_of(request)
+        execution = queries.execution_of(user=user, execution_id=execution_id, with_graph=True)
+        return Response(_accepted(submission.retry(user=user, execution=execution), retried_from=execution.id))
+
+
+Checked = TypeVar("Checked", bound=BaseSerializer[Any])
+
+
+def checked(kind: type[Checked], data: Any) -> dict[str, Any]:
+    serializer = kind(data=data)
+    serializer.is_valid(raise_exception=True)
+    return dict(serializer.validated_data)
+
+
+def user_of(request: Request) -> User:
+    """Who asks; the permission class has seen to it that there is somebody."""
+    assert isinstance(request.user, User)  # noqa: S101
+    return request.user
+
+
+def result_of(execution: Execution, request: HttpRequest) -> dict[str, Any]:
+    prefetch_related_objects([execution], queries.OUTPUTS)
+    return representations.result(
+        execution,
+        lines=queries.latest_lines([execution.id])[execution.id],
+        base=addresses.base_of(request),
+        error_details=queries.error_details(execution.id) if execution.error else None,
+    )
+
+
+def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
+    shown = {
+        "execution_id": accepted.execution.id,
+        "status": Status.PENDING,
+        "created_at": accepted.execution.created_at,
+        "queue_position": accepted.queue_position,
+        **more,
+    }
+    return shown | ({"note": accepted.note} if accepted.note else {})
