@@ -10,6 +10,8 @@ from pathlib import Path
 
 import environ
 
+from comfyserve.backends import DEFAULT_URL, backend_name
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 
@@ -251,8 +253,10 @@ FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)
 SIGNED_LINK_SECONDS = env.int("SIGNED_LINK_SECONDS", default=24 * 3600)
 
 # -- ComfyUI and the GPU workers ----------------------------------------------------------------------
-COMFYUI_URL = env.str("COMFYUI_URL", default="http://127.0.0.1:8188").rstrip("/")
+COMFYUI_URL = env.str("COMFYUI_URL", default=DEFAULT_URL).rstrip("/")
 COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
+# Unique in the fleet; the queue of this backend's own tickets is `gpu.<BACKEND_NAME>`.
+BACKEND_NAME = backend_name(name=COMFYUI_NAME, url=COMFYUI_URL)
 COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
 
 # -- executions ---------------------------------------------------------------------------------------

@@ -109,7 +109,17 @@ def _install_packages(python: Path, log: Path) -> None:
     whatever the registry has, with all it needs (works, but is the CUDA build, and large).
     """
     env = _uv_settings(python)
-    base: list[str | Path] = [python, "-m", "uv", "pip", "install", "--python", python, "--requirement", _REQUIREMENTS]
+    base: list[str | Path] = [
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--requirement",
+        _REQUIREMENTS,
+    ]
     if has_gpu():
         run(base, log=log, env=env)
         return

@@ -18,3 +18,11 @@ def cache_dir() -> Path:
     """`$XDG_CACHE_HOME/comfyserve`, by default `~/.cache/comfyserve`: outlives a clone."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "comfyserve"
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only we can read, and its folder if need be; replaces what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

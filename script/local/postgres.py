@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from script.local import ports
 from script.local.console import UserError
+from script.local.paths import write_private
 from script.local.processes import Process
 
 _ACCOUNT = "pgserver"
@@ -70,11 +71,14 @@ class Postgres:
         return [str(_program("postgres")), "-D", str(self.folder), *options]
 
     def url(self, database: str = "postgres") -> str:
-        """For `DATABASE_URL`. Needs `prepare` to have run once in this folder."""
+        """For `DATABASE_URL`. Known before the server exists."""
         return f"postgresql://postgres:{quote(self.password)}@127.0.0.1:{self.port}/{database}"
 
     @property
     def password(self) -> str:
+        """Made on first use and kept beside the data, for our eyes only."""
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_urlsafe(24))
         return self._password_file.read_text().strip()
 
     def prepare(self) -> None:
@@ -83,7 +87,6 @@ class Postgres:
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first time
-        self._write_password()
         if self._user:
             _make_account(self._user)
             _let_through(_program("postgres"))
@@ -100,7 +103,7 @@ class Postgres:
     def _initdb(self, part: Path) -> None:
         group = pwd.getpwnam(self._user).pw_gid if self._user else None
         secret = part.with_name(f"{part.name}.password")  # initdb reads it as its own account
-        shutil.copy(self._password_file, secret)
+        write_private(secret, self.password)
         if self._user:
             shutil.chown(secret, self._user, group)
         command = [
@@ -117,11 +120,6 @@ class Postgres:
         secret.unlink()
         if done.returncode:
             raise UserError(f"PostgreSQL could not make its data folder {self.folder}:\n{done.stdout}")
-
-    def _write_password(self) -> None:
-        descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(24))
 
     def ready(self) -> bool:
         """Does it take queries? Before that it answers 'the database system is starting up'."""

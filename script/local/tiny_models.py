@@ -174,6 +174,11 @@ def plus_minus(n: int) -> np.ndarray:
     return np.eye(4, dtype=np.float32)[rows // 2 % 4] * np.where(rows % 2, -1, 1)[:, None]
 
 
+def blurring() -> np.ndarray:
+    """A convolution of 64 channels that softens each by itself."""
+    return np.eye(64, dtype=np.float32)[:, :, None, None] * BLUR
+
+
 def built(key: str, shape: Shape) -> np.ndarray | None:
     """The weights that make the thing work; None for those that are random."""
     _, found, rest = key.rpartition("taesd_")
@@ -183,16 +188,17 @@ def built(key: str, shape: Shape) -> np.ndarray | None:
         rgb = np.zeros((64, 3), np.float32)
         rgb[:3] = np.eye(3)
         back = np.linalg.pinv(COLOURS).T.astype(np.float32)  # (4, 3), RGB -> latent
-        return {
+        made = {
             "decoder.1.weight": lambda: middle(few),
             "decoder.19.weight": lambda: middle((few @ COLOURS).T / 2),
             "decoder.19.bias": lambda: np.full(3, 0.5, np.float32),
             "encoder.0.weight": lambda: middle(rgb),
             "encoder.14.weight": lambda: middle(back @ rgb.T * 2),
             "encoder.14.bias": lambda: -back.sum(axis=1),
-        }.get(
-            rest, lambda: np.eye(64, dtype=np.float32)[:, :, None, None] * BLUR if len(shape) == 4 else None
-        )()
+        }
+        if rest in made:
+            return made[rest]()
+        return blurring() if len(shape) == 4 else None
     if key.endswith("vae_scale"):
         return np.array(0.18215, np.float32)
     if key.endswith("diffusion_model.input_blocks.0.0.weight"):

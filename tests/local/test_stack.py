@@ -1,0 +1,43 @@
+"""The fixtures themselves: real processes that can be started, killed and asked."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import requests
+
+from script.local import ports
+from tests.services import TestComfyUI
+from tests.stack import Stack
+from tests.waiting import wait_for
+
+
+def test_comfyui_runs_with_tiny_models_and_comes_back_after_a_kill(comfyui: TestComfyUI) -> None:
+    assert requests.get(f"{comfyui.url}/models/checkpoints", timeout=5).json() == ["tiny-sd15.safetensors"]
+    comfyui.kill()
+    assert not ports.answers("127.0.0.1", comfyui.port)
+    comfyui.start()
+    assert "TestSleep" in requests.get(f"{comfyui.url}/object_info/TestSleep", timeout=5).json()
+
+
+def test_a_worker_listens_to_the_shared_queue_and_its_own(stack: Stack) -> None:
+    worker = stack.start_worker(comfyui_url="http://127.0.0.1:9", env={"COMFYUI_NAME": "left"})
+    log = "\n".join(worker.tail(100))
+    assert "gpu.left" in log
+    assert "gpu-left@" in log
+
+
+@pytest.mark.parametrize("queues", ["default,models,webhooks"])
+def test_a_worker_ends_on_sigterm(stack: Stack, queues: str) -> None:
+    worker = stack.start_worker("rest", queues=queues)
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: not worker.alive, seconds=10, what="the worker's end")
+    assert worker.code == 0
+
+
+def test_the_web_process_answers_on_the_stacks_own_database(stack: Stack) -> None:
+    answer = requests.get(f"{stack.url}/nowhere", timeout=10)
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "not_found"
+    assert stack.sql("SELECT current_database()") == [("comfyserve_stack",)]

@@ -1,0 +1,175 @@
+"""ComfyServe as it really runs: a web process and workers, each a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import requests
+
+from script.local import ports
+from script.local.paths import ROOT
+from script.local.processes import Process
+from tests.waiting import wait_for
+
+DATABASE = "comfyserve_stack"
+
+
+class Stack:
+    """The processes, their database, and how to talk to them. Made once a run by the fixture `stack`."""
+
+    def __init__(self, *, folder: Path, logs: Path, database_url: str, redis_url: str) -> None:
+        self.logs = logs
+        self.port = ports.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server_url = database_url
+        self.database_url = _with_path(database_url, DATABASE)
+        self.env = os.environ | {
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": _with_path(redis_url, "1"),
+            "DATA_DIR": str(folder),
+            "PORT": str(self.port),
+            "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
+        }
+        self.web: Process | None = None
+        self.workers: dict[str, Process] = {}
+        self._kept: set[str] = set()
+        self._people = 0
+
+    # -- processes ----------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Make the database, then the web process."""
+        with psycopg.connect(_with_path(self._server_url, "postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+        self.manage("migrate", "--verbosity=0")
+        self.start_web()
+
+    def manage(self, *arguments: str) -> str:
+        """Run `manage.py` on the stack's database; its output. AssertionError when it fails."""
+        done = subprocess.run(
+            [sys.executable, ROOT / "manage.py", *arguments], env=self.env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start_web(self, *, env: dict[str, str] | None = None) -> Process:
+        """The web process, unless it runs. With `env` it starts anew, with these variables added."""
+        if self.web is not None and self.web.alive and env is None:
+            return self.web
+        if self.web is not None:
+            self.web.stop()
+        command = [
+            Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
+            "--port", str(self.port), "--no-access-log", "--ws", "none",
+        ]  # fmt: skip
+        self.web = Process(
+            "web", command, log=self.logs / "web.log", env=self.env | (env or {}), cwd=ROOT
+        ).start()
+        self.web.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=30)
+        return self.web
+
+    def start_worker(
+        self,
+        name: str = "gpu",
+        *,
+        comfyui_url: str | None = None,
+        queues: str = "gpu",
+        env: dict[str, str] | None = None,
+        keep: bool = False,
+        wait: bool = True,
+    ) -> Process:
+        """`script/worker QUEUES`, known here as `name`; one that still runs is returned as it is.
+
+        It ends with the test, unless `keep` is set. Without `wait` it is returned before it is ready.
+        """
+        running = self.workers.get(name)
+        if running is not None and running.alive:
+            return running
+        variables = self.env | (env or {})
+        if comfyui_url:
+            variables["COMFYUI_URL"] = comfyui_url
+        log = self.logs / f"worker-{name}.log"
+        log.unlink(missing_ok=True)
+        worker = Process(
+            f"worker {name}", [ROOT / "script" / "worker", queues], log=log, env=variables
+        ).start()
+        self.workers[name] = worker
+        if keep:
+            self._kept.add(name)
+        if wait:
+            worker.wait_until(lambda: any(line.endswith(" ready.") for line in worker.tail()), seconds=40)
+        return worker
+
+    def end_of_test(self) -> None:
+        """End the workers that were not meant to stay."""
+        for name in [name for name in self.workers if name not in self._kept]:
+            self.workers.pop(name).kill()
+
+    def stop(self) -> None:
+        for process in (*self.workers.values(), self.web):
+            if process is not None:
+                process.kill()
+
+    # -- what tests ask -----------------------------------------------------------------------------
+    def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query on the stack's database; `[]` where it returns none."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            cursor = connection.execute(query, parameters or None)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def person(self, name: str = "person") -> Person:
+        """A newly registered user, logged in. Each call makes another."""
+        self._people += 1
+        return Person(self.url, f"{name}{self._people}")
+
+    def log_sections(self) -> list[tuple[str, str]]:
+        """The end of each process's log, for the report of a failed test."""
+        processes = [process for process in (self.web, *self.workers.values()) if process is not None]
+        return [(f"log of {process.name}", "\n".join(process.tail(60))) for process in processes]
+
+
+class Person:
+    """Someone with an account, and an HTTP session that carries the token."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.email = f"{name}@example.com"
+        self.password = "correct horse battery"
+        self.session = requests.Session()
+        account = {"email": self.email, "username": name, "password": self.password}
+        answer = self.post("/auth/register", account)
+        assert answer.status_code == 201, answer.text
+        answer = self.post("/auth/login", {"email": self.email, "password": self.password})
+        assert answer.status_code == 200, answer.text
+        self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=30, **options)
+
+    def post(self, path: str, json: Any = None, **options: Any) -> requests.Response:
+        return self.session.post(self.url + path, json=json, timeout=30, **options)
+
+    def execute(self, workflow: dict[str, Any], **more: Any) -> str:
+        """Submit a workflow; its execution id."""
+        answer = self.post("/workflows/execute", {"workflow": workflow, **more})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["execution_id"])
+
+    def result(self, execution_id: str, *, seconds: float = 30) -> dict[str, Any]:
+        """The execution when it has ended, in whatever way."""
+
+        def ended() -> dict[str, Any] | None:
+            execution: dict[str, Any] = self.get(f"/workflows/{execution_id}").json()
+            return execution if execution["status"] in ("completed", "failed", "cancelled") else None
+
+        return wait_for(ended, seconds=seconds, what=f"the end of {execution_id}")
+
+
+def _with_path(url: str, path: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
