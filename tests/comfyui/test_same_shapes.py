@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import Any
 
 import pytest
 import requests
@@ -14,7 +15,7 @@ from tests.comfyui.targets import failing, partly_wrong, picture, sampling, scri
 OPEN = {"extra_info", "current_inputs", "current_outputs", "embedded", "traceback"}  # free by nature
 
 
-def shape(value, key=""):
+def shape(value: Any, key: str = "") -> Any:
     """What of a value does not depend on the run: keys, types, and strings that name a kind."""
     if isinstance(value, dict):
         if key in OPEN:
@@ -23,7 +24,7 @@ def shape(value, key=""):
     if isinstance(value, list):
         if key in OPEN:
             return "free"
-        shapes = []
+        shapes: list[Any] = []
         for each in value:
             if (shaped := shape(each)) not in shapes:
                 shapes.append(shaped)
@@ -53,10 +54,10 @@ class Conversation:
     def get(self, path: str):
         return requests.get(self.url + path, timeout=30).json()
 
-    def messages(self) -> list:
+    def messages(self) -> list[Any]:
         """Up to the end of the run. How often a status comes is a matter of time, so each kind is told
         once, at its first place; the others in their order."""
-        seen = []
+        seen: list[Any] = []
         while True:
             frame = self.socket.recv()
             if isinstance(frame, bytes):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def follow(client, session, prompt_id):
     return submit_and_follow
 
 
-def of(kind, seen):
+def of(kind: type[events.Event], seen: list[Any]) -> list[Any]:
     return [event for event in seen if isinstance(event, kind)]
 
 
