@@ -4,7 +4,6 @@ import logging
 
 import pytest
 from celery import shared_task
-from celery.contrib.testing.worker import start_worker  # noqa: F401
 
 from comfyserve.api import request_ids
 from comfyserve.celery import app
@@ -13,6 +12,7 @@ from tests.people import Api
 
 @pytest.fixture(autouse=True)
 def _none_in_hand():
+    request_ids.end()
     yield
     request_ids.end()
 
