@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files import File as DjangoFile
-from django.core.files.storage import default_storage
+from django.core.files.storage import default_storage, storages
 from django.utils.http import content_disposition_header
 
 from .errors import BytesMissing, StorageAway
@@ -39,10 +39,7 @@ class Stored:
 
 def bucket() -> Bucket | None:
     """The bucket, where the storage is one."""
-    storage = getattr(default_storage, "_wrapped", default_storage)
-    if not isinstance(storage, Bucket):
-        default_storage.exists("")  # sets the lazy object up
-        storage = default_storage._wrapped  # type: ignore[attr-defined]
+    storage = storages["default"]
     return storage if isinstance(storage, Bucket) else None
 
 

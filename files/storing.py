@@ -24,7 +24,7 @@ from accounts.models import User
 from comfyserve.api.errors import ValidationFailed
 
 from . import names, pictures, shelf, types
-from .errors import StorageAway
+from .errors import BytesMissing, StorageAway
 from .incoming import Incoming
 from .models import File, Kind
 
@@ -155,20 +155,32 @@ def _put_thumbnail(path: Path, key: str) -> str:
 # -- the same bytes ----------------------------------------------------------------------------------
 def _twins(files: Sequence[File]) -> Iterable[File]:
     hashes = {file.sha256 for file in files}
-    return File.objects.filter(user_id=files[0].user_id, sha256__in=hashes).order_by("-created_at")
+    rows = File.objects.filter(user_id=files[0].user_id, sha256__in=hashes).order_by("key", "-created_at")
+    return rows.distinct("key")
 
 
 def _share(file: File, *, user: User) -> bool:
-    """Save the row with the key of equal bytes, if there are any. The quota is looked at in any case."""
+    """Save the row with the key of equal bytes, if there are any. The quota is looked at in any case.
+
+    Whether they are really there is asked of the storage, and not while the lock is held.
+    """
+    candidate = next((twin for twin in _twins([file]) if _is_whole(twin)), None)
     with transaction.atomic():
         quotas.lock_storage(user=user)
-        twin = next(iter(_twins([file])), None)
-        if twin is None:
+        if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():
             _check_quota(file, user)
             return False
-        file.key, file.thumbnail_key = twin.key, twin.thumbnail_key
+        file.key, file.thumbnail_key = candidate.key, candidate.thumbnail_key
         file.save(force_insert=True)
         return True
+
+
+def _is_whole(file: File) -> bool:
+    try:
+        return shelf.size_of(file.key) == file.size
+    except BytesMissing:
+        logger.error("the bytes of %s are gone from the storage: %s", file.id, file.key)
+        return False
 
 
 def _check_quota(file: File, user: User) -> None:

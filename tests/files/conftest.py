@@ -87,14 +87,21 @@ def site(_site) -> Site:
     return _site
 
 
-@pytest.fixture
-def alice(site) -> Person:
-    return site.stack.person("alice")
+@pytest.fixture(scope="session")
+def alice(_site) -> Person:
+    """The same for all tests: signing up takes its time."""
+    return _site.stack.person("alice")
+
+
+@pytest.fixture(scope="session")
+def bob(_site) -> Person:
+    return _site.stack.person("bob")
 
 
 @pytest.fixture
-def bob(site) -> Person:
-    return site.stack.person("bob")
+def newcomer(site) -> Person:
+    """Someone without any file yet."""
+    return site.stack.person("newcomer")
 
 
 def upload(person: Person, content: bytes, name: str = "note.txt", **form: str) -> requests.Response:

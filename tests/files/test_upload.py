@@ -196,10 +196,17 @@ class TestBad:
         assert_error(answer, 415, "unsupported_media_type")
 
     @pytest.mark.parametrize(
-        "body", [b"", b"nonsense", BEGUN, BEGUN + b"x", BEGUN.replace(b"\r\n\r\n", b"\r\n") + b"x\r\n--xyz--\r\n",
-                 BEGUN.replace(b"a.bin", b"\xff\xfe.bin") + b"x\r\n--xyz--\r\n",
-                 b"--xyz\r\nA: " + b"x" * 40_000 + b"\r\n\r\nx\r\n--xyz--\r\n"]
-    )  # fmt: skip
+        "body",
+        [
+            b"",
+            b"nonsense",
+            BEGUN,
+            BEGUN + b"x",
+            BEGUN.replace(b"\r\n\r\n", b"\r\n") + b"x\r\n--xyz--\r\n",
+            BEGUN.replace(b"a.bin", b"\xff\xfe.bin") + b"x\r\n--xyz--\r\n",
+            b"--xyz\r\nA: " + b"x" * 40_000 + b"\r\n\r\nx\r\n--xyz--\r\n",
+        ],
+    )
     def test_a_form_that_makes_no_sense_is_refused(self, alice, site, body):
         answer = alice.session.post(
             alice.url + "/files/upload",
@@ -264,14 +271,14 @@ class TestBad:
         assert detail["code"] == "PICTURE_TOO_LARGE"
         assert site.stored() == before
 
-    def test_a_client_that_goes_away_leaves_nothing(self, alice, site):
+    def test_a_client_that_goes_away_leaves_nothing(self, newcomer, site):
         before = site.stored()
-        connection = raw(alice, body=BEGUN + b"x" * 200_000, length=1_000_000)
+        connection = raw(newcomer, body=BEGUN + b"x" * 200_000, length=1_000_000)
         wait_for(site.incoming, seconds=10, what="the beginning of the upload")
         connection.close()
         wait_for(lambda: site.incoming() == [], seconds=10, what="the end of it")
         assert site.stored() == before
-        assert alice.get("/files/").json() == []
+        assert newcomer.get("/files/").json() == []
 
     def test_a_checksum_that_does_not_fit_is_refused(self, alice):
         body = assert_error(upload(alice, b"abc", sha256="0" * 64), 400, "validation_error")
@@ -284,18 +291,18 @@ class TestBad:
     def test_a_form_with_too_much_beside_the_file_is_refused(self, alice):
         assert_error(upload(alice, b"abc", whatever="x" * 70_000), 413, "payload_too_large")
 
-    def test_the_quota_of_storage_holds(self, alice, site):
-        [[user_id]] = site.stack.sql("SELECT id FROM accounts_user WHERE email = %s", alice.email)
+    def test_the_quota_of_storage_holds(self, newcomer, site):
+        [[user_id]] = site.stack.sql("SELECT id FROM accounts_user WHERE email = %s", newcomer.email)
         site.stack.sql(
             "INSERT INTO accounts_userlimits (user_id, storage_bytes, rate_limits, highest_priority)"
             " VALUES (%s, 1000, '', '')",
             user_id,
         )
         content = os.urandom(600)
-        uploaded(alice, content)
-        uploaded(alice, content)  # the same bytes take no room
+        uploaded(newcomer, content)
+        uploaded(newcomer, content)  # the same bytes take no room
         before = site.stored()
-        answer = upload(alice, os.urandom(600))
+        answer = upload(newcomer, os.urandom(600))
         body = assert_error(answer, 429, "rate_limit_exceeded")
         assert body["details"][0]["code"] == "QUOTA_EXCEEDED"
         assert site.stored() == before
