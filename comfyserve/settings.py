@@ -145,7 +145,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TASK_ROUTES = {
     "workflows.tasks.look_for_work": {"queue": "gpu"},
-    "workflows.tasks.deliver_webhooks": {"queue": "webhooks"},
     "models_registry.tasks.*": {"queue": "models"},
 }
 

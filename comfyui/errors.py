@@ -18,7 +18,7 @@ class ComfyUIError(Exception):
     """Anything that this package raises about a ComfyUI."""
 
 
-class Unreachable(ComfyUIError):  # noqa: N818  said as what happened
+class Unreachable(ComfyUIError):
     """No usable answer.
 
     `sent` is False only when the request certainly did not reach ComfyUI. Where it is True, a POST may
@@ -33,7 +33,7 @@ class Unreachable(ComfyUIError):  # noqa: N818  said as what happened
         self.status = status
 
 
-class Refused(ComfyUIError):  # noqa: N818  said as what happened
+class Refused(ComfyUIError):
     """ComfyUI does not want what was sent, and will not want it the next time.
 
     `type`, `message` and `details` are ComfyUI's words for the whole; `node_errors`, by node id, may be
@@ -57,5 +57,5 @@ class Refused(ComfyUIError):  # noqa: N818  said as what happened
         self.raw = raw
 
 
-class NotFound(ComfyUIError):  # noqa: N818  said as what happened
+class NotFound(ComfyUIError):
     """ComfyUI has no such file, or will not give one of that name."""

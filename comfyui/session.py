@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds until the next try to connect
 CONNECT_TIMEOUT = 5.0  # seconds
+GRACE = 0.5  # seconds that closing waits for the thread
 # A peer that went away without a word: after SILENCE seconds we ask, after DEAD we take it as gone.
-SILENCE, DEAD = 8.0, 25.0
+SILENCE, DEAD = 8.0, 23.0
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 ABOUT_A_PROMPT = (
     events.Started,
@@ -92,11 +93,12 @@ class Session:
         return subscription
 
     def close(self) -> None:
-        """Hang up. Subscribers get one last Disconnected. Done when the thread has ended."""
+        """Hang up. Subscribers get one last Disconnected. A thread that is just connecting to one that
+        does not answer is not waited for; it ends by itself within CONNECT_TIMEOUT."""
         self._stopping.set()
         self._hang_up()
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=CONNECT_TIMEOUT + 1)
+            self._thread.join(timeout=GRACE)
 
     def __enter__(self) -> Session:
         return self

@@ -34,10 +34,10 @@ def store(*, user_id: int, kind: str, filename: str, chunks: Iterable[bytes]) ->
             size += len(chunk)
         spool.seek(0)
         width, height = _size_of_picture(spool)
-        content_type = _type_of(spool, filename)
+        content_type = _type_of(spool)
         spool.seek(0)
         name = uuid4().hex
-        key = default_storage.save(f"{kind}s/{name[:2]}/{name}", DjangoFile(spool, name=name))  # type: ignore[arg-type]
+        key = default_storage.save(f"{kind}s/{name[:2]}/{name}", DjangoFile(spool, name=name))
     return File(
         user_id=user_id,
         kind=kind,
@@ -61,7 +61,7 @@ def _size_of_picture(stream: IO[bytes]) -> tuple[int | None, int | None]:
         return None, None
 
 
-def _type_of(stream: IO[bytes], filename: str) -> str:
+def _type_of(stream: IO[bytes]) -> str:
     stream.seek(0)
     found = filetype.guess(stream.read(8192))
     return str(found.mime) if found else "application/octet-stream"
@@ -81,5 +81,3 @@ def drop(file: File) -> None:
 
 def open_file(file: File) -> DjangoFile[bytes]:
     return default_storage.open(file.key, "rb")
-
-

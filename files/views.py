@@ -21,7 +21,9 @@ class DownloadView(APIView):
         rows = File.objects.filter(id=file_id)
         signature = request.query_params.get("signature")
         if signature is not None:
-            if not links.is_signed(file_id, expires=request.query_params.get("expires", ""), signature=signature):
+            if not links.is_signed(
+                file_id, expires=request.query_params.get("expires", ""), signature=signature
+            ):
                 raise Unauthorized("The link has expired or was altered; fetch a new one")
         elif isinstance(request.user, User):
             rows = rows.filter(user=request.user)

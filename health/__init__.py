@@ -1,0 +1,1 @@
+"""Probes, system metrics, Prometheus."""

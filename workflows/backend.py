@@ -10,8 +10,8 @@ from typing import Any
 
 from django.conf import settings
 
-from comfyui import Client, Session, SystemStats, Unreachable
 from comfyserve import database
+from comfyui import Client, Session, SystemStats, Unreachable
 
 from . import graphs
 from .models import Execution, ObjectInfo
@@ -30,7 +30,7 @@ class Backend:
         self.name = name
         self.url = url
         self.client = Client(url, headers=headers)
-        # The same for every process that serves this backend, so that a new one hears of what the old one left.
+        # The same for every process of this backend, so that a new one hears of what the old one left.
         self.session = Session(f"comfyserve-{name}", url, headers=headers)
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
@@ -59,10 +59,12 @@ class Backend:
         self._faults, self._pause = 0, FIRST_PAUSE
 
     def failed(self) -> None:
-        """A system's fault. Several in a row and it rests, so that it does not eat the queue; longer each time."""
+        """A system's fault. Several in a row and it rests, longer each time, and does not eat the queue."""
         self._faults += 1
         if self._faults >= FAULTS_UNTIL_PAUSE:
-            logger.error("backend %s rests for %.0f s after %d faults in a row", self.name, self._pause, self._faults)
+            logger.error(
+                "backend %s rests for %.0f s after %d faults in a row", self.name, self._pause, self._faults
+            )
             self._paused_until = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
             self._faults = FAULTS_UNTIL_PAUSE - 1  # one more fault after the rest and it rests again
@@ -108,7 +110,9 @@ class Backend:
         with database.step():
             claimed = {
                 str(id_)
-                for id_ in Execution.objects.filter(worker=self.name, claim_token__isnull=False).values_list("id", flat=True)
+                for id_ in Execution.objects.filter(worker=self.name, claim_token__isnull=False).values_list(
+                    "id", flat=True
+                )
             }
         for prompt_id in ours - claimed:
             logger.warning("backend %s: clearing stray prompt %s", self.name, prompt_id)

@@ -34,7 +34,9 @@ class Fault:
 def of_refusal(refused: Refused, prompt: graphs.Prompt) -> Fault:
     """Why ComfyUI took no part of the prompt."""
     found = [
-        _input_fault(errors, error, prompt) for errors in refused.node_errors.values() for error in errors.errors
+        _input_fault(errors, error, prompt)
+        for errors in refused.node_errors.values()
+        for error in errors.errors
     ]
     sentences = [sentence for sentence, _ in found] or [_whole(refused, prompt)]
     lacks = [name for _, name in found if name] or _lacking_node(refused, prompt)
@@ -58,7 +60,6 @@ def _whole(refused: Refused, prompt: graphs.Prompt) -> str:
             if missing:
                 return f"No node of the class '{missing[0]}' is installed"
     return clean(f"ComfyUI refused the workflow: {refused.message}")
-
 
 
 def _lacking_node(refused: Refused, prompt: graphs.Prompt) -> list[str]:
@@ -92,7 +93,10 @@ def _input_fault(errors: NodeErrors, error: InputError, prompt: graphs.Prompt) -
         case "invalid_input_type":
             return f"{where}: input '{name}' is {shown}, which is of the wrong type", None
         case "return_type_mismatch":
-            return f"{where}: input '{name}' is linked to an output of another type ({clean(error.details)})", None
+            return (
+                f"{where}: input '{name}' is linked to an output of another type ({clean(error.details)})",
+                None,
+            )
         case "exception_during_inner_validation" | "exception_during_validation":
             return f"{where}: one of its links leads to nothing", None
     return f"{where}: {clean(error.message)} ({clean(error.details)})", None
@@ -157,7 +161,8 @@ def of_error(error: ExecutionError, prompt: graphs.Prompt) -> Fault:
 
 def is_out_of_memory(error: ExecutionError) -> bool:
     return "OutOfMemory" in error.exception_type or any(
-        said in error.message for said in ("Allocation on device", "DefaultCPUAllocator", "CUDA out of memory")
+        said in error.message
+        for said in ("Allocation on device", "DefaultCPUAllocator", "CUDA out of memory")
     )
 
 

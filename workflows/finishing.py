@@ -21,6 +21,7 @@ from .runner import Ended
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
+GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
 GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its disk
 
 
@@ -52,7 +53,12 @@ def outcome_of(claim: Claim, history: History, *, outputs: list[Output], lines: 
     if history.error is None:
         return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, gpu_seconds=seconds)
     fault = faults.of_error(history.error, claim.prompt)
-    logger.info("execution %s failed in node %s:\n%s", claim.execution_id, history.error.node_id, "".join(history.error.traceback))
+    logger.info(
+        "execution %s failed in node %s:\n%s",
+        claim.execution_id,
+        history.error.node_id,
+        "".join(history.error.traceback),
+    )
     named = Line(fault.error, Level.ERROR, history.error.node_id)
     return Outcome(
         Status.FAILED,
@@ -95,8 +101,7 @@ def _collect(
         except Unreachable as exc:
             logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)
             if time.monotonic() - since > GONE_AFTER:
-                reason = "its ComfyUI went away with the outputs"
-                database.patiently(lambda: lifecycle.take_back(claim, reason=reason))
+                database.patiently(lambda: lifecycle.take_back(claim, reason=GONE_WITH_OUTPUTS))
                 return None
         except Exception:  # the storage raises whatever it likes; all of it means "not now"
             logger.exception("outputs of %s not stored", claim.execution_id)

@@ -44,7 +44,9 @@ class Graph:
     """A workflow in ComfyUI's API format, with where each part stood in what was sent."""
 
     prompt: Prompt = field(default_factory=dict)
-    paths: dict[tuple[str, str], str] = field(default_factory=dict)  # (node, input) -> dotted path of its value
+    paths: dict[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # (node, input) -> dotted path of its value
     node_paths: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +80,11 @@ def _read(workflow: Any, path: str, max_nodes: int, mistakes: list[Detail]) -> G
         return graph
     if len(nodes) > max_nodes:
         mistakes.append(
-            Detail("TOO_MANY_NODES", f"The workflow has {len(nodes)} nodes; at most {max_nodes} are allowed", path)
+            Detail(
+                "TOO_MANY_NODES",
+                f"The workflow has {len(nodes)} nodes; at most {max_nodes} are allowed",
+                path,
+            )
         )
         return graph
     for node_id, node in nodes.items():
@@ -128,18 +134,28 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
         mistakes.append(Detail("INVALID_VALUE", "A node's id has at most 200 characters", path))
     class_type = node.get("class_type")
     if class_type is None or class_type == "":
-        mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}.class_type' is required", f"{path}.class_type"))
+        mistakes.append(
+            Detail("REQUIRED_FIELD", f"Field '{path}.class_type' is required", f"{path}.class_type")
+        )
     elif not isinstance(class_type, str):
-        mistakes.append(Detail("INVALID_TYPE", f"Field '{path}.class_type' must be a string", f"{path}.class_type"))
+        mistakes.append(
+            Detail("INVALID_TYPE", f"Field '{path}.class_type' must be a string", f"{path}.class_type")
+        )
     named = node.get("id")
     if named is not None and str(named) != node_id:
         mistakes.append(
-            Detail("INVALID_VALUE", f"The node says its id is {named!r} but stands under '{node_id}'", f"{path}.id")
+            Detail(
+                "INVALID_VALUE",
+                f"The node says its id is {named!r} but stands under '{node_id}'",
+                f"{path}.id",
+            )
         )
     inputs: dict[str, Any] = {}
     for name, value, where in _inputs_of(node.get("inputs", {}), f"{path}.inputs", mistakes):
         if name in inputs:
-            mistakes.append(Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where))
+            mistakes.append(
+                Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where)
+            )
         inputs[name] = value
         graph.paths[node_id, name] = where
     graph.node_paths[node_id] = path
@@ -198,9 +214,15 @@ def _wrong_links(graph: Graph) -> Iterator[Detail]:
         for name, (source, slot) in links_of(graph.prompt, node_id):
             where = graph.paths[node_id, name]
             if source not in graph.prompt:
-                yield Detail("INVALID_LINK", f"The input '{name}' is linked to node '{source}', which does not exist", where)
+                yield Detail(
+                    "INVALID_LINK",
+                    f"The input '{name}' is linked to node '{source}', which does not exist",
+                    where,
+                )
             elif slot < 0:
-                yield Detail("INVALID_LINK", f"The input '{name}' is linked to output {slot}; they count from 0", where)
+                yield Detail(
+                    "INVALID_LINK", f"The input '{name}' is linked to output {slot}; they count from 0", where
+                )
 
 
 def _cycle(graph: Graph) -> Iterator[Detail]:
@@ -222,7 +244,9 @@ def _cycle(graph: Graph) -> Iterator[Detail]:
             if source in trail:
                 members = list(trail)[list(trail).index(source) :]
                 around = " -> ".join([*members, source])
-                yield Detail("CYCLE", f"The nodes are linked in a circle: {around}", graph.paths[node_id, name])
+                yield Detail(
+                    "CYCLE", f"The nodes are linked in a circle: {around}", graph.paths[node_id, name]
+                )
                 return
             if source not in done:
                 stack.append((source, links_of(graph.prompt, source)))
@@ -242,7 +266,11 @@ def models_of(prompt: Prompt) -> list[ModelUse]:
     found: dict[ModelUse, None] = {}
     for node in prompt.values():
         for name, value in node["inputs"].items():
-            type_ = "upscaler" if (node["class_type"], name) == ("UpscaleModelLoader", "model_name") else MODEL_INPUTS.get(name)
+            type_ = (
+                "upscaler"
+                if (node["class_type"], name) == ("UpscaleModelLoader", "model_name")
+                else MODEL_INPUTS.get(name)
+            )
             if type_ and isinstance(value, str):
                 found[ModelUse(value, type_)] = None
     main = ("checkpoint", "diffusion_models")

@@ -26,6 +26,8 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
+from files.models import File
+
 from . import events, scheduling
 from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
 
@@ -84,8 +86,8 @@ class Outcome:
 
 # -- claims ------------------------------------------------------------------------------------------
 _CLAIM_FIELDS = """
-    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at, e.posted_at,
-    e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
+    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
 """
 
@@ -136,9 +138,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
-        return [Claim(*row[:-1], prompt=json.loads(row[-1])) for row in cursor.fetchall()]
-
-
+        return [Claim(*row[:-1], json.loads(row[-1])) for row in cursor.fetchall()]
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
@@ -164,7 +164,7 @@ def _held_by(claim: Claim) -> QuerySet[Execution]:
 
 
 def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
-    """After losing a claim: who has the execution now. "here" is this backend, by another claim or this one."""
+    """After losing a claim: who has the execution now. "here" is this backend, by whatever claim."""
     row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
     if row is None or row["status"] not in ALIVE:
         return "ended"
@@ -184,7 +184,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
         )
         if changed:
             _log([claim.execution_id], Line("Starting workflow execution"))
-            _follow_up([claim.execution_id], "workflow.started")
+            _follow_up([claim.execution_id])
     return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
 
 
@@ -210,11 +210,12 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             return False
         if outcome.error_details is not None:
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+        File.objects.bulk_create(output.file for output in outcome.outputs if output.file is not None)
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
         Output.objects.bulk_create(outcome.outputs)
         _log([claim.execution_id], *outcome.lines, _last_line(outcome.status, outcome.error))
-        _follow_up([claim.execution_id], f"workflow.{outcome.status}")
+        _follow_up([claim.execution_id])
         scheduling.lift_quota(user_id=claim.user_id)
     return True
 
@@ -235,7 +236,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
             return False
         _end(Execution.objects.filter(id=execution_id), Status.CANCELLED, actual=_since_start())
         _log([execution_id], Line(f"Cancelled by {by}", Level.WARNING))
-        _follow_up([execution_id], "workflow.cancelled")
+        _follow_up([execution_id])
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
         scheduling.lift_quota(user_id=row["user_id"])
@@ -255,7 +256,7 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
             error = f"No worker could take it for {hours:g} hours"
             _end(Execution.objects.filter(id__in=ids), Status.FAILED, actual=Value(0.0), error=error)
             _log(ids, _last_line(Status.FAILED, error))
-            _follow_up(ids, "workflow.failed")
+            _follow_up(ids)
     return len(ids)
 
 
@@ -326,24 +327,24 @@ def _take_back(
         error = f"Given up after {row.attempt} attempts: {reason}"
         _end(Execution.objects.filter(id=row.id), Status.FAILED, actual=_since_start(), error=error)
         _log([row.id], _last_line(Status.FAILED, error))
-        _follow_up([row.id], "workflow.failed")
+        _follow_up([row.id])
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     if hold_seconds:
         values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
     Execution.objects.filter(id__in=back).update(
-        status=Status.PENDING, claim_token=None, lease_expires_at=None, suspect_lease=None, suspect_since=None,
-        posted_at=None, boot="", started_at=None,
+        status=Status.PENDING, claim_token=None, lease_expires_at=None,
+        suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
         current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None, **values,
     )  # fmt: skip
     if exclude is not None and back:
         with connection.cursor() as cursor:
             cursor.execute(
-                "UPDATE workflows_execution SET excluded = array_append(excluded, %s::varchar) WHERE id = ANY(%s)",
+                "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
                 [exclude, back],
             )
     _log(back, Line(f"Back to the queue: {reason}", Level.WARNING))
-    _follow_up(back, None)
+    _follow_up(back)
     if back and not hold_seconds:
         transaction.on_commit(events.ticket)
     return [row.id for row in found]
@@ -398,8 +399,8 @@ def _log(ids: Iterable[UUID], *lines: Line) -> None:
     )
 
 
-def _follow_up(ids: Iterable[UUID], event: str | None) -> None:
-    """After the commit, readers are told. Webhook rows of `event` join here."""
+def _follow_up(ids: Iterable[UUID]) -> None:
+    """After the commit, readers are told."""
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
 

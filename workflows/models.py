@@ -78,13 +78,17 @@ class Execution(models.Model):
     worker = models.CharField(max_length=200, blank=True, default="", help_text="Backend of the last claim")
     claimed_at = models.DateTimeField(null=True, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
-    suspect_lease = models.DateTimeField(null=True, blank=True, help_text="The lease that the reaper saw expired")
+    suspect_lease = models.DateTimeField(
+        null=True, blank=True, help_text="The lease that the reaper saw expired"
+    )
     suspect_since = models.DateTimeField(null=True, blank=True)
     attempt = models.IntegerField(default=0)
     posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
     faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
-    excluded = ArrayField(models.CharField(max_length=200), default=list, blank=True, help_text="Backends that lack something")
+    excluded = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that lack something"
+    )
 
     # progress of this attempt
     current_step = models.IntegerField(default=0)
@@ -94,7 +98,9 @@ class Execution(models.Model):
     eta_seconds = models.FloatField(null=True, blank=True)
 
     # what it is, and what came of it
-    kind = models.CharField(max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of")
+    kind = models.CharField(
+        max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of"
+    )
     models_used = models.JSONField(default=list)
     metadata = models.JSONField(default=dict)
     webhook_url = models.TextField(blank=True, default="")
@@ -131,14 +137,18 @@ class Execution(models.Model):
             models.Index(fields=["user", "-created_at"], name="execution_of_user"),
             # Read by quotas: what a user has waiting and running.
             models.Index(
-                fields=["user", "status"], name="execution_alive", condition=Q(status__in=["pending", "running"])
+                fields=["user", "status"],
+                name="execution_alive",
+                condition=Q(status__in=["pending", "running"]),
             ),
             # Read by estimates: the latest of a kind, and of a user.
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),
             # Read by retention.
-            models.Index(fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)),
+            models.Index(
+                fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -164,7 +174,9 @@ class Execution(models.Model):
 class Graph(models.Model):
     """What is big of an execution: read when it runs or when somebody asks for it."""
 
-    execution = models.OneToOneField(Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph")
+    execution = models.OneToOneField(
+        Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph"
+    )
     submitted = models.JSONField(help_text="As the user sent it")
     prompt = models.JSONField(help_text="As ComfyUI takes it")
     error_details = models.JSONField(null=True, blank=True)
@@ -177,7 +189,9 @@ class LogLine(models.Model):
     """A line of an execution's log; numbered, so that a reader can go on where it stopped."""
 
     id = models.BigAutoField(primary_key=True)
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="log_lines", db_index=False)
+    execution = models.ForeignKey(
+        Execution, on_delete=models.CASCADE, related_name="log_lines", db_index=False
+    )
     timestamp = models.DateTimeField(db_default=Now())
     level = models.CharField(max_length=10, choices=Level.choices)
     message = models.TextField()

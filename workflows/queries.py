@@ -83,3 +83,8 @@ def pending_count_lately() -> int:
     if time.monotonic() - _lately[0] > 1.0:
         _lately = (time.monotonic(), pending_count())
     return _lately[1]
+
+
+def any_pending() -> bool:
+    """Whether anything waits that a worker may take."""
+    return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).exists()

@@ -77,10 +77,12 @@ def metadata(execution: Execution) -> dict[str, Any]:
     """The user's own, with the models that the workflow names where the user did not say otherwise."""
     names = [use["name"] for use in execution.models_used]
     ours: dict[str, Any] = {"model_used": names[0], "models_used": names} if names else {}
-    return ours | execution.metadata
+    return {**ours, **execution.metadata}
 
 
-def status(execution: Execution, *, queue_position: int | None, estimated_seconds: float | None) -> dict[str, Any]:
+def status(
+    execution: Execution, *, queue_position: int | None, estimated_seconds: float | None
+) -> dict[str, Any]:
     return {
         "execution_id": execution.id,
         "status": execution.status,

@@ -162,7 +162,10 @@ class Runner:
         except Unreachable as again:
             exc = again
         if exc.status == 500 and self.claim.attempt >= STUMBLES:
-            fault = Fault("ComfyUI can not read the workflow (it answered 500)", {"type": "unreadable", "node_errors": {}})
+            fault = Fault(
+                "ComfyUI can not read the workflow (it answered 500)",
+                {"type": "unreadable", "node_errors": {}},
+            )
             return self._fail(fault)
         return self._back(f"ComfyUI did not take it: {exc}", hold=True)
 
@@ -193,7 +196,10 @@ class Runner:
     def _patience(self) -> float:
         """Seconds until something is due even without an event."""
         now = time.monotonic()
-        due = [self._heard_at + IDLE_SECONDS, self._written_at + WRITE_SECONDS if self.begun else now + IDLE_SECONDS]
+        due = [
+            self._heard_at + IDLE_SECONDS,
+            self._written_at + WRITE_SECONDS if self.begun else now + IDLE_SECONDS,
+        ]
         due += [moment for moment in (self._deadline, self._stop_at) if moment is not None and moment > now]
         return max(0.01, min(due) - now)
 
@@ -259,7 +265,7 @@ class Runner:
         return self._stuck()
 
     def _silent(self, exc: Unreachable) -> Gone | None:
-        """It does not answer. Nothing listens there: it died, and its queue with it. Else it may come back."""
+        """It does not answer. Nothing listens: it died, and its queue with it. Else it may come back."""
         now = time.monotonic()
         self._silent_since = self._silent_since or now
         self._heard_at = now - IDLE_SECONDS + 1.0  # look again soon
@@ -315,7 +321,11 @@ class Runner:
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
         database.patiently(
             lambda: lifecycle.take_back(
-                self.claim, reason=reason, fault=fault, exclude=exclude, hold_seconds=HOLD_SECONDS if hold else None
+                self.claim,
+                reason=reason,
+                fault=fault,
+                exclude=exclude,
+                hold_seconds=HOLD_SECONDS if hold else None,
             )
         )
         return Gone.BACK

@@ -67,7 +67,8 @@ def place(*, user_id: int, priority: str, cost: float) -> Place:
 # The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
 NEXT_SQL = """
     SELECT id FROM workflows_execution
-    WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL AND NOT (excluded @> ARRAY[%s]::varchar[])
+    WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
+      AND NOT (excluded @> ARRAY[%s]::varchar[])
     ORDER BY turn, created_at
     LIMIT 1 FOR UPDATE SKIP LOCKED
 """
@@ -158,9 +159,10 @@ def lift_quota(*, user_id: int) -> int:
                 ORDER BY turn, created_at
                 LIMIT greatest(0, %(limit)s - (
                     SELECT count(*) FROM workflows_execution
-                    WHERE user_id = %(user)s AND status IN ('pending', 'running') AND held IS DISTINCT FROM 'quota'))
+                    WHERE user_id = %(user)s AND status IN ('pending', 'running')
+                      AND held IS DISTINCT FROM 'quota'))
                 FOR UPDATE SKIP LOCKED)
             """,
             {"user": user_id, "limit": limit},
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)

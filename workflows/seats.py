@@ -273,4 +273,3 @@ class Seats:
         """Until no seat is occupied and nothing is being collected."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._occupied and not self._collecting, timeout)
-

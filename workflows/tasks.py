@@ -38,11 +38,13 @@ class GpuWorker:
 _gpu: GpuWorker | None = None
 
 
-@shared_task(name=events.LOOK_FOR_WORK)  # type: ignore[untyped-decorator]
+@shared_task(name=events.LOOK_FOR_WORK)
 def look_for_work() -> None:
     """There is work. A worker that is busy hands the ticket on to one that is idle."""
     if _gpu is None:
-        logger.error("a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker")
+        logger.error(
+            "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
+        )
         return
     if not _gpu.seats.idle:
         for name in workers.idle_others(name=_gpu.seats.backend.name)[:1]:
@@ -50,20 +52,20 @@ def look_for_work() -> None:
     _gpu.seats.serve()
 
 
-@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.worker_ready.connect
 def _start(sender: Any, **_: Any) -> None:
     global _gpu
     if "gpu" in sender.app.amqp.queues.consume_from:
         _gpu = GpuWorker()
 
 
-@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     if _gpu is not None:
         _gpu.stop()
 
 
-@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
     if _gpu is not None:
         _gpu.close()

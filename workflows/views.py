@@ -31,7 +31,9 @@ class ListView(APIView):
     def get(self, request: Request) -> Response:
         query = checked(ListQuery, request.query_params)
         rows = queries.executions_of(user=user_of(request), status=query.get("status"))
-        page = list(rows.prefetch_related(queries.OUTPUTS)[query["offset"] : query["offset"] + query["limit"]])
+        page = list(
+            rows.prefetch_related(queries.OUTPUTS)[query["offset"] : query["offset"] + query["limit"]]
+        )
         lines = queries.latest_lines([row.id for row in page])
         base = addresses.base_of(request._request)
         return Response(
@@ -101,7 +103,9 @@ class RetryView(APIView):
     def post(self, request: Request, execution_id: str) -> Response:
         user = user_of(request)
         execution = queries.execution_of(user=user, execution_id=execution_id, with_graph=True)
-        return Response(_accepted(submission.retry(user=user, execution=execution), retried_from=execution.id))
+        return Response(
+            _accepted(submission.retry(user=user, execution=execution), retried_from=execution.id)
+        )
 
 
 Checked = TypeVar("Checked", bound=BaseSerializer[Any])

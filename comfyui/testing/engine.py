@@ -17,7 +17,7 @@ from comfyui.testing.validation import upstream
 Send = Callable[[str | None, str, Any], Awaitable[None]]  # client id (None: everybody), type, data
 
 
-class Interrupted(Exception):  # noqa: N818  said as what happened
+class Interrupted(Exception):
     """The prompt was interrupted while a node ran."""
 
 

@@ -66,14 +66,14 @@ def _interrupt(stop: threading.Event) -> None:
 
 
 def _tell(services: Services) -> None:
-    url = services.url
+    url, flower = services.url, f"http://127.0.0.1:{services.flower_port}"
     print(
         f"""
 ComfyServe runs.
 
   API            {url}            (guide: {url}/docs, {url}/redoc)
   Admin          {url}/admin/     (first operator: script/manage createsuperuser)
-  Flower         http://127.0.0.1:{services.flower_port}            (user operator, password in {data_dir()}/flower-password)
+  Flower         {flower}            (user operator, password in {data_dir()}/flower-password)
   ComfyUI        {", ".join(services.comfyui_urls)}
   Data and logs  {data_dir()}
 

@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
 from script.local import comfyui as local_comfyui
@@ -27,8 +28,8 @@ _WORKER_STOP_SECONDS = int(os.environ.get("DRAIN_SECONDS", "30")) + 10
 class Services:
     """Databases (unless the environment names others), ComfyUI (unless COMFYUI_URL answers), web, workers.
 
-    `host` and `port` are where the web process listens. For the demo
-    our own ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer.
+    `host` and `port` are where the web process listens. For the demo our own
+    ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer.
     """
 
     def __init__(self, *, host: str, port: int, for_demo: bool = False) -> None:
@@ -237,16 +238,8 @@ class Services:
             sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", self.host,
             "--port", str(self.port), "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
         ]  # fmt: skip
-        beat: list[str | Path] = [
-            *celery,
-            "beat",
-            "--schedule",
-            self.data / "run" / "beat",
-            "--pidfile",
-            "",
-            "-l",
-            "INFO",
-        ]
+        schedule = self.data / "run" / "beat"
+        beat = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
         flower = [*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
         return [
             Program(name="web", group="app", command=web, stop_seconds=15),

@@ -40,7 +40,7 @@ class Program:
 
 
 class Supervisor:
-    """Groups start in the order of `order` when told to, and stop in the opposite order, one after the other."""
+    """Groups start when told to, and stop one after the other, from the end of `order` to its beginning."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Supervisor:
             return getattr(server.supervisor, method)(*arguments)
 
     def _text(self) -> str:
-        sections = {
+        sections: dict[str, dict[str, Any]] = {
             "supervisord": {
                 "logfile": self._logs / "supervisord.log",
                 "pidfile": self._folder / "supervisord.pid",

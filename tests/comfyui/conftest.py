@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from comfyui import Client, History, Session, events
+from comfyui import Client, History, Session, Subscription, events
+from comfyui.events import Event
 from comfyui.testing import ScriptedComfyUI
 from tests.comfyui.targets import Graph, Target
 
@@ -110,9 +112,9 @@ def run(client: Client, session: Session) -> Run:
     return submit_and_follow
 
 
-def until(subscription, *kinds):
+def until(subscription: Subscription, *kinds: type[Event]) -> list[Any]:
     """All events up to the first of one of these kinds, which is the last of the list."""
-    seen = []
+    seen: list[Event] = []
     while event := subscription.get(PATIENCE):
         seen.append(event)
         if isinstance(event, kinds):

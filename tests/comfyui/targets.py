@@ -10,11 +10,12 @@ Graph = dict[str, Any]
 
 
 def picture(*, prefix: str | None = None, width: int = 16) -> Graph:
-    """A few milliseconds, no model; never the same twice unless `prefix` is given."""
+    """A few milliseconds, no model. Never the same twice, so that nothing of it is cached."""
+    colour = uuid.uuid4().int % 2**24
     return {
         "1": {
             "class_type": "EmptyImage",
-            "inputs": {"width": width, "height": 16, "batch_size": 1, "color": 255},
+            "inputs": {"width": width, "height": 16, "batch_size": 1, "color": colour},
         },
         "2": {
             "class_type": "SaveImage",
@@ -33,7 +34,6 @@ def failing() -> Graph:
     """Its node 4 raises while it runs, after node 2 has written a picture: ComfyUI takes an output node
     first, and 4 waits for 3."""
     graph = picture()
-    graph["1"]["inputs"]["color"] = uuid.uuid4().int % 2**24  # not cached: cached nodes change the order
     bad = {"images": ["3", 0], "filename_prefix": "../../evil"}
     return graph | {
         "3": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},

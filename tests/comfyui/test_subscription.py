@@ -13,7 +13,7 @@ def subscription():
     return Subscription("p", on_close=lambda _: None, capacity=4)
 
 
-def waiting(subscription):
+def waiting(subscription: Subscription) -> list[events.Event]:
     """All that waits, in order."""
     return list(iter(lambda: subscription.get(0), None))
 

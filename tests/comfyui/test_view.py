@@ -60,4 +60,5 @@ class TestView:
     def written(scripted, client) -> OutputFile:
         client.submit(prompt=picture(), prompt_id="written", client_id="x")
         scripted.wait_for(lambda: "written" in scripted.history)
-        return client.history("written").files[0]
+        file: OutputFile = client.history("written").files[0]
+        return file
