@@ -10,7 +10,7 @@ from django.conf import settings
 def test_check_deploy_has_nothing_to_say() -> None:
     """As an operator runs it: behind HTTPS, with a good key."""
     env = os.environ | {"HTTPS": "true", "DJANGO_SETTINGS_MODULE": "comfyserve.settings"}
-    env["SECRET_KEY"] = "x7!kQ2mW9#rT4vY6zB1nC8dF3gH5jL0pS-aE_uI=oK+wX"
+    env["SECRET_KEY"] = "x7!kQ2mW9#rT4vY6zB1nC8dF3gH5jL0pS-aE_uI=oK+wXq8Zt4Rb"
     done = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
         cwd=settings.BASE_DIR,
