@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -95,4 +96,5 @@ class TestServed:
         ],
     )
     def test_what_the_pages_need_is_here(self, stranger: Api, file: str) -> None:
-        assert stranger.get(f"/static/drf_spectacular_sidecar/{file}").status_code == 200
+        with closing(stranger.get(f"/static/drf_spectacular_sidecar/{file}")) as response:
+            assert response.status_code == 200
