@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from django.db.models import prefetch_related_objects
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -132,7 +132,8 @@ Checked = TypeVar("Checked", bound=BaseSerializer[Any])
 
 
 def checked(kind: type[Checked], data: Any) -> dict[str, Any]:
-    serializer = kind(data=data)
+    # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
+    serializer = kind(data=data.dict() if isinstance(data, QueryDict) else data)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 

@@ -85,3 +85,10 @@ class TestHostileJson:
         self, as_alice: Api, query: str
     ) -> None:
         assert as_alice.get(f"/auth/me?{query}").status_code == 200
+
+    @pytest.mark.parametrize(
+        "query", ["status=", "limit=", "offset=", "status=x", "limit=0", "limit=1e400", "offset=-1"]
+    )
+    def test_a_parameter_that_makes_no_sense_is_named(self, as_alice: Api, query: str) -> None:
+        body = assert_error(as_alice.get(f"/workflows/?{query}"), 400, "validation_error")
+        assert [detail["field"] for detail in body["details"]] == [query.partition("=")[0]]
