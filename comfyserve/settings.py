@@ -6,6 +6,7 @@ in their unit. Nothing else in the project reads the environment.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import environ
@@ -61,6 +62,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "comfyserve.api.middleware.ErrorsMiddleware",
 ]
 
 ROOT_URLCONF = "comfyserve.urls"
@@ -89,6 +91,7 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 WHITENOISE_USE_FINDERS = True  # nothing needs to be collected first
+warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of STATIC_ROOT
 
 # -- PostgreSQL: the only database ------------------------------------------------------------------
 DATABASES = {

@@ -33,7 +33,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds until the next try to connect
 CONNECT_TIMEOUT = 5.0  # seconds
 GRACE = 0.5  # seconds that closing waits for the thread
 # A peer that went away without a word: after SILENCE seconds we ask, after DEAD we take it as gone.
-SILENCE, DEAD = 8.0, 25.0
+SILENCE, DEAD = 8.0, 23.0
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 ABOUT_A_PROMPT = (
     events.Started,

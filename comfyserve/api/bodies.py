@@ -73,13 +73,15 @@ def _with_length(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[by
 
 
 def _cut_off(receive: Receive) -> Receive:
-    """A body that ends at once; then whatever really comes, which is the disconnect."""
+    """A body that ends at once; then the disconnect. What still comes of the real body is dropped."""
     told = False
 
     async def cut() -> dict[str, Any]:
         nonlocal told
-        if told:
-            return await receive()
+        while told:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return message
         told = True
         return {"type": "http.request", "body": b"", "more_body": False}
 

@@ -55,6 +55,14 @@ class RequestIdMiddleware(Middleware):
         return response
 
 
+class ErrorsMiddleware(Middleware):
+    """What a view outside REST framework raises (streams, the admin) becomes the one shape as well."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        known = errors.as_api_error(exception)
+        return errors.response(request, known) if known else None
+
+
 UNCOUNTED = ("/health", "/metrics", settings.STATIC_URL.rstrip("/"))
 
 

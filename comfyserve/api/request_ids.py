@@ -49,12 +49,18 @@ def _send_along(headers: dict[str, Any], **_: Any) -> None:
 
 @signals.task_prerun.connect(dispatch_uid="request_id_in")
 def _take_up(task: Any, **_: Any) -> None:
-    if offered := task.request.get(HEADER):
+    if offered := _carried(task):
         begin(offered)
 
 
 @signals.task_postrun.connect(dispatch_uid="request_id_end")
 def _put_down(task: Any, **_: Any) -> None:
     # A task that is called as a function inside a request leaves the request's id alone.
-    if task.request.get(HEADER) and not task.request.is_eager:
+    if _carried(task) and not task.request.is_eager:
         end()
+
+
+def _carried(task: Any) -> str | None:
+    """A worker has the message's headers among the request's own fields, a task run in place beside them."""
+    found: str | None = task.request.get(HEADER) or (task.request.headers or {}).get(HEADER)
+    return found

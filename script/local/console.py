@@ -80,10 +80,11 @@ def run(
             raise UserError(f"{command[0]} could not be started: {error}") from error
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                lines = [*lines[-400:], line.rstrip()]
-                _show(line)
+            with process.stdout:
+                for line in process.stdout:
+                    file.write(line)
+                    lines = [*lines[-400:], line.rstrip()]
+                    _show(line)
             code = process.wait()
         except BaseException:
             process.kill()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.people import Api, assert_error
+
+DOCUMENTS = {
+    "NUL": b'{"email": "a\\u0000b"}',
+    "NUL in a key": b'{"a\\u0000": 1}',
+    "lone surrogate": b'{"email": "\\ud800"}',
+    "lone surrogate in a key": b'{"\\udfff": 1}',
+    "deep lists": b"[" * 10_000 + b"]" * 10_000,
+    "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "unclosed deep lists": b"[" * 1_000_000,
+    "infinite": b'{"a": 1e400}',
+    "minus infinite": b'{"a": -1e999}',
+    "NaN": b'{"a": NaN}',
+    "Infinity": b'{"a": [Infinity, -Infinity]}',
+    "65 bits": b'{"a": 18446744073709551616}',
+    "5,000 digits": b'{"a": ' + b"9" * 5_000 + b"}",
+    "not UTF-8": b'{"a": "\xff"}',
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "a mark of byte order": b'\xef\xbb\xbf{"a": 1}',
+    "nothing but a blank": b" ",
+    "cut off": b'{"a": "b',
+    "two documents": b"{} {}",
+    "a raw control character": b'{"a": "\x01"}',
+    "a raw NUL": b"\x00",
+    "single quotes": b"{'a': 1}",
+    "a list": b"[]",
+    "a text": b'"x"',
+    "a number": b"1",
+    "null": b"null",
+    "true": b"true",
+}
+ENDPOINTS = [
+    "/auth/register",
+    "/auth/login",
+    "/auth/refresh",
+    "/auth/password",
+    "/auth/password/reset",
+    "/auth/password/reset/confirm",
+    "/auth/keys",
+]
+FIELDS = [
+    "email",
+    "password",
+    "username",
+    "refresh_token",
+    "token",
+    "new_password",
+    "current_password",
+    "name",
+]
+VALUES = [None, True, 7, 1.5, -(2**63), [], {}, [[]], {"a": 1}, "", " ", "x" * 100_000, "\u202e", "😀", "%00"]
+
+
+class TestHostileJson:
+    @pytest.mark.parametrize("name", DOCUMENTS)
+    def test_a_hostile_document_is_400(self, as_alice: Api, name: str) -> None:
+        for path in ENDPOINTS:
+            response = as_alice.post(path, data=DOCUMENTS[name], content_type="application/json")
+            assert_error(response, 400, "validation_error")
+            json.loads(response.content.decode("utf-8"))
+
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+    def test_an_odd_value_in_any_field_is_no_crash(self, as_alice: Api, value: object) -> None:
+        for path in ENDPOINTS:
+            response = as_alice.post(path, dict.fromkeys(FIELDS, value))
+            assert response.status_code in (201, 400, 401, 404), (path, response.content[:300])
+
+    def test_the_largest_seed_of_comfyui_passes_the_parser(self, as_alice: Api) -> None:
+        body = as_alice.post("/auth/login", {"email": 2**64 - 1}).json()
+        assert [detail["field"] for detail in body["details"]] == ["password"]
+
+    @pytest.mark.parametrize("query", ["a=%00", "%00=a", "a=b%00c&d=e", "q=\x00"])
+    def test_a_nul_in_the_query_is_400(self, as_alice: Api, query: str) -> None:
+        body = assert_error(as_alice.get(f"/auth/me?{query}"), 400, "validation_error")
+        assert "NUL" in body["details"][0]["message"]
+
+    @pytest.mark.parametrize("query", ["a=%ff", "%", "&&&", "=", "a=%ud800", "a=%ed%a0%80", "a" * 5000])
+    def test_other_nonsense_in_the_query_is_ignored_where_nothing_is_asked(
+        self, as_alice: Api, query: str
+    ) -> None:
+        assert as_alice.get(f"/auth/me?{query}").status_code == 200
