@@ -151,7 +151,7 @@ class _Landscape(_Graph):
         self.painted = "cloudy sky"
 
     def paint_sun(self) -> None:
-        """A white point scaled up is a round spot that fades out: the glow; cut at half its height, the disc."""
+        """A white point scaled up is a round spot that fades out: the glow. Cut at half, it is the disc."""
         self.flat("dark", 0, 3, 3)
         self.flat("dot", 0xFFFFFF, 1, 1)
         self.put("point", "dark", "dot", x=1, y=1)
