@@ -41,17 +41,18 @@ def conclude(
     if collected is None:
         return
     outputs, lines = collected
-    outcome = outcome_of(claim, history, outputs=outputs, lines=[*ended.lines, *lines])
+    outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
     if not database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
         _drop(outputs)
         return
     _forget(claim, backend)
 
 
-def outcome_of(claim: Claim, history: History, *, outputs: list[Output], lines: list[Line]) -> Outcome:
+def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
+    history, warnings = ended.history, ended.warnings
     seconds = _gpu_seconds(history)
     if history.error is None:
-        return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, gpu_seconds=seconds)
+        return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, warnings=warnings, gpu_seconds=seconds)
     fault = faults.of_error(history.error, claim.prompt)
     logger.info(
         "execution %s failed in node %s:\n%s",
@@ -66,6 +67,7 @@ def outcome_of(claim: Claim, history: History, *, outputs: list[Output], lines: 
         error_details=fault.details,
         outputs=outputs,
         lines=[*lines, named],
+        warnings=warnings,
         gpu_seconds=seconds,
     )
 

@@ -81,6 +81,7 @@ class Outcome:
     error_details: dict[str, Any] | None = None
     outputs: Sequence[Output] = ()
     lines: Sequence[Line] = field(default=())
+    warnings: Sequence[str] = field(default=())
     gpu_seconds: float | None = None
 
 
@@ -202,7 +203,11 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     actual = Value(outcome.gpu_seconds or 0.0)
-    values: dict[str, Any] = {"error": outcome.error, "gpu_seconds": outcome.gpu_seconds}
+    values: dict[str, Any] = {
+        "error": outcome.error,
+        "warnings": list(outcome.warnings),
+        "gpu_seconds": outcome.gpu_seconds,
+    }
     if outcome.status == Status.COMPLETED:
         values |= {"percentage": 100.0, "current_step": F("total_steps"), "current_node": None}
     with transaction.atomic():

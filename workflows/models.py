@@ -104,6 +104,7 @@ class Execution(models.Model):
     models_used = models.JSONField(default=list)
     metadata = models.JSONField(default=dict)
     webhook_url = models.TextField(blank=True, default="")
+    warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
     gpu_seconds = models.FloatField(null=True, blank=True)
 

@@ -67,6 +67,7 @@ def result(
         "outputs": outputs(execution.outputs.all(), base=base),
         "error": execution.error,
         "error_details": error_details,
+        "warnings": execution.warnings,
         "logs": [line(entry) for entry in lines],
         "metadata": metadata(execution),
         "retried_from": execution.retried_from_id,

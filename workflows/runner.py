@@ -50,6 +50,7 @@ class Ended:
 
     history: History
     lines: list[Line] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
 
 
 class Runner:
@@ -74,6 +75,7 @@ class Runner:
         self._silent_since: float | None = None  # ComfyUI does not answer
         self._queued_since = time.monotonic()
         self._lines: list[Line] = []
+        self._warnings: list[str] = []
 
     # -- from other threads ----------------------------------------------------------------------------
     def abandon(self) -> None:
@@ -150,7 +152,8 @@ class Runner:
             return self._refused(faults.of_refusal(refused, self.claim.prompt))
         except Unreachable as exc:
             return self._post_unanswered(exc)
-        for sentence in faults.dropped(submitted.node_errors, self.claim.prompt):
+        self._warnings = faults.dropped(submitted.node_errors, self.claim.prompt)
+        for sentence in self._warnings:
             self._note(Line(sentence, Level.WARNING))
         return None
 
@@ -290,7 +293,7 @@ class Runner:
         if history.outcome == "interrupted":
             return self._back("somebody interrupted it in ComfyUI")
         self._backend.went_well()
-        return Ended(history, self._lines + self._progress.take_lines())
+        return Ended(history, self._lines + self._progress.take_lines(), self._warnings)
 
     # -- letting go ------------------------------------------------------------------------------------
     def _timed_out(self) -> Gone:

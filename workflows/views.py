@@ -22,7 +22,7 @@ class ExecuteView(APIView):
 
     def post(self, request: Request) -> Response:
         accepted = submission.submit(user=user_of(request), **checked(ExecuteSerializer, request.data))
-        return Response(_accepted(accepted, estimated_duration=accepted.estimated_seconds))
+        return Response(_accepted(accepted))
 
 
 class ListView(APIView):
@@ -138,6 +138,7 @@ def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
         "execution_id": accepted.execution.id,
         "status": Status.PENDING,
         "created_at": accepted.execution.created_at,
+        "estimated_duration": accepted.estimated_seconds,
         "queue_position": accepted.queue_position,
         **more,
     }
