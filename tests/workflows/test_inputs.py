@@ -45,7 +45,7 @@ def refusal(person: Person, workflow: dict[str, Any]) -> dict[str, str]:
 
 
 class Gallery:
-    """A web server with one picture; `missing` and `page` are not pictures."""
+    """A web server with one picture at /picture, and other things elsewhere."""
 
     def __init__(self, content: bytes) -> None:
         gallery = self
@@ -55,7 +55,8 @@ class Gallery:
             def do_GET(self) -> None:
                 gallery.asked += 1
                 body = content if self.path == "/picture" else b"<html>nothing to see</html>"
-                self.send_response(404 if self.path == "/missing" else 200)
+                self.send_response({"/missing": 404, "/inside": 302}.get(self.path, 200))
+                self.send_header("Location", "http://127.0.0.2/")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -85,9 +86,10 @@ def gallery(colour) -> Iterator[Gallery]:
 
 
 @pytest.fixture(scope="module")
-def alice(_stack) -> Person:
-    _stack.start_web()
-    return _stack.person("alice")
+def alice(_stack) -> Iterator[Person]:
+    _stack.start_web(env={"OUTBOUND_ALLOW": "127.0.0.1"})
+    yield _stack.person("alice")
+    _stack.start_web(env={})
 
 
 class TestPlaced:
@@ -139,8 +141,8 @@ class TestPlaced:
         assert "'image' of LoadImage" in result["error"]
         assert result["error_details"]["type"] == "input_unavailable"
 
-    def test_an_address_inside_fails_the_execution(self, alice):
-        result = alice.result(alice.execute(loading("http://127.0.0.2/picture.png")))
+    def test_an_address_that_leads_inside_fails_the_execution(self, alice, gallery):
+        result = alice.result(alice.execute(loading(f"{gallery.url}/inside")))
         assert result["status"] == "failed"
         assert "not one of the public internet" in result["error"]
 
@@ -163,6 +165,7 @@ class TestSubmission:
         "value, code",
         [
             ("http://127.0.0.1\\@example.com/", "INVALID_URL"),
+            ("http://127.0.0.2/cat.png", "INVALID_URL"),
             ("https://user:secret@example.com/cat.png", "INVALID_URL"),
             ("data:image/png;base64", "INVALID_DATA_URL"),
             ("data:image/png;base64,%%%", "INVALID_DATA_URL"),
