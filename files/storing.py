@@ -16,11 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.db import close_old_connections, connection, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import quotas
 from accounts.models import User
+from comfyserve import database
 from comfyserve.api.errors import ValidationFailed
 
 from . import names, pictures, shelf, types
@@ -51,7 +52,7 @@ def accept(
     _check(incoming, file)
     if _share(file, user=user):
         return file
-    close_old_connections()
+    database.release()
     try:
         _put(incoming, file)
         with transaction.atomic():
