@@ -164,8 +164,8 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable as again:
-            exc = again
+        except Unreachable:
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
         if exc.status == 500 and self.claim.attempt >= STUMBLES:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
