@@ -124,6 +124,5 @@ def delete(*, execution: Execution) -> None:
         raise Conflict(f"Cancel the execution before you delete it; it is {execution.status}")
     files = [output.file for output in execution.outputs.select_related("file") if output.file]
     with transaction.atomic():
+        storing.delete_all(files)  # first: its lock comes before those on rows, as everywhere
         execution.delete()
-        for file in files:
-            storing.delete(file)
