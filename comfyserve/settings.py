@@ -261,6 +261,13 @@ COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
 BACKEND_NAME = backend_name(name=COMFYUI_NAME, url=COMFYUI_URL)
 COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
 
+# -- models -------------------------------------------------------------------------------------------
+MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # who may; or "staff"
+# How long a request to load or unload waits for the GPU before it answers 503; it happens all the same.
+MODEL_COMMAND_SECONDS = env.float("MODEL_COMMAND_SECONDS", default=20.0)
+MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between looks at the model files
+MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100 * 1024**2)
+
 # -- executions ---------------------------------------------------------------------------------------
 LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)
 RENEW_SECONDS = env.int("RENEW_SECONDS", default=4)

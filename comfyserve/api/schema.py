@@ -60,7 +60,7 @@ def describe(
     responses: Any,
     *,
     errors: Iterable[int] = (),
-    parameters: Sequence[OpenApiParameter] = (),
+    parameters: Sequence[OpenApiParameter | type[serializers.Serializer[Any]]] = (),
     example: Any = None,
     answer: Any = None,
     **more: Any,
