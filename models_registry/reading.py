@@ -37,14 +37,16 @@ def read_some(host: str, client: Client, *, stop: threading.Event) -> None:
 # -- headers -------------------------------------------------------------------------------------------
 def _unread(host: str) -> bool:
     with database.step():
-        return ModelFile.objects.filter(host_id=host, metadata=None).exists()
+        return ModelFile.objects.filter(host_id=host, metadata__isnull=True).exists()
 
 
 def _read_headers(host: str, client: Client, *, stop: threading.Event) -> bool:
     """Whether there may be more."""
     with database.step():
         files = list(
-            ModelFile.objects.filter(host_id=host, metadata=None).select_related("model")[:HEADERS_AT_ONCE]
+            ModelFile.objects.filter(host_id=host, metadata__isnull=True).select_related("model")[
+                :HEADERS_AT_ONCE
+            ]
         )
     for file in files:
         if stop.is_set():

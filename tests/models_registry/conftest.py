@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,15 @@ from tests.waiting import wait_for
 
 CHECKPOINT = "tiny-sd15.safetensors"
 LISTED = 45  # seconds; the first start of a ComfyUI is slow, and a worker reports when it has connected
+
+
+def sleeping(seconds: float) -> dict[str, Any]:
+    """A workflow that keeps ComfyUI busy for so long, never the same twice."""
+    inputs = {"seconds": seconds, "steps": 30, "seed": random.getrandbits(60)}
+    return {
+        "1": {"class_type": "TestSleep", "inputs": inputs},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
 
 
 @pytest.fixture

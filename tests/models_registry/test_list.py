@@ -54,7 +54,7 @@ def test_status_tells_file_and_header(person, model):
     read = wait_for(lambda: model(CHECKPOINT)["metadata"], what="the header")
     assert read["architecture"] == "stable-diffusion-v1"
     assert read["base_model"] == "sd-1.5"
-    assert read["resolution"] == "512x512"
+    assert read["resolution"] == "128x128"  # as the file says of itself
 
 
 def test_the_hash_is_computed_in_the_background(person, model):
