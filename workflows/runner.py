@@ -76,6 +76,7 @@ class Runner:
         self._queued_since = time.monotonic()
         self._lines: list[Line] = []
         self._warnings: list[str] = []
+        self._next_up = False  # nothing was before it in ComfyUI when it was posted
 
     # -- from other threads ----------------------------------------------------------------------------
     def abandon(self) -> None:
@@ -144,6 +145,7 @@ class Runner:
         prompt = graphs.mark_outputs(
             self.claim.prompt, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
         )
+        self._next_up = not self._backend.session.queue_remaining
         try:
             submitted = self._client.submit(
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
@@ -263,7 +265,7 @@ class Runner:
         if history is not None:
             return self._ended(history)
         if where == "unknown":
-            return self._back("ComfyUI lost it", fault=self.begun)
+            return self._back("its ComfyUI was restarted and lost it", fault=self._may_be_to_blame())
         if where == "running":
             return None if self._begin() else self._leave_to_others()
         return self._stuck()
@@ -277,7 +279,11 @@ class Runner:
         if now - self._silent_since < patience:
             return None
         self._backend.failed()
-        return self._back(f"ComfyUI is gone ({exc})", fault=self.begun, hold=True)
+        return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
+
+    def _may_be_to_blame(self) -> bool:
+        """Whether it ran when its ComfyUI died. What kills at once may do so before the event is out."""
+        return self.begun or (self._next_up and self._begin())
 
     def _stuck(self) -> Ended | Gone | None:
         """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""

@@ -61,7 +61,8 @@ class Upkeep:
     def _live(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._with_the_lock()
+                with database.kept():
+                    self._with_the_lock()
             except (*database.AWAY, psycopg.Error) as exc:
                 logger.warning("upkeep: the database is away: %s", exc)
             except Exception:

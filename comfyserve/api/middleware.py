@@ -52,6 +52,8 @@ class RequestIdMiddleware(Middleware):
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        if not response.streaming:
+            response.setdefault("Content-Length", str(len(response.content)))
         return response
 
 

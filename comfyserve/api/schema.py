@@ -60,7 +60,7 @@ def describe(
     responses: Any,
     *,
     errors: Iterable[int] = (),
-    parameters: Sequence[OpenApiParameter | type[serializers.Serializer[Any]]] = (),
+    parameters: Sequence[Any] = (),
     example: Any = None,
     answer: Any = None,
     **more: Any,
@@ -68,7 +68,8 @@ def describe(
     """For a view's method: request and response shapes, and the errors that are the endpoint's own.
 
     `responses` is a serializer, or a mapping from status to one. `example` and `answer` are a request body
-    and the body of its answer; a test checks that they fit the shapes.
+    and the body of its answer; a test checks that they fit the shapes. `parameters` has serializers of the
+    query, or OpenApiParameters.
     """
     shapes = dict(responses) if isinstance(responses, Mapping) else {200: responses}
     examples = [OpenApiExample("Request", value=example, request_only=True)] if example is not None else []

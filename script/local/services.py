@@ -182,12 +182,14 @@ class Services:
     def _programs(self) -> list[Program]:
         programs = self._stores()
         if self._comfyui:
+            env = local_comfyui.environment()
             programs.append(
                 Program(
                     name="comfyui",
                     group="comfyui",
                     command=self._comfyui.command,
-                    only_env=sorted(local_comfyui.environment()),
+                    env={key: value for key, value in env.items() if os.environ.get(key) != value},
+                    only_env=sorted(env),
                 )
             )
         return [*programs, *self._workers(), *self._app()]
