@@ -1,8 +1,8 @@
 """What a GPU worker does for the models of its ComfyUI, beside the executions.
 
-Three threads, none of them the one that renews leases: reports of files and memory; commands, which may
-wait for a running prompt; and what is slow (downloads, headers, hashes). They work only while this process
-is the one that serves the backend.
+Some threads, none of them the one that renews leases: for reports of files and memory; for commands, which
+may wait for a running prompt; for reading headers and computing hashes; and for downloads. They work only
+while this process is the one that serves the backend.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -21,11 +22,14 @@ from comfyui import Client, Unreachable
 from comfyui.bridge import NoBridge
 
 from . import loading, reading, reporting
-from .models import Command
+from .downloading import Downloader
+from .models import Command, Download
 
 logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 5.0  # between reports of what is in memory
+TIDY_SECONDS = 3600.0
+KEPT = timedelta(days=7)  # commands and downloads that have ended
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 current: Keeper | None = None  # of this process, woken by tickets
@@ -37,16 +41,21 @@ class Keeper:
         self._client = client
         self._active = active
         self._stop = threading.Event()
-        self._wake = threading.Event()
         self._report = threading.Event()
         self._files_due = 0.0
+        self._tidy_due = 0.0
+        downloader = Downloader(host, client, stop=self._stop)
+        duties: list[tuple[str, Callable[[], None], threading.Event, float]] = [
+            ("reports", self._do_report, self._report, MEMORY_SECONDS),
+            ("commands", self._do_commands, threading.Event(), settings.LOOK_SECONDS),
+            ("reading", self._read, threading.Event(), MEMORY_SECONDS),
+        ]
+        for n in range(settings.MODEL_DOWNLOADS_AT_ONCE):
+            duties.append((f"download-{n}", downloader.work, threading.Event(), settings.LOOK_SECONDS))
+        self._wakes = [wake for *_, wake, _ in duties]
         self._threads = [
-            threading.Thread(target=self._live, args=args, name=f"models-{args[0]}", daemon=True)
-            for args in (
-                ("reports", self._do_report, self._report, MEMORY_SECONDS),
-                ("commands", self._do_commands, self._wake, settings.LOOK_SECONDS),
-                ("reading", self._read, threading.Event(), MEMORY_SECONDS),
-            )
+            threading.Thread(target=self._live, args=duty, name=f"models-{duty[0]}", daemon=True)
+            for duty in duties
         ]
 
     def start(self) -> None:
@@ -56,8 +65,10 @@ class Keeper:
             thread.start()
 
     def wake(self) -> None:
-        """There may be a command."""
-        self._wake.set()
+        """There may be a command or a download."""
+        for wake in self._wakes:
+            if wake is not self._report:
+                wake.set()
 
     def report_soon(self) -> None:
         """ComfyUI was connected anew, or its files changed."""
@@ -67,8 +78,8 @@ class Keeper:
     def stop(self) -> None:
         """Does not wait for what runs longer; what is open is taken up by the next worker."""
         self._stop.set()
-        self._wake.set()
-        self._report.set()
+        for wake in self._wakes:
+            wake.set()
         for thread in self._threads:
             thread.join(timeout=5)
 
@@ -96,6 +107,11 @@ class Keeper:
             self._files_due = time.monotonic() + settings.MODEL_SCAN_SECONDS
             with database.step():
                 reporting.report_files(self._host, self._client)
+
+        if time.monotonic() >= self._tidy_due:
+            self._tidy_due = time.monotonic() + TIDY_SECONDS
+            with database.step():
+                _forget_old()
 
     def _read(self) -> None:
         reading.read_some(self._host, self._client, stop=self._stop)
@@ -145,3 +161,8 @@ class Keeper:
 
 def _failed(message: str, code: str) -> dict[str, Any]:
     return {"state": Command.State.FAILED, "error": message, "answer": {"code": code}}
+
+
+def _forget_old() -> None:
+    Command.objects.filter(created_at__lt=Now() - KEPT).delete()
+    Download.objects.filter(ended_at__lt=Now() - KEPT).delete()

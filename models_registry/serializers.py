@@ -20,6 +20,16 @@ class ListQuery(TypeQuery):
     available_only = serializers.BooleanField(default=False, help_text="Only those that a worker has")
 
 
+class DownloadQuery(serializers.Serializer[Any]):
+    model_type = serializers.CharField(max_length=50, help_text=TYPE_HELP)
+    download_url = serializers.CharField(max_length=8192, help_text="Where it is to be had")
+    description = serializers.CharField(required=False, max_length=2000)
+    sha256 = serializers.CharField(required=False, max_length=64, help_text="Of the file that is meant")
+    worker = serializers.CharField(
+        required=False, max_length=200, help_text="Only there; else to all that lack it"
+    )
+
+
 class LoadQuery(serializers.Serializer[Any]):
     model_type = serializers.CharField(max_length=50, help_text=TYPE_HELP)
     worker = serializers.CharField(
@@ -79,7 +89,7 @@ class ModelStatusSerializer(ModelSerializer):
         return {**super().get_fields(), "metadata": metadata}
 
 
-class DoneSerializer(serializers.Serializer[Any]):
+class ModelDoneSerializer(serializers.Serializer[Any]):
     message = serializers.CharField()
     model_name = serializers.CharField()
     model_type = serializers.CharField(required=False)
@@ -88,7 +98,22 @@ class DoneSerializer(serializers.Serializer[Any]):
     note = serializers.CharField(required=False)
 
 
-class CleanedSerializer(serializers.Serializer[Any]):
+class ModelsCleanedSerializer(serializers.Serializer[Any]):
     message = serializers.CharField()
     models_unloaded = serializers.ListField(child=serializers.CharField())
     note = serializers.CharField(required=False)
+
+
+class DownloadProgressSerializer(serializers.Serializer[Any]):
+    model_name = serializers.CharField()
+    is_downloading = serializers.BooleanField()
+    download_progress = serializers.FloatField(allow_null=True, help_text="0 to 1, of the slowest worker")
+    is_available = serializers.BooleanField(help_text="A worker that is alive has it")
+    status = serializers.CharField(
+        required=False, help_text="waiting, running, done, failed or cancelled; of the slowest worker"
+    )
+    bytes_done = serializers.IntegerField(required=False)
+    bytes_total = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Null where the source does not say"
+    )
+    error = serializers.CharField(required=False, allow_null=True, help_text="Why it failed")

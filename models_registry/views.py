@@ -11,10 +11,11 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
+from accounts.authentication import AuthenticatedRequest
 from comfyserve.api.errors import Forbidden
 from comfyserve.api.schema import describe
 
-from . import commands, queries, representations
+from . import commands, downloads, queries, representations
 from . import serializers as shapes
 
 NAME = OpenApiParameter(
@@ -40,7 +41,7 @@ class ManagementView(APIView):
 
 
 class ListView(APIView):
-    @describe(None, shapes.ModelListSerializer, parameters=[shapes.ListQuery])
+    @describe(None, shapes.ModelListSerializer, parameters=[shapes.ListQuery], operation_id="models_list")
     def get(self, request: Request) -> Response:
         """List Models: those of all workers, and those that are on their way."""
         found = queries.listing(**checked(shapes.ListQuery, request))
@@ -56,7 +57,7 @@ class StatusView(APIView):
 
 
 class LoadView(ManagementView):
-    @describe(None, shapes.DoneSerializer, parameters=[NAME, shapes.LoadQuery], errors=(403, 422, 503))
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.LoadQuery], errors=(403, 422, 503))
     def post(self, request: Request, name: str) -> Response:
         """Load Model: into memory, without making a picture. It waits for the execution that runs.
 
@@ -79,7 +80,7 @@ class LoadView(ManagementView):
 
 
 class UnloadView(ManagementView):
-    @describe(None, shapes.DoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
     def post(self, request: Request, name: str) -> Response:
         """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed."""
         query = checked(shapes.UnloadQuery, request)
@@ -95,13 +96,49 @@ class UnloadView(ManagementView):
 
 
 class CleanupView(ManagementView):
-    @describe(None, shapes.CleanedSerializer, parameters=[shapes.CleanupQuery], errors=(403, 503))
+    @describe(None, shapes.ModelsCleanedSerializer, parameters=[shapes.CleanupQuery], errors=(403, 503))
     def post(self, request: Request) -> Response:
         """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours."""
         query = checked(shapes.CleanupQuery, request)
         done = commands.cleanup(max_age_hours=query["max_age_hours"], worker=query.get("worker"))
         unloaded = {name for answer in done.answers.values() for name in answer.get("unloaded", [])}
         return Response({"message": "Cleanup completed", "models_unloaded": sorted(unloaded)} | _note(done))
+
+
+class DownloadView(ManagementView):
+    @describe(
+        None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.DownloadQuery], errors=(403, 409, 429, 503)
+    )
+    def post(self, request: AuthenticatedRequest, name: str) -> Response:
+        """Download Model: from an address of the public internet, to all workers that lack it.
+
+        A download of the same name that is under way is joined. Formats that can run code are refused
+        unless the operator allows them.
+        """
+        model, hosts = downloads.start(user=request.user, name=name, **checked(shapes.DownloadQuery, request))
+        return Response(
+            {
+                "message": "Model download started",
+                "model_name": model.name,
+                "model_type": model.type,
+                "workers": hosts,
+            }
+        )
+
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.TypeQuery], errors=(403,))
+    def delete(self, request: Request, name: str) -> Response:
+        """Cancel Download: what was fetched so far is deleted."""
+        model = downloads.cancel(name=name, model_type=checked(shapes.TypeQuery, request).get("model_type"))
+        return Response({"message": "Model download cancelled", "model_name": model.name})
+
+
+class ProgressView(APIView):
+    @describe(None, shapes.DownloadProgressSerializer, parameters=[NAME, shapes.TypeQuery])
+    def get(self, request: Request, name: str) -> Response:
+        """Get Download Progress: of a download under way, or what became of the last one."""
+        query = checked(shapes.TypeQuery, request)
+        model, latest, is_available = downloads.latest(name=name, model_type=query.get("model_type"))
+        return Response(representations.progress(model, latest, is_available=is_available))
 
 
 def _note(done: commands.Done) -> dict[str, str]:
