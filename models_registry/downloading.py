@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Downloader:
-    """Fetches what is to be fetched to one host; called by several threads, each with one download at a time."""
+    """Fetches what one host is to have. Several threads may work, each with one download at a time."""
 
     def __init__(self, host: str, client: Client, *, stop: threading.Event) -> None:
         self._host = host
@@ -29,7 +29,7 @@ class Downloader:
         self._busy: set[int] = set()  # in the hands of a thread of this process
 
     def work(self) -> None:
-        """Until nothing is left that no other thread has. One that an earlier process began is gone on with."""
+        """Until nothing is left that no other thread has; also what an earlier process began."""
         while not self._stop.is_set():
             download = self._take()
             if download is None:
@@ -91,7 +91,7 @@ class Downloader:
         return rows.update(**columns) == 1
 
     def _show(self, download: Download, fetched: fetching.Fetched) -> None:
-        """It counts as done when its ComfyUI sees it. Cancelled in the last moment: it is there all the same."""
+        """It is done when its ComfyUI sees it. Cancelled in the last moment, it is there all the same."""
 
         def report() -> bool:
             reporting.report_files(self._host, self._client)
@@ -104,8 +104,8 @@ class Downloader:
         else:
             fetched.path.unlink(missing_ok=True)
             raise fetching.Failed(
-                "The worker's ComfyUI does not see the file: it must be on the same machine as its worker, or "
-                "share the folder of models with it under the same path"
+                "The worker's ComfyUI does not see the file: it must be on its worker's machine, or share the "
+                "folder of models with it under the same path"
             )
 
     def _end(self, download: Download, **columns: Any) -> None:

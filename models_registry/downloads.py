@@ -129,14 +129,14 @@ def _check_room(hosts: Sequence[Host]) -> None:
 
 # -- following and cancelling --------------------------------------------------------------------------
 def latest(*, name: str, model_type: str | None) -> tuple[Model, list[Download], bool]:
-    """The model, its latest download on each host, and whether it is available. NotFound; ValidationFailed."""
+    """(the model, its latest download on each host, whether it is available). NotFound; ValidationFailed."""
     model = _known(name=name, model_type=model_type)
     rows = Download.objects.filter(model=model).order_by("host_id", "-created_at").distinct("host_id")
     return model, list(rows), queries.entry_of(model).is_available
 
 
 def cancel(*, name: str, model_type: str | None) -> Model:
-    """Cancel the download on all hosts; the workers delete what they have. NotFound where none is under way."""
+    """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way."""
     model = _known(name=name, model_type=model_type)
     under_way = Download.objects.filter(model=model, state__in=ACTIVE)
     if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):

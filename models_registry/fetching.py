@@ -1,4 +1,4 @@
-"""One download, done by the worker: into a hidden file beside the place, resumed after cuts, checked, renamed.
+"""One download, done by the worker: into a hidden file in the right folder, resumed, checked, renamed.
 
 What is there of a file lies in `.<name>.part`, and how to go on with it in `.<name>.part.json`; so a killed
 worker goes on where it was. Only a sound file of the right sum gets the name by which ComfyUI sees it.
@@ -67,25 +67,33 @@ def fetch(
     """Returns when the file is in place. Raises Failed, Cancelled (nothing is left then), or Stopped."""
     place = _place(folder, places)
     target = place / name
-    _make_parents(place, target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _part_of(target, stop) as part:
-            try:
-                digest = _get_into(part, target, download, tell=tell, stop=stop)
-            except (Stopped, verifying.Stopped):
-                raise Stopped from None  # the part stays
-            except verifying.Unsound as exc:
-                part.drop()
-                raise Failed(str(exc)) from exc
-            except BaseException:
-                part.drop()
-                raise
+            digest = _kept_only_whole(part, target, download, tell=tell, stop=stop)
     except (Failed, Cancelled):
         _drop_empty_parents(place, target)
         raise
     except OSError as exc:
+        _drop_empty_parents(place, target)
         raise Failed(_disk_trouble(exc)) from exc
     return Fetched(target, digest)
+
+
+def _kept_only_whole(
+    part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event
+) -> str:
+    """The SHA-256 of the whole file. Of one that failed nothing is kept; of one that was stopped all is."""
+    try:
+        return _get_into(part, target, download, tell=tell, stop=stop)
+    except (Stopped, verifying.Stopped):
+        raise Stopped from None
+    except verifying.Unsound as exc:
+        part.drop()
+        raise Failed(str(exc)) from exc
+    except BaseException:
+        part.drop()
+        raise
 
 
 def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event) -> str:
@@ -105,20 +113,11 @@ def _place(folder: str, places: list[str]) -> Path:
     here = [Path(place) for place in places if Path(place).is_dir() and os.access(place, os.W_OK)]
     if not here:
         raise Failed(
-            f"The worker cannot write into its ComfyUI's folder for {folder}: it must be on the same machine, or "
-            "have the folder mounted under the same path"
+            f"The worker cannot write into its ComfyUI's folder for {folder}: it must be on the same machine, "
+            "or have the folder mounted under the same path"
         )
     # ComfyUI lists folders of older names first (unet before diffusion_models).
     return min(here, key=lambda place: place.name != folder)
-
-
-def _make_parents(place: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise Failed(_disk_trouble(exc)) from exc
-    if not target.parent.resolve().is_relative_to(place.resolve()):
-        raise Failed("The subfolder leads out of the folder of models")
 
 
 def _drop_empty_parents(place: Path, target: Path) -> None:
