@@ -18,7 +18,7 @@ from django.conf import settings
 from comfyserve import database
 from comfyui import History, Refused, Subscription, Unreachable, events
 
-from . import faults, graphs, lifecycle, workers
+from . import faults, graphs, lifecycle, model_use, workers
 from .backend import Backend
 from .faults import Fault
 from .lifecycle import Claim, Line, Outcome
@@ -181,7 +181,7 @@ class Runner:
             others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
-        return self._fail(fault)
+        return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
 
     # -- following -------------------------------------------------------------------------------------
     def _follow(self, subscription: Subscription) -> Ended | Gone:
@@ -250,6 +250,7 @@ class Runner:
         self.begun = True
         self._written_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
+        model_use.note(self.claim.prompt)
 
     def _look(self) -> Ended | Gone | None:
         """Ask ComfyUI itself."""
