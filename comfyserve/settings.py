@@ -149,6 +149,12 @@ CELERY_TASK_ROUTES = {
     "models_registry.tasks.*": {"queue": "models"},
 }
 
+# Housekeeping only: nothing that must happen depends on beat.
+CELERY_BEAT_SCHEDULE = {
+    "clean-files": {"task": "files.tasks.clean", "schedule": 3600.0},
+    "sweep-accounts": {"task": "accounts.tasks.sweep", "schedule": 3600.0},
+}
+
 # -- who may do what --------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
 AUTH_PASSWORD_VALIDATORS = [
@@ -269,6 +275,23 @@ COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
 # Unique in the fleet; the queue of this backend's own tickets is `gpu.<BACKEND_NAME>`.
 BACKEND_NAME = backend_name(name=COMFYUI_NAME, url=COMFYUI_URL)
 COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
+
+# -- models -------------------------------------------------------------------------------------------
+MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # who may; or "staff"
+# How long a request to load or unload waits for the GPU before it answers 503; it happens all the same.
+MODEL_COMMAND_SECONDS = env.float("MODEL_COMMAND_SECONDS", default=20.0)
+MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between looks at the model files
+# Downloads. Loading a pickle (.ckpt, .pt, ...) runs code that is in it.
+MODEL_ALLOW_PICKLES = env.bool("MODEL_ALLOW_PICKLES", default=False)
+MODEL_DOWNLOADS_AT_ONCE = env.int("MODEL_DOWNLOADS_AT_ONCE", default=2)  # of each worker
+MODEL_DOWNLOAD_MAX_BYTES = env.int("MODEL_DOWNLOAD_MAX_BYTES", default=200 * 1024**3)  # of one file
+MODEL_STORAGE_BYTES = env.int("MODEL_STORAGE_BYTES", default=0)  # of all on one worker; 0: no limit
+MODEL_DISK_RESERVE_BYTES = env.int("MODEL_DISK_RESERVE_BYTES", default=2 * 1024**3)  # stay free
+MODEL_STALL_SECONDS = env.float("MODEL_STALL_SECONDS", default=60.0)  # without a byte from the source
+# Sent to their own hosts only, over https only.
+HUGGINGFACE_TOKEN = env.str("HUGGINGFACE_TOKEN", default="")
+CIVITAI_TOKEN = env.str("CIVITAI_TOKEN", default="")
+MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100 * 1024**2)
 
 # -- executions ---------------------------------------------------------------------------------------
 LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)

@@ -18,7 +18,7 @@ from django.conf import settings
 from comfyserve import database
 from comfyui import History, Refused, Subscription, Unreachable, events
 
-from . import faults, graphs, lifecycle, placing, workers
+from . import faults, graphs, lifecycle, model_use, placing, workers
 from .backend import Backend
 from .faults import Fault
 from .lifecycle import Claim, Line, Outcome
@@ -189,8 +189,8 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable as again:
-            exc = again
+        except Unreachable:
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
         if exc.status == 500 and self.claim.attempt >= STUMBLES:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
@@ -206,7 +206,7 @@ class Runner:
             others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
-        return self._fail(fault)
+        return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
 
     # -- following -------------------------------------------------------------------------------------
     def _follow(self, subscription: Subscription) -> Ended | Gone:
@@ -275,6 +275,7 @@ class Runner:
         self.begun = True
         self._written_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
+        model_use.note(self.claim.prompt)
 
     def _look(self) -> Ended | Gone | None:
         """Ask ComfyUI itself."""
