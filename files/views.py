@@ -101,7 +101,7 @@ class InfoView(APIView):
 
 
 class ListView(APIView):
-    @describe(None, FileInfoSerializer(many=True), parameters=[FileQuery])  # type: ignore[list-item]
+    @describe(None, FileInfoSerializer(many=True), parameters=[FileQuery])
     def get(self, request: Request) -> Response:
         """List files: the user's uploads and outputs, latest first."""
         query = FileQuery(data=request.query_params)

@@ -21,6 +21,7 @@
 Two workers for one backend, frozen and killed ones: test_worker_death, with real processes.
 """
 
+# ruff: noqa: E501  (a table for people)
 from __future__ import annotations
 
 import uuid
