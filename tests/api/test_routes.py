@@ -84,6 +84,7 @@ def test_the_walk_finds_the_routes() -> None:
     assert {"/auth/me", "/workflows/execute", "/files/{file_id}", "/auth/keys/{key_id}"} <= found
 
 
+@pytest.mark.django_db(transaction=True)  # asynchronous views work on connections of their own
 @pytest.mark.parametrize("path, names", routes())
 class TestEveryRoute:
     def test_it_is_public_or_refuses_strangers(
