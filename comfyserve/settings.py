@@ -145,6 +145,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TASK_ROUTES = {
     "workflows.tasks.look_for_work": {"queue": "gpu"},
+    "workflows.tasks.deliver_webhooks": {"queue": "webhooks"},
     "models_registry.tasks.*": {"queue": "models"},
 }
 
@@ -278,6 +279,13 @@ PRIORITY_WEIGHTS = {
     "normal": env.float("PRIORITY_WEIGHT_NORMAL", default=4),
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
+
+# -- webhooks -------------------------------------------------------------------------------------------
+WEBHOOK_HTTPS_ONLY = env.bool("WEBHOOK_HTTPS_ONLY", default=not DEBUG)
+WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=10.0)
+WEBHOOK_FIRST_DELAY_SECONDS = env.float("WEBHOOK_FIRST_DELAY_SECONDS", default=5.0)  # doubles with each try
+WEBHOOK_RETRY_HOURS = env.float("WEBHOOK_RETRY_HOURS", default=24)
+WEBHOOK_SECRET_OVERLAP_HOURS = env.float("WEBHOOK_SECRET_OVERLAP_HOURS", default=24)
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

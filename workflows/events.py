@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SKIP_SECONDS = 3.0
 LOOK_FOR_WORK = "workflows.tasks.look_for_work"
+DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
 
 _redis = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=1.0)
 _away_until = 0.0
@@ -32,6 +33,11 @@ def ticket(worker: str | None = None) -> None:
     """Say that there is work: to whichever GPU worker hears it first, or to one by its backend's name."""
     queue = f"gpu.{worker}" if worker else "gpu"
     _unless_away(lambda: app.send_task(LOOK_FOR_WORK, queue=queue, retry=False), "ticket")
+
+
+def wake_webhooks() -> None:
+    """Say that there is something in the outbox."""
+    _unless_away(lambda: app.send_task(DELIVER_WEBHOOKS, queue="webhooks", retry=False), "ticket")
 
 
 def announce_status(execution_id: UUID) -> None:

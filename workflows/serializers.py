@@ -8,6 +8,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from .models import Level, Priority, Status
+from .webhook_models import Delivery, WebhookEvent
 
 
 class Choice(serializers.ChoiceField):
@@ -48,6 +49,10 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         label="Priority", choices=[("low", ""), ("normal", ""), ("high", "")], required=False, allow_null=True
     )
     webhook_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2000)
+    webhook_events = serializers.ListField(
+        child=Choice(label="Webhook event", choices=WebhookEvent.choices), required=False, allow_null=True,
+        help_text="Which events to send to `webhook_url`; all by default",
+    )  # fmt: skip
     metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
     timeout_minutes = WholeNumber(
         required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
@@ -63,9 +68,45 @@ class ExecuteSerializer(serializers.Serializer[Any]):
             "workflow": found["workflow"],
             "priority": found.get("priority") or Priority.NORMAL,
             "webhook_url": found.get("webhook_url") or "",
+            "webhook_events": found.get("webhook_events") or [],
             "metadata": found.get("metadata") or {},
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         }
+
+
+class RotateSerializer(serializers.Serializer[Any]):
+    overlap_hours = serializers.FloatField(
+        required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
+    )
+
+
+class SecretSerializer(serializers.Serializer[Any]):
+    secret = serializers.CharField(help_text="whsec_… as verifiers of Standard Webhooks take it")
+    created_at = serializers.DateTimeField()
+    previous = serializers.ListField(
+        child=serializers.DictField(), help_text="Older ones that sign as well, until `expires_at`"
+    )
+
+
+class AttemptSerializer(serializers.Serializer[Any]):
+    timestamp = serializers.DateTimeField()
+    status_code = serializers.IntegerField(allow_null=True, help_text="Null: nothing came back")
+    duration_ms = serializers.IntegerField()
+    answer = serializers.CharField(help_text="The first kilobyte of what the receiver answered")
+    error = serializers.CharField(allow_null=True)
+
+
+class DeliverySerializer(serializers.Serializer[Any]):
+    id = serializers.IntegerField()
+    webhook_id = serializers.CharField(help_text="The header webhook-id: the same on each try")
+    event = serializers.ChoiceField(choices=WebhookEvent.choices)
+    url = serializers.CharField()
+    state = serializers.ChoiceField(choices=Delivery.State.choices)
+    error = serializers.CharField(allow_null=True, help_text="Of the last try")
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+    next_attempt_at = serializers.DateTimeField(allow_null=True)
+    attempts = AttemptSerializer(many=True)
 
 
 class ListQuery(serializers.Serializer[Any]):

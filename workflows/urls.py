@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import views
+from . import views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),
@@ -12,4 +12,8 @@ urlpatterns = [
     path("<str:execution_id>/logs", views.LogsView.as_view()),
     path("<str:execution_id>/cancel", views.CancelView.as_view()),
     path("<str:execution_id>/retry", views.RetryView.as_view()),
+    path("<str:execution_id>/webhooks", webhook_views.DeliveriesView.as_view()),
+    path(
+        "<str:execution_id>/webhooks/<int:delivery_id>/redeliver", webhook_views.RedeliverView.as_view()
+    ),
 ]

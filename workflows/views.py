@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from accounts.models import User
 from comfyserve.api import addresses
 
-from . import queries, representations, scheduling, submission
+from . import queries, representations, scheduling, submission, webhooks
 from .models import Execution, Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
@@ -21,7 +21,9 @@ class ExecuteView(APIView):
     """Submit a workflow for asynchronous execution."""
 
     def post(self, request: Request) -> Response:
-        accepted = submission.submit(user=user_of(request), **checked(ExecuteSerializer, request.data))
+        given = checked(ExecuteSerializer, request.data)
+        webhook = wanted_webhook(given, request._request)
+        accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
         return Response(_accepted(accepted))
 
 
@@ -106,6 +108,16 @@ class RetryView(APIView):
         return Response(
             _accepted(submission.retry(user=user, execution=execution), retried_from=execution.id)
         )
+
+
+def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> webhooks.Wanted | None:
+    """Takes what is about webhooks out of a submission, and checks it."""
+    url, chosen = given.pop("webhook_url"), given.pop("webhook_events")
+    if not url:
+        return None
+    wanted = webhooks.Wanted(url=url, events=chosen, base=addresses.base_of(request))
+    webhooks.check(wanted)
+    return wanted
 
 
 Checked = TypeVar("Checked", bound=BaseSerializer[Any])
