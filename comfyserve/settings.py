@@ -255,6 +255,10 @@ STORAGES = {
 FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)
 SIGNED_LINK_SECONDS = env.int("SIGNED_LINK_SECONDS", default=24 * 3600)
 
+# -- what users name and we fetch ---------------------------------------------------------------------
+# Hosts, *.domains, addresses and networks that the guarded door lets through although not public.
+OUTBOUND_ALLOW = env.list("OUTBOUND_ALLOW", default=[])
+
 # -- ComfyUI and the GPU workers ----------------------------------------------------------------------
 COMFYUI_URL = env.str("COMFYUI_URL", default=DEFAULT_URL).rstrip("/")
 COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
