@@ -10,7 +10,9 @@ from workflows import webhook_views
 
 urlpatterns = [
     path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),
-    path("auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"),
+    path(
+        "auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"
+    ),
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("files/", include("files.urls")),

@@ -13,7 +13,5 @@ urlpatterns = [
     path("<str:execution_id>/cancel", views.CancelView.as_view()),
     path("<str:execution_id>/retry", views.RetryView.as_view()),
     path("<str:execution_id>/webhooks", webhook_views.DeliveriesView.as_view()),
-    path(
-        "<str:execution_id>/webhooks/<int:delivery_id>/redeliver", webhook_views.RedeliverView.as_view()
-    ),
+    path("<str:execution_id>/webhooks/<int:delivery_id>/redeliver", webhook_views.RedeliverView.as_view()),
 ]
