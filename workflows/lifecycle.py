@@ -202,7 +202,7 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
         if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
-    events.announce_progress(claim.execution_id, columns)
+    events.announce_progress(claim.execution_id, columns, lines=bool(lines))
     return True
 
 
@@ -304,21 +304,10 @@ def _last_line(status: str, error: str | None) -> Line:
 
 
 def _output_line(output: Output) -> Line:
-    """Its `data` is what the output's representation says, but for the link, which expires."""
-    if output.file is None:
-        return Line(
-            f"Made a text in node {output.node_id}", node_id=output.node_id, kind=LineKind.OUTPUT,
-            data={"group": output.group, "node_id": output.node_id, "text": output.text},
-        )  # fmt: skip
-    file = output.file
-    return Line(
-        f"Saved {file.filename}", node_id=output.node_id, kind=LineKind.OUTPUT,
-        data={
-            "group": output.group, "node_id": output.node_id, "filename": file.filename, "file_id": file.id,
-            "width": file.width, "height": file.height, "content_type": file.content_type,
-            "size": file.size, "temporary": output.temporary,
-        },
-    )  # fmt: skip
+    """Names the output; what it is and where is in its own row, with the link that the reader needs."""
+    made = "a text" if output.file is None else output.file.filename
+    data = {"position": output.position}
+    return Line(f"Saved {made}", node_id=output.node_id, kind=LineKind.OUTPUT, data=data)
 
 
 # -- back to the queue --------------------------------------------------------------------------------

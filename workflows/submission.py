@@ -17,7 +17,7 @@ from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
 from . import events, graphs, lifecycle, queries, scheduling, webhooks, workers
-from .models import ALIVE, Execution, Graph, Held, Status
+from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
@@ -72,6 +72,13 @@ def submit(
             webhook_url=webhook.url if webhook else "",
         )
         Graph.objects.create(execution=execution, submitted=workflow, prompt=graph.prompt)
+        LogLine.objects.create(
+            execution=execution,
+            level=Level.INFO,
+            message="Waiting in the queue",
+            kind=LineKind.STATUS,
+            data={"status": Status.PENDING},
+        )
         if webhook:
             webhooks.ask(execution, webhook)
         if limited:

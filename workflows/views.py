@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from django.db.models import prefetch_related_objects
 from django.http import HttpRequest
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -12,7 +13,7 @@ from rest_framework.views import APIView
 from accounts.models import User
 from comfyserve.api import addresses
 
-from . import queries, representations, scheduling, submission, webhooks
+from . import queries, representations, scheduling, stream_links, stream_views, submission, webhooks
 from .models import Execution, Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
@@ -24,7 +25,12 @@ class ExecuteView(APIView):
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
-        return Response(_accepted(accepted))
+        return stream_views.waiting(
+            Response(_accepted(accepted)),
+            request=request._request,
+            user_id=accepted.execution.user_id,
+            result=lambda execution: JSONRenderer().render(result_of(execution, request._request)),
+        )
 
 
 class ListView(APIView):
@@ -53,6 +59,7 @@ class ResultView(APIView):
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
         )
         shown = result_of(execution, request._request)
+        shown["events_url"] = stream_links.events_url(execution.id, base=addresses.base_of(request._request))
         if include == "workflow":
             shown["workflow"] = execution.graph.submitted
         return Response(shown)
