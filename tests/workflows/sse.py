@@ -82,6 +82,11 @@ class EventStream:
         return self.seen
 
     def close(self) -> None:
+        try:
+            self._response.raw.shutdown()  # a plain close would wait for the thread that reads
+        except (OSError, ValueError, RuntimeError):
+            pass  # closed already
+        self._thread.join(5)
         self._response.close()
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -66,10 +67,10 @@ def test_after_a_break_nothing_is_missing_and_nothing_comes_twice(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.sleep(2, seed=13))
     with follow(person, execution_id) as stream:
-        last = stream.until("status", status="running").id
+        stream.until("status", status="running")
         before = numbers(stream.seen)
     person.result(execution_id)
-    with follow(person, execution_id, last=last) as stream:
+    with follow(person, execution_id, last=before[-1]) as stream:
         after = numbers(stream.rest())
     everything = [row[0] for row in gpu_worker.sql(
         "SELECT id FROM workflows_logline WHERE execution_id = %s ORDER BY id", execution_id
@@ -85,13 +86,19 @@ def test_who_comes_again_after_the_end_gets_204_so_that_browsers_stop(gpu_worker
     assert follow(person, execution_id, last=last).status == 204
 
 
-def test_a_waiting_execution_tells_its_place(stack):
-    person = stack.person()
-    # What no worker takes: held back for an hour.
-    execution_id = person.execute(graphs.colour(1))
-    with follow(person, execution_id) as stream:
-        event = stream.until("status", execution_id=execution_id)
-    assert event.data["status"] in ("pending", "running")
+def test_a_waiting_execution_tells_its_place(gpu_worker):
+    person = gpu_worker.person()
+    before = [person.execute(graphs.sleep(60, seed=seed)) for seed in range(40, 43)]
+    try:
+        execution_id = person.execute(graphs.sleep(60, seed=43))
+        with follow(person, execution_id) as stream:
+            while (event := stream.until("status")).id is not None:
+                pass
+        assert event.data["status"] == "pending"
+        assert event.data["queue_position"] >= 1
+    finally:
+        for each in [execution_id, *before[::-1]]:
+            person.post(f"/workflows/{each}/cancel")
 
 
 def test_cancelling_ends_the_stream(gpu_worker):
@@ -267,7 +274,7 @@ def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
     streams = [follow(people[0])]
 
     def threads():
-        return int(open(f"/proc/{stack.web.pid}/status").read().split("Threads:")[1].split()[0])
+        return int(Path(f"/proc/{stack.web.pid}/status").read_text().split("Threads:")[1].split()[0])
 
     def connections():
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -279,8 +286,9 @@ def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
         streams += [follow(people[n % 3]) for n in range(120)]
         after = threads(), connections()
         assert all(stream.status == 200 for stream in streams)
-        assert after[0] - before[0] <= 8
-        assert after[1] - before[1] <= 8
+        # Pools that are not full yet may grow; a thread for each would be 120.
+        assert after[0] - before[0] <= 12
+        assert after[1] - before[1] <= 12
     finally:
         for stream in streams:
             stream.close()
