@@ -8,7 +8,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from .models import Level, Priority, Status
-from .webhook_models import Delivery, WebhookEvent
+from .webhook_models import WebhookEvent
 
 
 class Choice(serializers.ChoiceField):
@@ -46,9 +46,19 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format"
     )
     priority = Choice(
-        label="Priority", choices=[("low", ""), ("normal", ""), ("high", "")], required=False, allow_null=True
+        label="Priority",
+        choices=[("low", ""), ("normal", ""), ("high", "")],
+        required=False,
+        allow_null=True,
+        help_text="How soon it is wanted; null: normal",
     )
-    webhook_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2000)
+    webhook_url = TextField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=2000,
+        help_text="Told when it starts and ends",
+    )
     webhook_events = serializers.ListField(
         child=Choice(label="Webhook event", choices=WebhookEvent.choices), required=False, allow_null=True,
         help_text="Which events to send to `webhook_url`; all by default",
@@ -80,45 +90,22 @@ class RotateSerializer(serializers.Serializer[Any]):
     )
 
 
-class SecretSerializer(serializers.Serializer[Any]):
-    secret = serializers.CharField(help_text="whsec_… as verifiers of Standard Webhooks take it")
-    created_at = serializers.DateTimeField()
-    previous = serializers.ListField(
-        child=serializers.DictField(), help_text="Older ones that sign as well, until `expires_at`"
+class ListQuery(serializers.Serializer[Any]):
+    status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
     )
 
 
-class AttemptSerializer(serializers.Serializer[Any]):
-    timestamp = serializers.DateTimeField()
-    status_code = serializers.IntegerField(allow_null=True, help_text="Null: nothing came back")
-    duration_ms = serializers.IntegerField()
-    answer = serializers.CharField(help_text="The first kilobyte of what the receiver answered")
-    error = serializers.CharField(allow_null=True)
-
-
-class DeliverySerializer(serializers.Serializer[Any]):
-    id = serializers.IntegerField()
-    webhook_id = serializers.CharField(help_text="The header webhook-id: the same on each try")
-    event = serializers.ChoiceField(choices=WebhookEvent.choices)
-    url = serializers.CharField()
-    state = serializers.ChoiceField(choices=Delivery.State.choices)
-    error = serializers.CharField(allow_null=True, help_text="Of the last try")
-    created_at = serializers.DateTimeField()
-    finished_at = serializers.DateTimeField(allow_null=True)
-    next_attempt_at = serializers.DateTimeField(allow_null=True)
-    attempts = AttemptSerializer(many=True)
-
-
-class ListQuery(serializers.Serializer[Any]):
-    status = Choice(label="Status", choices=Status.choices, required=False)
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
-    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
-
-
 class LogQuery(serializers.Serializer[Any]):
-    level = Choice(label="Level", choices=Level.choices, required=False)
-    tail = serializers.IntegerField(min_value=1, max_value=1000, default=100)
+    level = Choice(label="Level", choices=Level.choices, required=False, help_text="Only this level")
+    tail = serializers.IntegerField(
+        min_value=1, max_value=1000, default=100, help_text="How many of the latest lines"
+    )
 
 
 class ResultQuery(serializers.Serializer[Any]):
-    include = Choice(label="Include", choices=[("workflow", "")], required=False)
+    include = Choice(
+        label="Include", choices=[("workflow", "")], required=False, help_text="The submitted workflow too"
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -12,7 +14,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny
-from rest_framework.renderers import BaseRenderer
+from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -140,18 +142,38 @@ def seconds_to_wait(request: HttpRequest) -> int:
     return min(int(found[1]), settings.MAX_WAIT_SECONDS) if found else 0
 
 
-def waiting(response: Response, *, request: HttpRequest, user_id: int, result: Any) -> Response:
-    """The answer to a submission, which waits for the end where that was asked for.
+def waits(
+    result: Callable[[Execution, Request], dict[str, Any]],
+) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """For a view's method that accepts a submission: its answer may wait for the end, and is `result` then.
 
-    `result` takes the execution and gives the bytes to answer with then.
+    Outside of `idempotent`: what that runs is one transaction.
     """
-    seconds = seconds_to_wait(request)
-    if seconds and response.status_code == 200:
-        execution_id = response.data["execution_id"]
-        response["Preference-Applied"] = f"wait={seconds}"
 
-        def body() -> bytes:
-            return bytes(result(Execution.objects.get(id=execution_id)))
+    def decorate(method: Callable[..., Response]) -> Callable[..., Response]:
+        @wraps(method)
+        def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
+            response = method(view, request, *args, **kwargs)
+            seconds = seconds_to_wait(request._request)
+            if seconds and response.status_code == 200:
+                _let_wait(response, request, seconds, result)
+            return response
 
-        streams.attach(response, streams.Wait(execution_id, user_id, seconds, body))
-    return response
+        return wrapped
+
+    return decorate
+
+
+def _let_wait(
+    response: Response,
+    request: Request,
+    seconds: int,
+    result: Callable[[Execution, Request], dict[str, Any]],
+) -> None:
+    execution_id = UUID(str(response.data["execution_id"]))
+    response["Preference-Applied"] = f"wait={seconds}"
+
+    def body() -> bytes:
+        return bytes(JSONRenderer().render(result(Execution.objects.get(id=execution_id), request)))
+
+    streams.attach(response, streams.Wait(execution_id, request.user.pk, seconds, body))

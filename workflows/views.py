@@ -3,8 +3,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from django.db.models import prefetch_related_objects
-from django.http import HttpRequest
-from rest_framework.renderers import JSONRenderer
+from django.http import HttpRequest, QueryDict
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -12,8 +11,19 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses
+from comfyserve.api.idempotency import idempotent
+from comfyserve.api.schema import describe
 
-from . import queries, representations, scheduling, stream_links, stream_views, submission, webhooks
+from . import (
+    queries,
+    representations,
+    scheduling,
+    shapes,
+    stream_links,
+    stream_views,
+    submission,
+    webhooks,
+)
 from .models import Execution, Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
@@ -21,22 +31,26 @@ from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 class ExecuteView(APIView):
     """Submit a workflow for asynchronous execution."""
 
+    @stream_views.waits(lambda execution, request: result_of(execution, request._request))
+    @idempotent
+    @describe(ExecuteSerializer, shapes.SubmittedSerializer)
     def post(self, request: Request) -> Response:
+        """Execute Workflow: submit a workflow for asynchronous execution.
+
+        With `Prefer: wait=30` the answer waits up to that long, and is the result if it has ended by then.
+        """
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
-        return stream_views.waiting(
-            Response(_accepted(accepted)),
-            request=request._request,
-            user_id=accepted.execution.user_id,
-            result=lambda execution: JSONRenderer().render(result_of(execution, request._request)),
-        )
+        return Response(_accepted(accepted))
 
 
 class ListView(APIView):
     """The user's executions, latest first."""
 
+    @describe(None, shapes.ResultSerializer(many=True), parameters=[ListQuery])
     def get(self, request: Request) -> Response:
+        """List Workflow Executions: the user's own, latest first."""
         query = checked(ListQuery, request.query_params)
         rows = queries.executions_of(user=user_of(request), status=query.get("status"))
         page = list(
@@ -53,7 +67,9 @@ class ListView(APIView):
 class ResultView(APIView):
     """One execution: get its result, or delete it with its files."""
 
+    @describe(None, shapes.ResultSerializer, parameters=[ResultQuery])
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Result."""
         include = checked(ResultQuery, request.query_params).get("include")
         execution = queries.execution_of(
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
@@ -64,7 +80,9 @@ class ResultView(APIView):
             shown["workflow"] = execution.graph.submitted
         return Response(shown)
 
+    @describe(None, shapes.DoneSerializer, errors=(409,))
     def delete(self, request: Request, execution_id: str) -> Response:
+        """Delete Workflow: an ended execution, with its files."""
         submission.delete(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow deleted successfully"})
 
@@ -72,7 +90,9 @@ class ResultView(APIView):
 class StatusView(APIView):
     """How far it is."""
 
+    @describe(None, shapes.StatusSerializer)
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Status: how far it is."""
         execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
         position = scheduling.positions([execution.id]).get(execution.id)
         known = None
@@ -84,7 +104,9 @@ class StatusView(APIView):
 class LogsView(APIView):
     """What happened, line by line."""
 
+    @describe(None, shapes.LogsSerializer, parameters=[LogQuery])
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Logs: what happened, line by line."""
         query = checked(LogQuery, request.query_params)
         execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
         lines, total = queries.log_of(execution, level=query.get("level"), tail=query["tail"])
@@ -101,7 +123,9 @@ class LogsView(APIView):
 class CancelView(APIView):
     """Cancel a pending or running execution; it is terminal when this answers."""
 
+    @describe(None, shapes.DoneSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
+        """Cancel Workflow: it has ended when this answers."""
         submission.cancel(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow cancelled successfully"})
 
@@ -109,7 +133,10 @@ class CancelView(APIView):
 class RetryView(APIView):
     """Submit a failed or cancelled execution again, as a new one."""
 
+    @idempotent
+    @describe(None, shapes.RetriedSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
+        """Retry Failed Workflow: submit it again, as a new execution."""
         user = user_of(request)
         execution = queries.execution_of(user=user, execution_id=execution_id, with_graph=True)
         return Response(
@@ -131,7 +158,8 @@ Checked = TypeVar("Checked", bound=BaseSerializer[Any])
 
 
 def checked(kind: type[Checked], data: Any) -> dict[str, Any]:
-    serializer = kind(data=data)
+    # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
+    serializer = kind(data=data.dict() if isinstance(data, QueryDict) else data)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 

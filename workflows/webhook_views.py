@@ -13,8 +13,9 @@ from accounts.views import SessionView
 from comfyserve.api.schema import describe
 
 from . import queries, webhook_secrets, webhooks
-from .serializers import DeliverySerializer, RotateSerializer, SecretSerializer
+from .serializers import RotateSerializer
 from .webhook_models import WebhookSecret
+from .webhook_shapes import DeliverySerializer, SecretSerializer
 
 
 class DeliveriesView(APIView):

@@ -14,8 +14,10 @@ def is_followed(scope: dict[str, Any]) -> bool:
 
 
 def is_long(scope: dict[str, Any]) -> bool:
-    """File transfers."""
+    """A GPU that is to load a model (`Prefer: wait`), and file transfers."""
     path = str(scope["path"]).rstrip("/")
     if path == "/files/upload":
+        return True
+    if path.startswith("/models/") and scope["method"] == "POST":
         return True
     return path.startswith("/files/") and not path.endswith("/info") and scope["method"] in ("GET", "HEAD")
