@@ -26,7 +26,7 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
-from files.models import File
+from files import storing
 
 from . import events, scheduling
 from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
@@ -139,7 +139,8 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
-        return [Claim(*row[:-1], json.loads(row[-1])) for row in cursor.fetchall()]
+        rows: list[list[Any]] = [[*row[:-1], json.loads(row[-1])] for row in cursor.fetchall()]
+    return [Claim(*row) for row in rows]
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
@@ -215,7 +216,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             return False
         if outcome.error_details is not None:
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
-        File.objects.bulk_create(output.file for output in outcome.outputs if output.file is not None)
+        storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
         Output.objects.bulk_create(outcome.outputs)

@@ -18,7 +18,7 @@ from django.conf import settings
 from comfyserve import database
 from comfyui import History, Refused, Subscription, Unreachable, events
 
-from . import faults, graphs, lifecycle, workers
+from . import faults, graphs, lifecycle, model_use, placing, workers
 from .backend import Backend
 from .faults import Fault
 from .lifecycle import Claim, Line, Outcome
@@ -51,6 +51,10 @@ class Ended:
     history: History
     lines: list[Line] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
+
+
+class _NotWanted(Exception):
+    """While its inputs were placed: the claim is lost, or the execution is wanted back."""
 
 
 class Runner:
@@ -139,11 +143,32 @@ class Runner:
     def _about_to_post(self) -> bool:
         return database.patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
 
+    def _prepare(self) -> graphs.Prompt | Gone:
+        """Its input files onto ComfyUI; the prompt with the names they have there."""
+        try:
+            return placing.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+        except placing.Unplaceable as exc:
+            return self._fail(exc.fault)
+        except placing.NotNow as exc:
+            return self._back(str(exc), hold=True)
+        except _NotWanted:
+            if self._abandoned.is_set():
+                return self._leave_to_others()
+            return self._back("its worker stops" if self._stop_at is not None else "another worker is free")
+
+    def _still_wanted(self) -> None:
+        self.alive_at = time.monotonic()
+        if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
+            raise _NotWanted
+
     def _post(self) -> Ended | Gone | None:
+        prepared = self._prepare()
+        if isinstance(prepared, Gone):
+            return prepared
         if not self._about_to_post():
             return self._leave_to_others()
         prompt = graphs.mark_outputs(
-            self.claim.prompt, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
+            prepared, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
         )
         self._next_up = not self._backend.session.queue_remaining
         try:
@@ -164,8 +189,8 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable as again:
-            exc = again
+        except Unreachable:
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
         if exc.status == 500 and self.claim.attempt >= STUMBLES:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
@@ -181,7 +206,7 @@ class Runner:
             others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
-        return self._fail(fault)
+        return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
 
     # -- following -------------------------------------------------------------------------------------
     def _follow(self, subscription: Subscription) -> Ended | Gone:
@@ -250,6 +275,7 @@ class Runner:
         self.begun = True
         self._written_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
+        model_use.note(self.claim.prompt)
 
     def _look(self) -> Ended | Gone | None:
         """Ask ComfyUI itself."""

@@ -8,6 +8,8 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
+from models_registry.keeping import Keeper
+
 from . import events, workers
 from .backend import own
 from .seats import Seats
@@ -21,7 +23,14 @@ class GpuWorker:
 
     def __init__(self) -> None:
         self.seats = Seats(own())
-        self.upkeep = Upkeep(self.seats)
+        backend = self.seats.backend
+        self.keeper = Keeper(
+            host=backend.name,
+            client=backend.client,
+            active=lambda: self.seats.taking and backend.reachable,
+        )
+        self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
+        self.keeper.start()
         self.upkeep.start()
 
     def stop(self) -> None:
@@ -31,6 +40,7 @@ class GpuWorker:
     def close(self) -> None:
         """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
         self.seats.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
+        self.keeper.stop()
         self.upkeep.stop()
         self.seats.backend.close()
 

@@ -30,6 +30,7 @@ MEANINGS = {
     409: "Not in the state that things are in",
     413: "The body is too large",
     415: "The body is not of a type that is read here",
+    416: "The `Range` lies outside of the file",
     422: "The `Idempotency-Key` was used for another request",
     429: "Too many requests, or a quota is used up; `Retry-After` says when to try again",
     500: "A mistake of ours; quote the `request_id`",

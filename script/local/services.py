@@ -243,8 +243,11 @@ class Services:
         schedule = self.data / "run" / "beat"
         beat = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
         flower = [*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+        programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
+        if self._for_demo:  # over before these two would have something to do
+            return programs
         return [
-            Program(name="web", group="app", command=web, stop_seconds=15),
+            *programs,
             Program(name="beat", group="app", command=beat),
             Program(name="flower", group="app", command=flower),
         ]

@@ -75,7 +75,7 @@ def test_every_third_cancelled_at_a_random_moment_harms_no_other(bare_stack, com
     random.seed(20)
     person = stack.person("cancels")
     start_pair(stack, comfyui_pair)
-    ids = [person.execute(graphs.txt2img(steps=6, seed=1000 + i)) for i in range(36)]
+    ids = [person.execute(sleeping(0.4, seed=1000 + i)) for i in range(36)]
     doomed = ids[::3]
 
     def cancel(execution_id: str) -> int:
