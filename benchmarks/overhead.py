@@ -79,9 +79,7 @@ class Through:
         self.submitting: list[float] = []  # seconds that each POST took
 
     def _ask_and_wait(self, graph: Graph) -> requests.Response:
-        answer = self._person.post(
-            "/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"}
-        )
+        answer = self._person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
         answer.raise_for_status()
         return answer
 
@@ -173,7 +171,9 @@ def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=100, help="tiny workflows each way (default 100)")
     parser.add_argument("--queued", type=int, default=50, help="workflows in the queue (default 50)")
     parser.add_argument(
