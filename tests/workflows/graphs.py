@@ -44,11 +44,3 @@ def sleep(seconds: float, *, steps: int = 10, seed: int = 0) -> Graph:
         "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "steps": steps, "seed": seed}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "slept"}},
     }
-
-
-def sleeping(seconds: float, *, seed: int) -> Graph:
-    """Takes that long and leaves the CPU alone, as a GPU would."""
-    return {
-        "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "steps": 20, "seed": seed}},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    }

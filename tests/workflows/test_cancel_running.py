@@ -27,7 +27,7 @@ def queue_of(comfyui) -> list[str]:
 
 
 def test_it_is_terminal_at_once_and_comfyui_stops(person, comfyui):
-    execution_id = person.execute(graphs.sleeping(60, seed=11))
+    execution_id = person.execute(graphs.sleep(60, seed=11))
     wait_running(person, execution_id)
     answer = person.post(f"/workflows/{execution_id}/cancel")
     assert answer.status_code == 200, answer.text
@@ -37,7 +37,7 @@ def test_it_is_terminal_at_once_and_comfyui_stops(person, comfyui):
 
 
 def test_a_second_cancel_is_a_conflict(person):
-    execution_id = person.execute(graphs.sleeping(60, seed=12))
+    execution_id = person.execute(graphs.sleep(60, seed=12))
     wait_running(person, execution_id)
     assert person.post(f"/workflows/{execution_id}/cancel").status_code == 200
     again = person.post(f"/workflows/{execution_id}/cancel")
@@ -46,7 +46,7 @@ def test_a_second_cancel_is_a_conflict(person):
 
 
 def test_the_one_behind_it_is_not_harmed(person):
-    running = person.execute(graphs.sleeping(60, seed=13))
+    running = person.execute(graphs.sleep(60, seed=13))
     behind = person.execute(graphs.colour(0x445566))
     wait_running(person, running)
     assert person.post(f"/workflows/{running}/cancel").status_code == 200
@@ -54,7 +54,7 @@ def test_the_one_behind_it_is_not_harmed(person):
 
 
 def test_the_staged_one_can_be_cancelled_without_harm_to_the_running_one(person, comfyui):
-    running = person.execute(graphs.sleeping(6, seed=14))
+    running = person.execute(graphs.sleep(6, seed=14))
     staged = person.execute(graphs.colour(0x223344))
     wait_for(lambda: staged in queue_of(comfyui), what="the second to be staged")
     assert person.post(f"/workflows/{staged}/cancel").status_code == 200
@@ -64,7 +64,7 @@ def test_the_staged_one_can_be_cancelled_without_harm_to_the_running_one(person,
 
 
 def test_a_time_out_ends_the_run_with_a_clear_error(person, comfyui, gpu_worker):
-    execution_id = person.execute(graphs.sleeping(60, seed=15), timeout_minutes=1)
+    execution_id = person.execute(graphs.sleep(60, seed=15), timeout_minutes=1)
     wait_running(person, execution_id)
     # A minute is long for a test: move the clock of this one, and let the next worker process take it up.
     gpu_worker.workers["gpu-kept"].kill()
