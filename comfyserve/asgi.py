@@ -18,8 +18,11 @@ asgi = get_asgi_application()
 from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+from health.shutdown import lifespan  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
+# Probes have threads of their own: they answer also while all others wait for a database that hangs.
+probes = WSGIMiddleware(wsgi_application, workers=8)  # type: ignore[arg-type]
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -27,16 +30,10 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await lifespan(receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
+    elif scope["path"].startswith("/health"):
+        await probes(scope, receive, send)  # type: ignore[arg-type]
     else:
         await wsgi(scope, receive, send)  # type: ignore[arg-type]
 
 
 application = LimitBodies(halves)
-
-
-async def lifespan(receive: Any, send: Any) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

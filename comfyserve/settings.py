@@ -48,6 +48,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -278,6 +279,11 @@ PRIORITY_WEIGHTS = {
     "normal": env.float("PRIORITY_WEIGHT_NORMAL", default=4),
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
+
+# -- health -------------------------------------------------------------------------------------------
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as bearer; empty: open to all
+# After SIGTERM the web process says "not ready" and serves on for so long, for load balancers to notice.
+SHUTDOWN_DELAY_SECONDS = env.float("SHUTDOWN_DELAY_SECONDS", default=0.0)
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

@@ -11,6 +11,7 @@ urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("files/", include("files.urls")),
+    path("", include("health.urls")),
     path("schema", docs.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
     path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),

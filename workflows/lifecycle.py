@@ -28,7 +28,7 @@ from django.db.models.functions import Coalesce, Extract, Now
 
 from files.models import File
 
-from . import events, scheduling
+from . import events, scheduling, statistics
 from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
@@ -349,6 +349,8 @@ def _take_back(
                 [exclude, back],
             )
     _log(back, Line(f"Back to the queue: {reason}", Level.WARNING))
+    cause = "fault" if fault else "lacking" if exclude else "other"
+    statistics.add("executions_taken_back", cause, count=len(back))
     _follow_up(back)
     if back and not hold_seconds:
         transaction.on_commit(events.ticket)
@@ -382,6 +384,7 @@ def reap() -> int:
         taken += _take_back(
             dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
         )
+        statistics.add("lease_losses", "reaped", count=len(taken))
     return len(taken)
 
 
@@ -405,7 +408,9 @@ def _log(ids: Iterable[UUID], *lines: Line) -> None:
 
 
 def _follow_up(ids: Iterable[UUID]) -> None:
-    """After the commit, readers are told."""
+    """Figures are counted; after the commit, readers are told."""
+    ids = list(ids)
+    statistics.note_ended(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
 

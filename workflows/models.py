@@ -146,6 +146,10 @@ class Execution(models.Model):
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),
+            # Read by health: how many wait of each priority, and since when.
+            models.Index(
+                fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -253,6 +257,7 @@ class Worker(models.Model):
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
     devices = models.JSONField(default=list)
+    gpus = models.JSONField(default=list, help_text="Of its host, as NVIDIA's driver tells: see gpus.figures")
     ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
     ram_free = models.BigIntegerField(null=True, blank=True)
     object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)
@@ -265,3 +270,36 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Delta(models.Model):
+    """One step of a figure, as it happened. Only ever added; the sweep folds them into `Tally`.
+
+    What a figure means, and what its labels are, says `statistics.METRICS`.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    metric = models.CharField(max_length=60)
+    labels = ArrayField(models.CharField(max_length=200), default=list)
+    bucket = models.IntegerField(default=0, help_text="How many of the metric's bounds lie below the value")
+    count = models.BigIntegerField(default=1)
+    sum = models.FloatField(default=1)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.labels} +{self.count}"
+
+
+class Tally(models.Model):
+    """A figure as it stands, but for the deltas not yet folded in."""
+
+    metric = models.CharField(max_length=60)
+    labels = ArrayField(models.CharField(max_length=200), default=list)
+    bucket = models.IntegerField(default=0)
+    count = models.BigIntegerField()
+    sum = models.FloatField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["metric", "labels", "bucket"], name="tally_of_metric")]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.labels} {self.count}"

@@ -16,7 +16,7 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, lifecycle, queries, scheduling, workers
+from . import events, graphs, lifecycle, queries, scheduling, statistics, workers
 from .models import ALIVE, Execution, Graph, Held, Status
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
@@ -72,6 +72,7 @@ def submit(
             webhook_url=webhook_url,
         )
         Graph.objects.create(execution=execution, submitted=workflow, prompt=graph.prompt)
+        statistics.note_submitted(priority=priority)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
         transaction.on_commit(events.ticket)
