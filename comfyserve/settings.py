@@ -11,6 +11,7 @@ from pathlib import Path
 
 import environ
 
+from comfyserve import logs
 from comfyserve.backends import DEFAULT_URL, backend_name
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -286,14 +287,25 @@ METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as be
 SHUTDOWN_DELAY_SECONDS = env.float("SHUTDOWN_DELAY_SECONDS", default=0.0)
 
 # -- logs ---------------------------------------------------------------------------------------------
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
+# json, line, or auto: lines for a terminal (and with DEBUG), JSON for everything else
+LOG_FORMAT = logs.chosen_format(env.str("LOG_FORMAT", default="auto"), debug=DEBUG)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"request_id": {"()": "comfyserve.api.request_ids.LogFilter"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+    "filters": {"context": {"()": "comfyserve.logs.Context"}},
+    "formatters": {"json": {"()": "comfyserve.logs.Json"}, "line": {"()": "comfyserve.logs.Line"}},
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["context"]}
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        # The server's own handlers go; what it says comes to ours.
+        "uvicorn": {"handlers": [], "propagate": True, "level": LOG_LEVEL},
+        "uvicorn.error": {"handlers": [], "propagate": True},
+        "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
+        # Each refused request is a line of comfyserve.requests already; crashes are still told.
+        "django.request": {"level": "CRITICAL" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        "celery.beat": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+    },
 }

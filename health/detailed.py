@@ -14,7 +14,7 @@ from comfyserve import database
 from . import checks, comfyui_checks, system
 from .celery_beats import QUEUES
 from .checks import Condition, Service
-from .probing import Probe, Shared
+from .probing import NoAnswer, Probe, Shared
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Check:
         return found
 
     def _failed(self, exc: Exception) -> list[Service]:
-        said = str(exc) if type(exc).__name__ == "NoAnswer" else checks.explain(exc)
+        said = str(exc) if isinstance(exc, NoAnswer) else checks.explain(exc)
         if said != self._told:  # once, not each second
             logger.warning("%s is not well: %s", self.probe.name, exc)
             self._told = said

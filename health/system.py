@@ -21,7 +21,7 @@ def uptime_seconds() -> float:
 
 def host_figures() -> dict[str, float]:
     """Percent; of the CPU since the last call, of the disk that DATA_DIR is on."""
-    disk = shutil.disk_usage(_existing(settings.DATA_DIR))
+    disk = shutil.disk_usage(existing(settings.DATA_DIR))
     return {
         "cpu_usage_percent": psutil.cpu_percent(),
         "memory_usage_percent": psutil.virtual_memory().percent,
@@ -29,7 +29,7 @@ def host_figures() -> dict[str, float]:
     }
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """The folder itself, or the nearest above it that exists."""
     while not path.exists():
         path = path.parent

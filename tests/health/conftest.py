@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +66,9 @@ def conditions(body: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="package")
-def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
-    folder = _reachable(tmp_path_factory.mktemp("own"))
+def _own() -> Iterator[Own]:
+    # Not under pytest's own folder, which other runs of pytest close to PostgreSQL's account.
+    folder = Path(tempfile.mkdtemp(prefix="comfyserve-own-"))
     logs = folder / "logs"
     postgres = Postgres(folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=False)
     valkey = Valkey(folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
@@ -83,6 +86,7 @@ def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
         stack.stop()
         postgres.stop()
         valkey.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -91,9 +95,3 @@ def own(_own: Own) -> Iterator[Own]:
     _own.stack.start_web()
     yield _own
     _own.stack.end_of_test()
-
-
-def _reachable(folder: Path) -> Path:
-    """PostgreSQL's own account passes through the folders above."""
-    folder.chmod(0o755)
-    return folder
