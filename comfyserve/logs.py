@@ -1,8 +1,8 @@
 """What a log line looks like, and whose it is.
 
 Each record carries what is in hand where it is written: request, execution, user, worker. So the story of one
-execution is found by its id across web, worker and webhooks. Lines are JSON for machines, or one readable line
-for a terminal (`LOG_FORMAT`). Secrets do not get into either.
+execution is found by its id across web, worker and webhooks. Lines are JSON for machines, or one to read for
+a terminal (`LOG_FORMAT`). Secrets do not get into either.
 """
 
 from __future__ import annotations
@@ -68,6 +68,13 @@ class Context(logging.Filter):
         return True
 
 
+class OnlyCrashes(logging.Filter):
+    """Django tells of every answer from 400 up; comfyserve.requests has a line for each already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is not None
+
+
 # -- no secrets ----------------------------------------------------------------------------------------------
 _SECRETS = re.compile(
     r"(?P<keep>://[^/\s:@]*:)[^@\s/]+(?=@)"  # a password in an address
@@ -80,9 +87,7 @@ MASK = "***"
 
 def scrub(text: str) -> str:
     """The text with passwords, tokens and keys masked."""
-    return _SECRETS.sub(
-        lambda found: (found["keep"] or found["keep2"] or found["keep3"] or "") + MASK, text
-    )
+    return _SECRETS.sub(lambda found: (found["keep"] or found["keep2"] or found["keep3"] or "") + MASK, text)
 
 
 # -- the two forms -----------------------------------------------------------------------------------------

@@ -293,7 +293,10 @@ LOG_FORMAT = logs.chosen_format(env.str("LOG_FORMAT", default="auto"), debug=DEB
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"context": {"()": "comfyserve.logs.Context"}},
+    "filters": {
+        "context": {"()": "comfyserve.logs.Context"},
+        "crashes": {"()": "comfyserve.logs.OnlyCrashes"},
+    },
     "formatters": {"json": {"()": "comfyserve.logs.Json"}, "line": {"()": "comfyserve.logs.Line"}},
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["context"]}
@@ -304,8 +307,7 @@ LOGGING = {
         "uvicorn": {"handlers": [], "propagate": True, "level": LOG_LEVEL},
         "uvicorn.error": {"handlers": [], "propagate": True},
         "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
-        # Each refused request is a line of comfyserve.requests already; crashes are still told.
-        "django.request": {"level": "CRITICAL" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        "django.request": {"filters": ["crashes"]},
         "celery.beat": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
     },
 }

@@ -13,6 +13,7 @@ against a completion): functions say so with False or None and never raise for i
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from files.models import File
 
 from . import events, scheduling, statistics
 from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
+
+logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
@@ -111,6 +114,8 @@ def claim(*, worker: str) -> Claim | None:
         """,  # noqa: S608  (no value of a user in it)
         [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
+    for taken in rows:
+        _tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
     return rows[0] if rows else None
 
 
@@ -405,6 +410,15 @@ def _log(ids: Iterable[UUID], *lines: Line) -> None:
         for id_ in ids
         for line in lines
     )
+    transaction.on_commit(lambda: _tell(list(ids), lines))
+
+
+def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
+    """The same in the log of the process, for operators."""
+    for id_ in ids:
+        for line in lines:
+            level = logging.getLevelNamesMapping()[line.level]
+            logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})
 
 
 def _follow_up(ids: Iterable[UUID]) -> None:

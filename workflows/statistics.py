@@ -33,8 +33,8 @@ FLUSH_SECONDS = 5.0
 MAX_KINDS = 50  # kinds of workflows with figures of their own; the first that came
 OTHER = "other"
 
-SECONDS_TO_HOURS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
-MILLISECONDS_UP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS_TO_HOURS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+MILLISECONDS_UP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Key = tuple[str, tuple[str, ...], int]  # (metric, labels, bucket)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from files import storing
 
 from . import events, graphs, lifecycle, queries, scheduling, statistics, workers
 from .models import ALIVE, Execution, Graph, Held, Status
+
+logger = logging.getLogger(__name__)
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
@@ -76,6 +79,12 @@ def submit(
         if limited:
             scheduling.lift_quota(user_id=user.pk)
         transaction.on_commit(events.ticket)
+    logger.info(
+        "Accepted, %d nodes, priority %s",
+        len(graph.prompt),
+        priority,
+        extra={"execution_id": str(execution.id)},
+    )
     return Accepted(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),

@@ -8,6 +8,8 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
+from comfyserve import logs
+
 from . import events, workers
 from .backend import own
 from .seats import Seats
@@ -21,6 +23,7 @@ class GpuWorker:
 
     def __init__(self) -> None:
         self.seats = Seats(own())
+        logs.bind_process(worker=self.seats.backend.name)
         self.upkeep = Upkeep(self.seats)
         self.upkeep.start()
 
