@@ -141,4 +141,5 @@ def chosen_format(wanted: str, *, debug: bool) -> str:
 
 @signals.setup_logging.connect(weak=False, dispatch_uid="logs_as_django")
 def _leave_it_to_django(**_: Any) -> None:
-    """Celery sets up no logging of its own while somebody listens here."""
+    """Celery sets up no logging of its own while somebody listens here. Warnings are lines like others."""
+    logging.captureWarnings(True)

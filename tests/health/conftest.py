@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
 from script.local import ports
 from script.local.postgres import Postgres
+from script.local.processes import Process
 from script.local.valkey import Valkey
 from tests.stack import Stack
 from tests.waiting import wait_for
@@ -39,6 +42,18 @@ class Own:
 
         return wait_for(look, seconds=20, what=f"{path} to answer {status}")[0]
 
+    @contextmanager
+    def frozen(self, *servers: Process) -> Iterator[None]:
+        """They hold all their connections, take new ones, and say nothing."""
+        everyone = [each for server in servers for each in _family(server)]
+        for process in everyone:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in everyone:
+                process.resume()
+
     def detailed(self) -> dict[str, Any]:
         return self.get("/health/detailed").json()
 
@@ -51,6 +66,12 @@ class Own:
 
         return wait_for(look, seconds=seconds, what=f"{name} to be {condition}")
 
+    def end_workers(self) -> None:
+        """Those too that earlier tests have left for later ones."""
+        for worker in self.stack.workers.values():
+            worker.kill()
+        self.stack.workers.clear()
+
     def all_well(self) -> None:
         """Start again what a test has stopped, and wait until it is seen."""
         if not self.postgres.process.alive:
@@ -59,6 +80,11 @@ class Own:
         if not self.valkey.process.alive:
             self.valkey.start()
             self.valkey.wait()
+
+
+def _family(server: Process) -> list[psutil.Process]:
+    first = psutil.Process(server.pid)
+    return [first, *first.children(recursive=True)]
 
 
 def conditions(body: dict[str, Any]) -> dict[str, str]:
@@ -93,5 +119,6 @@ def _own() -> Iterator[Own]:
 def own(_own: Own) -> Iterator[Own]:
     _own.all_well()
     _own.stack.start_web()
+    _own.stack.sql("DELETE FROM workflows_worker WHERE name <> 'gpu-1'")  # of workers of earlier tests
     yield _own
     _own.stack.end_of_test()

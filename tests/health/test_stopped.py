@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import psutil
 import pytest
 
 from tests.health.conftest import Own, conditions
+from tests.waiting import wait_for
 
+PATHS = ("/health/detailed", "/health/readiness", "/metrics/")
 QUEUES = {"celery:gpu", "celery:models", "celery:webhooks", "celery:default"}
 
 
@@ -94,42 +99,64 @@ def test_readiness_returns_with_the_database(own):
 
 
 def test_no_answer_takes_two_seconds_while_servers_hang(own):
-    """Frozen, not stopped: connections are taken, and nothing is ever said."""
-    import signal
-
-    frozen = (own.postgres.process, own.valkey.process)
-    for process in frozen:
-        process.signal(signal.SIGSTOP)
-    try:
+    for path in PATHS:
+        own.get(path)  # connections that are kept are there, and will hang
+    with own.frozen(own.postgres.process, own.valkey.process):
         own.service("database", "unhealthy")
-        times = []
-        for path in ("/health/detailed", "/health/readiness", "/metrics/") * 2:
+        times = {}
+        for path in PATHS:
             began = time.monotonic()
             assert own.get(path).status_code == 503
-            times.append(time.monotonic() - began)
-        assert max(times) < 2.2, times  # two seconds, and what a busy machine needs to say so
-    finally:
-        for process in frozen:
-            process.signal(signal.SIGCONT)
-    assert own.service("database", "healthy")["services"][1]["status"] in ("healthy", "unhealthy")
+            times[path] = time.monotonic() - began
+    assert max(times.values()) < 2.2, times  # two seconds, and what a busy machine needs to say so
+    own.service("database", "healthy")
+
+
+def test_a_hanging_comfyui_is_seen_and_delays_nothing(everything, comfyui):
+    with everything.frozen(comfyui.process):
+        body = everything.service("comfyui:gpu-1", "unhealthy")
+        began = time.monotonic()
+        everything.detailed()
+        assert time.monotonic() - began < 2.2
+    assert body["status"] == "degraded"
 
 
 def test_liveness_answers_while_all_other_threads_wait_for_the_database(own):
-    import signal
-    from concurrent.futures import ThreadPoolExecutor
-
-    own.postgres.process.signal(signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(24) as clients:
-            stuck = [
-                clients.submit(own.get, "/auth/me", headers={"Authorization": "Bearer x"}) for _ in range(24)
-            ]
-            began = time.monotonic()
-            assert own.get("/health/liveness").status_code == 200
-            took = time.monotonic() - began
-            own.postgres.process.signal(signal.SIGCONT)
-            for request in stuck:
-                request.result()
-    finally:
-        own.postgres.process.signal(signal.SIGCONT)
+    with own.frozen(own.postgres.process), ThreadPoolExecutor(24) as clients:
+        unknown = {"Authorization": "Bearer cs_unknown"}
+        stuck = [clients.submit(own.get, "/auth/me", headers=unknown) for _ in range(24)]
+        began = time.monotonic()
+        assert own.get("/health/liveness").status_code == 200
+        took = time.monotonic() - began
+        assert not all(request.done() for request in stuck)
     assert took < 1.0
+
+
+def test_what_hangs_costs_one_thread_however_often_it_is_asked(own):
+    with own.frozen(own.postgres.process):
+        own.service("database", "unhealthy")
+        before = psutil.Process(own.stack.web.pid).num_threads()
+        for _ in range(3):
+            own.detailed()
+        assert psutil.Process(own.stack.web.pid).num_threads() <= before + 8  # the threads for probes
+
+
+def test_readiness_says_no_before_the_process_stops(own):
+    web = own.stack.start_web(env={"SHUTDOWN_DELAY_SECONDS": "2"})
+    own.says("/health/readiness", 200)
+    web.signal(signal.SIGTERM)
+    answer = own.says("/health/readiness", 503)
+    assert answer.json() == {"status": "not ready", "reason": "Shutting down"}
+    assert own.get("/health/liveness").status_code == 200
+    wait_for(lambda: not web.alive, what="the web process to end")
+
+
+def test_readiness_says_no_while_migrations_are_missing(own):
+    own.stack.sql("DELETE FROM django_migrations WHERE app = 'workflows' AND name = '0004_statistics'")
+    try:
+        own.stack.start_web(env={})
+        answer = own.says("/health/readiness", 503)
+        assert answer.json()["reason"] == "Migrations are missing; run manage.py migrate"
+    finally:
+        own.stack.manage("migrate", "--fake", "--verbosity=0")
+    own.says("/health/readiness", 200)
