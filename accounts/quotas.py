@@ -59,6 +59,11 @@ def check_storage(*, user: User, used: int, adding: int) -> None:
         raise _refusal(message, "storage_bytes", retry_after=None)
 
 
+def storage_is_limited(*, user: User) -> bool:
+    """Whether what is used needs to be counted at all."""
+    return _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES) is not None
+
+
 def lock_storage(*, user: User) -> None:
     """Until the transaction ends, nobody else is between looking at the user's storage and adding to it."""
     with connection.cursor() as cursor:

@@ -10,20 +10,19 @@ from rest_framework import serializers
 
 from accounts import passwords
 from accounts.models import ApiKey, User
+from comfyserve.api.fields import BooleanField, EmailField, MomentField, TextField
 
 PASSWORD_CHARACTERS = 1024  # hashing longer ones would cost us more than the sender
 
 
-def password_field(**kwargs: Any) -> serializers.CharField:
-    return serializers.CharField(
-        max_length=PASSWORD_CHARACTERS, trim_whitespace=False, write_only=True, **kwargs
-    )
+def password_field(**kwargs: Any) -> TextField:
+    return TextField(max_length=PASSWORD_CHARACTERS, trim_whitespace=False, write_only=True, **kwargs)
 
 
 class RegistrationSerializer(serializers.Serializer[Any]):
-    email = serializers.EmailField(max_length=254, help_text="Unique, whatever its case")
+    email = EmailField(max_length=254, help_text="Unique, whatever its case")
     password = password_field(help_text="At least 8 characters, not common, not like the name")
-    username = serializers.CharField(
+    username = TextField(
         max_length=150,
         validators=[User.username_validator],
         help_text="Letters, digits and @ . + - _ only; unique",
@@ -39,12 +38,12 @@ class RegistrationSerializer(serializers.Serializer[Any]):
 
 
 class LoginSerializer(serializers.Serializer[Any]):
-    email = serializers.CharField(max_length=254, help_text="The account's e-mail address")
+    email = TextField(max_length=254, help_text="The account's e-mail address")
     password = password_field(help_text="The account's password")
 
 
 class RefreshSerializer(serializers.Serializer[Any]):
-    refresh_token = serializers.CharField(max_length=2000, help_text="From the last login or refresh")
+    refresh_token = TextField(max_length=2000, help_text="From the last login or refresh")
 
 
 class TokenPairSerializer(serializers.Serializer[Any]):
@@ -69,7 +68,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
 
 class LogoutSerializer(serializers.Serializer[Any]):
-    everywhere = serializers.BooleanField(default=False, help_text="End all of your sessions")
+    everywhere = BooleanField(default=False, help_text="End all of your sessions")
 
 
 class MessageSerializer(serializers.Serializer[Any]):
@@ -90,8 +89,8 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
 
 
 class NewApiKeySerializer(serializers.Serializer[Any]):
-    name = serializers.CharField(max_length=100, help_text="What the key is for")
-    expires_at = serializers.DateTimeField(
+    name = TextField(max_length=100, help_text="What the key is for")
+    expires_at = MomentField(
         required=False, allow_null=True, default=None, help_text="When it stops working; null: never"
     )
 
@@ -115,9 +114,9 @@ class PasswordChangeSerializer(serializers.Serializer[Any]):
 
 
 class ResetSerializer(serializers.Serializer[Any]):
-    email = serializers.EmailField(max_length=254, help_text="Where the account's e-mail goes")
+    email = EmailField(max_length=254, help_text="Where the account's e-mail goes")
 
 
 class ResetConfirmSerializer(serializers.Serializer[Any]):
-    token = serializers.CharField(max_length=200, help_text="From the e-mail")
+    token = TextField(max_length=200, help_text="From the e-mail")
     new_password = password_field(help_text="At least 8 characters, not common, not like the name")

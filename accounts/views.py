@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from accounts import api_keys, passwords, registration, sessions
+from accounts import api_keys, examples, passwords, registration, sessions
 from accounts import serializers as shapes
 from accounts.authentication import AuthenticatedRequest
 from accounts.models import ApiKey, Session, User
@@ -43,7 +43,13 @@ class SessionView(APIView):
 
 
 class Register(PublicView):
-    @describe(shapes.RegistrationSerializer, {201: shapes.UserSerializer}, errors=(403,))
+    @describe(
+        shapes.RegistrationSerializer,
+        {201: shapes.UserSerializer},
+        errors=(403,),
+        example=examples.ACCOUNT,
+        answer=examples.USER,
+    )
     def post(self, request: Request) -> Response:
         """Register User: create a new account, where registration is open."""
         given = checked(shapes.RegistrationSerializer, request)
@@ -52,7 +58,13 @@ class Register(PublicView):
 
 
 class Login(PublicView):
-    @describe(shapes.LoginSerializer, shapes.TokenPairSerializer, errors=(401,))
+    @describe(
+        shapes.LoginSerializer,
+        shapes.TokenPairSerializer,
+        errors=(401,),
+        example=examples.LOGIN,
+        answer=examples.PAIR,
+    )
     def post(self, request: Request) -> Response:
         """Login: exchange e-mail address and password for an access and a refresh token."""
         given = checked(shapes.LoginSerializer, request)
@@ -66,7 +78,13 @@ class Login(PublicView):
 
 
 class Refresh(PublicView):
-    @describe(shapes.RefreshSerializer, shapes.TokenPairSerializer, errors=(401,))
+    @describe(
+        shapes.RefreshSerializer,
+        shapes.TokenPairSerializer,
+        errors=(401,),
+        example=examples.REFRESH,
+        answer=examples.PAIR,
+    )
     def post(self, request: Request) -> Response:
         """Refresh Token: a new pair of tokens. Using a refresh token twice ends its session."""
         pair = sessions.rotate(**checked(shapes.RefreshSerializer, request))
@@ -74,14 +92,20 @@ class Refresh(PublicView):
 
 
 class Me(APIView):
-    @describe(None, shapes.UserSerializer)
+    @describe(None, shapes.UserSerializer, answer=examples.USER)
     def get(self, request: AuthenticatedRequest) -> Response:
         """Get Current User."""
         return Response(shapes.UserSerializer(request.user).data)
 
 
 class Logout(APIView):
-    @describe(shapes.LogoutSerializer, shapes.MessageSerializer, errors=(403,))
+    @describe(
+        shapes.LogoutSerializer,
+        shapes.MessageSerializer,
+        errors=(403,),
+        example={"everywhere": True},
+        answer=examples.LOGGED_OUT,
+    )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Logout: end this session, its access and refresh tokens at once; with `everywhere` all of them."""
         if checked(shapes.LogoutSerializer, request)["everywhere"]:
@@ -132,7 +156,13 @@ class Keys(SessionView):
         keys = ApiKey.objects.filter(user=request.user).order_by("id")
         return Response(shapes.ApiKeySerializer(keys, many=True).data)
 
-    @describe(shapes.NewApiKeySerializer, {201: shapes.MadeApiKeySerializer}, errors=(403, 409))
+    @describe(
+        shapes.NewApiKeySerializer,
+        {201: shapes.MadeApiKeySerializer},
+        errors=(403, 409),
+        example=examples.NEW_KEY,
+        answer=examples.MADE_KEY,
+    )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Create API Key: for a server. The answer shows it; nobody can read it again."""
         key, secret = api_keys.create(user=request.user, **checked(shapes.NewApiKeySerializer, request))

@@ -17,14 +17,35 @@ AWAY = (OperationalError, InterfaceError)
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0  # seconds
 
 
+_thread = threading.local()
+
+
 @contextmanager
-def step() -> Iterator[None]:
-    """A database step of a thread that lives on: its connection goes back to the pool afterwards."""
-    close_old_connections()
+def kept() -> Iterator[None]:
+    """This thread's connection is its own until the end of the block: steps do not give it back.
+
+    For what belongs to a connection, such as advisory locks and LISTEN.
+    """
+    _thread.keeps = True
     try:
         yield
     finally:
+        _thread.keeps = False
+
+
+def _give_back() -> None:
+    if not getattr(_thread, "keeps", False):
         close_old_connections()
+
+
+@contextmanager
+def step() -> Iterator[None]:
+    """A database step of a thread that lives on: its connection goes back to the pool afterwards."""
+    _give_back()
+    try:
+        yield
+    finally:
+        _give_back()
 
 
 def patiently(do: Callable[[], T], *, stop: threading.Event | None = None) -> T:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import environ
 
-from comfyserve import logs
+from comfyserve import logs, storage_url
 from comfyserve.backends import DEFAULT_URL, backend_name
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -246,15 +246,23 @@ MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", default=2 * 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 
 # -- files ------------------------------------------------------------------------------------------
+# file:///folder or s3://key:secret@host:port/bucket; empty: DATA_DIR/files. See comfyserve/storage_url.py.
+STORAGE_URL = env.str("STORAGE_URL", default="")
+SIGNED_LINK_SECONDS = env.int("SIGNED_LINK_SECONDS", default=24 * 3600)
 STORAGES = {
-    "default": {
-        "BACKEND": "django.core.files.storage.FileSystemStorage",
-        "OPTIONS": {"location": str(DATA_DIR / "files")},
-    },
+    "default": storage_url.parse(STORAGE_URL, default=DATA_DIR / "files", link_seconds=SIGNED_LINK_SECONDS),
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
+# Where files are while they come in. On the same disk as the storage they are moved, not copied.
+INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
 FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)
-SIGNED_LINK_SECONDS = env.int("SIGNED_LINK_SECONDS", default=24 * 3600)
+MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
+# An input that a workflow names by its address: seconds in all. Its size: MAX_UPLOAD_BYTES.
+INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
+
+# -- what users name and we fetch ---------------------------------------------------------------------
+# Hosts, *.domains, addresses and networks that the guarded door lets through although not public.
+OUTBOUND_ALLOW = env.list("OUTBOUND_ALLOW", default=[])
 
 # -- ComfyUI and the GPU workers ----------------------------------------------------------------------
 COMFYUI_URL = env.str("COMFYUI_URL", default=DEFAULT_URL).rstrip("/")
@@ -262,6 +270,23 @@ COMFYUI_NAME = env.str("COMFYUI_NAME", default="")
 # Unique in the fleet; the queue of this backend's own tickets is `gpu.<BACKEND_NAME>`.
 BACKEND_NAME = backend_name(name=COMFYUI_NAME, url=COMFYUI_URL)
 COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
+
+# -- models -------------------------------------------------------------------------------------------
+MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # who may; or "staff"
+# How long a request to load or unload waits for the GPU before it answers 503; it happens all the same.
+MODEL_COMMAND_SECONDS = env.float("MODEL_COMMAND_SECONDS", default=20.0)
+MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between looks at the model files
+# Downloads. Loading a pickle (.ckpt, .pt, ...) runs code that is in it.
+MODEL_ALLOW_PICKLES = env.bool("MODEL_ALLOW_PICKLES", default=False)
+MODEL_DOWNLOADS_AT_ONCE = env.int("MODEL_DOWNLOADS_AT_ONCE", default=2)  # of each worker
+MODEL_DOWNLOAD_MAX_BYTES = env.int("MODEL_DOWNLOAD_MAX_BYTES", default=200 * 1024**3)  # of one file
+MODEL_STORAGE_BYTES = env.int("MODEL_STORAGE_BYTES", default=0)  # of all on one worker; 0: no limit
+MODEL_DISK_RESERVE_BYTES = env.int("MODEL_DISK_RESERVE_BYTES", default=2 * 1024**3)  # stay free
+MODEL_STALL_SECONDS = env.float("MODEL_STALL_SECONDS", default=60.0)  # without a byte from the source
+# Sent to their own hosts only, over https only.
+HUGGINGFACE_TOKEN = env.str("HUGGINGFACE_TOKEN", default="")
+CIVITAI_TOKEN = env.str("CIVITAI_TOKEN", default="")
+MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100 * 1024**2)
 
 # -- executions ---------------------------------------------------------------------------------------
 LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)

@@ -10,6 +10,7 @@ from comfyserve.api import docs
 urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
+    path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),
     path("schema", docs.SchemaView.as_view(), name="schema"),

@@ -1,4 +1,4 @@
-"""Addresses that work without a header: signed by us, and good for a while."""
+"""Addresses that work without a header, and only for a while: presigned by S3, or signed by us."""
 
 from __future__ import annotations
 
@@ -8,24 +8,45 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.core.signing import BadSignature, Signer
 
+from . import shelf, types
 from .models import File
 
 _signer = Signer(salt="files.download")
 
 
 def download_url(file: File, *, base: str) -> str:
-    """Absolute, signed, expiring. `base` is the address of this service as its user sees it."""
+    """Absolute. `base` is the address of this service as its user sees it."""
+    presigned = shelf.link(
+        file.key,
+        filename=file.filename,
+        content_type=file.content_type,
+        attachment=not types.is_shown(file.content_type),
+    )
+    return presigned or _signed(file.id, base=base)
+
+
+def thumbnail_url(file: File, *, base: str) -> str | None:
+    """The same for its thumbnail; None where it has none."""
+    if not file.thumbnail_key:
+        return None
+    presigned = shelf.link(
+        file.thumbnail_key, filename="thumbnail.webp", content_type="image/webp", attachment=False
+    )
+    return presigned or _signed(f"{file.id}/thumbnail", base=base)
+
+
+def _signed(subject: str, *, base: str) -> str:
     # Rounded up, so that the address stays the same for a while and can be cached.
     step = max(settings.SIGNED_LINK_SECONDS // 4, 1)
     expires = (int(time.time()) // step + 1) * step + settings.SIGNED_LINK_SECONDS
-    signature = _signer.signature(f"{file.id}:{expires}")
-    return f"{base}/files/{file.id}?" + urlencode({"expires": expires, "signature": signature})
+    signature = _signer.signature(f"{subject}:{expires}")
+    return f"{base}/files/{subject}?" + urlencode({"expires": expires, "signature": signature})
 
 
-def is_signed(file_id: str, *, expires: str, signature: str) -> bool:
-    """Whether the link was made by us and is still good."""
+def is_signed(subject: str, *, expires: str, signature: str) -> bool:
+    """Whether the link was made by us and is still good. `subject` is the path below /files/."""
     try:
-        _signer.unsign(f"{file_id}:{expires}:{signature}")
+        _signer.unsign(f"{subject}:{expires}:{signature}")
         return int(expires) >= time.time()
     except (BadSignature, ValueError):
         return False

@@ -1,9 +1,12 @@
+"""Tables of files. Several rows may share the same bytes; `storing` is the only code that writes them."""
+
 from __future__ import annotations
 
 import secrets
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 
 
 def new_file_id() -> str:
@@ -20,18 +23,46 @@ class File(models.Model):
     """Bytes that a user may fetch, and where they lie in storage."""
 
     id = models.CharField(primary_key=True, max_length=40, default=new_file_id)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="files")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="files", db_index=False
+    )
     kind = models.CharField(max_length=10, choices=Kind.choices)
     filename = models.CharField(max_length=255, help_text="Cleaned for display; never a path")
     description = models.CharField(max_length=1000, blank=True, default="")
     content_type = models.CharField(max_length=100, help_text="By content, not by the sender's word")
     size = models.BigIntegerField(help_text="Bytes")
     sha256 = models.CharField(max_length=64)
-    key = models.CharField(max_length=255, help_text="Name in the storage")
+    key = models.CharField(max_length=255, help_text="Name in the storage; files with equal bytes share it")
+    thumbnail_key = models.CharField(max_length=255, blank=True, default="")
     width = models.IntegerField(null=True, blank=True, help_text="Pixels; null where it has none")
     height = models.IntegerField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
 
+    class Meta:
+        indexes = [
+            # Read by the list of a user's files.
+            models.Index(fields=["user", "-created_at", "id"], name="file_of_user"),
+            # Read by storing: the same bytes of the same user.
+            models.Index(fields=["user", "sha256"], name="file_of_content"),
+            # Read by storing and the sweep: who else has these bytes.
+            models.Index(fields=["key"], name="file_of_key"),
+            # Read by the sweep of what has expired.
+            models.Index(fields=["expires_at"], name="file_expiring", condition=Q(expires_at__isnull=False)),
+        ]
+
     def __str__(self) -> str:
         return self.filename
+
+
+class Pin(models.Model):
+    """A file that somebody still needs: neither expired nor deleted until the holder has ended."""
+
+    file = models.ForeignKey(File, on_delete=models.CASCADE, related_name="pins", db_index=False)
+    holder = models.UUIDField(help_text="An execution")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["file", "holder"], name="pin_once")]
+
+    def __str__(self) -> str:
+        return f"{self.file_id} for {self.holder}"

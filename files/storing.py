@@ -1,83 +1,242 @@
-"""Bytes into the storage and out of it. What is stored gets a row; what has no row is an orphan."""
+"""Bytes into the storage and out of it. What is stored gets a row; what has no row is an orphan.
+
+Equal bytes of one user are stored once, and their rows share the key. Keys are new each time and never
+used again: so, under the lock of the user's storage, bytes may go as soon as no row names their key, while
+the same content, coming in again, is stored under another one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import IO
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-import filetype
 from django.conf import settings
-from django.core.files import File as DjangoFile
-from django.core.files.storage import default_storage
+from django.db import close_old_connections, connection, transaction
 from django.utils import timezone
-from PIL import Image, UnidentifiedImageError
 
-from .models import File
+from accounts import quotas
+from accounts.models import User
+from comfyserve.api.errors import ValidationFailed
 
-IN_MEMORY = 1024 * 1024  # bytes; more goes to a temporary file on disk
+from . import names, pictures, shelf, types
+from .errors import BytesMissing, StorageAway
+from .incoming import Incoming
+from .models import File, Kind
+
+logger = logging.getLogger(__name__)
+
+THUMBNAILS = "thumbnails"
+PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/")
+USED = """
+SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
+"""
+
+
+# -- into the storage --------------------------------------------------------------------------------
+def accept(
+    incoming: Incoming, *, user: User, filename: str, description: str = "", kind: str = Kind.UPLOAD
+) -> File:
+    """An upload, stored and with its row. Bytes that the user has already are not stored again.
+
+    Raises ValidationFailed (empty, a picture of absurd size), LimitExceeded for the quota, StorageAway.
+    Takes as long as the storage takes, with no transaction open meanwhile.
+    """
+    file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
+    file.description = description
+    _check(incoming, file)
+    if _share(file, user=user):
+        return file
+    close_old_connections()
+    try:
+        _put(incoming, file)
+        with transaction.atomic():
+            _check_quota(file, user)
+            keep([file])
+    except BaseException:
+        drop(file)
+        raise
+    return file
 
 
 def store(*, user_id: int, kind: str, filename: str, chunks: Iterable[bytes]) -> File:
     """Put the bytes into the storage and make their row, not saved yet: the caller decides when it shows.
 
-    The key is new each time, so that a writer that lost its claim overwrites nothing.
+    Save it with `keep`, or let the bytes go with `drop`. The key is new each time, so that a writer that
+    lost its claim overwrites nothing.
     """
-    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as spool:
-        digest, size = hashlib.sha256(), 0
+    with Incoming() as incoming:
         for chunk in chunks:
-            spool.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        spool.seek(0)
-        width, height = _size_of_picture(spool)
-        content_type = _type_of(spool)
-        spool.seek(0)
-        name = uuid4().hex
-        key = default_storage.save(f"{kind}s/{name[:2]}/{name}", DjangoFile(spool, name=name))
+            incoming.write(chunk)
+        file = _described(incoming, user_id=user_id, kind=kind, filename=filename)
+        try:
+            _put(incoming, file)
+        except BaseException:
+            drop(file)
+            raise
+    return file
+
+
+def keep(files: Sequence[File]) -> None:
+    """Save rows of one user whose bytes are in the storage. In a transaction, which may be tried again.
+
+    Where the user has the same bytes already, that copy is named, and the new one goes after the commit.
+    """
+    if not files:
+        return
+    quotas.lock_storage(user=User(pk=files[0].user_id))
+    known = {twin.sha256: twin for twin in _twins(files)}
+    spare: list[str] = []
+    for file in files:
+        own = file.__dict__.setdefault("_own_keys", (file.key, file.thumbnail_key))
+        file.key, file.thumbnail_key = own
+        twin = known.setdefault(file.sha256, file)
+        if twin is not file:
+            file.key, file.thumbnail_key = twin.key, twin.thumbnail_key
+            spare += own
+    File.objects.bulk_create(files)
+    transaction.on_commit(lambda: _discard(spare))
+
+
+def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) -> File:
+    filename = names.clean(filename)
+    size = pictures.size_of(incoming.path)
     return File(
         user_id=user_id,
         kind=kind,
-        filename=filename[:255],
-        content_type=content_type,
-        size=size,
-        sha256=digest.hexdigest(),
-        key=key,
-        width=width,
-        height=height,
+        filename=filename,
+        content_type=types.of_content(incoming.head, filename=filename),
+        size=incoming.size,
+        sha256=incoming.sha256,
+        width=size.width if size else None,
+        height=size.height if size else None,
         expires_at=timezone.now() + timedelta(days=settings.FILE_EXPIRY_DAYS),
     )
 
 
-def _size_of_picture(stream: IO[bytes]) -> tuple[int | None, int | None]:
-    """From the header alone: a hostile picture may claim a billion pixels."""
+def _check(incoming: Incoming, file: File) -> None:
+    if incoming.size == 0:
+        raise ValidationFailed.of("file", "The file is empty", "EMPTY_FILE")
+    if file.width and file.height and file.width * file.height > settings.MAX_PICTURE_PIXELS:
+        raise ValidationFailed.of(
+            "file",
+            f"The picture claims {file.width} × {file.height} pixels; "  # noqa: RUF001
+            f"at most {settings.MAX_PICTURE_PIXELS} are allowed",
+            "PICTURE_TOO_LARGE",
+        )
+
+
+def _put(incoming: Incoming, file: File) -> None:
+    """Bytes and thumbnail under new keys. The thumbnail first: the storage may take the file over."""
+    name = uuid4().hex
+    place = f"{name[:2]}/{name}"
+    if file.content_type.startswith("image/") and file.width:
+        file.thumbnail_key = _put_thumbnail(incoming.path, f"{THUMBNAILS}/{place}.webp")
+    file.key = f"{file.kind}s/{place}"
+    shelf.put(file.key, incoming.path, content_type=file.content_type)
+
+
+def _put_thumbnail(path: Path, key: str) -> str:
+    """Its key; "" where none can be made."""
+    target = path.with_name(f"{path.name}.webp")
     try:
-        with Image.open(stream) as picture:
-            return picture.width, picture.height
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return None, None
+        if not pictures.thumbnail(path, target):
+            return ""
+        shelf.put(key, target, content_type="image/webp")
+        return key
+    finally:
+        target.unlink(missing_ok=True)
 
 
-def _type_of(stream: IO[bytes]) -> str:
-    stream.seek(0)
-    found = filetype.guess(stream.read(8192))
-    return str(found.mime) if found else "application/octet-stream"
+# -- the same bytes ----------------------------------------------------------------------------------
+def _twins(files: Sequence[File]) -> Iterable[File]:
+    hashes = {file.sha256 for file in files}
+    rows = File.objects.filter(user_id=files[0].user_id, sha256__in=hashes).order_by("key", "-created_at")
+    return rows.distinct("key")
 
 
+def _share(file: File, *, user: User) -> bool:
+    """Save the row with the key of equal bytes, if there are any. The quota is looked at in any case.
+
+    Whether they are really there is asked of the storage, and not while the lock is held.
+    """
+    candidate = next((twin for twin in _twins([file]) if _is_whole(twin)), None)
+    with transaction.atomic():
+        quotas.lock_storage(user=user)
+        if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():
+            _check_quota(file, user)
+            return False
+        file.key, file.thumbnail_key = candidate.key, candidate.thumbnail_key
+        file.save(force_insert=True)
+        return True
+
+
+def _is_whole(file: File) -> bool:
+    try:
+        return shelf.size_of(file.key) == file.size
+    except BytesMissing:
+        logger.error("the bytes of %s are gone from the storage: %s", file.id, file.key)
+        return False
+
+
+def _check_quota(file: File, user: User) -> None:
+    if quotas.storage_is_limited(user=user):
+        quotas.lock_storage(user=user)
+        with connection.cursor() as cursor:
+            cursor.execute(USED, [user.pk])
+            quotas.check_storage(user=user, used=int(cursor.fetchone()[0]), adding=file.size)
+
+
+# -- out of it ---------------------------------------------------------------------------------------
 def delete(file: File) -> None:
-    """The row and its bytes. The bytes go last: without a row they are an orphan that the sweep finds."""
-    key = file.key
-    file.delete()
-    default_storage.delete(key)
+    """The row, and its bytes after the commit, unless other rows share them."""
+    delete_all([file])
+
+
+def delete_all(files: Sequence[File]) -> None:
+    """The same for several, of any users. Bytes that cannot be reached now are found by the sweep."""
+    with transaction.atomic():
+        lock(files)
+        File.objects.filter(id__in=[file.id for file in files]).delete()
+        keys = {key for file in files for key in (file.key, file.thumbnail_key)}
+        free = keys - set(_named(keys))
+        transaction.on_commit(lambda: _discard(free))
+
+
+def lock(files: Sequence[File]) -> None:
+    """The storage of their users, until the transaction ends."""
+    for user_id in sorted({file.user_id for file in files}):
+        quotas.lock_storage(user=User(pk=user_id))
+
+
+def _named(keys: Iterable[str]) -> Iterable[str]:
+    rows: Any = File.objects.filter(key__in=keys).values_list("key", "thumbnail_key")
+    return (key for pair in rows for key in pair)
 
 
 def drop(file: File) -> None:
     """The bytes of a file whose row was never saved."""
-    default_storage.delete(file.key)
+    _discard(file.__dict__.get("_own_keys", (file.key, file.thumbnail_key)))
 
 
-def open_file(file: File) -> DjangoFile[bytes]:
-    return default_storage.open(file.key, "rb")
+def _discard(keys: Iterable[str]) -> None:
+    for key in filter(None, keys):
+        try:
+            shelf.delete(key)
+        except StorageAway:
+            logger.warning("%s stays in the storage until the sweep", key)
+
+
+@contextmanager
+def opened(file: File) -> Any:
+    """A reader of the bytes. Raises StorageAway, also while reading, and BytesMissing."""
+    reader = shelf.read(file.key)
+    try:
+        with shelf.reading(file.key):
+            yield reader
+    finally:
+        reader.close()

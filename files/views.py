@@ -1,35 +1,153 @@
+"""What a request about files is answered. Bytes are `transfer`'s; everything else is REST framework's.
+
+GET and DELETE share an address, but not a half of the server: `by_method` sends each to its own.
+"""
+
 from __future__ import annotations
 
-from django.http import FileResponse
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import AllowAny
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from comfyserve.api.errors import NotFound, Unauthorized
+from comfyserve.api import addresses
+from comfyserve.api.schema import describe
 
-from . import links, storing
-from .models import File
+from . import pins, queries, serializers, transfer
+from .serializers import FileInfoSerializer, FileQuery, UploadedSerializer, UploadForm
+
+AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+View = Any  # Django takes both kinds; its stubs know one
+
+SIGNED = (
+    OpenApiParameter("expires", int, description="Of a signed link"),
+    OpenApiParameter("signature", str, description="Of a signed link; no token is needed then"),
+)
+PART = (
+    OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="Such as bytes=0-1023"),
+    OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="An ETag that is known"),
+)
+BYTES = {
+    (200, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
+    (206, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
+    304: OpenApiResponse(None, description="Not changed"),
+}
 
 
-class DownloadView(APIView):
-    """The bytes, to whoever holds a signed link, else to their user."""
+class UploadView(APIView):
+    @describe(
+        {"multipart/form-data": UploadForm},
+        UploadedSerializer,
+        answer={
+            "file_id": "file_0f0d3a6c9d5b4d0c8a1f6c1f7a9f4a6b",
+            "filename": "input_image.png",
+            "size": 1048576,
+            "content_type": "image/png",
+            "upload_url": None,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "expires_at": "2024-01-08T00:00:00Z",
+        },
+    )
+    def post(self, request: Request) -> None:
+        """Upload a file: it is typed by its content, and may be used in workflows by its `file_id`."""
 
+
+class FileView(APIView):
     permission_classes = [AllowAny]
 
-    def get(self, request: Request, file_id: str) -> FileResponse:
-        rows = File.objects.filter(id=file_id)
-        signature = request.query_params.get("signature")
-        if signature is not None:
-            if not links.is_signed(
-                file_id, expires=request.query_params.get("expires", ""), signature=signature
-            ):
-                raise Unauthorized("The link has expired or was altered; fetch a new one")
-        elif isinstance(request.user, User):
-            rows = rows.filter(user=request.user)
-        else:
-            raise Unauthorized("Authentication required")
-        file = rows.first()
-        if file is None:
-            raise NotFound(f"There is no file {file_id[:100]}")
-        return FileResponse(storing.open_file(file), filename=file.filename, content_type=file.content_type)
+    @describe(
+        None,
+        BYTES,
+        errors=(404, 416),
+        parameters=[*SIGNED, *PART, OpenApiParameter("download", bool, description="Never shown inline")],
+    )
+    def get(self, request: Request, file_id: str) -> None:
+        """Download a file: the bytes, to its user or to whoever holds a signed link."""
+
+    @describe(
+        None, {200: OpenApiTypes.OBJECT}, errors=(404, 409), answer={"message": "File deleted successfully"}
+    )
+    def delete(self, request: Request, file_id: str) -> Response:
+        """Delete a file: not while a waiting or running execution needs it."""
+        if not isinstance(request.user, User):
+            self.permission_denied(request)  # a signed link is good for reading only
+        pins.delete(queries.file_of(file_id=file_id, user=user_of(request)))
+        return Response({"message": "File deleted successfully"})
+
+
+class ThumbnailView(APIView):
+    permission_classes = [AllowAny]
+
+    @describe(None, BYTES, errors=(404, 416), parameters=[*SIGNED, *PART])
+    def get(self, request: Request, file_id: str) -> None:
+        """Download a thumbnail: WebP of at most 256 by 256 pixels, of pictures only."""
+
+
+class InfoView(APIView):
+    @describe(None, FileInfoSerializer)
+    def get(self, request: Request, file_id: str) -> Response:
+        """Get file info: what is known about a file, and a link to its bytes."""
+        file = queries.file_of(file_id=file_id, user=user_of(request))
+        return Response(serializers.info(file, base=addresses.base_of(request._request)))
+
+
+class ListView(APIView):
+    @describe(None, FileInfoSerializer(many=True), parameters=[FileQuery])
+    def get(self, request: Request) -> Response:
+        """List files: the user's uploads and outputs, latest first."""
+        query = FileQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        wanted = dict(query.validated_data)
+        limit, offset = wanted.pop("limit"), wanted.pop("offset")
+        rows = queries.files_of(user=user_of(request), **wanted)
+        base = addresses.base_of(request._request)
+        page = [serializers.info(file, base=base) for file in rows[offset : offset + limit]]
+        return Response(page, headers={"X-Total-Count": str(rows.count())})
+
+
+def user_of(request: Request) -> User:
+    assert isinstance(request.user, User)  # noqa: S101  (the permission class has seen to it)
+    return request.user
+
+
+# -- one address, two halves ---------------------------------------------------------------------------
+def by_method(described: type[APIView], **others: AsyncView) -> View:
+    """A view that answers these methods itself, and leaves the others to the REST framework's.
+
+    `described` says in the schema what they do; for a method that nobody has, it answers 405.
+    """
+    rest: Any = described.as_view()
+
+    async def view(request: HttpRequest, **arguments: str) -> HttpResponseBase:
+        own = others.get((request.method or "").lower())
+        if own is not None:
+            return await own(request, **arguments)
+        answer: HttpResponseBase = await sync_to_async(rest)(request, **arguments)
+        return answer
+
+    # As REST framework marks its own views; the schema's generator looks for it.
+    view.cls, view.csrf_exempt = rest.cls, True  # type: ignore[attr-defined]
+    view.initkwargs = rest.initkwargs  # type: ignore[attr-defined]
+    return view
+
+
+async def _upload(request: HttpRequest) -> HttpResponseBase:
+    return _rendered(serializers.uploaded(await transfer.upload(request)))
+
+
+def _rendered(shown: dict[str, Any]) -> HttpResponseBase:
+    return HttpResponse(JSONRenderer().render(shown), content_type="application/json")
+
+
+upload = by_method(UploadView, post=_upload)
+file = by_method(FileView, get=transfer.download, head=transfer.download)
+thumbnail = by_method(ThumbnailView, get=transfer.thumbnail, head=transfer.thumbnail)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models import DurationField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
+from models_registry.models import Host, ModelFile
 from workflows.models import Worker
 
 LEFT_SECONDS = 24 * 3600 - 60  # silent for so long: it was stopped in good order, or nobody waits for it
@@ -61,7 +62,12 @@ def gpus(workers: Iterable[Worker]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def models_loaded(worker: Worker) -> list[str] | None:
-    """The models in its ComfyUI's memory; None where it does not tell (the bridge is missing)."""
-    told: list[str] | None = getattr(worker, "models_loaded", None)
-    return told
+def models_loaded() -> dict[str, list[str]]:
+    """By worker: the models in its ComfyUI's memory. One whose ComfyUI does not tell (no bridge) is missing."""
+    found: dict[str, list[str]] = {
+        name: [] for name in Host.objects.filter(bridge=True).values_list("name", flat=True)
+    }
+    in_memory = ModelFile.objects.filter(Q(loaded_bytes__gt=0) | Q(ram_bytes__gt=0))
+    for host, name in in_memory.order_by("model__name").values_list("host_id", "model__name"):
+        found.setdefault(host, []).append(name)
+    return found

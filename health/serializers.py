@@ -83,7 +83,9 @@ class WorkerSerializer(serializers.Serializer[Any]):
     gpus = serializers.ListField(child=serializers.DictField(), help_text="As NVIDIA's driver tells")
     ram_total = serializers.IntegerField(allow_null=True, help_text="Bytes")
     ram_free = serializers.IntegerField(allow_null=True, help_text="Bytes")
-    models_loaded = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    models_loaded = serializers.ListField(
+        child=serializers.CharField(), allow_null=True, help_text="Null where ComfyUI lacks our bridge"
+    )
     running = RunningSerializer(allow_null=True)
     staged = serializers.UUIDField(allow_null=True)
     started_at = serializers.DateTimeField()

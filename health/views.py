@@ -129,10 +129,11 @@ class Workers(APIView):
     @describe(None, shapes.WorkerSerializer(many=True), errors=(403,))
     def get(self, request: Request) -> Response:  # noqa: ARG002
         """GPU Workers: for staff. What each has, holds and does; one that fell silent shows as such."""
-        return Response([_worker(row) for row in fleet.rows()])
+        loaded = fleet.models_loaded()
+        return Response([_worker(row, loaded.get(row.name)) for row in fleet.rows()])
 
 
-def _worker(row: fleet.Row) -> dict[str, Any]:
+def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
     worker = row.worker
     running = {"execution_id": worker.running, "since": worker.running_since} if worker.running else None
     return {
@@ -146,7 +147,7 @@ def _worker(row: fleet.Row) -> dict[str, Any]:
         "gpus": worker.gpus,
         "ram_total": worker.ram_total,
         "ram_free": worker.ram_free,
-        "models_loaded": fleet.models_loaded(worker),
+        "models_loaded": models_loaded,
         "running": running,
         "staged": worker.staged,
         "started_at": worker.started_at,

@@ -12,6 +12,7 @@ from django.conf import settings
 
 from comfyserve import database
 from comfyui import Client, Session, SystemStats, Unreachable
+from comfyui.bridge import Bridge
 
 from . import graphs
 from .models import Execution, ObjectInfo
@@ -76,6 +77,8 @@ class Backend:
         if not self.session.connected or generation == self._known_generation:
             return False
         self.stats = self.client.system_stats()
+        bridge = Bridge(self.client).info()
+        self.boot = bridge.boot if bridge else ""
         self._learn(self.client.object_info())
         self._known_generation = generation
         return True

@@ -27,7 +27,7 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
-from files.models import File
+from files import storing
 
 from . import events, scheduling, statistics
 from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
@@ -220,7 +220,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             return False
         if outcome.error_details is not None:
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
-        File.objects.bulk_create(output.file for output in outcome.outputs if output.file is not None)
+        storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
         Output.objects.bulk_create(outcome.outputs)

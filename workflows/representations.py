@@ -49,6 +49,7 @@ def _file(output: Output, *, base: str) -> dict[str, Any]:
         "content_type": file.content_type,
         "size": file.size,
         "temporary": output.temporary,
+        "thumbnail_url": links.thumbnail_url(file, base=base),
     }
 
 

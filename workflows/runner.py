@@ -18,7 +18,7 @@ from django.conf import settings
 from comfyserve import database
 from comfyui import History, Refused, Subscription, Unreachable, events
 
-from . import faults, graphs, lifecycle, workers
+from . import faults, graphs, lifecycle, model_use, placing, workers
 from .backend import Backend
 from .faults import Fault
 from .lifecycle import Claim, Line, Outcome
@@ -53,6 +53,10 @@ class Ended:
     warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
 
 
+class _NotWanted(Exception):
+    """While its inputs were placed: the claim is lost, or the execution is wanted back."""
+
+
 class Runner:
     """`run` in the thread of its seat; `abandon`, `give_back` and `stop` from any other."""
 
@@ -76,6 +80,7 @@ class Runner:
         self._queued_since = time.monotonic()
         self._lines: list[Line] = []
         self._warnings: list[str] = []
+        self._next_up = False  # nothing was before it in ComfyUI when it was posted
 
     # -- from other threads ----------------------------------------------------------------------------
     def abandon(self) -> None:
@@ -138,12 +143,34 @@ class Runner:
     def _about_to_post(self) -> bool:
         return database.patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
 
+    def _prepare(self) -> graphs.Prompt | Gone:
+        """Its input files onto ComfyUI; the prompt with the names they have there."""
+        try:
+            return placing.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+        except placing.Unplaceable as exc:
+            return self._fail(exc.fault)
+        except placing.NotNow as exc:
+            return self._back(str(exc), hold=True)
+        except _NotWanted:
+            if self._abandoned.is_set():
+                return self._leave_to_others()
+            return self._back("its worker stops" if self._stop_at is not None else "another worker is free")
+
+    def _still_wanted(self) -> None:
+        self.alive_at = time.monotonic()
+        if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
+            raise _NotWanted
+
     def _post(self) -> Ended | Gone | None:
+        prepared = self._prepare()
+        if isinstance(prepared, Gone):
+            return prepared
         if not self._about_to_post():
             return self._leave_to_others()
         prompt = graphs.mark_outputs(
-            self.claim.prompt, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
+            prepared, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
         )
+        self._next_up = not self._backend.session.queue_remaining
         try:
             submitted = self._client.submit(
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
@@ -162,8 +189,8 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable as again:
-            exc = again
+        except Unreachable:
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
         if exc.status == 500 and self.claim.attempt >= STUMBLES:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
@@ -179,7 +206,7 @@ class Runner:
             others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
-        return self._fail(fault)
+        return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
 
     # -- following -------------------------------------------------------------------------------------
     def _follow(self, subscription: Subscription) -> Ended | Gone:
@@ -248,6 +275,7 @@ class Runner:
         self.begun = True
         self._written_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
+        model_use.note(self.claim.prompt)
 
     def _look(self) -> Ended | Gone | None:
         """Ask ComfyUI itself."""
@@ -262,7 +290,7 @@ class Runner:
         if history is not None:
             return self._ended(history)
         if where == "unknown":
-            return self._back("ComfyUI lost it", fault=self.begun)
+            return self._back("its ComfyUI was restarted and lost it", fault=self._may_be_to_blame())
         if where == "running":
             return None if self._begin() else self._leave_to_others()
         return self._stuck()
@@ -276,7 +304,11 @@ class Runner:
         if now - self._silent_since < patience:
             return None
         self._backend.failed()
-        return self._back(f"ComfyUI is gone ({exc})", fault=self.begun, hold=True)
+        return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
+
+    def _may_be_to_blame(self) -> bool:
+        """Whether it ran when its ComfyUI died. What kills at once may do so before the event is out."""
+        return self.begun or (self._next_up and self._begin())
 
     def _stuck(self) -> Ended | Gone | None:
         """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""

@@ -45,9 +45,19 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format"
     )
     priority = Choice(
-        label="Priority", choices=[("low", ""), ("normal", ""), ("high", "")], required=False, allow_null=True
+        label="Priority",
+        choices=[("low", ""), ("normal", ""), ("high", "")],
+        required=False,
+        allow_null=True,
+        help_text="How soon it is wanted; null: normal",
     )
-    webhook_url = TextField(required=False, allow_null=True, allow_blank=True, max_length=2000)
+    webhook_url = TextField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=2000,
+        help_text="Told when it starts and ends",
+    )
     metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
     timeout_minutes = WholeNumber(
         required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
@@ -69,15 +79,21 @@ class ExecuteSerializer(serializers.Serializer[Any]):
 
 
 class ListQuery(serializers.Serializer[Any]):
-    status = Choice(label="Status", choices=Status.choices, required=False)
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
-    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
+    status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
 
 
 class LogQuery(serializers.Serializer[Any]):
-    level = Choice(label="Level", choices=Level.choices, required=False)
-    tail = serializers.IntegerField(min_value=1, max_value=1000, default=100)
+    level = Choice(label="Level", choices=Level.choices, required=False, help_text="Only this level")
+    tail = serializers.IntegerField(
+        min_value=1, max_value=1000, default=100, help_text="How many of the latest lines"
+    )
 
 
 class ResultQuery(serializers.Serializer[Any]):
-    include = Choice(label="Include", choices=[("workflow", "")], required=False)
+    include = Choice(
+        label="Include", choices=[("workflow", "")], required=False, help_text="The submitted workflow too"
+    )

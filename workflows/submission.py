@@ -17,7 +17,7 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, lifecycle, queries, scheduling, statistics, workers
+from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics, workers
 from .models import ALIVE, Execution, Graph, Held, Status
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def submit(
     graph = graphs.parse(workflow, max_nodes=settings.MAX_NODES)
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
+    taken = inputs.take(graph, user=user)
     priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
     with transaction.atomic():
         _lock_submissions(user_id=user.pk)
@@ -74,7 +75,8 @@ def submit(
             metadata=dict(metadata),
             webhook_url=webhook_url,
         )
-        Graph.objects.create(execution=execution, submitted=workflow, prompt=graph.prompt)
+        Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
+        inputs.pin(taken, execution_id=execution.id)
         statistics.note_submitted(priority=priority)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
@@ -134,6 +136,5 @@ def delete(*, execution: Execution) -> None:
         raise Conflict(f"Cancel the execution before you delete it; it is {execution.status}")
     files = [output.file for output in execution.outputs.select_related("file") if output.file]
     with transaction.atomic():
+        storing.delete_all(files)  # first: its lock comes before those on rows, as everywhere
         execution.delete()
-        for file in files:
-            storing.delete(file)

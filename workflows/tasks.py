@@ -9,6 +9,7 @@ from celery import shared_task, signals
 from django.conf import settings
 
 from comfyserve import logs
+from models_registry.keeping import Keeper
 
 from . import events, workers
 from .backend import own
@@ -24,7 +25,14 @@ class GpuWorker:
     def __init__(self) -> None:
         self.seats = Seats(own())
         logs.bind_process(worker=self.seats.backend.name)
-        self.upkeep = Upkeep(self.seats)
+        backend = self.seats.backend
+        self.keeper = Keeper(
+            host=backend.name,
+            client=backend.client,
+            active=lambda: self.seats.taking and backend.reachable,
+        )
+        self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
+        self.keeper.start()
         self.upkeep.start()
 
     def stop(self) -> None:
@@ -34,6 +42,7 @@ class GpuWorker:
     def close(self) -> None:
         """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
         self.seats.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
+        self.keeper.stop()
         self.upkeep.stop()
         self.seats.backend.close()
 

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -38,8 +38,9 @@ MEMORY_SECONDS = 10.0  # between looks at ComfyUI's memory
 
 
 class Upkeep:
-    def __init__(self, seats: Seats) -> None:
+    def __init__(self, seats: Seats, *, on_connect: Callable[[], None] = lambda: None) -> None:
         self._seats = seats
+        self._on_connect = on_connect  # when this worker may begin with its ComfyUI; must not block
         self._backend = seats.backend
         self._name = seats.backend.name
         self._stopping = threading.Event()
@@ -60,7 +61,8 @@ class Upkeep:
     def _live(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._with_the_lock()
+                with database.kept():
+                    self._with_the_lock()
             except (*database.AWAY, psycopg.Error) as exc:
                 logger.warning("upkeep: the database is away: %s", exc)
             except Exception:
@@ -145,6 +147,7 @@ class Upkeep:
                 self._seats.resume(claim)
             self._clear_strays()
             self._seats.taking = True
+            self._on_connect()
             self._beat()
             self._look()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from django.db.models import prefetch_related_objects
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
@@ -11,8 +11,10 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses
+from comfyserve.api.idempotency import idempotent
+from comfyserve.api.schema import describe
 
-from . import queries, representations, scheduling, submission
+from . import queries, representations, scheduling, shapes, submission
 from .models import Execution, Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
@@ -20,7 +22,10 @@ from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 class ExecuteView(APIView):
     """Submit a workflow for asynchronous execution."""
 
+    @idempotent
+    @describe(ExecuteSerializer, shapes.SubmittedSerializer)
     def post(self, request: Request) -> Response:
+        """Execute Workflow: submit a workflow for asynchronous execution."""
         accepted = submission.submit(user=user_of(request), **checked(ExecuteSerializer, request.data))
         return Response(_accepted(accepted))
 
@@ -28,7 +33,9 @@ class ExecuteView(APIView):
 class ListView(APIView):
     """The user's executions, latest first."""
 
+    @describe(None, shapes.ResultSerializer(many=True), parameters=[ListQuery])
     def get(self, request: Request) -> Response:
+        """List Workflow Executions: the user's own, latest first."""
         query = checked(ListQuery, request.query_params)
         rows = queries.executions_of(user=user_of(request), status=query.get("status"))
         page = list(
@@ -45,7 +52,9 @@ class ListView(APIView):
 class ResultView(APIView):
     """One execution: get its result, or delete it with its files."""
 
+    @describe(None, shapes.ResultSerializer, parameters=[ResultQuery])
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Result."""
         include = checked(ResultQuery, request.query_params).get("include")
         execution = queries.execution_of(
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
@@ -55,7 +64,9 @@ class ResultView(APIView):
             shown["workflow"] = execution.graph.submitted
         return Response(shown)
 
+    @describe(None, shapes.DoneSerializer, errors=(409,))
     def delete(self, request: Request, execution_id: str) -> Response:
+        """Delete Workflow: an ended execution, with its files."""
         submission.delete(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow deleted successfully"})
 
@@ -63,7 +74,9 @@ class ResultView(APIView):
 class StatusView(APIView):
     """How far it is."""
 
+    @describe(None, shapes.StatusSerializer)
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Status: how far it is."""
         execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
         position = scheduling.positions([execution.id]).get(execution.id)
         known = None
@@ -75,7 +88,9 @@ class StatusView(APIView):
 class LogsView(APIView):
     """What happened, line by line."""
 
+    @describe(None, shapes.LogsSerializer, parameters=[LogQuery])
     def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Logs: what happened, line by line."""
         query = checked(LogQuery, request.query_params)
         execution = queries.execution_of(user=user_of(request), execution_id=execution_id)
         lines, total = queries.log_of(execution, level=query.get("level"), tail=query["tail"])
@@ -92,7 +107,9 @@ class LogsView(APIView):
 class CancelView(APIView):
     """Cancel a pending or running execution; it is terminal when this answers."""
 
+    @describe(None, shapes.DoneSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
+        """Cancel Workflow: it has ended when this answers."""
         submission.cancel(execution=queries.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow cancelled successfully"})
 
@@ -100,7 +117,10 @@ class CancelView(APIView):
 class RetryView(APIView):
     """Submit a failed or cancelled execution again, as a new one."""
 
+    @idempotent
+    @describe(None, shapes.RetriedSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
+        """Retry Failed Workflow: submit it again, as a new execution."""
         user = user_of(request)
         execution = queries.execution_of(user=user, execution_id=execution_id, with_graph=True)
         return Response(
@@ -112,7 +132,8 @@ Checked = TypeVar("Checked", bound=BaseSerializer[Any])
 
 
 def checked(kind: type[Checked], data: Any) -> dict[str, Any]:
-    serializer = kind(data=data)
+    # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
+    serializer = kind(data=data.dict() if isinstance(data, QueryDict) else data)
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 

@@ -123,6 +123,7 @@ NAMES = {
     409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",
+    416: "range_not_satisfiable",
     422: "unprocessable_entity",
     429: "rate_limit_exceeded",
     500: "internal_error",

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
@@ -37,8 +37,15 @@ class Middleware:
         return self.after(request, response)
 
     async def _later(self, request: HttpRequest) -> HttpResponse:
-        early = await sync_to_async(self.before)(request) if self.blocks else self.before(request)
+        early = await sync_to_async(self._alone)(request) if self.blocks else self.before(request)
         return self.after(request, early or await self.get_response(request))
+
+    def _alone(self, request: HttpRequest) -> HttpResponse | None:
+        """Such a request may last for hours: its database connection goes back to the pool at once."""
+        try:
+            return self.before(request)
+        finally:
+            close_old_connections()
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
         """An answer here is the answer; the view is not asked."""
@@ -54,6 +61,8 @@ class RequestIdMiddleware(Middleware):
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
+        if not response.streaming:
+            response.setdefault("Content-Length", str(len(response.content)))
         return response
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 
 def is_long(scope: dict[str, Any]) -> bool:
-    """Live streams (`…/events`), waits (`Prefer: wait`) and file transfers."""
+    """Live streams (`…/events`), waits (`Prefer: wait`, a GPU that is to load a model) and file transfers."""
     path = scope["path"].rstrip("/")
     if path.endswith("/events") or path == "/files/upload":
+        return True
+    if path.startswith("/models/") and scope["method"] == "POST":
         return True
     if path.startswith("/files/") and not path.endswith("/info"):
         return scope["method"] in ("GET", "HEAD")

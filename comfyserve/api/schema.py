@@ -30,6 +30,7 @@ MEANINGS = {
     409: "Not in the state that things are in",
     413: "The body is too large",
     415: "The body is not of a type that is read here",
+    416: "The `Range` lies outside of the file",
     422: "The `Idempotency-Key` was used for another request",
     429: "Too many requests, or a quota is used up; `Retry-After` says when to try again",
     500: "A mistake of ours; quote the `request_id`",
@@ -60,7 +61,7 @@ def describe(
     responses: Any,
     *,
     errors: Iterable[int] = (),
-    parameters: Sequence[OpenApiParameter] = (),
+    parameters: Sequence[Any] = (),
     example: Any = None,
     answer: Any = None,
     **more: Any,
@@ -68,7 +69,8 @@ def describe(
     """For a view's method: request and response shapes, and the errors that are the endpoint's own.
 
     `responses` is a serializer, or a mapping from status to one. `example` and `answer` are a request body
-    and the body of its answer; a test checks that they fit the shapes.
+    and the body of its answer; a test checks that they fit the shapes. `parameters` has serializers of the
+    query, or OpenApiParameters.
     """
     shapes = dict(responses) if isinstance(responses, Mapping) else {200: responses}
     examples = [OpenApiExample("Request", value=example, request_only=True)] if example is not None else []

@@ -82,15 +82,15 @@ class Postgres:
         return self._password_file.read_text().strip()
 
     def prepare(self) -> None:
-        """Make the data folder on first use; does nothing later."""
-        if (self.folder / "PG_VERSION").exists():
-            return
+        """Make the data folder on first use; later only see that it can be reached."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first time
         if self._user:
             _make_account(self._user)
             _let_through(_program("postgres"))
             _let_through(self.folder)
+        if (self.folder / "PG_VERSION").exists():
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first time
         # Made beside and moved, so that a folder with PG_VERSION in it is always a complete one.
         part = self.folder.with_name(f".{self.folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)

@@ -182,12 +182,14 @@ class Services:
     def _programs(self) -> list[Program]:
         programs = self._stores()
         if self._comfyui:
+            env = local_comfyui.environment()
             programs.append(
                 Program(
                     name="comfyui",
                     group="comfyui",
                     command=self._comfyui.command,
-                    only_env=sorted(local_comfyui.environment()),
+                    env={key: value for key, value in env.items() if os.environ.get(key) != value},
+                    only_env=sorted(env),
                 )
             )
         return [*programs, *self._workers(), *self._app()]
@@ -241,8 +243,11 @@ class Services:
         schedule = self.data / "run" / "beat"
         beat = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
         flower = [*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+        programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
+        if self._for_demo:  # over before these two would have something to do
+            return programs
         return [
-            Program(name="web", group="app", command=web, stop_seconds=15),
+            *programs,
             Program(name="beat", group="app", command=beat),
             Program(name="flower", group="app", command=flower),
         ]

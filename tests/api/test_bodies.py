@@ -28,11 +28,9 @@ class Asked:
         self.pieces = list(pieces)
         self.read = 0
         self.sent: list[dict[str, Any]] = []
-        sized = (
-            [(b"content-length", str(length).encode())]
-            if length is not None
-            else [(b"transfer-encoding", b"chunked")]
-        )
+        sized = (b"transfer-encoding", b"chunked")
+        if length is not None:
+            sized = (b"content-length", str(length).encode())
         self.scope = {
             "type": "http",
             "asgi": {"version": "3.0"},

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,13 +14,10 @@ from tests.comfyui.targets import Graph, Target
 PATIENCE = 30.0  # seconds; the first run of a real one loads models
 
 
-@pytest.fixture(scope="session")
-def comfyui_url() -> str:
-    """A real ComfyUI with the tiny models, started with --preview-method latent2rgb."""
-    url = os.environ.get("COMFYUI_TEST_URL")
-    if not url:
-        pytest.skip("COMFYUI_TEST_URL names no ComfyUI")
-    return url
+@pytest.fixture
+def comfyui_url(comfyui: Any) -> str:
+    """A real ComfyUI with the tiny models."""
+    return str(comfyui.url)
 
 
 @pytest.fixture

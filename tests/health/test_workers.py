@@ -8,6 +8,7 @@ import pynvml
 import pytest
 from django.utils import timezone
 
+from models_registry.models import Host, Model, ModelFile
 from tests.people import Api, make_user
 from workflows import gpus
 from workflows.models import Worker
@@ -59,6 +60,30 @@ def test_it_says_what_runs_since_when(staff):
     [row] = staff.get("/workers/").json()
     assert row["running"]["execution_id"] == str(running)
     assert row["running"]["since"].startswith(since.isoformat()[:19])
+
+
+def test_it_says_which_models_are_in_memory(staff):
+    make_worker("a")
+    host = Host.objects.create(name="a", bridge=True)
+    for name, loaded in (("x.safetensors", 100), ("y.safetensors", 0)):
+        model = Model.objects.create(type="checkpoint", name=name)
+        ModelFile.objects.create(
+            model=model,
+            host=host,
+            folder="checkpoints",
+            path=f"/m/{name}",
+            size=1,
+            changed=0,
+            loaded_bytes=loaded,
+        )
+    [row] = staff.get("/workers/").json()
+    assert row["models_loaded"] == ["x.safetensors"]
+
+
+def test_models_are_null_where_comfyui_does_not_tell(staff):
+    make_worker("a")
+    [row] = staff.get("/workers/").json()
+    assert row["models_loaded"] is None
 
 
 def test_nothing_runs_is_null(staff):

@@ -200,7 +200,9 @@ def test_every_kind_of_output_is_listed_by_kind(person):
         },
         "5": {
             "class_type": "SaveWEBM",
-            "inputs": {"images": ["1", 0], "filename_prefix": "film", "codec": "vp9", "fps": 6.0, "crf": 32.0},
+            "inputs": {
+                "images": ["1", 0], "filename_prefix": "film", "codec": "vp9", "fps": 6.0, "crf": 32.0,
+            },
         },
         "6": {"class_type": "PreviewAny", "inputs": {"source": "some words"}},
     }  # fmt: skip

@@ -1,0 +1,41 @@
+"""Fields that take only what the description of the API says: no number for a string, no "yes" for true."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from rest_framework import serializers
+
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+class TextField(serializers.CharField):
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class EmailField(serializers.EmailField):
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class BooleanField(serializers.BooleanField):
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class MomentField(serializers.DateTimeField):
+    """A moment with its offset from UTC; without one it would be anybody's guess."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str) or not RFC3339.fullmatch(value):
+            self.fail("invalid", format="2024-01-31T12:00:00Z")
+        return super().to_internal_value(value)

@@ -1,0 +1,198 @@
+"""The routes that our custom node `comfyui_bridge` adds to a ComfyUI, typed.
+
+    bridge = Bridge(client)
+    info = bridge.info()            None: this ComfyUI has no bridge
+    if info: bridge.memory()
+
+Where there is no bridge, `files` asks ComfyUI's own routes, and the rest raises `NoBridge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import requests
+
+from comfyui import _parsing
+from comfyui.client import Client
+from comfyui.errors import ComfyUIError
+
+SUPPORTED = 1  # version of the routes
+
+
+class NoBridge(ComfyUIError):
+    """This ComfyUI does not have our custom node."""
+
+
+@dataclass(frozen=True)
+class BridgeInfo:
+    version: int
+    boot: str  # another one after every start of ComfyUI
+
+
+@dataclass(frozen=True)
+class ModelInMemory:
+    """One model (a checkpoint is up to three). `loaded_bytes` are on the device; 0: it lies in RAM only."""
+
+    class_name: str
+    files: list[tuple[str, str]]  # (folder, name); empty where nobody knows
+    device: str
+    size_bytes: int
+    loaded_bytes: int
+    in_use: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    boot: str
+    models: list[ModelInMemory]
+    total_bytes: int  # of the device
+    free_bytes: int
+    process_bytes: int  # resident size of ComfyUI's process
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    folder: str  # ComfyUI's name: "checkpoints", "loras", ...
+    name: str  # with its subfolders, "/" between them
+    path: str
+    size: int
+    changed: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    name: str
+    places: list[str]  # directories, in the order in which they are searched
+    files: list[ModelFile]
+
+
+class Bridge:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def info(self) -> BridgeInfo | None:
+        """None where there is no bridge, or one of a version that is not ours."""
+        response = self._client._get("/comfyserve/bridge")
+        if response.status_code == 404:
+            return None
+        info = self._client._parse(response, _info)
+        return info if info.version == SUPPORTED else None
+
+    def memory(self) -> Memory:
+        return self._client._parse(self._there(self._client._get("/comfyserve/memory")), _memory)
+
+    def files(self) -> list[ModelFolder]:
+        """All model files. Without a bridge from ComfyUI's own routes: one request for each folder."""
+        response = self._client._get("/comfyserve/files")
+        if response.status_code == 404:
+            return self._files_without()
+        return self._client._parse(response, _folders)
+
+    def _files_without(self) -> list[ModelFolder]:
+        response = self._client._get("/experiment/models")
+        if response.status_code == 404:
+            raise NoBridge("this ComfyUI has neither our bridge nor routes that list model files")
+        folders = self._client._parse(response, _stock_folders)
+        found = []
+        for name, places in folders:
+            listed = self._client._get(f"/experiment/models/{quote(name, safe='')}")
+            files = [] if listed.status_code == 404 else self._client._parse(listed, _stock_files)
+            found.append(
+                ModelFolder(name, places, [file for each in files if (file := _placed(name, places, each))])
+            )
+        return found
+
+    def header(self, *, folder: str, name: str) -> dict[str, Any] | None:
+        """The header of a safetensors file; None where there is none, or nobody to read it."""
+        query = urlencode({"folder": folder, "name": name})
+        response = self._client._get(f"/comfyserve/header?{query}")
+        return None if response.status_code == 404 else self._client._parse(response, _parsing.mapping)
+
+    def unload(self, *, folder: str, name: str, drop: bool, wait: float = 5.0) -> bool:
+        """Take one model off the device, with `drop` out of RAM too.
+
+        False when a prompt still runs after `wait` seconds; it happens when that has ended.
+        """
+        body = {"folder": folder, "name": name, "drop": drop, "wait": wait}
+        response = self._there(self._client._post("/comfyserve/unload", body))
+        return self._client._parse(response, lambda raw: bool(raw["status"] == "unloaded"))
+
+    def leftovers(self) -> list[str]:
+        """The marks (`<execution id>.<attempt>`) of executions that left files there."""
+        response = self._there(self._client._get("/comfyserve/leftovers"))
+        return self._client._parse(response, lambda raw: [str(mark) for mark in raw["marks"]])
+
+    def delete(self, marks: Sequence[str]) -> int:
+        """Delete what these executions left in output, temp and input; the number of files."""
+        response = self._there(self._client._post("/comfyserve/delete", {"marks": list(marks)}))
+        return self._client._parse(response, lambda raw: int(raw["files"]))
+
+    @staticmethod
+    def _there(response: requests.Response) -> requests.Response:
+        if response.status_code in (404, 405):
+            raise NoBridge("this ComfyUI does not have our bridge (comfyui_bridge in custom_nodes)")
+        return response
+
+
+def _info(raw: Any) -> BridgeInfo:
+    raw = _parsing.mapping(raw)
+    return BridgeInfo(version=int(raw["version"]), boot=str(raw["boot"]))
+
+
+def _memory(raw: Any) -> Memory:
+    raw = _parsing.mapping(raw)
+    devices = [_parsing.mapping(device) for device in raw["devices"]]
+    return Memory(
+        boot=str(raw["boot"]),
+        models=[_in_memory(each) for each in (*raw["loaded"], *raw["held_in_ram"])],
+        total_bytes=sum(int(device["total_bytes"]) for device in devices),
+        free_bytes=sum(int(device["free_bytes"]) for device in devices),
+        process_bytes=int(raw["process_bytes"]),
+    )
+
+
+def _in_memory(raw: Any) -> ModelInMemory:
+    return ModelInMemory(
+        class_name=str(raw["class"]),
+        files=[(str(file["folder"]), str(file["name"])) for file in raw["files"]],
+        device=str(raw["device"]),
+        size_bytes=int(raw["size_bytes"]),
+        loaded_bytes=int(raw.get("loaded_bytes", 0)),
+        in_use=bool(raw.get("in_use", False)),
+    )
+
+
+def _folders(raw: Any) -> list[ModelFolder]:
+    return [
+        ModelFolder(
+            name,
+            [str(place) for place in folder["places"]],
+            [_file(name, *file) for file in folder["files"]],
+        )
+        for name, folder in _parsing.mapping(raw["folders"]).items()
+    ]
+
+
+def _file(folder: str, name: Any, path: Any, size: Any, changed: Any) -> ModelFile:
+    return ModelFile(folder, str(name).replace("\\", "/"), str(path), int(size), float(changed))
+
+
+def _stock_folders(raw: Any) -> list[tuple[str, list[str]]]:
+    return [(str(each["name"]), [str(place) for place in each["folders"]]) for each in raw]
+
+
+def _stock_files(raw: Any) -> list[dict[str, Any]]:
+    return [_parsing.mapping(each) for each in raw]
+
+
+def _placed(folder: str, places: list[str], raw: dict[str, Any]) -> ModelFile | None:
+    """A file as ComfyUI's own route tells it, if it says enough."""
+    name, index = str(raw["name"]).replace("\\", "/"), int(raw.get("pathIndex", 0))
+    if index >= len(places):
+        return None
+    path = f"{places[index].rstrip('/')}/{name}"
+    return ModelFile(folder, name, path, int(raw.get("size", 0)), float(raw.get("modified", 0.0)))

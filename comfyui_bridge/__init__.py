@@ -1,0 +1,27 @@
+"""ComfyServe's bridge: a custom node for ComfyUI. Put this folder into ComfyUI's `custom_nodes`.
+
+It tells which models this ComfyUI holds in memory and from which files they come, lets go of one of them,
+lists model files, reads their headers, and deletes files that ComfyServe left. It needs nothing that
+ComfyUI does not bring.
+
+    GET  /comfyserve/bridge          version, and an id that is new with every start of ComfyUI
+    GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
+    GET  /comfyserve/files           model files by folder, with path, size and time of change
+    GET  /comfyserve/header          ?folder=&name=: the header of a safetensors file
+    POST /comfyserve/unload          {folder, name, drop, wait}: off the device; with drop out of RAM too
+    GET  /comfyserve/leftovers       marks of executions that left files here
+    POST /comfyserve/delete          {marks: [...]}: delete them in output, temp and input
+
+and the node ComfyServeWarm, which puts what it is given on the device and makes nothing.
+"""
+
+from __future__ import annotations
+
+from . import origins
+
+origins.watch()  # before any model is loaded
+
+from . import routes  # noqa: E402, F401  (registers the routes)
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

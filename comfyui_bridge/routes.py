@@ -1,0 +1,77 @@
+"""The bridge's routes. They run in ComfyUI's event loop: what takes long goes to a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from . import between, inventory, leftovers, memory
+
+VERSION = 1  # of these routes; a change that old clients would stumble over makes it 2
+BOOT = uuid.uuid4().hex  # of this process: another one after every start of ComfyUI
+STARTED_AT = time.time()
+LONGEST_WAIT = 60.0  # seconds
+
+routes = PromptServer.instance.routes
+
+
+@routes.get("/comfyserve/bridge")
+async def bridge(_: web.Request) -> web.Response:
+    return web.json_response({"version": VERSION, "boot": BOOT, "pid": os.getpid(), "started_at": STARTED_AT})
+
+
+@routes.get("/comfyserve/memory")
+async def in_memory(_: web.Request) -> web.Response:
+    return web.json_response({"boot": BOOT, **memory.snapshot()})
+
+
+@routes.get("/comfyserve/files")
+async def model_files(_: web.Request) -> web.Response:
+    return web.json_response({"boot": BOOT, "folders": await asyncio.to_thread(inventory.files)})
+
+
+@routes.get("/comfyserve/header")
+async def header(request: web.Request) -> web.Response:
+    folder, name = request.query.get("folder", ""), request.query.get("name", "")
+    found = await asyncio.to_thread(inventory.header, folder, name)
+    if found is None:
+        return web.json_response({"error": "no header there"}, status=404)
+    return web.json_response(found)
+
+
+@routes.post("/comfyserve/unload")
+async def unload(request: web.Request) -> web.Response:
+    """200 when it is done; 202 when a prompt still runs after `wait` seconds: it happens all the same."""
+    try:
+        body = await request.json()
+        folder, name, drop = str(body["folder"]), str(body["name"]), bool(body.get("drop", False))
+        wait = min(float(body.get("wait", 2.0)), LONGEST_WAIT)
+    except (ValueError, KeyError, TypeError):
+        return web.json_response({"error": "folder and name are needed"}, status=400)
+    job = between.do(("unload", folder, name, drop), lambda: memory.unload(folder, name, drop=drop))
+    try:
+        gone = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(job)), wait)
+    except asyncio.TimeoutError:  # noqa: UP041  (another class before Python 3.11)
+        return web.json_response({"status": "scheduled"}, status=202)
+    return web.json_response({"status": "unloaded", "classes": gone})
+
+
+@routes.get("/comfyserve/leftovers")
+async def leftover_marks(_: web.Request) -> web.Response:
+    return web.json_response({"marks": await asyncio.to_thread(leftovers.marks)})
+
+
+@routes.post("/comfyserve/delete")
+async def delete(request: web.Request) -> web.Response:
+    try:
+        given: Any = (await request.json())["marks"]
+        files, size = await asyncio.to_thread(leftovers.delete, [str(mark) for mark in given])
+    except (ValueError, KeyError, TypeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"files": files, "bytes": size})

@@ -1,0 +1,55 @@
+"""A file while it comes in: on this machine's disk, counted and hashed as it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from django.conf import settings
+
+from . import types
+from .errors import StorageAway
+
+
+class Incoming:
+    """Gone when the `with` block is left, however it is left, unless the storage took it over."""
+
+    def __init__(self) -> None:
+        try:
+            settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=settings.INCOMING_DIR)
+        except OSError as exc:
+            raise StorageAway from exc
+        self.path = Path(name)
+        self._stream = open(handle, "wb", buffering=0)  # noqa: PTH123, SIM115  (closed in __exit__)
+        self.size = 0
+        self.head = b""  # the first bytes, to tell the type by
+        self._digest = hashlib.sha256()
+
+    def write(self, piece: bytes) -> None:
+        """StorageAway where this machine's disk is full."""
+        view = memoryview(piece)
+        try:
+            while view:
+                view = view[self._stream.write(view) :]
+        except OSError as exc:
+            raise StorageAway("There is no room for the file now; try again later") from exc
+        if len(self.head) < types.HEAD:
+            self.head += piece[: types.HEAD - len(self.head)]
+        self._digest.update(piece)
+        self.size += len(piece)
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self.path.unlink(missing_ok=True)

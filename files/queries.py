@@ -1,0 +1,45 @@
+"""Reading files: fetching with permission, lists."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from accounts.models import User
+from comfyserve.api.errors import NotFound
+
+from .models import File
+
+
+def alive() -> QuerySet[File]:
+    """Files that have not expired. One that is still needed is kept, but shown no more."""
+    return File.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+
+
+def file_of(*, file_id: str, user: User | None = None) -> File:
+    """The file; the user's own, if one is given. NotFound for all else."""
+    rows = alive() if user is None else alive().filter(user=user)
+    found = rows.filter(id=file_id).first() if len(file_id) <= 40 else None
+    if found is None:
+        raise NotFound(f"There is no file {file_id[:100]}")
+    return found
+
+
+def files_of(
+    *,
+    user: User,
+    kind: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> QuerySet[File]:
+    """The user's files, latest first."""
+    rows = alive().filter(user=user).order_by("-created_at", "id")
+    if kind:
+        rows = rows.filter(kind=kind)
+    if created_after:
+        rows = rows.filter(created_at__gte=created_after)
+    if created_before:
+        rows = rows.filter(created_at__lt=created_before)
+    return rows

@@ -1,0 +1,85 @@
+"""Files as the API shows them, and the queries it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from . import links
+from .models import File, Kind
+
+
+class UploadForm(serializers.Serializer[Any]):
+    """The form of an upload, for the description of the API: it is parsed as it comes."""
+
+    file = serializers.FileField(help_text="The file (binary)")
+    description = serializers.CharField(required=False, max_length=1000)
+    sha256 = serializers.RegexField(
+        "^[0-9a-fA-F]{64}$", required=False, help_text="What arrives must have this checksum"
+    )
+
+
+class UploadedSerializer(serializers.Serializer[Any]):
+    file_id = serializers.CharField(help_text="Use it in workflows wherever a node takes a file by name")
+    filename = serializers.CharField(help_text="Cleaned for display")
+    size = serializers.IntegerField(help_text="Bytes")
+    content_type = serializers.CharField(help_text="By content, not by the sender's word")
+    upload_url = serializers.CharField(allow_null=True, help_text="Always null: the file is here already")
+    sha256 = serializers.CharField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+
+
+class FileInfoSerializer(serializers.Serializer[Any]):
+    file_id = serializers.CharField()
+    filename = serializers.CharField()
+    size = serializers.IntegerField(help_text="Bytes")
+    content_type = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+    download_url = serializers.CharField(help_text="Works without a header, for a while")
+    thumbnail_url = serializers.CharField(allow_null=True, help_text="WebP, 256 pixels; pictures only")
+    kind = serializers.ChoiceField(choices=Kind.choices)
+    description = serializers.CharField(allow_blank=True)
+    sha256 = serializers.CharField()
+    width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
+    height = serializers.IntegerField(allow_null=True)
+
+
+class FileQuery(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(choices=Kind.choices, required=False)
+    created_after = serializers.DateTimeField(required=False)
+    created_before = serializers.DateTimeField(required=False)
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
+    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
+
+
+def uploaded(file: File) -> dict[str, Any]:
+    return {
+        "file_id": file.id,
+        "filename": file.filename,
+        "size": file.size,
+        "content_type": file.content_type,
+        "upload_url": None,
+        "sha256": file.sha256,
+        "expires_at": file.expires_at,
+    }
+
+
+def info(file: File, *, base: str) -> dict[str, Any]:
+    """`base` is the address of this service as its user sees it."""
+    return {
+        "file_id": file.id,
+        "filename": file.filename,
+        "size": file.size,
+        "content_type": file.content_type,
+        "created_at": file.created_at,
+        "expires_at": file.expires_at,
+        "download_url": links.download_url(file, base=base),
+        "thumbnail_url": links.thumbnail_url(file, base=base),
+        "kind": file.kind,
+        "description": file.description,
+        "sha256": file.sha256,
+        "width": file.width,
+        "height": file.height,
+    }

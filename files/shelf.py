@@ -1,0 +1,203 @@
+"""Where the bytes lie: Django's storage, with what it lacks (ranges, links, a walk), and one kind of failure.
+
+Every function raises StorageAway where the storage does not answer, and takes its time: threads only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from django.core.files import File as DjangoFile
+from django.core.files.storage import default_storage, storages
+from django.utils.http import content_disposition_header
+
+from .errors import BytesMissing, StorageAway
+from .s3 import Bucket
+
+logger = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    key: str
+    size: int
+    modified: datetime
+
+
+def bucket() -> Bucket | None:
+    """The bucket, where the storage is one."""
+    storage = storages["default"]
+    return storage if isinstance(storage, Bucket) else None
+
+
+@contextmanager
+def _explained(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise BytesMissing("The bytes of this file are gone from the storage") from exc
+    except ClientError as exc:
+        if exc.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+            raise BytesMissing("The bytes of this file are gone from the storage") from exc
+        logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
+        raise StorageAway from exc
+    except (BotoCoreError, Boto3Error, OSError) as exc:
+        logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
+        raise StorageAway from exc
+
+
+def put(key: str, path: Path, *, content_type: str) -> None:
+    """Move a file from this machine's disk into the storage under a key that is new. `path` may be gone
+    afterwards."""
+    size = path.stat().st_size
+    with _explained(key):
+        s3 = bucket()
+        if s3 is not None:
+            with path.open("rb") as stream:
+                s3.put(key, stream, content_type=content_type)
+        else:
+            with _Movable(path) as movable:
+                try:
+                    default_storage.save(key, movable)
+                except FileNotFoundError as exc:  # the folder above ours is gone: a disk that is not there
+                    raise StorageAway from exc
+    if (stored := size_of(key)) != size:
+        delete(key)
+        logger.error("storage: %s has %d bytes instead of %d", key, stored, size)
+        raise StorageAway
+
+
+class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it runs
+    """Tells Django's storage on disk to move the file rather than to copy it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("rb"), name=path.name)
+        self._path = path
+
+    def temporary_file_path(self) -> str:
+        return str(self._path)
+
+
+def size_of(key: str) -> int:
+    """Bytes. BytesMissing if there is nothing."""
+    with _explained(key):
+        s3 = bucket()
+        if s3 is not None:
+            answer = s3.client.head_object(Bucket=s3.bucket_name, Key=s3.key_of(key))
+            return int(answer["ContentLength"])
+        return int(default_storage.size(key))
+
+
+def read(key: str, start: int = 0, length: int | None = None) -> Reader:
+    """A reader of that part; whoever calls closes it. It may raise what `reading` explains."""
+    with _explained(key):
+        s3 = bucket()
+        if s3 is not None:
+            return _read_s3(s3, key, start, length)
+        stream: IO[bytes] = default_storage.open(key, "rb")
+        stream.seek(start)
+        return stream
+
+
+def _read_s3(s3: Bucket, key: str, start: int, length: int | None) -> Reader:
+    part: dict[str, str] = {}
+    if start or length is not None:
+        end = "" if length is None else start + length - 1
+        part = {"Range": f"bytes={start}-{end}"}
+    answer: Any = s3.client.get_object(Bucket=s3.bucket_name, Key=s3.key_of(key), **part)
+    body: Reader = answer["Body"]
+    return body
+
+
+reading = _explained
+
+
+def delete(key: str) -> None:
+    """Nothing happens where there is nothing."""
+    try:
+        with _explained(key):
+            default_storage.delete(key)
+    except BytesMissing:
+        pass
+
+
+def link(key: str, *, filename: str, content_type: str, attachment: bool) -> str | None:
+    """A presigned address; None where the storage makes none. No network, no wait."""
+    s3 = bucket()
+    if s3 is None:
+        return None
+    disposition = content_disposition_header(attachment, filename) or "inline"
+    return str(
+        s3.public_client.generate_presigned_url(
+            "get_object",
+            Params={
+                "Bucket": s3.bucket_name,
+                "Key": s3.key_of(key),
+                "ResponseContentType": "application/octet-stream" if attachment else content_type,
+                "ResponseContentDisposition": disposition,
+            },
+            ExpiresIn=s3.querystring_expire,
+        )
+    )
+
+
+def walk(prefix: str) -> Iterator[Stored]:
+    """Everything below `prefix`, such as "outputs/"."""
+    with _explained(prefix):
+        s3 = bucket()
+        yield from _walk_s3(s3, prefix) if s3 is not None else _walk_disk(prefix)
+
+
+def _walk_disk(prefix: str) -> Iterator[Stored]:
+    root = Path(default_storage.path(""))
+    for path in (root / prefix).rglob("*"):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue  # deleted just now
+        if path.is_file():
+            modified = datetime.fromtimestamp(found.st_mtime, UTC)
+            yield Stored(path.relative_to(root).as_posix(), found.st_size, modified)
+
+
+def _walk_s3(s3: Bucket, prefix: str) -> Iterator[Stored]:
+    root = f"{s3.location}/" if s3.location else ""
+    pages = s3.client.get_paginator("list_objects_v2").paginate(
+        Bucket=s3.bucket_name, Prefix=f"{root}{prefix}"
+    )
+    for page in pages:
+        for entry in page.get("Contents", ()):
+            yield Stored(entry["Key"].removeprefix(root), entry["Size"], entry["LastModified"])
+
+
+def unfinished(before: datetime) -> Iterator[tuple[str, str]]:
+    """(key, upload id) of uploads in parts that began before and never ended. None on disk."""
+    s3 = bucket()
+    if s3 is None:
+        return
+    root = f"{s3.location}/" if s3.location else ""
+    with _explained("uploads in parts"):
+        answer = s3.client.list_multipart_uploads(Bucket=s3.bucket_name, Prefix=root)
+        for entry in answer.get("Uploads", ()):
+            if entry["Initiated"] < before:
+                yield entry["Key"], entry["UploadId"]
+
+
+def abort(key: str, upload_id: str) -> None:
+    s3 = bucket()
+    if s3 is not None:
+        with _explained(key):
+            s3.client.abort_multipart_upload(Bucket=s3.bucket_name, Key=key, UploadId=upload_id)

@@ -1,0 +1,31 @@
+"""Threads for short reads and writes of bytes, so that none of them waits in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections
+
+T = TypeVar("T")
+_pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="files")
+
+
+async def in_thread(do: Callable[..., T], *args: object) -> T:
+    """One read or write. No database in there."""
+    return await asyncio.get_running_loop().run_in_executor(_pool, do, *args)
+
+
+async def in_request_thread(do: Callable[..., T], *args: object, **options: object) -> T:
+    """A step with the database, in the thread that the request has for such; its connection goes back."""
+
+    def step() -> T:
+        try:
+            return do(*args, **options)
+        finally:
+            close_old_connections()
+
+    return await sync_to_async(step)()

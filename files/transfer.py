@@ -1,0 +1,181 @@
+"""Bytes to and from users, on the ASGI half: no thread is held while a client is slow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils.http import content_disposition_header
+
+from accounts import authentication
+from comfyserve.api.errors import NotFound, Unauthorized
+
+from . import links, queries, ranges, shelf, storing, types, uploads
+from .errors import BytesMissing
+from .incoming import Incoming
+from .models import File
+from .threads import in_request_thread, in_thread
+
+SMALLEST, LARGEST = 64 * 1024, 1024 * 1024  # bytes read at once: more for whom takes them quickly
+QUICK = 0.02  # seconds until a client has taken a piece
+# What an HTML or SVG file may do where a browser shows it all the same: nothing.
+SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
+FOREVER = "private, max-age=86400, immutable"  # an id always has the same bytes
+
+
+@dataclass(frozen=True)
+class Content:
+    """One thing in the storage, as it is served."""
+
+    key: str
+    size: int
+    etag: str
+    filename: str
+    content_type: str
+    attachment: bool
+    caching: str
+
+
+# -- in ----------------------------------------------------------------------------------------------
+async def upload(request: HttpRequest) -> File:
+    """The file, stored. Raises what `uploads.receive` and `storing.accept` raise."""
+    user = await in_request_thread(authentication.require, request)
+    incoming = await in_thread(Incoming)
+    try:
+        form = await uploads.receive(request, incoming)
+        return await in_request_thread(
+            storing.accept,
+            incoming,
+            user=user,
+            filename=form.filename or "",
+            description=form.fields.get("description", ""),
+        )
+    finally:
+        # Also when the client has gone and this task was cancelled: so nothing is awaited here.
+        incoming.__exit__(None, None, None)
+
+
+# -- out ---------------------------------------------------------------------------------------------
+async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    return await _serve(request, await in_request_thread(_find, request, file_id))
+
+
+async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    return await _serve(request, await in_request_thread(_find_thumbnail, request, file_id))
+
+
+def _find(request: HttpRequest, file_id: str) -> Content:
+    file = _permitted(request, file_id, subject=file_id)
+    return Content(
+        key=file.key,
+        size=file.size,
+        etag=f'"{file.sha256[:32]}"',
+        filename=file.filename,
+        content_type=_with_charset(file.content_type),
+        attachment=not types.is_shown(file.content_type) or request.GET.get("download") in ("1", "true"),
+        caching=_caching(request),
+    )
+
+
+def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
+    file = _permitted(request, file_id, subject=f"{file_id}/thumbnail")
+    if not file.thumbnail_key:
+        raise NotFound("This file has no thumbnail")
+    return Content(
+        key=file.thumbnail_key,
+        size=shelf.size_of(file.thumbnail_key),
+        etag=f'"{file.sha256[:32]}-thumbnail"',
+        filename="thumbnail.webp",
+        content_type="image/webp",
+        attachment=False,
+        caching=_caching(request),
+    )
+
+
+def _permitted(request: HttpRequest, file_id: str, *, subject: str) -> File:
+    """To whoever holds a signed link, else to the file's user."""
+    signature = request.GET.get("signature")
+    if signature is None:
+        return queries.file_of(file_id=file_id, user=authentication.require(request))
+    if not links.is_signed(subject, expires=request.GET.get("expires", ""), signature=signature):
+        raise Unauthorized("The link has expired or was altered; fetch a new one")
+    return queries.file_of(file_id=file_id)
+
+
+def _with_charset(content_type: str) -> str:
+    return f"{content_type}; charset=utf-8" if content_type.startswith("text/") else content_type
+
+
+def _caching(request: HttpRequest) -> str:
+    return FOREVER if "signature" in request.GET else "private, no-cache"
+
+
+async def _serve(request: HttpRequest, content: Content) -> HttpResponseBase:
+    etag = content.etag
+    if ranges.is_known(request.headers.get("If-None-Match"), etag=etag):
+        return _with_headers(HttpResponse(status=304), content)
+    part = ranges.part_of(
+        request.headers.get("Range"),
+        size=content.size,
+        if_range=request.headers.get("If-Range"),
+        etag=etag,
+    )
+    start, length = (part.start, part.length) if part else (0, content.size)
+    if request.method == "HEAD":
+        response: HttpResponseBase = HttpResponse()
+    else:
+        reader = await in_thread(shelf.read, content.key, start, length)
+        pieces = _pieces if hasattr(request, "scope") else _pieces_at_once
+        response = StreamingHttpResponse(pieces(reader, content, length))
+    response["Content-Length"] = str(length)
+    if part:
+        response.status_code = 206
+        response["Content-Range"] = part.content_range
+    return _with_headers(response, content)
+
+
+def _with_headers(response: HttpResponseBase, content: Content) -> HttpResponseBase:
+    response["ETag"] = content.etag
+    response["Cache-Control"] = content.caching
+    response["Accept-Ranges"] = "bytes"
+    response["Content-Type"] = content.content_type
+    response["Content-Disposition"] = content_disposition_header(content.attachment, content.filename) or (
+        "inline"
+    )
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Content-Security-Policy"] = SANDBOX
+    response["Cross-Origin-Resource-Policy"] = "cross-origin"
+    return response
+
+
+async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncIterator[bytes]:
+    size = SMALLEST
+    try:
+        while length > 0:
+            piece = await in_thread(_read, reader, content.key, min(size, length))
+            length -= len(piece)
+            began = time.monotonic()
+            yield piece
+            size = min(size * 2, LARGEST) if time.monotonic() - began < QUICK else SMALLEST
+    finally:
+        reader.close()
+
+
+def _pieces_at_once(reader: shelf.Reader, content: Content, length: int) -> Iterator[bytes]:
+    try:
+        while length > 0:
+            piece = _read(reader, content.key, min(SMALLEST, length))
+            length -= len(piece)
+            yield piece
+    finally:
+        reader.close()
+
+
+def _read(reader: shelf.Reader, key: str, size: int) -> bytes:
+    with shelf.reading(key):
+        piece = reader.read(size)
+    if not piece:
+        raise BytesMissing("The file is shorter in the storage than it was")
+    return piece

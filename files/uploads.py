@@ -1,0 +1,161 @@
+"""An upload as it comes: the form is parsed piece by piece, the file goes to disk, nothing is kept whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import multipart
+from django.conf import settings
+from django.http import HttpRequest
+from rest_framework.exceptions import UnsupportedMediaType
+
+from comfyserve.api import bodies
+from comfyserve.api.errors import Detail, PayloadTooLarge, ValidationFailed
+
+from .incoming import Incoming
+from .threads import in_thread
+
+FLUSH = 128 * 1024  # bytes gathered before a thread writes them; each slow client has up to so many
+LONGEST_HEADER = 32 * 1024  # of one part; a name may be long, it is cut later
+PARTS = 20
+FIELDS = {"description": 1000, "sha256": 64}  # characters; others are read and ignored
+
+
+@dataclass
+class Form:
+    """What was sent. The file is in `incoming`."""
+
+    incoming: Incoming
+    filename: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+async def receive(request: HttpRequest, incoming: Incoming) -> Form:
+    """Read the whole body of the request.
+
+    Raises ValidationFailed, PayloadTooLarge as soon as there is too much, UnsupportedMediaType,
+    ClientGone, StorageAway where this machine's disk is full.
+    """
+    form = Form(incoming)
+    reading = _Reading(form)
+    with (
+        _explained(),
+        multipart.PushMultipartParser(
+            _boundary(request), max_header_size=LONGEST_HEADER, max_segment_count=PARTS
+        ) as parser,
+    ):
+        async for piece in _pieces(request):
+            for event in parser.parse(piece):
+                reading.take(event)
+            if len(reading.pending) >= FLUSH:
+                await reading.flush()
+            if parser.closed:
+                break
+    await reading.flush()
+    _check(form)
+    return form
+
+
+def _boundary(request: HttpRequest) -> str:
+    content_type, options = multipart.parse_options_header(request.headers.get("Content-Type", ""))
+    if content_type != "multipart/form-data":
+        raise UnsupportedMediaType(content_type or "(none)", "Send the file as multipart/form-data")
+    boundary = options.get("boundary", "")
+    if not boundary or len(boundary) > 200:
+        raise ValidationFailed([Detail("PARSE_ERROR", "The Content-Type header has no usable boundary")])
+    return str(boundary)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except multipart.MultipartError as exc:
+        raise ValidationFailed([Detail("PARSE_ERROR", f"The form can not be read: {exc}")]) from exc
+
+
+async def _pieces(request: HttpRequest) -> AsyncIterator[bytes]:
+    scope: dict[str, Any] = getattr(request, "scope", {})
+    if bodies.STREAM in scope:
+        async for piece in scope[bodies.STREAM].pieces():
+            yield piece
+        return
+    # Not behind our ASGI server: Django's own test client, or another WSGI server.
+    while piece := request.read(FLUSH):
+        yield piece
+        await asyncio.sleep(0)
+
+
+class _Reading:
+    """Takes the parser's events: a segment, its bytes, None at its end."""
+
+    def __init__(self, form: Form) -> None:
+        self.pending = bytearray()
+        self._form = form
+        self._name = ""
+        self._text = bytearray()
+        self._size = 0
+        self._others = 0  # bytes beside the file
+
+    def take(self, event: Any) -> None:
+        if isinstance(event, multipart.MultipartSegment):
+            self._begin(event)
+        elif event is None:
+            self._end()
+        elif self._name == "file":
+            self._size += len(event)
+            if self._size > settings.MAX_UPLOAD_BYTES:
+                raise _too_large(f"The file has more than {settings.MAX_UPLOAD_BYTES} bytes")
+            self.pending += event
+        else:
+            self._others += len(event)
+            if self._others > bodies.FORM:
+                raise _too_large(f"The form has more than {bodies.FORM} bytes beside the file")
+            if self._name in FIELDS:
+                self._text += event
+
+    async def flush(self) -> None:
+        if self.pending:
+            piece, self.pending = bytes(self.pending), bytearray()
+            await in_thread(self._form.incoming.write, piece)
+
+    def _begin(self, segment: multipart.MultipartSegment) -> None:
+        self._name, self._text = segment.name or "", bytearray()
+        if self._name != "file":
+            return
+        if self._form.filename is not None:
+            raise ValidationFailed.of("file", "Send one file at a time", "DUPLICATE_FIELD")
+        if segment.filename is None:
+            raise ValidationFailed.of("file", "Field 'file' must be a file, with a name", "INVALID_TYPE")
+        self._form.filename = segment.filename
+
+    def _end(self) -> None:
+        if self._name in FIELDS:
+            self._form.fields[self._name] = self._text.decode("utf-8", "replace")
+
+
+def _too_large(message: str) -> PayloadTooLarge:
+    return PayloadTooLarge(message, headers={"Connection": "close"})
+
+
+def _check(form: Form) -> None:
+    if form.filename is None:
+        raise ValidationFailed.of("file", "Field 'file' is required", "REQUIRED_FIELD")
+    mistakes = [
+        Detail("TOO_LONG", f"Field '{name}' has at most {FIELDS[name]} characters", name)
+        for name, value in form.fields.items()
+        if len(value) > FIELDS[name]
+    ]
+    if "\x00" in form.fields.get("description", ""):
+        mistakes.append(Detail("INVALID_VALUE", "NUL characters are not allowed", "description"))
+    told = form.fields.get("sha256", "").lower()
+    if told and not mistakes and told != form.incoming.sha256:
+        mistakes.append(
+            Detail("CHECKSUM_MISMATCH", f"What arrived has the SHA-256 {form.incoming.sha256}", "sha256")
+        )
+    if mistakes:
+        raise ValidationFailed(mistakes)

@@ -1,0 +1,150 @@
+"""Load, unload and cleanup as commands: the API writes a row and waits, the worker does it and answers.
+
+A command that is not done when the API stops waiting still happens; asked again, the same one is joined.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from comfyserve.api.errors import ApiError, NotFound, Unavailable, Unprocessable, ValidationFailed
+
+from . import loading, queries, tickets
+from .models import Command, Host, Model, ModelFile
+
+FIRST_LOOK, LONGEST_LOOK = 0.03, 0.25  # seconds between looks at the answer
+OPEN = (Command.State.WAITING, Command.State.TAKEN)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the workers did, by the name of the host."""
+
+    answers: dict[str, dict[str, Any]]
+
+    @property
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(answer["note"] for answer in self.answers.values() if answer.get("note")))
+
+
+def load(*, model: Model, worker: str | None) -> Done:
+    """Load the model and return when it is in memory: on `worker`, else where most memory is free."""
+    if model.type not in loading.LOADERS:
+        raise ValidationFailed.of(
+            "model_type",
+            f"A model of type {model.type} is not loaded by itself; workflows that use it load it. "
+            f"These can be: {', '.join(loading.LOADERS)}",
+        )
+    files = _files(model, worker)
+    host = _joined(model, files) or _roomiest(files)
+    return _do(Command.Kind.LOAD, [host], model=model)
+
+
+def unload(*, model: Model, worker: str | None, keep_in_ram: bool = False) -> Done:
+    """Take the model out of memory everywhere, or on `worker`."""
+    hosts = [file.host for file in _files(model, worker)]
+    return _do(Command.Kind.UNLOAD, hosts, model=model, arguments={"drop": not keep_in_ram})
+
+
+def cleanup(*, max_age_hours: int, worker: str | None) -> Done:
+    """Take out of memory what nobody used for so long."""
+    hosts = [host for host in queries.live_hosts() if worker in (None, host.name)]
+    if not hosts:
+        raise _nobody(worker)
+    return _do(Command.Kind.CLEANUP, hosts, arguments={"max_age_hours": max_age_hours})
+
+
+# -- where ---------------------------------------------------------------------------------------------
+def _files(model: Model, worker: str | None) -> list[ModelFile]:
+    """The model's files on live hosts. NotFound where the chosen worker has none."""
+    live = {host.name for host in queries.live_hosts()}
+    if not live or (worker is not None and worker not in live):
+        raise _nobody(worker)
+    files = model.files.select_related("host").defer("metadata").filter(host_id__in=live)
+    found = [file for file in files if worker in (None, file.host_id)]
+    if not found:
+        where = f"on worker {worker}" if worker else "on any worker that is alive"
+        raise NotFound(f"The {model.type} {model.name} is not {where}")
+    return found
+
+
+def _nobody(worker: str | None) -> ApiError:
+    what = f"Worker {worker[:100]}" if worker else "No GPU worker"
+    return Unavailable(f"{what} is not there or does not reach its ComfyUI" if worker else
+                       f"{what} with a ComfyUI that answers is running", retry_after=10)  # fmt: skip
+
+
+def _joined(model: Model, files: Sequence[ModelFile]) -> Host | None:
+    """Where it is loaded, or being loaded: asked twice, a model is not loaded twice."""
+    hosts = {file.host_id: file.host for file in files}
+    pending = Command.objects.filter(
+        kind=Command.Kind.LOAD, type=model.type, name=model.name, state__in=OPEN, host_id__in=hosts
+    ).values_list("host_id", flat=True)
+    loaded = [file.host_id for file in files if file.loaded_bytes]
+    return next((hosts[name] for name in (*pending, *loaded)), None)
+
+
+def _roomiest(files: Sequence[ModelFile]) -> Host:
+    return max((file.host for file in files), key=lambda host: host.free_bytes)
+
+
+# -- telling and waiting -------------------------------------------------------------------------------
+def _do(
+    kind: Command.Kind,
+    hosts: Sequence[Host],
+    *,
+    model: Model | None = None,
+    arguments: dict[str, Any] | None = None,
+) -> Done:
+    ids = [_open(kind, host, model, arguments or {}) for host in hosts]
+    ended = _wait(ids, seconds=settings.MODEL_COMMAND_SECONDS)
+    failed = [command for command in ended if command.state == Command.State.FAILED]
+    if failed:
+        raise _error(failed[0])
+    return Done({command.host_id: command.answer for command in ended})
+
+
+def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[str, Any]) -> UUID:
+    """The id of a command like this, the one that is open already if there is one."""
+    about = {"kind": kind, "host": host, "arguments": arguments} | (
+        {"type": model.type, "name": model.name} if model else {}
+    )
+    with transaction.atomic():
+        same = Command.objects.filter(**about, state__in=OPEN).values_list("pk", flat=True).first()
+        pk = same or Command.objects.create(**about).pk
+        transaction.on_commit(lambda: tickets.ticket(host.name))
+    return pk
+
+
+def _wait(ids: Sequence[UUID], *, seconds: float) -> list[Command]:
+    """All of them, ended. Unavailable when that takes longer; the connection is free between looks."""
+    end, pause = time.monotonic() + seconds, FIRST_LOOK
+    while True:
+        found = list(Command.objects.filter(pk__in=ids))
+        if all(command.state not in OPEN for command in found):
+            return found
+        if time.monotonic() + pause > end:
+            raise Unavailable(
+                "The GPU is busy; it will be done as soon as what runs now has ended. Ask again later",
+                retry_after=10,
+            )
+        if not connection.in_atomic_block:
+            connection.close()
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_LOOK)
+
+
+def _error(command: Command) -> ApiError:
+    match command.answer.get("code"):
+        case "not_found":
+            return NotFound(command.error)
+        case "unavailable":
+            return Unavailable(command.error, retry_after=10)
+    return Unprocessable(command.error)

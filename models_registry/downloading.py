@@ -1,0 +1,112 @@
+"""The worker's downloads: taking them up, telling how far they are, and what came of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from django.db.models.functions import Now
+
+from comfyserve import database
+from comfyui import Client
+
+from . import downloads, fetching, kinds, reporting
+from .models import Download, Host, ModelFile
+from .queries import ACTIVE
+
+logger = logging.getLogger(__name__)
+
+
+class Downloader:
+    """Fetches what one host is to have. Several threads may work, each with one download at a time."""
+
+    def __init__(self, host: str, client: Client, *, stop: threading.Event) -> None:
+        self._host = host
+        self._client = client
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._busy: set[int] = set()  # in the hands of a thread of this process
+
+    def work(self) -> None:
+        """Until nothing is left that no other thread has; also what an earlier process began."""
+        while not self._stop.is_set():
+            download = self._take()
+            if download is None:
+                return
+            try:
+                self._do(download)
+            except fetching.Stopped:
+                return
+            finally:
+                with self._lock:
+                    self._busy.discard(download.pk)
+
+    def _take(self) -> Download | None:
+        with self._lock, database.step():
+            waiting = downloads.under_way(self._host).exclude(pk__in=self._busy).select_related("model")
+            download = waiting.first()
+            if download is None or not self._note(download, state=Download.State.RUNNING):
+                return None
+            self._busy.add(download.pk)
+            return download
+
+    def _do(self, download: Download) -> None:
+        model = download.model
+        with database.step():
+            places = Host.objects.values_list("places", flat=True).get(name=self._host)
+        folder = kinds.folder_of(model.type)
+        try:
+            fetched = fetching.fetch(
+                download,
+                name=model.name,
+                folder=folder,
+                places=places.get(folder, []),
+                tell=lambda done, total: self._tell(download, done, total),
+                stop=self._stop,
+            )
+            self._show(download, fetched)
+        except fetching.Cancelled:
+            logger.info("download of %s was cancelled", model)
+        except fetching.Failed as failed:
+            self._end(download, state=Download.State.FAILED, error=str(failed))
+        except fetching.Stopped:
+            raise
+        except Exception:
+            logger.exception("download of %s stumbled", model)
+            self._end(download, state=Download.State.FAILED, error="Something went wrong on our side")
+
+    def _tell(self, download: Download, done: int, total: int | None) -> bool:
+        """Note how far it is. False: it was cancelled. While the database is away it goes on."""
+        try:
+            with database.step():
+                return self._note(download, bytes_done=done, bytes_total=total)
+        except database.AWAY as exc:
+            logger.warning("progress of %s not noted: %s", download, exc)
+            return True
+
+    @staticmethod
+    def _note(download: Download, **columns: Any) -> bool:
+        rows = Download.objects.filter(pk=download.pk, state__in=ACTIVE)
+        return rows.update(**columns) == 1
+
+    def _show(self, download: Download, fetched: fetching.Fetched) -> None:
+        """It is done when its ComfyUI sees it. Cancelled in the last moment, it is there all the same."""
+
+        def report() -> bool:
+            reporting.report_files(self._host, self._client)
+            files = ModelFile.objects.filter(host_id=self._host, model_id=download.model_id)
+            return bool(files.update(sha256=fetched.sha256))
+
+        if database.patiently(report, stop=self._stop):
+            size = fetched.path.stat().st_size
+            self._end(download, state=Download.State.DONE, bytes_done=size, bytes_total=size)
+        else:
+            fetched.path.unlink(missing_ok=True)
+            raise fetching.Failed(
+                "The worker's ComfyUI does not see the file: it must be on its worker's machine, or share the "
+                "folder of models with it under the same path"
+            )
+
+    def _end(self, download: Download, **columns: Any) -> None:
+        database.patiently(lambda: self._note(download, **columns, ended_at=Now()), stop=self._stop)

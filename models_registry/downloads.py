@@ -1,0 +1,161 @@
+"""Starting, following and cancelling downloads: what the views call. The workers do the fetching."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q, QuerySet, Sum
+from django.db.models.functions import Now
+
+from accounts.models import User
+from comfyserve import http
+from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, Unavailable, ValidationFailed
+
+from . import kinds, queries, tickets
+from .models import Download, Host, Model, ModelFile
+from .queries import ACTIVE
+
+LONGEST_PART = 200  # characters of a file or folder name; file systems take 255 bytes
+UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+
+
+def start(
+    *,
+    user: User,
+    name: str,
+    model_type: str,
+    download_url: str,
+    sha256: str = "",
+    description: str = "",
+    worker: str | None = None,
+) -> tuple[Model, list[str]]:
+    """Have the file fetched to `worker`, or to every worker that lacks it; the model, and which they are.
+
+    A download of this name that is under way is joined. Raises ValidationFailed; Conflict where nobody
+    lacks it; LimitExceeded where the room for models is used up; Unavailable without a worker.
+    """
+    hosts = _hosts(worker)
+    type_ = _checked(name, model_type, download_url, sha256, hosts)
+    having = set(
+        ModelFile.objects.filter(host__in=hosts, model__type=type_, model__name=name).values_list(
+            "host_id", flat=True
+        )
+    )
+    lacking = [host for host in hosts if host.name not in having]
+    if not lacking:
+        raise Conflict(f"The {type_} {name} is there already")
+    _check_room(lacking)
+    about = {"user": user, "url": download_url, "sha256": sha256.lower()}
+    with transaction.atomic():
+        model, _ = Model.objects.get_or_create(type=type_, name=name)
+        if description:
+            Model.objects.filter(pk=model.pk).update(description=description)
+        # One that is under way stays as it is: the constraint says so to two that ask at the same time.
+        Download.objects.bulk_create(
+            [Download(model=model, host=host, **about) for host in lacking], ignore_conflicts=True
+        )
+        for host in lacking:
+            transaction.on_commit(lambda name=host.name: tickets.ticket(name))  # type: ignore[misc]
+    return model, [host.name for host in lacking]
+
+
+def _hosts(worker: str | None) -> list[Host]:
+    hosts = [host for host in queries.live_hosts() if worker in (None, host.name)]
+    if not hosts:
+        raise Unavailable(
+            "No GPU worker with a ComfyUI that answers is running"
+            if worker is None
+            else f"Worker {worker[:100]} is not there or does not reach its ComfyUI",
+            retry_after=10,
+        )
+    return hosts
+
+
+# -- what is asked for ---------------------------------------------------------------------------------
+def _checked(name: str, model_type: str, url: str, sha256: str, hosts: Sequence[Host]) -> str:
+    """The type; ValidationFailed with all mistakes."""
+    mistakes = _mistakes_in_name(name)
+    type_ = kinds.type_of(model_type)
+    try:
+        kinds.checked(model_type, more=(folder for host in hosts for folder in host.places))
+    except ValidationFailed as exc:
+        mistakes += exc.details
+    try:
+        http.check(url)
+    except http.Refused as exc:
+        mistakes.append(Detail("INVALID_VALUE", exc.message, "download_url"))
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        mistakes.append(Detail("INVALID_VALUE", "A SHA-256 has 64 hexadecimal digits", "sha256"))
+    if mistakes:
+        raise ValidationFailed(mistakes)
+    return type_
+
+
+def _mistakes_in_name(name: str) -> list[Detail]:
+    parts = name.split("/")
+    wrong = None
+    if any(part in ("", ".", "..") or part.startswith(".") for part in parts):
+        wrong = "The name must be a file name, perhaps with subfolders, none of which begins with a dot"
+    elif UNSAFE.search(name) or any(part != part.strip() for part in parts):
+        wrong = "The name has characters that not every file system takes"
+    elif len(name) > 500 or any(len(part.encode()) > LONGEST_PART for part in parts):
+        wrong = f"The name is too long: {LONGEST_PART} bytes for each part, 500 characters in all"
+    elif not name.lower().endswith(kinds.EXTENSIONS):
+        wrong = f"A model's name ends in one of {', '.join(kinds.EXTENSIONS)}"
+    elif name.lower().endswith(kinds.PICKLES) and not settings.MODEL_ALLOW_PICKLES:
+        wrong = (
+            "Loading a file of this format runs code that is in it, so they are refused here; "
+            f"use one of {', '.join(kinds.SAFE)}"
+        )
+    return [Detail("INVALID_VALUE", wrong, "model_name")] if wrong else []
+
+
+def _check_room(hosts: Sequence[Host]) -> None:
+    most = settings.MODEL_STORAGE_BYTES
+    if not most:
+        return
+    for host in hosts:
+        used = ModelFile.objects.filter(host=host).aggregate(used=Sum("size"))["used"] or 0
+        if used >= most:
+            raise LimitExceeded(
+                f"The room for models on worker {host.name} is used up: {used} of {most} bytes",
+                details=[Detail("QUOTA_EXCEEDED", "Quota 'model_storage' is used up")],
+            )
+
+
+# -- following and cancelling --------------------------------------------------------------------------
+def latest(*, name: str, model_type: str | None) -> tuple[Model, list[Download], bool]:
+    """(the model, its latest download on each host, whether it is available). NotFound; ValidationFailed."""
+    model = _known(name=name, model_type=model_type)
+    rows = Download.objects.filter(model=model).order_by("host_id", "-created_at").distinct("host_id")
+    return model, list(rows), queries.entry_of(model).is_available
+
+
+def cancel(*, name: str, model_type: str | None) -> Model:
+    """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way."""
+    model = _known(name=name, model_type=model_type)
+    under_way = Download.objects.filter(model=model, state__in=ACTIVE)
+    if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):
+        raise NotFound(f"No download of {model.name} is under way")
+    return model
+
+
+def _known(*, name: str, model_type: str | None) -> Model:
+    """As queries.model_of, but also one whose download has failed."""
+    try:
+        return queries.model_of(name=name, model_type=model_type)
+    except NotFound:
+        of_type: dict[str, Any] = {"type": kinds.type_of(model_type)} if model_type else {}
+        found = Model.objects.filter(name=name, downloads__isnull=False, **of_type).first()
+        if found is None:
+            raise
+        return found
+
+
+def under_way(host: str) -> QuerySet[Download]:
+    """What this host's worker has to fetch, the oldest first."""
+    return Download.objects.filter(Q(state__in=ACTIVE), host_id=host).order_by("created_at")

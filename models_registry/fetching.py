@@ -1,0 +1,350 @@
+"""One download, done by the worker: into a hidden file in the right folder, resumed, checked, renamed.
+
+What is there of a file lies in `.<name>.part`, and how to go on with it in `.<name>.part.json`; so a killed
+worker goes on where it was. Only a sound file of the right sum gets the name by which ComfyUI sees it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from comfyserve import http
+
+from . import verifying
+from .models import Download
+
+logger = logging.getLogger(__name__)
+
+TRIES = 5  # without a byte gained in between
+FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0  # seconds
+WHOLE_SECONDS = 24 * 3600.0  # for one connection
+TELL_SECONDS = 0.5  # between notes of how far it is
+
+
+class Failed(Exception):
+    """It cannot be had; the text is for the user."""
+
+
+class Cancelled(Exception):
+    pass
+
+
+class Stopped(Exception):
+    """The worker stops; the next one goes on with what is there."""
+
+
+class _Again(Exception):
+    """The connection broke or the source is in trouble: worth another try."""
+
+
+Tell = Callable[[int, int | None], bool]  # (bytes so far, bytes in all) -> False: it was cancelled
+
+
+@dataclass(frozen=True)
+class Fetched:
+    path: Path
+    sha256: str
+
+
+def fetch(
+    download: Download, *, name: str, folder: str, places: list[str], tell: Tell, stop: threading.Event
+) -> Fetched:
+    """Returns when the file is in place. Raises Failed, Cancelled (nothing is left then), or Stopped."""
+    place = _place(folder, places)
+    target = place / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _part_of(target, stop) as part:
+            digest = _kept_only_whole(part, target, download, tell=tell, stop=stop)
+    except (Failed, Cancelled):
+        _drop_empty_parents(place, target)
+        raise
+    except OSError as exc:
+        _drop_empty_parents(place, target)
+        raise Failed(_disk_trouble(exc)) from exc
+    return Fetched(target, digest)
+
+
+def _kept_only_whole(
+    part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event
+) -> str:
+    """The SHA-256 of the whole file. Of one that failed nothing is kept; of one that was stopped all is."""
+    try:
+        return _get_into(part, target, download, tell=tell, stop=stop)
+    except (Stopped, verifying.Stopped):
+        raise Stopped from None
+    except verifying.Unsound as exc:
+        part.drop()
+        raise Failed(str(exc)) from exc
+    except BaseException:
+        part.drop()
+        raise
+
+
+def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event) -> str:
+    """Fetch, check, publish; the SHA-256."""
+    if target.exists():  # another worker of this machine was faster
+        part.drop()
+        return verifying.check_sum(target, expected=download.sha256, stop=stop)
+    _Fetch(download, part, tell, stop).run()
+    digest = verifying.check(part.path, name=target.name, expected=download.sha256, stop=stop)
+    part.publish(target)
+    return digest
+
+
+# -- where ---------------------------------------------------------------------------------------------
+def _place(folder: str, places: list[str]) -> Path:
+    """The directory of ComfyUI's that new files of this folder belong in."""
+    here = [Path(place) for place in places if Path(place).is_dir() and os.access(place, os.W_OK)]
+    if not here:
+        raise Failed(
+            f"The worker cannot write into its ComfyUI's folder for {folder}: it must be on the same machine, "
+            "or have the folder mounted under the same path"
+        )
+    # ComfyUI lists folders of older names first (unet before diffusion_models).
+    return min(here, key=lambda place: place.name != folder)
+
+
+def _drop_empty_parents(place: Path, target: Path) -> None:
+    for parent in target.parents:
+        if parent == place or not parent.is_relative_to(place):
+            return
+        try:
+            parent.rmdir()
+        except OSError:
+            return  # something else is in it
+
+
+def _disk_trouble(exc: OSError) -> str:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full"
+    return f"The file could not be written: {exc.strerror}"
+
+
+class Part:
+    """What is there of a file, and what the source said of it. Held by one at a time."""
+
+    def __init__(self, target: Path, file: FileIO) -> None:
+        self.path = target.with_name(f".{target.name}.part")
+        self.file = file
+        self._notes = target.with_name(f".{target.name}.part.json")
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def resumable(self, url: str) -> str | None:
+        """The validator (ETag or date) with which to go on; None: begin anew."""
+        try:
+            notes = json.loads(self._notes.read_text())
+        except (OSError, ValueError):
+            return None
+        return notes.get("validator") if notes.get("url") == url and self.size else None
+
+    def append(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[self.file.write(rest) :]
+
+    def begin(self, url: str, validator: str | None) -> None:
+        """Empty, and with a note of what is going to be in it."""
+        self.file.truncate(0)
+        self._notes.write_text(json.dumps({"url": url, "validator": validator}))
+
+    def publish(self, target: Path) -> None:
+        os.fsync(self.file.fileno())
+        self.path.rename(target)
+        self._notes.unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+
+
+@contextmanager
+def _part_of(target: Path, stop: threading.Event) -> Iterator[Part]:
+    """The part of this file, ours alone: two workers of one machine may be told to fetch the same file."""
+    path = target.with_name(f".{target.name}.part")
+    while True:
+        with path.open("ab", buffering=0) as file:
+            while not _lock(file):
+                if stop.wait(1.0):
+                    raise Stopped
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                yield Part(target, file)
+                return
+        # Whoever held it has renamed or deleted it meanwhile: look again.
+
+
+def _lock(file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# -- the fetching --------------------------------------------------------------------------------------
+class _Fetch:
+    def __init__(self, download: Download, part: Part, tell: Tell, stop: threading.Event) -> None:
+        self._url = download.url
+        self._part = part
+        self._tell = tell
+        self._stop = stop
+        self._total: int | None = None
+        self._told_at = 0.0
+
+    def run(self) -> None:
+        """Until all bytes are there."""
+        tries, delay = 0, FIRST_DELAY
+        while True:
+            before = self._part.size
+            try:
+                self._once()
+                self._tell_now()
+                return
+            except (_Again, http.Unreachable, http.TookTooLong) as exc:
+                gained = self._part.size > before
+                tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
+                logger.info("download into %s: %s; try %d", self._part.path, exc, tries)
+                if tries >= TRIES:
+                    raise Failed(f"The source gave up: {exc}") from exc
+            except http.OutboundError as exc:
+                raise Failed(exc.message) from exc
+            if self._stop.wait(min(delay, LONGEST_DELAY)):
+                raise Stopped
+            self._tell_now()
+
+    def _once(self) -> None:
+        validator = self._part.resumable(self._url)
+        headers = _credentials(self._url)
+        if validator:
+            headers |= {"Range": f"bytes={self._part.size}-", "If-Range": validator}
+        with http.get(
+            self._url,
+            max_bytes=settings.MODEL_DOWNLOAD_MAX_BYTES,
+            timeout=WHOLE_SECONDS,
+            idle=settings.MODEL_STALL_SECONDS,
+            headers=headers,
+        ) as answer:
+            if not self._accept(answer):
+                return
+            for chunk in answer.chunks():
+                self._part.append(chunk)
+                self._look_around()
+        if self._total is not None and self._part.size < self._total:
+            raise _Again("the connection ended before the file did")
+
+    def _accept(self, answer: http.Answer) -> bool:
+        """Get ready for the bytes of this answer. False: all of them are there already."""
+        match answer.status:
+            case 206:
+                start, self._total = _range_of(answer)
+                if start != self._part.size:
+                    self._part.begin(self._url, None)
+                    raise _Again("the source continued at another place")
+            case 200:
+                self._refuse_pages(answer)
+                self._total = _length_of(answer)
+                self._part.begin(self._url, _validator_of(answer))
+            case 416:
+                _, self._total = _range_of(answer)
+                if self._total == self._part.size:
+                    return False
+                self._part.begin(self._url, None)
+                raise _Again("the source has another file now")
+            case _:
+                raise _refusal(answer.status)
+        self._check_room()
+        return True
+
+    @staticmethod
+    def _refuse_pages(answer: http.Answer) -> None:
+        if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise Failed(verifying.WEB_PAGE)
+
+    # -- every now and then ----------------------------------------------------------------------------
+    def _look_around(self) -> None:
+        if time.monotonic() - self._told_at < TELL_SECONDS:
+            return
+        self._check_room()
+        self._tell_now()
+        if self._stop.is_set():
+            raise Stopped
+
+    def _tell_now(self) -> None:
+        self._told_at = time.monotonic()
+        if not self._tell(self._part.size, self._total):
+            raise Cancelled
+
+    def _check_room(self) -> None:
+        size = self._part.size
+        if max(size, self._total or 0) > settings.MODEL_DOWNLOAD_MAX_BYTES:
+            raise Failed(f"The file is larger than {settings.MODEL_DOWNLOAD_MAX_BYTES} bytes")
+        free = shutil.disk_usage(self._part.path.parent).free
+        missing = max(0, (self._total or 0) - size)
+        if free - missing < settings.MODEL_DISK_RESERVE_BYTES:
+            raise Failed(
+                f"There is not enough room on the disk: {free} bytes are free, {missing} are to come, and "
+                f"{settings.MODEL_DISK_RESERVE_BYTES} are to stay free"
+            )
+
+
+def _refusal(status: int) -> Exception:
+    if status in (401, 403):
+        return Failed(f"The source refuses ({status}): it may need a token, or terms that are to be accepted")
+    if status in (404, 410):
+        return Failed(f"The source has no such file ({status})")
+    if status in (408, 425, 429) or status >= 500:
+        return _Again(f"it answered {status}")
+    return Failed(f"The source answered {status}")
+
+
+def _length_of(answer: http.Answer) -> int | None:
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _range_of(answer: http.Answer) -> tuple[int | None, int | None]:
+    """(first byte, length of the whole) of "bytes 5-9/10" and "bytes */10"."""
+    span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    start = span.partition("-")[0]
+    return (int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None)
+
+
+def _validator_of(answer: http.Answer) -> str | None:
+    """What says that it is still the same file; a weak ETag does not."""
+    etag = answer.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return answer.headers.get("Last-Modified")
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """The operator's token for this host. The door drops it where a redirect leads to another."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if parts.scheme != "https":
+        return {}
+    for owner, token in (
+        ("huggingface.co", settings.HUGGINGFACE_TOKEN),
+        ("civitai.com", settings.CIVITAI_TOKEN),
+    ):
+        if token and (host == owner or host.endswith(f".{owner}")):
+            return {"Authorization": f"Bearer {token}"}
+    return {}

@@ -1,0 +1,123 @@
+"""Reading the registry: what there is, where, and in what memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from comfyserve.api.errors import Detail, NotFound, ValidationFailed
+
+from . import kinds
+from .models import Download, Host, Model, ModelFile
+
+LIVE_SECONDS = 30  # a host that has not reported for so long is not there
+ACTIVE = (Download.State.WAITING, Download.State.RUNNING)
+
+
+def live_hosts() -> list[Host]:
+    """Those whose worker lives and reaches its ComfyUI. One query."""
+    return list(Host.objects.filter(reported_at__gt=Now() - timedelta(seconds=LIVE_SECONDS)).order_by("name"))
+
+
+@dataclass
+class Entry:
+    """A model with what is known of it on all hosts."""
+
+    name: str
+    type: str
+    last_used: datetime | None
+    description: str = ""
+    files: list[dict[str, Any]] = field(default_factory=list)  # of live hosts first
+    downloads: list[Download] = field(default_factory=list)  # those under way
+    is_available: bool = False
+
+    @property
+    def loaded_bytes(self) -> int:
+        return sum(file["loaded_bytes"] for file in self.files if file["live"])
+
+    @property
+    def download_progress(self) -> float | None:
+        """0 to 1, of the one that is least far; None where nothing is under way or no size is known."""
+        return min((progress_of(download) for download in self.downloads), default=None)
+
+
+def progress_of(download: Download) -> float:
+    if not download.bytes_total:
+        return 0.0
+    return round(min(1.0, download.bytes_done / download.bytes_total), 4)
+
+
+@dataclass(frozen=True)
+class Listing:
+    entries: list[Entry]
+    hosts: list[Host]  # those that live
+
+
+COLUMNS = ("host_id", "folder", "path", "size", "changed", "sha256", "loaded_bytes", "ram_bytes")
+
+
+def listing(*, model_type: str | None = None, available_only: bool = False) -> Listing:
+    """Every model of that type, by type and name. Three queries."""
+    hosts = live_hosts()  # 1
+    if model_type is not None:
+        model_type = kinds.checked(model_type, more=(folder for host in hosts for folder in host.places))
+    chosen = Q(model__type=model_type) if model_type else Q()
+    entries = _entries(chosen, hosts, COLUMNS)  # 2 and 3
+    found = sorted(entries.values(), key=lambda entry: (entry.type, entry.name))
+    return Listing([entry for entry in found if entry.is_available or not available_only], hosts)
+
+
+def _entries(chosen: Q, hosts: list[Host], columns: tuple[str, ...]) -> dict[int, Entry]:
+    live = {host.name for host in hosts}
+    about = ("model_id", "model__name", "model__type", "model__last_used", "model__description")
+    entries: dict[int, Entry] = {}
+    for row in ModelFile.objects.filter(chosen).order_by("host_id").values(*about, *columns):
+        id_, name, type_, last_used, description = (row.pop(key) for key in about)
+        entry = entries.setdefault(id_, Entry(name, type_, last_used, description))
+        row["live"] = row["host_id"] in live
+        entry.is_available |= row["live"]
+        entry.files.append(row)
+    for entry in entries.values():
+        entry.files.sort(key=lambda row: (not row["live"], row["host_id"]))
+    for download in Download.objects.filter(chosen, state__in=ACTIVE).select_related("model"):
+        model = download.model
+        entry = entries.setdefault(
+            model.pk, Entry(model.name, model.type, model.last_used, model.description)
+        )
+        entry.downloads.append(download)
+    return entries
+
+
+# -- one model -----------------------------------------------------------------------------------------
+def model_of(*, name: str, model_type: str | None = None) -> Model:
+    """The model of that name. NotFound where there is none; ValidationFailed where several types have it."""
+    if model_type is not None:
+        model_type = kinds.checked(model_type, more=_reported_folders())
+    found = list(
+        Model.objects.filter(_there, name=name, **({"type": model_type} if model_type else {})).distinct()
+    )
+    if not found:
+        raise NotFound(f"There is no {model_type or 'model'} {name[:200]}")
+    if len(found) > 1:
+        types = ", ".join(sorted(model.type for model in found))
+        message = f"There are several models of this name; say with model_type which one: {types}"
+        raise ValidationFailed([Detail("AMBIGUOUS", message, "model_type")])
+    return found[0]
+
+
+# A model that lies nowhere and is not on its way either is not there, whatever its history.
+_there = Q(files__isnull=False) | Q(downloads__state__in=ACTIVE)
+
+
+def _reported_folders() -> list[str]:
+    return [folder for places in Host.objects.values_list("places", flat=True) for folder in places]
+
+
+def entry_of(model: Model) -> Entry:
+    """All that is known of the model."""
+    entries = _entries(Q(model=model), live_hosts(), (*COLUMNS, "metadata"))
+    return entries.get(model.pk) or Entry(model.name, model.type, model.last_used, model.description)

@@ -1,0 +1,119 @@
+"""Shapes of requests about models, and of their answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+TYPE_HELP = (
+    "checkpoint, lora, embedding, vae, controlnet, upscaler, or ComfyUI's name of another folder of models, "
+    "such as diffusion_models"
+)
+
+
+class TypeQuery(serializers.Serializer[Any]):
+    model_type = serializers.CharField(required=False, max_length=50, help_text=TYPE_HELP)
+
+
+class ListQuery(TypeQuery):
+    available_only = serializers.BooleanField(default=False, help_text="Only those that a worker has")
+
+
+class DownloadQuery(serializers.Serializer[Any]):
+    model_type = serializers.CharField(max_length=50, help_text=TYPE_HELP)
+    download_url = serializers.CharField(max_length=8192, help_text="Where it is to be had")
+    description = serializers.CharField(required=False, max_length=2000)
+    sha256 = serializers.CharField(required=False, max_length=64, help_text="Of the file that is meant")
+    worker = serializers.CharField(
+        required=False, max_length=200, help_text="Only there; else to all that lack it"
+    )
+
+
+class LoadQuery(serializers.Serializer[Any]):
+    model_type = serializers.CharField(max_length=50, help_text=TYPE_HELP)
+    worker = serializers.CharField(
+        required=False, max_length=200, help_text="Where; else where memory is free"
+    )
+
+
+class UnloadQuery(TypeQuery):
+    worker = serializers.CharField(required=False, max_length=200, help_text="Only there")
+    keep_in_ram = serializers.BooleanField(default=False, help_text="Leave the device, but stay in RAM")
+
+
+class CleanupQuery(serializers.Serializer[Any]):
+    max_age_hours = serializers.IntegerField(default=1, min_value=1, max_value=24)
+    worker = serializers.CharField(required=False, max_length=200, help_text="Only there")
+
+
+# -- answers -------------------------------------------------------------------------------------------
+class ModelSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="With subfolders, such as sdxl/base.safetensors")
+    type = serializers.CharField(help_text=TYPE_HELP)
+    is_loaded = serializers.BooleanField(help_text="On the device of a worker")
+    is_downloading = serializers.BooleanField()
+    download_progress = serializers.FloatField(allow_null=True, help_text="0 to 1")
+    last_used = serializers.DateTimeField(allow_null=True, help_text="By an execution")
+    memory_usage_mb = serializers.FloatField(allow_null=True, help_text="On the devices; null if not loaded")
+
+
+class ModelListSerializer(serializers.Serializer[Any]):
+    models = ModelSerializer(many=True)
+    total_memory_usage_mb = serializers.FloatField(help_text="Of all models on the devices of all workers")
+    available_memory_mb = serializers.FloatField(help_text="Free on the devices of all workers")
+    note = serializers.CharField(required=False, help_text="What is not known")
+
+
+class OnWorkerSerializer(serializers.Serializer[Any]):
+    worker = serializers.CharField()
+    is_alive = serializers.BooleanField()
+    is_loaded = serializers.BooleanField()
+    memory_usage_mb = serializers.FloatField(allow_null=True)
+    ram_usage_mb = serializers.FloatField(allow_null=True, help_text="Held in RAM only")
+    file_path = serializers.CharField()
+    file_size_mb = serializers.FloatField()
+    hash = serializers.CharField(allow_null=True)
+
+
+class ModelStatusSerializer(ModelSerializer):
+    file_size_mb = serializers.FloatField(allow_null=True)
+    file_path = serializers.CharField(allow_null=True)
+    hash = serializers.CharField(allow_null=True, help_text="SHA-256; null until it was computed")
+    description = serializers.CharField(allow_null=True)
+    is_available = serializers.BooleanField(help_text="A worker that is alive has it")
+    workers = OnWorkerSerializer(many=True)
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        metadata = serializers.DictField(help_text="What the file's header tells")
+        return {**super().get_fields(), "metadata": metadata}
+
+
+class ModelDoneSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    model_name = serializers.CharField()
+    model_type = serializers.CharField(required=False)
+    workers = serializers.ListField(child=serializers.CharField(), required=False)
+    memory_usage_mb = serializers.FloatField(required=False)
+    note = serializers.CharField(required=False)
+
+
+class ModelsCleanedSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    models_unloaded = serializers.ListField(child=serializers.CharField())
+    note = serializers.CharField(required=False)
+
+
+class DownloadProgressSerializer(serializers.Serializer[Any]):
+    model_name = serializers.CharField()
+    is_downloading = serializers.BooleanField()
+    download_progress = serializers.FloatField(allow_null=True, help_text="0 to 1, of the slowest worker")
+    is_available = serializers.BooleanField(help_text="A worker that is alive has it")
+    status = serializers.CharField(
+        required=False, help_text="waiting, running, done, failed or cancelled; of the slowest worker"
+    )
+    bytes_done = serializers.IntegerField(required=False)
+    bytes_total = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Null where the source does not say"
+    )
+    error = serializers.CharField(required=False, allow_null=True, help_text="Why it failed")

@@ -1,0 +1,29 @@
+"""Telling a worker that there is a command for it. It may be lost without harm: workers look every 2 s."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import redis
+from kombu.exceptions import OperationalError
+
+from comfyserve.celery import app
+
+logger = logging.getLogger(__name__)
+
+LOOK_FOR_COMMANDS = "models_registry.tasks.look_for_commands"
+SKIP_SECONDS = 3.0
+
+_away_until = 0.0
+
+
+def ticket(host: str) -> None:
+    global _away_until
+    if time.monotonic() < _away_until:
+        return
+    try:
+        app.send_task(LOOK_FOR_COMMANDS, queue=f"gpu.{host}", retry=False)
+    except (redis.RedisError, OperationalError, OSError) as exc:
+        _away_until = time.monotonic() + SKIP_SECONDS
+        logger.warning("ticket not sent, Redis is away: %s", exc)

@@ -1,0 +1,32 @@
+"""Addresses under /models/. A model's name may have subfolders, so the specific ones come first."""
+
+from __future__ import annotations
+
+from django.urls import path, register_converter
+
+from . import views
+
+
+class NameConverter:
+    """A name with its subfolders. Without a slash at its end: that one belongs to the address."""
+
+    regex = "[^/](?:.*[^/])?"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(NameConverter, "model")
+
+urlpatterns = [
+    path("", views.ListView.as_view(), name="models"),
+    path("cleanup", views.CleanupView.as_view(), name="models-cleanup"),
+    path("<model:name>/download", views.DownloadView.as_view(), name="model-download"),
+    path("<model:name>/download-progress", views.ProgressView.as_view(), name="model-download-progress"),
+    path("<model:name>/load", views.LoadView.as_view(), name="model-load"),
+    path("<model:name>/unload", views.UnloadView.as_view(), name="model-unload"),
+    path("<model:name>", views.StatusView.as_view(), name="model"),
+]

@@ -1,0 +1,63 @@
+"""Is what was downloaded a model, whole, and the one that was meant?"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+from . import headers, kinds
+
+WEB_PAGE = (
+    "The source answered with a web page instead of a model: it may need a token, or the address is wrong"
+)
+CHUNK = 4 * 1024 * 1024  # bytes
+
+
+class Unsound(Exception):
+    """It is not; the text says why."""
+
+
+class Stopped(Exception):
+    pass
+
+
+def check(path: Path, *, name: str, expected: str, stop: threading.Event) -> str:
+    """Its SHA-256. Unsound if it is not what its name says, or not of the sum `expected` if that is given."""
+    _check_format(path, Path(name).suffix.lower())
+    return check_sum(path, expected=expected, stop=stop)
+
+
+def check_sum(path: Path, *, expected: str, stop: threading.Event) -> str:
+    digest = sha256(path, stop=stop)
+    if expected and digest != expected:
+        raise Unsound(f"The file is not the one that was meant: its SHA-256 is {digest}, not {expected}")
+    return digest
+
+
+def _check_format(path: Path, suffix: str) -> None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise Unsound("The file is empty")
+    if start.lstrip()[:1] == b"<":
+        raise Unsound(WEB_PAGE)
+    if suffix in (".safetensors", ".sft"):
+        try:
+            headers.read(path)
+        except headers.Malformed as exc:
+            raise Unsound(f"The file is not sound: {exc}") from exc
+    elif suffix == ".gguf" and start[:4] != b"GGUF":
+        raise Unsound("The file is not sound: it is no GGUF file")
+    elif suffix in kinds.PICKLES and not (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise Unsound("The file is not sound: it is no PyTorch file")
+
+
+def sha256(path: Path, *, stop: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            if stop.is_set():
+                raise Stopped
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""The endpoints under /models/."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from accounts.authentication import AuthenticatedRequest
+from comfyserve.api.errors import Forbidden
+from comfyserve.api.schema import describe
+
+from . import commands, downloads, queries, representations
+from . import serializers as shapes
+
+NAME = OpenApiParameter(
+    "name", str, OpenApiParameter.PATH, description="The model's name, with its subfolders"
+)
+
+Query = TypeVar("Query", bound=BaseSerializer[Any])
+
+
+def checked(kind: type[Query], request: Request) -> dict[str, Any]:
+    query = kind(data=request.query_params)
+    query.is_valid(raise_exception=True)
+    return dict(query.validated_data)
+
+
+class ManagementView(APIView):
+    """For those who may change what is on disk and in memory: MODEL_MANAGEMENT says who."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if settings.MODEL_MANAGEMENT == "staff" and not request.user.is_staff:
+            raise Forbidden("Only staff may manage models here")
+
+
+class ListView(APIView):
+    @describe(None, shapes.ModelListSerializer, parameters=[shapes.ListQuery], operation_id="models_list")
+    def get(self, request: Request) -> Response:
+        """List Models: those of all workers, and those that are on their way."""
+        found = queries.listing(**checked(shapes.ListQuery, request))
+        return Response(representations.listing(found), headers={"X-Total-Count": str(len(found.entries))})
+
+
+class StatusView(APIView):
+    @describe(None, shapes.ModelStatusSerializer, parameters=[NAME, shapes.TypeQuery])
+    def get(self, request: Request, name: str) -> Response:
+        """Get Model Status: the file, what its header tells, and in whose memory it is."""
+        model = queries.model_of(name=name, **checked(shapes.TypeQuery, request))
+        return Response(representations.status(queries.entry_of(model)))
+
+
+class LoadView(ManagementView):
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.LoadQuery], errors=(403, 422, 503))
+    def post(self, request: Request, name: str) -> Response:
+        """Load Model: into memory, without making a picture. It waits for the execution that runs.
+
+        After some seconds of waiting the answer is 503 with `Retry-After`; the model is loaded all the same.
+        """
+        query = checked(shapes.LoadQuery, request)
+        model = queries.model_of(name=name, model_type=query["model_type"])
+        done = commands.load(model=model, worker=query.get("worker"))
+        loaded = sum(answer.get("loaded_bytes", 0) for answer in done.answers.values())
+        return Response(
+            {
+                "message": "Model loaded successfully",
+                "model_name": model.name,
+                "model_type": model.type,
+                "workers": sorted(done.answers),
+                **({"memory_usage_mb": representations.megabytes(loaded)} if loaded else {}),
+                **_note(done),
+            }
+        )
+
+
+class UnloadView(ManagementView):
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
+    def post(self, request: Request, name: str) -> Response:
+        """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed."""
+        query = checked(shapes.UnloadQuery, request)
+        model = queries.model_of(name=name, model_type=query.get("model_type"))
+        done = commands.unload(model=model, worker=query.get("worker"), keep_in_ram=query["keep_in_ram"])
+        shown = {
+            "message": "Model unloaded successfully",
+            "model_name": model.name,
+            "model_type": model.type,
+            "workers": sorted(done.answers),
+        }
+        return Response(shown | _note(done))
+
+
+class CleanupView(ManagementView):
+    @describe(None, shapes.ModelsCleanedSerializer, parameters=[shapes.CleanupQuery], errors=(403, 503))
+    def post(self, request: Request) -> Response:
+        """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours."""
+        query = checked(shapes.CleanupQuery, request)
+        done = commands.cleanup(max_age_hours=query["max_age_hours"], worker=query.get("worker"))
+        unloaded = {name for answer in done.answers.values() for name in answer.get("unloaded", [])}
+        return Response({"message": "Cleanup completed", "models_unloaded": sorted(unloaded)} | _note(done))
+
+
+class DownloadView(ManagementView):
+    @describe(
+        None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.DownloadQuery], errors=(403, 409, 429, 503)
+    )
+    def post(self, request: AuthenticatedRequest, name: str) -> Response:
+        """Download Model: from an address of the public internet, to all workers that lack it.
+
+        A download of the same name that is under way is joined. Formats that can run code are refused
+        unless the operator allows them.
+        """
+        model, hosts = downloads.start(user=request.user, name=name, **checked(shapes.DownloadQuery, request))
+        return Response(
+            {
+                "message": "Model download started",
+                "model_name": model.name,
+                "model_type": model.type,
+                "workers": hosts,
+            }
+        )
+
+    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.TypeQuery], errors=(403,))
+    def delete(self, request: Request, name: str) -> Response:
+        """Cancel Download: what was fetched so far is deleted."""
+        model = downloads.cancel(name=name, model_type=checked(shapes.TypeQuery, request).get("model_type"))
+        return Response({"message": "Model download cancelled", "model_name": model.name})
+
+
+class ProgressView(APIView):
+    @describe(None, shapes.DownloadProgressSerializer, parameters=[NAME, shapes.TypeQuery])
+    def get(self, request: Request, name: str) -> Response:
+        """Get Download Progress: of a download under way, or what became of the last one."""
+        query = checked(shapes.TypeQuery, request)
+        model, latest, is_available = downloads.latest(name=name, model_type=query.get("model_type"))
+        return Response(representations.progress(model, latest, is_available=is_available))
+
+
+def _note(done: commands.Done) -> dict[str, str]:
+    return {"note": "; ".join(done.notes)} if done.notes else {}

@@ -1,0 +1,81 @@
+"""From nothing to a picture: set up, start everything, send a workflow through the API, stop everything."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from script.local import ports, running
+from script.local.paths import data_dir
+from script.local.services import Services
+
+HELP = """Make a first picture: start all services (and install a ComfyUI, unless one answers at COMFYUI_URL
+or on port 8188), register a user, send a workflow to the API, follow it, save the picture, stop all again.
+
+The picture is painted with small models of made-up weights; with a ComfyUI of yours, by the first
+checkpoint it has. Where script/serve runs, that is used. DATA_DIR, COMFYUI_DIR, DATABASE_URL, REDIS_URL as
+for script/serve."""
+
+# Our own services count no requests; a server that is used already allows one a second.
+_QUICK_SECONDS, _SLOW_SECONDS = 0.15, 1.2
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "script/demo", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, help="the same seed, the same picture")
+    options = parser.parse_args(arguments)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    found = running.addresses()
+    if found is not None:
+        print(f"ComfyServe runs in {data_dir()}: using it")
+        times, picture = _paint(
+            f"http://127.0.0.1:{found['PORT']}", found["COMFYUI_URL"].split(","), seed, _SLOW_SECONDS
+        )
+    else:
+        times, picture = _with_own_services(seed, began)
+    _tell(times, picture, time.monotonic() - began)
+
+
+def _with_own_services(seed: int, began: float) -> tuple[dict[str, float], Path]:
+    print("Starting ComfyServe")
+    os.environ.setdefault("RATE_LIMITS", "off")  # for the few seconds in which only we use it
+    services = Services(host="127.0.0.1", port=ports.free_port(), for_demo=True)
+    try:
+        services.start()
+        started = time.monotonic()
+        times, picture = _paint(services.url, services.comfyui_urls, seed, _QUICK_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing may be left running
+        ended = time.monotonic()
+        services.stop()
+    stopped = {"stop everything": time.monotonic() - ended}
+    return {"set up and start everything": started - began, **times, **stopped}, picture
+
+
+def _paint(url: str, comfyui_urls: list[str], seed: int, pause: float) -> tuple[dict[str, float], Path]:
+    from script.local import demo_client  # needs the packages, which --help must do without
+
+    return demo_client.paint(url, comfyui_urls, seed, pause)
+
+
+def _tell(times: dict[str, float], picture: Path, total: float) -> None:
+    print()
+    for what, seconds in times.items():
+        print(f"  {seconds:6.1f} s  {what}")
+    print(f"  {total:6.1f} s  all together\n")
+    print(f"The picture: {picture}")
+    print("Next: script/serve keeps it all running; its guide is at /docs.")
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

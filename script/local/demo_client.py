@@ -1,0 +1,135 @@
+"""The demo as a client of the API: register, log in, submit, follow, fetch. It uses nothing but HTTP."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from script.local import demo_workflows
+from script.local.console import UserError
+from script.local.paths import data_dir
+
+_PATIENCE_SECONDS = 600
+
+
+def paint(url: str, comfyui_urls: list[str], seed: int, pause: float) -> tuple[dict[str, float], Path]:
+    """Send a workflow as a client of the API would; how long each part took, and the saved picture."""
+    times = {}
+    mark = time.monotonic()
+    session = _register(url)
+    answer = _asked(
+        session.post(f"{url}/workflows/execute", json={"workflow": _workflow(comfyui_urls, seed)})
+    )
+    execution = f"{url}/workflows/{answer['execution_id']}"
+    times["register, log in, submit"] = time.monotonic() - mark
+
+    mark = time.monotonic()
+    print(f"\nExecution {answer['execution_id']}, seed {seed}")
+    _follow(session, execution, pause)
+    times["wait and run"] = time.monotonic() - mark
+
+    mark = time.monotonic()
+    picture = _save(_asked(session.get(execution)))
+    times["fetch the picture"] = time.monotonic() - mark
+    return times, picture
+
+
+def _register(url: str) -> requests.Session:
+    session = requests.Session()
+    name = f"demo-{secrets.token_hex(4)}"
+    account = {"email": f"{name}@example.com", "username": name, "password": secrets.token_urlsafe(16)}
+    _asked(session.post(f"{url}/auth/register", json=account))
+    login = _asked(
+        session.post(f"{url}/auth/login", json={key: account[key] for key in ("email", "password")})
+    )
+    session.headers["Authorization"] = f"Bearer {login['access_token']}"
+    return session
+
+
+def _workflow(comfyui_urls: list[str], seed: int) -> demo_workflows.Graph:
+    """The landscape where the small models are, else a picture by a checkpoint that is there."""
+    checkpoints: set[str] = set()
+    for url in comfyui_urls:
+        try:
+            checkpoints |= set(requests.get(f"{url}/models/checkpoints", timeout=10).json())
+        except (OSError, ValueError):
+            continue
+    if demo_workflows.TINY_CHECKPOINT in checkpoints:
+        return demo_workflows.landscape(seed=seed)
+    if not checkpoints:
+        raise UserError(
+            f"The ComfyUI at {', '.join(comfyui_urls)} has no checkpoint. Give it one,"
+            " or run the demo without it: COMFYUI_URL=http://127.0.0.1:1 script/demo"
+        )
+    return demo_workflows.plain(checkpoint=min(checkpoints), seed=seed)
+
+
+def _follow(session: requests.Session, execution: str, pause: float) -> None:
+    """A progress bar until the execution has ended. UserError if it did not complete."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<28}"), BarColumn(40), TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    end = time.monotonic() + _PATIENCE_SECONDS
+    with Progress(*columns, console=Console(file=sys.stdout)) as progress:
+        bar = progress.add_task("waiting", total=100)
+        while True:
+            seen = _asked(session.get(f"{execution}/status"))
+            progress.update(bar, completed=_percentage(seen), description=_description(seen))
+            if seen["status"] == "completed":
+                progress.update(bar, completed=100)
+                return
+            if seen["status"] in ("failed", "cancelled"):
+                break
+            if time.monotonic() > end:
+                raise UserError(f"The execution did not end in {_PATIENCE_SECONDS} s: {seen}")
+            time.sleep(pause)
+    why = _asked(session.get(execution))["error"]
+    raise UserError(f"The execution ended as {seen['status']}: {why}")
+
+
+def _percentage(seen: dict[str, Any]) -> float:
+    return float((seen.get("progress") or {}).get("percentage") or 0)
+
+
+def _description(seen: dict[str, Any]) -> str:
+    if seen["status"] == "pending":
+        position = seen.get("queue_position")
+        return f"waiting, {position} in the queue" if position else "waiting"
+    return str((seen.get("progress") or {}).get("current_node") or seen["status"])
+
+
+def _save(execution: dict[str, Any]) -> Path:
+    image = execution["outputs"]["images"][0]
+    answer = requests.get(image["url"], timeout=60)  # a signed link needs no token
+    answer.raise_for_status()
+    folder = data_dir() / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = Path(image["filename"]).suffix or ".png"
+    picture = folder / f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}{suffix}"
+    picture.write_bytes(answer.content)
+    return picture
+
+
+def _asked(answer: requests.Response) -> Any:
+    """The JSON of a good answer; UserError with what a bad one said."""
+    if not answer.ok:
+        raise UserError(
+            f"{answer.request.method} {answer.url} said {answer.status_code}: {answer.text[:500]}"
+        )
+    return answer.json()

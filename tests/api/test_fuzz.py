@@ -1,0 +1,47 @@
+"""schemathesis over the whole schema, on a real server. FUZZ_SECONDS says for how long each run lasts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Stack
+
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "20"))  # CI gives each of the two 90
+COMMON = [
+    "--checks=all",
+    # Password rules, tokens that must be ours and moments to come are in no JSON schema.
+    "--exclude-checks=positive_data_acceptance",
+    "--continue-on-failure",
+    "--suppress-health-check=all",
+    "--no-color",
+    f"--max-time={SECONDS}",
+    "--max-examples=1000",
+]
+
+
+def fuzz(stack: Stack, *arguments: str) -> None:
+    command = [
+        Path(sys.executable).with_name("schemathesis"),
+        "run",
+        f"{stack.url}/schema",
+        *COMMON,
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 100)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+@pytest.mark.timeout(SECONDS + 120)
+class TestFuzz:
+    def test_as_a_user(self, stack: Stack) -> None:
+        """Without logout, which would make all later requests a stranger's."""
+        authorization = stack.person().session.headers["Authorization"]
+        fuzz(stack, "-H", f"Authorization: {authorization!s}", "--exclude-path=/auth/logout")
+
+    def test_as_a_stranger(self, stack: Stack) -> None:
+        fuzz(stack)

@@ -1,0 +1,448 @@
+"""The guarded door: what it refuses, what it lets through, and when it gives up."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from comfyserve import http
+from comfyserve.http import Refused, TookTooLong, TooLarge, Unreachable, Unusable
+
+
+class Site:
+    """A server on 127.0.0.1 with a few pages; `requests` are the (path, headers) it has seen."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.redirect_to = ""
+        self.release = threading.Event()  # ends what hangs
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                site.requests.append((self.path, dict(self.headers.items())))
+                getattr(site, "page_" + self.path.strip("/").partition("?")[0].partition("/")[0])(self)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients that go away are part of the tests
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_address[1]
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.release.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def url(self, page: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}/{page}"
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: bytes = b"", **headers: str) -> None:
+        handler.send_response(int(headers.pop("status", "200")))
+        handler.send_header("Content-Length", headers.pop("length", str(len(body))))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def page_hello(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, b"hello", X_Mark="seen")
+
+    def page_missing(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, b"no", status="404")
+
+    def page_away(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, status="302", Location=self.redirect_to)
+
+    def page_circle(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, status="302", Location="/circle")
+
+    def page_claims(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, length="1000000000")
+
+    def page_squeezed(self, handler: BaseHTTPRequestHandler) -> None:
+        self.answer(handler, b"\x1f\x8b", Content_Encoding="gzip")
+
+    def page_cut(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        self.answer(handler, b"hel", length="5")
+
+    def page_endless(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.end_headers()
+        while not self.release.is_set():
+            handler.wfile.write(b"x" * 1000)
+
+    def page_dripping_headers(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not self.release.wait(0.02):
+            handler.wfile.write(b"x")
+
+    def page_dripping(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "900")
+        handler.end_headers()
+        while not self.release.wait(0.02):
+            handler.wfile.write(b"x")
+
+    def page_silent(self, handler: BaseHTTPRequestHandler) -> None:
+        self.release.wait(10)
+        handler.close_connection = True
+
+
+@pytest.fixture
+def site(settings) -> Iterator[Site]:
+    settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+    site = Site()
+    yield site
+    site.stop()
+
+
+def fetch(url: str, **options) -> bytes:
+    with http.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
+        return b"".join(answer.chunks())
+
+
+@pytest.fixture
+def dns(monkeypatch) -> dict[str, list[list[str]]]:
+    """Names with the answers to one look-up after the other; the last one stays. Others are unknown."""
+    known: dict[str, list[list[str]]] = {}
+
+    def look_up(host, port, *args, **kwargs):
+        try:
+            socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+            addresses = [host]
+        except OSError:
+            if host not in known:
+                raise socket.gaierror("unknown") from None
+            answers = known[host]
+            addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [
+            (
+                socket.AF_INET6 if ":" in address else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (address, port),
+            )
+            for address in addresses
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "127.0.0.1", "127.255.0.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1",
+            "169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16", "224.0.0.1",
+            "255.255.255.255", "240.0.0.1", "198.18.0.1",
+            "[::1]", "[::]", "[fe80::1]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[fec0::1]",
+            "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[::127.0.0.1]", "[64:ff9b::7f00:1]",
+            "[64:ff9b::169.254.169.254]", "[64:ff9b:1::1]", "[2002:7f00:1::]", "[2002:a9fe:a9fe::]",
+            "[2001:0:7f00:1::]", "[2001:0:808:808:0:0:80ff:fffe]", "[2a00:1450::5efe:10.0.0.1]",
+            "\uff11\uff12\uff17.\uff10.\uff10.\uff11", "127\u30020\u30020\u30021", "127.0.0.1.",
+        ],
+    )  # fmt: skip
+    def test_it_refuses_addresses_inside(self, host):
+        with pytest.raises(Refused):
+            http.check(f"http://{host}/")
+
+    @pytest.mark.parametrize(
+        "host", ["8.8.8.8", "[2606:4700:4700::1111]", "[64:ff9b::8.8.8.8]", "1.1.1.1:8080"]
+    )
+    def test_it_lets_public_addresses_through(self, host):
+        http.check(f"https://{host}/picture.png?size=1")
+
+    @pytest.mark.parametrize(
+        "host", ["0x7f.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1", "8.8.2056", "0x"]
+    )
+    def test_it_refuses_odd_spellings_even_of_public_addresses(self, host):
+        with pytest.raises(Refused, match=r"four decimal|not one of the public"):
+            http.check(f"http://{host}/")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "", "example.com", "/etc/passwd", "file:///etc/passwd", "gopher://example.com/", "ftp://example.com/",
+            "javascript:alert(1)", "http://", "http:///path", "http://user:secret@example.com/",
+            "http://example.com@127.0.0.1/", "http://example.com:99999/", "http://example.com:0/",
+            "http://exa mple.com/", "http://example.com/\r\nX-Evil: 1", "http://example.com\\@127.0.0.1/",
+            "http://example.com\x00.evil/", "http://[fe80::1%25eth0]/", "http://[::1/", "http://a..b/",
+            "http://exam%70le.com/", "http://" + "a" * 300 + ".com/", "http://example.com/" + "a" * 9000,
+        ],
+    )  # fmt: skip
+    def test_it_refuses_what_is_no_plain_web_address(self, url):
+        with pytest.raises(Refused):
+            http.check(url, resolve=False)
+
+    def test_it_refuses_plain_http_where_only_https_will_do(self):
+        with pytest.raises(Refused, match="https://"):
+            http.check("http://8.8.8.8/", https_only=True)
+
+    def test_it_refuses_a_name_that_leads_inside(self, dns):
+        dns["inside.example"] = [["10.0.0.7"]]
+        with pytest.raises(Refused) as refusal:
+            http.check("http://inside.example/")
+        assert "10.0.0.7" not in refusal.value.message
+
+    def test_it_takes_a_name_with_at_least_one_public_address(self, dns):
+        dns["mixed.example"] = [["10.0.0.7", "8.8.8.8"]]
+        http.check("http://mixed.example/")
+
+    def test_it_takes_a_name_that_is_unknown_just_now(self, dns):
+        http.check("http://unknown.example/")
+
+    def test_it_asks_no_resolver_when_told_not_to(self, dns):
+        dns["inside.example"] = [["10.0.0.7"]]
+        http.check("http://inside.example/", resolve=False)
+
+    @pytest.mark.parametrize(
+        "entry, host",
+        [
+            ("10.0.0.0/8", "10.1.2.3"),
+            ("10.1.2.3", "[::ffff:10.1.2.3]"),
+            ("fd00::/8", "[fd00::1]"),
+            ("store.inside", "store.inside"),
+            ("*.inside", "a.store.inside"),
+            ("STORE.Inside", "store.inside"),
+        ],
+    )
+    def test_the_operator_may_allow_hosts_and_networks(self, settings, dns, entry, host):
+        dns[host] = [["10.9.9.9"]]
+        settings.OUTBOUND_ALLOW = [entry]
+        http.check(f"http://{host}/")
+
+    @pytest.mark.parametrize(
+        "entry, host",
+        [("10.0.0.0/8", "192.168.0.1"), ("store.inside", "my-store.inside"), ("*.inside", "inside")],
+    )
+    def test_what_is_allowed_opens_nothing_else(self, settings, dns, entry, host):
+        dns[host] = [["192.168.0.1"]]
+        settings.OUTBOUND_ALLOW = [entry]
+        with pytest.raises(Refused):
+            http.check(f"http://{host}/")
+
+
+class TestGet:
+    def test_it_gives_status_headers_and_body(self, site):
+        with http.get(site.url("hello?a=b%20c&d=é"), max_bytes=5, timeout=5) as answer:
+            assert (answer.status, answer.headers["x-mark"]) == (200, "seen")
+            assert b"".join(answer.chunks()) == b"hello"
+        assert site.requests[0][0] == "/hello?a=b%20c&d=%C3%A9"
+
+    def test_a_status_that_is_no_success_is_an_answer_too(self, site):
+        with http.get(site.url("missing"), max_bytes=5, timeout=5) as answer:
+            assert (answer.status, answer.ok) == (404, False)
+
+    def test_it_refuses_an_address_inside_without_a_connection(self, site, settings):
+        settings.OUTBOUND_ALLOW = []
+        with pytest.raises(Refused):
+            fetch(site.url("hello"))
+        assert site.requests == []
+
+    def test_it_connects_to_the_address_that_was_judged(self, site, dns):
+        dns["twice.example"] = [["127.0.0.1"], ["10.0.0.7"]]
+        assert fetch(site.url("hello", "twice.example")) == b"hello"
+        assert site.requests[0][1]["Host"] == f"twice.example:{site.port}"
+        assert dns["twice.example"] == [["10.0.0.7"]], "it was looked up once"
+
+    def test_it_tries_the_next_address_where_one_does_not_answer(self, site, dns, settings):
+        settings.OUTBOUND_ALLOW = ["127.0.0.0/8"]
+        dns["two.example"] = [["127.0.0.9", "127.0.0.1"]]
+        assert fetch(site.url("hello", "two.example")) == b"hello"
+
+    def test_it_never_uses_an_address_inside_of_a_name_that_has_both(self, site, dns, settings):
+        settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+        dns["both.example"] = [["127.0.0.2", "127.0.0.1"]]
+        other = socket.create_server(("127.0.0.2", site.port))
+        with other:
+            assert fetch(site.url("hello", "both.example")) == b"hello"
+            other.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                other.accept()
+
+    def test_it_follows_redirects(self, site):
+        site.redirect_to = "/hello"
+        with http.get(site.url("away"), max_bytes=5, timeout=5) as answer:
+            assert answer.url == site.url("hello")
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "http://127.0.0.2/",
+            "http://169.254.169.254/latest/meta-data/",
+            "file:///etc/passwd",
+            "http://[::1]/",
+        ],
+    )
+    def test_it_judges_each_redirect(self, site, target):
+        site.redirect_to = target
+        with pytest.raises(Refused):
+            fetch(site.url("away"))
+
+    def test_a_redirect_to_plain_http_is_refused_where_only_https_will_do(self):
+        with pytest.raises(Refused):
+            fetch("http://8.8.8.8/", https_only=True)
+
+    def test_it_follows_a_circle_for_a_few_rounds_only(self, site):
+        with pytest.raises(Unusable, match="redirects"):
+            fetch(site.url("circle"))
+        assert len(site.requests) == http.REDIRECTS + 1
+
+    def test_credentials_stay_with_the_host_they_were_for(self, site, dns):
+        dns["other.example"] = [["127.0.0.1"]]
+        site.redirect_to = site.url("hello", "other.example")
+        sent = {"Authorization": "Bearer secret", "Cookie": "a=b", "X-Api-Key": "secret", "Range": "bytes=0-"}
+        fetch(site.url("away"), headers=sent)
+        (_, first), (_, second) = site.requests
+        assert first["Authorization"] == "Bearer secret"
+        assert {"Authorization", "Cookie", "X-Api-Key"}.isdisjoint(second)
+        assert second["Range"] == "bytes=0-"
+
+    def test_credentials_go_along_on_the_same_host(self, site):
+        site.redirect_to = "/hello"
+        fetch(site.url("away"), headers={"Authorization": "Bearer secret"})
+        assert site.requests[1][1]["Authorization"] == "Bearer secret"
+
+    def test_it_reads_nothing_of_what_says_it_is_too_large(self, site):
+        with pytest.raises(TooLarge):
+            fetch(site.url("claims"))
+
+    def test_it_stops_reading_what_does_not_say_so(self, site):
+        with pytest.raises(TooLarge):
+            fetch(site.url("endless"))
+
+    def test_it_takes_no_compressed_body(self, site):
+        with pytest.raises(Unusable, match="compressed"):
+            fetch(site.url("squeezed"))
+        assert site.requests[0][1]["Accept-Encoding"] == "identity"
+
+    def test_a_body_that_is_cut_off_is_no_success(self, site):
+        with pytest.raises(Unreachable):
+            fetch(site.url("cut"))
+
+    @pytest.mark.parametrize("page", ["dripping", "dripping_headers", "silent"])
+    def test_its_time_is_up_even_if_bytes_drip(self, site, page):
+        began = time.monotonic()
+        with pytest.raises(TookTooLong):
+            fetch(site.url(page), timeout=0.3)
+        assert time.monotonic() - began < 3
+
+    def test_a_pause_may_not_last(self, site):
+        began = time.monotonic()
+        with pytest.raises(TookTooLong):
+            fetch(site.url("silent"), timeout=60, idle=0.2)
+        assert time.monotonic() - began < 3
+
+    def test_a_closed_port_is_unreachable(self, settings):
+        settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        with pytest.raises(Unreachable):
+            fetch(f"http://127.0.0.1:{port}/")
+
+    def test_what_is_no_http_is_unreachable(self, settings):
+        settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def greet() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"220 mail.example ESMTP\r\n")
+                    connection.recv(1000)
+
+            thread = threading.Thread(target=greet)
+            thread.start()
+            with pytest.raises(Unreachable):
+                fetch(f"http://127.0.0.1:{server.getsockname()[1]}/")
+            thread.join()
+
+    def test_it_uses_no_proxy_of_the_environment(self, site, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert fetch(site.url("hello")) == b"hello"
+
+
+class TestTLS:
+    @pytest.fixture
+    def secure(self, tmp_path, settings, monkeypatch) -> Iterator[Site]:
+        """A site whose certificate is for right.example, from an authority that we trust."""
+        settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+        subject = ["-subj", "/CN=right.example", "-addext", "subjectAltName=DNS:right.example"]
+        files = ["-keyout", "key.pem", "-out", "cert.pem", "-days", "1"]
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        monkeypatch.setattr(http, "_trust", lambda: trust)
+        site = Site(tls=server)
+        yield site
+        site.stop()
+
+    def test_the_certificate_is_checked_for_the_name_not_the_address(self, secure, dns):
+        dns["right.example"] = [["127.0.0.1"]]
+        assert fetch(f"https://right.example:{secure.port}/hello") == b"hello"
+
+    def test_a_certificate_for_another_name_is_refused(self, secure, dns):
+        dns["wrong.example"] = [["127.0.0.1"]]
+        with pytest.raises(Unreachable, match="certificate"):
+            fetch(f"https://wrong.example:{secure.port}/hello")
+        assert secure.requests == []
+
+    def test_a_handshake_that_never_ends_is_given_up(self, settings):
+        settings.OUTBOUND_ALLOW = ["127.0.0.1"]
+        with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TookTooLong):
+            fetch(f"https://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.3)
+
+
+class TestPost:
+    def test_it_sends_the_body_and_gives_the_answer(self, site):
+        posted = http.post(site.url("hello"), b"{}", {"Content-Type": "application/json"}, 5)
+        assert (posted.status, posted.body) == (200, b"hello")
+        assert site.requests[0][1]["Content-Type"] == "application/json"
+
+    def test_it_follows_no_redirect(self, site):
+        site.redirect_to = "/hello"
+        assert http.post(site.url("away"), b"{}", timeout=5).status == 302
+        assert len(site.requests) == 1
+
+    def test_it_keeps_the_beginning_of_a_long_answer_only(self, site):
+        assert len(http.post(site.url("endless"), b"", timeout=5).body) == http.MAX_ANSWER
+
+    def test_it_refuses_an_address_inside(self, site, settings):
+        settings.OUTBOUND_ALLOW = []
+        with pytest.raises(Refused):
+            http.post(site.url("hello"), b"", timeout=5)
+
+    def test_its_time_is_up_even_if_bytes_drip(self, site):
+        with pytest.raises(TookTooLong):
+            http.post(site.url("dripping_headers"), b"", timeout=0.3)

@@ -1,0 +1,129 @@
+"""Every route of the service, walked: public ones are on a short list, all others refuse strangers.
+
+A new route is covered by itself. One with an object in its path needs an entry in `OTHERS_OBJECT`, a
+public one a line in `PUBLIC`; until then these tests fail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from accounts import api_keys
+from accounts.models import User
+from files.models import File, Kind
+from tests.people import Api
+from workflows.models import Execution
+
+METHODS = ["get", "head", "options", "post", "put", "patch", "delete"]
+
+# Strangers may ask these; each says why.
+PUBLIC = {
+    "/auth/register",
+    "/auth/login",
+    "/auth/refresh",
+    "/auth/password/reset",  # whoever forgot the password cannot log in
+    "/auth/password/reset/confirm",
+    "/schema",
+    "/docs",
+    "/redoc",
+    "/health/",
+    "/health/detailed",
+    "/health/readiness",
+    "/health/liveness",
+    "/metrics/",  # unless METRICS_TOKEN is set
+    "/metrics/prometheus",
+}
+
+
+def _execution(user: User) -> Any:
+    return Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1).id
+
+
+def _file(user: User) -> Any:
+    return File.objects.create(
+        user=user, kind=Kind.UPLOAD, filename="a.png", content_type="image/png", size=1, sha256="0", key="0"
+    ).id
+
+
+# Makes an object of the user and gives what stands for it in a path, by the parameter's name.
+OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
+    "execution_id": _execution,
+    "file_id": _file,
+    "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
+}
+# These name no object that belongs to a user.
+SHARED = {"model_name", "path"}
+
+
+@cache
+def routes() -> list[tuple[str, list[str]]]:
+    """Each path, with `{name}` for a parameter, and the names. Without the admin, which has its own login."""
+    return sorted(_walk(get_resolver().url_patterns, "/"))
+
+
+def _walk(patterns: list[Any], before: str) -> Iterator[tuple[str, list[str]]]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            if pattern.app_name != "admin":
+                yield from _walk(pattern.url_patterns, before + str(pattern.pattern))
+        elif isinstance(pattern, URLPattern):
+            names = list(pattern.pattern.converters)
+            # <str:name> or <name> becomes {name}
+            path = re.sub(r"<(?:[^>:]+:)?([^>]+)>", r"{\1}", before + str(pattern.pattern))
+            yield path, names
+
+
+def test_the_walk_finds_the_routes() -> None:
+    found = {path for path, _ in routes()}
+    assert {"/auth/me", "/workflows/execute", "/files/{file_id}", "/auth/keys/{key_id}"} <= found
+
+
+@pytest.mark.parametrize("path, names", routes())
+class TestEveryRoute:
+    def test_it_is_public_or_refuses_strangers(
+        self, stranger: Api, alice: User, path: str, names: list[str]
+    ) -> None:
+        if path in PUBLIC:
+            return
+        filled = path.format(**{name: _made(name, alice) for name in names})
+        for method in METHODS:
+            response = stranger(method, filled)
+            # A view that also takes signed links tells anybody which methods it has, and nothing else.
+            assert response.status_code in (401, 405) or method == "options", (method, filled)
+            if method not in ("head", "options"):
+                assert response.json()["error"] in ("unauthorized", "method_not_allowed")
+
+    def test_it_knows_no_other_users_object(
+        self, as_bob: Api, alice: User, path: str, names: list[str]
+    ) -> None:
+        owned = [name for name in names if name not in SHARED]
+        if not owned:
+            return
+        filled = path.format(**{name: _made(name, alice) for name in names})
+        allowed = as_bob("options", filled)["Allow"].split(", ")
+        for method in set(allowed) - {"OPTIONS"}:
+            response = as_bob(method, filled, json={} if method in ("POST", "PUT", "PATCH") else None)
+            assert response.status_code == 404, (method, filled, response.content)
+
+    def test_an_object_that_is_none_is_not_found(self, as_bob: Api, path: str, names: list[str]) -> None:
+        if not names:
+            return
+        for nonsense in ("x", "0", "%F0%9F%98%80", "..%2f..", "a" * 300, "'%22;--", "-1", "%C2%A0"):
+            filled = path
+            for name in names:
+                filled = filled.replace(f"{{{name}}}", nonsense)
+            response = as_bob.get(filled)
+            assert response.status_code in (404, 405), (filled, response.content)
+
+
+def _made(name: str, user: User) -> Any:
+    if name in SHARED:
+        return "x"
+    assert name in OTHERS_OBJECT, f"say in OTHERS_OBJECT how to make a user's {name}"
+    return OTHERS_OBJECT[name](user)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import yaml
+from django.conf import settings
+from django.core.management import call_command
+from drf_spectacular.generators import EndpointEnumerator
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from comfyserve.api.docs import schema
+from tests.people import Api
+
+FILE = settings.BASE_DIR / "openapi.yaml"
+
+
+def operations() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in schema()["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def examples() -> Iterator[Any]:
+    for name, operation in operations():
+        bodies = {"request": operation.get("requestBody", {}), **operation["responses"]}
+        for where, body in bodies.items():
+            for media in body.get("content", {}).values():
+                for title, example in media.get("examples", {}).items():
+                    yield pytest.param(media["schema"], example["value"], id=f"{name} {where} {title}")
+
+
+class TestSchema:
+    def test_it_is_valid_openapi_3_1(self) -> None:
+        assert schema()["openapi"].startswith("3.1")
+        validate(schema())
+
+    def test_openapi_yaml_is_fresh(self, tmp_path) -> None:
+        made = tmp_path / "openapi.yaml"
+        call_command("spectacular", "--file", str(made))
+        assert made.read_text() == FILE.read_text(), "run: python manage.py spectacular --file openapi.yaml"
+
+    def test_every_endpoint_is_in_it(self) -> None:
+        paths = {path for path, *_ in EndpointEnumerator().get_api_endpoints()}
+        pages = {"/schema", "/docs", "/redoc"}
+        assert paths - pages == set(schema()["paths"])
+
+    @pytest.mark.parametrize("name, operation", list(operations()))
+    def test_every_operation_says_what_it_does_and_how_it_fails(
+        self, name: str, operation: dict[str, Any]
+    ) -> None:
+        assert operation["summary"]
+        assert {"400", "405", "406", "413", "415", "429", "500", "503"} <= set(operation["responses"])
+        assert ("401" in operation["responses"]) or operation["security"] == [{}]
+        assert ("404" in operation["responses"]) or "{" not in name
+
+    @pytest.mark.parametrize("name", sorted(schema()["components"]["schemas"]))
+    def test_every_field_is_described(self, name: str) -> None:
+        shape = schema()["components"]["schemas"][name]
+        for field, about in shape.get("properties", {}).items():
+            assert about.get("description"), f"{name}.{field} has no help_text"
+
+    @pytest.mark.parametrize("shape, example", list(examples()))
+    def test_every_example_fits(self, shape: dict[str, Any], example: Any) -> None:
+        Draft202012Validator({**shape, "components": schema()["components"]}).validate(example)
+
+    def test_operation_ids_are_unique(self) -> None:
+        ids = [operation["operationId"] for _, operation in operations()]
+        assert len(ids) == len(set(ids))
+
+
+class TestServed:
+    def test_as_yaml_and_as_json(self, stranger: Api) -> None:
+        as_yaml = stranger.get("/schema")
+        as_json = stranger.get("/schema", headers={"Accept": "application/vnd.oai.openapi+json"})
+        assert yaml.safe_load(as_yaml.content) == json.loads(as_json.content)
+
+    @pytest.mark.parametrize("path", ["/docs", "/redoc"])
+    def test_the_pages_ask_no_other_host(self, stranger: Api, path: str) -> None:
+        response = stranger.get(path)
+        assert response.status_code == 200
+        assert b"http://" not in response.content
+        assert b"https://" not in response.content
+        assert "default-src 'self'" in response["Content-Security-Policy"]
+
+    @pytest.mark.parametrize(
+        "file",
+        [
+            "swagger-ui-dist/swagger-ui-bundle.js",
+            "swagger-ui-dist/swagger-ui.css",
+            "redoc/bundles/redoc.standalone.js",
+        ],
+    )
+    def test_what_the_pages_need_is_here(self, stranger: Api, file: str) -> None:
+        with closing(stranger.get(f"/static/drf_spectacular_sidecar/{file}")) as response:
+            assert response.status_code == 200

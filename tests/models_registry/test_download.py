@@ -1,0 +1,186 @@
+"""POST /models/{name}/download and what belongs to it, with a real worker and a real ComfyUI."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.models_registry.conftest import CHECKPOINT, LISTED
+from tests.models_registry.sources import Source, serving
+from tests.waiting import wait_for
+from tests.workflows import graphs
+
+WORKER = "downloads"
+
+
+@pytest.fixture
+def worker(stack, comfyui):
+    """A worker that may fetch from this machine, and a web process that lets it be asked to."""
+    allowed = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000"}
+    stack.start_web(env=allowed)
+    stack.start_worker("downloads", comfyui_url=comfyui.url, env=allowed | {"COMFYUI_NAME": WORKER})
+    yield WORKER
+    stack.start_web(env={})
+
+
+@pytest.fixture
+def person(stack, worker):
+    person = stack.person()
+
+    def told():
+        status = person.get(f"/models/{CHECKPOINT}")
+        return status.ok and worker in [
+            each["worker"] for each in status.json()["workers"] if each["is_alive"]
+        ]
+
+    wait_for(told, seconds=LISTED, what="the worker's report")
+    return person
+
+
+@pytest.fixture
+def checkpoint(person, comfyui):
+    """The bytes of the checkpoint; what tests fetched is deleted afterwards."""
+    folder = Path(comfyui.folder) / "models" / "checkpoints"
+    before = set(folder.rglob("*"))
+    yield Path(person.get(f"/models/{CHECKPOINT}").json()["file_path"]).read_bytes()
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def source(checkpoint):
+    with serving(Source(checkpoint)) as source:
+        yield source
+
+
+def download(person, name, url, **more):
+    query = {"model_type": "checkpoint", "download_url": url, "worker": WORKER, **more}
+    return person.post(f"/models/{name}/download", params=query)
+
+
+def progress(person, name):
+    answer = person.get(f"/models/{name}/download-progress")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ended(person, name):
+    return wait_for(
+        lambda: (told := progress(person, name))["status"] not in ("waiting", "running") and told,
+        seconds=60,
+        what="the end of the download",
+    )
+
+
+def test_a_model_is_fetched_over_a_line_that_is_cut_and_used_at_once(person, source):
+    name, source.cuts = "cut/three-times.safetensors", 3
+    answer = download(person, name, source.url, description="from a test")
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "message": "Model download started",
+        "model_name": name,
+        "model_type": "checkpoint",
+        "workers": [WORKER],
+    }
+    assert ended(person, name) == {
+        "model_name": name, "is_downloading": False, "download_progress": None, "is_available": True,
+        "status": "done", "bytes_done": len(source.content), "bytes_total": len(source.content), "error": None,
+    }  # fmt: skip
+    assert source.sent == len(source.content)
+    status = person.get(f"/models/{name}").json()
+    assert status["is_available"] is True
+    assert status["hash"]
+    assert status["description"] == "from a test"
+    graph = graphs.txt2img(steps=1)
+    graph["1"]["inputs"]["ckpt_name"] = name
+    result = person.result(person.execute(graph), seconds=60)
+    assert result["status"] == "completed", result
+
+
+def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
+    name, source.paused = "paused.safetensors", threading.Event()
+    assert download(person, name, source.url).status_code == 200
+    assert source.half_sent.wait(20)
+    half = len(source.content) // 2
+    told = wait_for(
+        lambda: (seen := progress(person, name))["bytes_done"] > half * 0.9 and seen, what="half of it"
+    )
+    assert told["is_downloading"] is True
+    assert told["is_available"] is False
+    assert 0.4 < told["download_progress"] < 0.6
+    assert told["bytes_total"] == len(source.content)
+    [listed] = [each for each in person.get("/models/").json()["models"] if each["name"] == name]
+    assert (listed["is_downloading"], listed["is_loaded"]) == (True, False)
+    assert not [
+        each for each in person.get("/models/?available_only=true").json()["models"] if each["name"] == name
+    ]
+    again = download(person, name, source.url)  # joins the one under way
+    assert again.status_code == 200
+    assert len(source.asked) == 1
+    answer = person.session.delete(f"{person.url}/models/{name}/download", timeout=10)
+    assert answer.status_code == 200, answer.text
+    source.paused.set()
+    assert progress(person, name)["status"] == "cancelled"
+    assert person.session.delete(f"{person.url}/models/{name}/download", timeout=10).status_code == 404
+
+
+def test_a_killed_worker_goes_on_where_it_was(person, source, stack, comfyui):
+    name, source.paused = "killed.safetensors", threading.Event()
+    assert download(person, name, source.url).status_code == 200
+    wait_for(lambda: progress(person, name)["bytes_done"], what="the first bytes")
+    stack.workers["downloads"].kill()
+    source.paused.set()
+    allowed = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000", "COMFYUI_NAME": WORKER}
+    stack.start_worker("downloads", comfyui_url=comfyui.url, env=allowed)
+    assert ended(person, name)["status"] == "done"
+    assert "Range" in source.asked[1]
+
+
+def test_why_it_failed_is_told(person, source):
+    name = "gone.safetensors"
+    source.answers = [(404, {}, b"")]
+    assert download(person, name, source.url).status_code == 200
+    told = ended(person, name)
+    assert (told["status"], told["is_available"]) == ("failed", False)
+    assert "no such file" in told["error"]
+    assert person.get(f"/models/{name}").status_code == 404
+
+
+def test_what_is_there_already_is_a_conflict(person, source):
+    assert download(person, CHECKPOINT, source.url).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "field"),
+    [
+        ("..%2F..%2Fx.safetensors", {}, "model_name"),
+        ("a/../../x.safetensors", {}, None),
+        (".hidden.safetensors", {}, "model_name"),
+        ("x.exe", {}, "model_name"),
+        ("x.ckpt", {}, "model_name"),
+        ("x" * 300 + ".safetensors", {}, "model_name"),
+        ("x.safetensors", {"model_type": "nonsense"}, "model_type"),
+        ("x.safetensors", {"download_url": "file:///etc/passwd"}, "download_url"),
+        ("x.safetensors", {"download_url": "http://10.1.2.3/x"}, "download_url"),
+        ("x.safetensors", {"download_url": "http://169.254.169.254/latest"}, "download_url"),
+        ("x.safetensors", {"download_url": ""}, "download_url"),
+        ("x.safetensors", {"sha256": "abc"}, "sha256"),
+    ],
+)
+def test_bad_input_is_refused(person, name, more, field):
+    answer = download(person, name, "http://127.0.0.1/x", **more)
+    if field is None:  # the path is made short before it is sent
+        assert answer.status_code in (400, 404, 405)
+        return
+    assert answer.status_code == 400, answer.text
+    assert [detail["field"] for detail in answer.json()["details"]] == [field]
+
+
+def test_only_staff_may_where_the_operator_says_so(stack, source):
+    stack.start_web(env={"MODEL_MANAGEMENT": "staff", "OUTBOUND_ALLOW": "127.0.0.1"})
+    person = stack.person()
+    assert download(person, "x.safetensors", source.url).status_code == 403
+    assert person.post(f"/models/{CHECKPOINT}/unload").status_code == 403
+    assert person.get("/models/").status_code == 200

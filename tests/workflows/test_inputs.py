@@ -1,0 +1,202 @@
+"""Files as inputs of workflows: by file_id, by address, as `data:` URL. On a real ComfyUI."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.files.conftest import picture, uploaded
+from tests.stack import Person
+
+
+def loading(value: str) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": value}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "loaded"}},
+    }
+
+
+def data_url(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def saved_colour(result: dict[str, Any]) -> tuple[int, ...]:
+    assert result["status"] == "completed", result
+    [saved] = result["outputs"]["images"]
+    content = requests.get(saved["url"], timeout=10).content
+    colour: tuple[int, ...] = Image.open(BytesIO(content)).convert("RGB").getpixel((3, 3))
+    return colour
+
+
+def refusal(person: Person, workflow: dict[str, Any]) -> dict[str, str]:
+    answer = person.post("/workflows/execute", {"workflow": workflow})
+    assert answer.status_code == 400, answer.text
+    [detail] = answer.json()["details"]
+    return detail
+
+
+class Gallery:
+    """A web server with one picture at /picture, and other things elsewhere."""
+
+    def __init__(self, content: bytes) -> None:
+        gallery = self
+        self.asked = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                gallery.asked += 1
+                body = content if self.path == "/picture" else b"<html>nothing to see</html>"
+                self.send_response({"/missing": 404, "/inside": 302}.get(self.path, 200))
+                self.send_header("Location", "http://127.0.0.2/")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def colour() -> tuple[int, ...]:
+    return tuple(os.urandom(3))
+
+
+@pytest.fixture
+def gallery(colour) -> Iterator[Gallery]:
+    gallery = Gallery(picture(colour))
+    yield gallery
+    gallery.stop()
+
+
+@pytest.fixture(scope="module")
+def alice(_stack) -> Iterator[Person]:
+    _stack.start_web(env={"OUTBOUND_ALLOW": "127.0.0.1"})
+    yield _stack.person("alice")
+    _stack.start_web(env={})
+
+
+class TestPlaced:
+    """The same picture comes out, however it went in."""
+
+    @pytest.fixture(autouse=True)
+    def worker(self, stack, comfyui) -> None:
+        self.start(stack, comfyui)
+
+    def start(self, stack, comfyui) -> None:
+        env = {"OUTBOUND_ALLOW": "127.0.0.1"}
+        stack.start_worker("gpu-inputs", comfyui_url=comfyui.url, env=env)
+
+    def test_by_file_id_by_address_and_as_data(self, alice, gallery, colour):
+        file_id = uploaded(alice, picture(colour), "cat.png")
+        values = [file_id, f"{gallery.url}/picture", data_url(picture(colour))]
+        ids = [alice.execute(loading(value)) for value in values]
+        assert [saved_colour(alice.result(id_)) for id_ in ids] == [colour] * 3
+
+    def test_in_the_format_of_the_reference(self, alice, colour):
+        file_id = uploaded(alice, picture(colour))
+        image = {"name": "image", "type": "STRING", "value": file_id, "required": True}
+        images = {"name": "images", "type": "IMAGE", "value": ["1", 0], "required": True}
+        prefix = {"name": "filename_prefix", "type": "STRING", "value": "loaded", "required": True}
+        nodes = {
+            "1": {"id": "1", "class_type": "LoadImage", "inputs": [image]},
+            "2": {"id": "2", "class_type": "SaveImage", "inputs": [images, prefix]},
+        }
+        assert saved_colour(alice.result(alice.execute({"nodes": nodes}))) == colour
+
+    def test_an_output_may_be_an_input(self, alice, colour):
+        first = alice.result(alice.execute(loading(uploaded(alice, picture(colour)))))
+        [saved] = first["outputs"]["images"]
+        assert saved_colour(alice.result(alice.execute(loading(saved["file_id"])))) == colour
+
+    def test_what_the_user_submitted_is_kept_as_it_was(self, alice):
+        workflow = loading(data_url(picture()))
+        execution_id = alice.execute(workflow)
+        alice.result(execution_id)
+        assert alice.get(f"/workflows/{execution_id}?include=workflow").json()["workflow"] == workflow
+
+    @pytest.mark.parametrize(
+        "page, reason", [("missing", "its address answered 404"), ("page", "no picture, video or audio")]
+    )
+    def test_an_address_that_gives_no_picture_fails_the_execution(self, alice, gallery, page, reason):
+        result = alice.result(alice.execute(loading(f"{gallery.url}/{page}")))
+        assert result["status"] == "failed"
+        assert reason in result["error"]
+        assert "'image' of LoadImage" in result["error"]
+        assert result["error_details"]["type"] == "input_unavailable"
+
+    def test_an_address_that_leads_inside_fails_the_execution(self, alice, gallery):
+        result = alice.result(alice.execute(loading(f"{gallery.url}/inside")))
+        assert result["status"] == "failed"
+        assert "not one of the public internet" in result["error"]
+
+
+class TestSubmission:
+    def test_a_missing_file_is_a_mistake_under_its_path(self, alice):
+        detail = refusal(alice, loading("file_" + "0" * 32))
+        assert (detail["code"], detail["field"]) == ("FILE_NOT_FOUND", "workflow.1.inputs.image")
+
+    def test_a_foreign_file_is_a_mistake(self, stack, alice):
+        file_id = uploaded(stack.person("bob"), picture())
+        assert refusal(alice, loading(file_id))["code"] == "FILE_NOT_FOUND"
+
+    def test_an_expired_file_is_a_mistake(self, stack, alice):
+        file_id = uploaded(alice, picture())
+        stack.sql("UPDATE files_file SET expires_at = now() - interval '1 second' WHERE id = %s", file_id)
+        assert refusal(alice, loading(file_id))["code"] == "FILE_NOT_FOUND"
+
+    @pytest.mark.parametrize(
+        "value, code",
+        [
+            ("http://127.0.0.1\\@example.com/", "INVALID_URL"),
+            ("http://127.0.0.2/cat.png", "INVALID_URL"),
+            ("https://user:secret@example.com/cat.png", "INVALID_URL"),
+            ("data:image/png;base64", "INVALID_DATA_URL"),
+            ("data:image/png;base64,%%%", "INVALID_DATA_URL"),
+            ("data:image/png;base64,", "UNSUPPORTED_TYPE"),
+            (f"data:image/png;base64,{base64.b64encode(b'<svg/>').decode()}", "UNSUPPORTED_TYPE"),
+            ("comfyserve-input:file_1", "INVALID_VALUE"),
+        ],
+    )
+    def test_a_value_that_can_not_be_used_is_a_mistake(self, alice, value, code):
+        detail = refusal(alice, loading(value))
+        assert (detail["code"], detail["field"]) == (code, "workflow.1.inputs.image")
+
+    def test_a_text_that_only_looks_like_one_is_left_alone(self, stack, alice):
+        workflow = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+            "2": {
+                "class_type": "SaveImage",
+                "inputs": {"images": ["1", 0], "filename_prefix": "https://example.com/"},
+            },
+        }
+        execution_id = alice.execute(workflow)
+        [[prompt]] = stack.sql(
+            "SELECT prompt FROM workflows_graph WHERE execution_id::text = %s", execution_id
+        )
+        assert prompt["2"]["inputs"]["filename_prefix"] == "https://example.com/"
+        alice.post(f"/workflows/{execution_id}/cancel")
+
+    def test_a_file_that_a_waiting_execution_needs_stays(self, alice):
+        file_id = uploaded(alice, picture())
+        execution_id = alice.execute(loading(file_id))
+        refused = alice.session.delete(f"{alice.url}/files/{file_id}", timeout=10)
+        assert (refused.status_code, refused.json()["error"]) == (409, "conflict")
+        alice.post(f"/workflows/{execution_id}/cancel")
+        assert alice.session.delete(f"{alice.url}/files/{file_id}", timeout=10).status_code == 200

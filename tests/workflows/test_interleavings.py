@@ -1,0 +1,274 @@
+"""Two things at once, made to happen at the point where it hurts.
+
+| while                                    | this happens                 | the client sees          | ComfyUI                |
+| ---------------------------------------- | ---------------------------- | ------------------------ | ---------------------- |
+| claimed, not yet posted                  | cancel                       | cancelled                | never hears of it      |
+| noted as posted, before the POST         | cancel                       | cancelled                | cleared                |
+| waiting in ComfyUI                       | cancel                       | cancelled                | deleted, no interrupt  |
+| begun in ComfyUI, not yet in our row     | cancel                       | cancelled                | interrupted            |
+| running                                  | cancel                       | cancelled                | interrupted, only it   |
+| ended in ComfyUI, being collected        | cancel                       | cancelled, no outputs    | forgotten              |
+| recorded as completed                    | cancel                       | 409, completed           | -                      |
+| ended in ComfyUI, being collected        | another worker has the claim | the other one's result   | -                      |
+| the POST                                 | no answer, but accepted      | completed, ran once      | posted once            |
+| the POST                                 | 500, but accepted            | completed, ran once      | posted once            |
+| running                                  | the websocket is cut         | completed                | -                      |
+| running                                  | no event ever comes          | completed                | -                      |
+| running                                  | a stranger interrupts it     | completed, second try    | posted twice           |
+| waiting in ComfyUI                       | a stranger deletes it        | completed, second try    | posted twice           |
+| running                                  | ComfyUI loses everything     | completed, second try    | posted twice           |
+
+Two workers for one backend, frozen and killed ones: test_worker_death, with real processes.
+"""
+
+# ruff: noqa: E501  (a table for people)
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+import requests
+
+from comfyui import Client
+from comfyui.testing import ScriptedComfyUI
+from files.models import File
+from tests.people import Api, make_user
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from workflows import collecting, lifecycle, runner
+from workflows.backend import Backend
+from workflows.models import Execution, Worker
+from workflows.seats import Seats
+
+
+class Rig:
+    """A worker's seats in this process, with a scripted ComfyUI, and a user."""
+
+    def __init__(self, comfyui: ScriptedComfyUI) -> None:
+        self.comfyui = comfyui
+        self.api = Api.of(make_user("alice"))
+        self.backend = Backend(name="gpu", url=comfyui.url, headers={})
+        assert self.backend.session.wait_connected(5)
+        self.backend.refresh()
+        Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)
+        self.seats = Seats(self.backend)
+        self.seats.taking = True
+
+    def submit(self, workflow: graphs.Graph) -> str:
+        response = self.api.post("/workflows/execute", {"workflow": workflow})
+        assert response.status_code == 200, response.content
+        return response.json()["execution_id"]
+
+    def run(self, workflow: graphs.Graph) -> str:
+        execution_id = self.submit(workflow)
+        self.seats.serve_in_thread()
+        return execution_id
+
+    def cancel(self, execution_id: Any) -> int:
+        """As the API does it, with the notification that upkeep hears."""
+        status = self.api.post(f"/workflows/{execution_id}/cancel").status_code
+        self.seats.ended(str(execution_id))
+        return status
+
+    def status(self, execution_id: str) -> str:
+        return Execution.objects.get(id=execution_id).status
+
+    def ends(self, execution_id: str, status: str) -> dict[str, Any]:
+        wait_for(
+            lambda: self.status(execution_id) not in ("pending", "running"),
+            seconds=20,
+            what=f"the end of {execution_id}",
+        )
+        body = self.api.get(f"/workflows/{execution_id}").json()
+        assert body["status"] == status, body
+        return body
+
+    def is_clear(self) -> None:
+        """ComfyUI has nothing to do, and no seat is taken."""
+        assert self.seats.wait_empty(timeout=20)
+        assert self.comfyui.running is None
+        assert self.comfyui.pending == []
+
+    def close(self) -> None:
+        self.seats.stop(drain_seconds=0)
+        self.seats.wait_empty(timeout=10)
+        self.backend.close()
+
+
+@pytest.fixture
+def rig(transactional_db):
+    with ScriptedComfyUI() as comfyui:
+        rig = Rig(comfyui)
+        yield rig
+        rig.close()
+
+
+def sleep(seconds: float) -> graphs.Graph:
+    return {
+        "1": {"class_type": "Sleep", "inputs": {"seconds": seconds}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def before(monkeypatch, owner: Any, name: str, act: Any) -> None:
+    """`act` with the call's arguments, once, right before `owner.name` is called."""
+    original, done = getattr(owner, name), []
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not done:
+            done.append(True)
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def after(monkeypatch, owner: Any, name: str, act: Any) -> None:
+    original, done = getattr(owner, name), []
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if not done:
+            done.append(True)
+            act(*args, **kwargs)
+        return result
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def test_cancel_between_claim_and_post(rig, monkeypatch):
+    before(monkeypatch, lifecycle, "about_to_post", lambda claim, **_: rig.cancel(claim.execution_id))
+    execution_id = rig.run(sleep(5))
+    rig.ends(execution_id, "cancelled")
+    rig.is_clear()
+    assert rig.comfyui.submissions == []
+
+
+def test_cancel_between_the_note_and_the_post(rig, monkeypatch):
+    before(monkeypatch, Client, "submit", lambda _, **kwargs: rig.cancel(kwargs["prompt_id"]))
+    execution_id = rig.run(sleep(30))
+    rig.ends(execution_id, "cancelled")
+    rig.is_clear()
+    assert len(rig.comfyui.submissions) == 1
+
+
+def test_cancel_of_the_staged_one(rig):
+    running = rig.run(sleep(1.5))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running)
+    staged = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: staged in rig.comfyui.pending)
+    assert rig.cancel(staged) == 200
+    rig.comfyui.wait_for(lambda: staged not in rig.comfyui.pending)
+    rig.ends(running, "completed")
+    rig.ends(staged, "cancelled")
+    assert rig.comfyui.interrupts == []
+    rig.is_clear()
+
+
+def test_cancel_between_comfyuis_start_and_our_row(rig, monkeypatch):
+    before(monkeypatch, lifecycle, "begin", lambda claim, **_: rig.cancel(claim.execution_id))
+    execution_id = rig.run(sleep(30))
+    body = rig.ends(execution_id, "cancelled")
+    assert body["started_at"] is None
+    rig.is_clear()
+    assert len(rig.comfyui.interrupts) >= 1
+
+
+def test_cancel_of_the_running_one_leaves_the_next_alone(rig):
+    doomed = rig.run(sleep(30))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == doomed)
+    spared = rig.run(sleep(0.3))
+    rig.comfyui.wait_for(lambda: spared in rig.comfyui.pending)
+    wait_for(lambda: rig.status(doomed) == "running", what="it to run")
+    assert rig.cancel(doomed) == 200
+    rig.ends(spared, "completed")
+    rig.ends(doomed, "cancelled")
+    assert {request.body["prompt_id"] for request in rig.comfyui.interrupts} == {doomed}
+    rig.is_clear()
+
+
+def test_cancel_while_outputs_are_collected(rig, monkeypatch):
+    after(monkeypatch, collecting, "collect", lambda claim, *_, **__: rig.cancel(claim.execution_id))
+    execution_id = rig.run(sleep(0.1))
+    body = rig.ends(execution_id, "cancelled")
+    rig.is_clear()
+    assert body["outputs"] == {}
+    assert not File.objects.exists()
+
+
+def test_cancel_after_completion_is_a_conflict(rig):
+    execution_id = rig.run(sleep(0.1))
+    rig.ends(execution_id, "completed")
+    assert rig.cancel(execution_id) == 409
+    assert rig.status(execution_id) == "completed"
+
+
+def test_a_claim_lost_while_collecting_changes_nothing(rig, monkeypatch):
+    other = uuid.uuid4()
+
+    def lose(claim: Any, *_: Any, **__: Any) -> None:
+        Execution.objects.filter(id=claim.execution_id).update(claim_token=other, worker="elsewhere")
+
+    after(monkeypatch, collecting, "collect", lose)
+    execution_id = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: rig.comfyui.submissions)
+    wait_for(lambda: Execution.objects.get(id=execution_id).claim_token == other, what="the claim to be lost")
+    assert rig.seats.wait_empty(timeout=10)
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.status, execution.claim_token) == ("running", other)
+    assert not File.objects.exists()
+
+
+@pytest.mark.parametrize("fault", ["no_answer_after_accepting", "error_after_accepting"])
+def test_a_post_without_an_answer_runs_once(rig, fault):
+    setattr(rig.comfyui.faults, fault, 1)
+    execution_id = rig.run(sleep(1))
+    rig.ends(execution_id, "completed")
+    assert len(rig.comfyui.submissions) == 1
+    rig.is_clear()
+
+
+def test_a_cut_websocket_does_not_lose_the_end(rig):
+    execution_id = rig.run(sleep(1))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.comfyui.drop_sockets()
+    rig.ends(execution_id, "completed")
+    assert len(rig.comfyui.submissions) == 1
+
+
+def test_an_end_without_any_event_is_found_in_history(rig, monkeypatch):
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
+    rig.comfyui.faults.silent = True
+    execution_id = rig.run(sleep(0.5))
+    body = rig.ends(execution_id, "completed")
+    assert body["outputs"]["images"]
+
+
+def test_a_stranger_that_interrupts_it_costs_a_second_try(rig):
+    execution_id = rig.run(sleep(2))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    requests.post(f"{rig.comfyui.url}/interrupt", json={"prompt_id": execution_id}, timeout=5)
+    rig.ends(execution_id, "completed")
+    assert len(rig.comfyui.submissions) == 2
+
+
+def test_a_stranger_that_deletes_it_costs_a_second_try(rig, monkeypatch):
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
+    running = rig.run(sleep(2))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    waiting = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: waiting in rig.comfyui.pending)
+    requests.post(f"{rig.comfyui.url}/queue", json={"delete": [waiting]}, timeout=5)
+    rig.ends(waiting, "completed")
+    assert Execution.objects.get(id=waiting).faults == 0
+    rig.ends(running, "completed")
+
+
+def test_a_restarted_comfyui_costs_a_second_try(rig):
+    execution_id = rig.run(sleep(1.5))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.comfyui.restart()
+    rig.ends(execution_id, "completed")
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.attempt, execution.faults) == (2, 1)

@@ -1,0 +1,174 @@
+"""Who is next: the order of the queue as a property, through submission and claims."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from accounts.models import UserLimits
+from tests.people import Api, make_user
+from tests.workflows import graphs
+from workflows import lifecycle, scheduling
+from workflows.models import Execution, Held, Status
+
+WEIGHTS = {"low": 1, "normal": 4, "high": 16}
+
+
+def submit(api, priority: str = "normal") -> str:
+    response = api.post("/workflows/execute", {"workflow": graphs.colour(1), "priority": priority})
+    assert response.status_code == 200, response.content
+    return response.json()["execution_id"]
+
+
+def run_next(worker: str = "gpu", *, seconds: float = 30.0):
+    claim = lifecycle.claim(worker=worker)
+    if claim is not None:
+        assert lifecycle.begin(claim, total_steps=1)
+        assert lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=seconds))
+    return claim
+
+
+class Simulation:
+    """The order without a database: one GPU, one flow after another, by scheduling's own formula."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[float, int, str, float]] = []  # turn, number, flow, start
+        self.virtual = 0.0
+        self.finish: dict[str, float] = {}
+        self.number = 0
+
+    def submit(self, flow: str, *, weight: float, cost: float) -> None:
+        place = scheduling.place_at(
+            virtual=self.virtual, flow_finish=self.finish.get(flow, 0.0), cost=cost, weight=weight
+        )
+        self.number += 1
+        self.finish[flow] = place.finish
+        self.waiting.append((place.turn, self.number, flow, place.start))
+
+    def next(self) -> str:
+        chosen = min(self.waiting)
+        self.waiting.remove(chosen)
+        self.virtual = chosen[3]
+        return chosen[2]
+
+
+@given(
+    backlog=st.integers(10, 300),
+    cost=st.floats(1, 600),
+    others=st.integers(1, 4),
+)
+def test_a_light_user_waits_for_few_of_a_heavy_ones(backlog, cost, others):
+    queue = Simulation()
+    for _ in range(backlog):
+        queue.submit("heavy", weight=4, cost=cost)
+    for i in range(others):
+        queue.submit(f"light{i}", weight=4, cost=cost)
+    served = [queue.next() for _ in range(2 * others + 2)]
+    assert sum(flow != "heavy" for flow in served) >= others
+
+
+def test_weights_hold_under_full_load():
+    queue = Simulation()
+    for flow, weight in WEIGHTS.items():
+        for _ in range(400):
+            queue.submit(flow, weight=weight, cost=10)
+    served = Counter(queue.next() for _ in range(210))
+    assert served["high"] == pytest.approx(160, abs=3)
+    assert served["normal"] == pytest.approx(40, abs=3)
+    assert served["low"] == pytest.approx(10, abs=3)
+
+
+@given(st.data())
+def test_no_flow_starves(data):
+    queue = Simulation()
+    flows = {f"user{i}": data.draw(st.sampled_from(list(WEIGHTS.values()))) for i in range(5)}
+    for flow, weight in flows.items():
+        queue.submit(flow, weight=weight, cost=30)
+    served: list[str] = []
+    for _ in range(200):
+        flow = queue.next()
+        served.append(flow)
+        queue.submit(flow, weight=flows[flow], cost=data.draw(st.floats(1, 60)))
+    assert set(served) == set(flows)
+
+
+@pytest.mark.django_db
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_queue_position_agrees_with_the_order_of_claims(seed):
+    Execution.objects.all().delete()
+    chance = random.Random(seed)
+    people = [Api.of(make_user(f"p{seed}-{i}")) for i in range(3)]
+    where: dict[str, Api] = {}
+    for _ in range(12):
+        api = chance.choice(people)
+        where[submit(api, chance.choice(list(WEIGHTS)))] = api
+        if chance.random() < 0.2:
+            claim = run_next(seconds=chance.uniform(1, 100))
+            where.pop(str(claim.execution_id))
+        if chance.random() < 0.1 and where:
+            cancelled = chance.choice(list(where))
+            where.pop(cancelled).post(f"/workflows/{cancelled}/cancel")
+    said = {id_: api.get(f"/workflows/{id_}/status").json()["queue_position"] for id_, api in where.items()}
+    order = []
+    while claim := lifecycle.claim(worker="gpu"):
+        order.append(str(claim.execution_id))
+    assert sorted(said, key=said.__getitem__) == order
+    assert sorted(said.values()) == list(range(1, len(order) + 1))
+
+
+def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
+    for _ in range(30):
+        alice.post(f"/workflows/{submit(alice)}/cancel")
+    mine, theirs = submit(alice), submit(bob)
+    assert str(lifecycle.claim(worker="gpu").execution_id) == mine
+    assert str(lifecycle.claim(worker="gpu").execution_id) == theirs
+
+
+def test_what_comes_back_keeps_its_turn(alice):
+    first, second = submit(alice), submit(alice)
+    claim = lifecycle.claim(worker="gpu")
+    assert lifecycle.take_back(claim, reason="a test")
+    assert str(lifecycle.claim(worker="gpu").execution_id) == first
+    assert str(lifecycle.claim(worker="gpu").execution_id) == second
+
+
+def test_a_held_one_stands_in_nobodys_way(alice):
+    held, free = submit(alice), submit(alice)
+    Execution.objects.filter(id=held).update(held=Held.BACKOFF)
+    assert alice.get(f"/workflows/{free}/status").json()["queue_position"] == 1
+    assert str(lifecycle.claim(worker="gpu").execution_id) == free
+    assert lifecycle.claim(worker="gpu") is None
+
+
+def test_what_lacks_something_here_is_for_other_workers(alice):
+    execution_id = submit(alice)
+    assert lifecycle.take_back(lifecycle.claim(worker="poor"), reason="no model", exclude=True)
+    assert lifecycle.claim(worker="poor") is None
+    assert str(lifecycle.claim(worker="rich").execution_id) == execution_id
+
+
+def test_staff_caps_a_users_priority(db):
+    user = make_user("capped")
+    UserLimits.objects.create(user=user, highest_priority="normal")
+    execution_id = submit(Api.of(user), "high")
+    assert Execution.objects.get(id=execution_id).priority == "normal"
+
+
+def test_running_at_once_holds_the_users_others(db, bob):
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    first, second = submit(api), submit(api)
+    theirs = submit(bob)
+    claim = lifecycle.claim(worker="gpu")
+    assert str(claim.execution_id) == first
+    assert str(lifecycle.claim(worker="gpu").execution_id) == theirs
+    assert lifecycle.claim(worker="gpu") is None
+    lifecycle.begin(claim, total_steps=1)
+    lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1))
+    assert str(lifecycle.claim(worker="gpu").execution_id) == second

@@ -1,0 +1,137 @@
+"""GET and DELETE /workflows/…, cancel and retry, without a worker."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.people import assert_error
+from tests.workflows import graphs
+from workflows import lifecycle
+from workflows.models import Execution, Status
+
+
+def submit(api, **more) -> str:
+    response = api.post("/workflows/execute", {"workflow": graphs.colour(1), **more})
+    assert response.status_code == 200, response.content
+    return response.json()["execution_id"]
+
+
+def fail(execution_id: str) -> None:
+    claim = lifecycle.claim(worker="gpu")
+    assert str(claim.execution_id) == execution_id
+    assert lifecycle.finish(
+        claim, lifecycle.Outcome(Status.FAILED, error="it broke", error_details={"type": "x"})
+    )
+
+
+PATHS = ["", "/status", "/logs"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("execution_id", ["nonsense", str(uuid.uuid4()), "0" * 5000])
+def test_unknown_and_malformed_ids_are_404(alice, path, execution_id):
+    assert_error(alice.get(f"/workflows/{execution_id}{path}"), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_another_users_execution_is_404(alice, bob, path):
+    assert_error(bob.get(f"/workflows/{submit(alice)}{path}"), 404, "not_found")
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+def test_nobody_acts_on_another_users_execution(alice, bob, action):
+    execution_id = submit(alice)
+    assert_error(bob.post(f"/workflows/{execution_id}/{action}"), 404, "not_found")
+    assert_error(bob.delete(f"/workflows/{execution_id}"), 404, "not_found")
+    assert alice.get(f"/workflows/{execution_id}").json()["status"] == "pending"
+
+
+def test_the_list_has_the_latest_first_and_counts_all(alice, bob):
+    ids = [submit(alice) for _ in range(5)]
+    submit(bob)
+    response = alice.get("/workflows/", data={"limit": 2, "offset": 1})
+    assert [entry["execution_id"] for entry in response.json()] == [ids[3], ids[2]]
+    assert response["X-Total-Count"] == "5"
+
+
+def test_the_list_is_filtered_by_status(alice):
+    cancelled = submit(alice)
+    waiting = submit(alice)
+    alice.post(f"/workflows/{cancelled}/cancel")
+    for status, expected in (("cancelled", [cancelled]), ("pending", [waiting]), ("running", [])):
+        listed = alice.get("/workflows/", data={"status": status}).json()
+        assert [entry["execution_id"] for entry in listed] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("limit", 0), ("limit", 101), ("limit", "x"), ("offset", -1), ("status", "done")]
+)
+def test_bad_list_parameters_are_400_with_their_name(alice, name, value):
+    body = assert_error(alice.get("/workflows/", data={name: value}), 400, "validation_error")
+    assert body["details"][0]["field"] == name
+
+
+def test_a_list_of_twenty_costs_a_fixed_number_of_queries(alice, django_assert_max_num_queries):
+    for _ in range(20):
+        submit(alice)
+    with django_assert_max_num_queries(6):  # session, page, outputs, their files, log lines, count
+        assert len(alice.get("/workflows/").json()) == 20
+
+
+def test_status_of_a_waiting_one(alice):
+    first, second = submit(alice), submit(alice)
+    assert alice.get(f"/workflows/{first}/status").json()["queue_position"] == 1
+    status = alice.get(f"/workflows/{second}/status").json()
+    assert status["queue_position"] == 2
+    assert status["status"] == "pending"
+    assert status["started_at"] is None
+    assert status["estimated_completion"] is None
+    assert status["progress"] == {
+        "current_step": 0, "total_steps": 0, "percentage": 0.0, "current_node": None, "eta_seconds": None,
+    }  # fmt: skip
+
+
+def test_a_waiting_one_is_cancelled_at_once(alice):
+    execution_id = submit(alice)
+    response = alice.post(f"/workflows/{execution_id}/cancel")
+    assert response.status_code == 200
+    assert response.json() == {"message": "Workflow cancelled successfully"}
+    assert alice.get(f"/workflows/{execution_id}/status").json()["queue_position"] is None
+    assert lifecycle.claim(worker="gpu") is None
+    assert_error(alice.post(f"/workflows/{execution_id}/cancel"), 409, "conflict")
+
+
+def test_a_failed_one_is_retried_as_a_new_one(alice):
+    execution_id = submit(alice, priority="high", metadata={"tag": 1}, timeout_minutes=7)
+    fail(execution_id)
+    failed = alice.get(f"/workflows/{execution_id}").json()
+    assert (failed["error"], failed["error_details"]) == ("it broke", {"type": "x"})
+    response = alice.post(f"/workflows/{execution_id}/retry")
+    assert response.status_code == 200, response.content
+    body = response.json()
+    assert body["retried_from"] == execution_id
+    assert (body["status"], body["queue_position"]) == ("pending", 1)
+    again = Execution.objects.get(id=body["execution_id"])
+    assert (again.priority, again.metadata, again.timeout_minutes) == ("high", {"tag": 1}, 7)
+
+
+def test_a_waiting_one_can_not_be_retried(alice):
+    assert_error(alice.post(f"/workflows/{submit(alice)}/retry"), 409, "conflict")
+
+
+def test_an_ended_one_is_deleted(alice):
+    execution_id = submit(alice)
+    assert_error(alice.delete(f"/workflows/{execution_id}"), 409, "conflict")
+    alice.post(f"/workflows/{execution_id}/cancel")
+    assert alice.delete(f"/workflows/{execution_id}").status_code == 200
+    assert_error(alice.get(f"/workflows/{execution_id}"), 404, "not_found")
+
+
+def test_a_retry_outlives_what_it_was_retried_from(alice):
+    execution_id = submit(alice)
+    alice.post(f"/workflows/{execution_id}/cancel")
+    retried = alice.post(f"/workflows/{execution_id}/retry").json()["execution_id"]
+    assert alice.delete(f"/workflows/{execution_id}").status_code == 200
+    assert alice.get(f"/workflows/{retried}").json()["retried_from"] is None

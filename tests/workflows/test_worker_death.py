@@ -1,0 +1,172 @@
+"""Workers that die, stop, or freeze, with the run going on in a real ComfyUI."""
+
+from __future__ import annotations
+
+import signal
+
+import requests
+
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.graphs import sleeping
+from tests.workflows.test_many_workers import start_pair
+
+QUICK = {"LEASE_SECONDS": "3", "RENEW_SECONDS": "1", "RESERVED_SECONDS": "2"}
+
+
+def wait_status(person, execution_id: str, status: str, *, seconds: float = 15) -> None:
+    wait_for(
+        lambda: person.get(f"/workflows/{execution_id}/status").json()["status"] == status,
+        seconds=seconds,
+        what=f"{status}",
+    )
+
+
+def posts(comfyui, execution_id: str) -> int:
+    """How often ComfyUI was given the prompt, by its own log."""
+    state = requests.get(f"{comfyui.url}/queue", timeout=5).json()
+    return sum(item[1] == execution_id for item in state["queue_running"] + state["queue_pending"])
+
+
+def attempts(stack, execution_id: str) -> int:
+    return stack.sql("SELECT attempt FROM workflows_execution WHERE id = %s", execution_id)[0][0]
+
+
+def test_a_killed_worker_started_again_joins_the_run(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("killed")
+    worker = stack.start_worker("dies", comfyui_url=comfyui.url)
+    execution_id = person.execute(sleeping(6, seed=41))
+    wait_status(person, execution_id, "running")
+    worker.kill()
+    stack.start_worker("dies", comfyui_url=comfyui.url)
+    result = person.result(execution_id)
+    assert result["status"] == "completed"
+    assert attempts(stack, execution_id) == 1
+    said = [line["message"] for line in person.get(f"/workflows/{execution_id}/logs").json()["logs"]]
+    assert "Found in ComfyUI and joined" in said
+    assert said.count("Starting workflow execution") == 1
+
+
+def test_what_ended_while_no_worker_lived_is_collected(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("collected")
+    worker = stack.start_worker("away", comfyui_url=comfyui.url)
+    execution_id = person.execute(sleeping(2, seed=42))
+    wait_status(person, execution_id, "running")
+    worker.kill()
+    wait_for(lambda: not posts(comfyui, execution_id), what="ComfyUI to end it")
+    stack.start_worker("away", comfyui_url=comfyui.url)
+    assert person.result(execution_id)["status"] == "completed"
+    assert attempts(stack, execution_id) == 1
+
+
+def test_a_worker_killed_for_good_leaves_its_run_to_another_backend(bare_stack, comfyui_pair):
+    stack = bare_stack
+    person = stack.person("for-good")
+    start_pair(stack, comfyui_pair, **QUICK)
+    execution_id = person.execute(sleeping(8, seed=43))
+    wait_status(person, execution_id, "running")
+    [(name,)] = stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)
+    stack.workers[name].kill()
+    result = person.result(execution_id, seconds=40)
+    assert result["status"] == "completed"
+    assert attempts(stack, execution_id) == 2
+    [(second,)] = stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)
+    assert second != name
+
+
+def test_sigterm_leaves_the_run_in_comfyui_for_the_next_worker(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("sigterm")
+    env = {"DRAIN_SECONDS": "1"}
+    worker = stack.start_worker("stops", comfyui_url=comfyui.url, env=env)
+    running = person.execute(sleeping(8, seed=44))
+    staged = person.execute(sleeping(0.5, seed=45))
+    wait_status(person, running, "running")
+    wait_for(lambda: posts(comfyui, staged), what="the second to be staged")
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: not worker.alive, seconds=25, what="the worker to end")
+    assert posts(comfyui, running) == 1
+    assert posts(comfyui, staged) == 0
+    assert person.get(f"/workflows/{staged}/status").json()["queue_position"] is not None
+    stack.start_worker("stops", comfyui_url=comfyui.url)
+    assert person.result(running)["status"] == "completed"
+    assert person.result(staged)["status"] == "completed"
+    assert attempts(stack, running) == 1
+
+
+def test_sigterm_lets_a_short_run_finish(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("drain")
+    worker = stack.start_worker("drains", comfyui_url=comfyui.url, env={"DRAIN_SECONDS": "20"})
+    execution_id = person.execute(sleeping(2, seed=46))
+    wait_status(person, execution_id, "running")
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: not worker.alive, seconds=25, what="the worker to end")
+    assert person.get(f"/workflows/{execution_id}").json()["status"] == "completed"
+
+
+def test_comfyui_dead_in_mid_run_is_run_again_when_it_is_back(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("comfyui-dies")
+    stack.start_worker("comfy", comfyui_url=comfyui.url)
+    execution_id = person.execute(sleeping(3, seed=47))
+    wait_status(person, execution_id, "running")
+    comfyui.restart()
+    result = person.result(execution_id, seconds=40)
+    assert result["status"] == "completed"
+    assert attempts(stack, execution_id) == 2
+
+
+def test_a_workflow_that_kills_comfyui_twice_is_poison(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("poison")
+    stack.start_worker("poisoned", comfyui_url=comfyui.url)
+    workflow = graphs.colour(3)
+    workflow["3"] = {"class_type": "TestCrash", "inputs": {"image": ["1", 0]}}
+    workflow["2"]["inputs"]["images"] = ["3", 0]
+    execution_id = person.execute(workflow)
+    wait_for(lambda: not comfyui.process.alive, what="ComfyUI to die")
+    comfyui.start()
+    wait_for(lambda: not comfyui.process.alive, seconds=30, what="ComfyUI to die again")
+    result = person.result(execution_id, seconds=30)
+    assert result["status"] == "failed"
+    assert "Given up after 2 attempts" in result["error"]
+
+
+def test_a_frozen_worker_that_wakes_after_another_took_over_changes_nothing(bare_stack, comfyui_pair):
+    stack = bare_stack
+    person = stack.person("frozen")
+    start_pair(stack, comfyui_pair, **QUICK)
+    execution_id = person.execute(sleeping(6, seed=48))
+    wait_status(person, execution_id, "running")
+    [(name,)] = stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)
+    frozen = stack.workers[name]
+    frozen.signal(signal.SIGSTOP)
+    wait_for(
+        lambda: stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)[0][0] != name,
+        seconds=30,
+        what="another worker to take it",
+    )
+    frozen.signal(signal.SIGCONT)
+    result = person.result(execution_id, seconds=40)
+    assert result["status"] == "completed"
+    assert len(result["outputs"]["images"]) == 1
+    said = [line["message"] for line in person.get(f"/workflows/{execution_id}/logs").json()["logs"]]
+    assert said.count("Workflow completed successfully") == 1
+    for comfyui in comfyui_pair:
+        wait_for(lambda comfyui=comfyui: not posts(comfyui, execution_id), what="no copy to be left")
+
+
+def test_a_second_worker_for_one_backend_takes_nothing(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("twice")
+    first = stack.start_worker("first", comfyui_url=comfyui.url)
+    second = stack.start_worker("second", comfyui_url=comfyui.url)
+    ids = [person.execute(graphs.colour(100 + i)) for i in range(6)]
+    assert {person.result(execution_id)["status"] for execution_id in ids} == {"completed"}
+    assert any("another process serves backend" in line for line in second.tail(200))
+    first.kill()
+    last = person.execute(graphs.colour(200))
+    assert person.result(last, seconds=30)["status"] == "completed"
