@@ -100,7 +100,7 @@ def _examine() -> None:
         environment.setdefault(key, value)
     # Before the first start there is no key yet; nothing is signed here.
     environment.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
-    command = [VENV / "bin" / "python", ROOT / "manage.py", "doctor"]
+    command = [str(VENV / "bin" / "python"), str(ROOT / "manage.py"), "doctor"]
     print("\nWhat script/manage doctor says:", flush=True)
     subprocess.run([*command, *(["--before-start"] if before_start else [])], env=environment, check=False)
     print()
