@@ -63,10 +63,9 @@ def gpus(workers: Iterable[Worker]) -> list[dict[str, Any]]:
 
 
 def models_loaded() -> dict[str, list[str]]:
-    """By worker: the models in its ComfyUI's memory. One whose ComfyUI does not tell (no bridge) is missing."""
-    found: dict[str, list[str]] = {
-        name: [] for name in Host.objects.filter(bridge=True).values_list("name", flat=True)
-    }
+    """By worker: the models in its ComfyUI's memory. Where ComfyUI does not tell, the worker is missing."""
+    tell = Host.objects.filter(bridge=True).values_list("name", flat=True)
+    found: dict[str, list[str]] = {name: [] for name in tell}
     in_memory = ModelFile.objects.filter(Q(loaded_bytes__gt=0) | Q(ram_bytes__gt=0))
     for host, name in in_memory.order_by("model__name").values_list("host_id", "model__name"):
         found.setdefault(host, []).append(name)
