@@ -21,8 +21,11 @@ from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 from health.shutdown import lifespan  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
-# Probes have threads of their own: they answer also while all others wait for a database that hangs.
-probes = WSGIMiddleware(wsgi_application, workers=8)  # type: ignore[arg-type]
+# Probes have threads of their own: they answer also while all others wait for a database that hangs. And
+# those that say that the process lives do not wait behind those that ask what else does.
+alive = WSGIMiddleware(wsgi_application, workers=2)  # type: ignore[arg-type]
+probes = WSGIMiddleware(wsgi_application, workers=6)  # type: ignore[arg-type]
+ALIVE = ("/health", "/health/liveness")
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -30,7 +33,9 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await lifespan(receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
-    elif scope["path"].startswith("/health"):
+    elif scope["path"].rstrip("/") in ALIVE:
+        await alive(scope, receive, send)  # type: ignore[arg-type]
+    elif scope["path"].startswith("/health/"):
         await probes(scope, receive, send)  # type: ignore[arg-type]
     else:
         await wsgi(scope, receive, send)  # type: ignore[arg-type]
