@@ -104,8 +104,8 @@ class Downloader:
         else:
             fetched.path.unlink(missing_ok=True)
             raise fetching.Failed(
-                "The worker's ComfyUI does not see the file: it must be on its worker's machine, or share the "
-                "folder of models with it under the same path"
+                "The worker's ComfyUI does not see the file: it must be on its worker's machine, or share "
+                "the folder of models with it under the same path"
             )
 
     def _end(self, download: Download, **columns: Any) -> None:

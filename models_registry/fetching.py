@@ -113,8 +113,8 @@ def _place(folder: str, places: list[str]) -> Path:
     here = [Path(place) for place in places if Path(place).is_dir() and os.access(place, os.W_OK)]
     if not here:
         raise Failed(
-            f"The worker cannot write into its ComfyUI's folder for {folder}: it must be on the same machine, "
-            "or have the folder mounted under the same path"
+            f"The worker cannot write into its ComfyUI's folder for {folder}: it must be on the same "
+            "machine, or have the folder mounted under the same path"
         )
     # ComfyUI lists folders of older names first (unet before diffusion_models).
     return min(here, key=lambda place: place.name != folder)

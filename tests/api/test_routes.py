@@ -58,7 +58,7 @@ OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
 # These name no object that belongs to a user.
-SHARED = {"model_name", "path"}
+SHARED = {"name", "path"}
 
 
 @cache
@@ -84,6 +84,7 @@ def test_the_walk_finds_the_routes() -> None:
     assert {"/auth/me", "/workflows/execute", "/files/{file_id}", "/auth/keys/{key_id}"} <= found
 
 
+@pytest.mark.django_db(transaction=True)  # asynchronous views work on connections of their own
 @pytest.mark.parametrize("path, names", routes())
 class TestEveryRoute:
     def test_it_is_public_or_refuses_strangers(

@@ -86,7 +86,8 @@ def test_a_model_is_fetched_over_a_line_that_is_cut_and_used_at_once(person, sou
     }
     assert ended(person, name) == {
         "model_name": name, "is_downloading": False, "download_progress": None, "is_available": True,
-        "status": "done", "bytes_done": len(source.content), "bytes_total": len(source.content), "error": None,
+        "status": "done", "error": None,
+        "bytes_done": len(source.content), "bytes_total": len(source.content),
     }  # fmt: skip
     assert source.sent == len(source.content)
     status = person.get(f"/models/{name}").json()
