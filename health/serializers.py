@@ -83,7 +83,7 @@ class WorkerSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="Its backend's: COMFYUI_NAME, or host and address")
     status = serializers.ChoiceField(
         choices=["active", "paused", "faulty", "draining", "unreachable", "silent", "stopped"],
-        help_text="silent: no heartbeat; unreachable: no answer of its ComfyUI; faulty: it rests after faults",
+        help_text="silent: no heartbeat; unreachable: no answer of ComfyUI; faulty: it rests after faults",
     )
     host = serializers.CharField(help_text="The machine that it runs on")
     pid = serializers.IntegerField(help_text="Of its process")

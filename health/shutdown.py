@@ -11,7 +11,6 @@ import logging
 import signal
 import threading
 from types import FrameType
-from typing import Any
 
 from django.conf import settings
 
@@ -29,20 +28,22 @@ def begun() -> bool:
     return _begun.is_set()
 
 
-async def lifespan(receive: Any, send: Any) -> None:
-    """The ASGI lifespan of the web process."""
-    flusher = statistics.Flusher(before=latency.gather_process_counters)
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            _delay_the_end()
-            flusher.start()
-        elif message["type"] == "lifespan.shutdown":
-            _begun.set()
-            await asyncio.to_thread(flusher.stop)
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+class Life:
+    """Of one web process; called by its ASGI lifespan, in this order."""
+
+    def __init__(self) -> None:
+        self._flusher = statistics.Flusher(before=latency.gather_process_counters)
+
+    def begin(self) -> None:
+        _delay_the_end()
+        self._flusher.start()
+
+    def ends(self) -> None:
+        """No requests are taken any more; some still run."""
+        _begun.set()
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._flusher.stop)
 
 
 def _delay_the_end() -> None:

@@ -43,6 +43,15 @@ class Level(models.TextChoices):
     ERROR = "ERROR"
 
 
+class LineKind(models.TextChoices):
+    """What a line of log is in the live stream: the name of its event."""
+
+    LOG = "log"
+    STATUS = "status"  # a transition; `data` has the new status
+    NODE = "node"  # a node begins
+    OUTPUT = "output"  # something was made; `data` describes it
+
+
 class Execution(models.Model):
     """One submitted workflow. The id is ComfyUI's `prompt_id` too.
 
@@ -191,7 +200,11 @@ class Graph(models.Model):
 
 
 class LogLine(models.Model):
-    """A line of an execution's log; numbered, so that a reader can go on where it stopped."""
+    """A line of an execution's log; numbered, so that a reader can go on where it stopped.
+
+    The lines of one execution are written under the lock of its row: the order of their ids is the order
+    in which they became visible. Among executions that does not hold.
+    """
 
     id = models.BigAutoField(primary_key=True)
     execution = models.ForeignKey(
@@ -201,6 +214,10 @@ class LogLine(models.Model):
     level = models.CharField(max_length=10, choices=Level.choices)
     message = models.TextField()
     node_id = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+    kind = models.CharField(
+        max_length=10, choices=LineKind.choices, default=LineKind.LOG, db_default=LineKind.LOG
+    )
+    data = models.JSONField(null=True, blank=True, help_text="What the live stream tells beside the message")
 
     class Meta:
         indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
@@ -272,34 +289,5 @@ class Worker(models.Model):
         return self.name
 
 
-class Delta(models.Model):
-    """One step of a figure, as it happened. Only ever added; the sweep folds them into `Tally`.
-
-    What a figure means, and what its labels are, says `statistics.METRICS`.
-    """
-
-    id = models.BigAutoField(primary_key=True)
-    metric = models.CharField(max_length=60)
-    labels = ArrayField(models.CharField(max_length=200), default=list)
-    bucket = models.IntegerField(default=0, help_text="How many of the metric's bounds lie below the value")
-    count = models.BigIntegerField(default=1)
-    sum = models.FloatField(default=1)
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.labels} +{self.count}"
-
-
-class Tally(models.Model):
-    """A figure as it stands, but for the deltas not yet folded in."""
-
-    metric = models.CharField(max_length=60)
-    labels = ArrayField(models.CharField(max_length=200), default=list)
-    bucket = models.IntegerField(default=0)
-    count = models.BigIntegerField()
-    sum = models.FloatField()
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["metric", "labels", "bucket"], name="tally_of_metric")]
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.labels} {self.count}"
+from .statistics_models import Delta, Tally  # noqa: E402, F401
+from .webhook_models import Delivery, DeliveryAttempt, Webhook, WebhookSecret  # noqa: E402, F401

@@ -23,7 +23,7 @@ from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from comfyserve import database
 
-from .models import Delta, Tally
+from .statistics_models import Delta, Tally
 
 logger = logging.getLogger(__name__)
 

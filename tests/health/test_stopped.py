@@ -153,7 +153,7 @@ def test_readiness_says_no_before_the_process_stops(own):
 
 
 def test_readiness_says_no_while_migrations_are_missing(own):
-    own.stack.sql("DELETE FROM django_migrations WHERE app = 'workflows' AND name = '0004_statistics'")
+    own.stack.sql("DELETE FROM django_migrations WHERE app = 'workflows' AND name = '0005_statistics'")
     try:
         own.stack.start_web(env={})
         answer = own.says("/health/readiness", 503)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workflows", "0003_warnings"),
+        ("workflows", "0004_webhooks_and_numbered_events"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
