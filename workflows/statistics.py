@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 FOLD_LOCK = 4  # first key of the advisory lock of the one that folds
 FOLD_AT_ONCE = 50_000  # deltas
 FLUSH_SECONDS = 5.0
+LAST_TRIES = 3  # at the end of the process
 MAX_KINDS = 20  # kinds of workflows with figures of their own; the first that came
 OTHER = "other"
 
@@ -202,9 +203,11 @@ class Flusher:
     def _live(self) -> None:
         while not self._stopping.wait(FLUSH_SECONDS):
             self._write()
-        self._write()
+        # There is no later: a connection that broke while nobody looked must not cost the figures.
+        any(self._write() for _ in range(LAST_TRIES))
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """False: the database is away, and the figures are still here."""
         try:
             if self._before is not None:
                 self._before()
@@ -213,6 +216,8 @@ class Flusher:
                 fold()
         except (DatabaseError, InterfaceError) as exc:
             logger.warning("statistics wait, the database is away: %s", exc)
+            return False
+        return True
 
 
 # -- folding and reading -----------------------------------------------------------------------------------
