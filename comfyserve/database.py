@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,12 @@ def step() -> Iterator[None]:
         yield
     finally:
         _give_back()
+
+
+def release() -> None:
+    """Give this thread's connection back before something long. In a transaction (a test's) it stays."""
+    if not connection.in_atomic_block:
+        close_old_connections()
 
 
 def patiently(do: Callable[[], T], *, stop: threading.Event | None = None) -> T:
