@@ -13,6 +13,7 @@ against a completion): functions say so with False or None and never raise for i
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ from django.db.models.functions import Coalesce, Extract, Now
 
 from files import storing
 
-from . import events, scheduling, webhooks
+from . import events, scheduling, statistics, webhooks
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Output, Status
+
+logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
@@ -118,6 +121,8 @@ def claim(*, worker: str) -> Claim | None:
         """,  # noqa: S608  (no value of a user in it)
         [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
+    for taken in rows:
+        _tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
     return rows[0] if rows else None
 
 
@@ -365,6 +370,8 @@ def _take_back(
                 [exclude, back],
             )
     _log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
+    cause = "fault" if fault else "lacking" if exclude else "other"
+    statistics.add("executions_taken_back", cause, count=len(back))
     _follow_up(back)
     if back and not hold_seconds:
         transaction.on_commit(events.ticket)
@@ -398,6 +405,7 @@ def reap() -> int:
         taken += _take_back(
             dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
         )
+        statistics.add("lease_losses", "reaped", count=len(taken))
     return len(taken)
 
 
@@ -425,12 +433,22 @@ def _log(ids: Iterable[UUID], *lines: Line) -> None:
         for id_ in ids
         for line in lines
     )
+    transaction.on_commit(lambda: _tell(list(ids), lines))
+
+
+def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
+    """The same in the log of the process, for operators."""
+    for id_ in ids:
+        for line in lines:
+            level = logging.getLevelNamesMapping()[line.level]
+            logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})
 
 
 def _follow_up(ids: Sequence[UUID], *, event: str | None = None) -> None:
-    """The webhooks of `event` go into the outbox now; after the commit, readers are told."""
+    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told."""
     if event is not None and ids:
         webhooks.record(ids, event=event)
+        statistics.note_ended(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
 

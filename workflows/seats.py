@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from uuid import UUID
 
-from comfyserve import database
+from comfyserve import database, logs
 
 from . import events, finishing, lifecycle, workers
 from .backend import Backend
@@ -156,6 +156,10 @@ class Seats:
 
     # -- running ---------------------------------------------------------------------------------------
     def _run(self, held: Held) -> None:
+        with _named(held.claim):
+            self._run_named(held)
+
+    def _run_named(self, held: Held) -> None:
         runner = held.runner = Runner(held.claim, self.backend)
         self._hold(held)
         if self._stopping.is_set():
@@ -188,9 +192,10 @@ class Seats:
 
         def work() -> None:
             try:
-                finishing.conclude(
-                    held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
-                )
+                with _named(held.claim):
+                    finishing.conclude(
+                        held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
+                    )
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
                 self._give_up(held)
@@ -273,3 +278,10 @@ class Seats:
         """Until no seat is occupied and nothing is being collected."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._occupied and not self._collecting, timeout)
+
+
+def _named(claim: Claim) -> AbstractContextManager[None]:
+    """Lines of log written meanwhile are of this execution, its user and the request it came with."""
+    return logs.bound(
+        execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,10 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, inputs, lifecycle, queries, scheduling, webhooks, workers
+from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics, webhooks, workers
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
+
+logger = logging.getLogger(__name__)
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
@@ -74,6 +77,7 @@ def submit(
         )
         Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
         inputs.pin(taken, execution_id=execution.id)
+        statistics.note_submitted(priority=priority)
         LogLine.objects.create(
             execution=execution,
             level=Level.INFO,
@@ -87,6 +91,12 @@ def submit(
             scheduling.lift_quota(user_id=user.pk)
         transaction.on_commit(events.ticket)
         transaction.on_commit(lambda: events.announce_status(execution.id))
+    logger.info(
+        "Accepted, %d nodes, priority %s",
+        len(graph.prompt),
+        priority,
+        extra={"execution_id": str(execution.id)},
+    )
     return Accepted(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),

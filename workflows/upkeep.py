@@ -25,7 +25,7 @@ from django.utils import timezone
 from comfyserve import database
 from comfyui import Unreachable
 
-from . import lifecycle, queries, workers
+from . import gpus, lifecycle, queries, statistics, workers
 from .models import Worker
 from .seats import Held, Seats
 
@@ -169,6 +169,7 @@ class Upkeep:
             comfyui_version=stats.version if stats else "",
             boot=self._backend.boot,
             devices=[vars(device) for device in stats.devices] if stats else [],
+            gpus=gpus.figures(),
             ram_total=stats.ram_total if stats else None,
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
@@ -208,6 +209,7 @@ class Upkeep:
             if first:
                 lifecycle.reap()
                 lifecycle.lift_backoff()
+                statistics.fold()
 
     def _fail_stale(self) -> None:
         with alone("stale") as first:
