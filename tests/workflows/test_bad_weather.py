@@ -1,0 +1,80 @@
+"""What surrounds the engine misbehaves: Redis frozen, the database away, ComfyUI slow or sick.
+
+None of it may cost an execution: nothing is lost, run twice, or blamed on its user.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from comfyserve import tickets
+from comfyui.testing import ScriptedComfyUI
+from comfyui.testing.nodes import NodeClass
+from tests.workflows import graphs
+from tests.workflows.test_interleavings import Rig
+from workflows import events
+from workflows.models import Execution
+
+
+@pytest.fixture
+def rig(transactional_db):
+    with ScriptedComfyUI() as comfyui:
+        rig = Rig(comfyui)
+        yield rig
+        rig.close()
+
+
+def away(*_: Any, **__: Any) -> Any:
+    raise OperationalError("the database is away")
+
+
+# -- Redis -------------------------------------------------------------------------------------------
+@pytest.fixture(params=["frozen", "gone"])
+def no_redis(request):
+    """The address of one that takes connections and never answers, or of none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        if request.param == "gone":
+            server.close()
+        yield url
+
+
+def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
+    monkeypatch.setattr(events, "_away_until", 0.0)
+    monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
+    sender = threading.Thread(target=events.ticket, daemon=True)
+    sender.start()
+    sender.join(timeout=4)
+    assert not sender.is_alive()
+
+
+# -- the database ------------------------------------------------------------------------------------
+
+
+# -- the storage -------------------------------------------------------------------------------------
+
+
+# -- ComfyUI -----------------------------------------------------------------------------------------
+
+
+def failing_with(rig: Rig, text: str) -> graphs.Graph:
+    async def fail(*_: Any) -> None:
+        raise RuntimeError(text)
+
+    rig.comfyui.classes["Fail"] = NodeClass(run=fail, returns=("IMAGE",))
+    return {
+        "1": {"class_type": "Fail", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+# -- our own mistakes --------------------------------------------------------------------------------
+
+
+def held(execution_id: str) -> bool:
+    return Execution.objects.get(id=execution_id).held is not None
