@@ -95,7 +95,9 @@ class Backend:
         digest = hashlib.sha256(json.dumps(object_info, sort_keys=True).encode()).hexdigest()
         if digest != self.object_info_digest:
             with database.step():
-                ObjectInfo.objects.get_or_create(digest=digest, defaults={"body": object_info})
+                ObjectInfo.objects.get_or_create(
+                    digest=digest, defaults={"body": database.storable(object_info)}
+                )
             self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
             self.object_info_digest = digest
 

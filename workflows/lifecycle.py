@@ -26,6 +26,7 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
+from comfyserve import database
 from files import storing
 
 from . import events, scheduling, webhooks
@@ -212,8 +213,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     actual = Value(outcome.gpu_seconds or 0.0)
     values: dict[str, Any] = {
-        "error": outcome.error,
-        "warnings": list(outcome.warnings),
+        "error": database.storable(outcome.error),
+        "warnings": database.storable(list(outcome.warnings)),
         "gpu_seconds": outcome.gpu_seconds,
     }
     if outcome.status == Status.COMPLETED:
@@ -222,10 +223,12 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if not _end(_held_by(claim), outcome.status, actual=actual, **values):
             return False
         if outcome.error_details is not None:
-            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+            details = database.storable(outcome.error_details)
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
+            output.text = database.storable(output.text)
         Output.objects.bulk_create(outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
@@ -417,10 +420,10 @@ def _log(ids: Iterable[UUID], *lines: Line) -> None:
         LogLine(
             execution_id=id_,
             level=line.level,
-            message=line.message,
+            message=database.storable(line.message),
             node_id=line.node_id,
             kind=line.kind,
-            data=line.data,
+            data=database.storable(line.data),
         )
         for id_ in ids
         for line in lines

@@ -18,7 +18,7 @@ from comfyui.testing.nodes import NodeClass
 from tests.workflows import graphs
 from tests.workflows.test_interleavings import Rig
 from workflows import events
-from workflows.models import Execution
+from workflows.models import Execution, ObjectInfo
 
 
 @pytest.fixture
@@ -62,6 +62,34 @@ def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
 # -- ComfyUI -----------------------------------------------------------------------------------------
 
 
+def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
+    async def run(*_: Any) -> None:
+        return None
+
+    rig.comfyui.classes["Endless"] = NodeClass(
+        run=run, required={"x": ["FLOAT", {"max": float("inf"), "default": float("nan"), "tooltip": "a\x00"}]}
+    )
+    rig.backend._known_generation = -1
+    assert rig.backend.refresh()
+    row = ObjectInfo.objects.get(digest=rig.backend.object_info_digest)
+    assert row.body["Endless"]["input"]["required"]["x"][1] == {"max": None, "default": None, "tooltip": "a"}
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+def test_an_error_that_postgresql_can_not_store_as_it_is_ends_the_execution_all_the_same(rig, text):
+    execution_id = rig.run(
+        {
+            "1": {"class_type": "Fail", "inputs": {}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        }
+        if text is None
+        else failing_with(rig, text)
+    )
+    body = rig.ends(execution_id, "failed")
+    assert "Fail" in body["error"]
+    assert Execution.objects.get(id=execution_id).attempt == 1
+
+
 def failing_with(rig: Rig, text: str) -> graphs.Graph:
     async def fail(*_: Any) -> None:
         raise RuntimeError(text)
@@ -71,6 +99,17 @@ def failing_with(rig: Rig, text: str) -> graphs.Graph:
         "1": {"class_type": "Fail", "inputs": {}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text):
+    async def show(*_: Any) -> dict[str, Any]:
+        return {"text": [text]}
+
+    rig.comfyui.classes["PreviewAny"] = NodeClass(run=show, required={"source": ["*", {}]}, is_output=True)
+    execution_id = rig.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}})
+    rig.ends(execution_id, "completed")
+    assert Execution.objects.get(id=execution_id).attempt == 1
 
 
 # -- our own mistakes --------------------------------------------------------------------------------
