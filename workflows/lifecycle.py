@@ -237,6 +237,12 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     return True
 
 
+def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
+    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    files = [output.file_id for output in outputs if output.file_id is not None]
+    return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
+
+
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
     """Cancel it now, whoever works on it. False: it had ended already.
 

@@ -15,9 +15,11 @@ from django.db import OperationalError
 from comfyserve import tickets
 from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import NodeClass
+from files import shelf
+from files.models import File
 from tests.workflows import graphs
-from tests.workflows.test_interleavings import Rig
-from workflows import events
+from tests.workflows.test_interleavings import Rig, after, sleep
+from workflows import events, lifecycle
 from workflows.models import Execution, ObjectInfo
 
 
@@ -54,6 +56,12 @@ def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
 
 
 # -- the database ------------------------------------------------------------------------------------
+def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypatch):
+    after(monkeypatch, lifecycle, "finish", away)
+    execution_id = rig.run(sleep(0.1))
+    rig.ends(execution_id, "completed")
+    rig.is_clear()
+    assert shelf.size_of(File.objects.get().key) > 0
 
 
 # -- the storage -------------------------------------------------------------------------------------
