@@ -10,8 +10,9 @@ import enum
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 
@@ -27,6 +28,8 @@ from .previews import Previews
 from .progress import Progress
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 IDLE_SECONDS = 3.0  # without an event: look at queue and history
 WRITE_SECONDS = 0.5  # at most so often progress is written
@@ -110,6 +113,11 @@ class Runner:
             with self._backend.session.subscribe(self._id) as subscription:
                 self._subscription = subscription
                 return self._place() or self._follow(subscription)
+        except database.AWAY as exc:
+            if self._stop_at is None:
+                raise
+            logger.warning("execution %s is left to the next process: %s", self._id, exc)
+            return Gone.LEFT
         finally:
             self.over = True
 
@@ -143,7 +151,7 @@ class Runner:
         return None
 
     def _about_to_post(self) -> bool:
-        return database.patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
+        return self._patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> graphs.Prompt | Gone:
         """Its input files onto ComfyUI; the prompt with the names they have there."""
@@ -205,7 +213,7 @@ class Runner:
         """The workflow's fault, unless another backend has what is missing here."""
         self._backend.went_well()
         if fault.lacks:
-            others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
+            others = self._patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
         return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
@@ -270,7 +278,7 @@ class Runner:
         if self.begun:
             return True
         total = self._progress.total_steps
-        if not database.patiently(lambda: lifecycle.begin(self.claim, total_steps=total)):
+        if not self._patiently(lambda: lifecycle.begin(self.claim, total_steps=total)):
             return False
         self._has_begun()
         return True
@@ -316,8 +324,14 @@ class Runner:
 
     def _stuck(self) -> Ended | Gone | None:
         """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""
-        state = self._client.queue()
-        if workers.are_ours([item.prompt_id for item in state.running]):
+        try:
+            running = [item.prompt_id for item in self._client.queue().running]
+            with database.step():
+                ours = workers.are_ours(running)
+        except (Unreachable, *database.AWAY) as exc:
+            logger.warning("who is before %s is not known: %s", self._id, exc)
+            return None
+        if ours:
             self._queued_since = time.monotonic()
         if time.monotonic() - self._queued_since < STRANGER_SECONDS:
             return None
@@ -349,7 +363,7 @@ class Runner:
             lines=self._lines + self._progress.take_lines(),
             gpu_seconds=self._gpu_seconds(),
         )
-        database.patiently(lambda: lifecycle.finish(self.claim, outcome))
+        self._patiently(lambda: lifecycle.finish(self.claim, outcome))
         return Gone.FAILED
 
     def _gpu_seconds(self) -> float:
@@ -358,7 +372,7 @@ class Runner:
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
-        database.patiently(
+        self._patiently(
             lambda: lifecycle.take_back(
                 self.claim,
                 reason=reason,
@@ -388,7 +402,7 @@ class Runner:
         claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
         """
         while True:
-            state = database.patiently(lambda: lifecycle.whose(self.claim))
+            state = self._patiently(lambda: lifecycle.whose(self.claim))
             if state == "here":
                 return Gone.LOST
             if state in ("ended", "elsewhere"):
@@ -424,6 +438,12 @@ class Runner:
         """Until something happens to the prompt, but not longer."""
         if self._subscription is not None:
             self._subscription.get(timeout=seconds)
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Outlasts the database's absence, but not the time to stop: then it raises database.AWAY."""
+        return database.patiently(
+            do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
+        )
 
     # -- what is written -------------------------------------------------------------------------------
     def _note(self, line: Line) -> None:

@@ -191,6 +191,8 @@ class Seats:
                 finishing.conclude(
                     held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
                 )
+            except database.AWAY as exc:
+                logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
                 self._give_up(held)

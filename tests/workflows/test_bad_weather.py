@@ -17,9 +17,10 @@ from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import NodeClass
 from files import shelf
 from files.models import File
+from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.test_interleavings import Rig, after, sleep
-from workflows import events, lifecycle
+from tests.workflows.test_interleavings import Rig, after, before, sleep
+from workflows import events, lifecycle, runner, workers
 from workflows.models import Execution, ObjectInfo
 
 
@@ -62,6 +63,41 @@ def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypat
     rig.ends(execution_id, "completed")
     rig.is_clear()
     assert shelf.size_of(File.objects.get().key) > 0
+
+
+def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, monkeypatch):
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
+    before(monkeypatch, workers, "are_ours", away)
+    running = rig.run(sleep(1.5))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    staged = rig.run(sleep(0.1))
+    rig.ends(staged, "completed")
+    rig.ends(running, "completed")
+    execution = Execution.objects.get(id=staged)
+    assert (execution.attempt, execution.faults) == (1, 0)
+
+
+def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
+    monkeypatch.setattr(lifecycle, "begin", away)
+    execution_id = rig.run(sleep(30))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
+    rig.seats.stop(drain_seconds=0.5)
+    assert rig.seats.wait_empty(timeout=8)
+    assert rig.seats.tokens()  # kept for whoever serves this backend next
+
+
+def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
+    def stop_and_fail(*_: Any, **__: Any) -> None:
+        rig.seats.stop(drain_seconds=5)
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(lifecycle, "finish", stop_and_fail)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    assert rig.seats.wait_empty(timeout=8)
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.status, execution.faults) == ("running", 0)
+    assert execution.claim_token is not None
 
 
 # -- the storage -------------------------------------------------------------------------------------
