@@ -420,6 +420,23 @@ def lift_backoff() -> int:
     return lifted
 
 
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        events.ticket()
+    return lifted
+
+
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Iterable[UUID], *lines: Line) -> None:
     LogLine.objects.bulk_create(

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 
+from accounts.models import UserLimits
 from comfyserve import tickets
 from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import NodeClass
 from files import shelf
 from files.models import File
+from tests.people import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.test_interleavings import Rig, after, before, sleep
-from workflows import events, lifecycle, runner, workers
-from workflows.models import Execution, ObjectInfo
+from workflows import events, lifecycle, runner, seats, workers
+from workflows.models import Execution, Held, ObjectInfo
 
 
 @pytest.fixture
@@ -101,6 +104,18 @@ def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_pr
 
 
 # -- the storage -------------------------------------------------------------------------------------
+def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
+    monkeypatch.setattr(seats, "ALIVE_SECONDS", 0.5)
+    free = threading.Event()
+    for _ in range(seats.COLLECTORS):
+        rig.seats._collectors.submit(free.wait, 20)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
+    held = rig.seats.tokens()
+    time.sleep(0.7)  # longer than a thread may give no sign of life
+    assert rig.seats.living_tokens() == held != set()
+    free.set()
+    rig.ends(execution_id, "completed")
 
 
 # -- ComfyUI -----------------------------------------------------------------------------------------
@@ -161,3 +176,30 @@ def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text)
 
 def held(execution_id: str) -> bool:
     return Execution.objects.get(id=execution_id).held is not None
+
+
+def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(
+    db, django_capture_on_commit_callbacks
+):
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    execution_id = api.post("/workflows/execute", {"workflow": graphs.colour(1)}).json()["execution_id"]
+    # As when the last one of this user ended while this one was being submitted.
+    Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
+    assert lifecycle.lift_quotas() == 1
+    assert not held(execution_id)
+
+
+def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    ids = [
+        api.post("/workflows/execute", {"workflow": graphs.colour(n)}).json()["execution_id"]
+        for n in range(3)
+    ]
+    assert [held(id_) for id_ in ids] == [False, True, True]
+    UserLimits.objects.filter(user=user).delete()
+    assert lifecycle.lift_quotas() == 2
+    assert [held(id_) for id_ in ids] == [False, False, False]
