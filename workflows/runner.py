@@ -133,7 +133,7 @@ class Runner:
             if where == "ended":
                 self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
         except Unreachable as exc:
-            return self._back(f"ComfyUI does not answer: {exc}", hold=True)
+            return self._not_now("ComfyUI does not answer", exc)
         if where in ("running", "queued"):
             self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
             return None if self._about_to_post() else self._leave_to_others()
@@ -199,15 +199,24 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable:
+        except Unreachable as silent:
+            if silent.sent:
+                return None  # slow, it seems: patience is a matter of following
             return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
-        if exc.status == 500 and self.claim.attempt >= STUMBLES:
+        to_blame = self.claim.attempt >= STUMBLES and self._backend.fails_only_with(self._id)
+        if exc.status == 500 and to_blame:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
                 {"type": "unreadable", "node_errors": {}},
             )
             return self._fail(fault)
-        return self._back(f"ComfyUI did not take it: {exc}", hold=True)
+        return self._not_now("ComfyUI did not take it", exc)
+
+    def _not_now(self, reason: str, exc: Exception) -> Gone:
+        """A fault of the system. What exactly is for operators: it names hosts."""
+        logger.warning("execution %s goes back: %s: %s", self._id, reason, exc)
+        self._backend.failed(self._id)
+        return self._back(reason, hold=True)
 
     def _refused(self, fault: Fault) -> Gone:
         """The workflow's fault, unless another backend has what is missing here."""
@@ -315,7 +324,7 @@ class Runner:
         patience = settings.STALL_SECONDS if exc.sent else GONE_SECONDS
         if now - self._silent_since < patience:
             return None
-        self._backend.failed()
+        self._backend.failed(self._id)
         return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
 
     def _may_be_to_blame(self) -> bool:

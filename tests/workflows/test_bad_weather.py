@@ -15,6 +15,7 @@ from django.db import OperationalError
 
 from accounts.models import UserLimits
 from comfyserve import tickets
+from comfyui import Client, Unreachable
 from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import NodeClass
 from files import shelf
@@ -23,8 +24,9 @@ from tests.people import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.test_interleavings import Rig, after, before, sleep
+from workflows import backend as backends
 from workflows import events, lifecycle, runner, seats, workers
-from workflows.models import Execution, Held, ObjectInfo
+from workflows.models import Execution, Held, LogLine, ObjectInfo
 
 
 @pytest.fixture
@@ -103,6 +105,25 @@ def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_pr
     assert execution.claim_token is not None
 
 
+def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
+    monkeypatch.setattr(seats, "ALIVE_SECONDS", 1.0)
+    stuck = threading.Event()
+    original = lifecycle.begin
+
+    def begin(claim: Any, **columns: Any) -> bool:
+        stuck.wait(10)
+        return original(claim, **columns)
+
+    monkeypatch.setattr(lifecycle, "begin", begin)
+    execution_id = rig.run(sleep(0.5))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
+    wait_for(lambda: not rig.seats.living_tokens(), what="it to look dead")
+    rig.seats.presume_alive()
+    assert rig.seats.living_tokens() == rig.seats.tokens() != set()
+    stuck.set()
+    rig.ends(execution_id, "completed")
+
+
 # -- the storage -------------------------------------------------------------------------------------
 def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     monkeypatch.setattr(seats, "ALIVE_SECONDS", 0.5)
@@ -119,6 +140,29 @@ def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
 
 
 # -- ComfyUI -----------------------------------------------------------------------------------------
+def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
+    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
+    rig.comfyui.faults.status["/prompt"] = 500
+    ids = [rig.submit(graphs.colour(n)) for n in range(4)]
+    for _ in range(12):
+        lifecycle.lift_backoff()
+        rig.seats.serve()
+        time.sleep(0.05)
+    assert {rig.status(id_) for id_ in ids} == {"pending"}
+
+
+def test_a_comfyui_that_is_slow_to_answer_is_no_fault(rig):
+    rig.backend.client._timeout = 0.4
+    rig.comfyui.faults.delay |= {"/prompt": 1.0, "/queue": 1.0}
+    execution_id = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: rig.comfyui.asked("GET", "/queue"))
+    time.sleep(0.6)
+    rig.comfyui.faults.delay.clear()
+    rig.ends(execution_id, "completed")
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.attempt, execution.faults) == (1, 0)
+    assert len(rig.comfyui.submissions) == 1
 
 
 def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
@@ -136,14 +180,7 @@ def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
 
 @pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
 def test_an_error_that_postgresql_can_not_store_as_it_is_ends_the_execution_all_the_same(rig, text):
-    execution_id = rig.run(
-        {
-            "1": {"class_type": "Fail", "inputs": {}},
-            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-        }
-        if text is None
-        else failing_with(rig, text)
-    )
+    execution_id = rig.run(failing_with(rig, text))
     body = rig.ends(execution_id, "failed")
     assert "Fail" in body["error"]
     assert Execution.objects.get(id=execution_id).attempt == 1
@@ -171,6 +208,28 @@ def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text)
     assert Execution.objects.get(id=execution_id).attempt == 1
 
 
+def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Unreachable("POST /prompt: HTTPConnectionPool(host='10.1.2.3', port=8188)", sent=False)
+
+    before(monkeypatch, Client, "submit", refuse)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: Execution.objects.get(id=execution_id).held == Held.BACKOFF, what="it to come back")
+    messages = list(LogLine.objects.filter(execution_id=execution_id).values_list("message", flat=True))
+    assert any("Back to the queue" in message for message in messages)
+    assert not any("10.1.2.3" in message for message in messages)
+
+
+def test_clearing_a_waiting_stray_interrupts_nothing(rig):
+    rig.comfyui.hold()
+    execution_id = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.pending)
+    Execution.objects.filter(id=execution_id).update(claim_token=None)
+    rig.backend.clear_strays()
+    assert rig.comfyui.pending == []
+    assert rig.comfyui.interrupts == []
+
+
 # -- our own mistakes --------------------------------------------------------------------------------
 
 
@@ -178,9 +237,7 @@ def held(execution_id: str) -> bool:
     return Execution.objects.get(id=execution_id).held is not None
 
 
-def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(
-    db, django_capture_on_commit_callbacks
-):
+def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
     user = make_user("limited")
     UserLimits.objects.create(user=user, executions_running=1)
     api = Api.of(user)
@@ -195,10 +252,8 @@ def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
     user = make_user("limited")
     UserLimits.objects.create(user=user, executions_running=1)
     api = Api.of(user)
-    ids = [
-        api.post("/workflows/execute", {"workflow": graphs.colour(n)}).json()["execution_id"]
-        for n in range(3)
-    ]
+    sent = [api.post("/workflows/execute", {"workflow": graphs.colour(n)}) for n in range(3)]
+    ids = [response.json()["execution_id"] for response in sent]
     assert [held(id_) for id_ in ids] == [False, True, True]
     UserLimits.objects.filter(user=user).delete()
     assert lifecycle.lift_quotas() == 2
