@@ -381,9 +381,10 @@ def _take_back(
 
 
 def _is_poison(row: Execution, *, fault: bool) -> bool:
-    if row.status != Status.RUNNING:
-        return False  # what had not begun cannot be to blame
-    return (fault and row.faults + 1 >= MAX_FAULTS) or row.attempt >= MAX_ATTEMPTS
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.attempt >= MAX_ATTEMPTS
 
 
 def reap() -> int:

@@ -231,6 +231,16 @@ def test_clearing_a_waiting_stray_interrupts_nothing(rig):
 
 
 # -- our own mistakes --------------------------------------------------------------------------------
+def test_what_breaks_its_runner_twice_before_it_begins_is_given_up(rig, monkeypatch):
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(Client, "submit", broken)
+    execution_id = rig.run(graphs.colour(1))
+    wait_for(lambda: rig.status(execution_id) == "failed" or held(execution_id), what="the first try")
+    Execution.objects.filter(id=execution_id).update(held=None)
+    rig.seats.serve()
+    rig.ends(execution_id, "failed")
 
 
 def held(execution_id: str) -> bool:
