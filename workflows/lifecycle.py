@@ -27,6 +27,7 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
+from comfyserve import database
 from files import storing
 
 from . import events, scheduling, statistics, webhooks
@@ -217,8 +218,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     actual = Value(outcome.gpu_seconds or 0.0)
     values: dict[str, Any] = {
-        "error": outcome.error,
-        "warnings": list(outcome.warnings),
+        "error": database.storable(outcome.error),
+        "warnings": database.storable(list(outcome.warnings)),
         "gpu_seconds": outcome.gpu_seconds,
     }
     if outcome.status == Status.COMPLETED:
@@ -227,16 +228,24 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if not _end(_held_by(claim), outcome.status, actual=actual, **values):
             return False
         if outcome.error_details is not None:
-            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+            details = database.storable(outcome.error_details)
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
+            output.text = database.storable(output.text)
         Output.objects.bulk_create(outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
         _follow_up([claim.execution_id], event=f"workflow.{outcome.status}")
         scheduling.lift_quota(user_id=claim.user_id)
     return True
+
+
+def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
+    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    files = [output.file_id for output in outputs if output.file_id is not None]
+    return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
 
 
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
@@ -379,9 +388,10 @@ def _take_back(
 
 
 def _is_poison(row: Execution, *, fault: bool) -> bool:
-    if row.status != Status.RUNNING:
-        return False  # what had not begun cannot be to blame
-    return (fault and row.faults + 1 >= MAX_FAULTS) or row.attempt >= MAX_ATTEMPTS
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.attempt >= MAX_ATTEMPTS
 
 
 def reap() -> int:
@@ -419,16 +429,33 @@ def lift_backoff() -> int:
     return lifted
 
 
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        events.ticket()
+    return lifted
+
+
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Iterable[UUID], *lines: Line) -> None:
     LogLine.objects.bulk_create(
         LogLine(
             execution_id=id_,
             level=line.level,
-            message=line.message,
+            message=database.storable(line.message),
             node_id=line.node_id,
             kind=line.kind,
-            data=line.data,
+            data=database.storable(line.data),
         )
         for id_ in ids
         for line in lines

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts import quotas
 from accounts.models import User
@@ -21,8 +21,6 @@ from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
 
 logger = logging.getLogger(__name__)
-
-SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def submit(
     taken = inputs.take(graph, user=user)
     priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
     with transaction.atomic():
-        _lock_submissions(user_id=user.pk)
+        scheduling.lock_submissions(user_id=user.pk)
         _check_room(user)
         known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
         place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
@@ -103,12 +101,6 @@ def submit(
         estimated_seconds=known,
         note=None if workers.any_alive() else "No GPU worker is running; the workflow waits until one is",
     )
-
-
-def _lock_submissions(*, user_id: int) -> None:
-    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
 
 
 def _check_room(user: User) -> None:

@@ -79,6 +79,7 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+        self._seats.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
             for execution_id in self._heard(timeout=self._until_due()):
@@ -102,8 +103,6 @@ class Upkeep:
         """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
         for notification in connection.connection.notifies(timeout=timeout):
             yield notification.payload
-            if self._until_due() <= 0:
-                return
 
     # -- what is due -----------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
@@ -210,6 +209,7 @@ class Upkeep:
                 lifecycle.reap()
                 lifecycle.lift_backoff()
                 statistics.fold()
+                lifecycle.lift_quotas()
 
     def _fail_stale(self) -> None:
         with alone("stale") as first:

@@ -24,4 +24,6 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def test_the_table_has_nothing_that_is_not_read() -> None:
-    assert named_in_the_table() - read_by_settings() == set(), "docs/configuration.md has more than settings.py"
+    assert named_in_the_table() - read_by_settings() == set(), (
+        "docs/configuration.md has more than settings.py"
+    )
