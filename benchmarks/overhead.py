@@ -8,9 +8,10 @@ service knows it, else it polls /workflows/{id}/status.
 from __future__ import annotations
 
 import sys
-from os.path import abspath, dirname
+from pathlib import Path
 
-sys.path[0] = dirname(dirname(abspath(__file__)))  # the repository; queue.py must not hide Python's own
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -79,9 +80,7 @@ class Through:
         self.submitting: list[float] = []  # seconds that each POST took
 
     def _ask_and_wait(self, graph: Graph) -> requests.Response:
-        answer = self._person.post(
-            "/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"}
-        )
+        answer = self._person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
         answer.raise_for_status()
         return answer
 
@@ -173,7 +172,9 @@ def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=100, help="tiny workflows each way (default 100)")
     parser.add_argument("--queued", type=int, default=50, help="workflows in the queue (default 50)")
     parser.add_argument(
