@@ -146,6 +146,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TASK_ROUTES = {
     "workflows.tasks.look_for_work": {"queue": "gpu"},
+    "workflows.tasks.deliver_webhooks": {"queue": "webhooks"},
     "models_registry.tasks.*": {"queue": "models"},
 }
 
@@ -209,10 +210,19 @@ QUOTA_STORAGE_BYTES = env.int("QUOTA_STORAGE_BYTES", default=0)
 _origins = env.list("CORS_ALLOWED_ORIGINS", default=[])  # or "*"
 CORS_ALLOW_ALL_ORIGINS = "*" in _origins
 CORS_ALLOWED_ORIGINS = [origin for origin in _origins if origin != "*"]
-CORS_ALLOW_HEADERS = ["accept", "authorization", "content-type", "idempotency-key", "prefer", "x-request-id"]
+CORS_ALLOW_HEADERS = [
+    "accept",
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "prefer",
+    "x-request-id",
+    "last-event-id",
+]
 CORS_EXPOSE_HEADERS = [
     "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After",
     "X-Total-Count", "Idempotency-Replayed", "Content-Disposition",
+    "Preference-Applied",
 ]  # fmt: skip
 HTTPS = env.bool("HTTPS", default=False)  # the service is reached by https only, perhaps through a proxy
 if HTTPS:
@@ -304,6 +314,18 @@ PRIORITY_WEIGHTS = {
     "normal": env.float("PRIORITY_WEIGHT_NORMAL", default=4),
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
+
+# -- webhooks -------------------------------------------------------------------------------------------
+WEBHOOK_HTTPS_ONLY = env.bool("WEBHOOK_HTTPS_ONLY", default=not DEBUG)
+WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=10.0)
+WEBHOOK_FIRST_DELAY_SECONDS = env.float("WEBHOOK_FIRST_DELAY_SECONDS", default=5.0)  # doubles with each try
+WEBHOOK_RETRY_HOURS = env.float("WEBHOOK_RETRY_HOURS", default=24)
+WEBHOOK_SECRET_OVERLAP_HOURS = env.float("WEBHOOK_SECRET_OVERLAP_HOURS", default=24)
+
+# -- live streams -------------------------------------------------------------------------------------
+EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long an events_url may be opened
+STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web process; 0: no limit
+MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

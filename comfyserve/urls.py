@@ -6,8 +6,13 @@ from django.contrib import admin
 from django.urls import include, path
 
 from comfyserve.api import docs
+from workflows import webhook_views
 
 urlpatterns = [
+    path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),
+    path(
+        "auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"
+    ),
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("models/", include("models_registry.urls")),

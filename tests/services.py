@@ -93,12 +93,13 @@ class TestComfyUI(local_comfyui.ComfyUI):
 
     __test__ = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, bridge: bool = True) -> None:
         super().__init__(
             _folder / name,
             port=ports.free_port(),
             log=_logs / f"{name}.log",
             nodes=sorted(NODES.glob("*.py")),
+            bridge=bridge,
         )
         self._ready_once = False
 

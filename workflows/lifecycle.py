@@ -29,8 +29,8 @@ from django.db.models.functions import Coalesce, Extract, Now
 from comfyserve import database
 from files import storing
 
-from . import events, scheduling
-from .models import ALIVE, Execution, Graph, Held, Level, LogLine, Output, Status
+from . import events, scheduling, webhooks
+from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Output, Status
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
@@ -71,6 +71,13 @@ class Line:
     message: str
     level: str = Level.INFO
     node_id: str | None = None
+    kind: str = LineKind.LOG
+    data: dict[str, Any] | None = None
+
+    @classmethod
+    def of_status(cls, message: str, status: str, level: str = Level.INFO, **data: Any) -> Line:
+        """The line of a transition."""
+        return cls(message, level, kind=LineKind.STATUS, data={"status": str(status), **data})
 
 
 @dataclass(frozen=True)
@@ -193,8 +200,8 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
             .update(status=Status.RUNNING, started_at=Now(), total_steps=total_steps)
         )
         if changed:
-            _log([claim.execution_id], Line("Starting workflow execution"))
-            _follow_up([claim.execution_id])
+            _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
+            _follow_up([claim.execution_id], event="workflow.started")
     return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
 
 
@@ -204,7 +211,7 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
         if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
-    events.announce_progress(claim.execution_id, columns)
+    events.announce_progress(claim.execution_id, columns, lines=bool(lines))
     return True
 
 
@@ -228,8 +235,9 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
         Output.objects.bulk_create(outcome.outputs)
-        _log([claim.execution_id], *outcome.lines, _last_line(outcome.status, outcome.error))
-        _follow_up([claim.execution_id])
+        made = [_output_line(output) for output in outcome.outputs]
+        _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
+        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}")
         scheduling.lift_quota(user_id=claim.user_id)
     return True
 
@@ -249,8 +257,8 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         if row is None:
             return False
         _end(Execution.objects.filter(id=execution_id), Status.CANCELLED, actual=_since_start())
-        _log([execution_id], Line(f"Cancelled by {by}", Level.WARNING))
-        _follow_up([execution_id])
+        _log([execution_id], Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
+        _follow_up([execution_id], event="workflow.cancelled")
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
         scheduling.lift_quota(user_id=row["user_id"])
@@ -270,7 +278,7 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
             error = f"No worker could take it for {hours:g} hours"
             _end(Execution.objects.filter(id__in=ids), Status.FAILED, actual=Value(0.0), error=error)
             _log(ids, _last_line(Status.FAILED, error))
-            _follow_up(ids)
+            _follow_up(ids, event="workflow.failed")
     return len(ids)
 
 
@@ -300,8 +308,15 @@ def _since_start() -> Any:
 
 def _last_line(status: str, error: str | None) -> Line:
     if status == Status.COMPLETED:
-        return Line("Workflow completed successfully")
-    return Line(f"Workflow failed: {error}", Level.ERROR)
+        return Line.of_status("Workflow completed successfully", status)
+    return Line.of_status(f"Workflow failed: {error}", status, Level.ERROR, error=error)
+
+
+def _output_line(output: Output) -> Line:
+    """Names the output; what it is and where is in its own row, with the link that the reader needs."""
+    made = "a text" if output.file is None else output.file.filename
+    data = {"position": output.position}
+    return Line(f"Saved {made}", node_id=output.node_id, kind=LineKind.OUTPUT, data=data)
 
 
 # -- back to the queue --------------------------------------------------------------------------------
@@ -341,7 +356,7 @@ def _take_back(
         error = f"Given up after {row.attempt} attempts: {reason}"
         _end(Execution.objects.filter(id=row.id), Status.FAILED, actual=_since_start(), error=error)
         _log([row.id], _last_line(Status.FAILED, error))
-        _follow_up([row.id])
+        _follow_up([row.id], event="workflow.failed")
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     if hold_seconds:
@@ -357,7 +372,7 @@ def _take_back(
                 "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
                 [exclude, back],
             )
-    _log(back, Line(f"Back to the queue: {reason}", Level.WARNING))
+    _log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
     _follow_up(back)
     if back and not hold_seconds:
         transaction.on_commit(events.ticket)
@@ -407,14 +422,23 @@ def lift_backoff() -> int:
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Iterable[UUID], *lines: Line) -> None:
     LogLine.objects.bulk_create(
-        LogLine(execution_id=id_, level=line.level, message=line.message, node_id=line.node_id)
+        LogLine(
+            execution_id=id_,
+            level=line.level,
+            message=line.message,
+            node_id=line.node_id,
+            kind=line.kind,
+            data=line.data,
+        )
         for id_ in ids
         for line in lines
     )
 
 
-def _follow_up(ids: Iterable[UUID]) -> None:
-    """After the commit, readers are told."""
+def _follow_up(ids: Sequence[UUID], *, event: str | None = None) -> None:
+    """The webhooks of `event` go into the outbox now; after the commit, readers are told."""
+    if event is not None and ids:
+        webhooks.record(ids, event=event)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
 

@@ -23,6 +23,7 @@ from .backend import Backend
 from .faults import Fault
 from .lifecycle import Claim, Line, Outcome
 from .models import Level, Status
+from .previews import Previews
 from .progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Runner:
         self._client = backend.client
         self._id = str(claim.execution_id)
         self._progress = Progress(claim.prompt, backend.output_nodes(claim.prompt))
+        self._previews = Previews(claim.execution_id)
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
         self._wanted_back = threading.Event()
@@ -259,6 +261,8 @@ class Runner:
                 if not self._begin():
                     return self._leave_to_others()
                 self._progress.hear(event)
+                if isinstance(event, events.Preview):
+                    self._previews.show(event)
         return None
 
     def _begin(self) -> bool:

@@ -16,8 +16,8 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, inputs, lifecycle, queries, scheduling, workers
-from .models import ALIVE, Execution, Graph, Held, Status
+from . import events, graphs, inputs, lifecycle, queries, scheduling, webhooks, workers
+from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
@@ -37,10 +37,10 @@ def submit(
     priority: str,
     timeout_minutes: int,
     metadata: Mapping[str, Any],
-    webhook_url: str = "",
+    webhook: webhooks.Wanted | None = None,
     retried_from: UUID | None = None,
 ) -> Accepted:
-    """Put a workflow in the queue.
+    """Put a workflow in the queue. `webhook` is to be checked before.
 
     Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
     queue is full.
@@ -70,13 +70,23 @@ def submit(
             kind=kind,
             models_used=[{"name": use.name, "type": use.type} for use in used],
             metadata=dict(metadata),
-            webhook_url=webhook_url,
+            webhook_url=webhook.url if webhook else "",
         )
         Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
         inputs.pin(taken, execution_id=execution.id)
+        LogLine.objects.create(
+            execution=execution,
+            level=Level.INFO,
+            message="Waiting in the queue",
+            kind=LineKind.STATUS,
+            data={"status": Status.PENDING},
+        )
+        if webhook:
+            webhooks.ask(execution, webhook)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
         transaction.on_commit(events.ticket)
+        transaction.on_commit(lambda: events.announce_status(execution.id))
     return Accepted(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),
@@ -109,7 +119,7 @@ def retry(*, user: User, execution: Execution) -> Accepted:
         priority=execution.priority,
         timeout_minutes=execution.timeout_minutes,
         metadata=execution.metadata,
-        webhook_url=execution.webhook_url,
+        webhook=webhooks.wanted_of(execution),
         retried_from=execution.id,
     )
 

@@ -12,6 +12,7 @@ from models_registry.keeping import Keeper
 
 from . import events, workers
 from .backend import own
+from .delivering import Deliverer
 from .seats import Seats
 from .upkeep import Upkeep
 
@@ -46,6 +47,7 @@ class GpuWorker:
 
 
 _gpu: GpuWorker | None = None
+_deliverer: Deliverer | None = None
 
 
 @shared_task(name=events.LOOK_FOR_WORK)
@@ -62,20 +64,35 @@ def look_for_work() -> None:
     _gpu.seats.serve()
 
 
+@shared_task(name=events.DELIVER_WEBHOOKS)
+def deliver_webhooks() -> None:
+    """There is something in the outbox."""
+    if _deliverer is not None:
+        _deliverer.wake()
+
+
 @signals.worker_ready.connect
 def _start(sender: Any, **_: Any) -> None:
-    global _gpu
-    if "gpu" in sender.app.amqp.queues.consume_from:
+    global _gpu, _deliverer
+    queues = sender.app.amqp.queues.consume_from
+    if "gpu" in queues:
         _gpu = GpuWorker()
+    if "webhooks" in queues:
+        _deliverer = Deliverer()
+        _deliverer.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
+    if _deliverer is not None:
+        _deliverer.stop()
     if _gpu is not None:
         _gpu.stop()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
+    if _deliverer is not None:
+        _deliverer.close()
     if _gpu is not None:
         _gpu.close()

@@ -58,7 +58,7 @@ OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
 # These name no object that belongs to a user.
-SHARED = {"name", "path"}
+SHARED = {"model_name", "path"}
 
 
 @cache
