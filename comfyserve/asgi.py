@@ -1,7 +1,8 @@
-"""One port, two halves: live streams and bytes on Django's ASGI handler, all else on its WSGI handler.
+"""One port: transfers of files on Django's ASGI handler, live streams and waits on `workflows.streams`, all
+else on Django's WSGI handler.
 
-Django's WSGI handling of a view costs half the CPU of its ASGI handling of the same view; the ASGI
-half carries what lasts long (streams, waits, transfers) without holding a thread for each.
+Django's WSGI handling of a view costs half the CPU of its ASGI handling of the same view. Its ASGI handler
+keeps a thread for each request that ever needed one, so streams, which last for hours, have their own.
 """
 
 from __future__ import annotations
@@ -16,17 +17,31 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
 
 from comfyserve.api.bodies import LimitBodies  # noqa: E402
-from comfyserve.api.routing import is_long  # noqa: E402  (after Django's set-up)
+from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+from health.shutdown import Life  # noqa: E402
+from workflows.streams import Streams  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
+# Probes have threads of their own: they answer also while all others wait for a database that hangs. And
+# those that say that the process lives do not wait behind those that ask what else does.
+alive = WSGIMiddleware(wsgi_application, workers=2)  # type: ignore[arg-type]
+probes = WSGIMiddleware(wsgi_application, workers=6)  # type: ignore[arg-type]
+ALIVE = ("/health", "/health/liveness")
+streams = Streams(wsgi_application)
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
+    elif is_followed(scope):
+        await streams(scope, receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
+    elif scope["path"].rstrip("/") in ALIVE:
+        await alive(scope, receive, send)  # type: ignore[arg-type]
+    elif scope["path"].startswith("/health/"):
+        await probes(scope, receive, send)  # type: ignore[arg-type]
     else:
         await wsgi(scope, receive, send)  # type: ignore[arg-type]
 
@@ -35,8 +50,16 @@ application = LimitBodies(halves)
 
 
 async def lifespan(receive: Any, send: Any) -> None:
+    life = Life()
     while True:
         message = await receive()
+        if message["type"] == "lifespan.startup":
+            streams.begin()
+            life.begin()
+        else:
+            life.ends()
+            await streams.end()
+            await life.end()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

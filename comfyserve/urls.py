@@ -6,12 +6,18 @@ from django.contrib import admin
 from django.urls import include, path
 
 from comfyserve.api import docs
+from workflows import webhook_views
 
 urlpatterns = [
+    path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),
+    path(
+        "auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"
+    ),
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
+    path("", include("health.urls")),
     path("schema", docs.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
     path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),

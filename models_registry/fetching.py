@@ -207,17 +207,21 @@ class _Fetch:
         self._tell = tell
         self._stop = stop
         self._total: int | None = None
-        self._told_at = 0.0
+        self._looked_at = 0.0
+        self._cancelled = False
 
     def run(self) -> None:
         """Until all bytes are there."""
+        with self._telling():
+            self._try_until_done()
+        self._tell_now()
+
+    def _try_until_done(self) -> None:
         tries, delay = 0, FIRST_DELAY
         while True:
             before = self._part.size
             try:
-                self._once()
-                self._tell_now()
-                return
+                return self._once()
             except (_Again, http.Unreachable, http.TookTooLong) as exc:
                 gained = self._part.size > before
                 tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
@@ -228,7 +232,7 @@ class _Fetch:
                 raise Failed(exc.message) from exc
             if self._stop.wait(min(delay, LONGEST_DELAY)):
                 raise Stopped
-            self._tell_now()
+            self._heed()
 
     def _once(self) -> None:
         validator = self._part.resumable(self._url)
@@ -280,15 +284,35 @@ class _Fetch:
 
     # -- every now and then ----------------------------------------------------------------------------
     def _look_around(self) -> None:
-        if time.monotonic() - self._told_at < TELL_SECONDS:
-            return
-        self._check_room()
-        self._tell_now()
+        self._heed()
+        if time.monotonic() - self._looked_at > TELL_SECONDS:
+            self._looked_at = time.monotonic()
+            self._check_room()
+
+    def _heed(self) -> None:
+        if self._cancelled:
+            raise Cancelled
         if self._stop.is_set():
             raise Stopped
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell from a thread of its own: a source that pauses must not hide how far it is."""
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(TELL_SECONDS):
+                self._cancelled |= not self._tell(self._part.size, self._total)
+
+        thread = threading.Thread(target=tell, name="download-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def _tell_now(self) -> None:
-        self._told_at = time.monotonic()
         if not self._tell(self._part.size, self._total):
             raise Cancelled
 

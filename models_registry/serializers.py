@@ -23,7 +23,9 @@ class ListQuery(TypeQuery):
 class DownloadQuery(serializers.Serializer[Any]):
     model_type = serializers.CharField(max_length=50, help_text=TYPE_HELP)
     download_url = serializers.CharField(max_length=8192, help_text="Where it is to be had")
-    description = serializers.CharField(required=False, max_length=2000)
+    description = serializers.CharField(
+        required=False, max_length=2000, help_text="For people; shown in its status"
+    )
     sha256 = serializers.CharField(required=False, max_length=64, help_text="Of the file that is meant")
     worker = serializers.CharField(
         required=False, max_length=200, help_text="Only there; else to all that lack it"
@@ -43,7 +45,9 @@ class UnloadQuery(TypeQuery):
 
 
 class CleanupQuery(serializers.Serializer[Any]):
-    max_age_hours = serializers.IntegerField(default=1, min_value=1, max_value=24)
+    max_age_hours = serializers.IntegerField(
+        default=1, min_value=1, max_value=24, help_text="For so long nobody used it"
+    )
     worker = serializers.CharField(required=False, max_length=200, help_text="Only there")
 
 
@@ -52,37 +56,37 @@ class ModelSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="With subfolders, such as sdxl/base.safetensors")
     type = serializers.CharField(help_text=TYPE_HELP)
     is_loaded = serializers.BooleanField(help_text="On the device of a worker")
-    is_downloading = serializers.BooleanField()
+    is_downloading = serializers.BooleanField(help_text="On its way to a worker")
     download_progress = serializers.FloatField(allow_null=True, help_text="0 to 1")
     last_used = serializers.DateTimeField(allow_null=True, help_text="By an execution")
     memory_usage_mb = serializers.FloatField(allow_null=True, help_text="On the devices; null if not loaded")
 
 
 class ModelListSerializer(serializers.Serializer[Any]):
-    models = ModelSerializer(many=True)
+    models = ModelSerializer(many=True, help_text="By type and name")
     total_memory_usage_mb = serializers.FloatField(help_text="Of all models on the devices of all workers")
     available_memory_mb = serializers.FloatField(help_text="Free on the devices of all workers")
     note = serializers.CharField(required=False, help_text="What is not known")
 
 
 class OnWorkerSerializer(serializers.Serializer[Any]):
-    worker = serializers.CharField()
-    is_alive = serializers.BooleanField()
-    is_loaded = serializers.BooleanField()
-    memory_usage_mb = serializers.FloatField(allow_null=True)
+    worker = serializers.CharField(help_text="Its name")
+    is_alive = serializers.BooleanField(help_text="It reports, and its ComfyUI answers")
+    is_loaded = serializers.BooleanField(help_text="On its device")
+    memory_usage_mb = serializers.FloatField(allow_null=True, help_text="On its device")
     ram_usage_mb = serializers.FloatField(allow_null=True, help_text="Held in RAM only")
-    file_path = serializers.CharField()
-    file_size_mb = serializers.FloatField()
-    hash = serializers.CharField(allow_null=True)
+    file_path = serializers.CharField(help_text="There")
+    file_size_mb = serializers.FloatField(help_text="Of 1,000,000 bytes")
+    hash = serializers.CharField(allow_null=True, help_text="SHA-256; null until it was computed")
 
 
 class ModelStatusSerializer(ModelSerializer):
-    file_size_mb = serializers.FloatField(allow_null=True)
-    file_path = serializers.CharField(allow_null=True)
+    file_size_mb = serializers.FloatField(allow_null=True, help_text="Of 1,000,000 bytes")
+    file_path = serializers.CharField(allow_null=True, help_text="On the first worker that has it")
     hash = serializers.CharField(allow_null=True, help_text="SHA-256; null until it was computed")
-    description = serializers.CharField(allow_null=True)
+    description = serializers.CharField(allow_null=True, help_text="As given with its download")
     is_available = serializers.BooleanField(help_text="A worker that is alive has it")
-    workers = OnWorkerSerializer(many=True)
+    workers = OnWorkerSerializer(many=True, help_text="Each worker that has it, those alive first")
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
         metadata = serializers.DictField(help_text="What the file's header tells")
@@ -90,29 +94,29 @@ class ModelStatusSerializer(ModelSerializer):
 
 
 class ModelDoneSerializer(serializers.Serializer[Any]):
-    message = serializers.CharField()
-    model_name = serializers.CharField()
-    model_type = serializers.CharField(required=False)
-    workers = serializers.ListField(child=serializers.CharField(), required=False)
-    memory_usage_mb = serializers.FloatField(required=False)
-    note = serializers.CharField(required=False)
+    message = serializers.CharField(help_text="What was done")
+    model_name = serializers.CharField(help_text="Of which model")
+    model_type = serializers.CharField(required=False, help_text="Its type")
+    workers = serializers.ListField(child=serializers.CharField(), required=False, help_text="Where")
+    memory_usage_mb = serializers.FloatField(required=False, help_text="What it takes on the device")
+    note = serializers.CharField(required=False, help_text="What could not be done or is not known")
 
 
 class ModelsCleanedSerializer(serializers.Serializer[Any]):
-    message = serializers.CharField()
-    models_unloaded = serializers.ListField(child=serializers.CharField())
-    note = serializers.CharField(required=False)
+    message = serializers.CharField(help_text="What was done")
+    models_unloaded = serializers.ListField(child=serializers.CharField(), help_text="Their names")
+    note = serializers.CharField(required=False, help_text="What could not be done or is not known")
 
 
 class DownloadProgressSerializer(serializers.Serializer[Any]):
-    model_name = serializers.CharField()
-    is_downloading = serializers.BooleanField()
+    model_name = serializers.CharField(help_text="Of which model")
+    is_downloading = serializers.BooleanField(help_text="On its way to a worker")
     download_progress = serializers.FloatField(allow_null=True, help_text="0 to 1, of the slowest worker")
     is_available = serializers.BooleanField(help_text="A worker that is alive has it")
     status = serializers.CharField(
         required=False, help_text="waiting, running, done, failed or cancelled; of the slowest worker"
     )
-    bytes_done = serializers.IntegerField(required=False)
+    bytes_done = serializers.IntegerField(required=False, help_text="That are there")
     bytes_total = serializers.IntegerField(
         required=False, allow_null=True, help_text="Null where the source does not say"
     )

@@ -24,9 +24,11 @@ register_converter(NameConverter, "model")
 urlpatterns = [
     path("", views.ListView.as_view(), name="models"),
     path("cleanup", views.CleanupView.as_view(), name="models-cleanup"),
-    path("<model:name>/download", views.DownloadView.as_view(), name="model-download"),
-    path("<model:name>/download-progress", views.ProgressView.as_view(), name="model-download-progress"),
-    path("<model:name>/load", views.LoadView.as_view(), name="model-load"),
-    path("<model:name>/unload", views.UnloadView.as_view(), name="model-unload"),
-    path("<model:name>", views.StatusView.as_view(), name="model"),
+    path("<model:model_name>/download", views.DownloadView.as_view(), name="model-download"),
+    path(
+        "<model:model_name>/download-progress", views.ProgressView.as_view(), name="model-download-progress"
+    ),
+    path("<model:model_name>/load", views.LoadView.as_view(), name="model-load"),
+    path("<model:model_name>/unload", views.UnloadView.as_view(), name="model-unload"),
+    path("<model:model_name>", views.StatusView.as_view(), name="model"),
 ]

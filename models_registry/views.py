@@ -19,14 +19,15 @@ from . import commands, downloads, queries, representations
 from . import serializers as shapes
 
 NAME = OpenApiParameter(
-    "name", str, OpenApiParameter.PATH, description="The model's name, with its subfolders"
+    "model_name", str, OpenApiParameter.PATH, description="The model's name, with its subfolders"
 )
 
 Query = TypeVar("Query", bound=BaseSerializer[Any])
 
 
 def checked(kind: type[Query], request: Request) -> dict[str, Any]:
-    query = kind(data=request.query_params)
+    # A plain dict: of a QueryDict an empty value would count as none.
+    query = kind(data=request.query_params.dict())
     query.is_valid(raise_exception=True)
     return dict(query.validated_data)
 
@@ -50,21 +51,21 @@ class ListView(APIView):
 
 class StatusView(APIView):
     @describe(None, shapes.ModelStatusSerializer, parameters=[NAME, shapes.TypeQuery])
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, model_name: str) -> Response:
         """Get Model Status: the file, what its header tells, and in whose memory it is."""
-        model = queries.model_of(name=name, **checked(shapes.TypeQuery, request))
+        model = queries.model_of(name=model_name, **checked(shapes.TypeQuery, request))
         return Response(representations.status(queries.entry_of(model)))
 
 
 class LoadView(ManagementView):
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.LoadQuery], errors=(403, 422, 503))
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, model_name: str) -> Response:
         """Load Model: into memory, without making a picture. It waits for the execution that runs.
 
         After some seconds of waiting the answer is 503 with `Retry-After`; the model is loaded all the same.
         """
         query = checked(shapes.LoadQuery, request)
-        model = queries.model_of(name=name, model_type=query["model_type"])
+        model = queries.model_of(name=model_name, model_type=query["model_type"])
         done = commands.load(model=model, worker=query.get("worker"))
         loaded = sum(answer.get("loaded_bytes", 0) for answer in done.answers.values())
         return Response(
@@ -81,10 +82,10 @@ class LoadView(ManagementView):
 
 class UnloadView(ManagementView):
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, model_name: str) -> Response:
         """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed."""
         query = checked(shapes.UnloadQuery, request)
-        model = queries.model_of(name=name, model_type=query.get("model_type"))
+        model = queries.model_of(name=model_name, model_type=query.get("model_type"))
         done = commands.unload(model=model, worker=query.get("worker"), keep_in_ram=query["keep_in_ram"])
         shown = {
             "message": "Model unloaded successfully",
@@ -109,13 +110,15 @@ class DownloadView(ManagementView):
     @describe(
         None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.DownloadQuery], errors=(403, 409, 429, 503)
     )
-    def post(self, request: AuthenticatedRequest, name: str) -> Response:
+    def post(self, request: AuthenticatedRequest, model_name: str) -> Response:
         """Download Model: from an address of the public internet, to all workers that lack it.
 
         A download of the same name that is under way is joined. Formats that can run code are refused
         unless the operator allows them.
         """
-        model, hosts = downloads.start(user=request.user, name=name, **checked(shapes.DownloadQuery, request))
+        model, hosts = downloads.start(
+            user=request.user, name=model_name, **checked(shapes.DownloadQuery, request)
+        )
         return Response(
             {
                 "message": "Model download started",
@@ -126,18 +129,20 @@ class DownloadView(ManagementView):
         )
 
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.TypeQuery], errors=(403,))
-    def delete(self, request: Request, name: str) -> Response:
+    def delete(self, request: Request, model_name: str) -> Response:
         """Cancel Download: what was fetched so far is deleted."""
-        model = downloads.cancel(name=name, model_type=checked(shapes.TypeQuery, request).get("model_type"))
+        model = downloads.cancel(
+            name=model_name, model_type=checked(shapes.TypeQuery, request).get("model_type")
+        )
         return Response({"message": "Model download cancelled", "model_name": model.name})
 
 
 class ProgressView(APIView):
     @describe(None, shapes.DownloadProgressSerializer, parameters=[NAME, shapes.TypeQuery])
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, model_name: str) -> Response:
         """Get Download Progress: of a download under way, or what became of the last one."""
         query = checked(shapes.TypeQuery, request)
-        model, latest, is_available = downloads.latest(name=name, model_type=query.get("model_type"))
+        model, latest, is_available = downloads.latest(name=model_name, model_type=query.get("model_type"))
         return Response(representations.progress(model, latest, is_available=is_available))
 
 

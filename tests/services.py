@@ -93,12 +93,13 @@ class TestComfyUI(local_comfyui.ComfyUI):
 
     __test__ = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, bridge: bool = True) -> None:
         super().__init__(
             _folder / name,
             port=ports.free_port(),
             log=_logs / f"{name}.log",
             nodes=sorted(NODES.glob("*.py")),
+            bridge=bridge,
         )
         self._ready_once = False
 
@@ -136,6 +137,7 @@ os.environ.update(
     DATA_DIR=str(_folder / "data"),
     SECRET_KEY="a key for tests only, long enough for HMAC with SHA-256",
     ALLOWED_HOSTS="*",
+    LOG_FORMAT="line",
     # Whether limits hold is tested where they are the subject.
     RATE_LIMITS="off",
     COMFYUI_URL=_comfyui[0].url,

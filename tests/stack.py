@@ -35,6 +35,11 @@ class Stack:
             "DATA_DIR": str(folder),
             "PORT": str(self.port),
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
+            # An address for the tests' own receivers; all others inside stay closed.
+            "OUTBOUND_ALLOW": "127.0.0.77",
+            "WEBHOOK_HTTPS_ONLY": "false",
+            "WEBHOOK_TIMEOUT_SECONDS": "1.2",
+            "WEBHOOK_FIRST_DELAY_SECONDS": "0.05",
         }
         self.web: Process | None = None
         self.workers: dict[str, Process] = {}

@@ -43,6 +43,15 @@ class Level(models.TextChoices):
     ERROR = "ERROR"
 
 
+class LineKind(models.TextChoices):
+    """What a line of log is in the live stream: the name of its event."""
+
+    LOG = "log"
+    STATUS = "status"  # a transition; `data` has the new status
+    NODE = "node"  # a node begins
+    OUTPUT = "output"  # something was made; `data` describes it
+
+
 class Execution(models.Model):
     """One submitted workflow. The id is ComfyUI's `prompt_id` too.
 
@@ -146,6 +155,10 @@ class Execution(models.Model):
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),
+            # Read by health: how many wait of each priority, and since when.
+            models.Index(
+                fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -187,7 +200,11 @@ class Graph(models.Model):
 
 
 class LogLine(models.Model):
-    """A line of an execution's log; numbered, so that a reader can go on where it stopped."""
+    """A line of an execution's log; numbered, so that a reader can go on where it stopped.
+
+    The lines of one execution are written under the lock of its row: the order of their ids is the order
+    in which they became visible. Among executions that does not hold.
+    """
 
     id = models.BigAutoField(primary_key=True)
     execution = models.ForeignKey(
@@ -197,6 +214,10 @@ class LogLine(models.Model):
     level = models.CharField(max_length=10, choices=Level.choices)
     message = models.TextField()
     node_id = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+    kind = models.CharField(
+        max_length=10, choices=LineKind.choices, default=LineKind.LOG, db_default=LineKind.LOG
+    )
+    data = models.JSONField(null=True, blank=True, help_text="What the live stream tells beside the message")
 
     class Meta:
         indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
@@ -253,6 +274,7 @@ class Worker(models.Model):
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
     devices = models.JSONField(default=list)
+    gpus = models.JSONField(default=list, help_text="Of its host, as NVIDIA's driver tells: see gpus.figures")
     ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
     ram_free = models.BigIntegerField(null=True, blank=True)
     object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)
@@ -265,3 +287,7 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+from .statistics_models import Delta, Tally  # noqa: E402, F401
+from .webhook_models import Delivery, DeliveryAttempt, Webhook, WebhookSecret  # noqa: E402, F401

@@ -14,8 +14,9 @@ from typing import Any
 
 from comfyui import events
 
-from . import graphs
+from . import graphs, statistics
 from .lifecycle import Line
+from .models import LineKind
 
 MAX_STEPS = 10_000  # of one node, as written in the graph: a typing error must not drown the others
 WINDOW = 30  # measured steps that the estimate looks back
@@ -64,7 +65,10 @@ class Progress:
         self._current = node_id
         if node_id not in self._named:
             self._named.add(node_id)
-            self._lines.append(Line(_what_it_does(self._prompt, node_id), node_id=node_id))
+            does = _what_it_does(self._prompt, node_id)
+            self._lines.append(Line(does, node_id=node_id, kind=LineKind.NODE))
+            for used in graphs.models_of({node_id: self._prompt[node_id]} if node_id in self._prompt else {}):
+                statistics.model_loaded(name=used.name, type=used.type)
 
     def _reach(self, node_id: str, fraction: float) -> None:
         if node_id in self._done:

@@ -24,9 +24,12 @@ def outputs(found: Iterable[Output], *, base: str) -> dict[str, list[Any]]:
     """Grouped by kind. `base` is the address of this service as its user sees it."""
     groups: dict[str, list[Any]] = {}
     for output in found:
-        shown = _text(output) if output.file is None else _file(output, base=base)
-        groups.setdefault(output.group, []).append(shown)
+        groups.setdefault(output.group, []).append(one_output(output, base=base))
     return groups
+
+
+def one_output(output: Output, *, base: str) -> dict[str, Any]:
+    return _text(output) if output.file is None else _file(output, base=base)
 
 
 def _text(output: Output) -> dict[str, Any]:

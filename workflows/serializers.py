@@ -8,6 +8,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from .models import Level, Priority, Status
+from .webhook_models import WebhookEvent
 
 
 class Choice(serializers.ChoiceField):
@@ -58,6 +59,10 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         max_length=2000,
         help_text="Told when it starts and ends",
     )
+    webhook_events = serializers.ListField(
+        child=Choice(label="Webhook event", choices=WebhookEvent.choices), required=False, allow_null=True,
+        help_text="Which events to send to `webhook_url`; all by default",
+    )  # fmt: skip
     metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
     timeout_minutes = WholeNumber(
         required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
@@ -73,9 +78,16 @@ class ExecuteSerializer(serializers.Serializer[Any]):
             "workflow": found["workflow"],
             "priority": found.get("priority") or Priority.NORMAL,
             "webhook_url": found.get("webhook_url") or "",
+            "webhook_events": found.get("webhook_events") or [],
             "metadata": found.get("metadata") or {},
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         }
+
+
+class RotateSerializer(serializers.Serializer[Any]):
+    overlap_hours = serializers.FloatField(
+        required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
+    )
 
 
 class ListQuery(serializers.Serializer[Any]):

@@ -53,6 +53,9 @@ class ResultSerializer(serializers.Serializer[Any]):
     logs = LineSerializer(many=True, help_text="The latest lines, 20 at most")
     metadata = serializers.DictField(help_text="The submitted metadata, and `model_used`, `models_used`")
     retried_from = serializers.UUIDField(allow_null=True, help_text="The execution that this one retries")
+    events_url = serializers.CharField(
+        required=False, help_text="Its live stream, for a browser: signed, and good for an hour; not in lists"
+    )
     workflow = serializers.JSONField(required=False, help_text="As submitted, with `include=workflow`")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
+from comfyserve import logs
 from models_registry.keeping import Keeper
 
 from . import events, workers
 from .backend import own
+from .delivering import Deliverer
 from .seats import Seats
 from .upkeep import Upkeep
 
@@ -23,6 +25,7 @@ class GpuWorker:
 
     def __init__(self) -> None:
         self.seats = Seats(own())
+        logs.bind_process(worker=self.seats.backend.name)
         backend = self.seats.backend
         self.keeper = Keeper(
             host=backend.name,
@@ -46,6 +49,7 @@ class GpuWorker:
 
 
 _gpu: GpuWorker | None = None
+_deliverer: Deliverer | None = None
 
 
 @shared_task(name=events.LOOK_FOR_WORK)
@@ -62,20 +66,35 @@ def look_for_work() -> None:
     _gpu.seats.serve()
 
 
+@shared_task(name=events.DELIVER_WEBHOOKS)
+def deliver_webhooks() -> None:
+    """There is something in the outbox."""
+    if _deliverer is not None:
+        _deliverer.wake()
+
+
 @signals.worker_ready.connect
 def _start(sender: Any, **_: Any) -> None:
-    global _gpu
-    if "gpu" in sender.app.amqp.queues.consume_from:
+    global _gpu, _deliverer
+    queues = sender.app.amqp.queues.consume_from
+    if "gpu" in queues:
         _gpu = GpuWorker()
+    if "webhooks" in queues:
+        _deliverer = Deliverer()
+        _deliverer.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
+    if _deliverer is not None:
+        _deliverer.stop()
     if _gpu is not None:
         _gpu.stop()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
+    if _deliverer is not None:
+        _deliverer.close()
     if _gpu is not None:
         _gpu.close()

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import views
+from . import stream_views, views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),
     path("execute", views.ExecuteView.as_view()),
+    path("events", stream_views.AllEventsView.as_view()),
     path("<str:execution_id>", views.ResultView.as_view()),
     path("<str:execution_id>/status", views.StatusView.as_view()),
     path("<str:execution_id>/logs", views.LogsView.as_view()),
     path("<str:execution_id>/cancel", views.CancelView.as_view()),
     path("<str:execution_id>/retry", views.RetryView.as_view()),
+    path("<str:execution_id>/events", stream_views.ExecutionEventsView.as_view()),
+    path("<str:execution_id>/webhooks", webhook_views.DeliveriesView.as_view()),
+    path("<str:execution_id>/webhooks/<int:delivery_id>/redeliver", webhook_views.RedeliverView.as_view()),
 ]

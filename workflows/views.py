@@ -14,7 +14,16 @@ from comfyserve.api import addresses
 from comfyserve.api.idempotency import idempotent
 from comfyserve.api.schema import describe
 
-from . import queries, representations, scheduling, shapes, submission
+from . import (
+    queries,
+    representations,
+    scheduling,
+    shapes,
+    stream_links,
+    stream_views,
+    submission,
+    webhooks,
+)
 from .models import Execution, Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
@@ -22,11 +31,17 @@ from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 class ExecuteView(APIView):
     """Submit a workflow for asynchronous execution."""
 
+    @stream_views.waits(lambda execution, request: result_of(execution, request._request))
     @idempotent
     @describe(ExecuteSerializer, shapes.SubmittedSerializer)
     def post(self, request: Request) -> Response:
-        """Execute Workflow: submit a workflow for asynchronous execution."""
-        accepted = submission.submit(user=user_of(request), **checked(ExecuteSerializer, request.data))
+        """Execute Workflow: submit a workflow for asynchronous execution.
+
+        With `Prefer: wait=30` the answer waits up to that long, and is the result if it has ended by then.
+        """
+        given = checked(ExecuteSerializer, request.data)
+        webhook = wanted_webhook(given, request._request)
+        accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
         return Response(_accepted(accepted))
 
 
@@ -60,6 +75,7 @@ class ResultView(APIView):
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
         )
         shown = result_of(execution, request._request)
+        shown["events_url"] = stream_links.events_url(execution.id, base=addresses.base_of(request._request))
         if include == "workflow":
             shown["workflow"] = execution.graph.submitted
         return Response(shown)
@@ -126,6 +142,16 @@ class RetryView(APIView):
         return Response(
             _accepted(submission.retry(user=user, execution=execution), retried_from=execution.id)
         )
+
+
+def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> webhooks.Wanted | None:
+    """Takes what is about webhooks out of a submission, and checks it."""
+    url, chosen = given.pop("webhook_url"), given.pop("webhook_events")
+    if not url:
+        return None
+    wanted = webhooks.Wanted(url=url, events=chosen, base=addresses.base_of(request))
+    webhooks.check(wanted)
+    return wanted
 
 
 Checked = TypeVar("Checked", bound=BaseSerializer[Any])

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 
+def is_followed(scope: dict[str, Any]) -> bool:
+    """Live streams (`…/events`) and submissions that wait (`Prefer: wait`)."""
+    path = str(scope["path"]).rstrip("/")
+    if path == "/workflows/execute":
+        return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
+    return path.startswith("/workflows/") and path.endswith("/events")
+
+
 def is_long(scope: dict[str, Any]) -> bool:
-    """Live streams (`…/events`), waits (`Prefer: wait`, a GPU that is to load a model) and file transfers."""
-    path = scope["path"].rstrip("/")
-    if path.endswith("/events") or path == "/files/upload":
+    """A GPU that is to load a model (`Prefer: wait`), and file transfers."""
+    path = str(scope["path"]).rstrip("/")
+    if path == "/files/upload":
         return True
     if path.startswith("/models/") and scope["method"] == "POST":
         return True
-    if path.startswith("/files/") and not path.endswith("/info"):
-        return scope["method"] in ("GET", "HEAD")
-    return any(name == b"prefer" and b"wait" in value for name, value in scope["headers"])
+    return path.startswith("/files/") and not path.endswith("/info") and scope["method"] in ("GET", "HEAD")

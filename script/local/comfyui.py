@@ -29,7 +29,7 @@ class ComfyUI:
     """One ComfyUI on a loopback port, with its models, inputs, outputs and custom nodes in `folder`.
 
     `models` are more folders laid out like ComfyUI's `models`, which several may share. `nodes` are custom
-    nodes (folders or files) to load beside our bridge; no others are loaded.
+    nodes (folders or files) to load beside our bridge; no others are loaded. `bridge` False leaves it out.
     """
 
     def __init__(
@@ -42,12 +42,13 @@ class ComfyUI:
         models: Sequence[Path] = (),
         nodes: Sequence[Path] = (),
         options: Sequence[str] = (),
+        bridge: bool = True,
     ) -> None:
         self.folder = folder
         self.port = port
         self.install = install or comfyui_install.default_folder()
         self._models = list(models)
-        self._nodes = [node for node in (BRIDGE, *nodes) if node.exists()]
+        self._nodes = [*([BRIDGE] if bridge else []), *nodes]
         self._options = list(options)
         self.process = Process("ComfyUI", self.command, log=log, env=environment(), cwd=Path("/"))
 

@@ -55,10 +55,11 @@ def _file(user: User) -> Any:
 OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "execution_id": _execution,
     "file_id": _file,
+    "delivery_id": lambda user: 1,  # looked for among those of the execution
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
 # These name no object that belongs to a user.
-SHARED = {"name", "path"}
+SHARED = {"model_name", "path"}
 
 
 @cache

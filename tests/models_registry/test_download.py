@@ -84,10 +84,10 @@ def test_a_model_is_fetched_over_a_line_that_is_cut_and_used_at_once(person, sou
         "model_type": "checkpoint",
         "workers": [WORKER],
     }
+    size = len(source.content)
     assert ended(person, name) == {
         "model_name": name, "is_downloading": False, "download_progress": None, "is_available": True,
-        "status": "done", "error": None,
-        "bytes_done": len(source.content), "bytes_total": len(source.content),
+        "status": "done", "bytes_done": size, "bytes_total": size, "error": None,
     }  # fmt: skip
     assert source.sent == len(source.content)
     status = person.get(f"/models/{name}").json()

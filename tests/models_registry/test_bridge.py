@@ -1,0 +1,104 @@
+"""Our custom node in a real ComfyUI, by its own routes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.models_registry.conftest import CHECKPOINT, sleeping
+from tests.waiting import wait_for
+
+
+def test_its_boot_id_stays_for_as_long_as_the_process_lives(bridge, comfyui):
+    before = bridge.info()
+    assert bridge.info() == before
+    comfyui.restart()
+    assert bridge.info().boot != before.boot
+
+
+def test_it_lists_files_as_comfyui_finds_them(bridge, comfyui):
+    folders = {folder.name: folder for folder in bridge.files()}
+    assert {"checkpoints", "loras", "vae", "text_encoders", "diffusion_models"} <= set(folders)
+    assert not {"custom_nodes", "configs"} & set(folders)
+    [file] = [file for file in folders["checkpoints"].files if file.name == CHECKPOINT]
+    stat = Path(file.path).stat()
+    assert (file.size, file.changed) == (stat.st_size, stat.st_mtime)
+    assert folders["checkpoints"].places[0] == str(comfyui.folder / "models" / "checkpoints")
+
+
+def test_5000_files_are_listed_in_under_two_seconds(bridge, comfyui):
+    folder = comfyui.folder / "models" / "embeddings" / "many"
+    for i in range(50):
+        (folder / str(i)).mkdir(parents=True)
+        for n in range(100):
+            (folder / str(i) / f"{n}.safetensors").touch()
+    try:
+        started = time.perf_counter()
+        folders = {each.name: each for each in bridge.files()}
+        assert time.perf_counter() - started < 2
+        assert len(folders["embeddings"].files) >= 5000
+    finally:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()
+
+
+def test_it_reads_the_header_of_a_file(bridge):
+    header = bridge.header(folder="checkpoints", name=CHECKPOINT)
+    assert header["__metadata__"]
+    assert any(name.startswith("model.diffusion_model.") for name in header)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("checkpoints", "no-such.safetensors"), ("checkpoints", "../../../etc/passwd"), ("nonsense", "x")],
+)
+def test_it_has_no_header_of_what_is_no_model(bridge, folder, name):
+    assert bridge.header(folder=folder, name=name) is None
+
+
+def test_unload_waits_for_the_prompt_that_runs(bridge, client):
+    prompt_id = str(uuid.uuid4())
+    client.submit(prompt=sleeping(1.0), prompt_id=prompt_id, client_id="test")
+    wait_for(lambda: client.whereabouts(prompt_id) == "running", what="running")
+    assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=0.1) is False
+    assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=9.0) is True
+    assert client.history(prompt_id).outcome == "success"
+
+
+class TestLeftovers:
+    @pytest.fixture
+    def mark(self, comfyui):
+        mark = f"{uuid.uuid4()}.1"
+        for place in ("output", "temp", "input"):
+            (comfyui.folder / place / mark / "sub").mkdir(parents=True)
+            (comfyui.folder / place / mark / "sub" / "a.png").write_bytes(b"x")
+        return mark
+
+    def test_what_carries_a_mark_is_found_and_deleted(self, bridge, comfyui, mark):
+        (comfyui.folder / "output" / "of-others.png").write_bytes(b"x")
+        assert mark in bridge.leftovers()
+        assert bridge.delete([mark]) == 3
+        assert mark not in bridge.leftovers()
+        assert not list(comfyui.folder.glob(f"*/{mark}"))
+        assert (comfyui.folder / "output" / "of-others.png").exists()
+
+    def test_a_mark_that_has_nothing_is_no_mistake(self, bridge):
+        assert bridge.delete([f"{uuid.uuid4()}.7"]) == 0
+
+    def test_a_link_is_not_followed(self, bridge, comfyui, tmp_path):
+        (tmp_path / "precious").write_bytes(b"x")
+        mark = f"{uuid.uuid4()}.1"
+        (comfyui.folder / "output" / mark).symlink_to(tmp_path, target_is_directory=True)
+        assert bridge.delete([mark]) == 0
+        assert (tmp_path / "precious").exists()
+        (comfyui.folder / "output" / mark).unlink()
+
+    @pytest.mark.parametrize("mark", ["", ".", "..", "../models", "of-others.png", "*", "a" * 36 + ".1/.."])
+    def test_what_is_no_mark_is_refused(self, comfyui, mark):
+        answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={"marks": [mark]}, timeout=10)
+        assert answer.status_code == 400

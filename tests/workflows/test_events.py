@@ -1,0 +1,305 @@
+"""GET /workflows/{id}/events and /workflows/events: live, and nothing lost after a break."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import redis
+import requests
+
+from tests.services import services
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.sse import EventStream, follow
+
+
+def numbers(events):
+    return [event.id for event in events if event.id is not None]
+
+
+def statuses(events):
+    return [event.data["status"] for event in events if event.name == "status" and event.id is not None]
+
+
+# -- one execution ---------------------------------------------------------------------------------------
+def test_a_run_is_told_from_the_queue_to_its_outputs(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(1.5, steps=15, seed=11))
+    with follow(person, execution_id) as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        seen = stream.rest()
+    assert statuses(seen) == ["pending", "running", "completed"]
+    assert seen[-1].name == "end"
+    assert {"log", "node", "output", "progress", "status"} <= {event.name for event in seen}
+    assert numbers(seen) == sorted(set(numbers(seen)))
+    assert all(event.data["execution_id"] == execution_id for event in seen[:-1])
+
+
+def test_an_output_event_has_a_link_that_works(gpu_worker):
+    person = gpu_worker.person()
+    with follow(person, person.execute(graphs.colour(0x00FF00))) as stream:
+        output = stream.until("output").data
+    assert output["group"] == "images"
+    assert requests.get(output["url"], timeout=10).headers["Content-Type"] == "image/png"
+
+
+def test_progress_comes_while_it_runs(gpu_worker):
+    person = gpu_worker.person()
+    with follow(person, person.execute(graphs.sleep(3, steps=30, seed=12))) as stream:
+        first = stream.until("progress").data["percentage"]
+        while stream.until("progress").data["percentage"] <= first:
+            pass
+        stream.until("status", status="completed")
+
+
+def test_a_stream_of_what_has_ended_tells_it_all_and_ends(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.colour(0x0000FF))
+    person.result(execution_id)
+    with follow(person, execution_id) as stream:
+        assert statuses(stream.rest()) == ["pending", "running", "completed"]
+
+
+def test_after_a_break_nothing_is_missing_and_nothing_comes_twice(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(2, seed=13))
+    with follow(person, execution_id) as stream:
+        stream.until("status", status="running")
+        before = numbers(stream.seen)
+    person.result(execution_id)
+    with follow(person, execution_id, last=before[-1]) as stream:
+        after = numbers(stream.rest())
+    everything = [row[0] for row in gpu_worker.sql(
+        "SELECT id FROM workflows_logline WHERE execution_id = %s ORDER BY id", execution_id
+    )]  # fmt: skip
+    assert before + after == everything
+
+
+def test_who_comes_again_after_the_end_gets_204_so_that_browsers_stop(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.colour(0xFF0000))
+    with follow(person, execution_id) as stream:
+        last = numbers(stream.rest())[-1]
+    assert follow(person, execution_id, last=last).status == 204
+
+
+def test_a_waiting_execution_tells_its_place(gpu_worker):
+    person = gpu_worker.person()
+    before = [person.execute(graphs.sleep(60, seed=seed)) for seed in range(40, 43)]
+    try:
+        execution_id = person.execute(graphs.sleep(60, seed=43))
+        with follow(person, execution_id) as stream:
+            while (event := stream.until("status")).id is not None:
+                pass
+        assert event.data["status"] == "pending"
+        assert event.data["queue_position"] >= 1
+    finally:
+        for each in [execution_id, *before[::-1]]:
+            person.post(f"/workflows/{each}/cancel")
+
+
+def test_cancelling_ends_the_stream(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(60, seed=14))
+    with follow(person, execution_id) as stream:
+        stream.until("status", status="running")
+        asked = time.monotonic()
+        person.post(f"/workflows/{execution_id}/cancel")
+        told = stream.until("status", status="cancelled").at
+        assert told - asked < 2
+        assert stream.rest()[-1].name == "end"
+
+
+# -- who may follow --------------------------------------------------------------------------------------
+def test_the_signed_address_needs_no_header(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.colour(0x010101))
+    url = person.get(f"/workflows/{execution_id}").json()["events_url"]
+    with EventStream(url) as stream:
+        assert statuses(stream.rest())[-1] == "completed"
+
+
+@pytest.mark.parametrize("change", [("expires=", "expires=9"), ("signature=", "signature=x")])
+def test_an_altered_address_is_refused(stack, change):
+    person = stack.person()
+    execution_id = person.execute(graphs.colour(1))
+    url = person.get(f"/workflows/{execution_id}").json()["events_url"].replace(*change)
+    answer = requests.get(url, timeout=10)
+    assert answer.status_code == 401
+    assert answer.json()["error"] == "unauthorized"
+
+
+def test_without_a_token_it_is_401_in_the_usual_shape(stack):
+    for path in ("/workflows/events", "/workflows/5f1b1f9e-0000-4000-8000-000000000000/events"):
+        answer = requests.get(stack.url + path, headers={"Accept": "text/event-stream"}, timeout=10)
+        assert answer.status_code == 401
+        assert set(answer.json()) == {"error", "message", "details", "timestamp", "request_id"}
+
+
+def test_another_users_execution_is_404(stack):
+    execution_id = stack.person().execute(graphs.colour(1))
+    stranger = stack.person()
+    assert follow(stranger, execution_id).status == 404
+    assert follow(stranger, "no-uuid").status == 404
+
+
+def test_too_many_streams_of_one_user_are_refused(stack):
+    stack.start_web(env={"STREAMS_PER_USER": "2"})
+    try:
+        person = stack.person()
+        with follow(person) as one, follow(person) as two:
+            wait_for(lambda: follow(person).status == 429, what="a refusal")
+            assert one.status == two.status == 200
+        wait_for(lambda: follow(person).status == 200, what="room again")
+    finally:
+        stack.start_web(env={})
+
+
+# -- all of a user ---------------------------------------------------------------------------------------
+def test_one_connection_follows_all_of_a_user_and_nobody_elses(gpu_worker):
+    person, other = gpu_worker.person(), gpu_worker.person()
+    with follow(person) as stream:
+        first = person.execute(graphs.colour(0x101010))
+        foreign = other.execute(graphs.colour(0x202020))
+        second = person.execute(graphs.colour(0x303030))
+        other.result(foreign)
+        for execution_id in (first, second):
+            if not any(
+                e.data.get("status") == "completed" and e.data["execution_id"] == execution_id
+                for e in stream.seen
+            ):
+                stream.until("status", status="completed", execution_id=execution_id)
+    mine = [event for event in stream.seen if event.data["execution_id"] == first]
+    assert statuses(mine) == ["pending", "running", "completed"]
+    assert foreign not in {event.data["execution_id"] for event in stream.seen}
+
+
+def test_all_begins_with_what_is_alive(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(60, seed=15))
+    try:
+        with follow(person) as stream:
+            assert stream.until("status").data["execution_id"] == execution_id
+    finally:
+        person.post(f"/workflows/{execution_id}/cancel")
+
+
+def test_all_goes_on_after_a_break(gpu_worker):
+    person = gpu_worker.person()
+    with follow(person) as stream:
+        first = person.execute(graphs.colour(0x404040))
+        last = stream.until("status", status="completed", execution_id=first).id
+    second = person.execute(graphs.colour(0x505050))
+    person.result(second)
+    with follow(person, last=last) as stream:
+        stream.until("status", status="completed", execution_id=second)
+    mine = [event for event in stream.seen if event.data["execution_id"] == second]
+    assert statuses(mine) == ["pending", "running", "completed"]
+
+
+# -- previews --------------------------------------------------------------------------------------------
+def test_previews_come_to_who_asks_for_them_only(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(60, steps=1000, seed=16))
+    try:
+        with (
+            follow(person, execution_id, query="?previews=1") as shown,
+            follow(person, execution_id) as plain,
+        ):
+            preview = shown.until("preview").data
+            plain.until("progress")
+            assert preview["image"].startswith("data:image/jpeg;base64,")
+            assert len(preview["image"]) < 40_000
+            began = time.monotonic()
+            count = 0
+            while time.monotonic() - began < 3:
+                count += shown.next().name == "preview"
+            assert 1 <= count <= 15
+            plain.until("progress")
+        assert "preview" not in {event.name for event in plain.seen}
+    finally:
+        person.post(f"/workflows/{execution_id}/cancel")
+
+
+# -- faults ----------------------------------------------------------------------------------------------
+def test_the_end_is_learned_although_nobody_told(gpu_worker):
+    """The row changes behind everybody's back; a stream looks again within 15 s."""
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(60, seed=17))
+    with follow(person, execution_id) as stream:
+        stream.until("status", status="running")
+        gpu_worker.sql(
+            "INSERT INTO workflows_logline (execution_id, level, message, kind, data) "
+            "VALUES (%s, 'INFO', 'behind', 'log', NULL)",
+            execution_id,
+        )
+        stream.until("log", message="behind", seconds=17)
+    person.post(f"/workflows/{execution_id}/cancel")
+
+
+def test_an_idle_stream_gets_heartbeats(stack):
+    with follow(stack.person()) as stream:
+        wait_for(lambda: stream.comments, seconds=20, what="a heartbeat")
+
+
+def test_streams_go_on_when_redis_drops_every_connection(gpu_worker):
+    person = gpu_worker.person()
+    execution_id = person.execute(graphs.sleep(6, seed=18))
+    with follow(person, execution_id) as stream:
+        stream.until("status", status="running")
+        redis.Redis.from_url(services.redis_url).client_kill_filter(_type="pubsub", skipme=True)
+        stream.until("status", status="completed")
+
+
+def test_streams_end_cleanly_when_the_server_stops(stack):
+    person = stack.person()
+    with follow(person) as stream:
+        time_to_open = wait_for(lambda: stream.status, what="the stream")
+        assert time_to_open == 200
+        began = time.monotonic()
+        stack.web.signal(signal.SIGTERM)
+        stream.rest()
+        wait_for(lambda: not stack.web.alive, seconds=8, what="the server's end")
+        assert time.monotonic() - began < 8
+    stack.start_web()
+    log = stack.web.log.read_text()
+    assert "Traceback" not in log[-5000:]
+
+
+def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
+    people = [stack.person() for _ in range(3)]
+    streams = [follow(people[0])]
+
+    def threads():
+        return int(Path(f"/proc/{stack.web.pid}/status").read_text().split("Threads:")[1].split()[0])
+
+    def connections():
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        return stack.sql(query)[0][0]
+
+    try:
+        streams += [follow(people[n % 3]) for n in range(40)]
+        before = threads(), connections()
+        streams += [follow(people[n % 3]) for n in range(120)]
+        after = threads(), connections()
+        assert all(stream.status == 200 for stream in streams)
+        # Pools that are not full yet may grow; a thread for each would be 120.
+        assert after[0] - before[0] <= 12
+        assert after[1] - before[1] <= 12
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def test_a_closed_tab_is_noticed(stack):
+    stack.start_web(env={"STREAMS_PER_USER": "1"})
+    try:
+        person = stack.person()
+        with follow(person) as stream:
+            assert stream.status == 200
+        wait_for(lambda: follow(person).status == 200, seconds=5, what="the place of the closed one")
+    finally:
+        stack.start_web(env={})
