@@ -45,7 +45,7 @@ class FileInfoSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(allow_blank=True, help_text="As it was sent")
     sha256 = serializers.CharField(help_text="Checksum of the bytes, in hex")
     width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
-    height = serializers.IntegerField(allow_null=True)
+    height = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
 
 
 class FileQuery(serializers.Serializer[Any]):
