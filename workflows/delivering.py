@@ -76,7 +76,8 @@ class Answer:
 # -- what is due -----------------------------------------------------------------------------------------
 _TAKE = """
 WITH busy AS (
-    SELECT host, user_id FROM workflows_delivery WHERE state = 'waiting' AND taken_until > statement_timestamp()
+    SELECT host, user_id FROM workflows_delivery
+    WHERE state = 'waiting' AND taken_until > statement_timestamp()
 ), due AS (
     SELECT id, host, user_id, due_at,
         row_number() OVER (PARTITION BY host ORDER BY due_at, id)
