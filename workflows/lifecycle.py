@@ -105,7 +105,11 @@ _CLAIM_FIELDS = """
 
 
 def claim(*, worker: str) -> Claim | None:
-    """Take the next execution for `worker`, or None where nothing waits for it. One round trip."""
+    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+
+    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
+    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
+    """
     rows = _claims(
         f"""
         WITH next AS ({scheduling.NEXT_SQL}), e AS (
@@ -117,8 +121,11 @@ def claim(*, worker: str) -> Claim | None:
             INSERT INTO workflows_logline (execution_id, level, message)
             SELECT id, 'INFO', 'Taken by worker ' || worker
                 || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+        ), busy AS (
+            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+        WHERE set_config('synchronous_commit', 'off', true) = 'off'
         """,  # noqa: S608  (no value of a user in it)
         [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
@@ -191,7 +198,7 @@ def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
 # -- running -----------------------------------------------------------------------------------------
 def begin(claim: Claim, *, total_steps: int) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
-    with transaction.atomic():
+    with database.relaxed():
         changed = (
             _held_by(claim)
             .filter(status=Status.PENDING)
@@ -205,7 +212,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
     """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
-    with transaction.atomic():
+    with database.relaxed():
         if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)

@@ -92,6 +92,7 @@ class Seats:
 
         def go_on() -> None:
             with self._seat(extra=True):
+                self._tell_idle(False)
                 self._run(held)
             self.serve()
 
@@ -102,10 +103,7 @@ class Seats:
         with self._lock:
             free = extra or self._occupied < SEATS
             self._occupied += free
-            first = free and self._occupied == 1
         try:
-            if first:
-                self._tell_idle(False)
             yield free
         finally:
             with self._lock:
@@ -145,7 +143,10 @@ class Seats:
         return self._occupied < SEATS
 
     def _tell_idle(self, idle: bool) -> None:
-        """Other workers stage nothing, and give back what they staged, while this one is idle."""
+        """Other workers stage nothing, and give back what they staged, while this one is idle.
+
+        That it is idle no more is said by `lifecycle.claim` itself.
+        """
         try:
             with database.step():
                 workers.set_idle(name=self.backend.name, idle=idle and self.may_take)

@@ -50,13 +50,13 @@ def submit(
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
     taken = inputs.take(graph, user=user)
-    priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
+    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
     with transaction.atomic():
         scheduling.lock_submissions(user_id=user.pk)
         _check_room(user)
         known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
         place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
-        limited = quotas.running_at_once(user_id=user.pk) is not None
+        limited = quotas.runs_are_limited(user=user)
         execution = Execution.objects.create(
             user=user,
             priority=priority,
@@ -104,7 +104,8 @@ def submit(
 
 
 def _check_room(user: User) -> None:
-    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count()
+    counted = quotas.waiting_is_limited(user=user)
+    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting)
     if queries.pending_count_lately() >= settings.MAX_PENDING:
         raise Unavailable("The queue is full; try again later", retry_after=60)
