@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ def step() -> Iterator[None]:
         yield
     finally:
         _give_back()
+
+
+def release() -> None:
+    """Give this thread's connection back before something long. In a transaction (a test's) it stays."""
+    if not connection.in_atomic_block:
+        close_old_connections()
 
 
 def storable(value: Any) -> Any:

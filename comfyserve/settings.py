@@ -150,6 +150,12 @@ CELERY_TASK_ROUTES = {
     "models_registry.tasks.*": {"queue": "models"},
 }
 
+# Housekeeping only: nothing that must happen depends on beat.
+CELERY_BEAT_SCHEDULE = {
+    "clean-files": {"task": "files.tasks.clean", "schedule": 3600.0},
+    "sweep-accounts": {"task": "accounts.tasks.sweep", "schedule": 3600.0},
+}
+
 # -- who may do what --------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
 AUTH_PASSWORD_VALIDATORS = [

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+
+from comfyserve import database
 
 T = TypeVar("T")
 _pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="files")
@@ -26,6 +27,6 @@ async def in_request_thread(do: Callable[..., T], *args: object, **options: obje
         try:
             return do(*args, **options)
         finally:
-            close_old_connections()
+            database.release()
 
     return await sync_to_async(step)()

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from accounts.models import User
 from comfyserve import http
-from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, Unavailable, ValidationFailed
+from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, ValidationFailed
 
 from . import kinds, queries, tickets
 from .models import Download, Host, Model, ModelFile
@@ -38,8 +38,8 @@ def start(
     A download of this name that is under way is joined. Raises ValidationFailed; Conflict where nobody
     lacks it; LimitExceeded where the room for models is used up; Unavailable without a worker.
     """
-    hosts = _hosts(worker)
-    type_ = _checked(name, model_type, download_url, sha256, hosts)
+    type_ = _checked(name, model_type, download_url, sha256)
+    hosts = queries.some_hosts(worker)
     having = set(
         ModelFile.objects.filter(host__in=hosts, model__type=type_, model__name=name).values_list(
             "host_id", flat=True
@@ -63,25 +63,13 @@ def start(
     return model, [host.name for host in lacking]
 
 
-def _hosts(worker: str | None) -> list[Host]:
-    hosts = [host for host in queries.live_hosts() if worker in (None, host.name)]
-    if not hosts:
-        raise Unavailable(
-            "No GPU worker with a ComfyUI that answers is running"
-            if worker is None
-            else f"Worker {worker[:100]} is not there or does not reach its ComfyUI",
-            retry_after=10,
-        )
-    return hosts
-
-
 # -- what is asked for ---------------------------------------------------------------------------------
-def _checked(name: str, model_type: str, url: str, sha256: str, hosts: Sequence[Host]) -> str:
+def _checked(name: str, model_type: str, url: str, sha256: str) -> str:
     """The type; ValidationFailed with all mistakes."""
     mistakes = _mistakes_in_name(name)
     type_ = kinds.type_of(model_type)
     try:
-        kinds.checked(model_type, more=(folder for host in hosts for folder in host.places))
+        kinds.checked(model_type, more=queries.reported_folders())
     except ValidationFailed as exc:
         mistakes += exc.details
     try:

@@ -26,7 +26,8 @@ Query = TypeVar("Query", bound=BaseSerializer[Any])
 
 
 def checked(kind: type[Query], request: Request) -> dict[str, Any]:
-    query = kind(data=request.query_params)
+    # A plain dict: of a QueryDict an empty value would count as none.
+    query = kind(data=request.query_params.dict())
     query.is_valid(raise_exception=True)
     return dict(query.validated_data)
 

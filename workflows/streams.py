@@ -89,6 +89,8 @@ class Streams:
         loop = asyncio.get_running_loop()
         response = await loop.run_in_executor(self._threads, self._answer, scope, body)
         follow = getattr(response, "follow", None)
+        if follow is not None:
+            response.headers.pop("Content-Length", None)  # of what it would be without going on
         if isinstance(follow, Follow) and scope["method"] == "GET":
             await self._stream(follow, response, receive, send)
             return

@@ -88,10 +88,20 @@ def test_the_type_is_required(person):
     }
 
 
-def test_an_unknown_worker_is_said(person):
+def test_an_unknown_worker_is_a_mistake(person):
     answer = load(person, worker="nobody")
+    assert answer.status_code == 400
+    assert answer.json()["details"][0]["field"] == "worker"
+
+
+def test_a_worker_that_is_silent_is_unavailable(person, gpu_worker):
+    gpu_worker.sql(
+        "INSERT INTO models_registry_host (name, boot, bridge, places, total_bytes, free_bytes, used_bytes,"
+        " reported_at) VALUES ('silent', '', true, '{}', 0, 0, 0, now() - interval '1 hour')"
+    )
+    answer = load(person, worker="silent")
+    gpu_worker.sql("DELETE FROM models_registry_host WHERE name = 'silent'")
     assert answer.status_code == 503
-    assert "nobody" in answer.json()["message"]
     assert int(answer.headers["Retry-After"]) > 0
 
 
