@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from comfyserve.api.fields import FlagField, MomentField
+
 from . import links
 from .models import File, Kind
 
@@ -14,7 +16,9 @@ class UploadForm(serializers.Serializer[Any]):
     """The form of an upload, for the description of the API: it is parsed as it comes."""
 
     file = serializers.FileField(help_text="The file (binary)")
-    description = serializers.CharField(required=False, max_length=1000)
+    description = serializers.CharField(
+        required=False, max_length=1000, help_text="For people; shown in its info"
+    )
     sha256 = serializers.RegexField(
         "^[0-9a-fA-F]{64}$", required=False, help_text="What arrives must have this checksum"
     )
@@ -26,32 +30,45 @@ class UploadedSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField(help_text="Bytes")
     content_type = serializers.CharField(help_text="By content, not by the sender's word")
     upload_url = serializers.CharField(allow_null=True, help_text="Always null: the file is here already")
-    sha256 = serializers.CharField()
-    expires_at = serializers.DateTimeField(allow_null=True)
+    sha256 = serializers.CharField(help_text="Of the bytes, in hexadecimal")
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="Null: never")
 
 
 class FileInfoSerializer(serializers.Serializer[Any]):
-    file_id = serializers.CharField()
-    filename = serializers.CharField()
+    file_id = serializers.CharField(help_text="The id of the file")
+    filename = serializers.CharField(help_text="Cleaned for display")
     size = serializers.IntegerField(help_text="Bytes")
-    content_type = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    expires_at = serializers.DateTimeField(allow_null=True)
+    content_type = serializers.CharField(help_text="By content, not by the sender's word")
+    created_at = serializers.DateTimeField(help_text="When it was uploaded or made")
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="Null: never")
     download_url = serializers.CharField(help_text="Works without a header, for a while")
     thumbnail_url = serializers.CharField(allow_null=True, help_text="WebP, 256 pixels; pictures only")
-    kind = serializers.ChoiceField(choices=Kind.choices)
-    description = serializers.CharField(allow_blank=True)
-    sha256 = serializers.CharField()
+    kind = serializers.ChoiceField(choices=Kind.choices, help_text="Where it comes from")
+    description = serializers.CharField(allow_blank=True, help_text="As given with its upload")
+    sha256 = serializers.CharField(help_text="Of the bytes, in hexadecimal")
     width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
-    height = serializers.IntegerField(allow_null=True)
+    height = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
 
 
 class FileQuery(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=Kind.choices, required=False)
-    created_after = serializers.DateTimeField(required=False)
-    created_before = serializers.DateTimeField(required=False)
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
-    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
+    kind = serializers.ChoiceField(choices=Kind.choices, required=False, help_text="Only these")
+    created_after = MomentField(required=False, help_text="At this moment or later")
+    created_before = MomentField(required=False, help_text="Before this moment")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
+
+
+class BytesQuery(serializers.Serializer[Any]):
+    """Of a request for bytes. What makes a signed link good is decided by `links`, not here."""
+
+    expires = serializers.IntegerField(required=False, help_text="Of a signed link")
+    signature = serializers.CharField(required=False, help_text="Of a signed link; no token is needed then")
+
+
+class DownloadQuery(BytesQuery):
+    download = FlagField(default=False, help_text="Never shown inline")
 
 
 def uploaded(file: File) -> dict[str, Any]:

@@ -55,30 +55,19 @@ def unload(*, model: Model, worker: str | None, keep_in_ram: bool = False) -> Do
 
 def cleanup(*, max_age_hours: int, worker: str | None) -> Done:
     """Take out of memory what nobody used for so long."""
-    hosts = [host for host in queries.live_hosts() if worker in (None, host.name)]
-    if not hosts:
-        raise _nobody(worker)
+    hosts = queries.live_hosts_for(worker)
     return _do(Command.Kind.CLEANUP, hosts, arguments={"max_age_hours": max_age_hours})
 
 
 # -- where ---------------------------------------------------------------------------------------------
 def _files(model: Model, worker: str | None) -> list[ModelFile]:
     """The model's files on live hosts. NotFound where the chosen worker has none."""
-    live = {host.name for host in queries.live_hosts()}
-    if not live or (worker is not None and worker not in live):
-        raise _nobody(worker)
-    files = model.files.select_related("host").defer("metadata").filter(host_id__in=live)
-    found = [file for file in files if worker in (None, file.host_id)]
+    live = [host.name for host in queries.live_hosts_for(worker)]
+    found = list(model.files.select_related("host").defer("metadata").filter(host_id__in=live))
     if not found:
         where = f"on worker {worker}" if worker else "on any worker that is alive"
         raise NotFound(f"The {model.type} {model.name} is not {where}")
     return found
-
-
-def _nobody(worker: str | None) -> ApiError:
-    what = f"Worker {worker[:100]}" if worker else "No GPU worker"
-    return Unavailable(f"{what} is not there or does not reach its ComfyUI" if worker else
-                       f"{what} with a ComfyUI that answers is running", retry_after=10)  # fmt: skip
 
 
 def _joined(model: Model, files: Sequence[ModelFile]) -> Host | None:

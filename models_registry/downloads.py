@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from accounts.models import User
 from comfyserve import http
-from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, Unavailable, ValidationFailed
+from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, ValidationFailed
 
 from . import kinds, queries, tickets
 from .models import Download, Host, Model, ModelFile
@@ -38,7 +38,7 @@ def start(
     A download of this name that is under way is joined. Raises ValidationFailed; Conflict where nobody
     lacks it; LimitExceeded where the room for models is used up; Unavailable without a worker.
     """
-    hosts = _hosts(worker)
+    hosts = queries.live_hosts_for(worker)
     type_ = _checked(name, model_type, download_url, sha256, hosts)
     having = set(
         ModelFile.objects.filter(host__in=hosts, model__type=type_, model__name=name).values_list(
@@ -61,18 +61,6 @@ def start(
         for host in lacking:
             transaction.on_commit(lambda name=host.name: tickets.ticket(name))  # type: ignore[misc]
     return model, [host.name for host in lacking]
-
-
-def _hosts(worker: str | None) -> list[Host]:
-    hosts = [host for host in queries.live_hosts() if worker in (None, host.name)]
-    if not hosts:
-        raise Unavailable(
-            "No GPU worker with a ComfyUI that answers is running"
-            if worker is None
-            else f"Worker {worker[:100]} is not there or does not reach its ComfyUI",
-            retry_after=10,
-        )
-    return hosts
 
 
 # -- what is asked for ---------------------------------------------------------------------------------

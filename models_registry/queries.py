@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from comfyserve.api.errors import Detail, NotFound, ValidationFailed
+from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFailed
 
 from . import kinds
 from .models import Download, Host, Model, ModelFile
@@ -21,6 +21,25 @@ ACTIVE = (Download.State.WAITING, Download.State.RUNNING)
 def live_hosts() -> list[Host]:
     """Those whose worker lives and reaches its ComfyUI. One query."""
     return list(Host.objects.filter(reported_at__gt=Now() - timedelta(seconds=LIVE_SECONDS)).order_by("name"))
+
+
+def live_hosts_for(worker: str | None) -> list[Host]:
+    """Those that live; only `worker`, if one is named.
+
+    ValidationFailed where there is no such worker; Unavailable where it is silent, or where none lives.
+    """
+    hosts = live_hosts()
+    if worker is None:
+        if not hosts:
+            raise Unavailable("No GPU worker with a ComfyUI that answers is running", retry_after=10)
+        return hosts
+    chosen = [host for host in hosts if host.name == worker]
+    if chosen:
+        return chosen
+    if not Host.objects.filter(name=worker).exists():
+        known = ", ".join(host.name for host in hosts) or "none at present"
+        raise ValidationFailed.of("worker", f"There is no worker '{worker[:100]}'; there are: {known}")
+    raise Unavailable(f"Worker {worker[:100]} is not there or does not reach its ComfyUI", retry_after=10)
 
 
 @dataclass

@@ -90,9 +90,10 @@ def test_the_type_is_required(person):
 
 def test_an_unknown_worker_is_said(person):
     answer = load(person, worker="nobody")
-    assert answer.status_code == 503
-    assert "nobody" in answer.json()["message"]
-    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.status_code == 400
+    (detail,) = answer.json()["details"]
+    assert detail["field"] == "worker"
+    assert "nobody" in detail["message"]
 
 
 def test_behind_a_running_execution_it_waits_its_turn(person, model, unloaded):
