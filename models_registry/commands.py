@@ -55,15 +55,16 @@ def unload(*, model: Model, worker: str | None, keep_in_ram: bool = False) -> Do
 
 def cleanup(*, max_age_hours: int, worker: str | None) -> Done:
     """Take out of memory what nobody used for so long."""
-    hosts = queries.live_hosts_for(worker)
+    hosts = queries.chosen_hosts(worker)  # none: nothing is in any memory
     return _do(Command.Kind.CLEANUP, hosts, arguments={"max_age_hours": max_age_hours})
 
 
 # -- where ---------------------------------------------------------------------------------------------
 def _files(model: Model, worker: str | None) -> list[ModelFile]:
     """The model's files on live hosts. NotFound where the chosen worker has none."""
-    live = [host.name for host in queries.live_hosts_for(worker)]
-    found = list(model.files.select_related("host").defer("metadata").filter(host_id__in=live))
+    hosts = queries.some_hosts(worker)
+    files = model.files.select_related("host").defer("metadata").filter(host__in=hosts)
+    found = list(files)
     if not found:
         where = f"on worker {worker}" if worker else "on any worker that is alive"
         raise NotFound(f"The {model.type} {model.name} is not {where}")

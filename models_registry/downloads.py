@@ -38,8 +38,8 @@ def start(
     A download of this name that is under way is joined. Raises ValidationFailed; Conflict where nobody
     lacks it; LimitExceeded where the room for models is used up; Unavailable without a worker.
     """
-    hosts = queries.live_hosts_for(worker)
-    type_ = _checked(name, model_type, download_url, sha256, hosts)
+    type_ = _checked(name, model_type, download_url, sha256)
+    hosts = queries.some_hosts(worker)
     having = set(
         ModelFile.objects.filter(host__in=hosts, model__type=type_, model__name=name).values_list(
             "host_id", flat=True
@@ -64,12 +64,12 @@ def start(
 
 
 # -- what is asked for ---------------------------------------------------------------------------------
-def _checked(name: str, model_type: str, url: str, sha256: str, hosts: Sequence[Host]) -> str:
+def _checked(name: str, model_type: str, url: str, sha256: str) -> str:
     """The type; ValidationFailed with all mistakes."""
     mistakes = _mistakes_in_name(name)
     type_ = kinds.type_of(model_type)
     try:
-        kinds.checked(model_type, more=(folder for host in hosts for folder in host.places))
+        kinds.checked(model_type, more=queries.reported_folders())
     except ValidationFailed as exc:
         mistakes += exc.details
     try:

@@ -23,13 +23,13 @@ from comfyui.bridge import NoBridge
 
 from . import loading, reading, reporting
 from .downloading import Downloader
-from .models import Command, Download
+from .models import Command, Download, Host
 
 logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 5.0  # between reports of what is in memory
 TIDY_SECONDS = 3600.0
-KEPT = timedelta(days=7)  # commands and downloads that have ended
+KEPT = timedelta(days=7)  # commands and downloads that have ended, and hosts that are silent
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 current: Keeper | None = None  # of this process, woken by tickets
@@ -166,3 +166,4 @@ def _failed(message: str, code: str) -> dict[str, Any]:
 def _forget_old() -> None:
     Command.objects.filter(created_at__lt=Now() - KEPT).delete()
     Download.objects.filter(ended_at__lt=Now() - KEPT).delete()
+    Host.objects.filter(reported_at__lt=Now() - KEPT).delete()

@@ -23,23 +23,28 @@ def live_hosts() -> list[Host]:
     return list(Host.objects.filter(reported_at__gt=Now() - timedelta(seconds=LIVE_SECONDS)).order_by("name"))
 
 
-def live_hosts_for(worker: str | None) -> list[Host]:
-    """Those that live; only `worker`, if one is named.
+def chosen_hosts(worker: str | None) -> list[Host]:
+    """The live hosts, or the one that was chosen. May be empty only where none was.
 
-    ValidationFailed where there is no such worker; Unavailable where it is silent, or where none lives.
+    ValidationFailed for a worker that nobody knows, Unavailable for one that does not answer now.
     """
     hosts = live_hosts()
     if worker is None:
-        if not hosts:
-            raise Unavailable("No GPU worker with a ComfyUI that answers is running", retry_after=10)
         return hosts
-    chosen = [host for host in hosts if host.name == worker]
-    if chosen:
-        return chosen
-    if not Host.objects.filter(name=worker).exists():
-        known = ", ".join(host.name for host in hosts) or "none at present"
-        raise ValidationFailed.of("worker", f"There is no worker '{worker[:100]}'; there are: {known}")
-    raise Unavailable(f"Worker {worker[:100]} is not there or does not reach its ComfyUI", retry_after=10)
+    found = [host for host in hosts if host.name == worker]
+    if not found and not Host.objects.filter(name=worker).exists():
+        raise ValidationFailed.of("worker", f"There is no worker {worker[:100]}")
+    if not found:
+        raise Unavailable(f"Worker {worker[:100]} does not reach its ComfyUI now", retry_after=10)
+    return found
+
+
+def some_hosts(worker: str | None) -> list[Host]:
+    """As `chosen_hosts`, but Unavailable where there is none."""
+    hosts = chosen_hosts(worker)
+    if not hosts:
+        raise Unavailable("No GPU worker with a ComfyUI that answers is running", retry_after=10)
+    return hosts
 
 
 @dataclass
@@ -115,7 +120,7 @@ def _entries(chosen: Q, hosts: list[Host], columns: tuple[str, ...]) -> dict[int
 def model_of(*, name: str, model_type: str | None = None) -> Model:
     """The model of that name. NotFound where there is none; ValidationFailed where several types have it."""
     if model_type is not None:
-        model_type = kinds.checked(model_type, more=_reported_folders())
+        model_type = kinds.checked(model_type, more=reported_folders())
     found = list(
         Model.objects.filter(_there, name=name, **({"type": model_type} if model_type else {})).distinct()
     )
@@ -132,7 +137,8 @@ def model_of(*, name: str, model_type: str | None = None) -> Model:
 _there = Q(files__isnull=False) | Q(downloads__state__in=ACTIVE)
 
 
-def _reported_folders() -> list[str]:
+def reported_folders() -> list[str]:
+    """ComfyUI's names of all folders of models that any host has."""
     return [folder for places in Host.objects.values_list("places", flat=True) for folder in places]
 
 

@@ -89,11 +89,14 @@ class Streams:
         loop = asyncio.get_running_loop()
         response = await loop.run_in_executor(self._threads, self._answer, scope, body)
         follow = getattr(response, "follow", None)
+        if follow is not None:
+            response.headers.pop("Content-Length", None)  # of what it would be without going on
         if isinstance(follow, Follow) and scope["method"] == "GET":
             await self._stream(follow, response, receive, send)
             return
         if isinstance(follow, Wait):
             await self._wait(follow, response, receive)
+        response["Content-Length"] = str(len(response.content))
         await _start(response, send)
         await send({"type": "http.response.body", "body": response.content})
 
@@ -109,6 +112,7 @@ class Streams:
     # -- a stream ----------------------------------------------------------------------------------------
     async def _stream(self, follow: Follow, response: HttpResponse, receive: Receive, send: Send) -> None:
         reader = follow.reader
+        del response["Content-Length"]
         watch = asyncio.create_task(_close_when_gone(receive, reader))
         try:
             await self.hub.join(reader)

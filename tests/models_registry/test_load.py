@@ -88,12 +88,23 @@ def test_the_type_is_required(person):
     }
 
 
-def test_an_unknown_worker_is_said(person):
+def test_an_unknown_worker_is_a_mistake(person):
     answer = load(person, worker="nobody")
     assert answer.status_code == 400
     (detail,) = answer.json()["details"]
     assert detail["field"] == "worker"
     assert "nobody" in detail["message"]
+
+
+def test_a_worker_that_is_silent_is_unavailable(person, gpu_worker):
+    gpu_worker.sql(
+        "INSERT INTO models_registry_host (name, boot, bridge, places, total_bytes, free_bytes, used_bytes,"
+        " reported_at) VALUES ('silent', '', true, '{}', 0, 0, 0, now() - interval '1 hour')"
+    )
+    answer = load(person, worker="silent")
+    gpu_worker.sql("DELETE FROM models_registry_host WHERE name = 'silent'")
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_behind_a_running_execution_it_waits_its_turn(person, model, unloaded):

@@ -1,0 +1,204 @@
+"""How much ComfyServe adds to ComfyUI: the same workflows directly and through us, on one ComfyUI.
+
+The direct client is as plain as can be: POST /prompt, and the websocket until ComfyUI says that it ended.
+Ours is done when the API says `completed`, with all outputs stored. It asks with `Prefer: wait` where the
+service knows it, else it polls /workflows/{id}/status.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+import uuid  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import requests  # noqa: E402
+import websocket  # noqa: E402
+
+from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from tests.stack import Person  # noqa: E402
+from tests.workflows import graphs  # noqa: E402
+
+POLL_SECONDS = 0.004  # between looks at the one that is timed
+QUEUE_POLL_SECONDS = 0.05  # ... at the head of a queue of workflows of a second
+PATIENCE = 300.0  # seconds for one workflow
+
+Graph = graphs.Graph
+MakeGraph = Callable[[int], Graph]  # from a number that makes it one that was never seen
+
+
+class Direct:
+    """A websocket client of ComfyUI."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http = requests.Session()
+        self._id = uuid.uuid4().hex
+        address = f"{url.replace('http', 'ws', 1)}/ws?clientId={self._id}"
+        self._socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
+
+    def submit(self, graph: Graph) -> str:
+        answer = self._http.post(f"{self._url}/prompt", json={"prompt": graph, "client_id": self._id})
+        answer.raise_for_status()
+        return str(answer.json()["prompt_id"])
+
+    def wait(self, prompt_id: str) -> None:
+        """Until ComfyUI says that it ended well. Call it in the order of submission."""
+        while True:
+            frame = self._socket.recv()
+            if isinstance(frame, bytes):
+                continue
+            message = json.loads(frame)
+            if message["data"].get("prompt_id") != prompt_id:
+                continue
+            if message["type"] == "execution_error":
+                raise RuntimeError(frame)
+            if message["type"] == "execution_success":
+                return
+
+    def run(self, graph: Graph) -> float:
+        began = time.perf_counter()
+        self.wait(self.submit(graph))
+        return time.perf_counter() - began
+
+
+class Through:
+    """A client of ComfyServe's API."""
+
+    def __init__(self, person: Person) -> None:
+        self._person = person
+        answer = self._ask_and_wait(graphs.colour(1))
+        self.waits = "Preference-Applied" in answer.headers
+        self.submitting: list[float] = []  # seconds that each POST took
+
+    def _ask_and_wait(self, graph: Graph) -> requests.Response:
+        answer = self._person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
+        answer.raise_for_status()
+        return answer
+
+    def submit(self, graph: Graph) -> str:
+        began = time.perf_counter()
+        execution_id = self._person.execute(graph)
+        self.submitting.append(time.perf_counter() - began)
+        return execution_id
+
+    def wait(self, execution_id: str, *, pause: float) -> None:
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            answer = self._person.get(f"/workflows/{execution_id}/status")
+            answer.raise_for_status()
+            status = answer.json()["status"]
+            if status == "completed":
+                return
+            if status not in ("pending", "running"):
+                raise RuntimeError(self._person.get(f"/workflows/{execution_id}").text)
+            time.sleep(pause)
+        raise TimeoutError(execution_id)
+
+    def run(self, graph: Graph) -> float:
+        began = time.perf_counter()
+        if self.waits:
+            status = self._ask_and_wait(graph).json()["status"]
+            if status != "completed":
+                raise RuntimeError(status)
+        else:
+            self.wait(self.submit(graph), pause=POLL_SECONDS)
+        return time.perf_counter() - began
+
+
+def latency(direct: Direct, through: Through, *, rounds: int) -> list[list[object]]:
+    """Rows of (what, p50, p90) in milliseconds. Direct and through us take turns."""
+    say(f"{rounds} tiny workflows each way, one after the other")
+    plain, ours = [], []
+    for number in range(rounds + 5):
+        colours = (2 * number + 10, 2 * number + 11)
+        plain.append(direct.run(graphs.colour(colours[0])))
+        ours.append(through.run(graphs.colour(colours[1])))
+    plain, ours = plain[5:], ours[5:]  # the first are warming up
+    rows: list[list[object]] = []
+    for name, values in (("directly", plain), ("through us", ours)):
+        rows.append([name, *(1000 * percentile(values, share) for share in (0.5, 0.9))])
+    added = [1000 * (percentile(ours, share) - percentile(plain, share)) for share in (0.5, 0.9)]
+    return [*rows, ["added", *added]]
+
+
+def queue_directly(direct: Direct, make: MakeGraph, *, count: int) -> float:
+    """Seconds from the first submission until all have ended, ComfyUI's own queue fed at once."""
+    began = time.perf_counter()
+    for prompt_id in [direct.submit(make(number)) for number in range(count)]:
+        direct.wait(prompt_id)
+    return time.perf_counter() - began
+
+
+def queue_through(through: Through, make: MakeGraph, *, count: int) -> float:
+    began = time.perf_counter()
+    for execution_id in [through.submit(make(number)) for number in range(count)]:
+        through.wait(execution_id, pause=QUEUE_POLL_SECONDS)
+    return time.perf_counter() - began
+
+
+def steps_of_a_second(direct: Direct) -> int:
+    """How many sampling steps take about a second on this machine now."""
+    few, many = 4, 24
+    direct.run(graphs.txt2img(steps=few, seed=1))  # loads the model
+    short = min(direct.run(graphs.txt2img(steps=few, seed=seed)) for seed in (2, 3))
+    long = min(direct.run(graphs.txt2img(steps=many, seed=seed)) for seed in (4, 5))
+    step = max((long - short) / (many - few), 0.0005)
+    return max(few, round(few + (1.0 - short) / step))
+
+
+def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]) -> list[list[object]]:
+    """Rows of (what, seconds directly, seconds through us, ratio)."""
+    steps = steps_of_a_second(direct) if "sampler" in kinds else 0
+    made: dict[str, Callable[[int], MakeGraph]] = {
+        "sleep": lambda base: lambda number: graphs.sleeping(1.0, seed=base + number),
+        "sampler": lambda base: lambda number: graphs.txt2img(steps=steps, seed=base + number),
+    }
+    rows: list[list[object]] = []
+    for kind in kinds:
+        say(f"{count} queued workflows of about a second, {kind}")
+        plain = queue_directly(direct, made[kind](1_000), count=count)
+        ours = queue_through(through, made[kind](2_000), count=count)
+        rows.append([f"{count} of 1 s, {kind}", plain, ours, plain / ours])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=100, help="tiny workflows each way (default 100)")
+    parser.add_argument("--queued", type=int, default=50, help="workflows in the queue (default 50)")
+    parser.add_argument(
+        "--kinds", default="sleep,sampler", help="of these: sleep, sampler (default both); or empty"
+    )
+    options = parser.parse_args()
+    kinds: list[Any] = [kind for kind in options.kinds.split(",") if kind]
+    with World() as world:
+        say("starting the services")
+        comfyui = world.start_comfyui()
+        stack = world.start_stack()
+        stack.start_worker(comfyui_url=comfyui.url)
+        direct, through = Direct(comfyui.url), Through(stack.person())
+        say(f"ours is awaited by {'Prefer: wait' if through.waits else 'polling the status'}")
+        if options.rounds:
+            rows = latency(direct, through, rounds=options.rounds)
+            print_table(["tiny workflow, ms", "p50", "p90"], rows)
+        if kinds:
+            rows = throughput(direct, through, count=options.queued, kinds=kinds)
+            print_table(["queued", "directly s", "through us s", "of its throughput"], rows)
+        if through.submitting:
+            taken = [1000 * percentile(through.submitting, share) for share in (0.5, 0.9)]
+            print_table(["POST /workflows/execute, ms", "p50", "p90"], [["", *taken]])
+
+
+if __name__ == "__main__":
+    main()
