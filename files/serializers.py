@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from comfyserve.api.fields import MomentField
+
 from . import links
 from .models import File, Kind
 
@@ -14,7 +16,7 @@ class UploadForm(serializers.Serializer[Any]):
     """The form of an upload, for the description of the API: it is parsed as it comes."""
 
     file = serializers.FileField(help_text="The file (binary)")
-    description = serializers.CharField(required=False, max_length=1000)
+    description = serializers.CharField(required=False, max_length=1000, help_text="Yours; comes back")
     sha256 = serializers.RegexField(
         "^[0-9a-fA-F]{64}$", required=False, help_text="What arrives must have this checksum"
     )
@@ -26,30 +28,30 @@ class UploadedSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField(help_text="Bytes")
     content_type = serializers.CharField(help_text="By content, not by the sender's word")
     upload_url = serializers.CharField(allow_null=True, help_text="Always null: the file is here already")
-    sha256 = serializers.CharField()
-    expires_at = serializers.DateTimeField(allow_null=True)
+    sha256 = serializers.CharField(help_text="Checksum of the bytes, in hex")
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="When it is deleted; null: never")
 
 
 class FileInfoSerializer(serializers.Serializer[Any]):
-    file_id = serializers.CharField()
-    filename = serializers.CharField()
+    file_id = serializers.CharField(help_text="Use it in workflows wherever a node takes a file by name")
+    filename = serializers.CharField(help_text="Cleaned for display")
     size = serializers.IntegerField(help_text="Bytes")
-    content_type = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    expires_at = serializers.DateTimeField(allow_null=True)
+    content_type = serializers.CharField(help_text="By content, not by the sender's word")
+    created_at = serializers.DateTimeField(help_text="When it came in")
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="When it is deleted; null: never")
     download_url = serializers.CharField(help_text="Works without a header, for a while")
     thumbnail_url = serializers.CharField(allow_null=True, help_text="WebP, 256 pixels; pictures only")
-    kind = serializers.ChoiceField(choices=Kind.choices)
-    description = serializers.CharField(allow_blank=True)
-    sha256 = serializers.CharField()
+    kind = serializers.ChoiceField(choices=Kind.choices, help_text="`upload`, or `output` of an execution")
+    description = serializers.CharField(allow_blank=True, help_text="As it was sent")
+    sha256 = serializers.CharField(help_text="Checksum of the bytes, in hex")
     width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
     height = serializers.IntegerField(allow_null=True)
 
 
 class FileQuery(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Kind.choices, required=False)
-    created_after = serializers.DateTimeField(required=False)
-    created_before = serializers.DateTimeField(required=False)
+    created_after = MomentField(required=False, help_text="At this moment or later")
+    created_before = MomentField(required=False, help_text="Before this moment")
     limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
     offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
 

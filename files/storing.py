@@ -16,11 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.db import close_old_connections, connection, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import quotas
 from accounts.models import User
+from comfyserve import database
 from comfyserve.api.errors import ValidationFailed
 
 from . import names, pictures, shelf, types
@@ -51,7 +52,7 @@ def accept(
     _check(incoming, file)
     if _share(file, user=user):
         return file
-    close_old_connections()
+    database.release()
     try:
         _put(incoming, file)
         with transaction.atomic():
@@ -203,7 +204,7 @@ def delete_all(files: Sequence[File]) -> None:
         lock(files)
         File.objects.filter(id__in=[file.id for file in files]).delete()
         keys = {key for file in files for key in (file.key, file.thumbnail_key)}
-        free = keys - set(_named(keys))
+        free = keys - named(keys)
         transaction.on_commit(lambda: _discard(free))
 
 
@@ -213,9 +214,20 @@ def lock(files: Sequence[File]) -> None:
         quotas.lock_storage(user=User(pk=user_id))
 
 
-def _named(keys: Iterable[str]) -> Iterable[str]:
-    rows: Any = File.objects.filter(key__in=keys).values_list("key", "thumbnail_key")
-    return (key for pair in rows for key in pair)
+def named(keys: Iterable[str]) -> set[str]:
+    """Those of the keys that some row names, as its bytes or as its thumbnail."""
+    wanted = set(keys)
+    rows = File.objects.filter(key__in={own for key in wanted for own in _keys_beside(key)})
+    found = {key for pair in rows.values_list("key", "thumbnail_key") for key in pair}
+    return found & wanted
+
+
+def _keys_beside(key: str) -> list[str]:
+    """A thumbnail is called as the bytes that it was made of, which are indexed."""
+    if not key.startswith(f"{THUMBNAILS}/"):
+        return [key]
+    place = key.removeprefix(f"{THUMBNAILS}/").removesuffix(".webp")
+    return [f"{kind}s/{place}" for kind in Kind.values]
 
 
 def drop(file: File) -> None:

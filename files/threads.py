@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+
+from comfyserve import database
 
 T = TypeVar("T")
 _pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="files")
@@ -19,6 +20,11 @@ async def in_thread(do: Callable[..., T], *args: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(_pool, do, *args)
 
 
+def soon(do: Callable[[], None]) -> None:
+    """The same, and nobody waits for it."""
+    _pool.submit(do)
+
+
 async def in_request_thread(do: Callable[..., T], *args: object, **options: object) -> T:
     """A step with the database, in the thread that the request has for such; its connection goes back."""
 
@@ -26,6 +32,6 @@ async def in_request_thread(do: Callable[..., T], *args: object, **options: obje
         try:
             return do(*args, **options)
         finally:
-            close_old_connections()
+            database.release()
 
     return await sync_to_async(step)()

@@ -37,8 +37,8 @@ PART = (
     OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="An ETag that is known"),
 )
 BYTES = {
-    (200, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
-    (206, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
+    (200, "*/*"): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
+    (206, "*/*"): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
     304: OpenApiResponse(None, description="Not changed"),
 }
 

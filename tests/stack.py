@@ -55,10 +55,13 @@ class Stack:
         self.manage("migrate", "--verbosity=0")
         self.start_web()
 
-    def manage(self, *arguments: str) -> str:
+    def manage(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run `manage.py` on the stack's database; its output. AssertionError when it fails."""
         done = subprocess.run(
-            [sys.executable, ROOT / "manage.py", *arguments], env=self.env, capture_output=True, text=True
+            [sys.executable, ROOT / "manage.py", *arguments],
+            env=self.env | (env or {}),
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -8,11 +8,12 @@ from urllib.parse import parse_qsl
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
 from accounts import authentication
+from comfyserve import database, logs
 
 from . import bodies, errors, limits, request_ids
 from .errors import ApiError, Detail, ValidationFailed
@@ -44,7 +45,7 @@ class Middleware:
         try:
             return self.before(request)
         finally:
-            close_old_connections()
+            database.release()
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
         """An answer here is the answer; the view is not asked."""
@@ -55,6 +56,7 @@ class Middleware:
 
 class RequestIdMiddleware(Middleware):
     def before(self, request: HttpRequest) -> None:
+        logs.clear()
         request.request_id = request_ids.begin(request.headers.get("X-Request-ID"))  # type: ignore[attr-defined]
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from comfyserve.api.bodies import FORM
 from comfyserve.asgi import application
 from tests.people import Api, assert_error
 
@@ -116,6 +117,12 @@ class TestOnTheServer:
         assert asked.read == 0
 
     def test_an_upload_has_its_own_limit(self) -> None:
-        asked = Asked([b"x" * 400] * 100, path="/files/upload")
+        asked = Asked([b"x" * 400], path="/files/upload", length=1_000_000)
         assert asked.status == 413
-        assert f"more than {3 * LIMIT} bytes".encode() in asked.body
+        assert f"more than {3 * LIMIT + FORM} bytes".encode() in asked.body
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_upload_of_a_stranger_is_refused_unread(self) -> None:
+        asked = Asked([b"x" * 400] * 100, path="/files/upload")
+        assert asked.status == 401
+        assert asked.read == 0

@@ -23,8 +23,9 @@ BUCKET = "comfyserve"
 class Site:
     """The web process with one kind of storage, and a look behind it."""
 
-    def __init__(self, stack: Stack, *, bucket: Any = None) -> None:
+    def __init__(self, stack: Stack, *, env: dict[str, str], bucket: Any = None) -> None:
         self.stack = stack
+        self.env = env
         self.url = stack.url
         self.bucket = bucket
         self.folder = Path(stack.env["DATA_DIR"])
@@ -66,8 +67,10 @@ def s3_bucket(s3_server) -> Any:
     return resource.create_bucket(Bucket=BUCKET)
 
 
-def storage_url(server: S3) -> str:
-    return f"s3://{server.access_key}:{server.secret_key}@127.0.0.1:{server.port}/{BUCKET}?tls=false"
+def storage_url(server: S3, *, port: int | None = None) -> str:
+    """With the port of a relay before it, if one is given."""
+    keys = f"{server.access_key}:{server.secret_key}"
+    return f"s3://{keys}@127.0.0.1:{port or server.port}/{BUCKET}?tls=false"
 
 
 @pytest.fixture(scope="session", params=["disk", "s3"])
@@ -78,7 +81,7 @@ def _site(request, _stack) -> Iterator[Site]:
         bucket = request.getfixturevalue("s3_bucket")
         env["STORAGE_URL"] = storage_url(request.getfixturevalue("s3_server"))
     _stack.start_web(env=env)
-    yield Site(_stack, bucket=bucket)
+    yield Site(_stack, env=env, bucket=bucket)
     _stack.start_web(env={})  # for whoever comes next
 
 

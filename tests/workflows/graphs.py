@@ -38,22 +38,9 @@ def txt2img(*, steps: int = 4, size: int = 64, seed: int = 1, text: str = "cloud
     }  # fmt: skip
 
 
-def long_run(seed: int = 1) -> Graph:
-    """Half a minute on a CPU, and it stops within a step when it is interrupted."""
-    return txt2img(steps=1000, seed=seed)
-
-
 def sleep(seconds: float, *, steps: int = 10, seed: int = 0) -> Graph:
     """Takes so long in so many steps without using the CPU: a node of our own, see tests/comfyui_nodes."""
     return {
         "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "steps": steps, "seed": seed}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "slept"}},
-    }
-
-
-def sleeping(seconds: float, *, seed: int) -> Graph:
-    """Takes that long and leaves the CPU alone, as a GPU would."""
-    return {
-        "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "steps": 20, "seed": seed}},
-        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.graphs import sleeping
+from tests.workflows.graphs import sleep
 
 USERS, EACH = 10, 20
 
@@ -75,7 +75,7 @@ def test_every_third_cancelled_at_a_random_moment_harms_no_other(bare_stack, com
     random.seed(20)
     person = stack.person("cancels")
     start_pair(stack, comfyui_pair)
-    ids = [person.execute(sleeping(0.4, seed=1000 + i)) for i in range(36)]
+    ids = [person.execute(sleep(0.4, seed=1000 + i)) for i in range(36)]
     doomed = ids[::3]
 
     def cancel(execution_id: str) -> int:
@@ -96,9 +96,9 @@ def test_what_is_staged_goes_to_a_gpu_that_falls_idle(bare_stack, comfyui_pair):
     stack = bare_stack
     person = stack.person("staged")
     start_pair(stack, comfyui_pair)
-    slow = person.execute(sleeping(12.0, seed=1))
-    quick = person.execute(sleeping(1.0, seed=2))
-    behind = [person.execute(sleeping(1.0, seed=3 + i)) for i in range(3)]
+    slow = person.execute(sleep(12.0, seed=1))
+    quick = person.execute(sleep(1.0, seed=2))
+    behind = [person.execute(sleep(1.0, seed=3 + i)) for i in range(3)]
     for execution_id in [quick, *behind]:
         assert person.result(execution_id, seconds=11)["status"] == "completed"
     assert person.get(f"/workflows/{slow}/status").json()["status"] == "running"

@@ -8,7 +8,7 @@ import requests
 
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.graphs import sleeping
+from tests.workflows.graphs import sleep
 from tests.workflows.test_many_workers import start_pair
 
 QUICK = {"LEASE_SECONDS": "3", "RENEW_SECONDS": "1", "RESERVED_SECONDS": "2"}
@@ -36,7 +36,7 @@ def test_a_killed_worker_started_again_joins_the_run(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("killed")
     worker = stack.start_worker("dies", comfyui_url=comfyui.url)
-    execution_id = person.execute(sleeping(6, seed=41))
+    execution_id = person.execute(sleep(6, seed=41))
     wait_status(person, execution_id, "running")
     worker.kill()
     stack.start_worker("dies", comfyui_url=comfyui.url)
@@ -52,7 +52,7 @@ def test_what_ended_while_no_worker_lived_is_collected(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("collected")
     worker = stack.start_worker("away", comfyui_url=comfyui.url)
-    execution_id = person.execute(sleeping(2, seed=42))
+    execution_id = person.execute(sleep(2, seed=42))
     wait_status(person, execution_id, "running")
     worker.kill()
     wait_for(lambda: not posts(comfyui, execution_id), what="ComfyUI to end it")
@@ -65,7 +65,7 @@ def test_a_worker_killed_for_good_leaves_its_run_to_another_backend(bare_stack, 
     stack = bare_stack
     person = stack.person("for-good")
     start_pair(stack, comfyui_pair, **QUICK)
-    execution_id = person.execute(sleeping(8, seed=43))
+    execution_id = person.execute(sleep(8, seed=43))
     wait_status(person, execution_id, "running")
     [(name,)] = stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)
     stack.workers[name].kill()
@@ -81,8 +81,8 @@ def test_sigterm_leaves_the_run_in_comfyui_for_the_next_worker(bare_stack, comfy
     person = stack.person("sigterm")
     env = {"DRAIN_SECONDS": "1"}
     worker = stack.start_worker("stops", comfyui_url=comfyui.url, env=env)
-    running = person.execute(sleeping(8, seed=44))
-    staged = person.execute(sleeping(0.5, seed=45))
+    running = person.execute(sleep(8, seed=44))
+    staged = person.execute(sleep(0.5, seed=45))
     wait_status(person, running, "running")
     wait_for(lambda: posts(comfyui, staged), what="the second to be staged")
     worker.signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ def test_sigterm_lets_a_short_run_finish(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("drain")
     worker = stack.start_worker("drains", comfyui_url=comfyui.url, env={"DRAIN_SECONDS": "20"})
-    execution_id = person.execute(sleeping(2, seed=46))
+    execution_id = person.execute(sleep(2, seed=46))
     wait_status(person, execution_id, "running")
     worker.signal(signal.SIGTERM)
     wait_for(lambda: not worker.alive, seconds=25, what="the worker to end")
@@ -111,7 +111,7 @@ def test_comfyui_dead_in_mid_run_is_run_again_when_it_is_back(bare_stack, comfyu
     stack = bare_stack
     person = stack.person("comfyui-dies")
     stack.start_worker("comfy", comfyui_url=comfyui.url)
-    execution_id = person.execute(sleeping(3, seed=47))
+    execution_id = person.execute(sleep(3, seed=47))
     wait_status(person, execution_id, "running")
     comfyui.restart()
     result = person.result(execution_id, seconds=40)
@@ -139,7 +139,7 @@ def test_a_frozen_worker_that_wakes_after_another_took_over_changes_nothing(bare
     stack = bare_stack
     person = stack.person("frozen")
     start_pair(stack, comfyui_pair, **QUICK)
-    execution_id = person.execute(sleeping(6, seed=48))
+    execution_id = person.execute(sleep(6, seed=48))
     wait_status(person, execution_id, "running")
     [(name,)] = stack.sql("SELECT worker FROM workflows_execution WHERE id = %s", execution_id)
     frozen = stack.workers[name]

@@ -1,0 +1,92 @@
+"""What nobody needs any more: expired files, bytes without a row, uploads that broke off.
+
+Each function yields what goes, one by one, and removes it unless `dry_run` is set. All may run at any time
+and beside each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from django.conf import settings
+from django.utils import timezone
+
+from . import pins, shelf, storing
+from .models import File
+
+BATCH = 200
+# What has no row may be on its way to one: bytes are stored first. An output waits for its transaction
+# as long as the database is away.
+GRACE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Gone:
+    what: str  # "expired", "orphan", "incoming", "unfinished"
+    name: str
+    size: int | None = None  # bytes, where they are known
+
+
+def clean(*, dry_run: bool = False) -> Iterator[Gone]:
+    """All of it. Raises StorageAway; what was done by then stays done."""
+    yield from expired(dry_run=dry_run)
+    yield from incoming(dry_run=dry_run)
+    yield from orphans(dry_run=dry_run)
+    yield from unfinished(dry_run=dry_run)
+
+
+def expired(*, dry_run: bool = False, at: datetime | None = None) -> Iterator[Gone]:
+    """Files past their time that no waiting or running execution needs."""
+    at = at or timezone.now()
+    last = ""  # those that stay are passed by, not looked at for ever
+    while True:
+        rows = File.objects.filter(expires_at__lte=at, id__gt=last).order_by("id")[:BATCH]
+        if not (batch := list(rows)):
+            return
+        last = batch[-1].id
+        if dry_run:
+            needed = pins.needed(file.id for file in batch)
+            going = [file for file in batch if file.id not in needed]
+        else:
+            going = pins.delete_unneeded(batch)
+        yield from (Gone("expired", f"{file.id} {file.filename}", file.size) for file in going)
+
+
+def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
+    """Bytes in the storage that have no row, and are old enough not to get one."""
+    before = timezone.now() - grace
+    for prefix in storing.PREFIXES:
+        old = (stored for stored in shelf.walk(prefix) if stored.modified < before)
+        while batch := {stored.key: stored for stored in islice(old, BATCH)}:
+            for key in sorted(set(batch) - storing.named(batch)):
+                if not dry_run:
+                    shelf.delete(key)
+                yield Gone("orphan", key, batch[key].size)
+
+
+def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
+    """Files that were coming in to this machine when a process was killed."""
+    before = time.time() - grace.total_seconds()
+    folder = settings.INCOMING_DIR
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            found = path.stat()
+            if found.st_mtime >= before or not path.is_file():
+                continue
+            if not dry_run:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # it has ended meanwhile
+        yield Gone("incoming", path.name, found.st_size)
+
+
+def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
+    """Uploads to S3 in parts that were never ended; their parts cost room and are not listed."""
+    for key, upload_id in list(shelf.unfinished(timezone.now() - grace)):
+        if not dry_run:
+            shelf.abort(key, upload_id)
+        yield Gone("unfinished", key)

@@ -1,0 +1,136 @@
+"""What the sweep removes, and what it leaves. `manage.py clean_files` shows both."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.files.conftest import Site, picture, uploaded
+
+
+def clean(site: Site, *options: str) -> str:
+    return site.stack.manage("clean_files", *options, env=site.env)
+
+
+def expire(site: Site, file_id: str) -> None:
+    site.stack.sql("UPDATE files_file SET expires_at = now() - interval '1 second' WHERE id = %s", file_id)
+
+
+def exists(site: Site, file_id: str) -> bool:
+    return bool(site.stack.sql("SELECT 1 FROM files_file WHERE id = %s", file_id))
+
+
+class TestExpired:
+    def test_an_expired_file_goes_with_its_bytes_and_its_thumbnail(self, alice, site):
+        before = site.stored()
+        file_id = uploaded(alice, picture(), "cat.png")
+        expire(site, file_id)
+        assert f"{file_id} cat.png" in clean(site)
+        assert not exists(site, file_id)
+        assert site.stored() <= before
+
+    def test_bytes_that_another_file_shares_stay(self, alice, site):
+        content = picture()
+        old, new = uploaded(alice, content), uploaded(alice, content)
+        expire(site, old)
+        clean(site)
+        assert alice.get(f"/files/{new}").content == content
+        assert alice.get(f"/files/{new}/thumbnail").status_code == 200
+
+    def test_a_dry_run_only_tells(self, alice, site):
+        file_id = uploaded(alice, picture())
+        expire(site, file_id)
+        before = site.stored()
+        assert "would remove: " in clean(site, "--dry-run")
+        assert exists(site, file_id)
+        assert site.stored() == before
+
+    def test_a_file_stays_until_the_execution_that_needs_it_has_ended(self, alice, site):
+        file_id = uploaded(alice, picture())
+        workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": file_id}}}
+        execution_id = alice.execute(workflow)
+        expire(site, file_id)
+        assert file_id not in clean(site)
+        alice.post(f"/workflows/{execution_id}/cancel")
+        assert file_id in clean(site)
+
+    def test_a_pin_of_an_execution_that_is_gone_keeps_nothing(self, alice, site):
+        file_id = uploaded(alice, picture())
+        site.stack.sql("INSERT INTO files_pin (file_id, holder) VALUES (%s, %s)", file_id, uuid.uuid4())
+        expire(site, file_id)
+        assert file_id in clean(site)
+
+
+class TestOrphans:
+    @pytest.fixture
+    def put(self, site):
+        """Put bytes into the storage beside us; disk only knows how old they are to be."""
+
+        def put(key: str, *, age: timedelta) -> None:
+            path = site.folder / "files" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"nobody's")
+            then = (datetime.now(UTC) - age).timestamp()
+            os.utime(path, (then, then))
+
+        if site.bucket is not None:
+            pytest.skip("S3 does not let us make an old object")
+        return put
+
+    def test_old_bytes_without_a_row_go_and_young_ones_stay(self, site, put):
+        old = {"uploads/zz/orphan", "outputs/zz/orphan", "thumbnails/zz/orphan.webp"}
+        for key in old:
+            put(key, age=timedelta(days=2))
+        put("uploads/zz/young", age=timedelta(hours=1))
+        told = clean(site)
+        assert {key for key in old if key in told} == old
+        assert {"uploads/zz/young"} == site.stored() & {*old, "uploads/zz/young"}
+
+    def test_old_bytes_with_a_row_stay(self, alice, site):
+        file_id = uploaded(alice, picture(), "kept.png")
+        if site.bucket is None:
+            for path in (site.folder / "files").rglob("*"):
+                os.utime(path, (0, 0))
+        clean(site)
+        assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
+        assert alice.get(f"/files/{file_id}").status_code == 200
+
+    def test_an_incoming_file_that_was_left_behind_goes(self, site):
+        left, under_way = site.folder / "incoming" / "left", site.folder / "incoming" / "under-way"
+        left.write_bytes(b"x")
+        under_way.write_bytes(b"x")
+        os.utime(left, (0, 0))
+        clean(site)
+        assert (left.exists(), under_way.exists()) == (False, True)
+        under_way.unlink()
+
+
+class TestOnS3:
+    def test_orphans_are_found_there_too(self, site, s3_settings):
+        from files import cleaning
+
+        site.bucket.put_object(Key="outputs/zz/orphan", Body=b"x")
+        gone = [item.name for item in cleaning.orphans(dry_run=True, grace=timedelta(0))]
+        assert "outputs/zz/orphan" in gone
+        site.bucket.Object("outputs/zz/orphan").delete()
+
+    def test_an_upload_in_parts_that_never_ended_is_aborted(self, site, s3_settings):
+        from files import cleaning
+
+        client = site.bucket.meta.client
+        client.create_multipart_upload(Bucket=site.bucket.name, Key="uploads/zz/parts")
+        [gone] = cleaning.unfinished(grace=timedelta(seconds=-5))
+        assert gone.name == "uploads/zz/parts"
+        assert list(cleaning.unfinished(grace=timedelta(seconds=-5))) == []
+
+    @pytest.fixture
+    def s3_settings(self, db, site, settings):
+        if site.bucket is None:
+            pytest.skip("of S3 only")
+        from comfyserve import storage_url
+
+        found = storage_url.parse(site.env["STORAGE_URL"], default=site.folder, link_seconds=60)
+        settings.STORAGES = {**settings.STORAGES, "default": found}
