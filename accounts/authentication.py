@@ -12,6 +12,7 @@ from rest_framework.request import Request
 
 from accounts import api_keys, sessions
 from accounts.models import ApiKey, Session, User
+from comfyserve import logs
 from comfyserve.api.errors import Unauthorized
 
 
@@ -29,6 +30,8 @@ def identify(request: HttpRequest) -> Identity | None:
     if not hasattr(request, "_identity"):
         token = bearer_token(request)
         request._identity = _look_up(token) if token else None  # type: ignore[attr-defined]
+        if request._identity is not None:  # type: ignore[attr-defined]
+            logs.bind(user_id=request._identity.user.pk)  # type: ignore[attr-defined]
     found: Identity | None = request._identity  # type: ignore[attr-defined]
     return found
 

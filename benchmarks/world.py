@@ -82,6 +82,7 @@ class World:
             RATE_LIMITS=f"{NEVER}/m,{NEVER}/h,{NEVER}/d",
             QUOTA_EXECUTIONS_WAITING=str(NEVER),
             QUOTA_EXECUTIONS_PER_DAY=str(NEVER),
+            MAX_PENDING=str(NEVER),
         )
 
     def _end(self) -> None:

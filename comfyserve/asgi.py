@@ -19,9 +19,15 @@ asgi = get_asgi_application()
 from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+from health.shutdown import Life  # noqa: E402
 from workflows.streams import Streams  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
+# Probes have threads of their own: they answer also while all others wait for a database that hangs. And
+# those that say that the process lives do not wait behind those that ask what else does.
+alive = WSGIMiddleware(wsgi_application, workers=2)  # type: ignore[arg-type]
+probes = WSGIMiddleware(wsgi_application, workers=6)  # type: ignore[arg-type]
+ALIVE = ("/health", "/health/liveness")
 streams = Streams(wsgi_application)
 
 
@@ -32,6 +38,10 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await streams(scope, receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
+    elif scope["path"].rstrip("/") in ALIVE:
+        await alive(scope, receive, send)  # type: ignore[arg-type]
+    elif scope["path"].startswith("/health/"):
+        await probes(scope, receive, send)  # type: ignore[arg-type]
     else:
         await wsgi(scope, receive, send)  # type: ignore[arg-type]
 
@@ -40,12 +50,16 @@ application = LimitBodies(halves)
 
 
 async def lifespan(receive: Any, send: Any) -> None:
+    life = Life()
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             streams.begin()
+            life.begin()
         else:
+            life.ends()
             await streams.end()
+            await life.end()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

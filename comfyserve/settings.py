@@ -11,7 +11,7 @@ from pathlib import Path
 
 import environ
 
-from comfyserve import storage_url
+from comfyserve import logs, storage_url
 from comfyserve.backends import DEFAULT_URL, backend_name
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -49,6 +49,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -321,6 +322,11 @@ PRIORITY_WEIGHTS = {
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
 
+# -- health -------------------------------------------------------------------------------------------
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as bearer; empty: open to all
+# After SIGTERM the web process says "not ready" and serves on for so long, for load balancers to notice.
+SHUTDOWN_DELAY_SECONDS = env.float("SHUTDOWN_DELAY_SECONDS", default=0.0)
+
 # -- webhooks -------------------------------------------------------------------------------------------
 WEBHOOK_HTTPS_ONLY = env.bool("WEBHOOK_HTTPS_ONLY", default=not DEBUG)
 WEBHOOK_TIMEOUT_SECONDS = env.float("WEBHOOK_TIMEOUT_SECONDS", default=10.0)
@@ -334,14 +340,27 @@ STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web proces
 MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 
 # -- logs ---------------------------------------------------------------------------------------------
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
+LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
+# json, line, or auto: lines for a terminal (and with DEBUG), JSON for everything else
+LOG_FORMAT = logs.chosen_format(env.str("LOG_FORMAT", default="auto"), debug=DEBUG)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"request_id": {"()": "comfyserve.api.request_ids.LogFilter"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+    "filters": {
+        "context": {"()": "comfyserve.logs.Context"},
+        "crashes": {"()": "comfyserve.logs.OnlyCrashes"},
+    },
+    "formatters": {"json": {"()": "comfyserve.logs.Json"}, "line": {"()": "comfyserve.logs.Line"}},
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["context"]}
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        # The server's own handlers go; what it says comes to ours.
+        "uvicorn": {"handlers": [], "propagate": True, "level": LOG_LEVEL},
+        "uvicorn.error": {"handlers": [], "propagate": True},
+        "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
+        "django.request": {"filters": ["crashes"]},
+        "celery.beat": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+    },
 }

@@ -17,6 +17,7 @@ urlpatterns = [
     path("workflows/", include("workflows.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
+    path("", include("health.urls")),
     path("schema", docs.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
     path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from . import links, queries, ranges, shelf, storing, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
-from .threads import in_request_thread, in_thread
+from .threads import in_request_thread, in_thread, soon
 
-SMALLEST, LARGEST = 64 * 1024, 1024 * 1024  # bytes read at once: more for whom takes them quickly
+SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes read at once: more for whom takes them quickly
 QUICK = 0.02  # seconds until a client has taken a piece
 # What an HTML or SVG file may do where a browser shows it all the same: nothing.
 SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
@@ -53,8 +54,7 @@ async def upload(request: HttpRequest) -> File:
             description=form.fields.get("description", ""),
         )
     finally:
-        # Also when the client has gone and this task was cancelled: so nothing is awaited here.
-        incoming.__exit__(None, None, None)
+        await in_thread(incoming.close)
 
 
 # -- out ---------------------------------------------------------------------------------------------
@@ -152,6 +152,7 @@ def _with_headers(response: HttpResponseBase, content: Content) -> HttpResponseB
 
 async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncIterator[bytes]:
     size = SMALLEST
+    reader = _Guarded(reader)
     try:
         while length > 0:
             piece = await in_thread(_read, reader, content.key, min(size, length))
@@ -160,7 +161,25 @@ async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncI
             yield piece
             size = min(size * 2, LARGEST) if time.monotonic() - began < QUICK else SMALLEST
     finally:
-        reader.close()
+        soon(reader.close)
+
+
+class _Guarded:
+    """Closed only when no thread reads from it: the client may go meanwhile."""
+
+    def __init__(self, reader: shelf.Reader) -> None:
+        self._reader = reader
+        self._busy = threading.Lock()
+        self._closed = False
+
+    def read(self, size: int, /) -> bytes:
+        with self._busy:
+            return b"" if self._closed else self._reader.read(size)
+
+    def close(self) -> None:
+        with self._busy:
+            self._closed = True
+            self._reader.close()
 
 
 def _pieces_at_once(reader: shelf.Reader, content: Content, length: int) -> Iterator[bytes]:

@@ -137,6 +137,7 @@ os.environ.update(
     DATA_DIR=str(_folder / "data"),
     SECRET_KEY="a key for tests only, long enough for HMAC with SHA-256",
     ALLOWED_HOSTS="*",
+    LOG_FORMAT="line",
     # Whether limits hold is tested where they are the subject.
     RATE_LIMITS="off",
     COMFYUI_URL=_comfyui[0].url,

@@ -28,7 +28,7 @@ from rest_framework.renderers import JSONRenderer
 
 from comfyserve import database, http
 
-from . import queries, representations, webhook_secrets
+from . import queries, representations, statistics, webhook_secrets
 from .models import Execution
 from .webhook_models import Delivery, DeliveryAttempt, WebhookEvent
 
@@ -251,6 +251,8 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
     with transaction.atomic():
         rows = Delivery.objects.filter(id=taken.id, token=taken.token)
         if rows.update(token=None, taken_until=None, **values):
+            result = "retried" if verdict.state == Delivery.State.WAITING else verdict.state
+            statistics.add("webhook_deliveries", result)
             DeliveryAttempt.objects.create(
                 delivery_id=taken.id,
                 status_code=answer.status_code,
@@ -258,11 +260,13 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
                 answer=answer.body,
                 error=answer.error,
             )
+    named = {"execution_id": str(taken.execution_id), "action": f"webhook_{verdict.state}"}
     if verdict.state == Delivery.State.FAILED:
-        logger.warning(
-            "webhook %s of %s given up: %s", taken.event, taken.execution_id, verdict.error,
-            extra={"action": "webhook_failed"},
-        )  # fmt: skip
+        logger.warning("webhook %s given up: %s", taken.event, verdict.error, extra=named)
+    elif verdict.state == Delivery.State.WAITING:
+        logger.info("webhook %s not delivered, again later: %s", taken.event, verdict.error, extra=named)
+    else:
+        logger.info("webhook %s delivered in %.0f ms", taken.event, seconds * 1000, extra=named)
 
 
 # -- the process that sends ------------------------------------------------------------------------------

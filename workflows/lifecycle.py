@@ -13,6 +13,7 @@ against a completion): functions say so with False or None and never raise for i
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +27,13 @@ from django.db.models import F, FloatField, QuerySet, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
+from comfyserve import database
 from files import storing
 
-from . import events, scheduling, webhooks
+from . import events, scheduling, statistics, webhooks
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Output, Status
+
+logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
@@ -101,7 +105,11 @@ _CLAIM_FIELDS = """
 
 
 def claim(*, worker: str) -> Claim | None:
-    """Take the next execution for `worker`, or None where nothing waits for it. One round trip."""
+    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+
+    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
+    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
+    """
     rows = _claims(
         f"""
         WITH next AS ({scheduling.NEXT_SQL}), e AS (
@@ -113,11 +121,16 @@ def claim(*, worker: str) -> Claim | None:
             INSERT INTO workflows_logline (execution_id, level, message)
             SELECT id, 'INFO', 'Taken by worker ' || worker
                 || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+        ), busy AS (
+            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+        WHERE set_config('synchronous_commit', 'off', true) = 'off'
         """,  # noqa: S608  (no value of a user in it)
         [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
+    for taken in rows:
+        _tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
     return rows[0] if rows else None
 
 
@@ -185,7 +198,7 @@ def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
 # -- running -----------------------------------------------------------------------------------------
 def begin(claim: Claim, *, total_steps: int) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
-    with transaction.atomic():
+    with database.relaxed():
         changed = (
             _held_by(claim)
             .filter(status=Status.PENDING)
@@ -199,7 +212,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
     """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
-    with transaction.atomic():
+    with database.relaxed():
         if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
@@ -212,8 +225,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     actual = Value(outcome.gpu_seconds or 0.0)
     values: dict[str, Any] = {
-        "error": outcome.error,
-        "warnings": list(outcome.warnings),
+        "error": database.storable(outcome.error),
+        "warnings": database.storable(list(outcome.warnings)),
         "gpu_seconds": outcome.gpu_seconds,
     }
     if outcome.status == Status.COMPLETED:
@@ -222,16 +235,24 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if not _end(_held_by(claim), outcome.status, actual=actual, **values):
             return False
         if outcome.error_details is not None:
-            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+            details = database.storable(outcome.error_details)
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
+            output.text = database.storable(output.text)
         Output.objects.bulk_create(outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
         _follow_up([claim.execution_id], event=f"workflow.{outcome.status}")
         scheduling.lift_quota(user_id=claim.user_id)
     return True
+
+
+def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
+    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    files = [output.file_id for output in outputs if output.file_id is not None]
+    return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
 
 
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
@@ -365,6 +386,8 @@ def _take_back(
                 [exclude, back],
             )
     _log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
+    cause = "fault" if fault else "lacking" if exclude else "other"
+    statistics.add("executions_taken_back", cause, count=len(back))
     _follow_up(back)
     if back and not hold_seconds:
         transaction.on_commit(events.ticket)
@@ -372,9 +395,10 @@ def _take_back(
 
 
 def _is_poison(row: Execution, *, fault: bool) -> bool:
-    if row.status != Status.RUNNING:
-        return False  # what had not begun cannot be to blame
-    return (fault and row.faults + 1 >= MAX_FAULTS) or row.attempt >= MAX_ATTEMPTS
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.attempt >= MAX_ATTEMPTS
 
 
 def reap() -> int:
@@ -398,6 +422,7 @@ def reap() -> int:
         taken += _take_back(
             dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
         )
+        statistics.add("lease_losses", "reaped", count=len(taken))
     return len(taken)
 
 
@@ -411,26 +436,53 @@ def lift_backoff() -> int:
     return lifted
 
 
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        events.ticket()
+    return lifted
+
+
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Iterable[UUID], *lines: Line) -> None:
     LogLine.objects.bulk_create(
         LogLine(
             execution_id=id_,
             level=line.level,
-            message=line.message,
+            message=database.storable(line.message),
             node_id=line.node_id,
             kind=line.kind,
-            data=line.data,
+            data=database.storable(line.data),
         )
         for id_ in ids
         for line in lines
     )
+    transaction.on_commit(lambda: _tell(list(ids), lines))
+
+
+def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
+    """The same in the log of the process, for operators."""
+    for id_ in ids:
+        for line in lines:
+            level = logging.getLevelNamesMapping()[line.level]
+            logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})
 
 
 def _follow_up(ids: Sequence[UUID], *, event: str | None = None) -> None:
-    """The webhooks of `event` go into the outbox now; after the commit, readers are told."""
+    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told."""
     if event is not None and ids:
         webhooks.record(ids, event=event)
+        statistics.note_ended(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
 

@@ -155,6 +155,10 @@ class Execution(models.Model):
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),
+            # Read by health: how many wait of each priority, and since when.
+            models.Index(
+                fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -270,6 +274,7 @@ class Worker(models.Model):
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
     devices = models.JSONField(default=list)
+    gpus = models.JSONField(default=list, help_text="Of its host, as NVIDIA's driver tells: see gpus.figures")
     ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
     ram_free = models.BigIntegerField(null=True, blank=True)
     object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)
@@ -284,4 +289,5 @@ class Worker(models.Model):
         return self.name
 
 
+from .statistics_models import Delta, Tally  # noqa: E402, F401
 from .webhook_models import Delivery, DeliveryAttempt, Webhook, WebhookSecret  # noqa: E402, F401

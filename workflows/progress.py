@@ -14,7 +14,7 @@ from typing import Any
 
 from comfyui import events
 
-from . import graphs
+from . import graphs, statistics
 from .lifecycle import Line
 from .models import LineKind
 
@@ -67,6 +67,8 @@ class Progress:
             self._named.add(node_id)
             does = _what_it_does(self._prompt, node_id)
             self._lines.append(Line(does, node_id=node_id, kind=LineKind.NODE))
+            for used in graphs.models_of({node_id: self._prompt[node_id]} if node_id in self._prompt else {}):
+                statistics.model_loaded(name=used.name, type=used.type)
 
     def _reach(self, node_id: str, fraction: float) -> None:
         if node_id in self._done:

@@ -14,6 +14,7 @@ from django.db import connection
 
 from .models import Priority
 
+SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
 POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
@@ -140,15 +141,29 @@ def lowest(priority: str, cap: str | None) -> str:
     return priority
 
 
-def lift_quota(*, user_id: int) -> int:
+def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
+    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide.
+
+    False where somebody else has it, and `wait` is not set.
+    """
+    with connection.cursor() as cursor:
+        if wait:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+            return True
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+        return bool(cursor.fetchone()[0])
+
+
+def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     """Let as many of the user's executions into the queue as may run at once; the number lifted.
 
-    The rest stay `held`, so that they stand in nobody's way.
+    The rest stay `held`, so that they stand in nobody's way. `or_all`: all of them where there is no limit
+    (any more); else nothing is held there, and nothing is looked for.
     """
     from accounts import quotas
 
     limit = quotas.running_at_once(user_id=user_id)
-    if limit is None:
+    if limit is None and not or_all:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(
@@ -157,10 +172,10 @@ def lift_quota(*, user_id: int) -> int:
                 SELECT id FROM workflows_execution
                 WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
                 ORDER BY turn, created_at
-                LIMIT greatest(0, %(limit)s - (
+                LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
                     SELECT count(*) FROM workflows_execution
                     WHERE user_id = %(user)s AND status IN ('pending', 'running')
-                      AND held IS DISTINCT FROM 'quota'))
+                      AND held IS DISTINCT FROM 'quota')) END
                 FOR UPDATE SKIP LOCKED)
             """,
             {"user": user_id, "limit": limit},

@@ -87,7 +87,13 @@ class ExecutionEventsView(StreamView):
 
 
 class AllEventsView(StreamView):
-    @describe(None, STREAM, errors=(401,), parameters=[LAST_EVENT_ID])
+    @describe(
+        None,
+        STREAM,
+        errors=(401,),
+        parameters=[LAST_EVENT_ID],
+        operation_id="workflows_events_of_all_retrieve",
+    )
     def get(self, request: Request) -> HttpResponse:
         """Follow All Executions: live events of everything that you have, on one connection.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts import quotas
 from accounts.models import User
@@ -16,10 +17,10 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, inputs, lifecycle, queries, scheduling, webhooks, workers
+from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics, webhooks, workers
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
 
-SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def submit(
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
     taken = inputs.take(graph, user=user)
-    priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
+    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
     with transaction.atomic():
-        _lock_submissions(user_id=user.pk)
+        scheduling.lock_submissions(user_id=user.pk)
         _check_room(user)
         known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
         place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
-        limited = quotas.running_at_once(user_id=user.pk) is not None
+        limited = quotas.runs_are_limited(user=user)
         execution = Execution.objects.create(
             user=user,
             priority=priority,
@@ -74,6 +75,7 @@ def submit(
         )
         Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
         inputs.pin(taken, execution_id=execution.id)
+        statistics.note_submitted(priority=priority)
         LogLine.objects.create(
             execution=execution,
             level=Level.INFO,
@@ -87,6 +89,12 @@ def submit(
             scheduling.lift_quota(user_id=user.pk)
         transaction.on_commit(events.ticket)
         transaction.on_commit(lambda: events.announce_status(execution.id))
+    logger.info(
+        "Accepted, %d nodes, priority %s",
+        len(graph.prompt),
+        priority,
+        extra={"execution_id": str(execution.id)},
+    )
     return Accepted(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),
@@ -95,14 +103,9 @@ def submit(
     )
 
 
-def _lock_submissions(*, user_id: int) -> None:
-    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
-
-
 def _check_room(user: User) -> None:
-    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count()
+    counted = quotas.waiting_is_limited(user=user)
+    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting)
     if queries.pending_count_lately() >= settings.MAX_PENDING:
         raise Unavailable("The queue is full; try again later", retry_after=60)

@@ -8,6 +8,7 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
+from comfyserve import logs
 from models_registry.keeping import Keeper
 
 from . import events, workers
@@ -24,6 +25,7 @@ class GpuWorker:
 
     def __init__(self) -> None:
         self.seats = Seats(own())
+        logs.bind_process(worker=self.seats.backend.name)
         backend = self.seats.backend
         self.keeper = Keeper(
             host=backend.name,

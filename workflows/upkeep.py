@@ -25,7 +25,7 @@ from django.utils import timezone
 from comfyserve import database
 from comfyui import Unreachable
 
-from . import lifecycle, queries, workers
+from . import gpus, lifecycle, queries, statistics, workers
 from .models import Worker
 from .seats import Held, Seats
 
@@ -79,6 +79,7 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+        self._seats.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
             for execution_id in self._heard(timeout=self._until_due()):
@@ -102,8 +103,6 @@ class Upkeep:
         """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
         for notification in connection.connection.notifies(timeout=timeout):
             yield notification.payload
-            if self._until_due() <= 0:
-                return
 
     # -- what is due -----------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
@@ -169,6 +168,7 @@ class Upkeep:
             comfyui_version=stats.version if stats else "",
             boot=self._backend.boot,
             devices=[vars(device) for device in stats.devices] if stats else [],
+            gpus=gpus.figures(),
             ram_total=stats.ram_total if stats else None,
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
@@ -208,6 +208,8 @@ class Upkeep:
             if first:
                 lifecycle.reap()
                 lifecycle.lift_backoff()
+                statistics.fold()
+                lifecycle.lift_quotas()
 
     def _fail_stale(self) -> None:
         with alone("stale") as first:

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
 from accounts import authentication
-from comfyserve import database
+from comfyserve import database, logs
 
 from . import bodies, errors, limits, request_ids
 from .errors import ApiError, Detail, ValidationFailed
@@ -56,6 +56,7 @@ class Middleware:
 
 class RequestIdMiddleware(Middleware):
     def before(self, request: HttpRequest) -> None:
+        logs.clear()
         request.request_id = request_ids.begin(request.headers.get("X-Request-ID"))  # type: ignore[attr-defined]
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:

@@ -5,7 +5,6 @@ It is on every response and in every log line, and goes with each Celery message
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from contextvars import ContextVar
@@ -31,14 +30,6 @@ def current() -> str | None:
 def end() -> None:
     """What the thread logs next belongs to no request."""
     _current.set(None)
-
-
-class LogFilter(logging.Filter):
-    """Gives every log record the `request_id` in hand, or "-"."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = current() or "-"
-        return True
 
 
 @signals.before_task_publish.connect(dispatch_uid="request_id_out")

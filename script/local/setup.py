@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import os
+import secrets
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
+from script.local import running
 from script.local.console import UserError, run, step
 from script.local.paths import ROOT, VENV, data_dir
 
@@ -83,4 +87,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dev", action="store_true", help="also what tests and checks need")
     options = parser.parse_args(arguments)
     ensure(dev=options.dev)
+    _examine()
     print(f"Set up in {VENV}. Next: script/demo, or script/serve")
+
+
+def _examine() -> None:
+    """What the doctor says: of all where a script/serve runs, else of what can be seen before one does."""
+    environment = dict(os.environ)
+    known = running.addresses() or {}
+    before_start = not (known or "DATABASE_URL" in environment)
+    for key, value in known.items():
+        environment.setdefault(key, value)
+    # Before the first start there is no key yet; nothing is signed here.
+    environment.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
+    command = [str(VENV / "bin" / "python"), str(ROOT / "manage.py"), "doctor"]
+    print("\nWhat script/manage doctor says:", flush=True)
+    subprocess.run([*command, *(["--before-start"] if before_start else [])], env=environment, check=False)
+    print()

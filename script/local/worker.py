@@ -51,7 +51,8 @@ def celery_arguments(queues: list[str]) -> list[str]:
         name = f"gpu-{backend}"
         queues = [*queues, f"gpu.{backend}"]
     return [
-        "-A", "comfyserve", "worker", "--pool", "threads", "--concurrency", str(threads),
+        # Quiet: no banner between the lines of log.
+        "-q", "-A", "comfyserve", "worker", "--pool", "threads", "--concurrency", str(threads),
         "-Q", ",".join(queues), "-n", f"{name}@%h", "-l", os.environ.get("LOG_LEVEL", "INFO"),
         # What these two tell workers about each other, ours know from PostgreSQL.
         "--without-gossip", "--without-mingle",

@@ -5,6 +5,7 @@ import logging
 import pytest
 from celery import shared_task
 
+from comfyserve import logs
 from comfyserve.api import request_ids
 from comfyserve.celery import app
 from tests.people import Api
@@ -32,11 +33,9 @@ class TestRequestIds:
         assert response["X-Request-ID"].startswith("req_")
 
     def test_log_lines_carry_it(self) -> None:
-        record = logging.makeLogRecord({})
-        request_ids.LogFilter().filter(record)
-        assert record.request_id == "-"
         request_ids.begin("abc")
-        request_ids.LogFilter().filter(record)
+        record = logging.makeLogRecord({})
+        logs.Context().filter(record)
         assert record.request_id == "abc"
 
 

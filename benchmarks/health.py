@@ -1,0 +1,173 @@
+"""How long `/metrics/` and `/health/detailed` take: an empty database beside one with a million executions.
+
+    .venv/bin/python -m benchmarks.health [--executions 1000000] [--waiting 100000]
+
+A real PostgreSQL, Valkey and web process of its own, in a temporary folder. Answers are shared for a second,
+so each is asked for after that second is over: what is measured is the looking, not the sharing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import requests
+
+from script.local import ports
+from script.local.postgres import Postgres
+from script.local.valkey import Valkey
+
+ASKED = 15  # times each
+PATHS = {
+    "/metrics/ (JSON)": ("/metrics/", "application/json"),
+    "/metrics/ (Prometheus)": ("/metrics/", "text/plain"),
+    "/health/detailed": ("/health/detailed", "*/*"),
+}
+
+# Ended executions of a year, of 20 kinds and 3 priorities, as the service would have left them.
+ENDED = """
+    INSERT INTO workflows_execution
+        (id, user_id, status, priority, created_at, started_at, completed_at, timeout_minutes, request_id,
+         turn, start, finish, cost, worker, claimed_at, attempt, boot, faults, excluded, current_step,
+         total_steps, percentage, kind, models_used, metadata, webhook_url, gpu_seconds, warnings)
+    SELECT gen_random_uuid(), 1, (ARRAY['completed', 'completed', 'completed', 'failed'])[1 + i %% 4],
+        (ARRAY['low', 'normal', 'high'])[1 + i %% 3], at, at + interval '20 seconds',
+        at + interval '50 seconds', 30, '', i, i, i + 30, 30, 'gpu-1', at + interval '20 seconds', 1, '', 0,
+        '{}', 20, 20, 100, 'kind' || i %% 20, '[]', '{}', '', 30, '[]'
+    FROM (SELECT i, now() - interval '1 year' + make_interval(secs => i * 31) AS at
+          FROM generate_series(1, %s) i) made
+"""
+WAITING = """
+    INSERT INTO workflows_execution
+        (id, user_id, status, priority, created_at, timeout_minutes, request_id, turn, start, finish, cost,
+         worker, attempt, boot, faults, excluded, current_step, total_steps, percentage, kind, models_used,
+         metadata, webhook_url, warnings)
+    SELECT gen_random_uuid(), 1, 'pending', (ARRAY['low', 'normal', 'high'])[1 + i %% 3],
+        now() - make_interval(secs => i), 30, '', i, i, i + 30, 30, '', 0, '', 0, '{}', 0, 0, 0, 'kind1',
+        '[]', '{}', '', '[]'
+    FROM generate_series(1, %s) i
+"""
+# What the deltas of these executions would have been folded to.
+FIGURES = """
+    INSERT INTO workflows_tally (metric, labels, bucket, count, sum)
+    SELECT 'executions_submitted', ARRAY[priority], 0, count(*), count(*) FROM workflows_execution
+    GROUP BY priority
+    UNION ALL
+    SELECT 'executions_ended', ARRAY[status, priority], 0, count(*), count(*) FROM workflows_execution
+    WHERE status IN ('completed', 'failed') GROUP BY status, priority
+    UNION ALL
+    SELECT 'execution_run_seconds', ARRAY[kind], 7, count(*), 30 * count(*) FROM workflows_execution
+    WHERE status = 'completed' GROUP BY kind
+    UNION ALL
+    SELECT 'execution_wait_seconds', ARRAY[kind, priority], 6, count(*), 20 * count(*)
+    FROM workflows_execution WHERE status IN ('completed', 'failed') GROUP BY kind, priority
+    ON CONFLICT (metric, labels, bucket) DO UPDATE SET count = excluded.count, sum = excluded.sum
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--executions", type=int, default=1_000_000)
+    parser.add_argument("--waiting", type=int, default=100_000)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="comfyserve-bench-"))
+    logs = folder / "logs"
+    postgres = Postgres(folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=False)
+    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
+    try:
+        _start(postgres, valkey)
+        _compare(options, folder=folder, postgres=postgres, valkey=valkey)
+    finally:
+        valkey.stop()
+        postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(postgres: Postgres, valkey: Valkey) -> None:
+    postgres.prepare()
+    valkey.prepare()
+    for server in (postgres, valkey):
+        server.start()
+    for server in (postgres, valkey):
+        server.wait()
+
+
+def _compare(options: argparse.Namespace, *, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
+    os.environ.setdefault("SECRET_KEY", "a key for benchmarks only, long enough for HMAC with SHA-256")
+    os.environ.update(COMFYUI_URL="http://127.0.0.1:1", RATE_LIMITS="off", LOG_FORMAT="line")
+    from tests.stack import Stack
+
+    stack = Stack(
+        folder=folder / "stack",
+        logs=folder / "logs",
+        database_url=postgres.url(),
+        redis_url=valkey.url(),
+    )
+    print(f"{'median (worst), ms':24}" + "".join(f"{name:>26}" for name in PATHS))
+    try:
+        stack.start()
+        _row("empty", stack.url)
+        stack.person("bench")  # the executions are of user 1
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            _fill(connection, ENDED, 60)
+            _row("one of each kind", stack.url)
+            _fill(connection, ENDED, options.executions)
+            _row(f"{options.executions:,} ended", stack.url)
+            _fill(connection, WAITING, options.waiting)
+            _row(f"and {options.waiting:,} waiting", stack.url)
+            began = time.perf_counter()
+            connection.execute("SELECT status, count(*) FROM workflows_execution GROUP BY status").fetchall()
+            took = (time.perf_counter() - began) * 1000
+            print(f"\nFor comparison: counting the table by status once takes {took:.0f} ms")
+    finally:
+        stack.stop()
+
+
+def _fill(connection: psycopg.Connection, statement: str, number: int) -> None:
+    began = time.perf_counter()
+    connection.execute(statement, [number])
+    connection.execute(FIGURES)
+    connection.execute("VACUUM ANALYZE")
+    print(f"  (made {number:,} rows in {time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
+
+
+def _row(name: str, url: str) -> None:
+    cells = [_times(url + path, accept) for path, accept in PATHS.values()]
+    print(f"{name:24}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+
+
+def _times(url: str, accept: str) -> str:
+    """Median and worst of some answers, in milliseconds."""
+    session = requests.Session()
+    session.headers["Accept"] = accept
+
+    def ask() -> float:
+        began = time.perf_counter()
+        answer = session.get(url, timeout=10)
+        assert answer.status_code == 200, answer.text
+        return (time.perf_counter() - began) * 1000
+
+    return _summary(ask)
+
+
+def _summary(ask: Callable[[], float]) -> str:
+    ask()
+    took = []
+    for _ in range(ASKED):
+        time.sleep(1.05)  # the shared answer is out of date then
+        took.append(ask())
+    return f"{statistics.median(took):.1f} ({max(took):.1f})"
+
+
+if __name__ == "__main__":
+    main()

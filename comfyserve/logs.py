@@ -1,0 +1,145 @@
+"""What a log line looks like, and whose it is.
+
+Each record carries what is in hand where it is written: request, execution, user, worker. So the story of one
+execution is found by its id across web, worker and webhooks. Lines are JSON for machines, or one to read for
+a terminal (`LOG_FORMAT`). Secrets do not get into either.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from celery import signals
+from pythonjsonlogger.json import JsonFormatter
+
+from comfyserve.api import request_ids
+
+FIELDS = ("request_id", "execution_id", "user_id", "worker")
+
+_in_hand: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039  (never changed in place)
+_of_process: dict[str, Any] = {}
+
+
+def bind(**fields: Any) -> None:
+    """What this thread or task has in hand from now on, such as `user_id=7`."""
+    _in_hand.set({**_in_hand.get(), **fields})
+
+
+def clear() -> None:
+    """Nothing is in hand any more: a request begins."""
+    _in_hand.set({})
+
+
+@contextmanager
+def bound(*, request_id: str | None = None, **fields: Any) -> Iterator[None]:
+    """Have these in hand for a while; with `request_id` also the request that it goes back to."""
+    before, request_before = _in_hand.get(), request_ids.current()
+    bind(**fields)
+    if request_id:
+        request_ids.begin(request_id)
+    try:
+        yield
+    finally:
+        _in_hand.set(before)
+        if request_id:
+            request_ids.begin(request_before) if request_before else request_ids.end()
+
+
+def bind_process(**fields: Any) -> None:
+    """What all lines of this process are of, such as `worker="gpu-1"`."""
+    _of_process.update(fields)
+
+
+class Context(logging.Filter):
+    """Puts what is in hand on the record, unless the call itself named it in `extra`."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known = {**_of_process, "request_id": request_ids.current(), **_in_hand.get()}
+        for name in FIELDS:
+            if getattr(record, name, None) is None:
+                setattr(record, name, known.get(name))
+        return True
+
+
+class OnlyCrashes(logging.Filter):
+    """Django tells of every answer from 400 up; comfyserve.requests has a line for each already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is not None
+
+
+# -- no secrets ----------------------------------------------------------------------------------------------
+_SECRETS = re.compile(
+    r"(?P<keep>://[^/\s:@]*:)[^@\s/]+(?=@)"  # a password in an address
+    r"|(?P<keep2>(?i:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # a JSON web token
+    r"|(?P<keep3>(?i:\b(?:password|passwd|secret|token|api_key|signature|sig)[\"']?\s*[=:]\s*[\"']?))[^\s\"'&,;)}]{4,}"
+)
+MASK = "***"
+
+
+def scrub(text: str) -> str:
+    """The text with passwords, tokens and keys masked."""
+    return _SECRETS.sub(lambda found: (found["keep"] or found["keep2"] or found["keep3"] or "") + MASK, text)
+
+
+# -- the two forms -----------------------------------------------------------------------------------------
+class Json(JsonFormatter):
+    """One JSON object a line: time, level, logger, message, what is in hand, and what `extra` gives."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s", json_ensure_ascii=False)
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        super().add_fields(log_data, record, message_dict)
+        for name in FIELDS:
+            if log_data.get(name) is None:
+                log_data.pop(name, None)
+        log_data.pop("taskName", None)
+        first = {
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        rest = dict(log_data)
+        log_data.clear()
+        log_data.update({**first, **rest})
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
+
+
+class Line(logging.Formatter):
+    """A line to read: time, level, logger, [what is in hand], message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s [%(in_hand)s] %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        known = [str(value) for name in FIELDS if (value := getattr(record, name, None)) is not None]
+        record.in_hand = " ".join(known) or "-"
+        return scrub(super().format(record))
+
+
+def chosen_format(wanted: str, *, debug: bool) -> str:
+    """`json` or `line`. `auto`: a line where somebody reads it, JSON where a program does."""
+    if wanted in ("json", "line"):
+        return wanted
+    if wanted != "auto":
+        raise ValueError(f"LOG_FORMAT={wanted!r}: json, line or auto")
+    return "line" if debug or sys.stderr.isatty() else "json"
+
+
+@signals.setup_logging.connect(weak=False, dispatch_uid="logs_as_django")
+def _leave_it_to_django(**_: Any) -> None:
+    """Celery sets up no logging of its own while somebody listens here. Warnings are lines like others."""
+    logging.captureWarnings(True)

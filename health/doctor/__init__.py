@@ -1,0 +1,35 @@
+"""What `manage.py doctor` looks at: each finding says whether something is right, and what to do if not.
+
+The parts are looked at one after the other, each by itself: one that breaks says so and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from . import comfyui, host, stores
+from .findings import Finding, Verdict, bad
+
+Look = Callable[[], Iterator[Finding]]
+
+# What can be said before anything runs, then what needs the servers.
+BEFORE_START: tuple[Look, ...] = (host.settings_make_sense, host.disk, host.gpus)
+PARTS: tuple[Look, ...] = (
+    *BEFORE_START, stores.database, stores.migrations, stores.clock, stores.redis, stores.celery,
+    stores.storage, comfyui.workers, comfyui.direct,
+)  # fmt: skip
+
+
+def examine(*, before_start: bool = False) -> Iterator[Finding]:
+    """The findings, as they come."""
+    for look in BEFORE_START if before_start else PARTS:
+        try:
+            yield from look()
+        except Exception as exc:  # noqa: BLE001  (a part that breaks is a finding)
+            subject = look.__name__.replace("_", " ")
+            yield bad(
+                subject, f"could not be looked at: {exc}", "See the log; report it if this is our mistake"
+            )
+
+
+__all__ = ["Finding", "Verdict", "examine"]

@@ -1,0 +1,42 @@
+"""manage.py doctor: the first thing to run when something is off."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from health import doctor
+from health.doctor import Finding, Verdict
+
+MARKS = {Verdict.GOOD: ("ok ", "SUCCESS"), Verdict.NOTE: ("note", "WARNING"), Verdict.BAD: ("BAD", "ERROR")}
+
+
+class Command(BaseCommand):
+    help = "Look at everything that ComfyServe needs, and say what to do about what is wrong."
+    requires_system_checks = []  # they would stop it before it could say anything
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--before-start", action="store_true", help="only what can be seen before the servers run"
+        )
+
+    def handle(self, *args: Any, before_start: bool, **options: Any) -> None:  # noqa: ARG002
+        logging.disable(logging.WARNING)  # what goes wrong is said in the findings
+        findings = []
+        for finding in doctor.examine(before_start=before_start):
+            self._say(finding)
+            findings.append(finding)
+        wrong = sum(finding.verdict is Verdict.BAD for finding in findings)
+        if wrong:
+            self.stdout.write(self.style.ERROR(f"\n{wrong} to mend"))
+            sys.exit(1)
+        self.stdout.write(self.style.SUCCESS("\nAll well"))
+
+    def _say(self, finding: Finding) -> None:
+        mark, style = MARKS[finding.verdict]
+        self.stdout.write(f"{getattr(self.style, style)(f'{mark:4}')}  {finding.subject:11} {finding.seen}")
+        if finding.to_do:
+            self.stdout.write(f"{'':18}-> {finding.to_do}")

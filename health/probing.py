@@ -1,0 +1,91 @@
+"""Checks that may hang, asked so that the asker never does.
+
+Each check runs in a thread of its own with a time limit. One that hangs is not started again before it has
+come back: what hangs costs one thread, however often it is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class NoAnswer(Exception):
+    """The check did not come back in its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"No answer within {seconds:g} s")
+
+
+class Probe(Generic[T]):
+    """`ask` in time, or NoAnswer; what the check raises is raised."""
+
+    def __init__(self, name: str, check: Callable[[], T], *, limit: float) -> None:
+        """`limit`: seconds."""
+        self.name = name
+        self.limit = limit
+        self._check = check
+        self._lock = threading.Lock()
+        self._current: Future[T] | None = None
+        self._begun_at = 0.0
+
+    def begin(self) -> Future[T]:
+        with self._lock:
+            if self._current is None or self._current.done():
+                self._current = Future()
+                self._begun_at = time.monotonic()
+                threading.Thread(
+                    target=self._run, args=(self._current,), name=f"probe {self.name}", daemon=True
+                ).start()
+            return self._current
+
+    def _run(self, future: Future[T]) -> None:
+        try:
+            future.set_result(self._check())
+        except BaseException as exc:  # noqa: BLE001  (handed to whoever asks)
+            future.set_exception(exc)
+
+    def ask(self, *, begun: Future[T] | None = None, since: float | None = None) -> T:
+        """Wait for one that was begun (`time.monotonic()` says `since` when), or begin one."""
+        future = begun or self.begin()
+        left = self.limit - (time.monotonic() - since if since is not None else 0.0)
+        try:
+            return future.result(timeout=max(0.0, left))
+        except NotYet:
+            if future.done():  # the check itself raised a TimeoutError
+                raise
+            raise NoAnswer(self.limit) from None
+
+
+class Shared(Generic[T]):
+    """A result, or a failure, that all askers share for a while: however many ask, it is looked for once a
+    second."""
+
+    def __init__(self, make: Callable[[], T], *, seconds: float = 1.0) -> None:
+        self._make = make
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._made: Future[T] | None = None
+        self._at = 0.0
+
+    def get(self) -> T:
+        """What `make` returns or raises."""
+        with self._lock:
+            if self._made is None or time.monotonic() - self._at >= self._seconds:
+                self._made = self._look()
+                self._at = time.monotonic()
+            return self._made.result()
+
+    def _look(self) -> Future[T]:
+        made: Future[T] = Future()
+        try:
+            made.set_result(self._make())
+        except Exception as exc:  # noqa: BLE001  (raised to each asker)
+            made.set_exception(exc)
+        return made

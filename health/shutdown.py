@@ -1,0 +1,67 @@
+"""The life of a web process: what starts with it, and how it stops.
+
+At SIGTERM readiness says no at once. With SHUTDOWN_DELAY_SECONDS the process goes on serving for so long,
+so that the load balancer sees it and sends no more; then the server stops as it always does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from types import FrameType
+
+from django.conf import settings
+
+from workflows import statistics
+
+from . import latency
+
+logger = logging.getLogger(__name__)
+
+_begun = threading.Event()
+
+
+def begun() -> bool:
+    """Whether this process was told to stop."""
+    return _begun.is_set()
+
+
+class Life:
+    """Of one web process; called by its ASGI lifespan, in this order."""
+
+    def __init__(self) -> None:
+        self._flusher = statistics.Flusher(before=latency.gather_process_counters)
+
+    def begin(self) -> None:
+        _delay_the_end()
+        self._flusher.start()
+
+    def ends(self) -> None:
+        """No requests are taken any more; some still run."""
+        _begun.set()
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._flusher.stop)
+
+
+def _delay_the_end() -> None:
+    """Stand before the server's own handler of SIGTERM, which closes the port at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    servers = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        first = not _begun.is_set()
+        _begun.set()
+        if not callable(servers):
+            signal.signal(number, servers)
+            signal.raise_signal(number)
+        elif first and settings.SHUTDOWN_DELAY_SECONDS > 0:
+            loop.call_soon_threadsafe(loop.call_later, settings.SHUTDOWN_DELAY_SECONDS, servers, number, None)
+        else:
+            servers(number, frame)
+
+    signal.signal(signal.SIGTERM, handle)

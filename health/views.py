@@ -1,0 +1,161 @@
+"""/health/, /metrics/ and /workers/."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from django.conf import settings
+from django.http import HttpResponse
+from django.utils import timezone
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.permissions import AllowAny, IsAdminUser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+import comfyserve
+from accounts.authentication import bearer_token
+from comfyserve.api.errors import Unauthorized
+from comfyserve.api.schema import describe
+
+from . import exposition, figures, fleet, readiness, system
+from . import serializers as shapes
+from .detailed import detailed
+
+
+class ProbeView(APIView):
+    """For everybody, and nobody is looked up."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+
+class Health(ProbeView):
+    @describe(None, shapes.HealthSerializer)
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Basic Health Check: this process answers; nothing else is asked."""
+        return Response(_about("healthy"))
+
+
+class DetailedHealth(ProbeView):
+    @describe(None, {200: shapes.DetailedSerializer, 503: shapes.DetailedSerializer})
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Detailed Health Check: each dependency, within two seconds whatever hangs. 503 if unhealthy."""
+        report = detailed.get()
+        services = [asdict(service) for service in report.services]
+        body = {**_about(report.status), "services": services, "system": report.system}
+        return Response(body, status=503 if report.status == "unhealthy" else 200)
+
+
+class Readiness(ProbeView):
+    @describe(None, {200: shapes.ReadySerializer, 503: shapes.NotReadySerializer})
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Readiness Probe: whether this process should get requests."""
+        reason = readiness.why_not()
+        if reason is None:
+            return Response({"status": "ready"})
+        return Response({"status": "not ready", "reason": reason}, status=503)
+
+
+class Liveness(ProbeView):
+    @describe(None, shapes.LivenessSerializer)
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Liveness Probe: this process is alive."""
+        return Response({"status": "alive", "timestamp": timezone.now()})
+
+
+def _about(status: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "timestamp": timezone.now(),
+        "version": comfyserve.__version__,
+        "uptime_seconds": system.uptime_seconds(),
+    }
+
+
+class _Any(BaseContentNegotiation):
+    """JSON whatever is asked for: the text for Prometheus is chosen by the view, not rendered."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:  # noqa: ARG002
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> Any:  # noqa: ARG002
+        return renderers[0], renderers[0].media_type
+
+
+class Metrics(ProbeView):
+    content_negotiation_class = _Any
+
+    @describe(None, shapes.MetricsSerializer)
+    def get(self, request: Request) -> Response | HttpResponse:
+        """System Metrics: as JSON, or as text for Prometheus to whoever asks for text/plain or OpenMetrics.
+
+        With METRICS_TOKEN set it wants that token as bearer.
+        """
+        _check_token(request)
+        found = figures.now()
+        if _wants_text(request):
+            body, content_type = exposition.text(found, accept=request.headers.get("Accept", ""))
+            return HttpResponse(body, content_type=content_type)
+        return Response(figures.as_documented(found))
+
+
+def _check_token(request: Request) -> None:
+    given = bearer_token(request._request) or ""
+    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), settings.METRICS_TOKEN.encode()):
+        raise Unauthorized(
+            "The metrics want METRICS_TOKEN as a bearer token", headers={"WWW-Authenticate": "Bearer"}
+        )
+
+
+JSON = "application/json"
+TEXTS = (
+    "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
+    "text/plain;version=0.0.4", "application/openmetrics-text", "text/plain",
+)  # fmt: skip
+
+
+def _wants_text(request: Request) -> bool:
+    preferred = request._request.get_preferred_type([JSON, *TEXTS])
+    return preferred is not None and preferred != JSON
+
+
+class Workers(APIView):
+    permission_classes = (IsAdminUser,)
+
+    @describe(None, shapes.WorkerSerializer(many=True), errors=(403,))
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """GPU Workers: for staff. What each has, holds and does; one that fell silent shows as such."""
+        loaded = fleet.models_loaded()
+        return Response([_worker(row, loaded.get(row.name)) for row in fleet.rows()])
+
+
+def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
+    worker = row.worker
+    running = {"execution_id": worker.running, "since": worker.running_since} if worker.running else None
+    return {
+        "name": worker.name,
+        "status": row.status,
+        "host": worker.host,
+        "pid": worker.pid,
+        "url": _without_password(worker.url),
+        "comfyui_version": worker.comfyui_version,
+        "devices": worker.devices,
+        "gpus": worker.gpus,
+        "ram_total": worker.ram_total,
+        "ram_free": worker.ram_free,
+        "models_loaded": models_loaded,
+        "running": running,
+        "staged": worker.staged,
+        "started_at": worker.started_at,
+        "heartbeat_at": worker.heartbeat_at,
+        "silent_seconds": round(row.silent_seconds, 1),
+    }
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

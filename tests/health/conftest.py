@@ -1,0 +1,124 @@
+"""A ComfyServe with servers of its own, which tests may stop."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from script.local import ports
+from script.local.postgres import Postgres
+from script.local.processes import Process
+from script.local.valkey import Valkey
+from tests.stack import Stack
+from tests.waiting import wait_for
+
+
+@dataclass
+class Own:
+    """Real servers, each of which can be stopped, frozen and started again."""
+
+    postgres: Postgres
+    valkey: Valkey
+    stack: Stack
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.stack.url + path, timeout=10, **options)
+
+    def says(self, path: str, status: int) -> requests.Response:
+        """The answer, once the endpoint has that status."""
+
+        def look() -> list[requests.Response]:
+            answer = self.get(path)
+            return [answer] if answer.status_code == status else []  # a response of 503 itself is falsy
+
+        return wait_for(look, seconds=20, what=f"{path} to answer {status}")[0]
+
+    @contextmanager
+    def frozen(self, *servers: Process) -> Iterator[None]:
+        """They hold all their connections, take new ones, and say nothing."""
+        everyone = [each for server in servers for each in _family(server)]
+        for process in everyone:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in everyone:
+                process.resume()
+
+    def detailed(self) -> dict[str, Any]:
+        return self.get("/health/detailed").json()
+
+    def service(self, name: str, condition: str, *, seconds: float = 30) -> dict[str, Any]:
+        """The whole detailed answer, once the service is in that condition."""
+
+        def look() -> dict[str, Any] | None:
+            body = self.detailed()
+            return body if conditions(body).get(name) == condition else None
+
+        return wait_for(look, seconds=seconds, what=f"{name} to be {condition}")
+
+    def end_workers(self) -> None:
+        """Those too that earlier tests have left for later ones."""
+        for worker in self.stack.workers.values():
+            worker.kill()
+        self.stack.workers.clear()
+
+    def all_well(self) -> None:
+        """Start again what a test has stopped, and wait until it is seen."""
+        if not self.postgres.process.alive:
+            self.postgres.start()
+            self.postgres.wait()
+        if not self.valkey.process.alive:
+            self.valkey.start()
+            self.valkey.wait()
+
+
+def _family(server: Process) -> list[psutil.Process]:
+    first = psutil.Process(server.pid)
+    return [first, *first.children(recursive=True)]
+
+
+def conditions(body: dict[str, Any]) -> dict[str, str]:
+    return {service["name"]: service["status"] for service in body["services"]}
+
+
+@pytest.fixture(scope="package")
+def _own() -> Iterator[Own]:
+    # Not under pytest's own folder, which other runs of pytest close to PostgreSQL's account.
+    folder = Path(tempfile.mkdtemp(prefix="comfyserve-own-"))
+    logs = folder / "logs"
+    postgres = Postgres(folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=False)
+    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
+    postgres.prepare()
+    valkey.prepare()
+    stack = Stack(folder=folder / "stack", logs=logs, database_url=postgres.url(), redis_url=valkey.url())
+    try:
+        for server in (postgres, valkey):
+            server.start()
+        for server in (postgres, valkey):
+            server.wait()
+        stack.start()
+        yield Own(postgres, valkey, stack)
+    finally:
+        stack.stop()
+        postgres.stop()
+        valkey.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own(_own: Own) -> Iterator[Own]:
+    _own.all_well()
+    _own.stack.start_web()
+    _own.stack.sql("DELETE FROM workflows_worker WHERE name <> 'gpu-1'")  # of workers of earlier tests
+    yield _own
+    _own.stack.end_of_test()

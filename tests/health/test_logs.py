@@ -1,0 +1,105 @@
+"""The log of the processes: one story for each execution, and no secrets in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+
+from comfyserve import logs
+from comfyserve.api import request_ids
+from tests.waiting import wait_for
+from tests.workflows import graphs
+
+LOOKS_LIKE_A_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.")
+
+
+@pytest.fixture
+def json_lines(own, comfyui):
+    """The processes with JSON logs; (own, a function from a process to its lines)."""
+    own.end_workers()
+    own.stack.start_web(env={"LOG_FORMAT": "json"})
+    own.stack.start_worker(
+        "json", comfyui_url=comfyui.url, env={"LOG_FORMAT": "json", "COMFYUI_NAME": "json"}, wait=False
+    )
+    return own, lambda process: [json.loads(line) for line in process.tail(2000) if line.startswith("{")]
+
+
+def test_one_execution_is_one_story_across_web_and_worker(json_lines):
+    own, lines = json_lines
+    person = own.stack.person("story")
+    execution_id = person.execute(graphs.txt2img(text="a secret garden"))
+    assert person.result(execution_id)["status"] == "completed"
+
+    def story(process) -> list[dict]:
+        return [line for line in lines(process) if line.get("execution_id") == execution_id]
+
+    web, worker = own.stack.web, own.stack.workers["json"]
+    accepted = next(line for line in story(web) if line["message"].startswith("Accepted"))
+    ended = wait_for(
+        lambda: [line for line in story(worker) if line["message"] == "Workflow completed successfully"],
+        what="the end in the worker's log",
+    )[0]
+    assert accepted["request_id"] == ended["request_id"]
+    assert accepted["user_id"] == ended["user_id"]
+    assert ended["worker"] == "json"
+    for process in (web, worker):
+        text = process.log.read_text()
+        assert "a secret garden" not in text
+        assert person.password not in text
+        assert not LOOKS_LIKE_A_TOKEN.search(text)
+
+
+def test_every_line_of_a_worker_is_json(json_lines):
+    own, lines = json_lines
+    worker = own.stack.workers["json"]
+    wait_for(lambda: [line for line in lines(worker) if line["message"].endswith(" ready.")])
+    written = worker.log.read_text()
+    for line in written[written.index("{") :].splitlines():  # Celery warns of root before it reads settings
+        json.loads(line)
+
+
+def test_a_request_is_one_line_without_its_query(json_lines):
+    own, lines = json_lines
+    own.get("/workflows/?token=not-for-the-log", headers={"X-Request-ID": "the-request"})
+
+    def found() -> list[dict]:
+        return [line for line in lines(own.stack.web) if line.get("request_id") == "the-request"]
+
+    [line] = wait_for(found)
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/workflows/", 401)
+    assert "not-for-the-log" not in own.stack.web.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        ("postgresql://me:hunter22@db/x", "postgresql://me:***@db/x"),
+        ("Authorization: Bearer abcdefghij", "Authorization: Bearer ***"),
+        ("password=hunter22&x=1", "password=***&x=1"),
+        ('{"api_key": "cs_12345678"}', '{"api_key": "***"}'),
+        ("token eyJhbGciOiJI.eyJzdWIiOiIx.c2ln here", "token *** here"),
+        ("3 tokens of 7 were used", "3 tokens of 7 were used"),
+    ],
+)
+def test_secrets_are_masked(written, shown):
+    assert logs.scrub(written) == shown
+
+
+def test_a_readable_line_says_what_is_in_hand():
+    request_ids.end()
+    record = logging.makeLogRecord({"msg": "hello", "name": "x", "levelname": "INFO"})
+    with logs.bound(execution_id="e-1", user_id=7):
+        logs.Context().filter(record)
+    assert logs.Line().format(record).endswith("INFO x [e-1 7] hello")
+
+
+def test_what_was_in_hand_before_is_in_hand_again():
+    with logs.bound(execution_id="outer"):
+        with logs.bound(execution_id="inner"):
+            pass
+        record = logging.makeLogRecord({})
+        logs.Context().filter(record)
+    assert record.execution_id == "outer"

@@ -1,0 +1,163 @@
+"""Each dependency stopped in turn, as real processes: what every health endpoint says."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from tests.health.conftest import Own, conditions
+from tests.waiting import wait_for
+
+PATHS = ("/health/detailed", "/health/readiness", "/metrics/")
+QUEUES = {"celery:gpu", "celery:models", "celery:webhooks", "celery:default"}
+
+
+@dataclass(frozen=True)
+class Says:
+    """What each endpoint says while one thing is stopped."""
+
+    stopped: str
+    overall: str
+    detailed: int
+    readiness: int
+    metrics: int
+    unwell: frozenset[str]  # services that are not healthy
+
+
+TABLE = [
+    Says("nothing", "healthy", 200, 200, 200, frozenset()),
+    Says("redis", "degraded", 200, 200, 200, frozenset({"redis", *QUEUES})),
+    Says("comfyui", "degraded", 200, 200, 200, frozenset({"comfyui", "comfyui:gpu-1"})),
+    Says(
+        "workers",
+        "degraded",
+        200,
+        200,
+        200,
+        frozenset({"celery:models", "celery:webhooks", "celery:default"}),
+    ),
+    Says("gpu worker", "degraded", 200, 200, 200, frozenset({"comfyui", "comfyui:gpu-1", "celery:gpu"})),
+    Says("database", "unhealthy", 503, 503, 503, frozenset({"database", "comfyui"})),
+]
+
+
+@pytest.fixture
+def everything(own: Own, comfyui) -> Own:
+    """All that ComfyServe has, running and well."""
+    own.stack.start_worker(
+        "gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-1"}, keep=True, wait=False
+    )
+    own.stack.start_worker("rest", queues="default,models,webhooks", keep=True, wait=False)
+    for name in ("comfyui:gpu-1", *QUEUES):
+        own.service(name, "healthy", seconds=60)
+    return own
+
+
+@pytest.mark.parametrize("says", TABLE, ids=lambda says: says.stopped)
+def test_what_each_endpoint_says(everything, comfyui, says):
+    own = everything
+    match says.stopped:
+        case "redis":
+            own.valkey.process.kill()
+        case "comfyui":
+            comfyui.kill()
+        case "workers":
+            own.stack.workers["rest"].kill()
+        case "gpu worker":
+            own.stack.workers["gpu"].kill()
+        case "database":
+            own.postgres.process.kill()
+    body = own.service(min(says.unwell), "unhealthy") if says.unwell else own.detailed()
+    for name in says.unwell:
+        body = own.service(name, "unhealthy")
+    assert {name for name, condition in conditions(body).items() if condition != "healthy"} == says.unwell
+    assert body["status"] == says.overall
+    assert own.says("/health/detailed", says.detailed).json()["status"] == says.overall
+    assert own.says("/health/readiness", says.readiness).status_code == says.readiness
+    assert own.says("/metrics/", says.metrics).status_code == says.metrics
+    assert own.get("/health/").json()["status"] == "healthy"
+    assert own.get("/health/liveness").json()["status"] == "alive"
+
+
+def test_readiness_says_that_the_database_is_away(own):
+    own.postgres.process.kill()
+    answer = own.says("/health/readiness", 503)
+    assert answer.json() == {"status": "not ready", "reason": "Database not available"}
+
+
+def test_readiness_returns_with_the_database(own):
+    own.postgres.process.kill()
+    own.says("/health/readiness", 503)
+    own.postgres.start()
+    own.postgres.wait()
+    assert own.says("/health/readiness", 200).json() == {"status": "ready"}
+
+
+def test_no_answer_takes_two_seconds_while_servers_hang(own):
+    for path in PATHS:
+        own.get(path)  # connections that are kept are there, and will hang
+    with own.frozen(own.postgres.process, own.valkey.process):
+        own.service("database", "unhealthy")
+        times = {}
+        for path in PATHS:
+            began = time.monotonic()
+            assert own.get(path).status_code == 503
+            times[path] = time.monotonic() - began
+    assert max(times.values()) < 2.2, times  # two seconds, and what a busy machine needs to say so
+    own.service("database", "healthy")
+
+
+def test_a_hanging_comfyui_is_seen_and_delays_nothing(everything, comfyui):
+    with everything.frozen(comfyui.process):
+        body = everything.service("comfyui:gpu-1", "unhealthy")
+        began = time.monotonic()
+        everything.detailed()
+        assert time.monotonic() - began < 2.2
+    assert body["status"] == "degraded"
+
+
+def test_liveness_answers_while_all_other_threads_wait_for_the_database(own):
+    with own.frozen(own.postgres.process), ThreadPoolExecutor(24) as clients:
+        unknown = {"Authorization": "Bearer cs_unknown"}
+        stuck = [clients.submit(own.get, "/auth/me", headers=unknown) for _ in range(16)]
+        stuck += [clients.submit(own.get, "/health/detailed") for _ in range(8)]
+        began = time.monotonic()
+        assert own.get("/health/liveness").status_code == 200
+        took = time.monotonic() - began
+        assert not all(request.done() for request in stuck)
+    assert took < 1.0
+
+
+def test_what_hangs_costs_one_thread_however_often_it_is_asked(own):
+    with own.frozen(own.postgres.process):
+        own.service("database", "unhealthy")
+        before = psutil.Process(own.stack.web.pid).num_threads()
+        for _ in range(3):
+            own.detailed()
+        assert psutil.Process(own.stack.web.pid).num_threads() <= before + 8  # the threads for probes
+
+
+def test_readiness_says_no_before_the_process_stops(own):
+    web = own.stack.start_web(env={"SHUTDOWN_DELAY_SECONDS": "2"})
+    own.says("/health/readiness", 200)
+    web.signal(signal.SIGTERM)
+    answer = own.says("/health/readiness", 503)
+    assert answer.json() == {"status": "not ready", "reason": "Shutting down"}
+    assert own.get("/health/liveness").status_code == 200
+    wait_for(lambda: not web.alive, what="the web process to end")
+
+
+def test_readiness_says_no_while_migrations_are_missing(own):
+    own.stack.sql("DELETE FROM django_migrations WHERE app = 'workflows' AND name = '0005_statistics'")
+    try:
+        own.stack.start_web(env={})
+        answer = own.says("/health/readiness", 503)
+        assert answer.json()["reason"] == "Migrations are missing; run manage.py migrate"
+    finally:
+        own.stack.manage("migrate", "--fake", "--verbosity=0")
+    own.says("/health/readiness", 200)

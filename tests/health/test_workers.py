@@ -1,0 +1,127 @@
+"""GET /workers/, and the GPU figures of a heartbeat."""
+
+from __future__ import annotations
+
+import uuid
+
+import pynvml
+import pytest
+from django.utils import timezone
+
+from models_registry.models import Host, Model, ModelFile
+from tests.people import Api, make_user
+from workflows import gpus
+from workflows.models import Worker
+
+pytestmark = pytest.mark.django_db
+
+
+def make_worker(name: str, *, silent_for: float = 0, **fields) -> Worker:
+    beat = timezone.now() - timezone.timedelta(seconds=silent_for)
+    given = {"host": "h", "pid": 1, "url": "http://me:secret@gpu:8188", "reachable": True, **fields}
+    return Worker.objects.create(name=name, heartbeat_at=beat, **given)
+
+
+@pytest.fixture
+def staff() -> Api:
+    return Api.of(make_user("olga", is_staff=True))
+
+
+@pytest.mark.parametrize("path", ["/workers/", "/workers"])
+def test_it_is_for_staff__yes(staff, path):
+    assert staff.get(path).status_code == 200
+
+
+def test_it_is_for_staff__no():
+    assert Api.of(make_user("alice")).get("/workers/").status_code == 403
+    assert Api().get("/workers/").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "silent_for, fields, status",
+    [
+        (0, {}, "active"),
+        (0, {"state": "paused"}, "paused"),
+        (0, {"reachable": False}, "unreachable"),
+        (60, {}, "silent"),
+        (25 * 3600, {}, "stopped"),
+    ],
+)
+def test_one_word_says_how_it_is(staff, silent_for, fields, status):
+    make_worker("a", silent_for=silent_for, **fields)
+    [row] = staff.get("/workers/").json()
+    assert row["status"] == status
+    assert row["silent_seconds"] == pytest.approx(silent_for, abs=5)
+
+
+def test_it_says_what_runs_since_when(staff):
+    running, since = uuid.uuid4(), timezone.now()
+    make_worker("a", running=running, running_since=since)
+    [row] = staff.get("/workers/").json()
+    assert row["running"]["execution_id"] == str(running)
+    assert row["running"]["since"].startswith(since.isoformat()[:19])
+
+
+def test_it_says_which_models_are_in_memory(staff):
+    make_worker("a")
+    host = Host.objects.create(name="a", bridge=True)
+    for name, loaded in (("x.safetensors", 100), ("y.safetensors", 0)):
+        model = Model.objects.create(type="checkpoint", name=name)
+        ModelFile.objects.create(
+            model=model,
+            host=host,
+            folder="checkpoints",
+            path=f"/m/{name}",
+            size=1,
+            changed=0,
+            loaded_bytes=loaded,
+        )
+    [row] = staff.get("/workers/").json()
+    assert row["models_loaded"] == ["x.safetensors"]
+
+
+def test_models_are_null_where_comfyui_does_not_tell(staff):
+    make_worker("a")
+    [row] = staff.get("/workers/").json()
+    assert row["models_loaded"] is None
+
+
+def test_nothing_runs_is_null(staff):
+    make_worker("a")
+    [row] = staff.get("/workers/").json()
+    assert row["running"] is None
+    assert row["staged"] is None
+
+
+def test_the_address_has_no_password(staff):
+    make_worker("a")
+    [row] = staff.get("/workers/").json()
+    assert row["url"] == "http://gpu:8188"
+
+
+class TestGpus:
+    def test_there_are_none_without_nvidias_driver(self, monkeypatch):
+        gpus._has_driver.cache_clear()
+
+        def no_library():
+            raise pynvml.NVMLError_LibraryNotFound
+
+        monkeypatch.setattr(pynvml, "nvmlInit", no_library)
+        assert gpus.figures() == []
+        gpus._has_driver.cache_clear()
+
+    def test_what_a_device_does_not_tell_is_null(self, monkeypatch):
+        gpus._has_driver.cache_clear()
+
+        def not_supported(*_):
+            raise pynvml.NVMLError_NotSupported
+
+        for name in ("MemoryInfo", "UtilizationRates", "Temperature", "UUID", "Name"):
+            monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", not_supported)
+        monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+        [gpu] = gpus.figures()
+        assert gpu["index"] == 0
+        assert gpu["usage_percent"] is gpu["memory_used"] is gpu["memory_total"] is None
+        gpus._has_driver.cache_clear()

@@ -1,0 +1,56 @@
+"""The GPUs of this host, as NVIDIA's driver tells, for the worker's heartbeat."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+import pynvml
+
+logger = logging.getLogger(__name__)
+
+
+def figures() -> list[dict[str, Any]]:
+    """One entry for each GPU: `uuid`, `name`, `index`, `usage_percent`, `memory_used` and `memory_total`
+    (bytes), `temperature_celsius`. What a device does not tell is null; without NVIDIA's driver: [].
+    """
+    if not _has_driver():
+        return []
+    try:
+        return [_of(pynvml.nvmlDeviceGetHandleByIndex(i), i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as exc:
+        logger.warning("no figures of GPUs: %s", exc)
+        return []
+
+
+@lru_cache(maxsize=1)
+def _has_driver() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as exc:
+        logger.info("no NVIDIA GPU here: %s", exc)
+        return False
+    return True
+
+
+def _of(handle: Any, index: int) -> dict[str, Any]:
+    memory = _told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    rates = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    return {
+        "index": index,
+        "uuid": _told(pynvml.nvmlDeviceGetUUID, handle),
+        "name": _told(pynvml.nvmlDeviceGetName, handle),
+        "usage_percent": float(rates.gpu) if rates else None,
+        "memory_used": int(memory.used) if memory else None,
+        "memory_total": int(memory.total) if memory else None,
+        "temperature_celsius": _told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+    }
+
+
+def _told(ask: Any, *arguments: Any) -> Any:
+    """What the driver answers; None where this device does not have that figure."""
+    try:
+        return ask(*arguments)
+    except pynvml.NVMLError:
+        return None

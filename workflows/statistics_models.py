@@ -1,0 +1,39 @@
+"""Tables of the figures for `/metrics/`; who writes them: `statistics`."""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+
+class Delta(models.Model):
+    """One step of a figure, as it happened. Only ever added; the sweep folds them into `Tally`.
+
+    What a figure means, and what its labels are, says `statistics.METRICS`.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    metric = models.CharField(max_length=60)
+    labels = ArrayField(models.CharField(max_length=200), default=list)
+    bucket = models.IntegerField(default=0, help_text="How many of the metric's bounds lie below the value")
+    count = models.BigIntegerField(default=1)
+    sum = models.FloatField(default=1)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.labels} +{self.count}"
+
+
+class Tally(models.Model):
+    """A figure as it stands, but for the deltas not yet folded in."""
+
+    metric = models.CharField(max_length=60)
+    labels = ArrayField(models.CharField(max_length=200), default=list)
+    bucket = models.IntegerField(default=0)
+    count = models.BigIntegerField()
+    sum = models.FloatField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["metric", "labels", "bucket"], name="tally_of_metric")]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.labels} {self.count}"
