@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from comfyserve.api.fields import MomentField
+from comfyserve.api.fields import FlagField, MomentField
 
 from . import links
 from .models import File, Kind
@@ -49,11 +49,24 @@ class FileInfoSerializer(serializers.Serializer[Any]):
 
 
 class FileQuery(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=Kind.choices, required=False)
+    kind = serializers.ChoiceField(choices=Kind.choices, required=False, help_text="Only these")
     created_after = MomentField(required=False, help_text="At this moment or later")
     created_before = MomentField(required=False, help_text="Before this moment")
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
-    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
+
+
+class BytesQuery(serializers.Serializer[Any]):
+    """Of a request for bytes. What makes a signed link good is decided by `links`, not here."""
+
+    expires = serializers.IntegerField(required=False, help_text="Of a signed link")
+    signature = serializers.CharField(required=False, help_text="Of a signed link; no token is needed then")
+
+
+class DownloadQuery(BytesQuery):
+    download = FlagField(default=False, help_text="Never shown inline")
 
 
 def uploaded(file: File) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.utils.http import content_disposition_header
 
 from accounts import authentication
+from comfyserve.api.checking import checked
 from comfyserve.api.errors import NotFound, Unauthorized
 
 from . import links, queries, ranges, shelf, storing, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
+from .serializers import BytesQuery, DownloadQuery
 from .threads import in_request_thread, in_thread, soon
 
 SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes read at once: more for whom takes them quickly
@@ -68,19 +70,21 @@ async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
 
 def _find(request: HttpRequest, file_id: str) -> Content:
     file = _permitted(request, file_id, subject=file_id)
+    wanted = checked(DownloadQuery, request.GET)
     return Content(
         key=file.key,
         size=file.size,
         etag=f'"{file.sha256[:32]}"',
         filename=file.filename,
         content_type=_with_charset(file.content_type),
-        attachment=not types.is_shown(file.content_type) or request.GET.get("download") in ("1", "true"),
+        attachment=not types.is_shown(file.content_type) or wanted["download"],
         caching=_caching(request),
     )
 
 
 def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
     file = _permitted(request, file_id, subject=f"{file_id}/thumbnail")
+    checked(BytesQuery, request.GET)
     if not file.thumbnail_key:
         raise NotFound("This file has no thumbnail")
     return Content(

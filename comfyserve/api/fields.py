@@ -32,6 +32,13 @@ class BooleanField(serializers.BooleanField):
         return data
 
 
+class FlagField(serializers.BooleanField):
+    """Of a query: `true` or `false`, also as Python writes them, or 1 or 0."""
+
+    TRUE_VALUES = {"true", "True", "1"}
+    FALSE_VALUES = {"false", "False", "0"}
+
+
 class MomentField(serializers.DateTimeField):
     """A moment with its offset from UTC; without one it would be anybody's guess."""
 

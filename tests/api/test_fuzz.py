@@ -33,7 +33,8 @@ def fuzz(stack: Stack, *arguments: str) -> None:
         *arguments,
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 100)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    print(done.stdout[-8000:])  # with the counts; pytest shows it of a failed run, or with -s
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.timeout(SECONDS + 120)
