@@ -104,7 +104,7 @@ def _claim(far: Connection, worker: str, seconds: float) -> None:
 
 # -- beside the depth ----------------------------------------------------------------------------------
 def submitting(*, times: int) -> list[float]:
-    """Milliseconds of each submission, as the view makes it but without HTTP and without Redis."""
+    """Milliseconds of each submission, as the view makes it but without HTTP."""
     from accounts.models import User
     from workflows import submission
 

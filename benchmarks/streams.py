@@ -4,22 +4,25 @@
 
 Starts PostgreSQL, Valkey and one web process of its own. Executions are played by writing what a GPU worker
 writes (`lifecycle.begin`, `write_progress`, `finish`), so that no ComfyUI takes the CPU that is measured.
-Each stream follows one of the executions. Told at the end: memory per stream, the delay from the writing of an
-event to its arrival, and the latency of GET /workflows/{id}/status beside it, with the streams and without.
+Each stream follows one of the executions. Told at the end: memory per stream, the delay from the writing of
+an event to its arrival, and the latency of GET /workflows/{id}/status beside it, with and without streams.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
 import uuid
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,6 +33,8 @@ from tests.stack import Stack
 
 PROGRESS_SECONDS = 0.5  # as the runner writes it
 RUN_SECONDS = 20.0
+STAMP = re.compile(rb"at (\d+\.\d+)")
+CONTEXT = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
@@ -74,10 +79,6 @@ def main() -> None:
 
 
 def measure(stack: Stack, *, streams: int, executions: int) -> None:
-    import django
-
-    os.environ["DJANGO_SETTINGS_MODULE"] = "comfyserve.settings"
-    django.setup()
     person = stack.person()
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 1}},
@@ -87,44 +88,65 @@ def measure(stack: Stack, *, streams: int, executions: int) -> None:
     web = psutil.Process(stack.web.pid)
     latency(person, ids[0], seconds=2)  # warm
     alone = latency(person, ids[0], seconds=5)
-    followers = Followers(stack, person, ids)
-    followers.open(20)
+    # Clients and players in processes of their own: what is measured must not wait for them here.
+    mine, theirs = CONTEXT.Pipe()
+    token = person.session.headers["Authorization"]
+    CONTEXT.Process(target=follow_all, args=[theirs, stack.port, token, ids], daemon=True).start()
+    ask(mine, 20)
     before = web.memory_info().rss
-    cpu = web.cpu_times()
-    followers.open(streams - 20)
+    seconds = ask(mine, streams - 20)
     time.sleep(2)
     after = web.memory_info().rss
-    print(
-        f"{streams} streams open in {followers.opened_in:.1f} s; threads of the process: {web.num_threads()}"
-    )
-    print(
-        f"memory: {(after - before) / (streams - 20) / 1024:.1f} KiB per stream ({before >> 20} to {after >> 20} MiB)"
-    )
+    print(f"{streams} streams open in {seconds:.1f} s; the process has {web.num_threads()} threads")
+    each = (after - before) / (streams - 20) / 1024
+    print(f"memory: {each:.1f} KiB per stream ({before >> 20} to {after >> 20} MiB)")
     idle = latency(person, ids[0], seconds=5)
-    players = [threading.Thread(target=play, args=[id_]) for id_ in ids]
-    began = time.monotonic()
-    cpu = web.cpu_times()
-    for player in players:
-        player.start()
-    busy = latency(person, ids[0], seconds=RUN_SECONDS)
-    for player in players:
-        player.join()
+    players = CONTEXT.Process(target=play_all, args=[ids], daemon=True)
+    began, cpu = time.monotonic(), web.cpu_times()
+    players.start()
+    time.sleep(3)  # until it has imported Django
+    busy = latency(person, ids[0], seconds=RUN_SECONDS - 3)
+    players.join()
     used = web.cpu_times()
     spent = used.user + used.system - cpu.user - cpu.system
-    ended = followers.wait_ended(seconds=30)
-    delays = sorted(followers.delays)
+    core = 100 * spent / (time.monotonic() - began)
+    delays, ended = ask(mine, None)
     print(f"events received: {len(delays)}; streams that saw the end: {ended} of {streams}")
-    print(
-        f"event delay: p50 {quantile(delays, 0.5):.1f} ms, p99 {quantile(delays, 0.99):.1f} ms, max {delays[-1]:.1f} ms"
-    )
-    print(
-        f"CPU of the web process while they ran: {100 * spent / (time.monotonic() - began):.0f} % of one core"
-    )
+    p50, p99 = quantile(delays, 0.5), quantile(delays, 0.99)
+    print(f"event delay: p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {delays[-1]:.1f} ms")
+    print(f"CPU of the web process meanwhile: {core:.0f} % of one core")
     for name, found in (("no streams", alone), (f"{streams} idle streams", idle), ("with events", busy)):
-        print(
-            f"GET status, {name}: p50 {quantile(found, 0.5):.1f} ms, p99 {quantile(found, 0.99):.1f} ms ({len(found)})"
-        )
-    followers.close()
+        p50, p99 = quantile(found, 0.5), quantile(found, 0.99)
+        print(f"GET status, {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(found)} requests)")
+
+
+def ask(pipe: Connection, what: int | None) -> Any:
+    pipe.send(what)
+    return pipe.recv()
+
+
+def follow_all(pipe: Connection, port: int, token: str, ids: list[str]) -> None:
+    """Opens as many streams as each number says; at None tells (sorted delays, streams that ended)."""
+    followers = Followers(port, token, ids)
+    while (count := pipe.recv()) is not None:
+        began = time.monotonic()
+        followers.open(count)
+        pipe.send(time.monotonic() - began)
+    followers.wait_ended(seconds=30)
+    pipe.send((sorted(followers.delays), followers.ended))
+
+
+def play_all(ids: list[str]) -> None:
+    import django
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "comfyserve.settings"
+    django.setup()
+    players = [threading.Thread(target=play, args=[id_]) for id_ in ids]
+    for player in players:
+        player.start()
+        time.sleep(PROGRESS_SECONDS / len(ids))  # GPUs do not keep time together
+    for player in players:
+        player.join()
 
 
 def latency(person, execution_id: str, *, seconds: float) -> list[float]:
@@ -177,29 +199,26 @@ def play(execution_id: str) -> None:
 class Followers:
     """Many clients in one thread. What a player wrote into an event is when it was written."""
 
-    def __init__(self, stack: Stack, person, ids: list[str]) -> None:
+    def __init__(self, port: int, token: str, ids: list[str]) -> None:
         self.delays: list[float] = []  # milliseconds
         self.ended = 0
         self.opened = 0
-        self.opened_in = 0.0
-        self._stack = stack
+        self._port = port
         self._ids = ids
-        self._token = person.session.headers["Authorization"]
+        self._token = token
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._tasks: list = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, count: int) -> None:
-        began = time.monotonic()
         asyncio.run_coroutine_threadsafe(self._open(count), self._loop).result(300)
-        self.opened_in = time.monotonic() - began
 
     async def _open(self, count: int) -> None:
         gate = asyncio.Semaphore(50)
 
         async def one(number: int) -> None:
             async with gate:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._stack.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 writer.write(
                     f"GET /workflows/{self._ids[number % len(self._ids)]}/events HTTP/1.1\r\nHost: x\r\n"
                     f"Authorization: {self._token}\r\n\r\n".encode()
@@ -218,20 +237,14 @@ class Followers:
                 break
             if line.startswith(b"data:"):
                 now = time.time()
-                data = json.loads(line[5:])
-                stamp = str(data.get("current_node") or data.get("message") or "")
-                if stamp.startswith("at "):
-                    self.delays.append((now - float(stamp[3:])) * 1000)
+                if found := STAMP.search(line):
+                    self.delays.append((now - float(found[1])) * 1000)
         writer.close()
 
-    def wait_ended(self, *, seconds: float) -> int:
+    def wait_ended(self, *, seconds: float) -> None:
         end = time.monotonic() + seconds
         while self.ended < self.opened and time.monotonic() < end:
             time.sleep(0.1)
-        return self.ended
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 if __name__ == "__main__":

@@ -82,10 +82,11 @@ class Backend:
         generation = self.session.generation
         if not self.session.connected or generation == self._known_generation:
             return False
-        self.stats = self.client.system_stats()
+        stats = self.client.system_stats()
         bridge = Bridge(self.client).info()
-        self.boot = bridge.boot if bridge else ""
         self._learn(self.client.object_info())
+        self.boot = bridge.boot if bridge else ""
+        self.stats = stats  # last: from now on it is reachable
         self._known_generation = generation
         return True
 

@@ -275,6 +275,8 @@ class Hub:
                             self._hear(message["data"])
             except (RedisError, OSError) as exc:
                 logger.warning("live streams do without Redis: %s", exc)
+            except Exception:  # nobody else would listen again
+                logger.exception("live streams do without Redis")
             finally:
                 self._pubsub, self._heard = None, False
             await asyncio.sleep(delay)

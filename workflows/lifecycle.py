@@ -198,7 +198,7 @@ def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
 # -- running -----------------------------------------------------------------------------------------
 def begin(claim: Claim, *, total_steps: int) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
-    with database.relaxed():
+    with transaction.atomic():
         changed = (
             _held_by(claim)
             .filter(status=Status.PENDING)

@@ -47,22 +47,37 @@ def bounded(cost: float | None) -> float:
     return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
 
 
-def place(*, user_id: int, priority: str, cost: float) -> Place:
-    """The place of a new execution. The caller holds the user's submission lock."""
+# What executions of a kind took lately, and what those of a user did. Parameters: kind, user.
+_TOOK_SQL = """
+    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
+    (SELECT avg(gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
+"""
+
+# Virtual time, and the highest finish of a flow. Parameters: user, priority.
+_FLOW_SQL = """
+    coalesce((SELECT start FROM workflows_execution
+              WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1), 0),
+    coalesce((SELECT finish FROM workflows_execution
+              WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
+              ORDER BY finish DESC LIMIT 1), 0)
+"""
+
+
+def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
+    """What a new execution may take and where it stands: (as `estimate` gives both, the place). One query.
+
+    The caller holds the user's submission lock.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT coalesce((SELECT start FROM workflows_execution
-                             WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1), 0),
-                   coalesce((SELECT finish FROM workflows_execution
-                             WHERE user_id = %s AND priority = %s
-                               AND (status = 'pending' OR claimed_at IS NOT NULL)
-                             ORDER BY finish DESC LIMIT 1), 0)
-            """,
-            [user_id, priority],
-        )
-        virtual, flow_finish = cursor.fetchone()
-    return place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
+        cursor.execute(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority])
+        of_kind, of_user, virtual, flow_finish = cursor.fetchone()
+    cost = bounded(of_kind if of_kind is not None else of_user)
+    found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
+    return of_kind, cost, found
 
 
 # The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
@@ -78,17 +93,7 @@ NEXT_SQL = """
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
     """(what this kind of workflow took before, or None; the cost to reckon with), in GPU seconds."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
-                        SELECT gpu_seconds FROM workflows_execution
-                        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
-                   (SELECT avg(gpu_seconds) FROM (
-                        SELECT gpu_seconds FROM workflows_execution
-                        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
-            """,
-            [kind, user_id],
-        )
+        cursor.execute(f"SELECT {_TOOK_SQL}", [kind, user_id])
         of_kind, of_user = cursor.fetchone()
     return of_kind, bounded(of_kind if of_kind is not None else of_user)
 

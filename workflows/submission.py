@@ -54,8 +54,7 @@ def submit(
     with transaction.atomic():
         scheduling.lock_submissions(user_id=user.pk)
         _check_room(user)
-        known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
-        place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
+        known, cost, place = scheduling.place(kind=kind, user_id=user.pk, priority=priority)
         limited = quotas.runs_are_limited(user=user)
         execution = Execution.objects.create(
             user=user,

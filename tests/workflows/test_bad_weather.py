@@ -27,6 +27,7 @@ from tests.workflows.test_interleavings import Rig, after, before, sleep
 from workflows import backend as backends
 from workflows import events, lifecycle, runner, seats, workers
 from workflows.models import Execution, Held, LogLine, ObjectInfo
+from workflows.upkeep import Upkeep
 
 
 @pytest.fixture
@@ -163,6 +164,27 @@ def test_a_comfyui_that_is_slow_to_answer_is_no_fault(rig):
     execution = Execution.objects.get(id=execution_id)
     assert (execution.attempt, execution.faults) == (1, 0)
     assert len(rig.comfyui.submissions) == 1
+
+
+def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
+    settings.LEASE_SECONDS, settings.RENEW_SECONDS = 3, 0.5
+    rig.comfyui.faults.delay |= {"/system_stats": 4.0, "/object_info": 4.0}
+    upkeep = Upkeep(rig.seats)
+    rig.backend._known_generation = -1  # as after a reconnection
+    execution_id = rig.run(sleep(6))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    upkeep.start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            execution = Execution.objects.get(id=execution_id)
+            assert not Execution.objects.filter(
+                id=execution_id, lease_expires_at__lt=lifecycle.Now()
+            ).exists(), execution.lease_expires_at
+            time.sleep(0.1)
+    finally:
+        rig.comfyui.faults.delay.clear()
+        upkeep.stop()
 
 
 def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
