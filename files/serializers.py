@@ -18,7 +18,10 @@ class UploadForm(serializers.Serializer[Any]):
     file = serializers.FileField(help_text="The file (binary)")
     description = serializers.CharField(required=False, max_length=1000, help_text="Yours; comes back")
     sha256 = serializers.RegexField(
-        "^[0-9a-fA-F]{64}$", required=False, help_text="What arrives must have this checksum"
+        "^[0-9a-fA-F]{64}$",
+        required=False,
+        allow_blank=True,  # as HTML forms send what was not filled in
+        help_text="What arrives must have this checksum",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from comfyserve.api.fields import FlagField
+from comfyserve.api.fields import FlagField, NumberField
 
 from .models import Level, Priority, Status
 from .webhook_models import WebhookEvent
@@ -87,7 +87,7 @@ class ExecuteSerializer(serializers.Serializer[Any]):
 
 
 class RotateSerializer(serializers.Serializer[Any]):
-    overlap_hours = serializers.FloatField(
+    overlap_hours = NumberField(
         required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
     )
 

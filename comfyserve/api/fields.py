@@ -32,6 +32,13 @@ class BooleanField(serializers.BooleanField):
         return data
 
 
+class NumberField(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class FlagField(serializers.BooleanField):
     """Of a query: `true` or `false`, also as Python writes them, or 1 or 0."""
 

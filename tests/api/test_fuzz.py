@@ -41,8 +41,10 @@ def fuzz(stack: Stack, *arguments: str) -> None:
 class TestFuzz:
     def test_as_a_user(self, stack: Stack) -> None:
         """Without logout, which would make all later requests a stranger's."""
-        authorization = stack.person().session.headers["Authorization"]
+        person = stack.person()
+        authorization = person.session.headers["Authorization"]
         fuzz(stack, "-H", f"Authorization: {authorization!s}", "--exclude-path=/auth/logout")
+        assert person.get("/auth/me").status_code == 200, "it went on as a stranger"
 
     def test_as_a_stranger(self, stack: Stack) -> None:
         fuzz(stack)
