@@ -23,7 +23,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, FloatField, QuerySet, Value
+from django.db.models import Case, F, FloatField, QuerySet, Value, When
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
@@ -36,7 +36,7 @@ from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Out
 logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
-MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
+MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
 
 
@@ -362,7 +362,7 @@ def _take_back(
     found = list(
         rows.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "attempt", "status")
+        .only("id", "faults", "returns", "attempt", "status")
     )
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
@@ -377,7 +377,8 @@ def _take_back(
     Execution.objects.filter(id__in=back).update(
         status=Status.PENDING, claim_token=None, lease_expires_at=None,
         suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
-        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None, **values,
+        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None,
+        returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
     )  # fmt: skip
     if exclude is not None and back:
         with connection.cursor() as cursor:
@@ -398,7 +399,7 @@ def _is_poison(row: Execution, *, fault: bool) -> bool:
     if fault and row.faults + 1 >= MAX_FAULTS:
         return True
     # What had not begun cannot be to blame.
-    return row.status == Status.RUNNING and row.attempt >= MAX_ATTEMPTS
+    return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
 
 
 def reap() -> int:

@@ -361,10 +361,14 @@ class Runner:
             f"Timed out: it ran longer than {minutes} minute{'s' if minutes != 1 else ''}",
             {"type": "timeout", "timeout_minutes": minutes, "node_errors": {}},
         )
-        self._fail(fault)
-        return self._clear()
+        return self._clear() if self._record_failure(fault) else self._leave_to_others()
 
     def _fail(self, fault: Fault) -> Gone:
+        self._record_failure(fault)
+        return Gone.FAILED
+
+    def _record_failure(self, fault: Fault) -> bool:
+        """False: the claim had been lost."""
         outcome = Outcome(
             Status.FAILED,
             error=fault.error,
@@ -372,8 +376,7 @@ class Runner:
             lines=self._lines + self._progress.take_lines(),
             gpu_seconds=self._gpu_seconds(),
         )
-        self._patiently(lambda: lifecycle.finish(self.claim, outcome))
-        return Gone.FAILED
+        return self._patiently(lambda: lifecycle.finish(self.claim, outcome))
 
     def _gpu_seconds(self) -> float:
         if self._deadline is None:

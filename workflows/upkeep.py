@@ -97,6 +97,11 @@ class Upkeep:
 
     def _lock(self) -> bool:
         with connection.cursor() as cursor:
+            # If the network to this host is cut, PostgreSQL lets go of the lock within half a minute.
+            cursor.execute(
+                "SELECT set_config('tcp_keepalives_idle', '10', false),"
+                " set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
+            )
             cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
             return bool(cursor.fetchone()[0])
 
@@ -188,7 +193,7 @@ class Upkeep:
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
             started_at=self._started_at,
-            idle=self._seats.taking and self._backend.ready and running is None and staged is None,
+            idle=self._seats.may_take and running is None and staged is None,
             **self._occupation(running, staged),
         )
         self._heed(state)

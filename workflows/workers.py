@@ -80,7 +80,8 @@ def set_idle(*, name: str, idle: bool) -> None:
 
 def gone(*, name: str) -> None:
     """It has stopped; the row stays for the operator, silent."""
+    Worker.objects.filter(name=name).exclude(state=Worker.State.PAUSED).update(state=Worker.State.DRAINING)
     Worker.objects.filter(name=name).update(
-        state=Worker.State.DRAINING, idle=False, running=None, running_since=None, staged=None,
+        idle=False, running=None, running_since=None, staged=None,
         heartbeat_at=Now() - timedelta(days=1),
     )  # fmt: skip
