@@ -100,7 +100,8 @@ class Upkeep:
             # If the network to this host is cut, PostgreSQL lets go of the lock within half a minute.
             cursor.execute(
                 "SELECT set_config('tcp_keepalives_idle', '10', false),"
-                " set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)"
+                " set_config('tcp_keepalives_interval', '5', false),"
+                " set_config('tcp_keepalives_count', '3', false)"
             )
             cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
             return bool(cursor.fetchone()[0])
