@@ -28,10 +28,20 @@ def running_at_once(*, user_id: int) -> int | None:
     return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
 
-def highest_priority(*, user_id: int) -> str | None:
+def runs_are_limited(*, user: User) -> bool:
+    """Whether `running_at_once` is a number. No query where a request was authenticated."""
+    return _limit(user, "executions_running", settings.QUOTA_EXECUTIONS_RUNNING) is not None
+
+
+def waiting_is_limited(*, user: User) -> bool:
+    """Whether `check_submission` looks at `waiting`: counting it costs what the user has waiting."""
+    return _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING) is not None
+
+
+def highest_priority(*, user: User) -> str | None:
     """The highest priority that the operator lets the user ask for; None is any."""
-    own = UserLimits.objects.filter(user_id=user_id).values_list("highest_priority", flat=True).first()
-    return own or None
+    limits: UserLimits | None = getattr(user, "limits", None)
+    return (limits.highest_priority or None) if limits else None
 
 
 def check_submission(*, user: User, waiting: int) -> None:

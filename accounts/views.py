@@ -8,22 +8,16 @@ from django.contrib.auth import authenticate
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from accounts import api_keys, examples, passwords, registration, sessions
 from accounts import serializers as shapes
 from accounts.authentication import AuthenticatedRequest
 from accounts.models import ApiKey, Session, User
+from comfyserve.api.checking import checked
 from comfyserve.api.clients import client_address
 from comfyserve.api.errors import Forbidden, Unauthorized
 from comfyserve.api.schema import describe
-
-
-def checked(kind: type[BaseSerializer[Any]], request: Request) -> dict[str, Any]:
-    serializer = kind(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    return dict(serializer.validated_data)
 
 
 class PublicView(APIView):
@@ -52,7 +46,7 @@ class Register(PublicView):
     )
     def post(self, request: Request) -> Response:
         """Register User: create a new account, where registration is open."""
-        given = checked(shapes.RegistrationSerializer, request)
+        given = checked(shapes.RegistrationSerializer, request.data)
         user = registration.register(**given, address=client_address(request._request))
         return Response(shapes.UserSerializer(user).data, status=201)
 
@@ -67,7 +61,7 @@ class Login(PublicView):
     )
     def post(self, request: Request) -> Response:
         """Login: exchange e-mail address and password for an access and a refresh token."""
-        given = checked(shapes.LoginSerializer, request)
+        given = checked(shapes.LoginSerializer, request.data)
         django_request = request._request
         user = authenticate(django_request, username=given["email"], password=given["password"])
         if not isinstance(user, User):
@@ -87,7 +81,7 @@ class Refresh(PublicView):
     )
     def post(self, request: Request) -> Response:
         """Refresh Token: a new pair of tokens. Using a refresh token twice ends its session."""
-        pair = sessions.rotate(**checked(shapes.RefreshSerializer, request))
+        pair = sessions.rotate(**checked(shapes.RefreshSerializer, request.data))
         return Response(shapes.TokenPairSerializer(pair).data)
 
 
@@ -108,7 +102,7 @@ class Logout(APIView):
     )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Logout: end this session, its access and refresh tokens at once; with `everywhere` all of them."""
-        if checked(shapes.LogoutSerializer, request)["everywhere"]:
+        if checked(shapes.LogoutSerializer, request.data)["everywhere"]:
             sessions.end_all(user=request.user, reason=Session.End.EVERYWHERE)
         elif isinstance(request.auth, Session):
             sessions.end(session=request.auth, reason=Session.End.LOGOUT)
@@ -121,7 +115,7 @@ class Password(SessionView):
     @describe(shapes.PasswordChangeSerializer, shapes.MessageSerializer, errors=(403,))
     def post(self, request: AuthenticatedRequest) -> Response:
         """Change Password: ends all of the user's sessions, this one too."""
-        given = checked(shapes.PasswordChangeSerializer, request)
+        given = checked(shapes.PasswordChangeSerializer, request.data)
         passwords.change(
             user=request.user,
             current=given["current_password"],
@@ -135,7 +129,7 @@ class PasswordReset(PublicView):
     @describe(shapes.ResetSerializer, shapes.MessageSerializer, errors=(404,))
     def post(self, request: Request) -> Response:
         """Ask for Password Reset: by e-mail, where the operator has set it up."""
-        given = checked(shapes.ResetSerializer, request)
+        given = checked(shapes.ResetSerializer, request.data)
         passwords.ask_reset(email=given["email"], address=client_address(request._request))
         return Response({"message": "If there is an account with this address, an e-mail is on its way"})
 
@@ -144,7 +138,7 @@ class PasswordResetConfirm(PublicView):
     @describe(shapes.ResetConfirmSerializer, shapes.MessageSerializer)
     def post(self, request: Request) -> Response:
         """Reset Password: with the token of the e-mail. Ends all of the user's sessions."""
-        given = checked(shapes.ResetConfirmSerializer, request)
+        given = checked(shapes.ResetConfirmSerializer, request.data)
         passwords.reset(token=given["token"], new=given["new_password"])
         return Response({"message": "Password changed; log in again"})
 
@@ -165,7 +159,7 @@ class Keys(SessionView):
     )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Create API Key: for a server. The answer shows it; nobody can read it again."""
-        key, secret = api_keys.create(user=request.user, **checked(shapes.NewApiKeySerializer, request))
+        key, secret = api_keys.create(user=request.user, **checked(shapes.NewApiKeySerializer, request.data))
         return Response({**shapes.ApiKeySerializer(key).data, "key": secret}, status=201)
 
 

@@ -8,9 +8,10 @@ service knows it, else it polls /workflows/{id}/status.
 from __future__ import annotations
 
 import sys
-from os.path import abspath, dirname
+from pathlib import Path
 
-sys.path[0] = dirname(dirname(abspath(__file__)))  # the repository; queue.py must not hide Python's own
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
 import argparse  # noqa: E402
 import json  # noqa: E402

@@ -29,7 +29,7 @@ from script.local.valkey import Valkey
 from tests.stack import Stack
 
 NODES = ROOT / "tests" / "comfyui_nodes"
-NEVER = 1_000_000  # of requests, executions, ...: a limit that is counted and never reached
+NEVER = 1_000_000  # requests: a limit that is counted and never reached
 DATABASE = "comfyserve"
 
 
@@ -80,8 +80,7 @@ class World:
             DJANGO_SETTINGS_MODULE="comfyserve.settings",
             ALLOWED_HOSTS="*",
             RATE_LIMITS=f"{NEVER}/m,{NEVER}/h,{NEVER}/d",
-            QUOTA_EXECUTIONS_WAITING=str(NEVER),
-            QUOTA_EXECUTIONS_PER_DAY=str(NEVER),
+            MAX_PENDING=str(NEVER),
         )
 
     def _end(self) -> None:

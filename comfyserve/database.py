@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,42 @@ def release() -> None:
         close_old_connections()
 
 
-def patiently(do: Callable[[], T], *, stop: threading.Event | None = None) -> T:
+def storable(value: Any) -> Any:
+    """JSON from elsewhere as PostgreSQL takes it: without NUL, lone surrogates, infinity and NaN."""
+    match value:
+        case str():
+            return value.replace("\0", "").encode(errors="replace").decode()
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {storable(key): storable(each) for key, each in value.items()}
+        case list():
+            return [storable(each) for each in value]
+    return value
+
+
+@contextmanager
+def relaxed() -> Iterator[None]:
+    """A transaction that does not wait for the disk. For what may be forgotten, never half done.
+
+    If the database's machine dies, the last half second of such transactions may be lost. One that waits,
+    such as the next ordinary one, makes all earlier ones safe as well.
+    """
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL synchronous_commit TO off")
+        yield
+
+
+def patiently(
+    do: Callable[[], T],
+    *,
+    stop: threading.Event | None = None,
+    give_up: Callable[[], bool] = lambda: False,
+) -> T:
     """Do it, again while the database is away. `do` must be safe to repeat: a fenced update is.
 
-    Raises the last error only when `stop` is set.
+    Raises the last error only when `stop` is set, or `give_up` says so.
     """
     stop = stop or threading.Event()
     delay = FIRST_DELAY
@@ -66,7 +99,7 @@ def patiently(do: Callable[[], T], *, stop: threading.Event | None = None) -> T:
             with step():
                 return do()
         except AWAY as exc:
-            if stop.is_set():
+            if stop.is_set() or give_up():
                 raise
             logger.warning("the database is away, trying again in %.1f s: %s", delay, exc)
             stop.wait(delay)

@@ -111,6 +111,11 @@ DATABASES["default"].update(
             "timeout": env.float("DATABASE_POOL_TIMEOUT_SECONDS", default=2.0),
         },
         "connect_timeout": 2,
+        # A network that swallows everything is noticed within half a minute, not after a quarter of an hour.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,  # milliseconds
     },
 )
 
@@ -253,6 +258,11 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "comfyserve.api.schema.share",
     ],
+    # Choices that several shapes call `status`.
+    "ENUM_NAME_OVERRIDES": {
+        "ExecutionStatusEnum": "workflows.models.Status",
+        "ConditionEnum": "health.serializers.CONDITIONS",
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

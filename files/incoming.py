@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -27,9 +28,16 @@ class Incoming:
         self.size = 0
         self.head = b""  # the first bytes, to tell the type by
         self._digest = hashlib.sha256()
+        # A client may go while a thread writes: a number of a closed file could be another's by then.
+        self._writing = threading.Lock()
 
     def write(self, piece: bytes) -> None:
-        """StorageAway where this machine's disk is full."""
+        """StorageAway where this machine's disk is full. Nothing happens where it is closed already."""
+        with self._writing:
+            if not self._stream.closed:
+                self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
         view = memoryview(piece)
         try:
             while view:
@@ -51,5 +59,9 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
-        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        with self._writing:
+            self._stream.close()
+            self.path.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -16,7 +17,7 @@ from botocore.config import Config
 from storages.backends.s3 import S3Storage
 
 PART = 8 * 1024 * 1024  # bytes; of larger files, parts travel by themselves
-PARTS_AT_ONCE = 2  # each is in memory
+PARTS_AT_ONCE = 2
 CONNECTIONS = 64
 _making = threading.Lock()
 
@@ -58,10 +59,13 @@ class Bucket(S3Storage):  # type: ignore[misc]
     def key_of(self, name: str) -> str:
         return str(self._normalize_name(name))
 
-    def put(self, name: str, stream: IO[bytes], *, content_type: str) -> None:
-        """Large ones in parts. boto3 sends a checksum with each, which the server verifies."""
-        self.client.upload_fileobj(
-            stream,
+    def put(self, name: str, path: Path, *, content_type: str) -> None:
+        """Large ones in parts. boto3 sends a checksum with each, which the server verifies.
+
+        By path, since boto3 would read the parts of an open file into memory, ten ahead.
+        """
+        self.client.upload_file(
+            str(path),
             self.bucket_name,
             self.key_of(name),
             ExtraArgs={"ContentType": content_type},

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from comfyserve.api.fields import MomentField
+from comfyserve.api.fields import FlagField, MomentField
 
 from . import links
 from .models import File, Kind
@@ -18,7 +18,10 @@ class UploadForm(serializers.Serializer[Any]):
     file = serializers.FileField(help_text="The file (binary)")
     description = serializers.CharField(required=False, max_length=1000, help_text="Yours; comes back")
     sha256 = serializers.RegexField(
-        "^[0-9a-fA-F]{64}$", required=False, help_text="What arrives must have this checksum"
+        "^[0-9a-fA-F]{64}$",
+        required=False,
+        allow_blank=True,  # as HTML forms send what was not filled in
+        help_text="What arrives must have this checksum",
     )
 
 
@@ -45,15 +48,28 @@ class FileInfoSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(allow_blank=True, help_text="As it was sent")
     sha256 = serializers.CharField(help_text="Checksum of the bytes, in hex")
     width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
-    height = serializers.IntegerField(allow_null=True)
+    height = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
 
 
 class FileQuery(serializers.Serializer[Any]):
-    kind = serializers.ChoiceField(choices=Kind.choices, required=False)
+    kind = serializers.ChoiceField(choices=Kind.choices, required=False, help_text="Only these")
     created_after = MomentField(required=False, help_text="At this moment or later")
     created_before = MomentField(required=False, help_text="Before this moment")
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20)
-    offset = serializers.IntegerField(min_value=0, max_value=2**31, default=0)
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
+
+
+class BytesQuery(serializers.Serializer[Any]):
+    """Of a request for bytes. What makes a signed link good is decided by `links`, not here."""
+
+    expires = serializers.IntegerField(required=False, help_text="Of a signed link")
+    signature = serializers.CharField(required=False, help_text="Of a signed link; no token is needed then")
+
+
+class DownloadQuery(BytesQuery):
+    download = FlagField(default=False, help_text="Never shown inline")
 
 
 def uploaded(file: File) -> dict[str, Any]:

@@ -66,8 +66,7 @@ def put(key: str, path: Path, *, content_type: str) -> None:
     with _explained(key):
         s3 = bucket()
         if s3 is not None:
-            with path.open("rb") as stream:
-                s3.put(key, stream, content_type=content_type)
+            s3.put(key, path, content_type=content_type)
         else:
             with _Movable(path) as movable:
                 try:

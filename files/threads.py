@@ -20,6 +20,11 @@ async def in_thread(do: Callable[..., T], *args: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(_pool, do, *args)
 
 
+def soon(do: Callable[[], None]) -> None:
+    """The same, and nobody waits for it."""
+    _pool.submit(do)
+
+
 async def in_request_thread(do: Callable[..., T], *args: object, **options: object) -> T:
     """A step with the database, in the thread that the request has for such; its connection goes back."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.utils.http import content_disposition_header
 
 from accounts import authentication
+from comfyserve.api.checking import checked
 from comfyserve.api.errors import NotFound, Unauthorized
 
 from . import links, queries, ranges, shelf, storing, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
-from .threads import in_request_thread, in_thread
+from .serializers import BytesQuery, DownloadQuery
+from .threads import in_request_thread, in_thread, soon
 
-SMALLEST, LARGEST = 64 * 1024, 1024 * 1024  # bytes read at once: more for whom takes them quickly
+SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes read at once: more for whom takes them quickly
 QUICK = 0.02  # seconds until a client has taken a piece
 # What an HTML or SVG file may do where a browser shows it all the same: nothing.
 SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
@@ -53,8 +56,7 @@ async def upload(request: HttpRequest) -> File:
             description=form.fields.get("description", ""),
         )
     finally:
-        # Also when the client has gone and this task was cancelled: so nothing is awaited here.
-        incoming.__exit__(None, None, None)
+        await in_thread(incoming.close)
 
 
 # -- out ---------------------------------------------------------------------------------------------
@@ -68,19 +70,21 @@ async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
 
 def _find(request: HttpRequest, file_id: str) -> Content:
     file = _permitted(request, file_id, subject=file_id)
+    wanted = checked(DownloadQuery, request.GET)
     return Content(
         key=file.key,
         size=file.size,
         etag=f'"{file.sha256[:32]}"',
         filename=file.filename,
         content_type=_with_charset(file.content_type),
-        attachment=not types.is_shown(file.content_type) or request.GET.get("download") in ("1", "true"),
+        attachment=not types.is_shown(file.content_type) or wanted["download"],
         caching=_caching(request),
     )
 
 
 def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
     file = _permitted(request, file_id, subject=f"{file_id}/thumbnail")
+    checked(BytesQuery, request.GET)
     if not file.thumbnail_key:
         raise NotFound("This file has no thumbnail")
     return Content(
@@ -152,6 +156,7 @@ def _with_headers(response: HttpResponseBase, content: Content) -> HttpResponseB
 
 async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncIterator[bytes]:
     size = SMALLEST
+    reader = _Guarded(reader)
     try:
         while length > 0:
             piece = await in_thread(_read, reader, content.key, min(size, length))
@@ -160,7 +165,25 @@ async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncI
             yield piece
             size = min(size * 2, LARGEST) if time.monotonic() - began < QUICK else SMALLEST
     finally:
-        reader.close()
+        soon(reader.close)
+
+
+class _Guarded:
+    """Closed only when no thread reads from it: the client may go meanwhile."""
+
+    def __init__(self, reader: shelf.Reader) -> None:
+        self._reader = reader
+        self._busy = threading.Lock()
+        self._closed = False
+
+    def read(self, size: int, /) -> bytes:
+        with self._busy:
+            return b"" if self._closed else self._reader.read(size)
+
+    def close(self) -> None:
+        with self._busy:
+            self._closed = True
+            self._reader.close()
 
 
 def _pieces_at_once(reader: shelf.Reader, content: Content, length: int) -> Iterator[bytes]:

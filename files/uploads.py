@@ -56,6 +56,7 @@ async def receive(request: HttpRequest, incoming: Incoming) -> Form:
             if parser.closed:
                 break
     await reading.flush()
+    await reading.written()
     _check(form)
     return form
 
@@ -100,6 +101,7 @@ class _Reading:
         self._text = bytearray()
         self._size = 0
         self._others = 0  # bytes beside the file
+        self._writing: asyncio.Future[None] | None = None
 
     def take(self, event: Any) -> None:
         if isinstance(event, multipart.MultipartSegment):
@@ -119,9 +121,17 @@ class _Reading:
                 self._text += event
 
     async def flush(self) -> None:
+        """Begin to write what was gathered; the next bytes are read meanwhile, but not those after them."""
+        await self.written()
         if self.pending:
             piece, self.pending = bytes(self.pending), bytearray()
-            await in_thread(self._form.incoming.write, piece)
+            self._writing = asyncio.ensure_future(in_thread(self._form.incoming.write, piece))
+
+    async def written(self) -> None:
+        """Raises what the last write raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
 
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._name, self._text = segment.name or "", bytearray()

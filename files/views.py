@@ -20,27 +20,34 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses
+from comfyserve.api.checking import checked
 from comfyserve.api.schema import describe
 
 from . import pins, queries, serializers, transfer
-from .serializers import FileInfoSerializer, FileQuery, UploadedSerializer, UploadForm
+from .serializers import (
+    BytesQuery,
+    DownloadQuery,
+    FileInfoSerializer,
+    FileQuery,
+    UploadedSerializer,
+    UploadForm,
+)
 
 AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 View = Any  # Django takes both kinds; its stubs know one
 
-SIGNED = (
-    OpenApiParameter("expires", int, description="Of a signed link"),
-    OpenApiParameter("signature", str, description="Of a signed link; no token is needed then"),
-)
 PART = (
     OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="Such as bytes=0-1023"),
     OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="An ETag that is known"),
 )
-BYTES = {
-    (200, "*/*"): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
-    (206, "*/*"): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
-    304: OpenApiResponse(None, description="Not changed"),
-}
+
+
+def _bytes(content_type: str) -> dict[Any, Any]:
+    return {
+        (200, content_type): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
+        (206, content_type): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
+        304: OpenApiResponse(None, description="Not changed"),
+    }
 
 
 class UploadView(APIView):
@@ -66,9 +73,9 @@ class FileView(APIView):
 
     @describe(
         None,
-        BYTES,
-        errors=(404, 416),
-        parameters=[*SIGNED, *PART, OpenApiParameter("download", bool, description="Never shown inline")],
+        _bytes("*/*"),  # of whatever type the file is
+        errors=(401, 404, 416),
+        parameters=[DownloadQuery, *PART],
     )
     def get(self, request: Request, file_id: str) -> None:
         """Download a file: the bytes, to its user or to whoever holds a signed link."""
@@ -87,7 +94,7 @@ class FileView(APIView):
 class ThumbnailView(APIView):
     permission_classes = [AllowAny]
 
-    @describe(None, BYTES, errors=(404, 416), parameters=[*SIGNED, *PART])
+    @describe(None, _bytes("image/webp"), errors=(401, 404, 416), parameters=[BytesQuery, *PART])
     def get(self, request: Request, file_id: str) -> None:
         """Download a thumbnail: WebP of at most 256 by 256 pixels, of pictures only."""
 
@@ -104,9 +111,7 @@ class ListView(APIView):
     @describe(None, FileInfoSerializer(many=True), parameters=[FileQuery])
     def get(self, request: Request) -> Response:
         """List files: the user's uploads and outputs, latest first."""
-        query = FileQuery(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        wanted = dict(query.validated_data)
+        wanted = checked(FileQuery, request.query_params)
         limit, offset = wanted.pop("limit"), wanted.pop("offset")
         rows = queries.files_of(user=user_of(request), **wanted)
         base = addresses.base_of(request._request)

@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from comfyserve.api.fields import FlagField
+
 TYPE_HELP = (
     "checkpoint, lora, embedding, vae, controlnet, upscaler, or ComfyUI's name of another folder of models, "
     "such as diffusion_models"
@@ -17,7 +19,7 @@ class TypeQuery(serializers.Serializer[Any]):
 
 
 class ListQuery(TypeQuery):
-    available_only = serializers.BooleanField(default=False, help_text="Only those that a worker has")
+    available_only = FlagField(default=False, help_text="Only those that a worker has")
 
 
 class DownloadQuery(serializers.Serializer[Any]):
@@ -41,7 +43,7 @@ class LoadQuery(serializers.Serializer[Any]):
 
 class UnloadQuery(TypeQuery):
     worker = serializers.CharField(required=False, max_length=200, help_text="Only there")
-    keep_in_ram = serializers.BooleanField(default=False, help_text="Leave the device, but stay in RAM")
+    keep_in_ram = FlagField(default=False, help_text="Leave the device, but stay in RAM")
 
 
 class CleanupQuery(serializers.Serializer[Any]):

@@ -6,9 +6,9 @@ import logging
 import time
 
 import redis
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
-from comfyserve.celery import app
+from comfyserve import tickets
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def ticket(host: str) -> None:
     if time.monotonic() < _away_until:
         return
     try:
-        app.send_task(LOOK_FOR_COMMANDS, queue=f"gpu.{host}", retry=False)
-    except (redis.RedisError, OperationalError, OSError) as exc:
+        tickets.send(LOOK_FOR_COMMANDS, queue=f"gpu.{host}")
+    except (redis.RedisError, KombuError, OSError) as exc:
         _away_until = time.monotonic() + SKIP_SECONDS
         logger.warning("ticket not sent, Redis is away: %s", exc)

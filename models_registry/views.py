@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from accounts.authentication import AuthenticatedRequest
+from comfyserve.api.checking import checked
 from comfyserve.api.errors import Forbidden
 from comfyserve.api.schema import describe
 
@@ -21,15 +21,6 @@ from . import serializers as shapes
 NAME = OpenApiParameter(
     "model_name", str, OpenApiParameter.PATH, description="The model's name, with its subfolders"
 )
-
-Query = TypeVar("Query", bound=BaseSerializer[Any])
-
-
-def checked(kind: type[Query], request: Request) -> dict[str, Any]:
-    # A plain dict: of a QueryDict an empty value would count as none.
-    query = kind(data=request.query_params.dict())
-    query.is_valid(raise_exception=True)
-    return dict(query.validated_data)
 
 
 class ManagementView(APIView):
@@ -45,7 +36,7 @@ class ListView(APIView):
     @describe(None, shapes.ModelListSerializer, parameters=[shapes.ListQuery], operation_id="models_list")
     def get(self, request: Request) -> Response:
         """List Models: those of all workers, and those that are on their way."""
-        found = queries.listing(**checked(shapes.ListQuery, request))
+        found = queries.listing(**checked(shapes.ListQuery, request.query_params))
         return Response(representations.listing(found), headers={"X-Total-Count": str(len(found.entries))})
 
 
@@ -53,7 +44,7 @@ class StatusView(APIView):
     @describe(None, shapes.ModelStatusSerializer, parameters=[NAME, shapes.TypeQuery])
     def get(self, request: Request, model_name: str) -> Response:
         """Get Model Status: the file, what its header tells, and in whose memory it is."""
-        model = queries.model_of(name=model_name, **checked(shapes.TypeQuery, request))
+        model = queries.model_of(name=model_name, **checked(shapes.TypeQuery, request.query_params))
         return Response(representations.status(queries.entry_of(model)))
 
 
@@ -64,7 +55,7 @@ class LoadView(ManagementView):
 
         After some seconds of waiting the answer is 503 with `Retry-After`; the model is loaded all the same.
         """
-        query = checked(shapes.LoadQuery, request)
+        query = checked(shapes.LoadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query["model_type"])
         done = commands.load(model=model, worker=query.get("worker"))
         loaded = sum(answer.get("loaded_bytes", 0) for answer in done.answers.values())
@@ -84,7 +75,7 @@ class UnloadView(ManagementView):
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
     def post(self, request: Request, model_name: str) -> Response:
         """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed."""
-        query = checked(shapes.UnloadQuery, request)
+        query = checked(shapes.UnloadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query.get("model_type"))
         done = commands.unload(model=model, worker=query.get("worker"), keep_in_ram=query["keep_in_ram"])
         shown = {
@@ -100,7 +91,7 @@ class CleanupView(ManagementView):
     @describe(None, shapes.ModelsCleanedSerializer, parameters=[shapes.CleanupQuery], errors=(403, 503))
     def post(self, request: Request) -> Response:
         """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours."""
-        query = checked(shapes.CleanupQuery, request)
+        query = checked(shapes.CleanupQuery, request.query_params)
         done = commands.cleanup(max_age_hours=query["max_age_hours"], worker=query.get("worker"))
         unloaded = {name for answer in done.answers.values() for name in answer.get("unloaded", [])}
         return Response({"message": "Cleanup completed", "models_unloaded": sorted(unloaded)} | _note(done))
@@ -117,7 +108,7 @@ class DownloadView(ManagementView):
         unless the operator allows them.
         """
         model, hosts = downloads.start(
-            user=request.user, name=model_name, **checked(shapes.DownloadQuery, request)
+            user=request.user, name=model_name, **checked(shapes.DownloadQuery, request.query_params)
         )
         return Response(
             {
@@ -132,7 +123,7 @@ class DownloadView(ManagementView):
     def delete(self, request: Request, model_name: str) -> Response:
         """Cancel Download: what was fetched so far is deleted."""
         model = downloads.cancel(
-            name=model_name, model_type=checked(shapes.TypeQuery, request).get("model_type")
+            name=model_name, model_type=checked(shapes.TypeQuery, request.query_params).get("model_type")
         )
         return Response({"message": "Model download cancelled", "model_name": model.name})
 
@@ -141,7 +132,7 @@ class ProgressView(APIView):
     @describe(None, shapes.DownloadProgressSerializer, parameters=[NAME, shapes.TypeQuery])
     def get(self, request: Request, model_name: str) -> Response:
         """Get Download Progress: of a download under way, or what became of the last one."""
-        query = checked(shapes.TypeQuery, request)
+        query = checked(shapes.TypeQuery, request.query_params)
         model, latest, is_available = downloads.latest(name=model_name, model_type=query.get("model_type"))
         return Response(representations.progress(model, latest, is_available=is_available))
 

@@ -43,7 +43,7 @@ class Stack:
         }
         self.web: Process | None = None
         self.workers: dict[str, Process] = {}
-        self._kept: set[str] = set()
+        self._kept: dict[str, str | None] = {}  # name of a worker -> its ComfyUI
         self._people = 0
 
     # -- processes ----------------------------------------------------------------------------------
@@ -102,6 +102,7 @@ class Stack:
         variables = self.env | (env or {})
         if comfyui_url:
             variables["COMFYUI_URL"] = comfyui_url
+            self._make_way(name, comfyui_url)
         log = self.logs / f"worker-{name}.log"
         log.unlink(missing_ok=True)
         worker = Process(
@@ -109,10 +110,17 @@ class Stack:
         ).start()
         self.workers[name] = worker
         if keep:
-            self._kept.add(name)
+            self._kept[name] = comfyui_url
         if wait:
             worker.wait_until(lambda: any(line.endswith(" ready.") for line in worker.tail()), seconds=40)
         return worker
+
+    def _make_way(self, name: str, comfyui_url: str) -> None:
+        """A backend has one worker: one that was kept for other tests would have its lock."""
+        for other in [other for other, url in self._kept.items() if url == comfyui_url and other != name]:
+            del self._kept[other]
+            if other in self.workers:
+                self.workers.pop(other).stop()
 
     def end_of_test(self) -> None:
         """End the workers that were not meant to stay."""

@@ -11,6 +11,8 @@ class WorkflowsConfig(AppConfig):
     def ready(self) -> None:
         from files import pins
 
+        from . import checks  # noqa: F401  (registers itself)
+
         pins.ask(_alive)
 
 

@@ -39,6 +39,7 @@ class Backend:
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0
+        self._failed_with: set[str] = set()  # executions, since one went well
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
 
@@ -57,11 +58,16 @@ class Backend:
         return self.reachable and not self.faulty
 
     def went_well(self) -> None:
-        self._faults, self._pause = 0, FIRST_PAUSE
+        self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
 
-    def failed(self) -> None:
+    def fails_only_with(self, prompt_id: str) -> bool:
+        """Whether no other execution failed since one went well: then it is to blame, and not we."""
+        return self._failed_with <= {prompt_id}
+
+    def failed(self, prompt_id: str) -> None:
         """A system's fault. Several in a row and it rests, longer each time, and does not eat the queue."""
         self._faults += 1
+        self._failed_with = self._failed_with | {prompt_id}
         if self._faults >= FAULTS_UNTIL_PAUSE:
             logger.error(
                 "backend %s rests for %.0f s after %d faults in a row", self.name, self._pause, self._faults
@@ -76,10 +82,11 @@ class Backend:
         generation = self.session.generation
         if not self.session.connected or generation == self._known_generation:
             return False
-        self.stats = self.client.system_stats()
+        stats = self.client.system_stats()
         bridge = Bridge(self.client).info()
-        self.boot = bridge.boot if bridge else ""
         self._learn(self.client.object_info())
+        self.boot = bridge.boot if bridge else ""
+        self.stats = stats  # last: from now on it is reachable
         self._known_generation = generation
         return True
 
@@ -95,7 +102,9 @@ class Backend:
         digest = hashlib.sha256(json.dumps(object_info, sort_keys=True).encode()).hexdigest()
         if digest != self.object_info_digest:
             with database.step():
-                ObjectInfo.objects.get_or_create(digest=digest, defaults={"body": object_info})
+                ObjectInfo.objects.get_or_create(
+                    digest=digest, defaults={"body": database.storable(object_info)}
+                )
             self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
             self.object_info_digest = digest
 
@@ -120,7 +129,8 @@ class Backend:
         for prompt_id in ours - claimed:
             logger.warning("backend %s: clearing stray prompt %s", self.name, prompt_id)
             self.client.delete_queued(prompt_id)
-            self.client.interrupt(prompt_id)
+            if self.is_running(prompt_id):  # older versions stop whatever runs
+                self.client.interrupt(prompt_id)
 
     def is_running(self, prompt_id: str) -> bool:
         return any(item.prompt_id == prompt_id for item in self.client.queue().running)

@@ -17,6 +17,7 @@ from files.models import File, Kind
 from .lifecycle import Claim, Line
 from .models import Level, Output
 
+LONGEST_SUBFOLDER = 500  # characters, as the column has
 GROUPS = {
     "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "exr"),
     "videos": ("mp4", "webm", "mov", "mkv", "avi", "m4v"),
@@ -76,4 +77,4 @@ def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable
 def _plain(subfolder: str, claim: Claim) -> str:
     """The subfolder as the user named it, without that of the attempt."""
     first, _, rest = subfolder.partition("/")
-    return rest if first.startswith(str(claim.execution_id)) else subfolder
+    return (rest if first.startswith(str(claim.execution_id)) else subfolder)[:LONGEST_SUBFOLDER]

@@ -76,24 +76,29 @@ class Answer:
 # -- what is due -----------------------------------------------------------------------------------------
 _TAKE = """
 WITH busy AS (
-    SELECT host, user_id FROM workflows_delivery WHERE state = 'waiting' AND taken_until > now()
+    SELECT host, user_id FROM workflows_delivery
+    WHERE state = 'waiting' AND taken_until > statement_timestamp()
 ), due AS (
-    SELECT id, host, user_id,
+    SELECT id, host, user_id, due_at,
         row_number() OVER (PARTITION BY host ORDER BY due_at, id)
-            + (SELECT count(*) FROM busy WHERE busy.host = d.host) AS at_host,
-        row_number() OVER (PARTITION BY user_id ORDER BY due_at, id)
-            + (SELECT count(*) FROM busy WHERE busy.user_id = d.user_id) AS of_user
+            + (SELECT count(*) FROM busy WHERE busy.host = d.host) AS at_host
     FROM workflows_delivery d
-    WHERE state = 'waiting' AND due_at <= now() AND (taken_until IS NULL OR taken_until <= now())
+    WHERE state = 'waiting' AND due_at <= statement_timestamp()
+        AND (taken_until IS NULL OR taken_until <= statement_timestamp())
         AND NOT EXISTS (
             SELECT 1 FROM workflows_delivery earlier
             WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting')
+), possible AS (
+    -- Counted among those that their host has room for: a crowded host takes no place from others.
+    SELECT id, at_host,
+        row_number() OVER (PARTITION BY user_id ORDER BY due_at, id)
+            + (SELECT count(*) FROM busy WHERE busy.user_id = due.user_id) AS of_user
+    FROM due WHERE at_host <= %(per_host)s
 ), chosen AS (
-    SELECT id FROM due WHERE at_host <= %(per_host)s AND of_user <= %(per_user)s
-    ORDER BY at_host, of_user, id LIMIT %(limit)s
+    SELECT id FROM possible WHERE of_user <= %(per_user)s ORDER BY at_host, of_user, id LIMIT %(limit)s
 )
 UPDATE workflows_delivery d SET token = gen_random_uuid(), tries = tries + 1,
-    taken_until = now() + make_interval(secs => %(seconds)s)
+    taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
 FROM chosen WHERE d.id = chosen.id
 RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url, d.created_at,
     d.retried_since, d.tries

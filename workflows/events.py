@@ -15,9 +15,9 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
-from comfyserve.celery import app
+from comfyserve import tickets
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ _away_until = 0.0
 def ticket(worker: str | None = None) -> None:
     """Say that there is work: to whichever GPU worker hears it first, or to one by its backend's name."""
     queue = f"gpu.{worker}" if worker else "gpu"
-    _unless_away(lambda: app.send_task(LOOK_FOR_WORK, queue=queue, retry=False), "ticket")
+    _unless_away(lambda: tickets.send(LOOK_FOR_WORK, queue=queue), "ticket")
 
 
 def wake_webhooks() -> None:
     """Say that there is something in the outbox."""
-    _unless_away(lambda: app.send_task(DELIVER_WEBHOOKS, queue="webhooks", retry=False), "ticket")
+    _unless_away(lambda: tickets.send(DELIVER_WEBHOOKS, queue="webhooks"), "ticket")
 
 
 def announce_status(execution_id: UUID) -> None:
@@ -79,6 +79,6 @@ def _unless_away(send: Callable[[], Any], what: str) -> None:
         return
     try:
         send()
-    except (redis.RedisError, OperationalError, OSError) as exc:
+    except (redis.RedisError, KombuError, OSError) as exc:
         _away_until = time.monotonic() + SKIP_SECONDS
         logger.warning("%s not sent, Redis is away: %s", what, exc)

@@ -31,21 +31,21 @@ def conclude(
     """Collect and record. Storage or ComfyUI away: tried again; the GPU works on meanwhile.
 
     Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
-    next worker of this backend finds it finished in ComfyUI.
+    next worker of this backend finds it finished in ComfyUI. Raises database.AWAY, when `stop` is set.
     """
     history = ended.history
     if _is_first_out_of_memory(claim, history):
-        _free_and_try_again(claim, backend)
+        _free_and_try_again(claim, backend, stop=stop)
         return
     collected = _collect(claim, history, backend=backend, alive=alive, stop=stop)
     if collected is None:
         return
     outputs, lines = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
-    if not database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
+    if database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
+        _forget(claim, backend)
+    elif not database.patiently(lambda: lifecycle.has_outputs(claim, outputs), stop=stop):
         _drop(outputs)
-        return
-    _forget(claim, backend)
 
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
@@ -82,14 +82,14 @@ def _is_first_out_of_memory(claim: Claim, history: History) -> bool:
     return history.error is not None and faults.is_out_of_memory(history.error) and claim.faults == 0
 
 
-def _free_and_try_again(claim: Claim, backend: Backend) -> None:
+def _free_and_try_again(claim: Claim, backend: Backend, *, stop: threading.Event) -> None:
     try:
         backend.client.free(unload_models=True, free_memory=True)
         backend.client.delete_history(str(claim.execution_id))
     except Unreachable as exc:
         logger.warning("memory of backend %s not freed: %s", backend.name, exc)
     reason = "the GPU ran out of memory; all models were unloaded and it is tried once more"
-    database.patiently(lambda: lifecycle.take_back(claim, reason=reason, fault=True))
+    database.patiently(lambda: lifecycle.take_back(claim, reason=reason, fault=True), stop=stop)
 
 
 def _collect(
@@ -103,7 +103,7 @@ def _collect(
         except Unreachable as exc:
             logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)
             if time.monotonic() - since > GONE_AFTER:
-                database.patiently(lambda: lifecycle.take_back(claim, reason=GONE_WITH_OUTPUTS))
+                database.patiently(lambda: lifecycle.take_back(claim, reason=GONE_WITH_OUTPUTS), stop=stop)
                 return None
         except Exception:  # the storage raises whatever it likes; all of it means "not now"
             logger.exception("outputs of %s not stored", claim.execution_id)

@@ -266,8 +266,11 @@ class Hub:
                     health_check_interval=10,
                 )
                 async with client, client.pubsub() as pubsub:
-                    await pubsub.subscribe(events.CHANNEL, *self._preview_channels())
+                    await pubsub.subscribe(events.CHANNEL)
                     self._pubsub, self._heard, delay = pubsub, True, 0.2
+                    # After `_pubsub` is set: who joins from now on subscribes by itself.
+                    if channels := self._preview_channels():
+                        await pubsub.subscribe(*channels)
                     self._look_at(self._followed)  # what was said before, we have not heard
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
@@ -275,6 +278,8 @@ class Hub:
                             self._hear(message["data"])
             except (RedisError, OSError) as exc:
                 logger.warning("live streams do without Redis: %s", exc)
+            except Exception:  # nobody else would listen again
+                logger.exception("live streams do without Redis")
             finally:
                 self._pubsub, self._heard = None, False
             await asyncio.sleep(delay)

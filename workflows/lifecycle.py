@@ -23,10 +23,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, FloatField, QuerySet, Value
+from django.db.models import Case, F, FloatField, QuerySet, Value, When
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Coalesce, Extract, Now
 
+from comfyserve import database
 from files import storing
 
 from . import events, scheduling, statistics, webhooks
@@ -35,7 +36,7 @@ from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Out
 logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
-MAX_ATTEMPTS = 10  # taken back from running so often, it ends whatever the reasons were
+MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
 
 
@@ -104,7 +105,11 @@ _CLAIM_FIELDS = """
 
 
 def claim(*, worker: str) -> Claim | None:
-    """Take the next execution for `worker`, or None where nothing waits for it. One round trip."""
+    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+
+    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
+    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
+    """
     rows = _claims(
         f"""
         WITH next AS ({scheduling.NEXT_SQL}), e AS (
@@ -116,8 +121,11 @@ def claim(*, worker: str) -> Claim | None:
             INSERT INTO workflows_logline (execution_id, level, message)
             SELECT id, 'INFO', 'Taken by worker ' || worker
                 || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+        ), busy AS (
+            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+        WHERE set_config('synchronous_commit', 'off', true) = 'off'
         """,  # noqa: S608  (no value of a user in it)
         [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
@@ -204,7 +212,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
     """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
-    with transaction.atomic():
+    with database.relaxed():
         if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
@@ -217,8 +225,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     actual = Value(outcome.gpu_seconds or 0.0)
     values: dict[str, Any] = {
-        "error": outcome.error,
-        "warnings": list(outcome.warnings),
+        "error": database.storable(outcome.error),
+        "warnings": database.storable(list(outcome.warnings)),
         "gpu_seconds": outcome.gpu_seconds,
     }
     if outcome.status == Status.COMPLETED:
@@ -227,16 +235,24 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if not _end(_held_by(claim), outcome.status, actual=actual, **values):
             return False
         if outcome.error_details is not None:
-            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=outcome.error_details)
+            details = database.storable(outcome.error_details)
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
+            output.text = database.storable(output.text)
         Output.objects.bulk_create(outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
         _follow_up([claim.execution_id], event=f"workflow.{outcome.status}")
         scheduling.lift_quota(user_id=claim.user_id)
     return True
+
+
+def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
+    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    files = [output.file_id for output in outputs if output.file_id is not None]
+    return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
 
 
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
@@ -346,7 +362,7 @@ def _take_back(
     found = list(
         rows.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "attempt", "status")
+        .only("id", "faults", "returns", "attempt", "status")
     )
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
@@ -361,7 +377,8 @@ def _take_back(
     Execution.objects.filter(id__in=back).update(
         status=Status.PENDING, claim_token=None, lease_expires_at=None,
         suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
-        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None, **values,
+        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None,
+        returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
     )  # fmt: skip
     if exclude is not None and back:
         with connection.cursor() as cursor:
@@ -379,9 +396,10 @@ def _take_back(
 
 
 def _is_poison(row: Execution, *, fault: bool) -> bool:
-    if row.status != Status.RUNNING:
-        return False  # what had not begun cannot be to blame
-    return (fault and row.faults + 1 >= MAX_FAULTS) or row.attempt >= MAX_ATTEMPTS
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
 
 
 def reap() -> int:
@@ -419,16 +437,33 @@ def lift_backoff() -> int:
     return lifted
 
 
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        events.ticket()
+    return lifted
+
+
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Iterable[UUID], *lines: Line) -> None:
     LogLine.objects.bulk_create(
         LogLine(
             execution_id=id_,
             level=line.level,
-            message=line.message,
+            message=database.storable(line.message),
             node_id=line.node_id,
             kind=line.kind,
-            data=line.data,
+            data=database.storable(line.data),
         )
         for id_ in ids
         for line in lines

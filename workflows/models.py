@@ -94,6 +94,7 @@ class Execution(models.Model):
     attempt = models.IntegerField(default=0)
     posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
+    returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
     faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
     excluded = ArrayField(
         models.CharField(max_length=200), default=list, blank=True, help_text="Backends that lack something"

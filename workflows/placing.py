@@ -90,7 +90,8 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
     except StorageAway as exc:
         raise NotNow("the file storage does not answer") from exc
     except Unreachable as exc:
-        raise NotNow(f"ComfyUI did not take an input: {exc}") from exc
+        logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
+        raise NotNow("ComfyUI did not take an input") from exc
 
 
 class _Unusable(Exception):

@@ -10,8 +10,9 @@ import enum
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 
@@ -27,6 +28,8 @@ from .previews import Previews
 from .progress import Progress
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 IDLE_SECONDS = 3.0  # without an event: look at queue and history
 WRITE_SECONDS = 0.5  # at most so often progress is written
@@ -110,6 +113,11 @@ class Runner:
             with self._backend.session.subscribe(self._id) as subscription:
                 self._subscription = subscription
                 return self._place() or self._follow(subscription)
+        except database.AWAY as exc:
+            if self._stop_at is None:
+                raise
+            logger.warning("execution %s is left to the next process: %s", self._id, exc)
+            return Gone.LEFT
         finally:
             self.over = True
 
@@ -125,7 +133,7 @@ class Runner:
             if where == "ended":
                 self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
         except Unreachable as exc:
-            return self._back(f"ComfyUI does not answer: {exc}", hold=True)
+            return self._not_now("ComfyUI does not answer", exc)
         if where in ("running", "queued"):
             self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
             return None if self._about_to_post() else self._leave_to_others()
@@ -143,7 +151,7 @@ class Runner:
         return None
 
     def _about_to_post(self) -> bool:
-        return database.patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
+        return self._patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> graphs.Prompt | Gone:
         """Its input files onto ComfyUI; the prompt with the names they have there."""
@@ -191,21 +199,30 @@ class Runner:
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
-        except Unreachable:
+        except Unreachable as silent:
+            if silent.sent:
+                return None  # slow, it seems: patience is a matter of following
             return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
-        if exc.status == 500 and self.claim.attempt >= STUMBLES:
+        to_blame = self.claim.attempt >= STUMBLES and self._backend.fails_only_with(self._id)
+        if exc.status == 500 and to_blame:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
                 {"type": "unreadable", "node_errors": {}},
             )
             return self._fail(fault)
-        return self._back(f"ComfyUI did not take it: {exc}", hold=True)
+        return self._not_now("ComfyUI did not take it", exc)
+
+    def _not_now(self, reason: str, exc: Exception) -> Gone:
+        """A fault of the system. What exactly is for operators: it names hosts."""
+        logger.warning("execution %s goes back: %s: %s", self._id, reason, exc)
+        self._backend.failed(self._id)
+        return self._back(reason, hold=True)
 
     def _refused(self, fault: Fault) -> Gone:
         """The workflow's fault, unless another backend has what is missing here."""
         self._backend.went_well()
         if fault.lacks:
-            others = database.patiently(lambda: workers.others_alive(name=self.claim.worker))
+            others = self._patiently(lambda: workers.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
         return self._fail(model_use.with_suggestions(fault, self.claim.prompt))
@@ -270,7 +287,7 @@ class Runner:
         if self.begun:
             return True
         total = self._progress.total_steps
-        if not database.patiently(lambda: lifecycle.begin(self.claim, total_steps=total)):
+        if not self._patiently(lambda: lifecycle.begin(self.claim, total_steps=total)):
             return False
         self._has_begun()
         return True
@@ -307,7 +324,7 @@ class Runner:
         patience = settings.STALL_SECONDS if exc.sent else GONE_SECONDS
         if now - self._silent_since < patience:
             return None
-        self._backend.failed()
+        self._backend.failed(self._id)
         return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
 
     def _may_be_to_blame(self) -> bool:
@@ -316,8 +333,14 @@ class Runner:
 
     def _stuck(self) -> Ended | Gone | None:
         """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""
-        state = self._client.queue()
-        if workers.are_ours([item.prompt_id for item in state.running]):
+        try:
+            running = [item.prompt_id for item in self._client.queue().running]
+            with database.step():
+                ours = workers.are_ours(running)
+        except (Unreachable, *database.AWAY) as exc:
+            logger.warning("who is before %s is not known: %s", self._id, exc)
+            return None
+        if ours:
             self._queued_since = time.monotonic()
         if time.monotonic() - self._queued_since < STRANGER_SECONDS:
             return None
@@ -338,10 +361,14 @@ class Runner:
             f"Timed out: it ran longer than {minutes} minute{'s' if minutes != 1 else ''}",
             {"type": "timeout", "timeout_minutes": minutes, "node_errors": {}},
         )
-        self._fail(fault)
-        return self._clear()
+        return self._clear() if self._record_failure(fault) else self._leave_to_others()
 
     def _fail(self, fault: Fault) -> Gone:
+        self._record_failure(fault)
+        return Gone.FAILED
+
+    def _record_failure(self, fault: Fault) -> bool:
+        """False: the claim had been lost."""
         outcome = Outcome(
             Status.FAILED,
             error=fault.error,
@@ -349,8 +376,7 @@ class Runner:
             lines=self._lines + self._progress.take_lines(),
             gpu_seconds=self._gpu_seconds(),
         )
-        database.patiently(lambda: lifecycle.finish(self.claim, outcome))
-        return Gone.FAILED
+        return self._patiently(lambda: lifecycle.finish(self.claim, outcome))
 
     def _gpu_seconds(self) -> float:
         if self._deadline is None:
@@ -358,7 +384,7 @@ class Runner:
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
-        database.patiently(
+        self._patiently(
             lambda: lifecycle.take_back(
                 self.claim,
                 reason=reason,
@@ -388,7 +414,7 @@ class Runner:
         claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
         """
         while True:
-            state = database.patiently(lambda: lifecycle.whose(self.claim))
+            state = self._patiently(lambda: lifecycle.whose(self.claim))
             if state == "here":
                 return Gone.LOST
             if state in ("ended", "elsewhere"):
@@ -424,6 +450,12 @@ class Runner:
         """Until something happens to the prompt, but not longer."""
         if self._subscription is not None:
             self._subscription.get(timeout=seconds)
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Outlasts the database's absence, but not the time to stop: then it raises database.AWAY."""
+        return database.patiently(
+            do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
+        )
 
     # -- what is written -------------------------------------------------------------------------------
     def _note(self, line: Line) -> None:

@@ -14,6 +14,7 @@ from django.db import connection
 
 from .models import Priority
 
+SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
 POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
@@ -46,22 +47,37 @@ def bounded(cost: float | None) -> float:
     return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
 
 
-def place(*, user_id: int, priority: str, cost: float) -> Place:
-    """The place of a new execution. The caller holds the user's submission lock."""
+# What executions of a kind took lately, and what those of a user did. Parameters: kind, user.
+_TOOK_SQL = """
+    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
+    (SELECT avg(gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
+"""
+
+# Virtual time, and the highest finish of a flow. Parameters: user, priority.
+_FLOW_SQL = """
+    coalesce((SELECT start FROM workflows_execution
+              WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1), 0),
+    coalesce((SELECT finish FROM workflows_execution
+              WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
+              ORDER BY finish DESC LIMIT 1), 0)
+"""
+
+
+def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
+    """What a new execution may take and where it stands: (as `estimate` gives both, the place). One query.
+
+    The caller holds the user's submission lock.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT coalesce((SELECT start FROM workflows_execution
-                             WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1), 0),
-                   coalesce((SELECT finish FROM workflows_execution
-                             WHERE user_id = %s AND priority = %s
-                               AND (status = 'pending' OR claimed_at IS NOT NULL)
-                             ORDER BY finish DESC LIMIT 1), 0)
-            """,
-            [user_id, priority],
-        )
-        virtual, flow_finish = cursor.fetchone()
-    return place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
+        cursor.execute(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority])
+        of_kind, of_user, virtual, flow_finish = cursor.fetchone()
+    cost = bounded(of_kind if of_kind is not None else of_user)
+    found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
+    return of_kind, cost, found
 
 
 # The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
@@ -77,17 +93,7 @@ NEXT_SQL = """
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
     """(what this kind of workflow took before, or None; the cost to reckon with), in GPU seconds."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
-                        SELECT gpu_seconds FROM workflows_execution
-                        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
-                   (SELECT avg(gpu_seconds) FROM (
-                        SELECT gpu_seconds FROM workflows_execution
-                        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
-            """,
-            [kind, user_id],
-        )
+        cursor.execute(f"SELECT {_TOOK_SQL}", [kind, user_id])
         of_kind, of_user = cursor.fetchone()
     return of_kind, bounded(of_kind if of_kind is not None else of_user)
 
@@ -140,15 +146,29 @@ def lowest(priority: str, cap: str | None) -> str:
     return priority
 
 
-def lift_quota(*, user_id: int) -> int:
+def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
+    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide.
+
+    False where somebody else has it, and `wait` is not set.
+    """
+    with connection.cursor() as cursor:
+        if wait:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+            return True
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+        return bool(cursor.fetchone()[0])
+
+
+def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     """Let as many of the user's executions into the queue as may run at once; the number lifted.
 
-    The rest stay `held`, so that they stand in nobody's way.
+    The rest stay `held`, so that they stand in nobody's way. `or_all`: all of them where there is no limit
+    (any more); else nothing is held there, and nothing is looked for.
     """
     from accounts import quotas
 
     limit = quotas.running_at_once(user_id=user_id)
-    if limit is None:
+    if limit is None and not or_all:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(
@@ -157,10 +177,10 @@ def lift_quota(*, user_id: int) -> int:
                 SELECT id FROM workflows_execution
                 WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
                 ORDER BY turn, created_at
-                LIMIT greatest(0, %(limit)s - (
+                LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
                     SELECT count(*) FROM workflows_execution
                     WHERE user_id = %(user)s AND status IN ('pending', 'running')
-                      AND held IS DISTINCT FROM 'quota'))
+                      AND held IS DISTINCT FROM 'quota')) END
                 FOR UPDATE SKIP LOCKED)
             """,
             {"user": user_id, "limit": limit},

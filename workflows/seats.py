@@ -35,6 +35,7 @@ class Held:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.runner: Runner | None = None
+        self.queued = False  # ended in ComfyUI, and no collector is free yet
         self._alive_at = time.monotonic()
 
     def alive(self) -> None:
@@ -43,7 +44,7 @@ class Held:
     @property
     def shows_life(self) -> bool:
         latest = max(self._alive_at, self.runner.alive_at if self.runner else 0.0)
-        return time.monotonic() - latest < ALIVE_SECONDS
+        return self.queued or time.monotonic() - latest < ALIVE_SECONDS
 
     def abandon(self) -> None:
         if self.runner is not None:
@@ -91,6 +92,7 @@ class Seats:
 
         def go_on() -> None:
             with self._seat(extra=True):
+                self._tell_idle(False)
                 self._run(held)
             self.serve()
 
@@ -101,10 +103,7 @@ class Seats:
         with self._lock:
             free = extra or self._occupied < SEATS
             self._occupied += free
-            first = free and self._occupied == 1
         try:
-            if first:
-                self._tell_idle(False)
             yield free
         finally:
             with self._lock:
@@ -144,7 +143,10 @@ class Seats:
         return self._occupied < SEATS
 
     def _tell_idle(self, idle: bool) -> None:
-        """Other workers stage nothing, and give back what they staged, while this one is idle."""
+        """Other workers stage nothing, and give back what they staged, while this one is idle.
+
+        That it is idle no more is said by `lifecycle.claim` itself.
+        """
         try:
             with database.step():
                 workers.set_idle(name=self.backend.name, idle=idle and self.may_take)
@@ -186,16 +188,20 @@ class Seats:
         self._release(held)
 
     def _collect(self, held: Held, ended: Ended) -> None:
-        held.alive()
+        held.queued = True
         with self._lock:
             self._collecting += 1
 
         def work() -> None:
+            held.alive()
+            held.queued = False
             try:
                 with _named(held.claim):
                     finishing.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
                     )
+            except database.AWAY as exc:
+                logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
                 self._give_up(held)
@@ -228,6 +234,12 @@ class Seats:
         """Those whose thread shows life: what a stuck thread holds is left to the reaper."""
         with self._lock:
             return {token for token, held in self._held.items() if held.shows_life}
+
+    def presume_alive(self) -> None:
+        """All of them: while the database was away, their threads could not show it."""
+        with self._lock:
+            for held in self._held.values():
+                held.alive()
 
     def lost(self, tokens: set[UUID]) -> None:
         """These claims are not ours any more."""

@@ -7,6 +7,8 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
+from comfyserve.api.fields import FlagField, NumberField
+
 from .models import Level, Priority, Status
 from .webhook_models import WebhookEvent
 
@@ -85,8 +87,18 @@ class ExecuteSerializer(serializers.Serializer[Any]):
 
 
 class RotateSerializer(serializers.Serializer[Any]):
-    overlap_hours = serializers.FloatField(
+    overlap_hours = NumberField(
         required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
+    )
+
+
+class StreamQuery(serializers.Serializer[Any]):
+    """Of a live stream. What makes a signed address good is decided by `stream_links`, not here."""
+
+    previews = FlagField(default=False, help_text="Send pictures of the work so far as well")
+    expires = serializers.IntegerField(required=False, help_text="Of a signed address")
+    signature = serializers.CharField(
+        required=False, help_text="Of a signed address; no token is needed then"
     )
 
 

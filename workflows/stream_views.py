@@ -21,17 +21,22 @@ from rest_framework.views import APIView
 
 from accounts import authentication
 from comfyserve.api import addresses
+from comfyserve.api.checking import checked
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.schema import describe
 
 from . import following, queries, stream_links, streams
 from .models import TERMINAL, Execution
 from .readers import Reader
+from .serializers import StreamQuery
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 STREAM = {(200, "text/event-stream"): OpenApiTypes.STR}
 LAST_EVENT_ID = OpenApiParameter(
-    "Last-Event-ID", int, OpenApiParameter.HEADER, description="Go on after this event"
+    "Last-Event-ID",
+    {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+    OpenApiParameter.HEADER,
+    description="Go on after this event",
 )
 
 
@@ -57,12 +62,7 @@ class ExecutionEventsView(StreamView):
         None,
         {**STREAM, 204: None},
         errors=(401,),
-        parameters=[
-            LAST_EVENT_ID,
-            OpenApiParameter("previews", bool, description="Send pictures of the work so far as well"),
-            OpenApiParameter("expires", int, description="Of a signed address"),
-            OpenApiParameter("signature", str, description="Of a signed address"),
-        ],
+        parameters=[LAST_EVENT_ID, StreamQuery],
     )
     def get(self, request: Request, execution_id: str) -> HttpResponse:
         """Follow Execution: live events until its end (server-sent events).
@@ -72,6 +72,7 @@ class ExecutionEventsView(StreamView):
         is sent. After `end` nothing comes; a client that comes again all the same gets 204, which stops it.
         """
         execution = _execution(request, execution_id)
+        previews = checked(StreamQuery, request.query_params)["previews"]
         last = _last_event_id(request)
         if (
             last is not None
@@ -79,15 +80,20 @@ class ExecutionEventsView(StreamView):
             and not following.lines_after({execution.id: last})
         ):
             return HttpResponse(status=204)
-        wanted = request.query_params.get("previews", "").lower() in ("1", "true", "yes")
         reader = Reader(
-            user_id=execution.user_id, execution_id=execution.id, last_event_id=last, previews=wanted
+            user_id=execution.user_id, execution_id=execution.id, last_event_id=last, previews=previews
         )
         return _following(request, reader)
 
 
 class AllEventsView(StreamView):
-    @describe(None, STREAM, errors=(401,), parameters=[LAST_EVENT_ID])
+    @describe(
+        None,
+        STREAM,
+        errors=(401,),
+        parameters=[LAST_EVENT_ID],
+        operation_id="workflows_events_of_all_retrieve",
+    )
     def get(self, request: Request) -> HttpResponse:
         """Follow All Executions: live events of everything that you have, on one connection.
 

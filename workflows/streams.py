@@ -96,6 +96,7 @@ class Streams:
             return
         if isinstance(follow, Wait):
             await self._wait(follow, response, receive)
+        response["Content-Length"] = str(len(response.content))
         await _start(response, send)
         await send({"type": "http.response.body", "body": response.content})
 
@@ -111,6 +112,7 @@ class Streams:
     # -- a stream ----------------------------------------------------------------------------------------
     async def _stream(self, follow: Follow, response: HttpResponse, receive: Receive, send: Send) -> None:
         reader = follow.reader
+        del response["Content-Length"]
         watch = asyncio.create_task(_close_when_gone(receive, reader))
         try:
             await self.hub.join(reader)

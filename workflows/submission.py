@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts import quotas
 from accounts.models import User
@@ -21,8 +21,6 @@ from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
 
 logger = logging.getLogger(__name__)
-
-SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,12 @@ def submit(
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
     taken = inputs.take(graph, user=user)
-    priority = scheduling.lowest(priority, quotas.highest_priority(user_id=user.pk))
+    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
     with transaction.atomic():
-        _lock_submissions(user_id=user.pk)
+        scheduling.lock_submissions(user_id=user.pk)
         _check_room(user)
-        known, cost = scheduling.estimate(kind=kind, user_id=user.pk)
-        place = scheduling.place(user_id=user.pk, priority=priority, cost=cost)
-        limited = quotas.running_at_once(user_id=user.pk) is not None
+        known, cost, place = scheduling.place(kind=kind, user_id=user.pk, priority=priority)
+        limited = quotas.runs_are_limited(user=user)
         execution = Execution.objects.create(
             user=user,
             priority=priority,
@@ -105,14 +102,9 @@ def submit(
     )
 
 
-def _lock_submissions(*, user_id: int) -> None:
-    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
-
-
 def _check_room(user: User) -> None:
-    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count()
+    counted = quotas.waiting_is_limited(user=user)
+    waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting)
     if queries.pending_count_lately() >= settings.MAX_PENDING:
         raise Unavailable("The queue is full; try again later", retry_after=60)

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 BACKEND_LOCK, SWEEP_LOCK = 2, 3  # first keys of advisory locks
 SWEEP_SECONDS = 3.0
 STALE_SECONDS = 60.0  # between looks for what waits for ever
-MEMORY_SECONDS = 10.0  # between looks at ComfyUI's memory
+CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
+MEMORY_SECONDS = 10.0  # between looks at its memory
 
 
 class Upkeep:
@@ -47,15 +48,22 @@ class Upkeep:
         self._started_at = timezone.now()
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
         self._due: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._live, name="upkeep", daemon=True)
+        self._met_anew = threading.Event()  # ComfyUI was connected anew: what was left there is not known
+        self._strays = threading.Event()  # they are to be cleared
+        self._threads = [
+            threading.Thread(target=self._live, name="upkeep", daemon=True),
+            threading.Thread(target=self._watch, name="watch", daemon=True),
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Renewals go on until now: call it when the seats are empty."""
         self._stopping.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     # -- the loop --------------------------------------------------------------------------------------
     def _live(self) -> None:
@@ -79,6 +87,7 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+        self._seats.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
             for execution_id in self._heard(timeout=self._until_due()):
@@ -88,6 +97,12 @@ class Upkeep:
 
     def _lock(self) -> bool:
         with connection.cursor() as cursor:
+            # If the network to this host is cut, PostgreSQL lets go of the lock within half a minute.
+            cursor.execute(
+                "SELECT set_config('tcp_keepalives_idle', '10', false),"
+                " set_config('tcp_keepalives_interval', '5', false),"
+                " set_config('tcp_keepalives_count', '3', false)"
+            )
             cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
             return bool(cursor.fetchone()[0])
 
@@ -102,19 +117,35 @@ class Upkeep:
         """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
         for notification in connection.connection.notifies(timeout=timeout):
             yield notification.payload
-            if self._until_due() <= 0:
-                return
+
+    # -- what waits for ComfyUI ------------------------------------------------------------------------
+    def _watch(self) -> None:
+        """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
+        memory_due = 0.0
+        while not self._stopping.wait(CONNECT_SECONDS):
+            try:
+                if self._backend.refresh():
+                    self._met_anew.set()
+                if self._strays.is_set():
+                    self._backend.clear_strays()
+                    self._strays.clear()
+                if time.monotonic() >= memory_due:
+                    memory_due = time.monotonic() + MEMORY_SECONDS
+                    self._backend.look_at_memory()
+            except (Unreachable, *database.AWAY) as exc:
+                logger.warning("backend %s: %s", self._name, exc)
+            except Exception:
+                logger.exception("the watch on backend %s stumbled", self._name)
 
     # -- what is due -----------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
         return [
             ("renew", settings.RENEW_SECONDS, self._renew),
-            ("connect", 1.0, self._connect),
+            ("connect", CONNECT_SECONDS, self._connect),
             ("beat", settings.RENEW_SECONDS, self._beat),
             ("look", settings.LOOK_SECONDS, self._look),
             ("sweep", SWEEP_SECONDS, self._sweep),
             ("stale", STALE_SECONDS, self._fail_stale),
-            ("memory", MEMORY_SECONDS, self._backend.look_at_memory),
         ]
 
     def _until_due(self) -> float:
@@ -134,28 +165,17 @@ class Upkeep:
             self._seats.lost(tokens - lifecycle.renew(tokens=tokens))
 
     def _connect(self) -> None:
-        """Learn what ComfyUI is when it is connected anew, and go on with what was left there."""
-        try:
-            fresh = self._backend.refresh()
-        except Unreachable as exc:
-            logger.warning("backend %s: %s", self._name, exc)
+        """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
+        if not self._backend.reachable or (self._seats.taking and not self._met_anew.is_set()):
             return
-        if fresh or not self._seats.taking:
-            if not self._backend.reachable:
-                return
-            for claim in lifecycle.adopt(worker=self._name, held=self._seats.tokens()):
-                self._seats.resume(claim)
-            self._clear_strays()
-            self._seats.taking = True
-            self._on_connect()
-            self._beat()
-            self._look()
-
-    def _clear_strays(self) -> None:
-        try:
-            self._backend.clear_strays()
-        except Unreachable as exc:
-            logger.warning("backend %s: strays not cleared: %s", self._name, exc)
+        self._met_anew.clear()
+        for claim in lifecycle.adopt(worker=self._name, held=self._seats.tokens()):
+            self._seats.resume(claim)
+        self._strays.set()
+        self._seats.taking = True
+        self._on_connect()
+        self._beat()
+        self._look()
 
     def _beat(self) -> None:
         stats = self._backend.stats
@@ -174,7 +194,7 @@ class Upkeep:
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
             started_at=self._started_at,
-            idle=self._seats.taking and self._backend.ready and running is None and staged is None,
+            idle=self._seats.may_take and running is None and staged is None,
             **self._occupation(running, staged),
         )
         self._heed(state)
@@ -210,6 +230,7 @@ class Upkeep:
                 lifecycle.reap()
                 lifecycle.lift_backoff()
                 statistics.fold()
+                lifecycle.lift_quotas()
 
     def _fail_stale(self) -> None:
         with alone("stale") as first:

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db.models import prefetch_related_objects
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses
+from comfyserve.api.checking import checked
 from comfyserve.api.idempotency import idempotent
 from comfyserve.api.schema import describe
 
@@ -152,16 +152,6 @@ def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> webhooks.Want
     wanted = webhooks.Wanted(url=url, events=chosen, base=addresses.base_of(request))
     webhooks.check(wanted)
     return wanted
-
-
-Checked = TypeVar("Checked", bound=BaseSerializer[Any])
-
-
-def checked(kind: type[Checked], data: Any) -> dict[str, Any]:
-    # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
-    serializer = kind(data=data.dict() if isinstance(data, QueryDict) else data)
-    serializer.is_valid(raise_exception=True)
-    return dict(serializer.validated_data)
 
 
 def user_of(request: Request) -> User:

@@ -10,6 +10,7 @@ from rest_framework.views import APIView
 
 from accounts.authentication import AuthenticatedRequest
 from accounts.views import SessionView
+from comfyserve.api.checking import checked
 from comfyserve.api.schema import describe
 
 from . import queries, webhook_secrets, webhooks
@@ -45,9 +46,7 @@ class RotateSecretView(SessionView):
     @describe(RotateSerializer, SecretSerializer, errors=(403,))
     def post(self, request: AuthenticatedRequest) -> Response:
         """Rotate Webhook Secret: for a while the old one signs as well."""
-        serializer = RotateSerializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        hours = serializer.validated_data.get("overlap_hours")
+        hours = checked(RotateSerializer, request.data).get("overlap_hours")
         overlap = None if hours is None else timedelta(hours=hours)
         return Response(_shown(webhook_secrets.rotate(user_id=request.user.pk, overlap=overlap)))
 

@@ -11,6 +11,8 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from comfyserve import database
+
 from .models import Execution, Status, Worker
 
 
@@ -71,12 +73,15 @@ def set_state(*, name: str, state: Worker.State) -> None:
 
 
 def set_idle(*, name: str, idle: bool) -> None:
-    Worker.objects.filter(name=name).update(idle=idle)
+    """The next heartbeat would say it too. False is written by the claim already."""
+    with database.relaxed():
+        Worker.objects.filter(name=name).update(idle=idle)
 
 
 def gone(*, name: str) -> None:
     """It has stopped; the row stays for the operator, silent."""
+    Worker.objects.filter(name=name).exclude(state=Worker.State.PAUSED).update(state=Worker.State.DRAINING)
     Worker.objects.filter(name=name).update(
-        state=Worker.State.DRAINING, idle=False, running=None, running_since=None, staged=None,
+        idle=False, running=None, running_since=None, staged=None,
         heartbeat_at=Now() - timedelta(days=1),
     )  # fmt: skip

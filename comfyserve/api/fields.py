@@ -32,6 +32,20 @@ class BooleanField(serializers.BooleanField):
         return data
 
 
+class NumberField(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class FlagField(serializers.BooleanField):
+    """Of a query: `true` or `false`, also as Python writes them, or 1 or 0."""
+
+    TRUE_VALUES = {"true", "True", "1"}
+    FALSE_VALUES = {"false", "False", "0"}
+
+
 class MomentField(serializers.DateTimeField):
     """A moment with its offset from UTC; without one it would be anybody's guess."""
 

@@ -35,7 +35,8 @@ class S3:
                 Path(sys.executable).parent / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 f"-dir={folder}", "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={ports.free_port()}",
                 f"-s3.config={self._config}", "-volume.max=30", "-master.volumeSizeLimitMB=256",
-                "-master.telemetry=false", *parts,
+                "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                *parts,
             ],
             log=log,
             stop_signal=signal.SIGKILL,  # asked to end, it takes its time

@@ -84,5 +84,5 @@ class TestOthers:
         UserLimits.objects.create(user=alice, executions_running=5, highest_priority="low")
         assert quotas.running_at_once(user_id=alice.pk) == 5
         assert quotas.running_at_once(user_id=bob.pk) == 2
-        assert quotas.highest_priority(user_id=alice.pk) == "low"
-        assert quotas.highest_priority(user_id=bob.pk) is None
+        assert quotas.highest_priority(user=alice) == "low"
+        assert quotas.highest_priority(user=bob) is None

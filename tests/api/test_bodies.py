@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -24,14 +24,21 @@ class Asked:
     """One request to the whole ASGI application, as a server would give it."""
 
     def __init__(
-        self, pieces: Iterable[bytes], *, path: str = "/auth/login", length: int | None = None
+        self,
+        pieces: Iterable[bytes],
+        *,
+        path: str = "/auth/login",
+        length: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.pieces = list(pieces)
         self.read = 0
         self.sent: list[dict[str, Any]] = []
-        sized = (b"transfer-encoding", b"chunked")
-        if length is not None:
-            sized = (b"content-length", str(length).encode())
+        given = {"Host": "x", "Content-Type": "application/json", **(headers or {})}
+        if length is None:
+            given["Transfer-Encoding"] = "chunked"
+        else:
+            given["Content-Length"] = str(length)
         self.scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -42,7 +49,7 @@ class Asked:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"host", b"x"), (b"content-type", b"application/json"), sized],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
         }
@@ -126,3 +133,20 @@ class TestOnTheServer:
         asked = Asked([b"x" * 400] * 100, path="/files/upload")
         assert asked.status == 401
         assert asked.read == 0
+
+    def test_a_chunked_upload_is_cut_off_at_its_limit(self, as_alice: Api) -> None:
+        asked = self._upload(as_alice, pieces=100)
+        assert asked.status == 413
+        assert f"more than {3 * LIMIT} bytes".encode() in asked.body
+        assert asked.read < 10
+
+    def test_an_upload_may_be_longer_than_other_bodies(self, as_alice: Api) -> None:
+        asked = self._upload(as_alice, pieces=3 * LIMIT // 400)
+        assert asked.status == 200, asked.body
+
+    def _upload(self, person: Api, *, pieces: int) -> Asked:
+        """A chunked upload of so many pieces of 400 bytes."""
+        before = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        headers = {**person.headers, "Content-Type": "multipart/form-data; boundary=b"}
+        body = [before, *[b"x" * 400] * pieces, b"\r\n--b--\r\n"]
+        return Asked(body, path="/files/upload", headers=headers)

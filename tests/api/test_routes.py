@@ -55,6 +55,7 @@ def _file(user: User) -> Any:
 OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "execution_id": _execution,
     "file_id": _file,
+    "delivery_id": lambda user: 1,  # looked for among those of the execution
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
 # These name no object that belongs to a user.

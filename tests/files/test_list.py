@@ -22,7 +22,8 @@ def test_it_lists_the_users_files_latest_first(newcomer, bob, three):
     answer = newcomer.get("/files/")
     assert ids(answer) == three[::-1]
     assert answer.headers["X-Total-Count"] == "3"
-    assert answer.json()[0] == newcomer.get(f"/files/{three[2]}/info").json()
+    links = {"download_url": "", "thumbnail_url": ""}  # on S3 signed anew each second
+    assert answer.json()[0] | links == newcomer.get(f"/files/{three[2]}/info").json() | links
 
 
 def test_it_answers_without_the_slash_too(newcomer, three):

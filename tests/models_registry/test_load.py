@@ -91,7 +91,9 @@ def test_the_type_is_required(person):
 def test_an_unknown_worker_is_a_mistake(person):
     answer = load(person, worker="nobody")
     assert answer.status_code == 400
-    assert answer.json()["details"][0]["field"] == "worker"
+    (detail,) = answer.json()["details"]
+    assert detail["field"] == "worker"
+    assert "nobody" in detail["message"]
 
 
 def test_a_worker_that_is_silent_is_unavailable(person, gpu_worker):

@@ -203,7 +203,7 @@ def test_all_goes_on_after_a_break(gpu_worker):
 # -- previews --------------------------------------------------------------------------------------------
 def test_previews_come_to_who_asks_for_them_only(gpu_worker):
     person = gpu_worker.person()
-    execution_id = person.execute(graphs.sleep(60, steps=1000, seed=16))
+    execution_id = person.execute(graphs.txt2img(steps=1000, seed=16))
     try:
         with (
             follow(person, execution_id, query="?previews=1") as shown,

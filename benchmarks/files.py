@@ -1,0 +1,314 @@
+"""Files in and out against `cp` and a plain S3 client, with peak memory; and JSON beside slow transfers.
+
+    python -m benchmarks.files [--mb 1024] [--slow 100]
+
+Starts everything that it needs (PostgreSQL, Valkey, an S3 server, a web process) and ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import psutil
+import requests
+from boto3.s3.transfer import TransferConfig
+
+from script.local import ports
+from script.local.postgres import Postgres
+from script.local.s3 import S3
+from script.local.valkey import Valkey
+from tests.stack import Person, Stack
+
+MB = 1024 * 1024
+BUCKET = "benchmark"
+RATE = 10_000  # bytes a second of a slow client
+BOUNDARY = "benchmarkbenchmark"
+HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="big.bin"\r\n\r\n'.encode()
+TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+STATUS_CALLS = 300
+
+
+class Peak:
+    """The most memory (RSS, MB above what it began with) of a process while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._over = threading.Event()
+        self.extra = 0.0
+
+    def __enter__(self) -> Peak:
+        first = self._process.memory_info().rss
+
+        def look() -> None:
+            while not self._over.wait(0.02):
+                self.extra = max(self.extra, (self._process.memory_info().rss - first) / MB)
+
+        self._thread = threading.Thread(target=look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+class Body:
+    """A form with a file, read as it is sent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = len(HEAD) + path.stat().st_size + len(TAIL)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield HEAD
+        with self._path.open("rb") as stream:
+            while piece := stream.read(MB):
+                yield piece
+        yield TAIL
+
+
+def timed(do: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    do()
+    return time.perf_counter() - began
+
+
+def fresh(path: Path, size: int) -> None:
+    """New random bytes, so that nothing is found to be there already."""
+    with path.open("wb") as stream:
+        for _ in range(size // MB):
+            stream.write(os.urandom(MB))
+
+
+def fetch(get: Callable[[], requests.Response], target: Path) -> None:
+    with get() as answer, target.open("wb") as stream:
+        answer.raise_for_status()
+        for piece in answer.iter_content(MB):
+            stream.write(piece)
+
+
+def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: Plain) -> None:
+    source, target = folder / "source", folder / "target"
+    small = {"file": ("small", os.urandom(1000))}  # clients and threads are made
+    person.session.post(f"{stack.url}/files/upload", files=small, timeout=60).raise_for_status()
+    fresh(source, size)
+    assert stack.web is not None
+    yardstick_in = timed(lambda: plain.put(source))
+    with Peak(stack.web.pid) as peak:
+
+        def upload() -> None:
+            nonlocal file_id
+            answer = person.session.post(
+                f"{stack.url}/files/upload", data=Body(source), headers=FORM, timeout=900
+            )
+            assert answer.status_code == 200, answer.text
+            file_id = answer.json()["file_id"]
+
+        file_id = ""
+        ours_in = timed(upload)
+    tell(plain.name, "upload", size, ours_in, yardstick_in, peak)
+    yardstick_out = timed(lambda: plain.get(target))
+    with Peak(stack.web.pid) as peak:
+        ours_out = timed(
+            lambda: fetch(
+                lambda: person.session.get(f"{stack.url}/files/{file_id}", stream=True, timeout=900), target
+            )
+        )
+    same = subprocess.run(["cmp", source, target]).returncode == 0
+    tell(plain.name, "download", size, ours_out, yardstick_out, peak, "" if same else "  BYTES DIFFER")
+
+
+def tell(name: str, way: str, size: int, ours: float, theirs: float, peak: Peak, note: str = "") -> None:
+    print(
+        f"{name:<16} {way:<9} {size // MB} MB: ours {ours:6.2f} s ({size / MB / ours:5.0f} MB/s), "
+        f"alone {theirs:6.2f} s ({size / MB / theirs:5.0f} MB/s), memory +{peak.extra:.0f} MB{note}"
+    )
+
+
+class Plain:
+    name: str
+
+    def put(self, source: Path) -> None: ...
+    def get(self, target: Path) -> None: ...
+
+
+class Cp(Plain):
+    name = "disk, cp"
+
+    def __init__(self, folder: Path) -> None:
+        self._copy = folder / "copy"
+
+    def put(self, source: Path) -> None:
+        subprocess.run(["cp", source, self._copy], check=True)
+
+    def get(self, target: Path) -> None:
+        subprocess.run(["cp", self._copy, target], check=True)
+        self._copy.unlink()
+
+
+class Boto(Plain):
+    name = "S3, boto3"
+
+    def __init__(self, server: S3) -> None:
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=server.url,
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def put(self, source: Path) -> None:
+        self.client.upload_file(str(source), BUCKET, "plain", Config=TransferConfig(max_concurrency=2))
+
+    def get(self, target: Path) -> None:
+        with target.open("wb") as stream:
+            body = self.client.get_object(Bucket=BUCKET, Key="plain")["Body"]
+            while piece := body.read(MB):
+                stream.write(piece)
+
+
+# -- slow clients ------------------------------------------------------------------------------------
+def latencies(person: Person, execution_id: str) -> list[float]:
+    path = f"/workflows/{execution_id}/status"
+    found = []
+    for _ in range(STATUS_CALLS):
+        found.append(timed(lambda: person.get(path).raise_for_status()) * 1000)
+        time.sleep(0.005)
+    return sorted(found)
+
+
+def percentiles(found: list[float]) -> str:
+    return f"p50 {statistics.median(found):.1f} ms, p95 {found[int(len(found) * 0.95)]:.1f} ms"
+
+
+@contextlib.contextmanager
+def slow_clients(person: Person, count: int, file_id: str) -> Iterator[None]:
+    """Half of them send, half of them read, each at RATE."""
+    over = threading.Event()
+    sockets = [_slow_socket(person, sends=n % 2 == 0, file_id=file_id) for n in range(count)]
+
+    def drive() -> None:
+        while not over.wait(0.1):
+            for n, connection in enumerate(sockets):
+                if n % 2 == 0:
+                    connection.sendall(b"x" * (RATE // 10))
+                else:
+                    connection.recv(RATE // 10)
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    try:
+        yield
+    finally:
+        over.set()
+        driver.join()
+        for connection in sockets:
+            connection.close()
+
+
+def _slow_socket(person: Person, *, sends: bool, file_id: str) -> socket.socket:
+    address = urlsplit(person.url)
+    connection = socket.socket()
+    if not sends:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    connection.settimeout(60)
+    connection.connect((address.hostname, address.port))
+    token = person.session.headers["Authorization"]
+    line = "POST /files/upload" if sends else f"GET /files/{file_id}"
+    form = f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: {500 * MB}\r\n" if sends else ""
+    connection.sendall(
+        f"{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n{form}\r\n".encode()
+        + (HEAD if sends else b"")
+    )
+    return connection
+
+
+def beside_slow_clients(person: Person, stack: Stack, *, count: int) -> None:
+    workflow = {"1": {"class_type": "EmptyImage", "inputs": {}}}
+    execution_id = person.execute(workflow)
+    answer = person.session.post(f"{stack.url}/files/upload", files={"file": os.urandom(20 * MB)}, timeout=60)
+    file_id = answer.json()["file_id"]
+    latencies(person, execution_id)  # warm
+    alone = latencies(person, execution_id)
+    assert stack.web is not None
+    with Peak(stack.web.pid) as peak, slow_clients(person, count, file_id):
+        time.sleep(3)
+        beside = latencies(person, execution_id)
+    print(
+        f"GET /workflows/{{id}}/status alone {percentiles(alone)}; beside {count} slow transfers "
+        f"{percentiles(beside)}; memory +{peak.extra:.0f} MB"
+    )
+
+
+# -- all of it ---------------------------------------------------------------------------------------
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mb", type=int, default=1024)
+    parser.add_argument("--slow", type=int, default=100)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="comfyserve-benchmark-"))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with contextlib.ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack = started(folder, ends)
+        person = stack.person()
+        transfers(person, stack, size=options.mb * MB, folder=folder, plain=Cp(folder))
+        beside_slow_clients(person, stack, count=options.slow)
+        server = S3(folder / "s3", log=folder / "s3.log")
+        server.start()
+        ends.callback(server.process.kill)
+        server.wait()
+        boto = Boto(server)
+        keys = f"{server.access_key}:{server.secret_key}"
+        stack.start_web(env={"STORAGE_URL": f"s3://{keys}@127.0.0.1:{server.port}/{BUCKET}?tls=false"})
+        transfers(person, stack, size=options.mb * MB, folder=folder, plain=boto)
+
+
+def started(folder: Path, ends: contextlib.ExitStack) -> Stack:
+    postgres = Postgres(
+        folder / "postgres", port=ports.free_port(), log=folder / "postgres.log", durable=False
+    )
+    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=folder / "valkey.log")
+    for service in (postgres, valkey):
+        service.prepare()
+        service.start()
+        ends.callback(service.stop)
+        service.wait()
+    os.environ.update(
+        SECRET_KEY="a key for benchmarks only, long enough for HMAC with SHA-256",
+        ALLOWED_HOSTS="*",
+        RATE_LIMITS="off",
+    )
+    stack = Stack(
+        folder=folder / "data",
+        logs=folder,
+        database_url=postgres.url("comfyserve"),
+        redis_url=valkey.url(),
+    )
+    ends.callback(stack.stop)
+    stack.start()
+    return stack
+
+
+if __name__ == "__main__":
+    main()

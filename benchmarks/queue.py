@@ -1,0 +1,178 @@
+"""How the queue holds at depth: claims, places and submissions beside many waiting executions.
+
+On a real PostgreSQL, with the functions that the worker and the API call (lifecycle.claim,
+scheduling.positions, submission.submit). Claimers and submitters are processes, each with its connection.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # instead of benchmarks/, where this file would hide Python's own `queue`
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import multiprocessing  # noqa: E402
+import time  # noqa: E402
+from multiprocessing.connection import Connection  # noqa: E402
+from typing import Any  # noqa: E402
+
+from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from tests.workflows import graphs  # noqa: E402
+
+USERS = 100
+PATIENCE = 60.0  # seconds that a claimer may take to get ready
+
+EXECUTIONS = """
+    INSERT INTO workflows_execution (id, user_id, status, priority, timeout_minutes, request_id, turn, start,
+        finish, cost, worker, attempt, boot, faults, excluded, current_step, total_steps, percentage, kind,
+        models_used, metadata, webhook_url, warnings)
+    SELECT gen_random_uuid(), users.id, 'pending', 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
+        30, '', 0, '', 0, '{}', 0, 0, 0, 'benchmark', '[]', '{}', '', '[]'
+    FROM generate_series(0, %s - 1) AS n, accounts_user AS users
+"""
+GRAPHS = """
+    INSERT INTO workflows_graph (execution_id, submitted, prompt)
+    SELECT id, graph, graph FROM workflows_execution, (SELECT %s::jsonb AS graph) AS given
+"""
+
+
+def fill(*, waiting: int) -> None:
+    """So many executions wait, of USERS users, in the order that fair queueing gives them."""
+    from django.db import connection
+
+    from accounts.models import User
+
+    User.objects.bulk_create(
+        User(username=f"user{number}", email=f"user{number}@example.com") for number in range(USERS)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(EXECUTIONS, [waiting // USERS])
+        # As autovacuum would; and without it each graph's foreign key is looked up row by row.
+        cursor.execute("VACUUM ANALYZE workflows_execution")
+        cursor.execute(GRAPHS, [json.dumps(graphs.colour(1))])
+
+
+# -- claims ------------------------------------------------------------------------------------------
+def claims_a_second(*, claimers: int, seconds: float) -> tuple[float, float]:
+    """(claims a second of all together, milliseconds of one at p90)."""
+    context = multiprocessing.get_context("spawn")
+    pairs = [context.Pipe() for _ in range(claimers)]
+    processes = [
+        context.Process(target=_claim, args=(far, f"worker-{number}", seconds))
+        for number, (_, far) in enumerate(pairs)
+    ]
+    for process in processes:
+        process.start()
+    ours = [near for near, _ in pairs]
+    for near in ours:
+        _answer_of(near)  # it is ready
+    for near in ours:
+        near.send("go")
+    taken: list[float] = [each for near in ours for each in _answer_of(near)]
+    for process in processes:
+        process.join()
+    return len(taken) / seconds, 1000 * percentile(taken, 0.9)
+
+
+def _answer_of(near: Connection) -> Any:
+    if not near.poll(PATIENCE):
+        raise TimeoutError("a claimer says nothing")
+    return near.recv()
+
+
+def _claim(far: Connection, worker: str, seconds: float) -> None:
+    """A claimer's process: claims for `seconds`, and says how long each took."""
+    import django
+
+    django.setup()
+    from workflows import lifecycle
+
+    lifecycle.claim(worker=worker)  # connects
+    far.send("ready")
+    far.recv()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        if lifecycle.claim(worker=worker) is None:
+            raise RuntimeError("nothing waits any more; fill in more")
+        taken.append(time.perf_counter() - began)
+    far.send(taken)
+
+
+# -- beside the depth ----------------------------------------------------------------------------------
+def submitting(*, times: int) -> list[float]:
+    """Milliseconds of each submission, as the view makes it but without HTTP."""
+    from accounts.models import User
+    from workflows import submission
+
+    user = User.objects.get(username="user0")
+    taken = []
+    for number in range(times + 5):
+        began = time.perf_counter()
+        submission.submit(
+            user=user, workflow=graphs.colour(number), priority="normal", timeout_minutes=30, metadata={}
+        )
+        taken.append(1000 * (time.perf_counter() - began))
+    return taken[5:]
+
+
+def asking_position(*, times: int, last: bool) -> list[float]:
+    """Milliseconds of each look-up of a place: of the first in the queue, or of the last."""
+    from workflows import scheduling
+    from workflows.models import Execution
+
+    waiting = Execution.objects.filter(status="pending", claim_token=None, held=None)
+    one = waiting.order_by(*(("-turn", "-created_at") if last else ("turn", "created_at"))).first()
+    assert one is not None
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        scheduling.positions([one.id])
+        taken.append(1000 * (time.perf_counter() - began))
+    return taken
+
+
+def beside(*, waiting: int, times: int) -> list[list[object]]:
+    timed = {
+        "submit": submitting(times=times),
+        "position of the first": asking_position(times=times, last=False),
+        "position of the last": asking_position(times=times, last=True),
+    }
+    return [
+        [f"{what}, {waiting:,} waiting", *(percentile(values, share) for share in (0.5, 0.9))]
+        for what, values in timed.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--waiting", type=int, default=100_000, help="executions in the queue (100,000)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of claiming, for each number of claimers")
+    parser.add_argument("--times", type=int, default=100, help="submissions and look-ups that are timed")
+    options = parser.parse_args()
+    with World() as world:
+        world.set_up_django()
+        beside_few, claims = [], []
+        say("beside an empty queue")
+        fill(waiting=USERS)
+        beside_few = beside(waiting=USERS, times=options.times)
+        say(f"filling in {options.waiting:,}")
+        from accounts.models import User
+
+        User.objects.all().delete()
+        fill(waiting=options.waiting)
+        rows = beside_few + beside(waiting=options.waiting, times=options.times)
+        for claimers in (1, 10):
+            say(f"claiming, {claimers} at once")
+            claims.append([claimers, *claims_a_second(claimers=claimers, seconds=options.seconds)])
+    print_table(["beside the queue, ms", "p50", "p90"], rows)
+    print_table([f"claimers at {options.waiting:,}", "claims a second", "one at p90, ms"], claims)
+
+
+if __name__ == "__main__":
+    main()

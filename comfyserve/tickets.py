@@ -1,0 +1,24 @@
+"""Short messages to Celery's workers from those who must not wait: requests, and threads that hold leases."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from kombu import Connection
+from kombu.pools import producers
+
+from .celery import app
+
+
+def connection_to(url: str) -> Connection:
+    """Unlike what a worker reads from, it waits for nothing and tries once."""
+    once = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "socket_timeout": 1.0}
+    return Connection(url, transport_options=settings.CELERY_BROKER_TRANSPORT_OPTIONS | once)
+
+
+_connection = connection_to(settings.CELERY_BROKER_URL)
+
+
+def send(task: str, *, queue: str) -> None:
+    """Raises what redis and kombu raise, within a second or so, where Redis is away."""
+    with producers[_connection].acquire(block=True, timeout=1.0) as producer:
+        app.send_task(task, queue=queue, retry=False, producer=producer)

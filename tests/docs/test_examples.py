@@ -1,0 +1,105 @@
+"""docs/examples, as a user runs them: the page in a real browser, the scripts as programs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from script.local.paths import ROOT
+from tests.workflows import graphs
+
+EXAMPLES = ROOT / "docs" / "examples"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def pages():
+    """The examples on a web server of their own: another origin than the API's."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(EXAMPLES)))
+    threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def open_to_browsers(gpu_worker):
+    gpu_worker.start_web(env={"CORS_ALLOWED_ORIGINS": "*"})
+    yield gpu_worker
+    gpu_worker.start_web(env={})
+
+
+def token_of(person) -> str:
+    return person.session.headers["Authorization"].removeprefix("Bearer ")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
+def test_the_page_follows_a_workflow_and_shows_previews_and_result(open_to_browsers, pages):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    person = open_to_browsers.person()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            page = browser.new_page()
+            mistakes = []
+            page.on("pageerror", lambda error: mistakes.append(str(error)))
+            page.goto(f"{pages}/follow.html")
+            page.fill("#server", open_to_browsers.url)
+            page.fill("#token", token_of(person))
+            page.fill("#workflow", json.dumps(graphs.txt2img(steps=150, seed=77)))
+            page.click("button")
+            page.wait_for_selector("#preview[src^='data:image/jpeg']", timeout=40_000)
+            page.wait_for_function(
+                "document.querySelector('#outputs img')?.naturalWidth === 64", timeout=60_000
+            )
+            page.wait_for_function("document.getElementById('status').textContent === 'completed'")
+            assert page.evaluate("document.getElementById('progress').value") == 100
+            assert "Running Sampler" in page.text_content("#log")
+            assert page.evaluate("stream.readyState") == 2  # closed, and not to be opened again
+            assert mistakes == []
+        finally:
+            browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
+def test_the_page_says_why_a_workflow_was_refused(open_to_browsers, pages):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    person = open_to_browsers.person()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            page = browser.new_page()
+            page.goto(f"{pages}/follow.html")
+            page.fill("#server", open_to_browsers.url)
+            page.fill("#token", token_of(person))
+            page.fill("#workflow", "{}")
+            page.click("button")
+            page.wait_for_function("document.getElementById('status').textContent === 'not submitted'")
+            assert page.text_content("#log").strip()
+        finally:
+            browser.close()
+
+
+def test_the_script_follows_a_workflow_and_saves_its_picture(gpu_worker, tmp_path: Path):
+    person = gpu_worker.person()
+    (tmp_path / "workflow.json").write_text(json.dumps(graphs.colour(0x654321)))
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "follow.py", gpu_worker.url, token_of(person), "workflow.json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Workflow completed successfully" in done.stdout
+    assert [path.suffix for path in tmp_path.glob("*.png")] == [".png"]

@@ -1,0 +1,292 @@
+"""What surrounds the engine misbehaves: Redis frozen, the database away, ComfyUI slow or sick.
+
+None of it may cost an execution: nothing is lost, run twice, or blamed on its user.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from accounts.models import UserLimits
+from comfyserve import tickets
+from comfyui import Client, Unreachable
+from comfyui.testing import ScriptedComfyUI
+from comfyui.testing.nodes import NodeClass
+from files import shelf
+from files.models import File
+from tests.people import Api, make_user
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.test_interleavings import Rig, after, before, sleep
+from workflows import backend as backends
+from workflows import events, lifecycle, runner, seats, workers
+from workflows.models import Execution, Held, LogLine, ObjectInfo
+from workflows.upkeep import Upkeep
+
+
+@pytest.fixture
+def rig(transactional_db):
+    with ScriptedComfyUI() as comfyui:
+        rig = Rig(comfyui)
+        yield rig
+        rig.close()
+
+
+def away(*_: Any, **__: Any) -> Any:
+    raise OperationalError("the database is away")
+
+
+# -- Redis -------------------------------------------------------------------------------------------
+@pytest.fixture(params=["frozen", "gone"])
+def no_redis(request):
+    """The address of one that takes connections and never answers, or of none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        if request.param == "gone":
+            server.close()
+        yield url
+
+
+def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
+    monkeypatch.setattr(events, "_away_until", 0.0)
+    monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
+    sender = threading.Thread(target=events.ticket, daemon=True)
+    sender.start()
+    sender.join(timeout=4)
+    assert not sender.is_alive()
+
+
+# -- the database ------------------------------------------------------------------------------------
+def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypatch):
+    after(monkeypatch, lifecycle, "finish", away)
+    execution_id = rig.run(sleep(0.1))
+    rig.ends(execution_id, "completed")
+    rig.is_clear()
+    assert shelf.size_of(File.objects.get().key) > 0
+
+
+def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, monkeypatch):
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
+    before(monkeypatch, workers, "are_ours", away)
+    running = rig.run(sleep(1.5))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    staged = rig.run(sleep(0.1))
+    rig.ends(staged, "completed")
+    rig.ends(running, "completed")
+    execution = Execution.objects.get(id=staged)
+    assert (execution.attempt, execution.faults) == (1, 0)
+
+
+def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
+    monkeypatch.setattr(lifecycle, "begin", away)
+    execution_id = rig.run(sleep(30))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
+    rig.seats.stop(drain_seconds=0.5)
+    assert rig.seats.wait_empty(timeout=8)
+    assert rig.seats.tokens()  # kept for whoever serves this backend next
+
+
+def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
+    def stop_and_fail(*_: Any, **__: Any) -> None:
+        rig.seats.stop(drain_seconds=5)
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(lifecycle, "finish", stop_and_fail)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    assert rig.seats.wait_empty(timeout=8)
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.status, execution.faults) == ("running", 0)
+    assert execution.claim_token is not None
+
+
+def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
+    monkeypatch.setattr(seats, "ALIVE_SECONDS", 1.0)
+    stuck = threading.Event()
+    original = lifecycle.begin
+
+    def begin(claim: Any, **columns: Any) -> bool:
+        stuck.wait(10)
+        return original(claim, **columns)
+
+    monkeypatch.setattr(lifecycle, "begin", begin)
+    execution_id = rig.run(sleep(0.5))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
+    wait_for(lambda: not rig.seats.living_tokens(), what="it to look dead")
+    rig.seats.presume_alive()
+    assert rig.seats.living_tokens() == rig.seats.tokens() != set()
+    stuck.set()
+    rig.ends(execution_id, "completed")
+
+
+# -- the storage -------------------------------------------------------------------------------------
+def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
+    monkeypatch.setattr(seats, "ALIVE_SECONDS", 0.5)
+    free = threading.Event()
+    for _ in range(seats.COLLECTORS):
+        rig.seats._collectors.submit(free.wait, 20)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
+    held = rig.seats.tokens()
+    time.sleep(0.7)  # longer than a thread may give no sign of life
+    assert rig.seats.living_tokens() == held != set()
+    free.set()
+    rig.ends(execution_id, "completed")
+
+
+# -- ComfyUI -----------------------------------------------------------------------------------------
+def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
+    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
+    rig.comfyui.faults.status["/prompt"] = 500
+    ids = [rig.submit(graphs.colour(n)) for n in range(4)]
+    for _ in range(12):
+        lifecycle.lift_backoff()
+        rig.seats.serve()
+        time.sleep(0.05)
+    assert {rig.status(id_) for id_ in ids} == {"pending"}
+
+
+def test_a_comfyui_that_is_slow_to_answer_is_no_fault(rig):
+    rig.backend.client._timeout = 0.4
+    rig.comfyui.faults.delay |= {"/prompt": 1.0, "/queue": 1.0}
+    execution_id = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: rig.comfyui.asked("GET", "/queue"))
+    time.sleep(0.6)
+    rig.comfyui.faults.delay.clear()
+    rig.ends(execution_id, "completed")
+    execution = Execution.objects.get(id=execution_id)
+    assert (execution.attempt, execution.faults) == (1, 0)
+    assert len(rig.comfyui.submissions) == 1
+
+
+def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
+    settings.LEASE_SECONDS, settings.RENEW_SECONDS = 3, 0.5
+    rig.comfyui.faults.delay |= {"/system_stats": 4.0, "/object_info": 4.0}
+    upkeep = Upkeep(rig.seats)
+    rig.backend._known_generation = -1  # as after a reconnection
+    execution_id = rig.run(sleep(6))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    upkeep.start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            execution = Execution.objects.get(id=execution_id)
+            assert not Execution.objects.filter(
+                id=execution_id, lease_expires_at__lt=lifecycle.Now()
+            ).exists(), execution.lease_expires_at
+            time.sleep(0.1)
+    finally:
+        rig.comfyui.faults.delay.clear()
+        upkeep.stop()
+
+
+def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
+    async def run(*_: Any) -> None:
+        return None
+
+    rig.comfyui.classes["Endless"] = NodeClass(
+        run=run, required={"x": ["FLOAT", {"max": float("inf"), "default": float("nan"), "tooltip": "a\x00"}]}
+    )
+    rig.backend._known_generation = -1
+    assert rig.backend.refresh()
+    row = ObjectInfo.objects.get(digest=rig.backend.object_info_digest)
+    assert row.body["Endless"]["input"]["required"]["x"][1] == {"max": None, "default": None, "tooltip": "a"}
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+def test_an_error_that_postgresql_can_not_store_as_it_is_ends_the_execution_all_the_same(rig, text):
+    execution_id = rig.run(failing_with(rig, text))
+    body = rig.ends(execution_id, "failed")
+    assert "Fail" in body["error"]
+    assert Execution.objects.get(id=execution_id).attempt == 1
+
+
+def failing_with(rig: Rig, text: str) -> graphs.Graph:
+    async def fail(*_: Any) -> None:
+        raise RuntimeError(text)
+
+    rig.comfyui.classes["Fail"] = NodeClass(run=fail, returns=("IMAGE",))
+    return {
+        "1": {"class_type": "Fail", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text):
+    async def show(*_: Any) -> dict[str, Any]:
+        return {"text": [text]}
+
+    rig.comfyui.classes["PreviewAny"] = NodeClass(run=show, required={"source": ["*", {}]}, is_output=True)
+    execution_id = rig.run({"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}})
+    rig.ends(execution_id, "completed")
+    assert Execution.objects.get(id=execution_id).attempt == 1
+
+
+def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Unreachable("POST /prompt: HTTPConnectionPool(host='10.1.2.3', port=8188)", sent=False)
+
+    before(monkeypatch, Client, "submit", refuse)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: Execution.objects.get(id=execution_id).held == Held.BACKOFF, what="it to come back")
+    messages = list(LogLine.objects.filter(execution_id=execution_id).values_list("message", flat=True))
+    assert any("Back to the queue" in message for message in messages)
+    assert not any("10.1.2.3" in message for message in messages)
+
+
+def test_clearing_a_waiting_stray_interrupts_nothing(rig):
+    rig.comfyui.hold()
+    execution_id = rig.run(sleep(0.1))
+    rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.pending)
+    Execution.objects.filter(id=execution_id).update(claim_token=None)
+    rig.backend.clear_strays()
+    assert rig.comfyui.pending == []
+    assert rig.comfyui.interrupts == []
+
+
+# -- our own mistakes --------------------------------------------------------------------------------
+def test_what_breaks_its_runner_twice_before_it_begins_is_given_up(rig, monkeypatch):
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(Client, "submit", broken)
+    execution_id = rig.run(graphs.colour(1))
+    wait_for(lambda: rig.status(execution_id) == "failed" or held(execution_id), what="the first try")
+    Execution.objects.filter(id=execution_id).update(held=None)
+    rig.seats.serve()
+    rig.ends(execution_id, "failed")
+
+
+def held(execution_id: str) -> bool:
+    return Execution.objects.get(id=execution_id).held is not None
+
+
+def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    execution_id = api.post("/workflows/execute", {"workflow": graphs.colour(1)}).json()["execution_id"]
+    # As when the last one of this user ended while this one was being submitted.
+    Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
+    assert lifecycle.lift_quotas() == 1
+    assert not held(execution_id)
+
+
+def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    sent = [api.post("/workflows/execute", {"workflow": graphs.colour(n)}) for n in range(3)]
+    ids = [response.json()["execution_id"] for response in sent]
+    assert [held(id_) for id_ in ids] == [False, True, True]
+    UserLimits.objects.filter(user=user).delete()
+    assert lifecycle.lift_quotas() == 2
+    assert [held(id_) for id_ in ids] == [False, False, False]

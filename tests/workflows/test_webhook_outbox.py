@@ -1,0 +1,149 @@
+"""The outbox and the policy of retries, without a receiver."""
+
+from __future__ import annotations
+
+import email.utils
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import User
+from workflows import delivering, webhooks
+from workflows.delivering import Answer, Taken, judge
+from workflows.models import Execution
+from workflows.webhook_models import Delivery
+
+State = Delivery.State
+
+
+@pytest.fixture
+def execution(db) -> Execution:
+    user = User.objects.create_user(username="alice", email="alice@example.com", password="x")
+    return Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
+
+
+@pytest.fixture
+def asked(execution: Execution) -> Execution:
+    webhooks.ask(execution, webhooks.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
+    return execution
+
+
+def taken(*, event: str = "workflow.completed", tries: int = 1, age: timedelta = timedelta()) -> Taken:
+    since = timezone.now() - age
+    return Taken(1, uuid.uuid4(), uuid.uuid4(), 1, event, "msg_1", "http://x/", since, since, tries)
+
+
+# -- the outbox ------------------------------------------------------------------------------------------
+def test_an_event_is_written_once_however_often_it_happens(asked: Execution) -> None:
+    for _ in range(2):
+        webhooks.record([asked.id], event="workflow.started")
+    webhooks.record([asked.id], event="workflow.completed")
+    assert [each.event for each in webhooks.deliveries_of(asked)] == [
+        "workflow.started",
+        "workflow.completed",
+    ]
+
+
+def test_without_a_webhook_nothing_is_written(execution: Execution) -> None:
+    webhooks.record([execution.id], event="workflow.completed")
+    assert not Delivery.objects.exists()
+
+
+def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution) -> None:
+    for event in ("workflow.started", "workflow.completed"):
+        webhooks.record([asked.id], event=event)
+    assert [each.event for each in delivering.take(limit=9)] == ["workflow.started"]
+    assert delivering.take(limit=9) == []
+    Delivery.objects.filter(event="workflow.started").update(state=State.DELIVERED, taken_until=None)
+    assert [each.event for each in delivering.take(limit=9)] == ["workflow.completed"]
+
+
+def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: Execution) -> None:
+    webhooks.record([asked.id], event="workflow.completed")
+    [first] = delivering.take(limit=9)
+    Delivery.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
+    [second] = delivering.take(limit=9)
+    assert first.message_id == second.message_id
+    delivering._record(first, Answer(200, {}), seconds=0.1)
+    assert Delivery.objects.get().state == State.WAITING
+    delivering._record(second, Answer(200, {}), seconds=0.1)
+    assert Delivery.objects.get().state == State.DELIVERED
+
+
+def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) -> None:
+    crowded, other = "http://127.0.0.77:9/", "http://127.0.0.77:8/"
+    for url in [crowded] * 8 + [other]:
+        each = Execution.objects.create(user=asked.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
+        webhooks.ask(each, webhooks.Wanted(url, [], "http://localhost"))
+        webhooks.record([each.id], event="workflow.completed")
+    found = sorted(each.url for each in delivering.take(limit=99))
+    assert found == [other] + [crowded] * delivering.PER_HOST
+
+
+# -- retries ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "code, tries, state",
+    [
+        (200, 1, State.DELIVERED), (204, 1, State.DELIVERED), (299, 9, State.DELIVERED),
+        (410, 1, State.FAILED),
+        (302, 4, State.WAITING), (302, 5, State.FAILED),
+        (404, 4, State.WAITING), (404, 5, State.FAILED),
+        (429, 20, State.WAITING), (408, 20, State.WAITING), (500, 20, State.WAITING),
+        (None, 20, State.WAITING),
+    ],
+)  # fmt: skip
+def test_what_an_answer_means(code: int | None, tries: int, state: str) -> None:
+    assert judge(taken(tries=tries), Answer(code, {}, error="" if code else "no line")).state == state
+
+
+def test_the_delay_doubles_up_to_a_limit(settings) -> None:
+    settings.WEBHOOK_FIRST_DELAY_SECONDS = 5.0
+    delays = [judge(taken(tries=tries), Answer(500, {})).delay for tries in (1, 2, 3, 40)]
+    for delay, about in zip(delays, (5, 10, 20, delivering.LONGEST_DELAY), strict=True):
+        assert 0.8 * about <= delay <= 1.2 * about
+
+
+def test_it_is_given_up_when_the_time_is_over(settings) -> None:
+    settings.WEBHOOK_RETRY_HOURS = 24
+    assert judge(taken(age=timedelta(hours=23)), Answer(500, {})).state == State.WAITING
+    verdict = judge(taken(age=timedelta(hours=25)), Answer(500, {}))
+    assert verdict.state == State.FAILED
+    assert "given up" in verdict.error
+
+
+def test_retry_after_may_be_a_date() -> None:
+    date = email.utils.format_datetime(timezone.now() + timedelta(seconds=100))
+    assert 90 < judge(taken(), Answer(503, {"Retry-After": date})).delay < 101
+    assert judge(taken(), Answer(503, {"Retry-After": "soon"})).delay < 10
+
+
+def test_an_address_that_turned_out_private_is_not_tried_again() -> None:
+    answer = Answer(None, {}, error="The host x is not one of the public internet", final=True)
+    verdict = judge(taken(), answer)
+    assert (verdict.state, verdict.error) == (State.FAILED, answer.error)
+
+
+# -- asking and sending again ----------------------------------------------------------------------------
+def test_https_only_refuses_plain_http(settings) -> None:
+    settings.WEBHOOK_HTTPS_ONLY = True
+    with pytest.raises(webhooks.ValidationFailed) as caught:
+        webhooks.check(webhooks.Wanted("http://93.184.216.34/hook", [], ""))
+    assert "https://" in caught.value.details[0].message
+    webhooks.check(webhooks.Wanted("https://93.184.216.34/hook", [], ""))
+
+
+def test_an_operator_can_send_again(asked: Execution, client: Client) -> None:
+    client.force_login(User.objects.create_superuser("boss", "boss@example.com", "x"))
+    webhooks.record([asked.id], event="workflow.completed")
+    Delivery.objects.update(state=State.FAILED, error="it was down")
+    delivery = Delivery.objects.get()
+    page = client.get(f"/admin/workflows/delivery/{delivery.id}/change/")
+    assert page.status_code == 200
+    chosen = {"action": "redeliver", "_selected_action": [delivery.id]}
+    answer = client.post("/admin/workflows/delivery/", chosen, follow=True)
+    assert answer.status_code == 200
+    delivery.refresh_from_db()
+    assert (delivery.state, delivery.tries) == (State.WAITING, 0)

@@ -1,0 +1,20 @@
+"""Settings that must fit together, looked at when anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+
+@register()
+def leases_outlast_renewals(**_: Any) -> list[CheckMessage]:
+    """A lease that two missed renewals can end would send runs back to the queue at the first hiccup."""
+    if settings.RENEW_SECONDS * 3 <= settings.LEASE_SECONDS:
+        return []
+    message = (
+        f"LEASE_SECONDS ({settings.LEASE_SECONDS}) must be at least three times RENEW_SECONDS "
+        f"({settings.RENEW_SECONDS})"
+    )
+    return [Error(message, id="workflows.E001")]
