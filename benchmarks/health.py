@@ -25,7 +25,7 @@ from script.local import ports
 from script.local.postgres import Postgres
 from script.local.valkey import Valkey
 
-ASKED = 15  # times each
+ASKED = 10  # times each
 PATHS = {
     "/metrics/ (JSON)": ("/metrics/", "application/json"),
     "/metrics/ (Prometheus)": ("/metrics/", "text/plain"),
