@@ -11,8 +11,8 @@ from tests.workflows import graphs
 def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(stack):
     person = stack.person("greedy")
     stack.sql(
-        "INSERT INTO accounts_userlimits (user_id, executions_waiting) "
-        "SELECT id, 5 FROM accounts_user WHERE email = %s",
+        "INSERT INTO accounts_userlimits (user_id, executions_waiting, rate_limits, highest_priority) "
+        "SELECT id, 5, '', '' FROM accounts_user WHERE email = %s",
         person.email,
     )
 
