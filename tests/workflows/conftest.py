@@ -13,6 +13,8 @@ def bare_stack(stack: Any) -> Any:
     for name in list(stack.workers):
         stack.workers.pop(name).stop()
     stack.sql("DELETE FROM workflows_worker")
+    # What a failed test left waiting would run in the next one, and may be made to kill its ComfyUI.
+    stack.sql("DELETE FROM workflows_execution WHERE status IN ('pending', 'running')")
     return stack
 
 
