@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import requests
+from celery import Celery
 
 from script.local import ports
 from tests.services import TestComfyUI
@@ -22,10 +23,11 @@ def test_comfyui_runs_with_tiny_models_and_comes_back_after_a_kill(comfyui: Test
 
 
 def test_a_worker_listens_to_the_shared_queue_and_its_own(stack: Stack) -> None:
-    worker = stack.start_worker(comfyui_url="http://127.0.0.1:9", env={"COMFYUI_NAME": "left"})
-    log = "\n".join(worker.tail(100))
-    assert "gpu.left" in log
-    assert "gpu-left@" in log
+    stack.start_worker(comfyui_url="http://127.0.0.1:9", env={"COMFYUI_NAME": "left"})
+    with Celery(broker=stack.env["REDIS_URL"]) as app:
+        answers = app.control.inspect(timeout=5).active_queues()
+    [queues] = [queues for worker, queues in answers.items() if worker.startswith("gpu-left@")]
+    assert {queue["name"] for queue in queues} == {"gpu", "gpu.left"}
 
 
 @pytest.mark.parametrize("queues", ["default,models,webhooks"])
