@@ -105,10 +105,6 @@ class Progress:
         lines, self._lines = self._lines, []
         return lines
 
-    def put_back(self, lines: list[Line]) -> None:
-        """They could not be written; they come with the next ones."""
-        self._lines = lines + self._lines
-
 
 def _steps_of(node: dict[str, Any]) -> int:
     steps = node["inputs"].get("steps")

@@ -71,9 +71,6 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         help_text="From the start of running",
     )  # fmt: skip
 
-    def validate_priority(self, value: str | None) -> str:
-        return value or Priority.NORMAL
-
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
         return {
