@@ -28,7 +28,9 @@ PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 INSTALLED_APPS = [
-    "comfyserve.console",  # before unfold, whose templates it may replace
+    # Before unfold, whose templates they may replace.
+    "comfyserve.console",
+    "dashboard",
     "unfold",
     "unfold.contrib.filters",
     "django.contrib.admin",
@@ -260,6 +262,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["comfyserve.console.assets.style"],
     "SCRIPTS": ["comfyserve.console.assets.script"],
+    "DASHBOARD_CALLBACK": "dashboard.views.callback",
     "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
 }
 

@@ -24,6 +24,7 @@ from script.local.postgres import Postgres
 from script.local.valkey import Valkey
 from tests.stack import Stack
 
+pytest_plugins = ["tests.browser"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time
