@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from comfyserve import database
 from dashboard import figures
 from dashboard.day import day, total
 from health import figures as health_figures
@@ -31,6 +32,7 @@ def _nothing_remembered(db: Any, monkeypatch: Any) -> None:
     figures.storage_lately.forget()
     # Asked in this test's transaction, not in a thread that does not see it.
     monkeypatch.setattr(health_figures, "now", health_figures._look)
+    monkeypatch.setattr(database, "_give_back", lambda: None)
 
 
 @pytest.fixture
