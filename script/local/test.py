@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _at_once() -> list[str]:
-    """Tests of one file stay together: they share what is dear to start. Servers that were named are one's."""
+    """Tests of one file stay together: they share what is dear to start. Named servers are for one."""
     if os.environ.get("TEST_DATABASE_URL") or os.environ.get("TEST_REDIS_URL"):
         return []
     return ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "loadfile"]
