@@ -28,7 +28,9 @@ PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 INSTALLED_APPS = [
+    "comfyserve.console",  # before unfold, whose templates it may replace
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -247,6 +249,20 @@ if HTTPS:
     SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
 X_FRAME_OPTIONS = "DENY"
+
+# -- the operator's console -------------------------------------------------------------------------
+FLOWER_URL = env.str("FLOWER_URL", default="")  # linked from the console; such as /flower/
+UNFOLD = {
+    "SITE_TITLE": "ComfyServe",
+    "SITE_HEADER": "ComfyServe",
+    "SITE_SUBHEADER": "Operator's console",
+    "SITE_SYMBOL": "auto_awesome_motion",
+    "SITE_URL": None,
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "STYLES": ["comfyserve.console.assets.style"],
+    "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
+}
 
 # -- the description of the API ---------------------------------------------------------------------
 SPECTACULAR_SETTINGS = {
