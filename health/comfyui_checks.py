@@ -91,8 +91,8 @@ def _one(row: fleet.Row, took: float | None, error: str | None) -> Service:
         return Service(name, "unhealthy", None, error)
     if row.worker.state == Worker.State.FAULTY:
         return Service(name, "degraded", took, "It failed several executions in a row and rests")
-    if row.worker.state == Worker.State.PAUSED:
-        return Service(name, "degraded", took, "Paused by an operator")
+    if row.worker.wish != Worker.Wish.WORK:
+        return Service(name, "degraded", took, f"{workers.TOLD[row.wish].capitalize()} by an operator")
     return Service(name, "healthy", took)
 
 

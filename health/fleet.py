@@ -27,6 +27,10 @@ class Row:
         return self.worker.name
 
     @property
+    def wish(self) -> Worker.Wish:
+        return Worker.Wish(self.worker.wish)
+
+    @property
     def silent(self) -> bool:
         return self.silent_seconds > float(settings.RENEW_SECONDS * BEATS)
 
@@ -47,6 +51,11 @@ def rows() -> list[Row]:
     age = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
     found = Worker.objects.annotate(age=age).order_by("name")
     return [Row(worker, max(0.0, worker.age.total_seconds())) for worker in found]
+
+
+def row_of(name: str) -> Row:
+    """One of them, which must be there."""
+    return next(row for row in rows() if row.name == name)
 
 
 def has_left(row: Row) -> bool:
