@@ -261,6 +261,7 @@ UNFOLD = {
     "SHOW_HISTORY": False,
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["comfyserve.console.assets.style"],
+    "SCRIPTS": ["comfyserve.console.assets.script"],
     "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
 }
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from . import webhook_admin  # noqa: F401
+from . import execution_admin, webhook_admin  # noqa: F401

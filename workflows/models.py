@@ -160,6 +160,13 @@ class Execution(models.Model):
             models.Index(
                 fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
             ),
+            # Read by the console: the latest of all, and the latest that ended in some way.
+            models.Index(fields=["-created_at"], name="execution_latest"),
+            models.Index(
+                fields=["status", "-created_at"],
+                name="execution_outcome",
+                condition=Q(completed_at__isnull=False),
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)

@@ -8,3 +8,7 @@ from django.templatetags.static import static
 
 def style(request: HttpRequest) -> str:  # noqa: ARG001
     return static("console/console.css")
+
+
+def script(request: HttpRequest) -> str:  # noqa: ARG001
+    return static("console/console.js")

@@ -1,0 +1,35 @@
+// What the console's pages need beside unfold's own scripts and htmx, which refreshes them.
+"use strict";
+
+// A button with data-copy="#id" puts the text of that element onto the clipboard.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const text = document.querySelector(button.dataset.copy).textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without https browsers give no clipboard: the old way.
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  const label = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = label; }, 1500);
+});
+
+// What scrolls by itself stays where it was when htmx replaces it. It has an id and data-keep.
+let scrolled = new Map();
+document.addEventListener("htmx:beforeSwap", () => {
+  scrolled = new Map([...document.querySelectorAll("[data-keep][id]")].map((e) => [e.id, e.scrollLeft]));
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const [id, left] of scrolled) {
+    const element = document.getElementById(id);
+    if (element) element.scrollLeft = left;
+  }
+});
