@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workflows", "0006_returns"),
+        ("workflows", "0007_operators_list"),
     ]
 
     operations = [
