@@ -40,7 +40,7 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
         key = ApiKey.objects.create(
             user=user, name=name, prefix=secret[:12], digest=_digest(secret), expires_at=expires_at
         )
-        audit.record("key.made", on=key, note=f"for {user.email}")
+        audit.record("key.make", on=key, note=f"for {user.email}")
     return key, secret
 
 
@@ -72,7 +72,7 @@ def delete(*, user: User, key_id: int) -> None:
     key = ApiKey.objects.filter(user=user, id=key_id).first()
     if key is None or not ApiKey.objects.filter(id=key_id).delete()[0]:
         raise NotFound("You have no such API key")
-    audit.record("key.revoked", on=key, note=f"of {user.email}")
+    audit.record("key.revoke", on=key, note=f"of {user.email}")
 
 
 def _digest(secret: str) -> str:

@@ -1,7 +1,7 @@
 """Who did what: rows that are only ever added, for whoever has to find out afterwards.
 
-    audit.record("worker.paused", on=worker, changes={"wish": ("", "pause")})
-    audit.record_each("execution.cancelled", on=executions)
+    audit.record("worker.pause", on=worker, changes={"wish": ("", "pause")})
+    audit.record_each("execution.cancel", on=executions)
 
 Both write in the caller's transaction: the row is there exactly if what it tells of is. Who, from where and
 under which request id is taken from the request in hand, which `begin` notes for each; without one it was

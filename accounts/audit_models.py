@@ -18,7 +18,7 @@ class AuditEntry(models.Model):
     via = models.CharField(max_length=10, blank=True, default="", help_text="admin, api, or system")
     address = models.GenericIPAddressField(null=True, blank=True)
     request_id = models.CharField(max_length=128, blank=True, default="")
-    action = models.CharField(max_length=60, help_text="Such as login or worker.paused")
+    action = models.CharField(max_length=60, help_text="Such as login or worker.pause")
     object_type = models.CharField(max_length=60, blank=True, default="")
     object_id = models.CharField(max_length=200, blank=True, default="")
     object_name = models.CharField(max_length=200, blank=True, default="")

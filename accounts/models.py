@@ -52,7 +52,7 @@ class User(AbstractUser):
         with transaction.atomic():
             super().save(*args, **kwargs)
             if new_password:
-                audit.record("password.changed", on=self)
+                audit.record("password.change", on=self)
             if not self.is_active:
                 sessions.end_all(user=self, reason=Session.End.DEACTIVATED)
 

@@ -24,7 +24,7 @@ def register(*, email: str, username: str, password: str, address: str) -> User:
     try:
         with transaction.atomic():
             user.save(force_insert=True)
-            audit.record("user.registered", on=user, actor=user)
+            audit.record("user.register", on=user, actor=user)
     except IntegrityError as exc:
         message = "This e-mail address or username cannot be used"
         raise ValidationFailed([Detail("NOT_AVAILABLE", message)]) from exc

@@ -90,7 +90,7 @@ def end_all(*, user: User, reason: Session.End) -> int:
 
 
 def _told_as(reason: Session.End) -> str:
-    return "logout" if reason == Session.End.LOGOUT else "session.ended"
+    return "logout" if reason == Session.End.LOGOUT else "session.end"
 
 
 def _why(reason: Session.End, number: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -20,10 +19,10 @@ import comfyserve
 from accounts.authentication import bearer_token
 from comfyserve.api.errors import Unauthorized
 from comfyserve.api.schema import describe
-from workflows import workers
+from workflows import fleet, workers
 from workflows.models import Worker
 
-from . import exposition, figures, fleet, readiness, system
+from . import exposition, figures, readiness, system
 from . import serializers as shapes
 from .detailed import detailed
 
@@ -182,10 +181,10 @@ def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
     return {
         "name": worker.name,
         "status": row.status,
-        "wish": row.wish,
+        "wish": worker.wish,
         "host": worker.host,
         "pid": worker.pid,
-        "url": _without_password(worker.url),
+        "url": fleet.without_password(worker.url),
         "comfyui_version": worker.comfyui_version,
         "devices": worker.devices,
         "gpus": worker.gpus,
@@ -198,8 +197,3 @@ def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
         "heartbeat_at": worker.heartbeat_at,
         "silent_seconds": round(row.silent_seconds, 1),
     }
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

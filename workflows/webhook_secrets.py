@@ -54,7 +54,7 @@ def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSec
         rows.filter(expires_at__lt=Now()).delete()
         made = WebhookSecret.objects.create(user_id=user_id, secret=_new())
         hours = overlap.total_seconds() / 3600
-        audit.record("webhook_secret.rotated", on=made, note=f"the old one signs for {hours:g} hours more")
+        audit.record("webhook_secret.rotate", on=made, note=f"the old one signs for {hours:g} hours more")
     return valid(user_id=user_id)
 
 

@@ -20,7 +20,11 @@ from comfyserve.lately import Lately
 from .models import Execution, Status, Worker
 
 WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
-TOLD = {Worker.Wish.WORK: "resumed", Worker.Wish.PAUSE: "paused", Worker.Wish.DRAIN: "drained"}
+ACTIONS = {
+    Worker.Wish.WORK: "worker.resume",
+    Worker.Wish.PAUSE: "worker.pause",
+    Worker.Wish.DRAIN: "worker.drain",
+}
 
 
 def alive() -> QuerySet[Worker]:
@@ -93,7 +97,7 @@ def ask(*, name: str, wish: Worker.Wish) -> Worker:
             raise NotFound(f"There is no worker {name[:200]}")
         if worker.wish != wish:
             Worker.objects.filter(name=name).update(wish=wish, wished_at=Now())
-            audit.record(f"worker.{TOLD[wish]}", on=worker, changes={"wish": (worker.wish, wish.value)})
+            audit.record(ACTIONS[wish], on=worker, changes={"wish": (worker.wish, wish.value)})
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_notify(%s, %s)", [WISH_CHANNEL, name])
         worker.refresh_from_db()

@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
                 ),
                 ("address", models.GenericIPAddressField(blank=True, null=True)),
                 ("request_id", models.CharField(blank=True, default="", max_length=128)),
-                ("action", models.CharField(help_text="Such as login or worker.paused", max_length=60)),
+                ("action", models.CharField(help_text="Such as login or worker.pause", max_length=60)),
                 ("object_type", models.CharField(blank=True, default="", max_length=60)),
                 ("object_id", models.CharField(blank=True, default="", max_length=200)),
                 ("object_name", models.CharField(blank=True, default="", max_length=200)),

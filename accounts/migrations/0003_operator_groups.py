@@ -19,7 +19,7 @@ ADD = {"accounts": ["user", "userlimits"]}
 DELETE = {"accounts": ["apikey", "userlimits"], "files": ["file"], "workflows": ["execution"]}
 
 
-def make(apps, schema_editor):
+def make(apps, _):
     """Both groups. Permissions are made by Django only after all migrations, so these are made here."""
     group = apps.get_model("auth", "Group").objects
     readers, _ = group.get_or_create(name=READERS)
@@ -46,7 +46,7 @@ def _permissions(apps, action, models):
     return found
 
 
-def unmake(apps, schema_editor):
+def unmake(apps, _):
     apps.get_model("auth", "Group").objects.filter(name__in=[READERS, OPERATORS]).delete()
 
 

@@ -34,7 +34,7 @@ class TestWishes:
         make_worker("gpu")
         for _ in range(2):
             assert operator.post("/workers/gpu/pause").status_code == 200
-        assert AuditEntry.objects.filter(action="worker.paused").count() == 1
+        assert AuditEntry.objects.filter(action="worker.pause").count() == 1
 
     def test_there_is_none_of_that_name(self, operator: Api) -> None:
         assert_error(operator.post("/workers/gone/pause"), 404, "not_found")
