@@ -98,8 +98,8 @@ class FileAdmin(PageAdmin):
 
     @ask_first(
         title="Delete",
-        text="The files go, and their bytes, unless other files share them. Executions that made them stay and "
-        "show that they are gone. A file that a waiting or running execution needs is kept.",
+        text="The files go, and their bytes, unless other files share them. Executions that made them stay "
+        "and show that they are gone. A file that a waiting or running execution needs is kept.",
         button="Yes, delete",
         danger=True,
         permission="remove",

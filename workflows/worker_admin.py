@@ -163,7 +163,7 @@ class WorkerAdmin(PageAdmin):
     @ask_first(
         title="Drain",
         text="As pause; and its state is 'drained' as soon as it holds nothing: then you can stop its "
-        "process or its host without loss. Its process does not end by itself. Resume it to have it take work again.",
+        "process or its host without loss. Its process does not end by itself. Resumed, it takes work again.",
         button="Yes, drain",
         danger=True,
     )
