@@ -33,7 +33,7 @@ class LimitsInline(StackedInline):  # type: ignore[misc]
 
 
 @admin.register(User)
-class UserAdmin(EditedAdmin, DjangoUserAdmin):  # type: ignore[type-arg,misc]
+class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     """Only superusers say who is staff, and touch those who are."""
 
     form = UserChangeForm
@@ -56,7 +56,7 @@ class UserAdmin(EditedAdmin, DjangoUserAdmin):  # type: ignore[type-arg,misc]
     filter_horizontal = ()
 
     def get_queryset(self, request: HttpRequest) -> Rows:
-        return usage.with_alive(super().get_queryset(request))
+        return usage.with_alive(super().get_queryset(request)).select_related("limits")
 
     @admin.display(description="Standing")
     def standing(self, row: User) -> Any:

@@ -19,7 +19,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
@@ -54,20 +53,28 @@ def end() -> None:
 def _origin() -> dict[str, Any]:
     request = _request.get()
     if request is None:
-        return {"via": "system"}
+        return {"via": AuditEntry.Via.SYSTEM}
     return {
-        "via": "admin" if request.path_info.startswith(ADMIN) else "api",
+        "via": AuditEntry.Via.ADMIN if _is_of_admin(request) else AuditEntry.Via.API,
         "address": client_address(request),
         "request_id": request_ids.current() or "",
     }
 
 
 def _asking() -> User | None:
-    """The request's user: by its token, or by its session in the admin."""
+    """The request's user: by its token, or by its session in the admin, whose cookie counts nowhere else."""
     request = _request.get()
+    if request is None:
+        return None
     identity = getattr(request, "_identity", None)
-    user = identity.user if identity else getattr(request, "user", None)
-    return None if user is None or isinstance(user, AnonymousUser) or not user.is_authenticated else user
+    if not _is_of_admin(request):
+        return identity.user if identity else None
+    user = getattr(request, "user", None)
+    return user if user is not None and user.is_authenticated else None
+
+
+def _is_of_admin(request: HttpRequest) -> bool:
+    return request.path_info.startswith(ADMIN)
 
 
 # -- writing -------------------------------------------------------------------------------------------

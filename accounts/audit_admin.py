@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 
 from accounts.audit_models import AuditEntry
 from comfyserve.console import parts
+from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, PageAdmin, Section, Table
 
 
@@ -19,7 +19,7 @@ from comfyserve.console.pages import Facts, PageAdmin, Section, Table
 class AuditAdmin(PageAdmin):
     list_display = ["at", "person", "act", "object", "changed", "note", "via", "address", "request_id"]
     list_display_links = ["at"]
-    list_filter = [("at", RangeDateTimeFilter), "via"]
+    list_filter = [("at", RangeDateTimeFilter), ("via", FieldDropdown)]
     list_filter_submit = True
     search_fields = ["who", "=action", "object_name", "=object_id", "=request_id", "=address"]
     search_help_text = "Who, what (such as login.refused), on what, request id, or address"
@@ -61,9 +61,3 @@ class AuditAdmin(PageAdmin):
         )
         changes = [(name, str(old), str(new)) for name, (old, new) in row.changes.items()]
         yield Table("Changes", ["Field", "Before", "After"], changes)
-
-    def get_search_results(
-        self, request: HttpRequest, rows: QuerySet[AuditEntry], term: str
-    ) -> tuple[QuerySet[AuditEntry], bool]:
-        found, _ = super().get_search_results(request, rows, term.replace("\0", ""))
-        return found, False

@@ -12,10 +12,15 @@ class AuditEntry(models.Model):
     It names people and objects by value and not by key, so that it outlives them.
     """
 
+    class Via(models.TextChoices):
+        ADMIN = "admin"
+        API = "api"
+        SYSTEM = "system"  # a task or a command: no request
+
     at = models.DateTimeField(db_default=Now())
     actor = models.BigIntegerField(null=True, blank=True, help_text="The user's id; null: nobody is known")
     who = models.CharField(max_length=254, blank=True, default="", help_text="The user's e-mail address then")
-    via = models.CharField(max_length=10, blank=True, default="", help_text="admin, api, or system")
+    via = models.CharField(max_length=10, choices=Via.choices, default=Via.SYSTEM)
     address = models.GenericIPAddressField(null=True, blank=True)
     request_id = models.CharField(max_length=128, blank=True, default="")
     action = models.CharField(max_length=60, help_text="Such as login or worker.pause")

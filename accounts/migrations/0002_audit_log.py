@@ -49,7 +49,9 @@ class Migration(migrations.Migration):
                 (
                     "via",
                     models.CharField(
-                        blank=True, default="", help_text="admin, api, or system", max_length=10
+                        choices=[("admin", "Admin"), ("api", "Api"), ("system", "System")],
+                        default="system",
+                        max_length=10,
                     ),
                 ),
                 ("address", models.GenericIPAddressField(blank=True, null=True)),

@@ -1,4 +1,4 @@
-"""Operators at work in a real browser, on the real thing: a worker paused, a model loaded, and looking only."""
+"""Operators at work in a real browser: a worker paused, a model loaded, and one who only looks."""
 
 from __future__ import annotations
 
