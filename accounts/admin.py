@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
@@ -81,11 +82,18 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
         return own if _is_superuser(request) else [*own, "is_staff", "is_superuser", "groups"]
 
     # -- the page of one ----------------------------------------------------------------------------------
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> User | None:
+        """Asked for more than once by Django's own page and by what stands below it."""
+        shown: dict[str, User | None] = request.__dict__.setdefault("_shown", {})
+        if object_id not in shown:
+            shown[object_id] = super().get_object(request, object_id, from_field)
+        return shown[object_id]
+
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
-        user = self.get_object(request, object_id) if object_id.isdecimal() and len(object_id) < 19 else None
-        more = {"sections": usage.sections(user)} if isinstance(user, User) else {}
+        user = self.get_object(request, unquote(object_id))
+        more = {"sections": usage.sections(user)} if user is not None and request.method == "GET" else {}
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), **more})
 
     # -- actions ------------------------------------------------------------------------------------------

@@ -173,12 +173,17 @@ class ModelAdmin(PageAdmin):
         self.message_user(request, f"{model.name} is on its way to {', '.join(hosts)}", messages.SUCCESS)
         return True
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            row.entry = queries.entry_of(row)
+        return row
+
     def headline(self, row: Any) -> Any:
-        row.entry = queries.entry_of(row)
         return self.how(row)
 
     def offers(self, row: Any) -> list[Offer]:
-        entry: queries.Entry = queries.entry_of(row)
+        entry: queries.Entry = row.entry
         found: list[Offer] = []
         if entry.is_available and row.type in loading.LOADERS:
             found.append(("load", "Load", False))
@@ -189,7 +194,7 @@ class ModelAdmin(PageAdmin):
         return found
 
     def sections(self, request: HttpRequest, row: Any) -> Iterable[Section]:  # noqa: ARG002
-        entry = queries.entry_of(row)
+        entry: queries.Entry = row.entry
         about = entry.files[0] if entry.files else {}
         yield Facts(
             "Model",
