@@ -53,6 +53,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "comfyserve.api.middleware.AuditMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
@@ -199,6 +200,7 @@ JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
+AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kept; 0: for ever
 # E-mail is off until EMAIL_URL names a server, such as smtp+tls://user:password@mail.example.com:587.
 EMAIL_HOST = ""
 if env.str("EMAIL_URL", default=""):

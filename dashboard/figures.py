@@ -12,7 +12,8 @@ from django.db import connection
 
 from comfyserve.lately import Lately
 from health import figures as health_figures
-from health import fleet, system
+from health import system
+from workflows import fleet
 from workflows.models import Execution, Priority
 
 from .day import Hour, day

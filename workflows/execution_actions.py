@@ -85,9 +85,7 @@ class ExecutionActions:
         permission="remove",
     )
     def remove(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        apply_to_each(
-            self, request, rows, lambda row: submission.delete(execution=row), done="deleted", deletes=True
-        )
+        apply_to_each(self, request, rows, lambda row: submission.delete(execution=row), done="deleted")
 
 
 def possible(row: Execution, *, ended_deliveries: bool) -> list[tuple[str, str, bool]]:

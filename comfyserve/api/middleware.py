@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
-from accounts import authentication
+from accounts import audit, authentication
 from comfyserve import database, logs
 
 from . import bodies, errors, limits, request_ids
@@ -63,6 +63,17 @@ class RequestIdMiddleware(Middleware):
         response["X-Request-ID"] = request.request_id  # type: ignore[attr-defined]
         if not response.streaming:
             response.setdefault("Content-Length", str(len(response.content)))
+        return response
+
+
+class AuditMiddleware(Middleware):
+    """What is recorded meanwhile was done by this request."""
+
+    def before(self, request: HttpRequest) -> None:
+        audit.begin(request)
+
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
+        audit.end()
         return response
 
 

@@ -3,7 +3,6 @@
     navigation   the sidebar
     admin        what a read-only page of rows starts from
     asking       actions that ask first, on one object or on many
-    records      who did what
     paging       counts that stay cheap on big tables
     parts        badges, progress bars, thumbnails, durations
 

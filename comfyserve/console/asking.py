@@ -17,15 +17,15 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
+from accounts import audit
 from comfyserve.api.errors import ApiError
-
-from . import records
 
 MOST = 500  # objects of one action
 SHOWN = 20  # objects that the question names
@@ -117,19 +117,28 @@ def apply_to_each(
     do: Callable[[Any], object],
     *,
     done: str,
-    deletes: bool = False,
+    recorded: bool = False,
 ) -> None:
-    """Do it with each, note those with which it worked, tell the operator of both. `done`: "cancelled"."""
+    """Do it with each, record those with which it worked, tell the operator of both. `done`: "cancelled".
+
+    A row of the audit log is written in the transaction in which it is done. `recorded`: `do` writes it, and
+    has a transaction of its own.
+    """
+    action = f"{owner.opts.model_name}.{request.POST['action']}"
     worked, reasons = 0, []
     for row in rows:
         pk = row.pk
         try:
-            do(row)
+            if recorded:
+                do(row)
+            else:
+                with transaction.atomic():
+                    do(row)
+                    row.pk = pk  # a deleted object has lost it
+                    audit.record(action, on=row, note=done)
         except ApiError as exc:
             reasons.append(f"{row}: {exc.message}")
             continue
-        row.pk = pk  # a deleted object has lost it
-        records.note(request, [row], done.capitalize(), deleted=deletes)
         worked += 1
     if worked:
         owner.message_user(request, f"{worked} {done}", messages.SUCCESS)

@@ -83,7 +83,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         [
             Rows("Users", "group", "accounts.User"),
             Rows("API keys", "key", "accounts.ApiKey"),
-            Rows("Audit log", "history", "admin.LogEntry"),
+            Rows("Audit log", "history", "accounts.AuditEntry"),
         ],
     ),
     (

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from accounts.models import AuditEntry
 from comfyserve.console import paging
 from files.models import File, Kind
 from tests.console.conftest import client_of
@@ -245,7 +245,7 @@ class TestActions:
         answer = act(console, "cancel", *rows)
         assert [status_of(row) for row in rows] == ["cancelled"] * 3
         assert "3 cancelled" in answer.content.decode()
-        notes = LogEntry.objects.filter(user=operator, change_message="Cancelled")
+        notes = AuditEntry.objects.filter(actor=operator.pk, action="execution.cancel", via="admin")
         assert {note.object_id for note in notes} == {str(row.pk) for row in rows}
         assert LogLine.objects.filter(message="Cancelled by an operator").count() == 3
 
@@ -254,7 +254,7 @@ class TestActions:
         answer = act(console, "cancel", execution)
         assert status_of(execution) == "failed"
         assert "Not cancelled" in answer.content.decode()
-        assert not LogEntry.objects.exists()
+        assert not AuditEntry.objects.filter(action="execution.cancel").exists()
 
     def test_retry_is_a_new_execution_of_the_same_user(self, console, alice):
         execution = failed(alice)
@@ -305,7 +305,7 @@ class TestActions:
         execution = failed(alice)
         act(console, "remove", execution)
         assert not Execution.objects.filter(id=execution.id).exists()
-        assert LogEntry.objects.get().object_id == str(execution.id)
+        assert AuditEntry.objects.get(action="execution.remove").object_id == str(execution.id)
 
     def test_afterwards_one_is_where_one_was(self, console, alice):
         execution = submitted(alice)
