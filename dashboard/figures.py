@@ -64,7 +64,7 @@ class Figures:
         return [(name, self.now.waiting.get(name, empty)) for name in Priority.values[::-1]]
 
 
-def look() -> Figures:
+def _look() -> Figures:
     """Raises Unavailable where the database does not answer."""
     disk = shutil.disk_usage(system.existing(settings.DATA_DIR))
     return Figures(
@@ -130,3 +130,4 @@ def _storage() -> Storage:
 
 
 storage_lately = Lately(_storage, seconds=STORAGE_SECONDS)
+look = Lately(_look)  # however many operators look

@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import TextFilter
 
 from accounts.models import User
 from comfyserve.console.filters import Dropdown
+from models_registry.models import Model
 
 from . import statistics
 from .models import Execution, Status, Worker
@@ -74,8 +75,6 @@ class ModelFilter(Dropdown):
     parameter_name = "model"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        from models_registry.models import Model
-
         used = Model.objects.filter(last_used__isnull=False).order_by("-last_used")
         return [(name, name) for name in sorted(set(used.values_list("name", flat=True)[:MODELS]))]
 

@@ -167,6 +167,12 @@ class Execution(models.Model):
                 name="execution_outcome",
                 condition=Q(completed_at__isnull=False),
             ),
+            # Read by the page of an execution, and when one is deleted: what it was retried as.
+            models.Index(
+                fields=["retried_from"],
+                name="execution_retries",
+                condition=Q(retried_from__isnull=False),
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)

@@ -82,7 +82,12 @@ def test_a_run_is_followed_cancelled_and_retried(console):
     page.wait_for_selector(f"#runs-{execution}", timeout=20_000)
     assert page.evaluate("window.same")
     assert console.serious_faults() == ""
-    page.click(f"#runs-{execution}")
+    # So does the list.
+    console.open(LIST)
+    bar = f"document.querySelector('#far-{execution} progress')?.value"
+    before = page.evaluate(bar)
+    page.wait_for_function(f"{bar} > {before}", timeout=20_000)
+    page.click(f"a:has([title='{execution}'])")
     page.wait_for_function("document.querySelector('#live progress')?.value >= 2", timeout=20_000)
     page.wait_for_selector(".cs-node.cs-running")
     page.wait_for_selector(".cs-log >> text=Running TestSleep")

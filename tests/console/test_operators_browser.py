@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 from tests.stack import Person, Stack
 from tests.waiting import wait_for
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt-get install chromium)")
 MODEL = "tiny-sd15.safetensors"
 MEMBER = """
     INSERT INTO accounts_user_groups (user_id, group_id)
@@ -20,17 +17,8 @@ MEMBER = """
 """
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def log_in(chromium: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[Any, Person]]]:
+def log_in(browser: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[Any, Person]]]:
     """Gives a page of the console, logged in as a new member of the group, and who that is."""
     contexts: list[Any] = []
     mistakes: list[str] = []
@@ -39,7 +27,7 @@ def log_in(chromium: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[A
         person = gpu_worker.person("operator")
         gpu_worker.sql("UPDATE accounts_user SET is_staff = true WHERE email = %s", person.email)
         gpu_worker.sql(MEMBER, person.email, group)
-        context = chromium.new_context(base_url=gpu_worker.url)
+        context = browser.new_context(base_url=gpu_worker.url)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: mistakes.append(str(error)))

@@ -23,4 +23,12 @@ class Migration(migrations.Migration):
                 name="execution_outcome",
             ),
         ),
+        migrations.AddIndex(
+            model_name="execution",
+            index=models.Index(
+                condition=models.Q(("retried_from__isnull", False)),
+                fields=["retried_from"],
+                name="execution_retries",
+            ),
+        ),
     ]
