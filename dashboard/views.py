@@ -32,7 +32,7 @@ def may_see(request: HttpRequest) -> bool:
 
 def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What unfold asks for, for the admin's first page."""
-    return {**context, **(_shown() if may_see(request) else {})}
+    return {**context, "title": "Dashboard", **(_shown() if may_see(request) else {})}
 
 
 def live(request: HttpRequest) -> HttpResponse:

@@ -164,6 +164,7 @@ class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
             **self.admin_site.each_context(request),
             "title": f"Execution {str(row.pk)[:8]}",
             "opts": self.opts,
+            "original": row,
             **self._live(request, row),
             **execution_page.fixed(row),
             **execution_page.log(row),

@@ -143,6 +143,10 @@ def test_pages_on_a_phone_and_in_the_dark(console, look):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert console.serious_faults() == "", path
     assert page.evaluate("document.querySelector('.cs-pictures img').naturalWidth") == 64
+    if look == "phone":
+        page.locator("[aria-label='Show or hide the navigation']:visible").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#nav-sidebar >> text=Audit log")
     assert page.title() != "owned"
 
 

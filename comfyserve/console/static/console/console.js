@@ -33,3 +33,21 @@ document.addEventListener("htmx:afterSwap", () => {
     if (element) element.scrollLeft = left;
   }
 });
+
+// unfold has things to click that are neither links nor buttons, which no keyboard reaches and no screen reader
+// names: the navigation's opener, the menu of the user, the switch of the theme.
+const NAMES = { dock_to_right: "Show or hide the navigation", close: "Close the navigation", more_horiz: "More actions" };
+document.addEventListener("DOMContentLoaded", () => {
+  for (const element of document.querySelectorAll(".cursor-pointer[x-on\\:click], .cursor-pointer > [x-on\\:click]")) {
+    if (element.matches("button, input, summary, a[href]") || element.closest("template")) continue;
+    element.tabIndex = 0;
+    element.setAttribute("role", "button");
+    const name = NAMES[element.textContent.trim()];
+    if (name) element.setAttribute("aria-label", name);
+    element.addEventListener("keydown", (event) => {
+      if (event.target !== element || (event.key !== "Enter" && event.key !== " ")) return;
+      event.preventDefault();
+      element.click();
+    });
+  }
+});
