@@ -6,6 +6,7 @@ import json
 from functools import cached_property
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.core.paginator import Paginator
 from django.db import connection
 from django.db.models import QuerySet
@@ -36,9 +37,10 @@ def estimated_count(rows: QuerySet[Any]) -> tuple[int, bool]:
     The planner is asked first: where it expects many, they are not counted at all.
     """
     plain = rows.order_by()
-    if plain.query.is_empty():
+    try:
+        guess = _planned(plain)
+    except EmptyResultSet:  # what is asked for can match nothing, such as a list of no ids
         return 0, False
-    guess = _planned(plain)
     if guess > EXACT_UP_TO:
         return guess, True
     counted = plain.values("pk")[: EXACT_UP_TO + 1].count()

@@ -116,6 +116,13 @@ class TestList:
         page = console.get(LIST, chosen).content.decode()
         assert (str(execution.id) in page) == found
 
+    @pytest.mark.parametrize("chosen", [{"q": "nobody and nothing"}, {"user": "nobody"}, {"q": "%00 '\""}])
+    def test_what_matches_nothing_is_an_empty_list(self, console, alice, chosen):
+        execution = submitted(alice)
+        answer = console.get(LIST, chosen)
+        assert answer.status_code == 200
+        assert str(execution.id) not in answer.content.decode()
+
     def test_an_old_one_is_not_of_the_last_hour(self, console, alice):
         execution = submitted(alice)
         Execution.objects.filter(id=execution.id).update(created_at=timezone.now() - timedelta(hours=2))
@@ -196,7 +203,9 @@ class TestPage:
             LIST,
             f"{LIST}?q={EVIL}",
         ):
-            page = console.get(path).content.decode()
+            answer = console.get(path)
+            assert answer.status_code == 200, path
+            page = answer.content.decode()
             assert "<img src=x" not in page, path
             assert "<script>alert" not in page, path
 
