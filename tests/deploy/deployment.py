@@ -68,11 +68,14 @@ class Deployment:
         self._people = 0
 
     # -- processes ------------------------------------------------------------------------------------
+    @property
+    def database_url(self) -> str:
+        return self.environment("api")["DATABASE_URL"]
+
     def make_database(self) -> None:
-        """What the image of PostgreSQL does at its first start: a user and a database of its own."""
+        """What the image of PostgreSQL does at its first start: a user and an empty database of its own."""
+        self._drop_database()
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-            connection.execute("DROP ROLE IF EXISTS comfyserve")
             connection.execute(
                 sql.SQL("CREATE ROLE comfyserve LOGIN PASSWORD {}").format(sql.Literal(PASSWORD))
             )
@@ -152,13 +155,21 @@ class Deployment:
     def stop(self) -> None:
         for process in self.processes.values():
             process.kill()
+        self._drop_database()
+
+    def _drop_database(self) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+            connection.execute("DROP ROLE IF EXISTS comfyserve")
 
     # -- what tests ask -------------------------------------------------------------------------------
     def person(self) -> Person:
         self._people += 1
         return Person(self.url, f"person{self._people}")
+
+    def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url) as connection:
+            return connection.execute(query, parameters or None).fetchall()  # type: ignore[call-overload]
 
     def ask(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=30, **options)
