@@ -112,6 +112,7 @@ def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: P
     fresh(source, size)
     assert stack.web is not None
     yardstick_in = timed(lambda: plain.put(source))
+    file_id = ""
     with Peak(stack.web.pid) as peak:
 
         def upload() -> None:
@@ -122,7 +123,6 @@ def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: P
             assert answer.status_code == 200, answer.text
             file_id = answer.json()["file_id"]
 
-        file_id = ""
         ours_in = timed(upload)
     tell(plain.name, "upload", size, ours_in, yardstick_in, peak)
     yardstick_out = timed(lambda: plain.get(target))
@@ -233,7 +233,7 @@ def _slow_socket(person: Person, *, sends: bool, file_id: str) -> socket.socket:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     connection.settimeout(60)
     connection.connect((address.hostname, address.port))
-    token = person.session.headers["Authorization"]
+    token = str(person.session.headers["Authorization"])
     line = "POST /files/upload" if sends else f"GET /files/{file_id}"
     form = f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: {500 * MB}\r\n" if sends else ""
     connection.sendall(

@@ -159,7 +159,7 @@ def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]
     """Rows of (what, seconds directly, seconds through us, ratio)."""
     steps = steps_of_a_second(direct) if "sampler" in kinds else 0
     made: dict[str, Callable[[int], MakeGraph]] = {
-        "sleep": lambda base: lambda number: graphs.sleeping(1.0, seed=base + number),
+        "sleep": lambda base: lambda number: graphs.sleep(1.0, seed=base + number),
         "sampler": lambda base: lambda number: graphs.txt2img(steps=steps, seed=base + number),
     }
     rows: list[list[object]] = []

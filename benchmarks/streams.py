@@ -85,6 +85,7 @@ def measure(stack: Stack, *, streams: int, executions: int) -> None:
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
     ids = [person.execute(graph) for _ in range(executions)]
+    assert stack.web is not None
     web = psutil.Process(stack.web.pid)
     latency(person, ids[0], seconds=2)  # warm
     alone = latency(person, ids[0], seconds=5)

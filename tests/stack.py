@@ -72,7 +72,7 @@ class Stack:
             return self.web
         if self.web is not None:
             self.web.stop()
-        command = [
+        command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
             "--port", str(self.port), "--no-access-log", "--ws", "none",
         ]  # fmt: skip
@@ -112,7 +112,7 @@ class Stack:
         if keep:
             self._kept[name] = comfyui_url
         if wait:
-            worker.wait_until(lambda: any(line.endswith(" ready.") for line in worker.tail()), seconds=40)
+            worker.wait_until(lambda: any(" ready." in line for line in worker.tail()), seconds=40)
         return worker
 
     def _make_way(self, name: str, comfyui_url: str) -> None:
@@ -136,7 +136,7 @@ class Stack:
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query on the stack's database; `[]` where it returns none."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
-            cursor = connection.execute(query, parameters or None)  # type: ignore[call-overload]
+            cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def person(self, name: str = "person") -> Person:
