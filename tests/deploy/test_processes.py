@@ -162,6 +162,18 @@ def test_no_request_fails_while_the_api_is_replaced(deployment, alice):
     assert set(codes) == {200, 400}
 
 
+def test_they_write_only_where_a_container_lets_them(deployment):
+    """The file system of the image is read-only; volumes and tmpfs are where compose.yaml mounts them."""
+    mounted = {
+        Path(mount.split(":")[1] if ":/" in mount else mount.split(":")[0])
+        for name in deployment.processes
+        for key in ("volumes", "tmpfs")
+        for mount in deployment.services[name].get(key, [])
+    }
+    written = {path.name for path in (deployment.folder / "data").iterdir()}
+    assert written <= {path.name for path in mounted if path.parent == Path("/data")}
+
+
 # -- the database is lost in mid-run, and a dump is restored: docs/operations.md -------------------------
 def run_on(deployment, program: str, *arguments: str | Path) -> None:
     done = subprocess.run(
