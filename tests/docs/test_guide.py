@@ -35,4 +35,4 @@ def test_the_guide_works_as_pasted(gpu_worker, folder):
     assert {detail["field"] for detail in mistakes["details"]} >= {"priority"}
     failed = read(folder, "failed.json")
     assert failed["status"] == "failed"
-    assert failed["error_details"]["node_id"] == "1"
+    assert failed["error_details"]["node_errors"]["1"]["errors"][0]["input"] == "width"

@@ -23,4 +23,4 @@ def test_comfyui_loads_our_bridge_and_the_custom_nodes_that_lie_there(tmp_path: 
     assert done.returncode == 0, done.stderr[-2000:]
     assert "theirs was loaded" in done.stdout
     assert "comfyui_bridge" in done.stdout + done.stderr
-    assert "IMPORT FAILED" not in done.stdout + done.stderr
+    assert "(IMPORT FAILED)" not in done.stdout + done.stderr  # what it says of custom nodes
