@@ -8,7 +8,8 @@ from tests.deploy.deployment import Deployment
 from tests.services import services
 
 
-@pytest.fixture(scope="session")
+# It ends with its module: its worker would clear away what other tests have in the same ComfyUI.
+@pytest.fixture(scope="module")
 def deployment(tmp_path_factory, _first_comfyui, s3_server) -> Iterator[Deployment]:
     """compose.yaml in the profile `cpu`, each service a process: started in its order, and all well."""
     found = Deployment(
