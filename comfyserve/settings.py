@@ -91,7 +91,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(DATA_DIR / "static"))).resolve()
 WHITENOISE_USE_FINDERS = True  # nothing needs to be collected first
 warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of STATIC_ROOT
 

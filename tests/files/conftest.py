@@ -44,18 +44,6 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory) -> Iterator[S3]:
-    folder = tmp_path_factory.mktemp("s3")
-    server = S3(folder, log=folder / "s3.log")
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.process.kill()
-
-
-@pytest.fixture(scope="session")
 def s3_bucket(s3_server) -> Any:
     resource = boto3.resource(
         "s3",
