@@ -158,7 +158,10 @@ def tiny_models(install: Path) -> Path:
     folder = cache_dir() / f"tiny-models-{version}"
     if (folder / ".complete").exists():
         return folder
-    with step("Make small models for demo and tests (130 MB)"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with comfyui_install.lock(folder), step("Make small models for demo and tests (130 MB)"):
+        if (folder / ".complete").exists():  # somebody else was first
+            return folder
         python = install / "venv" / "bin" / "python"  # it has numpy
         done = subprocess.run([python, _TINY_MODELS, folder], capture_output=True, text=True)
         if done.returncode:

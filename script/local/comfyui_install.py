@@ -65,7 +65,7 @@ def install(folder: Path) -> None:
     if _complete(folder) and (not stamp.exists() or stamp.read_text() == _wanted()):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with lock(folder):
         if stamp.exists() and stamp.read_text() == _wanted():
             return
         stamp.unlink(missing_ok=True)
@@ -94,13 +94,13 @@ def _wanted() -> str:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """One installer at a time: test runs start side by side."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"  … another process installs ComfyUI in {folder}; waiting for it", flush=True)
+            print(f"  … another process is at work in {folder}; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
