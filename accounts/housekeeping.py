@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
+from accounts import audit
 from accounts.idempotency import KEPT
 from accounts.models import AttemptCount, DailyUse, IdempotencyRecord, Session
 
@@ -20,3 +21,4 @@ def sweep() -> None:
     AttemptCount.objects.filter(ends_at__lt=now).delete()
     IdempotencyRecord.objects.filter(created_at__lt=now - KEPT).delete()
     DailyUse.objects.filter(day__lt=(now - DAYS_KEPT).date()).delete()
+    audit.forget_old()

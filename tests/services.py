@@ -25,6 +25,7 @@ from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.stack import Stack
 
+pytest_plugins = ["tests.browser"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time

@@ -26,7 +26,6 @@ from comfyserve import database
 from comfyui import Unreachable
 
 from . import gpus, lifecycle, queries, statistics, workers
-from .models import Worker
 from .seats import Held, Seats
 
 logger = logging.getLogger(__name__)
@@ -87,11 +86,13 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+            cursor.execute(f"LISTEN {workers.WISH_CHANNEL}")
+        self._seats.heed(workers.wish_of(self._name))  # before anything is taken
         self._seats.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
-            for execution_id in self._heard(timeout=self._until_due()):
-                self._seats.ended(execution_id)
+            for heard in self._heard(timeout=self._until_due()):
+                self._react(heard)
             self._do_what_is_due()
         workers.gone(name=self._name)
 
@@ -113,10 +114,16 @@ class Upkeep:
             connection.connection.close()
         connection.close()
 
-    def _heard(self, *, timeout: float) -> Iterator[str]:
-        """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
-        for notification in connection.connection.notifies(timeout=timeout):
-            yield notification.payload
+    def _heard(self, *, timeout: float) -> Iterator[psycopg.Notify]:
+        """What others tell, as soon as they do; nothing when `timeout` seconds are over."""
+        yield from connection.connection.notifies(timeout=timeout, stop_after=1)
+
+    def _react(self, heard: psycopg.Notify) -> None:
+        """An execution was ended from outside, or an operator wants something else of a worker."""
+        if heard.channel == lifecycle.ENDED_CHANNEL:
+            self._seats.ended(heard.payload)
+        elif heard.payload == self._name:
+            self._due["beat"] = self._due["look"] = 0.0
 
     # -- what waits for ComfyUI ------------------------------------------------------------------------
     def _watch(self) -> None:
@@ -178,10 +185,12 @@ class Upkeep:
         self._look()
 
     def _beat(self) -> None:
+        self._seats.heed(workers.wish_of(self._name))
         stats = self._backend.stats
         running, staged = self._seats.occupants()
-        state = workers.beat(
+        workers.beat(
             name=self._name,
+            state=self._seats.state,
             host=socket.gethostname(),
             pid=os.getpid(),
             url=self._backend.url,
@@ -197,7 +206,6 @@ class Upkeep:
             idle=self._seats.may_take and running is None and staged is None,
             **self._occupation(running, staged),
         )
-        self._heed(state)
 
     def _occupation(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
         execution_id = running.claim.execution_id if running else None
@@ -208,15 +216,6 @@ class Upkeep:
             "running_since": self._running[1],
             "staged": staged.claim.execution_id if staged else None,
         }
-
-    def _heed(self, state: str) -> None:
-        """What an operator wants of this worker, and what it says of itself."""
-        wanted = Worker.State(state)
-        if wanted == Worker.State.DRAINING or (wanted == Worker.State.FAULTY and not self._backend.faulty):
-            workers.set_state(name=self._name, state=Worker.State.ACTIVE)
-        elif wanted == Worker.State.ACTIVE and self._backend.faulty:
-            workers.set_state(name=self._name, state=Worker.State.FAULTY)
-        self._seats.paused = wanted == Worker.State.PAUSED
 
     def _look(self) -> None:
         """Whatever tickets were lost: a free seat and waiting work find each other here."""

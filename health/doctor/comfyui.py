@@ -10,8 +10,8 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from comfyui import Client, Unreachable
-from health import fleet
 from health.checks import explain
+from workflows import fleet
 
 from .findings import Finding, bad, good, note
 

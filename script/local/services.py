@@ -112,6 +112,7 @@ class Services:
             "REDIS_URL": self._valkey.url() if self._valkey else os.environ["REDIS_URL"],
             "COMFYUI_URL": ",".join(self.comfyui_urls),
             "PORT": str(self.port),
+            "FLOWER_URL": os.environ.get("FLOWER_URL") or f"http://127.0.0.1:{self.flower_port}",
             "FLOWER_BASIC_AUTH": f"operator:{self.flower_password}",
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
