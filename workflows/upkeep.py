@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from comfyserve import database
@@ -178,9 +178,17 @@ class Upkeep:
         self._look()
 
     def _beat(self) -> None:
+        try:
+            self._heed(self._write_beat())
+        except IntegrityError:
+            # This worker was silent for so long that what it had told of its nodes was cleaned away.
+            logger.warning("backend %s: telling again what its nodes take", self._name)
+            self._backend.look_again()
+
+    def _write_beat(self) -> str:
         stats = self._backend.stats
         running, staged = self._seats.occupants()
-        state = workers.beat(
+        return workers.beat(
             name=self._name,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -197,7 +205,6 @@ class Upkeep:
             idle=self._seats.may_take and running is None and staged is None,
             **self._occupation(running, staged),
         )
-        self._heed(state)
 
     def _occupation(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
         execution_id = running.claim.execution_id if running else None
