@@ -359,6 +359,7 @@ WEBHOOK_SECRET_OVERLAP_HOURS = env.float("WEBHOOK_SECRET_OVERLAP_HOURS", default
 # -- live streams -------------------------------------------------------------------------------------
 EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long an events_url may be opened
 STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web process; 0: no limit
+SLOW_READER_SECONDS = env.float("SLOW_READER_SECONDS", default=30.0)  # without taking anything; then cut off
 MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 
 # -- logs ---------------------------------------------------------------------------------------------
