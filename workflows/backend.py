@@ -90,6 +90,11 @@ class Backend:
         self._known_generation = generation
         return True
 
+    def look_again(self) -> None:
+        """The next refresh looks anew, as after a connection, and tells all of it."""
+        self.object_info_digest = None
+        self._known_generation = -1
+
     def look_at_memory(self) -> None:
         """Newer figures for the heartbeat; nothing happens where it does not answer."""
         if self.reachable:

@@ -8,9 +8,10 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from comfyserve import logs
+from comfyserve import cleaning, logs
 from models_registry.keeping import Keeper
 
+from . import cleaning as removing
 from . import events, workers
 from .backend import own
 from .delivering import Deliverer
@@ -71,6 +72,12 @@ def deliver_webhooks() -> None:
     """There is something in the outbox."""
     if _deliverer is not None:
         _deliverer.wake()
+
+
+@shared_task(name="workflows.tasks.clean")
+def clean() -> None:
+    """Beat calls it; nothing depends on its being called."""
+    cleaning.run(removing.clean)
 
 
 @signals.worker_ready.connect

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from comfyserve import database
@@ -186,6 +186,14 @@ class Upkeep:
 
     def _beat(self) -> None:
         self._seats.heed(workers.wish_of(self._name))
+        try:
+            self._write_beat()
+        except IntegrityError:
+            # This worker was silent for so long that what it had told of its nodes was cleaned away.
+            logger.warning("backend %s: telling again what its nodes take", self._name)
+            self._backend.look_again()
+
+    def _write_beat(self) -> None:
         stats = self._backend.stats
         running, staged = self._seats.occupants()
         workers.beat(

@@ -1,4 +1,4 @@
-"""What the sweep removes, and what it leaves. `manage.py clean_files` shows both."""
+"""What the sweep removes, and what it leaves. `manage.py clean` shows both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.files.conftest import Site, picture, uploaded
 
 
 def clean(site: Site, *options: str) -> str:
-    return site.stack.manage("clean_files", *options, env=site.env)
+    return site.stack.manage("clean", "--only=files", *options, env=site.env)
 
 
 def expire(site: Site, file_id: str) -> None:
