@@ -246,6 +246,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.sections.extend(used["stack"].log_sections())
         if "comfyui" in used:
             report.sections.append(("ComfyUI's log", "\n".join(used["comfyui"].process.tail())))
+    # What hostile tests made us log must pass through the pipe to the process that collects reports.
+    report.sections = [(title, text.encode(errors="replace").decode()) for title, text in report.sections]
     return report
 
 
