@@ -308,6 +308,8 @@ FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
 # An input that a workflow names by its address: seconds in all. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
+# A file that was placed on a ComfyUI stays for the next execution that takes the same; since its last use.
+COMFYUI_INPUTS_KEPT_SECONDS = env.int("COMFYUI_INPUTS_KEPT_SECONDS", default=3600)
 
 # -- what users name and we fetch ---------------------------------------------------------------------
 # Hosts, *.domains, addresses and networks that the guarded door lets through although not public.

@@ -122,6 +122,7 @@ class Runner:
             return Gone.LEFT
         finally:
             self.over = True
+            self._backend.placed.release(self.claim.token)
 
     def _place(self) -> Ended | Gone | None:
         """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
@@ -188,6 +189,8 @@ class Runner:
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
             )
         except Refused as refused:
+            if self.claim.attempt < placing.FETCHES and placing.have_gone(refused, self.claim.prompt):
+                return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
             return self._refused(faults.of_refusal(refused, self.claim.prompt))
         except Unreachable as exc:
             return self._post_unanswered(exc)
