@@ -17,6 +17,7 @@ import redis
 from tests.faults.world import Part, World
 
 AT_ONCE = 2  # faults that may overlap
+STOP_SECONDS = 13.0  # DRAIN_SECONDS and ten: what script/serve gives its workers too
 
 Undo = Callable[[], None]
 Seconds = tuple[float, float]
@@ -91,7 +92,8 @@ def _stop(part: Part, number: signal.Signals = signal.SIGTERM) -> Undo:
     part.ask_to_stop(number)
 
     def start_again() -> None:
-        part.gone(seconds=40)
+        if part.insist(seconds=STOP_SECONDS):
+            print(f"  {part.name} had not ended after {STOP_SECONDS:g} s, and was killed", flush=True)
         part.start()
 
     return start_again

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,11 +75,17 @@ class Part:
         self.process.kill()
 
     def ask_to_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """The signal alone; see `gone`."""
+        """The signal alone; see `insist`."""
         self.process.signal(number)
 
-    def gone(self, *, seconds: float) -> None:
-        wait_for(lambda: not self.process.alive, seconds=seconds, what=f"{self.name} to end")
+    def insist(self, *, seconds: float) -> bool:
+        """As a process manager does: wait until it has ended, then kill it. Whether it was killed."""
+        end = time.monotonic() + seconds
+        while self.process.alive and time.monotonic() < end:
+            time.sleep(0.05)
+        killed = self.process.alive
+        self.kill()
+        return killed
 
     def freeze(self) -> None:
         self._to_all(psutil.Process.suspend)
