@@ -120,6 +120,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.known: dict[UUID, Known] = {}
         self.claims: list[Claim] = []  # all that were ever given, also those that were lost
+        self.begun: set[UUID] = set()  # tokens under which it ran
         self.first, self.second = Connection(), Connection()
         self.under_way: tuple[UUID, Callable[[], None]] | None = (
             None  # whose row is locked, what a commit means
@@ -214,57 +215,71 @@ class Machine(RuleBasedStateMachine):
     def finish_and_do_not_commit_yet(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         known = self.known[claim.execution_id]
-        done = self.first.begin(lambda: lifecycle.finish(claim, outcome(claim)))
+        result = outcome(claim, begun=claim.token in self.begun)
+        done = self.first.begin(lambda: lifecycle.finish(claim, result))
         assert done == self._holds(claim)
-        self.under_way = (claim.execution_id, lambda: known.end(Status.COMPLETED) if done else None)
+        if done:
+            self.under_way = (claim.execution_id, lambda: known.end(result.status))
+        else:
+            self.first.end(commit=False)
 
     def _holds(self, claim: Claim) -> bool:
         return self.known[claim.execution_id].token == claim.token
 
-    def _with_a_claim(self, data: Any, do: Callable[[Claim], bool]) -> tuple[Known, bool]:
-        """Do it with any claim that was ever given: its execution, and whether it had an effect."""
-        claim = data.draw(st.sampled_from(self.claims))
-        done = self._do(lambda: do(claim))
-        known = self.known[claim.execution_id]
+    def _with(self, claim: Claim, do: Callable[[], bool]) -> bool:
+        """Do it with a claim that may be lost; whether it had an effect."""
+        done = self._do(do)
         assert not done or self._holds(claim), "a lost claim had an effect"
-        return known, done
+        return done
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def post(self, data: Any) -> None:
-        known, done = self._with_a_claim(data, lambda claim: lifecycle.about_to_post(claim, boot="b"))
+        claim = data.draw(st.sampled_from(self.claims))
+        known = self.known[claim.execution_id]
+        done = self._with(claim, lambda: lifecycle.about_to_post(claim, boot="b"))
+        assert done == (self._holds(claim) and known.status == Status.PENDING)
         known.posted |= done
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def begin(self, data: Any) -> None:
-        known, done = self._with_a_claim(data, lambda claim: lifecycle.begin(claim, total_steps=3))
-        if done:
-            known.status = Status.RUNNING
+        claim = data.draw(st.sampled_from(self.claims))
+        if self._with(claim, lambda: lifecycle.begin(claim, total_steps=3)):
+            self.known[claim.execution_id].status = Status.RUNNING
+            self.begun.add(claim.token)
+        else:
+            assert not self._holds(claim)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def progress(self, data: Any) -> None:
+        claim = data.draw(st.sampled_from(self.claims))
         columns = {"percentage": 50.0}
-        self._with_a_claim(data, lambda claim: lifecycle.write_progress(claim, columns=columns, lines=[]))
+        done = self._with(claim, lambda: lifecycle.write_progress(claim, columns=columns, lines=[]))
+        assert done == self._holds(claim)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
-        known, done = self._with_a_claim(data, lambda claim: lifecycle.finish(claim, outcome(claim)))
-        if done:
-            known.end(Status.COMPLETED)
+        claim = data.draw(st.sampled_from(self.claims))
+        result = outcome(claim, begun=claim.token in self.begun)
+        if self._with(claim, lambda: lifecycle.finish(claim, result)):
+            self.known[claim.execution_id].end(result.status)
+        else:
+            assert not self._holds(claim)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), fault=st.booleans(), hold=st.booleans(), exclude=st.booleans())
     def take_back(self, data: Any, fault: bool, hold: bool, exclude: bool) -> None:
-        def do(claim: Claim) -> bool:
-            seconds = 60.0 if hold else None
+        claim = data.draw(st.sampled_from(self.claims))
+        seconds = 60.0 if hold else None
+
+        def do() -> bool:
             return lifecycle.take_back(claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds)
 
-        known, done = self._with_a_claim(data, do)
-        if done:
-            known.go_back(fault=fault, hold=hold, exclude=exclude)
+        if self._with(claim, do):
+            self.known[claim.execution_id].go_back(fault=fault, hold=hold, exclude=exclude)
 
     @precondition(lambda self: self.claims)
     @rule()
@@ -287,8 +302,11 @@ class Machine(RuleBasedStateMachine):
         )
         assert {claim.execution_id for claim in claims} == left
         for claim in claims:
-            self.known[claim.execution_id].token = claim.token
+            known = self.known[claim.execution_id]
+            known.token = claim.token
             self.claims.append(claim)
+            if known.status == Status.RUNNING:
+                self.begun.add(claim.token)
 
     @precondition(lambda self: self.under_way is None and self.claims)
     @rule(data=st.data(), long_ago=st.booleans())
@@ -344,7 +362,10 @@ class Machine(RuleBasedStateMachine):
         assert sorted(Output.objects.values_list("execution_id", flat=True)) == sorted(completed)
 
 
-def outcome(claim: Claim) -> Outcome:
+def outcome(claim: Claim, *, begun: bool) -> Outcome:
+    """As its worker sees it: what ComfyUI has not begun can only have been refused."""
+    if not begun:
+        return Outcome(Status.FAILED, error="refused")
     return Outcome(Status.COMPLETED, outputs=[Output(group="texts", node_id="1", text=str(claim.token))])
 
 
@@ -363,6 +384,10 @@ def test_whatever_the_order_each_execution_has_one_claim_and_one_end(two_users):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20, stateful_step_count=40, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck)
+            max_examples=20,
+            stateful_step_count=40,
+            deadline=None,
+            phases=PHASES,
+            suppress_health_check=list(HealthCheck),
         ),
     )
