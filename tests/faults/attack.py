@@ -86,7 +86,8 @@ def _moody(receiver: Receiver, seed: int) -> Iterator[None]:
 
     def work() -> None:
         while not stop.wait(chance.uniform(1.0, 6.0)):
-            receiver.script.append(chance.choice([say(500), say(503), close]))
+            if not receiver.script:
+                receiver.script.append(chance.choice([say(500), say(503), close]))
 
     threading.Thread(target=work, daemon=True).start()
     try:
