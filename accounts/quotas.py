@@ -24,7 +24,10 @@ STORAGE_LOCK = 0x5354  # the first half of the key of the advisory lock
 
 def running_at_once(*, user_id: int) -> int | None:
     """Executions of the user at once; None is no limit. Not a refusal: the scheduler holds the others."""
-    own = UserLimits.objects.filter(user_id=user_id).values_list("executions_running", flat=True).first()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id])
+        row = cursor.fetchone()
+    own = row[0] if row else None
     return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
 

@@ -64,6 +64,10 @@ class Direct:
             if message["type"] == "execution_success":
                 return
 
+    def running(self) -> list[str]:
+        queue = self._http.get(f"{self._url}/queue").json()
+        return [str(item[1]) for item in queue["queue_running"]]
+
     def run(self, graph: Graph) -> float:
         began = time.perf_counter()
         self.wait(self.submit(graph))
@@ -89,6 +93,9 @@ class Through:
         execution_id = self._person.execute(graph)
         self.submitting.append(time.perf_counter() - began)
         return execution_id
+
+    def cancel(self, execution_id: str) -> None:
+        self._person.post(f"/workflows/{execution_id}/cancel").raise_for_status()
 
     def wait(self, execution_id: str, *, pause: float) -> None:
         end = time.monotonic() + PATIENCE
@@ -145,6 +152,27 @@ def queue_through(through: Through, make: MakeGraph, *, count: int) -> float:
     return time.perf_counter() - began
 
 
+def interruption(direct: Direct, through: Through, *, rounds: int) -> list[list[object]]:
+    """Rows of (what, p50, worst) in milliseconds: a running workflow is cancelled, and the GPU is free."""
+    say(f"{rounds} running workflows are cancelled")
+    answered, free = [], []
+    for number in range(rounds):
+        execution_id = through.submit(graphs.sleep(60.0, steps=6000, seed=90_000 + number))
+        while execution_id not in direct.running():
+            time.sleep(POLL_SECONDS)
+        began = time.perf_counter()
+        through.cancel(execution_id)
+        answered.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        while direct.running():
+            time.sleep(POLL_SECONDS)
+        free.append(time.perf_counter() - began)
+    rows: list[list[object]] = []
+    for name, values in (("POST …/cancel", answered), ("from its answer until ComfyUI is free", free)):
+        rows.append([name, *(1000 * percentile(values, share) for share in (0.5, 1.0))])
+    return rows
+
+
 def steps_of_a_second(direct: Direct) -> int:
     """How many sampling steps take about a second on this machine now."""
     few, many = 4, 24
@@ -177,6 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=100, help="tiny workflows each way (default 100)")
     parser.add_argument("--queued", type=int, default=50, help="workflows in the queue (default 50)")
+    parser.add_argument("--cancelled", type=int, default=20, help="running ones to cancel (default 20)")
     parser.add_argument(
         "--kinds", default="sleep,sampler", help="of these: sleep, sampler (default both); or empty"
     )
@@ -192,6 +221,9 @@ def main() -> None:
         if options.rounds:
             rows = latency(direct, through, rounds=options.rounds)
             print_table(["tiny workflow, ms", "p50", "p90"], rows)
+        if options.cancelled:
+            rows = interruption(direct, through, rounds=options.cancelled)
+            print_table(["cancelled, ms", "p50", "worst"], rows)
         if kinds:
             rows = throughput(direct, through, count=options.queued, kinds=kinds)
             print_table(["queued", "directly s", "through us s", "of its throughput"], rows)

@@ -27,10 +27,10 @@ PATIENCE = 60.0  # seconds that a claimer may take to get ready
 
 EXECUTIONS = """
     INSERT INTO workflows_execution (id, user_id, status, priority, timeout_minutes, request_id, turn, start,
-        finish, cost, worker, attempt, boot, faults, excluded, current_step, total_steps, percentage, kind,
+        finish, cost, worker, attempt, boot, faults, returns, excluded, current_step, total_steps, percentage, kind,
         models_used, metadata, webhook_url, warnings)
     SELECT gen_random_uuid(), users.id, 'pending', 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
-        30, '', 0, '', 0, '{}', 0, 0, 0, 'benchmark', '[]', '{}', '', '[]'
+        30, '', 0, '', 0, 0, '{}', 0, 0, 0, 'benchmark', '[]', '{}', '', '[]'
     FROM generate_series(0, %s - 1) AS n, accounts_user AS users
 """
 GRAPHS = """

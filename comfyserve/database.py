@@ -45,8 +45,23 @@ def step() -> Iterator[None]:
     _give_back()
     try:
         yield
+    except AWAY:
+        sift()
+        raise
     finally:
         _give_back()
+
+
+def sift() -> None:
+    """After an error: if this thread's connection broke, throw out the pool's that broke with it.
+
+    A server that restarts breaks them all, and each would fail one more request. To ask each at every use
+    would cost a round trip.
+    """
+    broken = connection.connection is not None and connection.connection.closed
+    pool = getattr(connection, "pool", None)
+    if broken and pool is not None:
+        pool.check()
 
 
 def release() -> None:

@@ -148,13 +148,19 @@ for _name in ("DEBUG", "COMFYUI_NAME", "COMFYUI_HEADERS", "STORAGE_URL", "PUBLIC
 
 # -- starting and stopping --------------------------------------------------------------------------
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
+    if _runs_tests(session.config):
         services.begin()
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """False in the process that only hands tests out to others (`-n`): each of those has its own services."""
+    hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    return not config.option.collectonly and not hands_out
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not session.items:
+    if not _runs_tests(session.config) or not session.items:
         return
     services.wait()
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
@@ -240,6 +246,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.sections.extend(used["stack"].log_sections())
         if "comfyui" in used:
             report.sections.append(("ComfyUI's log", "\n".join(used["comfyui"].process.tail())))
+    # What hostile tests made us log must pass through the pipe to the process that collects reports.
+    report.sections = [(title, text.encode(errors="replace").decode()) for title, text in report.sections]
     return report
 
 

@@ -41,9 +41,9 @@ def wake_webhooks() -> None:
     _unless_away(lambda: tickets.send(DELIVER_WEBHOOKS, queue="webhooks"), "ticket")
 
 
-def announce_status(execution_id: UUID) -> None:
-    """Readers of this execution should look again: there is a new line."""
-    _publish({"type": "lines", "id": execution_id})
+def announce_status(execution_id: UUID, *, ended: bool = False) -> None:
+    """Readers of this execution should look again: there is a new line, and it may be the last."""
+    _publish({"type": "lines", "id": execution_id, "ended": ended})
 
 
 def announce_progress(execution_id: UUID, columns: dict[str, Any], *, lines: bool) -> None:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from comfyserve import database
 from comfyui import History, Unreachable
@@ -26,10 +25,11 @@ GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its dis
 
 
 def conclude(
-    claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], Any], stop: threading.Event
+    claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event
 ) -> None:
     """Collect and record. Storage or ComfyUI away: tried again; the GPU works on meanwhile.
 
+    `alive` is called while bytes flow, and says whether the claim is still wanted.
     Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
     next worker of this backend finds it finished in ComfyUI. Raises database.AWAY, when `stop` is set.
     """
@@ -93,12 +93,13 @@ def _free_and_try_again(claim: Claim, backend: Backend, *, stop: threading.Event
 
 
 def _collect(
-    claim: Claim, history: History, *, backend: Backend, alive: Callable[[], Any], stop: threading.Event
+    claim: Claim, history: History, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event
 ) -> tuple[list[Output], list[Line]] | None:
     delay, since = FIRST_DELAY, time.monotonic()
     while True:
         try:
-            alive()
+            if not alive():
+                return None  # it was cancelled, or somebody else has it: no collector waits for that
             return collecting.collect(claim, history, client=backend.client, alive=alive)
         except Unreachable as exc:
             logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)

@@ -140,6 +140,12 @@ def positions(ids: Iterable[UUID]) -> dict[UUID, int]:
     return scheduling.positions(list(ids))
 
 
+def ended(ids: Iterable[UUID]) -> list[UUID]:
+    """Those of them that have ended, or are not there any more."""
+    alive = set(Execution.objects.filter(id__in=list(ids), status__in=ALIVE).values_list("id", flat=True))
+    return [id_ for id_ in ids if id_ not in alive]
+
+
 def owners(ids: Iterable[UUID]) -> dict[UUID, int]:
     """execution → user."""
     return dict(Execution.objects.filter(id__in=list(ids)).values_list("id", "user_id"))

@@ -25,7 +25,7 @@ from comfyserve import database
 from . import events, following
 from .following import Event
 from .models import Status
-from .readers import Reader
+from .readers import Ending, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Hub:
         self._of_user: dict[int, set[Reader]] = defaultdict(set)  # readers of all that a user has
         self._open: dict[int, int] = defaultdict(int)  # user -> open streams
         self._owners: OrderedDict[UUID, int] = OrderedDict()
+        self._endings: dict[UUID, set[Ending]] = defaultdict(set)
         self._news: set[UUID] = set()
         self._strange: set[UUID] = set()  # somebody's, we do not know whose
         self._woken = asyncio.Event()
@@ -68,8 +69,7 @@ class Hub:
     # -- readers -----------------------------------------------------------------------------------------
     async def join(self, reader: Reader) -> None:
         """From here on the reader gets what is new."""
-        if not self._tasks:
-            self._tasks = [asyncio.create_task(each()) for each in (self._listen, self._read, self._recheck)]
+        self._begin()
         self._open[reader.user_id] += 1
         if reader.execution_id is None:
             self._of_user[reader.user_id].add(reader)
@@ -77,6 +77,10 @@ class Hub:
             self._follow(reader.execution_id, reader.user_id).readers.add(reader)
             if reader.previews:
                 await self._want_previews(reader.execution_id)
+
+    def _begin(self) -> None:
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(each()) for each in (self._listen, self._read, self._recheck)]
 
     async def leave(self, reader: Reader) -> None:
         self._open[reader.user_id] -= 1
@@ -94,6 +98,21 @@ class Hub:
             self._drop([reader.execution_id])
         if reader.previews:
             await self._unwant_previews(reader.execution_id)
+
+    def expect(self, ending: Ending) -> None:
+        """From here on it is told of the execution's end, at once where that has happened already."""
+        self._begin()
+        self._endings[ending.execution_id].add(ending)
+        self._look_at([ending.execution_id])
+
+    def forget(self, ending: Ending) -> None:
+        self._endings[ending.execution_id].discard(ending)
+        if not self._endings[ending.execution_id]:
+            del self._endings[ending.execution_id]
+
+    def _has_ended(self, id_: UUID) -> None:
+        for ending in self._endings.get(id_, ()):
+            ending.happens()
 
     def open_streams(self, user_id: int) -> int:
         """How many the user has open in this process. May be asked from any thread."""
@@ -116,6 +135,8 @@ class Hub:
         self.closing = True
         for reader in self._all_readers():
             reader.close()
+        for ending in [each for endings in self._endings.values() for each in endings]:
+            ending.close()
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -182,6 +203,9 @@ class Hub:
         if self._news or self._strange:
             self._woken.set()
 
+    def _look_at_all(self) -> None:
+        self._look_at((*self._followed, *self._endings))
+
     async def _read(self) -> None:
         while True:
             await self._woken.wait()
@@ -203,6 +227,14 @@ class Hub:
             self._strange -= asked
             self._know(owners)
         news, self._news = self._news, set()
+        try:
+            await self._read_lines(news)
+            await self._read_ends(news)
+        except BaseException:
+            self._news |= news
+            raise
+
+    async def _read_lines(self, news: set[UUID]) -> None:
         cursors = {
             id_: self._followed[id_].cursor
             for id_ in news
@@ -210,15 +242,17 @@ class Hub:
         }
         if not cursors:
             return
-        try:
-            lines = await self.reads(following.lines_after, cursors)
-        except BaseException:
-            self._news |= news
-            raise
+        lines = await self.reads(following.lines_after, cursors)
         for line in lines:
             self._give_line(line)
         if len(lines) == following.LINES_AT_ONCE:
             self._look_at(cursors)
+
+    async def _read_ends(self, news: set[UUID]) -> None:
+        asked = news & self._endings.keys()
+        if asked:
+            for id_ in await self.reads(following.ended, asked):
+                self._has_ended(id_)
 
     def _know(self, owners: dict[UUID, int]) -> None:
         """Whose executions these are; those of users who follow everything are followed from now on."""
@@ -271,7 +305,7 @@ class Hub:
                     # After `_pubsub` is set: who joins from now on subscribes by itself.
                     if channels := self._preview_channels():
                         await pubsub.subscribe(*channels)
-                    self._look_at(self._followed)  # what was said before, we have not heard
+                    self._look_at_all()  # what was said before, we have not heard
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
                         if message is not None:
@@ -291,6 +325,8 @@ class Hub:
             id_, kind = UUID(message["id"]), message["type"]
         except (ValueError, KeyError, TypeError):
             return  # not ours
+        if message.get("ended"):
+            self._has_ended(id_)
         followed = self._followed.get(id_)
         if followed is None:
             self._hear_of_stranger(id_)
@@ -351,7 +387,7 @@ class Hub:
                 logger.warning("live streams not looked after, the database is away: %s", exc)
             except Exception:
                 logger.exception("live streams stumbled")
-            self._look_at(self._followed)
+            self._look_at_all()
 
     async def _tell_positions(self) -> None:
         waiting = [

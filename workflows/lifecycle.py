@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -23,15 +23,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, F, FloatField, QuerySet, Value, When
-from django.db.models.expressions import CombinedExpression
-from django.db.models.functions import Coalesce, Extract, Now
+from django.db.models import Case, F, QuerySet, When
+from django.db.models.functions import Now
 
 from comfyserve import database
 from files import storing
 
 from . import events, scheduling, statistics, webhooks
-from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Output, Status
+from .models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +93,13 @@ class Outcome:
     lines: Sequence[Line] = field(default=())
     warnings: Sequence[str] = field(default=())
     gpu_seconds: float | None = None
+
+
+def accepted(execution_id: UUID) -> None:
+    """It waits from now on: what follows from that, in the transaction that makes it."""
+    _write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
+    transaction.on_commit(events.ticket)
+    _follow_up([execution_id])
 
 
 # -- claims ------------------------------------------------------------------------------------------
@@ -178,7 +184,14 @@ def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
 
 def about_to_post(claim: Claim, *, boot: str) -> bool:
     """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
-    return _held_by(claim).filter(status=Status.PENDING).update(posted_at=Now(), boot=boot) == 1
+    noted = _execute(
+        """
+        UPDATE workflows_execution SET posted_at = statement_timestamp(), boot = %s
+        WHERE id = %s AND claim_token = %s AND status = 'pending'
+        """,
+        [boot, claim.execution_id, claim.token],
+    )
+    return noted == 1
 
 
 def _held_by(claim: Claim) -> QuerySet[Execution]:
@@ -199,10 +212,13 @@ def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
 def begin(claim: Claim, *, total_steps: int) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
     with transaction.atomic():
-        changed = (
-            _held_by(claim)
-            .filter(status=Status.PENDING)
-            .update(status=Status.RUNNING, started_at=Now(), total_steps=total_steps)
+        changed = _execute(
+            """
+            UPDATE workflows_execution
+            SET status = 'running', started_at = statement_timestamp(), total_steps = %s
+            WHERE id = %s AND claim_token = %s AND status = 'pending'
+            """,
+            [total_steps, claim.execution_id, claim.token],
         )
         if changed:
             _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
@@ -223,16 +239,16 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 # -- the ends ----------------------------------------------------------------------------------------
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
-    actual = Value(outcome.gpu_seconds or 0.0)
-    values: dict[str, Any] = {
-        "error": database.storable(outcome.error),
-        "warnings": database.storable(list(outcome.warnings)),
-        "gpu_seconds": outcome.gpu_seconds,
-    }
-    if outcome.status == Status.COMPLETED:
-        values |= {"percentage": 100.0, "current_step": F("total_steps"), "current_node": None}
     with transaction.atomic():
-        if not _end(_held_by(claim), outcome.status, actual=actual, **values):
+        if not _end(
+            [claim.execution_id],
+            outcome.status,
+            token=claim.token,
+            error=outcome.error,
+            warnings=outcome.warnings,
+            gpu_seconds=outcome.gpu_seconds,
+            cost=outcome.gpu_seconds or 0.0,
+        ):
             return False
         if outcome.error_details is not None:
             details = database.storable(outcome.error_details)
@@ -269,7 +285,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         )
         if row is None:
             return False
-        _end(Execution.objects.filter(id=execution_id), Status.CANCELLED, actual=_since_start())
+        _end([execution_id], Status.CANCELLED)
         _log([execution_id], Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
         _follow_up([execution_id], event="workflow.cancelled")
         if row["claim_token"] is not None:
@@ -289,34 +305,53 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
         if ids:
             hours = older_than.total_seconds() / 3600
             error = f"No worker could take it for {hours:g} hours"
-            _end(Execution.objects.filter(id__in=ids), Status.FAILED, actual=Value(0.0), error=error)
+            _end(ids, Status.FAILED, error=error)
             _log(ids, _last_line(Status.FAILED, error))
             _follow_up(ids, event="workflow.failed")
     return len(ids)
 
 
-def _end(rows: QuerySet[Execution], status: Status, *, actual: Any, **values: Any) -> int:
-    """The terminal update. The place in the order is corrected to what it really cost (GPU seconds)."""
-    stretch = CombinedExpression(
-        F("finish") - F("start"), "*", CombinedExpression(actual, "/", F("cost")), output_field=FloatField()
-    )
-    return rows.filter(status__in=ALIVE).update(
-        status=status,
-        completed_at=Now(),
-        finish=CombinedExpression(F("start"), "+", stretch, output_field=FloatField()),
-        claim_token=None,
-        lease_expires_at=None,
-        suspect_lease=None,
-        held=None,
-        held_until=None,
-        eta_seconds=None,
-        **values,
-    )
+def _end(
+    ids: Sequence[UUID],
+    status: Status,
+    *,
+    token: UUID | None = None,
+    error: str | None = None,
+    warnings: Sequence[str] = (),
+    gpu_seconds: float | None = None,
+    cost: float | None = None,
+) -> int:
+    """The terminal update of those that live, and are claimed with `token` where it is given; their number.
 
-
-def _since_start() -> Any:
-    """Seconds since it began to run, 0 where it did not, in the database's clock."""
-    return Coalesce(Extract(Now() - F("started_at"), "epoch"), Value(0.0), output_field=FloatField())
+    The place in the order is corrected to what it really cost, in GPU seconds; None: as long as it ran by
+    the database's clock.
+    """
+    return _execute(
+        """
+        UPDATE workflows_execution SET
+            status = %(status)s, completed_at = statement_timestamp(),
+            error = %(error)s, warnings = %(warnings)s::jsonb, gpu_seconds = %(gpu_seconds)s,
+            finish = start + (finish - start) / cost * coalesce(
+                %(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
+            percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
+            current_step = CASE WHEN %(completed)s THEN total_steps ELSE current_step END,
+            current_node = CASE WHEN %(completed)s THEN NULL ELSE current_node END,
+            eta_seconds = NULL, claim_token = NULL, lease_expires_at = NULL, suspect_lease = NULL,
+            held = NULL, held_until = NULL
+        WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
+            AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
+        """,
+        {
+            "ids": list(ids),
+            "status": str(status),
+            "completed": status == Status.COMPLETED,
+            "token": token,
+            "error": database.storable(error),
+            "warnings": json.dumps(database.storable(list(warnings))),
+            "gpu_seconds": gpu_seconds,
+            "cost": cost,
+        },
+    )
 
 
 def _last_line(status: str, error: str | None) -> Line:
@@ -367,7 +402,7 @@ def _take_back(
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
         error = f"Given up after {row.attempt} attempts: {reason}"
-        _end(Execution.objects.filter(id=row.id), Status.FAILED, actual=_since_start(), error=error)
+        _end([row.id], Status.FAILED, error=error)
         _log([row.id], _last_line(Status.FAILED, error))
         _follow_up([row.id], event="workflow.failed")
     back = [row.id for row in found if row not in poison]
@@ -381,11 +416,10 @@ def _take_back(
         returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
     )  # fmt: skip
     if exclude is not None and back:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
-                [exclude, back],
-            )
+        _execute(
+            "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
+            [exclude, back],
+        )
     _log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
     cause = "fault" if fault else "lacking" if exclude else "other"
     statistics.add("executions_taken_back", cause, count=len(back))
@@ -455,20 +489,21 @@ def lift_quotas() -> int:
 
 
 # -- what follows --------------------------------------------------------------------------------------
-def _log(ids: Iterable[UUID], *lines: Line) -> None:
-    LogLine.objects.bulk_create(
-        LogLine(
-            execution_id=id_,
-            level=line.level,
-            message=database.storable(line.message),
-            node_id=line.node_id,
-            kind=line.kind,
-            data=database.storable(line.data),
-        )
-        for id_ in ids
-        for line in lines
-    )
-    transaction.on_commit(lambda: _tell(list(ids), lines))
+def _log(ids: Sequence[UUID], *lines: Line) -> None:
+    _write(ids, lines)
+    transaction.on_commit(lambda: _tell(ids, lines))
+
+
+def _write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
+    rows: list[Any] = []
+    for id_ in ids:
+        for line in lines:
+            data = None if line.data is None else json.dumps(database.storable(line.data))
+            rows += (id_, line.level, database.storable(line.message), line.node_id, line.kind, data)
+    if rows:
+        values = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(rows) // 6))
+        columns = "execution_id, level, message, node_id, kind, data"
+        _execute(f"INSERT INTO workflows_logline ({columns}) VALUES {values}", rows)  # noqa: S608
 
 
 def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
@@ -481,13 +516,21 @@ def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
 
 def _follow_up(ids: Sequence[UUID], *, event: str | None = None) -> None:
     """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told."""
+    ended = event is not None and event != "workflow.started"
     if event is not None and ids:
         webhooks.record(ids, event=event)
+    if ended and ids:
         statistics.note_ended(ids)
     for id_ in ids:
-        transaction.on_commit(lambda id_=id_: events.announce_status(id_))  # type: ignore[misc]
+        transaction.on_commit(lambda id_=id_: events.announce_status(id_, ended=ended))  # type: ignore[misc]
 
 
 def _notify_worker(execution_id: UUID) -> None:
+    _execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])
+
+
+def _execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
+    """Rows changed. SQL where an execution passes through: building it anew costs more than running it."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])
+        cursor.execute(sql, parameters)
+        return int(cursor.rowcount)

@@ -111,8 +111,12 @@ def _place(claim: Claim, value: str, *, backend: Backend, alive: Alive) -> str:
 
 
 def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
-    # Expired or not: it is pinned. The owner was checked at submission, and is again.
-    file = database.patiently(lambda: File.objects.filter(id=file_id, user_id=claim.user_id).first())
+    def look() -> File | None:
+        alive()
+        # Expired or not: it is pinned. The owner was checked at submission, and is again.
+        return File.objects.filter(id=file_id, user_id=claim.user_id).first()
+
+    file = database.patiently(look)
     if file is None:
         raise _Unusable("the file is gone")
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"

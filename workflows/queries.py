@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from django.db.models import Prefetch, QuerySet
 
 from accounts.models import User
 from comfyserve.api.errors import NotFound
+from comfyserve.lately import Lately
 
 from .models import Execution, Graph, LogLine, Output, Status
 
@@ -74,15 +74,8 @@ def pending_count() -> int:
     return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()
 
 
-_lately = (0.0, 0)
-
-
-def pending_count_lately() -> int:
-    """`pending_count`, at most a second old: what guards the queue against overflow need not be exact."""
-    global _lately
-    if time.monotonic() - _lately[0] > 1.0:
-        _lately = (time.monotonic(), pending_count())
-    return _lately[1]
+# What guards the queue against overflow need not be exact.
+pending_count_lately = Lately(pending_count)
 
 
 def any_pending() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from uuid import UUID
@@ -88,3 +89,30 @@ class Reader:
     def close(self) -> None:
         self.closed = True
         self._ready.set()
+
+
+class Ending:
+    """Waits for the end of one execution and for nothing else. Belongs to the event loop's thread."""
+
+    __slots__ = ("_ready", "closed", "execution_id", "happened")
+
+    def __init__(self, execution_id: UUID) -> None:
+        self.execution_id = execution_id
+        self.happened = False
+        self.closed = False
+        self._ready = asyncio.Event()
+
+    def happens(self) -> None:
+        self.happened = True
+        self._ready.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._ready.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether it has ended within so many seconds; False also once it is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        return self.happened and not self.closed

@@ -35,7 +35,7 @@ IDLE_SECONDS = 3.0  # without an event: look at queue and history
 WRITE_SECONDS = 0.5  # at most so often progress is written
 GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run is lost
 STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
-HOLD_SECONDS = 3.0  # after a fault of the system nobody may take it for so long
+FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that nobody may take it
 STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
 
 
@@ -392,10 +392,14 @@ class Runner:
                 reason=reason,
                 fault=fault,
                 exclude=exclude,
-                hold_seconds=HOLD_SECONDS if hold else None,
+                hold_seconds=self._backoff() if hold else None,
             )
         )
         return Gone.BACK
+
+    def _backoff(self) -> float:
+        """Seconds; twice as many with each attempt."""
+        return min(FIRST_HOLD * 2.0 ** min(self.claim.attempt - 1, 10), LONGEST_HOLD)
 
     def _try_to_give_back(self, reason: str = "another worker is free", *, hold: bool = False) -> Gone | None:
         """Take it out of ComfyUI's queue, unless it has just begun there. None: keep following it."""

@@ -36,10 +36,13 @@ class Held:
         self.claim = claim
         self.runner: Runner | None = None
         self.queued = False  # ended in ComfyUI, and no collector is free yet
+        self._abandoned = False
         self._alive_at = time.monotonic()
 
-    def alive(self) -> None:
+    def alive(self) -> bool:
+        """Its thread shows life, and hears whether the claim is still wanted."""
         self._alive_at = time.monotonic()
+        return not self._abandoned
 
     @property
     def shows_life(self) -> bool:
@@ -47,6 +50,7 @@ class Held:
         return self.queued or time.monotonic() - latest < ALIVE_SECONDS
 
     def abandon(self) -> None:
+        self._abandoned = True
         if self.runner is not None:
             self.runner.abandon()
 

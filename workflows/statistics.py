@@ -78,7 +78,8 @@ METRICS = {
 
 # -- in the transaction of the change -------------------------------------------------------------------
 def note_submitted(*, priority: str) -> None:
-    Delta.objects.create(metric="executions_submitted", labels=[priority])
+    with connection.cursor() as cursor:
+        cursor.execute(_SUBMITTED_SQL, [[priority]])
 
 
 def note_ended(ids: Sequence[UUID]) -> None:
@@ -86,6 +87,11 @@ def note_ended(ids: Sequence[UUID]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_ENDED_SQL, {"ids": list(ids), "bounds": list(SECONDS_TO_HOURS)})
 
+
+_SUBMITTED_SQL = """
+    INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
+    VALUES ('executions_submitted', %s, 0, 1, 1)
+"""
 
 _ENDED_SQL = """
     WITH ended AS (

@@ -182,4 +182,4 @@ def _let_wait(
     def body() -> bytes:
         return bytes(JSONRenderer().render(result(Execution.objects.get(id=execution_id), request)))
 
-    streams.attach(response, streams.Wait(execution_id, int(request.user.pk or 0), seconds, body))
+    streams.attach(response, streams.Wait(execution_id, seconds, body))

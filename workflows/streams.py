@@ -27,7 +27,7 @@ from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
 from .hub import Hub
-from .readers import Reader
+from .readers import Ending, Reader
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -55,7 +55,6 @@ class Wait:
     """The answer may wait `seconds` for the execution's end, and is then what `result` gives."""
 
     execution_id: UUID
-    user_id: int
     seconds: float
     result: Callable[[], bytes]
 
@@ -144,21 +143,15 @@ class Streams:
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive) -> None:
         """Puts the result into the response if the execution has ended in time."""
-        reader = Reader(user_id=wait.user_id, execution_id=wait.execution_id)
-        watch = asyncio.create_task(_close_when_gone(receive, reader))
+        ending = Ending(wait.execution_id)
+        watch = asyncio.create_task(_close_when_gone(receive, ending))
         try:
-            await self.hub.join(reader)
-            ends_at = time.monotonic() + wait.seconds
-            found = await self.hub.catch_up(reader)
-            while not any(event.ends for event in found):
-                left = ends_at - time.monotonic()
-                if reader.closed or left <= 0 or not await reader.wait(left):
-                    return
-                found = reader.take()
-            response.content = await self.hub.reads(wait.result)
+            self.hub.expect(ending)
+            if await ending.wait(wait.seconds):
+                response.content = await self.hub.reads(wait.result)
         finally:
             watch.cancel()
-            await self.hub.leave(reader)
+            self.hub.forget(ending)
 
     # -- with the process --------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -209,7 +202,7 @@ async def _piece(send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _close_when_gone(receive: Receive, reader: Reader) -> None:
+async def _close_when_gone(receive: Receive, reader: Reader | Ending) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     reader.close()

@@ -17,8 +17,8 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 from files import storing
 
-from . import events, graphs, inputs, lifecycle, queries, scheduling, statistics, webhooks, workers
-from .models import ALIVE, Execution, Graph, Held, Level, LineKind, LogLine, Status
+from . import graphs, inputs, lifecycle, queries, scheduling, statistics, webhooks, workers
+from .models import ALIVE, Execution, Graph, Held, Status
 
 logger = logging.getLogger(__name__)
 
@@ -75,19 +75,11 @@ def submit(
         Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
         inputs.pin(taken, execution_id=execution.id)
         statistics.note_submitted(priority=priority)
-        LogLine.objects.create(
-            execution=execution,
-            level=Level.INFO,
-            message="Waiting in the queue",
-            kind=LineKind.STATUS,
-            data={"status": Status.PENDING},
-        )
         if webhook:
             webhooks.ask(execution, webhook)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
-        transaction.on_commit(events.ticket)
-        transaction.on_commit(lambda: events.announce_status(execution.id))
+        lifecycle.accepted(execution.id)
     logger.info(
         "Accepted, %d nodes, priority %s",
         len(graph.prompt),
@@ -98,7 +90,9 @@ def submit(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),
         estimated_seconds=known,
-        note=None if workers.any_alive() else "No GPU worker is running; the workflow waits until one is",
+        note=None
+        if workers.any_alive_lately()
+        else "No GPU worker is running; the workflow waits until one is",
     )
 
 

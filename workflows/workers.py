@@ -12,6 +12,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from comfyserve import database
+from comfyserve.lately import Lately
 
 from .models import Execution, Status, Worker
 
@@ -21,8 +22,7 @@ def alive() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 3))
 
 
-def any_alive() -> bool:
-    return alive().exists()
+any_alive_lately = Lately(lambda: alive().exists())
 
 
 def taking() -> QuerySet[Worker]:

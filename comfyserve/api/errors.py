@@ -31,6 +31,8 @@ from django.utils import timezone
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 
+from comfyserve import database
+
 from . import request_ids
 
 logger = logging.getLogger(__name__)
@@ -174,6 +176,7 @@ def as_api_error(exc: BaseException) -> ApiError | None:
             return ValidationFailed([Detail("INVALID_VALUE", "A value is out of range")])
         case OperationalError() | InterfaceError():
             logger.error("database unavailable: %s", exc, extra={"action": "database_unavailable"})
+            database.sift()
             return Unavailable("The database is not available; try again shortly")
         case RequestDataTooBig():
             return PayloadTooLarge("The body is too large")

@@ -9,12 +9,14 @@ from script.local.paths import ROOT
 
 HELP = """Run the tests. Arguments go to pytest:
 
-  script/test                       all of them
+  script/test                       all of them, in several processes at once
   script/test tests/workflows -x    some, until the first that fails
 
-PostgreSQL, Valkey and a real ComfyUI on the CPU start by themselves. ComfyUI is installed on first use into
-COMFYUI_DIR, by default ~/.cache/comfyserve/comfyui (1.4 GB), which all clones share. TEST_DATABASE_URL and
-TEST_REDIS_URL name servers to use instead of ours."""
+PostgreSQL, Valkey and a real ComfyUI on the CPU start by themselves, for each process its own. ComfyUI is
+installed on first use into COMFYUI_DIR, by default ~/.cache/comfyserve/comfyui (1.4 GB), which all clones
+share. TEST_DATABASE_URL and TEST_REDIS_URL name servers to use instead of ours."""
+
+MOST_PROCESSES = 4  # each has servers of its own, some 2 GB
 
 
 def main(arguments: list[str]) -> None:
@@ -22,4 +24,11 @@ def main(arguments: list[str]) -> None:
         print(HELP)
         return
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or _at_once())])
+
+
+def _at_once() -> list[str]:
+    """Tests of one file stay together: they share what is dear to start. Named servers are for one."""
+    if os.environ.get("TEST_DATABASE_URL") or os.environ.get("TEST_REDIS_URL"):
+        return []
+    return ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "loadfile"]

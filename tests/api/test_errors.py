@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
+import psutil
 import pytest
 from django.core.exceptions import SuspiciousOperation
 from django.db import DataError, OperationalError, connections
@@ -135,3 +137,17 @@ class TestLogs:
     def test_registering_twice_at_once_is_no_crash(self, alice: User, monkeypatch) -> None:
         with pytest.raises(errors.ValidationFailed):
             registration.register(email="ALICE@example.com", username="x", password="y", address="10.0.0.1")
+
+
+def test_when_the_database_has_dropped_all_connections_one_request_at_most_fails(stack):
+    person = stack.person()
+    with ThreadPoolExecutor(8) as many:
+        list(many.map(lambda _: person.get("/workflows/"), range(40)))
+    ports = {each.laddr.port for each in psutil.Process(stack.web.pid).net_connections("tcp")}
+    dropped = stack.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(%s)", list(ports)
+    )
+    assert len(dropped) > 2
+    answers = [person.get("/workflows/").status_code for _ in range(20)]
+    assert answers.count(503) <= 1
+    assert answers.count(200) >= 19

@@ -11,21 +11,22 @@ import time
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
-from accounts.models import UserLimits
+from accounts.models import User, UserLimits
 from comfyserve import tickets
 from comfyui import Client, Unreachable
 from comfyui.testing import ScriptedComfyUI
-from comfyui.testing.nodes import NodeClass
-from files import shelf
+from comfyui.testing.nodes import PNG, NodeClass
+from files import shelf, storing
+from files.errors import StorageAway
 from files.models import File
 from tests.people import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.test_interleavings import Rig, after, before, sleep
 from workflows import backend as backends
-from workflows import events, lifecycle, runner, seats, workers
+from workflows import events, lifecycle, placing, runner, seats, workers
 from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.upkeep import Upkeep
 
@@ -140,9 +141,39 @@ def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     rig.ends(execution_id, "completed")
 
 
+def test_a_cancelled_execution_holds_no_collector_while_the_storage_is_away(rig, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageAway
+
+    monkeypatch.setattr(shelf, "put", full)
+    execution_id = rig.run(sleep(0.1))
+    wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
+    assert rig.cancel(execution_id) == 200
+    assert rig.seats.wait_empty(timeout=5)
+
+
+def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, monkeypatch):
+    picture = storing.store(user_id=User.objects.get().pk, kind="upload", filename="a.png", chunks=[PNG])
+    with transaction.atomic():
+        storing.keep([picture])
+    load = {"class_type": "LoadImage", "inputs": {"image": picture.id}}
+    rig.submit({"1": load, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
+    looked = threading.Event()
+
+    def gone(*_: Any, **__: Any) -> None:
+        looked.set()
+        away()
+
+    monkeypatch.setattr(placing.File.objects, "filter", gone)
+    rig.seats.serve_in_thread()
+    assert looked.wait(5)
+    rig.seats.stop(drain_seconds=0.5)
+    assert rig.seats.wait_empty(timeout=8)
+
+
 # -- ComfyUI -----------------------------------------------------------------------------------------
 def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
-    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "LONGEST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]
@@ -200,7 +231,7 @@ def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
     assert row.body["Endless"]["input"]["required"]["x"][1] == {"max": None, "default": None, "tooltip": "a"}
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"], ids=["NUL", "lone surrogate"])
 def test_an_error_that_postgresql_can_not_store_as_it_is_ends_the_execution_all_the_same(rig, text):
     execution_id = rig.run(failing_with(rig, text))
     body = rig.ends(execution_id, "failed")
@@ -219,7 +250,7 @@ def failing_with(rig: Rig, text: str) -> graphs.Graph:
     }
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"])
+@pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"], ids=["NUL", "lone surrogate"])
 def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text):
     async def show(*_: Any) -> dict[str, Any]:
         return {"text": [text]}

@@ -10,9 +10,17 @@ import pytest
 
 from tests.people import assert_error
 from tests.workflows import graphs
+from workflows import queries, workers
 from workflows.models import Execution, Worker
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    """What another test made known a moment ago."""
+    queries.pending_count_lately.forget()
+    workers.any_alive_lately.forget()
 
 
 def refused(alice: Any, workflow: Any) -> dict[str, tuple[str, str]]:
@@ -174,13 +182,10 @@ def test_null_means_the_default(alice):
     assert (execution.priority, execution.timeout_minutes, execution.metadata) == ("normal", 30, {})
 
 
-def test_a_full_queue_is_503_with_retry_after(alice, settings, monkeypatch):
-    from workflows import queries
-
+def test_a_full_queue_is_503_with_retry_after(alice, settings):
     settings.MAX_PENDING = 1
-    monkeypatch.setattr(queries, "_lately", (0.0, 0))  # what another test counted a second ago
     assert alice.post("/workflows/execute", {"workflow": graphs.colour(1)}).status_code == 200
-    monkeypatch.setattr(queries, "_lately", (0.0, 0))
+    queries.pending_count_lately.forget()
     response = alice.post("/workflows/execute", {"workflow": graphs.colour(2)})
     assert_error(response, 503, "service_unavailable")
     assert int(response["Retry-After"]) > 0
