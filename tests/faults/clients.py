@@ -164,7 +164,8 @@ class Client(threading.Thread):
         content = self._bytes(url)
         if content is None:
             return None
-        found: tuple[int, ...] = Image.open(BytesIO(content)).convert("RGB").getpixel((0, 0))
+        found = Image.open(BytesIO(content)).convert("RGB").getpixel((0, 0))
+        assert isinstance(found, tuple)
         return found
 
     def _bytes(self, url: str) -> bytes | None:

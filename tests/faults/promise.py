@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import requests
 from standardwebhooks import Webhook
@@ -30,9 +31,13 @@ def settle(world: World, ledger: Ledger, *, seconds: float) -> None:
     waiting = "SELECT count(*) FROM workflows_delivery WHERE state = 'waiting'"
     for query, what in ((alive, "the end of all executions"), (waiting, "all webhooks to be delivered")):
         try:
-            wait_for(lambda query=query: world.sql(query) == [(0,)], seconds=seconds, what=what)
+            wait_for(partial(_is_none, world, query), seconds=seconds, what=what)
         except AssertionError as exc:
             ledger.complain(str(exc))
+
+
+def _is_none(world: World, query: str) -> bool:
+    return world.sql(query) == [(0,)]
 
 
 def broken(world: World, ledger: Ledger, receiver: Receiver) -> list[str]:

@@ -14,6 +14,7 @@ from functools import partial
 import psycopg
 import redis
 
+from tests.comfyui.proxy import Proxy
 from tests.faults.world import Part, World
 
 AT_ONCE = 2  # faults that may overlap
@@ -61,11 +62,11 @@ def _of_links(world: World) -> Iterator[Fault]:
     for name, link in world.links.items():
         kind = name.partition(" of ")[0]
 
-        def cut(link=link) -> Undo:
+        def cut(link: Proxy = link) -> Undo:
             link.cut()
             return link.mend
 
-        def hold(link=link) -> Undo:
+        def hold(link: Proxy = link) -> Undo:
             link.hold()
             return link.mend
 

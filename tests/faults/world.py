@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -188,7 +189,7 @@ class World:
         self._add("other worker", "rest", self._start_rest)
         self._add("beat", "beat", self._start_beat)
         for name in GPUS:
-            self._add("GPU worker", name, lambda name=name: self._start_gpu(name))
+            self._add("GPU worker", name, partial(self._start_gpu, name))
         self.wait_ready()
 
     def _add(self, kind: str, name: str, start: Callable[[], Process], *, start_it: bool = True) -> Part:
@@ -226,11 +227,11 @@ class World:
         return self._process("web", command, self._env("web"))
 
     def _start_rest(self) -> Process:
-        command = [ROOT / "script" / "worker", "default,models,webhooks"]
+        command: list[str | Path] = [ROOT / "script" / "worker", "default,models,webhooks"]
         return self._process("rest", command, self._env("the rest"))
 
     def _start_beat(self) -> Process:
-        command = [
+        command: list[str | Path] = [
             sys.executable, "-m", "celery", "-A", "comfyserve", "beat",
             "--schedule", str(self.folder / "beat"), "--pidfile", "",
         ]  # fmt: skip
