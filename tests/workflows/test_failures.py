@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -22,10 +23,10 @@ from files.errors import StorageAway
 from tests.stack import DATABASE
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.test_bad_weather import no_redis  # noqa: F401  (a fixture)
+from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
 from tests.workflows.test_interleavings import Rig, sleep
 from workflows import backend as backends
-from workflows import events, lifecycle, runner
+from workflows import events, lifecycle, runner, tasks, workers
 from workflows.models import Execution
 from workflows.upkeep import Upkeep
 
@@ -87,7 +88,7 @@ def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
 def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     settings.STALL_SECONDS = 1
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     rig.backend.client._timeout = 0.3
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -119,7 +120,7 @@ def test_out_of_memory_twice_fails_and_says_so(rig):
 
 
 def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
-    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
     wait_for(lifecycle.lift_backoff, what="the backoff to be over")
@@ -129,7 +130,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
 
 
 def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
-    monkeypatch.setattr(runner, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
     rig.backend.went_well()
     rig.comfyui.faults.status["/prompt"] = 500
@@ -197,6 +198,15 @@ def test_a_database_that_goes_and_comes_back_in_mid_run_costs_nothing(gpu_worker
     assert person.result(execution_id)["status"] == "completed"
     query = "SELECT attempt, faults FROM workflows_execution WHERE id = %s"
     assert gpu_worker.sql(query, execution_id) == [(1, 0)]
+
+
+def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
+    monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(seats=rig.seats))
+    monkeypatch.setattr(workers, "idle_others", away)
+    running = rig.run(sleep(1))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    tasks.look_for_work()  # to be handed on, since a seat is taken
+    rig.ends(running, "completed")
 
 
 # -- the storage -------------------------------------------------------------------------------------
