@@ -15,12 +15,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Model, QuerySet
-from django.db.models.functions import Now
 from django.http import HttpRequest
 
 from accounts import throttling
@@ -35,7 +32,6 @@ Changes = Mapping[str, tuple[Any, Any]]
 ADMIN = "/admin/"
 SECRET = ("password", "secret", "token", "digest", "key")  # parts of names of fields whose values are masked
 LONGEST = 500  # characters of a value
-BATCH = 5_000  # rows that retention deletes at once
 
 _request: ContextVar[HttpRequest | None] = ContextVar("audited_request", default=None)
 
@@ -161,18 +157,3 @@ def of(instance: Model, *, most: int = 20) -> QuerySet[AuditEntry]:
     """What happened to this object, the latest first. One query."""
     rows = AuditEntry.objects.filter(object_type=instance._meta.model_name, object_id=str(instance.pk))
     return rows.order_by("-at", "-id")[:most]
-
-
-def forget_old() -> int:
-    """Delete what is older than AUDIT_DAYS, in batches that hold no long lock; how many. 0 days: nothing."""
-    if not settings.AUDIT_DAYS:
-        return 0
-    gone = 0
-    while deleted := _forget(older_than=timedelta(days=settings.AUDIT_DAYS)):
-        gone += deleted
-    return gone
-
-
-def _forget(*, older_than: timedelta) -> int:
-    old = AuditEntry.objects.filter(at__lt=Now() - older_than).order_by("at")
-    return AuditEntry.objects.filter(id__in=list(old.values_list("id", flat=True)[:BATCH])).delete()[0]

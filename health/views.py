@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpResponse
 from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
@@ -25,6 +26,14 @@ from workflows.models import Worker
 from . import exposition, figures, readiness, system
 from . import serializers as shapes
 from .detailed import detailed
+
+JSON = "application/json"
+KINDS = ("text/plain", "application/openmetrics-text")  # what Prometheus takes
+_TEXT = [(200, kind) for kind in KINDS]
+TEXTS = (
+    "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
+    "text/plain;version=0.0.4", *reversed(KINDS),
+)  # fmt: skip
 
 
 class ProbeView(APIView):
@@ -90,7 +99,9 @@ class _Any(BaseContentNegotiation):
 class Metrics(ProbeView):
     content_negotiation_class = _Any
 
-    @describe(None, shapes.MetricsSerializer)
+    @describe(
+        None, {(200, JSON): shapes.MetricsSerializer} | {(200, kind): OpenApiTypes.STR for kind in KINDS}
+    )
     def get(self, request: Request) -> Response | HttpResponse:
         """System Metrics: as JSON, or as text for Prometheus to whoever asks for text/plain or OpenMetrics.
 
@@ -110,13 +121,6 @@ def _check_token(request: Request) -> None:
         raise Unauthorized(
             "The metrics want METRICS_TOKEN as a bearer token", headers={"WWW-Authenticate": "Bearer"}
         )
-
-
-JSON = "application/json"
-TEXTS = (
-    "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
-    "text/plain;version=0.0.4", "application/openmetrics-text", "text/plain",
-)  # fmt: skip
 
 
 def _wants_text(request: Request) -> bool:

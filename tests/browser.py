@@ -39,3 +39,14 @@ def page(browser: Any) -> Iterator[Any]:
     yield opened
     context.close()
     assert mistakes == []
+
+
+def serious_faults(page: Any) -> str:
+    """What axe-core finds on the page that keeps somebody out; "" where there is nothing."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    return "\n".join(
+        f"{fault['id']} ({fault['impact']}): {node['html'][:200]} {node['failureSummary']}"
+        for fault in axe.Axe().run(page).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    )

@@ -70,9 +70,11 @@ class Execution(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True)
     timeout_minutes = models.IntegerField()
     request_id = models.CharField(max_length=128, blank=True, default="")
+    # Stays when that one is deleted. A constraint would have each deletion look through all executions.
     retried_from = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries", db_index=False
-    )
+        "self", null=True, blank=True, on_delete=models.DO_NOTHING, related_name="retries", db_index=False,
+        db_constraint=False,
+    )  # fmt: skip
 
     # the order: DESIGN "The order of the queue", formula in scheduling.place
     turn = models.FloatField()
@@ -197,6 +199,27 @@ class Execution(models.Model):
         if self.started_at is None or self.completed_at is None:
             return None
         return round((self.completed_at - self.started_at).total_seconds(), 3)
+
+
+class Flow(models.Model):
+    """What deleted executions leave behind for the order of the queue: see scheduling.remember."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    priority = models.CharField(max_length=10, choices=Priority.choices)
+    start = models.FloatField(help_text="The highest of those that were claimed")
+    finish = models.FloatField(help_text="The same")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "priority"], name="flow_once")]
+        indexes = [
+            # Read by scheduling.place: virtual time does not go back when executions are deleted.
+            models.Index(fields=["-start"], name="flow_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.priority} of user {self.user_id}"
 
 
 class Graph(models.Model):

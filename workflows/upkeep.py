@@ -19,13 +19,14 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from comfyserve import database
 from comfyui import Unreachable
+from comfyui.bridge import NoBridge
 
-from . import gpus, lifecycle, queries, statistics, workers
+from . import gpus, lifecycle, queries, statistics, tidying, workers
 from .seats import Held, Seats
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ SWEEP_SECONDS = 3.0
 STALE_SECONDS = 60.0  # between looks for what waits for ever
 CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
 MEMORY_SECONDS = 10.0  # between looks at its memory
+TIDY_SECONDS = 60.0  # between looks for what executions left there
 
 
 class Upkeep:
@@ -128,7 +130,7 @@ class Upkeep:
     # -- what waits for ComfyUI ------------------------------------------------------------------------
     def _watch(self) -> None:
         """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
-        memory_due = 0.0
+        memory_due = tidy_due = 0.0
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
                 if self._backend.refresh():
@@ -136,10 +138,14 @@ class Upkeep:
                 if self._strays.is_set():
                     self._backend.clear_strays()
                     self._strays.clear()
+                    tidy_due = 0.0
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
                     self._backend.look_at_memory()
-            except (Unreachable, *database.AWAY) as exc:
+                if self._seats.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
+                    tidy_due = time.monotonic() + TIDY_SECONDS
+                    tidying.sweep(self._backend)
+            except (Unreachable, NoBridge, *database.AWAY) as exc:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
                 logger.exception("the watch on backend %s stumbled", self._name)
@@ -186,6 +192,14 @@ class Upkeep:
 
     def _beat(self) -> None:
         self._seats.heed(workers.wish_of(self._name))
+        try:
+            self._write_beat()
+        except IntegrityError:
+            # This worker was silent for so long that what it had told of its nodes was cleaned away.
+            logger.warning("backend %s: telling again what its nodes take", self._name)
+            self._backend.look_again()
+
+    def _write_beat(self) -> None:
         stats = self._backend.stats
         running, staged = self._seats.occupants()
         workers.beat(

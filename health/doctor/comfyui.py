@@ -87,4 +87,8 @@ def _bridge(url: str) -> Iterator[Finding]:
         yield good("bridge", "ComfyUI has our node")
     else:
         to_do = "Copy comfyui_bridge/ into ComfyUI's custom_nodes and start it again"
-        yield note("bridge", "ComfyUI does not have our node: memory and models are not shown", to_do)
+        yield note(
+            "bridge",
+            "ComfyUI does not have our node: memory and models are not shown, its folders not cleaned",
+            to_do,
+        )

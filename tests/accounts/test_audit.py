@@ -8,8 +8,9 @@ import pytest
 from django.db import DatabaseError, transaction
 from django.test import Client
 
-from accounts import audit, housekeeping, throttling
+from accounts import audit, cleaning, throttling
 from accounts.models import ApiKey, AuditEntry, User
+from comfyserve.cleaning import run
 from tests.accounts.test_login import log_in
 from tests.people import HANDLER, PASSWORD, Api, make_user
 
@@ -123,14 +124,14 @@ class TestTheRows:
             AuditEntry.objects.update(action="y")
         assert told("x") == 1
 
-    def test_old_ones_go_in_batches(self, alice: User, settings, monkeypatch) -> None:
-        monkeypatch.setattr(audit, "BATCH", 2)
+    def test_old_ones_go_by_the_setting(self, alice: User, settings) -> None:
         audit.record_each("x", on=[alice] * 5)
         settings.AUDIT_DAYS = 0
-        housekeeping.sweep()
+        run(cleaning.clean)
         assert told("x") == 5
         settings.AUDIT_DAYS = -1  # all of them are older than tomorrow
-        assert audit.forget_old() == 5
+        run(cleaning.clean)
+        assert told("x") == 0
 
 
 class TestStrangers:

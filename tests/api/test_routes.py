@@ -37,7 +37,6 @@ PUBLIC = {
     "/health/readiness",
     "/health/liveness",
     "/metrics/",  # unless METRICS_TOKEN is set
-    "/metrics/prometheus",
 }
 
 
@@ -86,6 +85,11 @@ def _walk(patterns: list[Any], before: str) -> Iterator[tuple[str, list[str]]]:
             # <str:name> or <name> becomes {name}
             path = re.sub(r"<(?:[^>:]+:)?([^>]+)>", r"{\1}", before + str(pattern.pattern))
             yield path, names
+
+
+def test_the_lists_name_only_routes_that_exist() -> None:
+    assert {path for path, _ in routes()} >= PUBLIC
+    assert {name for _, names in routes() for name in names} >= OTHERS_OBJECT.keys()
 
 
 def test_the_walk_finds_the_routes() -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.browser import serious_faults
 from tests.workflows import graphs
-
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
 LIST = "/admin/workflows/execution/"
 PHONE = {"width": 390, "height": 844}
@@ -56,13 +55,7 @@ class Console:
         return user, user.execute(graphs.sleep(60, steps=60))
 
     def serious_faults(self) -> str:
-        found = axe.Axe().run(self.page).response["violations"]
-        return "\n".join(
-            f"{fault['id']} ({fault['impact']}): {node['html'][:200]} {node['failureSummary']}"
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-            for node in fault["nodes"]
-        )
+        return serious_faults(self.page)
 
 
 def tab_to(page: Any, text: str) -> None:

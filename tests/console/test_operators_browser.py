@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import serious_faults
 from tests.stack import Person, Stack
 from tests.waiting import wait_for
 
@@ -49,17 +50,34 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
+PAGES = [
+    "workflows/worker", "models_registry/model", "models_registry/model/download", "files/file",
+    "workflows/delivery", "accounts/user", "accounts/apikey", "accounts/auditentry",
+]  # fmt: skip
+
+
+def test_the_pages_are_open_to_everybody(log_in: Any) -> None:
+    page, person = log_in("Operators")
+    person.post("/auth/keys", {"name": "a key"})  # something to show
+    for path in PAGES:
+        page.goto(f"/admin/{path}/")
+        assert serious_faults(page) == "", path
+    page.click("#result_list tbody a >> nth=0")
+    page.wait_for_selector("text=What happened")
+    assert serious_faults(page) == ""
+
+
 def test_a_worker_is_paused_and_resumed(log_in: Any) -> None:
     page, person = log_in("Operators")
     name = worker_of(person)["name"]
     page.click(f"#result_list >> text='{name}'")
-    page.click("button:has-text('Pause')")
-    page.click("button:has-text('Yes, pause')")
+    page.click(".cs-button:text-is('Pause')")
+    page.click(".cs-button:text-is('Yes, pause')")
     page.wait_for_selector("text=1 paused")
     page.wait_for_selector(".cs-headline .cs-badge:text-is('paused')")
     wait_for(lambda: worker_of(person)["status"] == "paused", what="the worker to obey")
-    page.click("button:has-text('Resume')")
-    page.click("button:has-text('Yes, resume')")
+    page.click(".cs-button:text-is('Resume')")
+    page.click(".cs-button:text-is('Yes, resume')")
     page.wait_for_selector(".cs-headline .cs-badge:text-is('active')")
     wait_for(lambda: worker_of(person)["status"] == "active", what="the worker to obey")
 
@@ -70,8 +88,8 @@ def test_a_model_is_loaded(log_in: Any) -> None:
     person.post(f"/models/{MODEL}/unload")
     page.goto("/admin/models_registry/model/?q=tiny-sd15")
     page.click(f"#result_list >> text='{MODEL}'")
-    page.click("button:has-text('Load')")
-    page.click("button:has-text('Yes, load')")
+    page.click(".cs-button:text-is('Load')")
+    page.click(".cs-button:text-is('Yes, load')")
     page.wait_for_selector("text=1 loaded")
     page.wait_for_selector(".cs-headline .cs-badge:text-is('loaded')")
     assert person.get(f"/models/{MODEL}").json()["is_loaded"]
