@@ -29,12 +29,17 @@ def console(gpu_worker, page, _operator):
         gpu_worker.sql(
             "UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", person.email
         )
-    return Console(gpu_worker, page, person, _operator)
+    opened = Console(gpu_worker, page, person, _operator)
+    yield opened
+    # What a failed test left running would keep the next one waiting.
+    for user, execution in opened.runs:
+        user.post(f"/workflows/{execution}/cancel")
 
 
 class Console:
     def __init__(self, stack: Any, page: Any, person: Any, kept: dict[str, Any]) -> None:
         self.stack, self.page, self.person, self.url = stack, page, person, stack.url
+        self.runs: list[tuple[Any, str]] = []
         if "cookies" in kept:
             page.context.add_cookies(kept["cookies"])
             return
@@ -52,7 +57,8 @@ class Console:
     def long_run(self) -> tuple[Any, str]:
         """A user with an execution that runs until somebody cancels it."""
         user = self.stack.person("artist")
-        return user, user.execute(graphs.sleep(60, steps=60))
+        self.runs.append((user, user.execute(graphs.sleep(60, steps=60))))
+        return self.runs[-1]
 
     def serious_faults(self) -> str:
         return serious_faults(self.page)
