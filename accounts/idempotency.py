@@ -1,4 +1,4 @@
-"""One answer for all requests of a user that carry the same `Idempotency-Key`, for a day.
+"""One answer for all requests of a user that carry the same `Idempotency-Key`, for a day (a setting).
 
 The key's row, the work and the answer are one transaction. So a second request at the same moment waits
 at the row's unique constraint, a crash leaves no key that is taken for ever, and a request that fails
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
 from accounts.models import IdempotencyRecord, User
 from comfyserve.api.errors import Conflict, Unprocessable
 
-KEPT = timedelta(days=1)
 WAIT_MILLISECONDS = 1000  # a second request waits so long for the first one's answer
 
-# No row comes back if the key is taken. One that is older than KEPT is taken over.
+# No row comes back if the key is taken. One that is older than `kept` is taken over; null: for ever.
 TAKE = """
 INSERT INTO accounts_idempotencyrecord AS r (user_id, key, fingerprint, status, answer, created_at)
 VALUES (%(user)s, %(key)s, %(fingerprint)s, 0, '', now())
 ON CONFLICT (user_id, key) DO UPDATE
 SET fingerprint = EXCLUDED.fingerprint, status = 0, answer = '', created_at = now()
-WHERE r.created_at < now() - %(kept)s
+WHERE r.created_at < now() - %(kept)s::interval
 RETURNING id
 """
 
@@ -63,7 +63,9 @@ def once(*, user: User, key: str, fingerprint: str, make: Callable[[], Answer]) 
 
 
 def _take(user: User, key: str, fingerprint: str) -> int | None:
-    given: dict[str, Any] = {"user": user.pk, "key": key, "fingerprint": fingerprint, "kept": KEPT}
+    hours = settings.IDEMPOTENCY_KEY_HOURS
+    kept = timedelta(hours=hours) if hours else None
+    given: dict[str, Any] = {"user": user.pk, "key": key, "fingerprint": fingerprint, "kept": kept}
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_MILLISECONDS}ms"])
         try:

@@ -12,8 +12,9 @@ def send_password_reset(email: str) -> None:
     passwords.send_reset(email=email)
 
 
-@shared_task(name="accounts.tasks.sweep")
-def sweep() -> None:
-    from accounts import housekeeping
+@shared_task(name="accounts.tasks.clean")
+def clean() -> None:
+    from accounts import cleaning
+    from comfyserve.cleaning import run
 
-    housekeeping.sweep()
+    run(cleaning.clean)

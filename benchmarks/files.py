@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import socket
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +25,8 @@ import psutil
 import requests
 from boto3.s3.transfer import TransferConfig
 
-from script.local import ports
-from script.local.postgres import Postgres
+from benchmarks.world import World
 from script.local.s3 import S3
-from script.local.valkey import Valkey
 from tests.stack import Person, Stack
 
 MB = 1024 * 1024
@@ -266,11 +262,8 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=1024)
     parser.add_argument("--slow", type=int, default=100)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="comfyserve-benchmark-"))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with contextlib.ExitStack() as ends:
-        ends.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack = started(folder, ends)
+    with World(durable=False, env={"RATE_LIMITS": "off"}) as world, contextlib.ExitStack() as ends:
+        folder, stack = world.folder, world.start_stack()
         person = stack.person()
         transfers(person, stack, size=options.mb * MB, folder=folder, plain=Cp(folder))
         beside_slow_clients(person, stack, count=options.slow)
@@ -282,32 +275,6 @@ def main() -> None:
         keys = f"{server.access_key}:{server.secret_key}"
         stack.start_web(env={"STORAGE_URL": f"s3://{keys}@127.0.0.1:{server.port}/{BUCKET}?tls=false"})
         transfers(person, stack, size=options.mb * MB, folder=folder, plain=boto)
-
-
-def started(folder: Path, ends: contextlib.ExitStack) -> Stack:
-    postgres = Postgres(
-        folder / "postgres", port=ports.free_port(), log=folder / "postgres.log", durable=False
-    )
-    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=folder / "valkey.log")
-    for service in (postgres, valkey):
-        service.prepare()
-        service.start()
-        ends.callback(service.stop)
-        service.wait()
-    os.environ.update(
-        SECRET_KEY="a key for benchmarks only, long enough for HMAC with SHA-256",
-        ALLOWED_HOSTS="*",
-        RATE_LIMITS="off",
-    )
-    stack = Stack(
-        folder=folder / "data",
-        logs=folder,
-        database_url=postgres.url("comfyserve"),
-        redis_url=valkey.url(),
-    )
-    ends.callback(stack.stop)
-    stack.start()
-    return stack
 
 
 if __name__ == "__main__":

@@ -9,21 +9,17 @@ so each is asked for after that second is over: what is measured is the looking,
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 import requests
 
-from script.local import ports
-from script.local.postgres import Postgres
-from script.local.valkey import Valkey
+from benchmarks.world import World
+from tests.stack import Stack
+from tests.workflows import graphs
 
 ASKED = 10  # times each
 PATHS = {
@@ -78,58 +74,25 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=100_000)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="comfyserve-bench-"))
-    logs = folder / "logs"
-    postgres = Postgres(folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=False)
-    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
-    try:
-        _start(postgres, valkey)
-        _compare(options, folder=folder, postgres=postgres, valkey=valkey)
-    finally:
-        valkey.stop()
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with World(durable=False, env={"COMFYUI_URL": "http://127.0.0.1:1", "RATE_LIMITS": "off"}) as world:
+        _compare(options, world.start_stack())
 
 
-def _start(postgres: Postgres, valkey: Valkey) -> None:
-    postgres.prepare()
-    valkey.prepare()
-    for server in (postgres, valkey):
-        server.start()
-    for server in (postgres, valkey):
-        server.wait()
-
-
-def _compare(options: argparse.Namespace, *, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
-    os.environ.setdefault("SECRET_KEY", "a key for benchmarks only, long enough for HMAC with SHA-256")
-    os.environ.update(COMFYUI_URL="http://127.0.0.1:1", RATE_LIMITS="off", LOG_FORMAT="line")
-    from tests.stack import Stack
-    from tests.workflows import graphs
-
-    stack = Stack(
-        folder=folder / "stack",
-        logs=folder / "logs",
-        database_url=postgres.url(),
-        redis_url=valkey.url(),
-    )
+def _compare(options: argparse.Namespace, stack: Stack) -> None:
     print(f"{'median (worst), ms':24}" + "".join(f"{name:>26}" for name in PATHS))
-    try:
-        stack.start()
-        _row("empty", stack.url)
-        original = stack.person("bench").execute(graphs.colour(1))
-        with psycopg.connect(stack.database_url, autocommit=True) as connection:
-            _fill(connection, ENDED, original, 60)
-            _row("one of each kind", stack.url)
-            _fill(connection, ENDED, original, options.executions)
-            _row(f"{options.executions:,} ended", stack.url)
-            _fill(connection, WAITING, original, options.waiting)
-            _row(f"and {options.waiting:,} waiting", stack.url)
-            began = time.perf_counter()
-            connection.execute("SELECT status, count(*) FROM workflows_execution GROUP BY status").fetchall()
-            took = (time.perf_counter() - began) * 1000
-            print(f"\nFor comparison: counting the table by status once takes {took:.0f} ms")
-    finally:
-        stack.stop()
+    _row("empty", stack.url)
+    original = stack.person("bench").execute(graphs.colour(1))
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        _fill(connection, ENDED, original, 60)
+        _row("one of each kind", stack.url)
+        _fill(connection, ENDED, original, options.executions)
+        _row(f"{options.executions:,} ended", stack.url)
+        _fill(connection, WAITING, original, options.waiting)
+        _row(f"and {options.waiting:,} waiting", stack.url)
+        began = time.perf_counter()
+        connection.execute("SELECT status, count(*) FROM workflows_execution GROUP BY status").fetchall()
+        took = (time.perf_counter() - began) * 1000
+        print(f"\nFor comparison: counting the table by status once takes {took:.0f} ms")
 
 
 def _fill(connection: psycopg.Connection, statement: str, original: str, number: int) -> None:

@@ -15,20 +15,15 @@ import asyncio
 import multiprocessing
 import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 import uuid
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from script.local import ports
-from script.local.postgres import Postgres
-from script.local.valkey import Valkey
+from benchmarks.world import World
 from tests.stack import Stack
 
 PROGRESS_SECONDS = 0.5  # as the runner writes it
@@ -44,38 +39,10 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--executions", type=int, default=20)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="comfyserve-bench-"))
-    postgres = Postgres(
-        folder / "postgres", port=ports.free_port(), log=folder / "postgres.log", durable=False
-    )
-    valkey = Valkey(folder / "valkey", port=ports.free_port(), log=folder / "valkey.log")
-    stack = None
-    try:
-        for service in (postgres, valkey):
-            service.prepare()
-            service.start()
-            service.wait()
-        os.environ.update(
-            SECRET_KEY="a key for benchmarks only, long enough for HMAC with SHA-256",
-            RATE_LIMITS="off",
-            REGISTRATIONS_PER_HOUR="0",
-            STREAMS_PER_USER="0",
-        )
-        stack = Stack(
-            folder=folder / "stack",
-            logs=folder,
-            database_url=postgres.url("comfyserve"),
-            redis_url=valkey.url(),
-        )
-        stack.start()
+    with World(durable=False, env={"RATE_LIMITS": "off", "STREAMS_PER_USER": "0"}) as world:
+        stack = world.start_stack()
         os.environ.update({name: stack.env[name] for name in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")})
         measure(stack, streams=options.streams, executions=options.executions)
-    finally:
-        if stack is not None:
-            stack.stop()
-        valkey.stop()
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(stack: Stack, *, streams: int, executions: int) -> None:

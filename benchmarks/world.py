@@ -36,11 +36,15 @@ DATABASE = "comfyserve"
 class World:
     """PostgreSQL and Valkey run inside the `with`; the rest is started by its methods."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="comfyserve-benchmark-"))
-        logs = self._folder / "logs"
-        self.postgres = Postgres(self._folder / "postgres", port=ports.free_port(), log=logs / "postgres.log")
-        self.valkey = Valkey(self._folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
+    def __init__(self, *, durable: bool = True, env: dict[str, str] | None = None) -> None:
+        """`durable` False: where writing to disk is not what is measured. `env`: settings for all processes."""
+        self.folder = Path(tempfile.mkdtemp(prefix="comfyserve-benchmark-"))
+        self._env = env or {}
+        logs = self.folder / "logs"
+        self.postgres = Postgres(
+            self.folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=durable
+        )
+        self.valkey = Valkey(self.folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
         self._logs = logs
         self._comfyui: local_comfyui.ComfyUI | None = None
         self._stack: Stack | None = None
@@ -75,13 +79,14 @@ class World:
         os.environ.update(
             DATABASE_URL=self.postgres.url(DATABASE),
             REDIS_URL=self.valkey.url(),
-            DATA_DIR=str(self._folder / "data"),
+            DATA_DIR=str(self.folder / "data"),
             SECRET_KEY="a key for benchmarks only, long enough for HMAC with SHA-256",
             DJANGO_SETTINGS_MODULE="comfyserve.settings",
             ALLOWED_HOSTS="*",
             RATE_LIMITS=f"{NEVER}/m,{NEVER}/h,{NEVER}/d",
             MAX_PENDING=str(NEVER),
         )
+        os.environ.update(self._env)
 
     def _end(self) -> None:
         if self._stack is not None:
@@ -90,12 +95,12 @@ class World:
             self._comfyui.process.kill()
         self.valkey.stop()
         self.postgres.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_stack(self) -> Stack:
         """Database and web process; workers are up to the caller (`stack.start_worker`)."""
         self._stack = Stack(
-            folder=self._folder / "stack",
+            folder=self.folder / "stack",
             logs=self._logs,
             database_url=self.postgres.url(DATABASE),
             redis_url=self.valkey.url(),
@@ -108,7 +113,7 @@ class World:
         install = comfyui_install.default_folder()
         comfyui_install.install(install)
         comfyui = self._comfyui = local_comfyui.ComfyUI(
-            self._folder / "comfyui",
+            self.folder / "comfyui",
             port=ports.free_port(),
             log=self._logs / "comfyui.log",
             models=[local_comfyui.tiny_models(install)],

@@ -16,6 +16,7 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
 
+from comfyserve import lines  # noqa: E402
 from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
@@ -34,7 +35,9 @@ streams = Streams(wsgi_application)
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
-    elif is_followed(scope):
+        return
+    lines.let_go_when_stuck(send)
+    if is_followed(scope):
         await streams(scope, receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)

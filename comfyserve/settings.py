@@ -28,7 +28,11 @@ PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 INSTALLED_APPS = [
+    # Before unfold, whose templates they may replace.
+    "comfyserve.console",
+    "dashboard",
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -49,6 +53,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "comfyserve.api.middleware.AuditMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
@@ -91,7 +96,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(DATA_DIR / "static"))).resolve()
 WHITENOISE_USE_FINDERS = True  # nothing needs to be collected first
 warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of STATIC_ROOT
 
@@ -156,10 +161,11 @@ CELERY_TASK_ROUTES = {
     "models_registry.tasks.*": {"queue": "models"},
 }
 
-# Housekeeping only: nothing that must happen depends on beat.
+# Housekeeping only: nothing that must happen depends on beat. A run that nobody took until the next one is
+# due is dropped: a worker that was away does not find a hundred of them.
 CELERY_BEAT_SCHEDULE = {
-    "clean-files": {"task": "files.tasks.clean", "schedule": 3600.0},
-    "sweep-accounts": {"task": "accounts.tasks.sweep", "schedule": 3600.0},
+    f"clean-{app}": {"task": f"{app}.tasks.clean", "schedule": seconds, "options": {"expires": seconds}}
+    for app, seconds in {"accounts": 3600.0, "files": 3600.0, "workflows": 600.0}.items()
 }
 
 # -- who may do what --------------------------------------------------------------------------------
@@ -195,6 +201,7 @@ JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
+AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kept; 0: for ever
 # E-mail is off until EMAIL_URL names a server, such as smtp+tls://user:password@mail.example.com:587.
 EMAIL_HOST = ""
 if env.str("EMAIL_URL", default=""):
@@ -246,6 +253,22 @@ if HTTPS:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
 X_FRAME_OPTIONS = "DENY"
 
+# -- the operator's console -------------------------------------------------------------------------
+FLOWER_URL = env.str("FLOWER_URL", default="")  # linked from the console; such as /flower/
+UNFOLD = {
+    "SITE_TITLE": "ComfyServe",
+    "SITE_HEADER": "ComfyServe",
+    "SITE_SUBHEADER": "Operator's console",
+    "SITE_SYMBOL": "auto_awesome_motion",
+    "SITE_URL": None,
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "STYLES": ["comfyserve.console.assets.style"],
+    "SCRIPTS": ["comfyserve.console.assets.script"],
+    "DASHBOARD_CALLBACK": "dashboard.views.callback",
+    "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
+}
+
 # -- the description of the API ---------------------------------------------------------------------
 SPECTACULAR_SETTINGS = {
     "TITLE": "ComfyServe",
@@ -281,10 +304,12 @@ STORAGES = {
 }
 # Where files are while they come in. On the same disk as the storage they are moved, not copied.
 INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
-FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)
+FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
 # An input that a workflow names by its address: seconds in all. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
+# A file that was placed on a ComfyUI stays for the next execution that takes the same; since its last use.
+COMFYUI_INPUTS_KEPT_SECONDS = env.int("COMFYUI_INPUTS_KEPT_SECONDS", default=3600)
 
 # -- what users name and we fetch ---------------------------------------------------------------------
 # Hosts, *.domains, addresses and networks that the guarded door lets through although not public.
@@ -332,6 +357,17 @@ PRIORITY_WEIGHTS = {
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
 
+# -- how long things are kept; 0: for ever ------------------------------------------------------------------
+# Ended executions with all that belongs to them, their files too; their logs and deliveries may go before.
+EXECUTION_RETENTION_DAYS = env.float("EXECUTION_RETENTION_DAYS", default=90)
+LOG_RETENTION_DAYS = env.float("LOG_RETENTION_DAYS", default=30)
+WEBHOOK_RETENTION_DAYS = env.float("WEBHOOK_RETENTION_DAYS", default=30)
+WORKER_RETENTION_DAYS = env.float("WORKER_RETENTION_DAYS", default=7)  # since the last heartbeat
+SESSION_RETENTION_DAYS = env.float(
+    "SESSION_RETENTION_DAYS", default=90
+)  # since sessions and API keys expired
+IDEMPOTENCY_KEY_HOURS = env.float("IDEMPOTENCY_KEY_HOURS", default=24)
+
 # -- health -------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as bearer; empty: open to all
 # After SIGTERM the web process says "not ready" and serves on for so long, for load balancers to notice.
@@ -347,6 +383,7 @@ WEBHOOK_SECRET_OVERLAP_HOURS = env.float("WEBHOOK_SECRET_OVERLAP_HOURS", default
 # -- live streams -------------------------------------------------------------------------------------
 EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long an events_url may be opened
 STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web process; 0: no limit
+SLOW_READER_SECONDS = env.float("SLOW_READER_SECONDS", default=30.0)  # without taking anything; then cut off
 MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 
 # -- logs ---------------------------------------------------------------------------------------------

@@ -1,19 +1,21 @@
 """What nobody needs any more: expired files, bytes without a row, uploads that broke off.
 
-Each function yields what goes, one by one, and removes it unless `dry_run` is set. All may run at any time
-and beside each other.
+Each function yields what goes, one by one, and removes it unless `dry_run` is set; see `comfyserve.cleaning`.
+All may run at any time and beside each other.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 
 from django.conf import settings
+from django.db.models.functions import Now
 from django.utils import timezone
+
+from comfyserve.cleaning import Gone
 
 from . import pins, shelf, storing
 from .models import File
@@ -24,13 +26,6 @@ BATCH = 200
 GRACE = timedelta(hours=24)
 
 
-@dataclass(frozen=True)
-class Gone:
-    what: str  # "expired", "orphan", "incoming", "unfinished"
-    name: str
-    size: int | None = None  # bytes, where they are known
-
-
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:
     """All of it. Raises StorageAway; what was done by then stays done."""
     yield from expired(dry_run=dry_run)
@@ -39,12 +34,11 @@ def clean(*, dry_run: bool = False) -> Iterator[Gone]:
     yield from unfinished(dry_run=dry_run)
 
 
-def expired(*, dry_run: bool = False, at: datetime | None = None) -> Iterator[Gone]:
+def expired(*, dry_run: bool = False) -> Iterator[Gone]:
     """Files past their time that no waiting or running execution needs."""
-    at = at or timezone.now()
     last = ""  # those that stay are passed by, not looked at for ever
     while True:
-        rows = File.objects.filter(expires_at__lte=at, id__gt=last).order_by("id")[:BATCH]
+        rows = File.objects.filter(expires_at__lte=Now(), id__gt=last).order_by("id")[:BATCH]
         if not (batch := list(rows)):
             return
         last = batch[-1].id
@@ -53,7 +47,7 @@ def expired(*, dry_run: bool = False, at: datetime | None = None) -> Iterator[Go
             going = [file for file in batch if file.id not in needed]
         else:
             going = pins.delete_unneeded(batch)
-        yield from (Gone("expired", f"{file.id} {file.filename}", file.size) for file in going)
+        yield from (Gone("expired files", f"{file.id} {file.filename}", size=file.size) for file in going)
 
 
 def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
@@ -65,7 +59,7 @@ def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone
             for key in sorted(set(batch) - storing.named(batch)):
                 if not dry_run:
                     shelf.delete(key)
-                yield Gone("orphan", key, batch[key].size)
+                yield Gone("files without a row", key, size=batch[key].size)
 
 
 def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
@@ -81,7 +75,7 @@ def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gon
                 path.unlink()
         except FileNotFoundError:
             continue  # it has ended meanwhile
-        yield Gone("incoming", path.name, found.st_size)
+        yield Gone("files left while coming in", path.name, size=found.st_size)
 
 
 def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
@@ -89,4 +83,4 @@ def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[G
     for key, upload_id in list(shelf.unfinished(timezone.now() - grace)):
         if not dry_run:
             shelf.abort(key, upload_id)
-        yield Gone("unfinished", key)
+        yield Gone("unfinished uploads", key)

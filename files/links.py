@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import urlencode
 
 from django.conf import settings
-from django.core.signing import BadSignature, Signer
+
+from comfyserve.api.signed_links import SignedLinks
 
 from . import shelf, types
 from .models import File
 
-_signer = Signer(salt="files.download")
+_links = SignedLinks(salt="files.download")
 
 
 def download_url(file: File, *, base: str) -> str:
@@ -39,14 +39,9 @@ def _signed(subject: str, *, base: str) -> str:
     # Rounded up, so that the address stays the same for a while and can be cached.
     step = max(settings.SIGNED_LINK_SECONDS // 4, 1)
     expires = (int(time.time()) // step + 1) * step + settings.SIGNED_LINK_SECONDS
-    signature = _signer.signature(f"{subject}:{expires}")
-    return f"{base}/files/{subject}?" + urlencode({"expires": expires, "signature": signature})
+    return f"{base}/files/{subject}?{_links.query(subject, expires=expires)}"
 
 
 def is_signed(subject: str, *, expires: str, signature: str) -> bool:
     """Whether the link was made by us and is still good. `subject` is the path below /files/."""
-    try:
-        _signer.unsign(f"{subject}:{expires}:{signature}")
-        return int(expires) >= time.time()
-    except (BadSignature, ValueError):
-        return False
+    return _links.good(subject, expires=expires, signature=signature)

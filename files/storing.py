@@ -115,7 +115,7 @@ def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) ->
         sha256=incoming.sha256,
         width=size.width if size else None,
         height=size.height if size else None,
-        expires_at=timezone.now() + timedelta(days=settings.FILE_EXPIRY_DAYS),
+        expires_at=timezone.now() + timedelta(days=days) if (days := settings.FILE_EXPIRY_DAYS) else None,
     )
 
 

@@ -14,13 +14,11 @@ logger = logging.getLogger(__name__)
 @shared_task(name="files.tasks.clean")
 def clean() -> None:
     """Beat calls it; nothing depends on its being called."""
+    from comfyserve.cleaning import run
+
     from . import cleaning
 
-    count = size = 0
     try:
-        for gone in cleaning.clean():
-            count, size = count + 1, size + (gone.size or 0)
+        run(cleaning.clean)
     except StorageAway:
         logger.warning("the storage is away; the rest is cleaned another time")
-    if count:
-        logger.info("cleaned %d files, %d bytes", count, size, extra={"action": "files_cleaned"})

@@ -70,9 +70,11 @@ class Execution(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True)
     timeout_minutes = models.IntegerField()
     request_id = models.CharField(max_length=128, blank=True, default="")
+    # Stays when that one is deleted. A constraint would have each deletion look through all executions.
     retried_from = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="retries", db_index=False
-    )
+        "self", null=True, blank=True, on_delete=models.DO_NOTHING, related_name="retries", db_index=False,
+        db_constraint=False,
+    )  # fmt: skip
 
     # the order: DESIGN "The order of the queue", formula in scheduling.place
     turn = models.FloatField()
@@ -160,6 +162,19 @@ class Execution(models.Model):
             models.Index(
                 fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
             ),
+            # Read by the console: the latest of all, and the latest that ended in some way.
+            models.Index(fields=["-created_at"], name="execution_latest"),
+            models.Index(
+                fields=["status", "-created_at"],
+                name="execution_outcome",
+                condition=Q(completed_at__isnull=False),
+            ),
+            # Read by the page of an execution, and when one is deleted: what it was retried as.
+            models.Index(
+                fields=["retried_from"],
+                name="execution_retries",
+                condition=Q(retried_from__isnull=False),
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -184,6 +199,27 @@ class Execution(models.Model):
         if self.started_at is None or self.completed_at is None:
             return None
         return round((self.completed_at - self.started_at).total_seconds(), 3)
+
+
+class Flow(models.Model):
+    """What deleted executions leave behind for the order of the queue: see scheduling.remember."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    priority = models.CharField(max_length=10, choices=Priority.choices)
+    start = models.FloatField(help_text="The highest of those that were claimed")
+    finish = models.FloatField(help_text="The same")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "priority"], name="flow_once")]
+        indexes = [
+            # Read by scheduling.place: virtual time does not go back when executions are deleted.
+            models.Index(fields=["-start"], name="flow_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.priority} of user {self.user_id}"
 
 
 class Graph(models.Model):
@@ -261,16 +297,30 @@ class Worker(models.Model):
     """A backend, one ComfyUI, and the GPU worker that serves it, as its heartbeat tells."""
 
     class State(models.TextChoices):
+        """What the worker says of itself, with each heartbeat."""
+
         ACTIVE = "active"
         PAUSED = "paused"  # by an operator: takes nothing new
         FAULTY = "faulty"  # took itself out after system faults in a row; probes its ComfyUI
-        DRAINING = "draining"  # stops
+        DRAINING = (
+            "draining"  # takes nothing new, and holds something still: drained by an operator, or it stops
+        )
+        DRAINED = "drained"  # by an operator, and it holds nothing: it can be stopped
+
+    class Wish(models.TextChoices):
+        """What an operator wants of it, whether it lives or not; who writes it: `workers.ask`."""
+
+        WORK = "work"
+        PAUSE = "pause"
+        DRAIN = "drain"
 
     name = models.CharField(primary_key=True, max_length=200)
     host = models.CharField(max_length=200)
     pid = models.IntegerField()
     url = models.CharField(max_length=500)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
+    wish = models.CharField(max_length=10, choices=Wish.choices, default=Wish.WORK, db_default=Wish.WORK)
+    wished_at = models.DateTimeField(null=True, blank=True)
     reachable = models.BooleanField(default=False, help_text="Its ComfyUI answers")
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")

@@ -6,6 +6,7 @@ flow's first execution its priority too. `docs/scheduling.md` explains it for pe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -57,13 +58,15 @@ _TOOK_SQL = """
         WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
 """
 
-# Virtual time, and the highest finish of a flow. Parameters: user, priority.
+# Virtual time, and the highest finish of a flow. Parameters: user, priority, both twice.
 _FLOW_SQL = """
-    coalesce((SELECT start FROM workflows_execution
-              WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1), 0),
-    coalesce((SELECT finish FROM workflows_execution
-              WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
-              ORDER BY finish DESC LIMIT 1), 0)
+    greatest(0, (SELECT start FROM workflows_execution
+                 WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1),
+             (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1)),
+    greatest(0, (SELECT finish FROM workflows_execution
+                 WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
+                 ORDER BY finish DESC LIMIT 1),
+             (SELECT finish FROM workflows_flow WHERE user_id = %s AND priority = %s))
 """
 
 
@@ -73,11 +76,33 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
     The caller holds the user's submission lock.
     """
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority])
+        cursor.execute(
+            f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority, user_id, priority]
+        )
         of_kind, of_user, virtual, flow_finish = cursor.fetchone()
     cost = bounded(of_kind if of_kind is not None else of_user)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
     return of_kind, cost, found
+
+
+def remember(ids: Sequence[UUID]) -> None:
+    """What the order needs of these executions, which are about to be deleted.
+
+    Virtual time must not go back, or who comes next would overtake all who wait; and who deletes what has run
+    has had the GPU all the same.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO workflows_flow AS f (user_id, priority, start, finish)
+            SELECT user_id, priority, max(start), max(finish) FROM workflows_execution
+            WHERE id = ANY(%s) AND claimed_at IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2
+            ON CONFLICT (user_id, priority) DO UPDATE
+            SET start = greatest(f.start, excluded.start), finish = greatest(f.finish, excluded.finish)
+            WHERE f.start < excluded.start OR f.finish < excluded.finish
+            """,
+            [list(ids)],
+        )
 
 
 # The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
+
+from comfyserve import lines
 
 from .hub import Hub
 from .readers import Ending, Reader
@@ -34,7 +37,6 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 HEARTBEAT_SECONDS = 15.0
-SLOW_SECONDS = 30.0  # that one piece may take to be sent; a slower reader is dropped
 # After so long a stream ends and its client comes again: with a token that is still good, or not.
 LONGEST_SECONDS = 3600.0
 HEARTBEAT = b": \n\n"
@@ -113,15 +115,16 @@ class Streams:
         reader = follow.reader
         del response["Content-Length"]
         watch = asyncio.create_task(_close_when_gone(receive, reader))
+        lines.let_go_when_stuck(send, seconds=settings.SLOW_READER_SECONDS)
         try:
             await self.hub.join(reader)
             await _start(response, send)
             await _piece(send, HELLO)
             if not self.hub.closing:
                 await self._give(follow, send)
-            await send({"type": "http.response.body", "body": b""})
+            await _piece(send, b"", more=False)
         except TimeoutError:
-            pass  # too slow: cut off, it comes back with Last-Event-ID
+            lines.cut(send)  # too slow; it comes back with Last-Event-ID
         finally:
             watch.cancel()
             await self.hub.leave(reader)
@@ -196,10 +199,10 @@ async def _start(response: HttpResponse, send: Send) -> None:
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
 
 
-async def _piece(send: Send, body: bytes) -> None:
-    """TimeoutError where the reader does not take it."""
-    async with asyncio.timeout(SLOW_SECONDS):
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
+    """TimeoutError where the reader has not taken what came before it."""
+    async with asyncio.timeout(settings.SLOW_READER_SECONDS):
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def _close_when_gone(receive: Receive, reader: Reader | Ending) -> None:

@@ -15,10 +15,9 @@ from accounts import quotas
 from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
-from files import storing
 
-from . import graphs, inputs, lifecycle, queries, scheduling, statistics, webhooks, workers
-from .models import ALIVE, Execution, Graph, Held, Status
+from . import graphs, inputs, lifecycle, queries, removal, scheduling, statistics, webhooks, workers
+from .models import ALIVE, TERMINAL, Execution, Graph, Held, Status
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +125,23 @@ def cancel(*, execution: Execution, by: str = "its user") -> None:
         raise Conflict(f"The execution has ended already; it is {execution.status}")
 
 
+def prioritise(*, execution: Execution, priority: str, by: str) -> None:
+    """Move a waiting one to where it would stand, had it been submitted now with that priority.
+
+    Nothing where it has that priority; Conflict once a worker has it.
+    """
+    with transaction.atomic():
+        scheduling.lock_submissions(user_id=execution.user_id)
+        execution.refresh_from_db(fields=["priority", "status"])
+        if execution.priority == priority:
+            return
+        _, _, place = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
+        if not lifecycle.move(execution.id, priority=priority, place=place, by=by):
+            raise Conflict("Only an execution that waits for a worker can be moved in the queue")
+
+
 def delete(*, execution: Execution) -> None:
-    """Delete an ended execution with its files. Conflict while it waits or runs."""
+    """Delete an ended execution with its files, but for those that another needs. Conflict while it lives."""
     if execution.status in ALIVE:
         raise Conflict(f"Cancel the execution before you delete it; it is {execution.status}")
-    files = [output.file for output in execution.outputs.select_related("file") if output.file]
-    with transaction.atomic():
-        storing.delete_all(files)  # first: its lock comes before those on rows, as everywhere
-        execution.delete()
+    removal.remove(Execution.objects.filter(id=execution.id, status__in=TERMINAL))

@@ -8,9 +8,10 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from comfyserve import database, logs
+from comfyserve import cleaning, database, logs
 from models_registry.keeping import Keeper
 
+from . import cleaning as removing
 from . import events, workers
 from .backend import own
 from .delivering import Deliverer
@@ -54,13 +55,13 @@ _deliverer: Deliverer | None = None
 
 @shared_task(name=events.LOOK_FOR_WORK)
 def look_for_work() -> None:
-    """There is work. A worker that is busy hands the ticket on to one that is idle."""
+    """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:
         logger.error(
             "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
         )
         return
-    if not _gpu.seats.idle:
+    if not (_gpu.seats.idle and _gpu.seats.may_take):
         _hand_on(name=_gpu.seats.backend.name)
     _gpu.seats.serve()
 
@@ -81,6 +82,12 @@ def deliver_webhooks() -> None:
     """There is something in the outbox."""
     if _deliverer is not None:
         _deliverer.wake()
+
+
+@shared_task(name="workflows.tasks.clean")
+def clean() -> None:
+    """Beat calls it; nothing depends on its being called."""
+    cleaning.run(removing.clean)
 
 
 @signals.worker_ready.connect

@@ -9,6 +9,7 @@ from tests.workflows import graphs
 
 
 def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(stack):
+    stack.stop_workers()  # what one takes does not wait any more
     person = stack.person("greedy")
     stack.sql(
         "INSERT INTO accounts_userlimits (user_id, executions_waiting, rate_limits, highest_priority) "

@@ -11,7 +11,7 @@ from django.utils import timezone
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import housekeeping
+from accounts import cleaning
 from accounts.models import ApiKey, IdempotencyRecord
 from comfyserve import urls
 from comfyserve.api.errors import Conflict
@@ -95,10 +95,10 @@ class TestIdempotency:
 
     def test_old_ones_are_swept(self, as_alice: Api) -> None:
         make(as_alice)
-        housekeeping.sweep()
+        list(cleaning.clean())
         assert IdempotencyRecord.objects.count() == 1
         IdempotencyRecord.objects.update(created_at=timezone.now() - timedelta(days=1, seconds=1))
-        housekeeping.sweep()
+        list(cleaning.clean())
         assert not IdempotencyRecord.objects.exists()
 
     @pytest.mark.parametrize("key", ["", " ", "a b", "é", "x" * 256])

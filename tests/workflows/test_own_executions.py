@@ -127,9 +127,9 @@ def test_an_ended_one_is_deleted(alice):
     assert_error(alice.get(f"/workflows/{execution_id}"), 404, "not_found")
 
 
-def test_a_retry_outlives_what_it_was_retried_from(alice):
+def test_a_retry_outlives_what_it_was_retried_from_and_still_names_it(alice):
     execution_id = submit(alice)
     alice.post(f"/workflows/{execution_id}/cancel")
     retried = alice.post(f"/workflows/{execution_id}/retry").json()["execution_id"]
     assert alice.delete(f"/workflows/{execution_id}").status_code == 200
-    assert alice.get(f"/workflows/{retried}").json()["retried_from"] is None
+    assert alice.get(f"/workflows/{retried}").json()["retried_from"] == execution_id

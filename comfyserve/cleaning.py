@@ -1,0 +1,111 @@
+"""What the cleaning of every app shares: how it tells what goes, and how it spares the running system.
+
+An app's `cleaning.clean` yields what goes, batch by batch, and removes it unless `dry_run` is set. Each batch
+is a short transaction of its own, done when it is yielded: whoever stops in between loses nothing, and the
+next run goes on there. Ages are reckoned by the database's clock, so that a machine whose clock is wrong
+throws nothing away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import BooleanField, ExpressionWrapper, Model, Q, QuerySet
+from django.db.models.functions import Now
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500  # rows
+LONGEST_REST = 1.0  # seconds between two batches
+RUN_SECONDS = 300.0  # of one run by Celery; the next one goes on
+
+stopping = threading.Event()  # this process is to end
+
+
+@dataclass(frozen=True)
+class Gone:
+    what: str  # such as "executions"
+    name: str = ""  # which one, where it is one that people know by name
+    count: int = 1
+    size: int | None = None  # bytes, where they are known
+
+
+Clean = Callable[..., Iterator[Gone]]  # (*, dry_run: bool)
+
+
+def ago(amount: float, *, unit: str = "days") -> Any:
+    """The moment so long ago, for a query."""
+    return Now() - timedelta(**{unit: amount})
+
+
+# -- rows ------------------------------------------------------------------------------------------------
+def rows(going: QuerySet[Any], *, what: str, dry_run: bool) -> Iterator[Gone]:
+    """Rows that go with what refers to them. `going` is ordered by what its index begins with."""
+    if dry_run:
+        if count := going.count():
+            yield Gone(what, count=count)
+        return
+    while ids := list(going.values_list("pk", flat=True)[:BATCH]):
+        # Asked again: what changed since then stays.
+        count = going.order_by().filter(pk__in=ids).delete()[1].get(going.model._meta.label, 0)
+        if not count:
+            return
+        yield Gone(what, count=count)
+
+
+def oldest_rows(model: type[Model], *, old: Q, done: Q, what: str, dry_run: bool) -> Iterator[Gone]:
+    """Rows of a table that grows at its end: those that are `old` and `done`, in the order of their ids.
+
+    Needs no index on their age. A look ends with the first batch in which nothing is old.
+    """
+    last = 0
+    flag = ExpressionWrapper(old, output_field=BooleanField())
+    both = ExpressionWrapper(old & done, output_field=BooleanField())
+    table: QuerySet[Any] = model._default_manager.order_by("id").annotate(is_old=flag, goes=both)
+    while batch := list(table.filter(pk__gt=last).values_list("pk", "is_old", "goes")[:BATCH]):
+        last = batch[-1][0]
+        ids = [pk for pk, _, goes in batch if goes]
+        if ids:
+            count = len(ids)
+            if not dry_run:
+                deleted = model._default_manager.filter(old, done, pk__in=ids).delete()
+                count = deleted[1].get(model._meta.label, 0)
+            yield Gone(what, count=count)
+        if not any(is_old for _, is_old, _ in batch):
+            return
+
+
+# -- runs ------------------------------------------------------------------------------------------------
+def gently(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterator[Gone]:
+    """The same, resting after each batch for as long as it took, until the process is to end."""
+    ends = None if seconds is None else time.monotonic() + seconds
+    began = time.monotonic()
+    for gone in clean:
+        yield gone
+        took = time.monotonic() - began
+        if stopping.wait(min(took, LONGEST_REST)) or (ends is not None and time.monotonic() > ends):
+            return
+        began = time.monotonic()
+
+
+def run(clean: Clean) -> None:
+    """A run by Celery. What it did is logged, also when it breaks off."""
+    counts: Counter[str] = Counter()
+    try:
+        for gone in gently(clean(dry_run=False), seconds=RUN_SECONDS):
+            counts[gone.what] += gone.count
+    finally:
+        if counts:
+            logger.info("cleaned %s", told(counts), extra={"action": "cleaned"})
+
+
+def told(counts: Counter[str]) -> str:
+    """`3 executions, 1 session`, or `nothing`."""
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()) if count) or "nothing"

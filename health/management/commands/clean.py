@@ -1,0 +1,47 @@
+"""manage.py clean: what beat has removed bit by bit, now; with --dry-run only told."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections import Counter
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from accounts import cleaning as accounts
+from comfyserve.cleaning import Clean, gently, told
+from files import cleaning as files
+from files.errors import StorageAway
+from workflows import cleaning as workflows
+
+# Executions first: files that were theirs only are looked for afterwards.
+PARTS: dict[str, Clean] = {"workflows": workflows.clean, "files": files.clean, "accounts": accounts.clean}
+
+
+class Command(BaseCommand):
+    help = (
+        "Remove what the settings do not keep: old executions, logs, deliveries, sessions, silent workers, "
+        "expired files, and bytes in the storage without a row. It may run beside everything else, and be "
+        "stopped at any time."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--only", choices=PARTS, help="one part of it")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+    def handle(self, *args: Any, only: str | None, dry_run: bool, **options: Any) -> None:  # noqa: ARG002
+        counts: Counter[str] = Counter()
+        size = 0
+        try:
+            for part in [only] if only else PARTS:
+                going = PARTS[part](dry_run=dry_run)
+                for gone in going if dry_run else gently(going):
+                    counts[gone.what] += gone.count
+                    size += gone.size or 0
+                    if gone.name:
+                        self.stdout.write(f"{gone.what:<28}  {gone.size or '':>12}  {gone.name}")
+        except StorageAway as exc:
+            raise CommandError(exc.message) from exc
+        self.stdout.write(
+            f"{'would remove' if dry_run else 'removed'}: {told(counts)}; {size} bytes of files"
+        )

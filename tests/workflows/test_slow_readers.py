@@ -1,0 +1,64 @@
+"""Clients of live streams that read nothing, over real sockets: cut off, and nothing stays behind."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.sse import follow
+
+LINES, LINE_BYTES = 300, 64_000  # far more than the system's own buffers take
+
+
+@pytest.fixture
+def impatient(bare_stack):
+    bare_stack.start_web(env={"SLOW_READER_SECONDS": "1", "STREAMS_PER_USER": "1"})
+    yield bare_stack
+    bare_stack.start_web(env={})
+
+
+def reads_nothing(person, execution_id: str) -> socket.socket:
+    address = urlsplit(person.url)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(30)
+    client.connect((address.hostname, address.port))
+    client.sendall(
+        f"GET /workflows/{execution_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: {person.session.headers['Authorization']}\r\n\r\n".encode()
+    )
+    assert client.recv(12) == b"HTTP/1.1 200"
+    return client
+
+
+def is_held(stack, client: socket.socket) -> bool:
+    """Whether the web process still has its end of the connection."""
+    port = client.getsockname()[1]
+    lines = psutil.Process(stack.web.pid).net_connections(kind="tcp")
+    return any(line.raddr and line.raddr.port == port for line in lines)
+
+
+@pytest.mark.parametrize("status", ["pending", "cancelled"])
+def test_one_that_reads_nothing_is_cut_off_though_it_holds_the_line(impatient, status):
+    """Also when all of it was written already: a stream of what has ended is, at once."""
+    person = impatient.person()
+    execution_id = person.execute(graphs.colour(1))
+    impatient.sql(
+        "INSERT INTO workflows_logline (execution_id, level, message, kind)"
+        " SELECT %s::uuid, 'INFO', repeat('x', %s), 'log' FROM generate_series(1, %s)",
+        execution_id, LINE_BYTES, LINES,
+    )  # fmt: skip
+    if status == "cancelled":
+        person.post(f"/workflows/{execution_id}/cancel")
+    with reads_nothing(person, execution_id) as client:
+        assert is_held(impatient, client)
+        wait_for(lambda: not is_held(impatient, client), seconds=25, what="the end of the slow one")
+        with follow(person) as stream:  # its place is free
+            assert stream.status == 200
+    assert "Traceback" not in impatient.web.log.read_text()[-5000:]
+    assert "without completing" not in impatient.web.log.read_text()

@@ -1,0 +1,67 @@
+"""Old executions and what stands about them leave, by settings. Beat calls it, every ten minutes.
+
+Figures for `/metrics/` are counted when things happen, and the order of the queue remembers what it needs
+(`scheduling.remember`): neither changes when rows leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db.models import Count, Exists, OuterRef, Q, Sum
+from django.db.models.functions import Now
+
+from comfyserve.cleaning import Gone, ago, oldest_rows, rows
+
+from . import removal
+from .models import LogLine, ObjectInfo, Worker
+from .webhook_models import Delivery, WebhookSecret
+
+BATCH = 200  # executions, each with dozens of rows
+
+
+def clean(*, dry_run: bool = False) -> Iterator[Gone]:
+    """Each kind after the time that its setting gives; 0 keeps it for ever."""
+    if days := settings.EXECUTION_RETENTION_DAYS:
+        yield from _executions(days, dry_run=dry_run)
+    ended = Q(execution__completed_at__isnull=False)
+    if days := settings.LOG_RETENTION_DAYS:
+        old = Q(timestamp__lt=ago(days))
+        yield from oldest_rows(LogLine, old=old, done=ended, what="log lines", dry_run=dry_run)
+    if days := settings.WEBHOOK_RETENTION_DAYS:
+        old, done = Q(created_at__lt=ago(days)), ended & ~Q(state=Delivery.State.WAITING)
+        yield from oldest_rows(Delivery, old=old, done=done, what="webhook deliveries", dry_run=dry_run)
+    secrets = WebhookSecret.objects.filter(expires_at__lt=Now()).order_by("id")
+    yield from rows(secrets, what="replaced webhook secrets", dry_run=dry_run)
+    if days := settings.WORKER_RETENTION_DAYS:
+        yield from _workers(days, dry_run=dry_run)
+
+
+def _executions(days: float, *, dry_run: bool) -> Iterator[Gone]:
+    old = removal.removable().filter(completed_at__lt=ago(days))
+    if dry_run:
+        found = old.aggregate(count=Count("id"))["count"]
+        files = old.aggregate(count=Count("outputs__file"), size=Sum("outputs__file__size"))
+        yield Gone("executions", count=found)
+        yield Gone("files of executions", count=files["count"], size=files["size"])
+        return
+    since = None
+    while True:
+        # From where the last batch was: the entries before are dead, and many until the next vacuum.
+        rest = old if since is None else old.filter(completed_at__gte=since)
+        batch = list(rest.order_by("completed_at").values_list("id", "completed_at")[:BATCH])
+        gone = removal.remove(old.filter(id__in=[id_ for id_, _ in batch]), skip_locked=True)
+        if not gone:  # nothing is old, or somebody else is at it
+            return
+        since = batch[-1][1]
+        yield Gone("executions", count=len(gone))
+
+
+def _workers(days: float, *, dry_run: bool) -> Iterator[Gone]:
+    """Those silent for so long, but for those that an operator wants paused: they shall come back so."""
+    silent = Worker.objects.filter(heartbeat_at__lt=ago(days), wish=Worker.Wish.WORK)
+    yield from rows(silent.order_by("name"), what="silent workers", dry_run=dry_run)
+    used = Exists(Worker.objects.filter(object_info=OuterRef("pk")))
+    unused = ObjectInfo.objects.filter(~used, created_at__lt=ago(days)).order_by("digest")
+    yield from rows(unused, what="descriptions of nodes", dry_run=dry_run)
