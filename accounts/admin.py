@@ -1,19 +1,31 @@
-"""Users for the operator: who they are, what they may, and what can be ended."""
+"""Users in the console: who they are, what they may and use, and what can be ended."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from unfold.admin import ModelAdmin, StackedInline
+from django.http import HttpRequest, HttpResponse
+from unfold.admin import StackedInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from accounts import sessions
+from accounts import api_keys, sessions, usage
 from accounts.models import ApiKey, Session, User, UserLimits
+from comfyserve.api.errors import Conflict
+from comfyserve.console import parts
+from comfyserve.console.admin import EditedAdmin
+from comfyserve.console.asking import Answer, apply_to_each, ask_first
+from comfyserve.console.pages import Facts, Offer, PageAdmin, Section
+
+from . import audit_admin  # noqa: F401
 
 admin.site.unregister(Group)
+Rows = QuerySet[User]
 
 
 class LimitsInline(StackedInline):  # type: ignore[misc]
@@ -22,41 +34,156 @@ class LimitsInline(StackedInline):  # type: ignore[misc]
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[misc,type-arg]
+class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
+    """Only superusers say who is staff, and touch those who are."""
+
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    change_form_after_template = "accounts/user_about.html"
     inlines = [LimitsInline]
-    list_display = ["email", "username", "is_active", "is_staff", "created_at", "last_login"]
+    list_display = ["email", "username", "standing", "waiting", "running", "created_at", "last_login"]
     list_filter = ["is_active", "is_staff"]
     search_fields = ["email", "username"]
     ordering = ["-created_at"]
     readonly_fields = ["created_at", "updated_at", "last_login"]
-    actions = ["end_sessions"]
+    actions = ["end_sessions", "deactivate", "activate"]
     fieldsets = [
         (None, {"fields": ["email", "username", "password"]}),
-        ("May do", {"fields": ["is_active", "is_staff", "is_superuser"]}),
+        ("May do", {"fields": ["is_active", "is_staff", "is_superuser", "groups"]}),
         ("When", {"fields": ["created_at", "updated_at", "last_login"]}),
     ]
     add_fieldsets = [(None, {"fields": ["email", "username", "password1", "password2"]})]
+    filter_horizontal = ()
 
-    @admin.action(description="End all sessions of the chosen users")
-    def end_sessions(self, request: HttpRequest, users: QuerySet[User]) -> None:
-        ended = sum(sessions.end_all(user=user, reason=Session.End.EVERYWHERE) for user in users)
-        self.message_user(request, f"{ended} sessions ended")
+    def get_queryset(self, request: HttpRequest) -> Rows:
+        return usage.with_alive(super().get_queryset(request)).select_related("limits")
+
+    @admin.display(description="Standing")
+    def standing(self, row: User) -> Any:
+        if not row.is_active:
+            return parts.badge("deactivated", "bad")
+        return parts.badge("staff", "busy") if row.is_staff else parts.badge("active")
+
+    @admin.display(description="Waiting")
+    def waiting(self, row: Any) -> str:
+        return parts.number(row.waiting)
+
+    @admin.display(description="Running")
+    def running(self, row: Any) -> str:
+        return parts.number(row.running)
+
+    # -- who may what -------------------------------------------------------------------------------------
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or _may_touch(request, obj))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        own = list(super().get_readonly_fields(request, obj))
+        return own if _is_superuser(request) else [*own, "is_staff", "is_superuser", "groups"]
+
+    # -- the page of one ----------------------------------------------------------------------------------
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> User | None:
+        """Asked for more than once by Django's own page and by what stands below it."""
+        shown: dict[str, User | None] = request.__dict__.setdefault("_shown", {})
+        if object_id not in shown:
+            shown[object_id] = super().get_object(request, object_id, from_field)
+        return shown[object_id]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        user = self.get_object(request, unquote(object_id))
+        more = {"sections": usage.sections(user)} if user is not None and request.method == "GET" else {}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **more})
+
+    # -- actions ------------------------------------------------------------------------------------------
+    @ask_first(
+        title="End all sessions",
+        text="They have to log in again, at once. API keys go on working.",
+        button="Yes, end them",
+        danger=True,
+    )
+    def end_sessions(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        def end(row: User) -> None:
+            _check(request, row)
+            if not sessions.end_all(user=row, reason=Session.End.EVERYWHERE):
+                raise Conflict("no session is open")
+
+        apply_to_each(self, request, rows, end, done="logged out everywhere", recorded=True)
+
+    @ask_first(
+        title="Deactivate",
+        text="They can not log in any more, their sessions end and their API keys stop working. What they "
+        "have submitted goes on, and everything of theirs stays.",
+        button="Yes, deactivate",
+        danger=True,
+    )
+    def deactivate(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        self._set_active(request, rows, False, "deactivated")
+
+    @ask_first(title="Activate", text="They can log in again.", button="Yes, activate")
+    def activate(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        self._set_active(request, rows, True, "activated")
+
+    def _set_active(self, request: HttpRequest, rows: Rows, active: bool, done: str) -> None:
+        def change(row: User) -> None:
+            _check(request, row)
+            if row.pk == request.user.pk:
+                raise Conflict("that is you")
+            row.is_active = active
+            row.save(update_fields=["is_active"])
+
+        apply_to_each(self, request, rows, change, done=done)
+
+
+def _is_superuser(request: HttpRequest) -> bool:
+    return bool(getattr(request.user, "is_superuser", False))
+
+
+def _may_touch(request: HttpRequest, row: User) -> bool:
+    return _is_superuser(request) or row.pk == request.user.pk or not (row.is_staff or row.is_superuser)
+
+
+def _check(request: HttpRequest, row: User) -> None:
+    if not _may_touch(request, row):
+        raise Conflict("only superusers may do this to staff")
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
-    """To see and delete. Only its user can make one."""
+class ApiKeyAdmin(PageAdmin):
+    """To see and revoke. Only its user can make one."""
 
     list_display = ["prefix", "name", "user", "created_at", "expires_at", "last_used_at"]
     search_fields = ["prefix", "name", "user__email"]
     list_select_related = ["user"]
-    exclude = ["digest"]
+    ordering = ["-id"]
+    actions = ["revoke"]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        return False
+    def offers(self, row: ApiKey) -> list[Offer]:  # noqa: ARG002
+        return [("revoke", "Revoke", True)]
 
-    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:  # noqa: ARG002
-        return False
+    def sections(self, request: HttpRequest, row: ApiKey) -> Iterable[Section]:  # noqa: ARG002
+        yield Facts(
+            "API key",
+            [
+                ("Begins with", row.prefix),
+                ("Name", row.name),
+                ("User", row.user),
+                ("Made", parts.ago(row.created_at)),
+                ("Expires", f"{row.expires_at:%Y-%m-%d %H:%M} UTC" if row.expires_at else "never"),
+                ("Last used", parts.ago(row.last_used_at)),
+            ],
+        )
+
+    @ask_first(
+        title="Revoke",
+        text="They stop working at once, and can not be had back.",
+        button="Yes, revoke",
+        danger=True,
+        permission="remove",
+    )
+    def revoke(self, request: HttpRequest, rows: QuerySet[ApiKey], answer: Answer) -> None:  # noqa: ARG002
+        def revoke(row: ApiKey) -> None:
+            api_keys.delete(user=row.user, key_id=row.pk)
+
+        apply_to_each(self, request, rows.select_related("user"), revoke, done="revoked", recorded=True)

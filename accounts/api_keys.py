@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Model
 
+from accounts import audit
 from accounts.models import ApiKey, User, UserLimits
 from comfyserve.api.errors import Conflict, NotFound
 
@@ -39,6 +40,7 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
         key = ApiKey.objects.create(
             user=user, name=name, prefix=secret[:12], digest=_digest(secret), expires_at=expires_at
         )
+        audit.record("key.make", on=key, note=f"for {user.email}")
     return key, secret
 
 
@@ -65,9 +67,12 @@ def find(secret: str) -> ApiKey | None:
     return key
 
 
+@transaction.atomic
 def delete(*, user: User, key_id: int) -> None:
-    if not ApiKey.objects.filter(user=user, id=key_id).delete()[0]:
+    key = ApiKey.objects.filter(user=user, id=key_id).first()
+    if key is None or not ApiKey.objects.filter(id=key_id).delete()[0]:
         raise NotFound("You have no such API key")
+    audit.record("key.revoke", on=key, note=f"of {user.email}")
 
 
 def _digest(secret: str) -> str:

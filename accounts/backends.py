@@ -7,9 +7,10 @@ from typing import Any
 from django.contrib.auth.backends import ModelBackend
 from django.http import HttpRequest
 
-from accounts import throttling
+from accounts import audit, throttling
 from accounts.models import User
 from comfyserve.api.clients import client_address
+from comfyserve.api.errors import LimitExceeded
 
 
 class ThrottledBackend(ModelBackend):
@@ -20,12 +21,23 @@ class ThrottledBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> User | None:
-        """The user, or None; as slow for an unknown address as for a wrong password. LimitExceeded."""
+        """The user, or None; as slow for an unknown address as for a wrong password. LimitExceeded.
+
+        A refusal leaves a row in the audit log.
+        """
         if request is None:  # a command, not somebody who guesses
             return super().authenticate(request, username, password, **kwargs)
-        email = username or kwargs.get("email") or ""
-        with throttling.login_attempt(email=email, address=client_address(request)) as attempt:
-            user = super().authenticate(request, email, password)
-            if user is not None:
-                attempt.succeeded()
+        email, address = username or kwargs.get("email") or "", client_address(request)
+        try:
+            with throttling.login_attempt(email=email, address=address) as attempt:
+                user = super().authenticate(request, email, password)
+                if user is not None:
+                    attempt.succeeded()
+        except LimitExceeded:
+            audit.record_refused("login.refused", email=email, address=address, note="too many attempts")
+            raise
+        if user is None:
+            audit.record_refused(
+                "login.refused", email=email, address=address, note="wrong password or account"
+            )
         return user

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib.sessions.models import Session as BrowserSession
 from django.db.models.functions import Now, TruncDate
 
+from accounts.audit_models import AuditEntry
 from accounts.models import ApiKey, AttemptCount, DailyUse, IdempotencyRecord, Session
 from comfyserve.cleaning import Gone, ago, rows
 
@@ -25,6 +26,9 @@ def clean(*, dry_run: bool = False) -> Iterator[Gone]:
     if hours := settings.IDEMPOTENCY_KEY_HOURS:
         answers = IdempotencyRecord.objects.filter(created_at__lt=ago(hours, unit="hours"))
         yield from rows(answers.order_by("created_at"), what="idempotency keys", dry_run=dry_run)
+    if days := settings.AUDIT_DAYS:
+        audit = AuditEntry.objects.filter(at__lt=ago(days)).order_by("at")
+        yield from rows(audit, what="rows of who did what", dry_run=dry_run)
     browsers = BrowserSession.objects.filter(expire_date__lt=Now()).order_by("expire_date")
     yield from rows(browsers, what="sessions of the console", dry_run=dry_run)
     attempts = AttemptCount.objects.filter(ends_at__lt=Now()).order_by("ends_at")

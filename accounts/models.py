@@ -8,9 +8,9 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
-from django.db.models.functions import Lower, Now
+from django.db.models.functions import Lower
 from django.utils import timezone
 
 from comfyserve.api import rates
@@ -39,14 +39,22 @@ class User(AbstractUser):
         ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Also keeps `updated_at`, and ends the sessions of who is not active, so that none come back."""
+        """Also keeps `updated_at`, ends the sessions of who is not active, so that none come back, and leaves
+        a row in the audit log of a new password, whoever sets it."""
         if not self._state.adding:
             self.updated_at = timezone.now()
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "updated_at"}
-        super().save(*args, **kwargs)
-        if not self.is_active:
-            self.sessions.filter(ended_at=None).update(ended_at=Now(), end_reason=Session.End.DEACTIVATED)
+        from accounts import audit, sessions
+
+        # Django keeps the plain text here until the row is saved; a mere new hash of it is no change.
+        new_password = getattr(self, "_password", None) is not None and not self._state.adding
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            if new_password:
+                audit.record("password.change", on=self)
+            if not self.is_active:
+                sessions.end_all(user=self, reason=Session.End.DEACTIVATED)
 
     @property
     def password_stamp(self) -> str:
@@ -175,3 +183,6 @@ class IdempotencyRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key} of user {self.user_id}"
+
+
+from accounts.audit_models import AuditEntry  # noqa: E402, F401

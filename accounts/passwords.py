@@ -14,7 +14,7 @@ from django.utils.encoding import force_str
 from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
 from kombu.exceptions import OperationalError as BrokerAway
 
-from accounts import sessions, tasks, throttling
+from accounts import audit, sessions, tasks, throttling
 from accounts.models import Session, User
 from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFailed
 
@@ -43,6 +43,8 @@ def change(*, user: User, current: str, new: str, address: str) -> None:
     """ValidationFailed if `current` is wrong, LimitExceeded after too many guesses at it."""
     with throttling.login_attempt(email=user.email, address=address) as attempt:
         if not user.check_password(current):
+            note = "wrong current password"
+            audit.record_refused("password.refused", email=user.email, address=address, note=note)
             raise ValidationFailed.of("current_password", "This is not your current password")
         attempt.succeeded()
     _set(user, new)

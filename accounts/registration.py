@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from accounts import throttling
+from accounts import audit, throttling
 from accounts.models import User
 from comfyserve.api.errors import Detail, Forbidden, ValidationFailed
 
@@ -24,6 +24,7 @@ def register(*, email: str, username: str, password: str, address: str) -> User:
     try:
         with transaction.atomic():
             user.save(force_insert=True)
+            audit.record("user.register", on=user, actor=user)
     except IntegrityError as exc:
         message = "This e-mail address or username cannot be used"
         raise ValidationFailed([Detail("NOT_AVAILABLE", message)]) from exc

@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework_simplejwt.exceptions import TokenError
 
+from accounts import audit
 from accounts.models import Session, User
 from accounts.tokens import Access, Refresh
 from comfyserve.api.errors import Unauthorized
@@ -36,14 +37,16 @@ class TokenPair:
 
 def start(*, user: User, address: str | None = None, user_agent: str = "") -> TokenPair:
     now = timezone.now()
-    session = Session.objects.create(
-        user=user,
-        password_stamp=user.password_stamp,
-        issued=[now],
-        expires_at=now + Refresh.lifetime,
-        address=address,
-        user_agent=user_agent[:200],
-    )
+    with transaction.atomic():
+        session = Session.objects.create(
+            user=user,
+            password_stamp=user.password_stamp,
+            issued=[now],
+            expires_at=now + Refresh.lifetime,
+            address=address,
+            user_agent=user_agent[:200],
+        )
+        audit.record("login", on=user, actor=user, note=user_agent)
     return _pair(session, generation=0, issued=now)
 
 
@@ -71,13 +74,27 @@ def find(*, access_token: str) -> Session | None:
     return session if session and session.password_stamp == session.user.password_stamp else None
 
 
+@transaction.atomic
 def end(*, session: Session, reason: Session.End) -> None:
-    Session.objects.filter(id=session.id, ended_at=None).update(ended_at=Now(), end_reason=reason)
+    if Session.objects.filter(id=session.id, ended_at=None).update(ended_at=Now(), end_reason=reason):
+        audit.record(_told_as(reason), on=session.user, note=_why(reason, 1))
 
 
+@transaction.atomic
 def end_all(*, user: User, reason: Session.End) -> int:
     """Ends every session of the user; how many there were."""
-    return Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
+    ended = Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
+    if ended:
+        audit.record(_told_as(reason), on=user, note=_why(reason, ended))
+    return ended
+
+
+def _told_as(reason: Session.End) -> str:
+    return "logout" if reason == Session.End.LOGOUT else "session.end"
+
+
+def _why(reason: Session.End, number: int) -> str:
+    return f"{number} session{'s' if number != 1 else ''}: {reason.value}"
 
 
 def _read(refresh_token: str) -> Refresh:

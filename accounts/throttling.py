@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from django.conf import settings
 from django.db import connection
@@ -44,6 +45,8 @@ FROM_ADDRESS_AT_ACCOUNT = Window(10, 900)
 REGISTRATIONS_OF_ACCOUNT = Window(5, 3600)
 RESETS_FROM_ADDRESS = Window(20, 3600)
 RESETS_OF_ACCOUNT = Window(3, 3600)  # e-mails
+REFUSALS_TOLD_OF_ADDRESS = Window(20, 3600)  # rows in the audit log
+REFUSALS_TOLD = Window(300, 3600)
 
 
 class Attempt:
@@ -84,6 +87,19 @@ def password_reset(*, email: str, address: str) -> None:
     _count(f"reset:{_account(email)}", RESETS_OF_ACCOUNT)
 
 
+def tell_refusal(*, address: str) -> Literal["yes", "last", "no"]:
+    """Whether a refused login gets a row in the audit log: so many of an address, so many of all."""
+    windows = [(f"told:{network(address)}", REFUSALS_TOLD_OF_ADDRESS), ("told", REFUSALS_TOLD)]
+    told: Literal["yes", "last"] = "yes"
+    for key, window in windows:
+        count, _ = _counted(key, window)
+        if count > window.limit:
+            return "no"  # and not counted in the wider window
+        if count == window.limit:
+            told = "last"
+    return told
+
+
 def _known(email: str, address: str) -> bool:
     """Has somebody logged in to this account from this address?"""
     lowered = Lower("user__email")
@@ -95,10 +111,16 @@ def _account(email: str) -> str:
     return hashlib.sha256(email.lower().encode()).hexdigest()[:32]
 
 
-def _count(key: str, window: Window) -> None:
+def _counted(key: str, window: Window) -> tuple[int, int]:
+    """(attempts in this window with this one, seconds until it ends)."""
     with connection.cursor() as cursor:
         cursor.execute(COUNT, {"key": key, "seconds": window.seconds})
         count, seconds_left = cursor.fetchone()
+    return count, seconds_left
+
+
+def _count(key: str, window: Window) -> None:
+    count, seconds_left = _counted(key, window)
     if count > window.limit:
         raise LimitExceeded(
             f"Too many attempts. Try again in {seconds_left} seconds.",

@@ -33,10 +33,12 @@ import urllib3
 from django.conf import settings
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from . import resolving
 from .public_addresses import Address, Allowed, is_public
 
 USER_AGENT = "ComfyServe"
 CONNECT_SECONDS = 10.0
+RESOLVE_SECONDS = 5.0
 IDLE_SECONDS = 30.0  # without a byte, unless the caller says otherwise
 REDIRECTS = 5
 MAX_URL = 8192  # characters
@@ -101,6 +103,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]  # any case
     url: str  # after redirects
+    hops: list[Mapping[str, str]] = field(repr=False)  # headers of the redirects on the way
     _read: Any = field(repr=False)
 
     @property
@@ -110,6 +113,27 @@ class Answer:
     def chunks(self) -> Iterator[bytes]:
         """Raises TooLarge, TookTooLong, Unreachable."""
         yield from self._read()
+
+
+class Cut:
+    """Ends a `get` that it is given to, from any thread, whatever that waits for; it raises TookTooLong."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made = False
+        self._deadline: _Deadline | None = None
+
+    def make(self) -> None:
+        with self._lock:
+            self._made = True
+            if self._deadline is not None:
+                self._deadline.cut()
+
+    def _of(self, deadline: _Deadline) -> None:
+        with self._lock:
+            self._deadline = deadline
+            if self._made:
+                deadline.cut()
 
 
 @dataclass(frozen=True)
@@ -143,6 +167,7 @@ def get(
     headers: Mapping[str, str] | None = None,
     https_only: bool = False,
     idle: float = IDLE_SECONDS,
+    cut: Cut | None = None,
 ) -> Iterator[Answer]:
     """The answer to a GET, after redirects, whatever its status; its body is to be read from `chunks()`.
 
@@ -153,14 +178,18 @@ def get(
     deadline = _Deadline(timeout, idle=idle)
     sent = {"Accept": "*/*", "User-Agent": USER_AGENT, **(headers or {}), "Accept-Encoding": "identity"}
     target = parse(url, https_only=https_only)
+    hops: list[Mapping[str, str]] = []
     with deadline:
+        if cut is not None:
+            cut._of(deadline)
         for _ in range(REDIRECTS + 1):
             response, connection = _exchange("GET", target, sent, None, deadline)
             try:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECTING or not location:
-                    yield _answer(response, target, max_bytes, deadline)
+                    yield _answer(response, target, hops, max_bytes, deadline)
                     return
+                hops.append(response.headers)
             finally:
                 response.close()
                 connection.close()
@@ -261,13 +290,14 @@ def _allowed(entries: tuple[str, ...]) -> Allowed:
     return Allowed(entries)
 
 
-def addresses_of(target: Target) -> list[Address]:
+def addresses_of(target: Target, *, seconds: float | None = None) -> list[Address]:
     """Where a connection may go, in the resolver's order. Refused if it knows addresses, but none of them."""
     try:
-        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        known = resolving.addresses_of(target.host, target.port, seconds=seconds or RESOLVE_SECONDS)
+    except TimeoutError:
+        raise Unreachable(f"The host {target.host} cannot be found: DNS does not answer") from None
     except (OSError, UnicodeError):
         raise Unreachable(f"The host {target.host} cannot be found") from None
-    known = list(dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
     allowed = _allowed(tuple(settings.OUTBOUND_ALLOW))
     free = allowed.host(target.host)
     good = [address for address in known if free or is_public(address) or allowed.address(address)]
@@ -289,7 +319,7 @@ class _Deadline:
         self._idle = idle
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._cut)
+        self._timer = threading.Timer(seconds, self.cut)
         self._timer.daemon = True
         self.over = False
 
@@ -316,9 +346,9 @@ class _Deadline:
         with self._lock:
             self._handle = sock.dup()
         if self.over:
-            self._cut()
+            self.cut()
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         self.over = True
         with self._lock:
             if self._handle is not None:
@@ -355,7 +385,7 @@ def _exchange(
     method: str, target: Target, headers: Mapping[str, str], body: bytes | None, deadline: _Deadline
 ) -> tuple[urllib3.BaseHTTPResponse, HTTPConnection]:
     """Send, and read as far as the end of the headers. Whoever calls closes both."""
-    addresses = addresses_of(target)
+    addresses = addresses_of(target, seconds=min(RESOLVE_SECONDS, deadline.left))
     connection = _connection(target, addresses, deadline)
     try:
         with deadline.explained():
@@ -417,7 +447,11 @@ def _trust() -> ssl.SSLContext:
 
 
 def _answer(
-    response: urllib3.BaseHTTPResponse, target: Target, max_bytes: int, deadline: _Deadline
+    response: urllib3.BaseHTTPResponse,
+    target: Target,
+    hops: list[Mapping[str, str]],
+    max_bytes: int,
+    deadline: _Deadline,
 ) -> Answer:
     told = response.headers.get("Content-Length", "")
     if told.isdigit() and int(told) > max_bytes:
@@ -439,4 +473,4 @@ def _answer(
                 raise TooLarge(f"It has more than {max_bytes} bytes")
             yield piece
 
-    return Answer(response.status, response.headers, target.url, read)
+    return Answer(response.status, response.headers, target.url, hops, read)

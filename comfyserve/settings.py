@@ -28,7 +28,11 @@ PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 INSTALLED_APPS = [
+    # Before unfold, whose templates they may replace.
+    "comfyserve.console",
+    "dashboard",
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -49,6 +53,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
+    "comfyserve.api.middleware.AuditMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
@@ -91,7 +96,7 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = DATA_DIR / "static"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(DATA_DIR / "static"))).resolve()
 WHITENOISE_USE_FINDERS = True  # nothing needs to be collected first
 warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of STATIC_ROOT
 
@@ -196,6 +201,7 @@ JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
+AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kept; 0: for ever
 # E-mail is off until EMAIL_URL names a server, such as smtp+tls://user:password@mail.example.com:587.
 EMAIL_HOST = ""
 if env.str("EMAIL_URL", default=""):
@@ -247,6 +253,22 @@ if HTTPS:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
 X_FRAME_OPTIONS = "DENY"
 
+# -- the operator's console -------------------------------------------------------------------------
+FLOWER_URL = env.str("FLOWER_URL", default="")  # linked from the console; such as /flower/
+UNFOLD = {
+    "SITE_TITLE": "ComfyServe",
+    "SITE_HEADER": "ComfyServe",
+    "SITE_SUBHEADER": "Operator's console",
+    "SITE_SYMBOL": "auto_awesome_motion",
+    "SITE_URL": None,
+    "SHOW_HISTORY": False,
+    "SHOW_VIEW_ON_SITE": False,
+    "STYLES": ["comfyserve.console.assets.style"],
+    "SCRIPTS": ["comfyserve.console.assets.script"],
+    "DASHBOARD_CALLBACK": "dashboard.views.callback",
+    "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
+}
+
 # -- the description of the API ---------------------------------------------------------------------
 SPECTACULAR_SETTINGS = {
     "TITLE": "ComfyServe",
@@ -286,6 +308,8 @@ FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
 # An input that a workflow names by its address: seconds in all. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
+# A file that was placed on a ComfyUI stays for the next execution that takes the same; since its last use.
+COMFYUI_INPUTS_KEPT_SECONDS = env.int("COMFYUI_INPUTS_KEPT_SECONDS", default=3600)
 
 # -- what users name and we fetch ---------------------------------------------------------------------
 # Hosts, *.domains, addresses and networks that the guarded door lets through although not public.

@@ -19,6 +19,7 @@ import requests
 from comfyui import _parsing
 from comfyui.client import Client
 from comfyui.errors import ComfyUIError
+from comfyui.types import OutputFile
 
 SUPPORTED = 1  # version of the routes
 
@@ -68,6 +69,15 @@ class ModelFolder:
     name: str
     places: list[str]  # directories, in the order in which they are searched
     files: list[ModelFile]
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """Each by its name, with the seconds since it was changed last."""
+
+    marks: dict[str, float]  # `<execution id>.<attempt>`
+    inputs: dict[str, float]  # names below our folder in the input folder
+    history: dict[str, float]  # prompt ids
 
 
 class Bridge:
@@ -121,14 +131,31 @@ class Bridge:
         response = self._there(self._client._post("/comfyserve/unload", body))
         return self._client._parse(response, lambda raw: bool(raw["status"] == "unloaded"))
 
-    def leftovers(self) -> list[str]:
-        """The marks (`<execution id>.<attempt>`) of executions that left files there."""
+    def leftovers(self) -> Leftovers:
+        """What executions left there."""
         response = self._there(self._client._get("/comfyserve/leftovers"))
-        return self._client._parse(response, lambda raw: [str(mark) for mark in raw["marks"]])
+        return self._client._parse(response, _leftovers)
 
-    def delete(self, marks: Sequence[str]) -> int:
-        """Delete what these executions left in output, temp and input; the number of files."""
-        response = self._there(self._client._post("/comfyserve/delete", {"marks": list(marks)}))
+    def delete(
+        self,
+        *,
+        marks: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+        files: Sequence[OutputFile] = (),
+        since: float | None = None,
+    ) -> int:
+        """Delete what carries these marks in output, temp and input; inputs by their name below our folder,
+        but for those that a prompt names which runs or waits; and output and temp files, if they were
+        written at `since` (seconds since the epoch, ComfyUI's clock) or later. The number of files."""
+        body = {
+            "marks": list(marks),
+            "inputs": list(inputs),
+            "files": [
+                {"filename": file.filename, "subfolder": file.subfolder, "type": file.type} for file in files
+            ],
+            "since": since,
+        }
+        response = self._there(self._client._post("/comfyserve/delete", body))
         return self._client._parse(response, lambda raw: int(raw["files"]))
 
     @staticmethod
@@ -153,6 +180,15 @@ def _memory(raw: Any) -> Memory:
         free_bytes=sum(int(device["free_bytes"]) for device in devices),
         process_bytes=int(raw["process_bytes"]),
     )
+
+
+def _leftovers(raw: Any) -> Leftovers:
+    raw = _parsing.mapping(raw)
+    marks, inputs, history = (
+        {str(name): float(age) for name, age in _parsing.mapping(raw[kind]).items()}
+        for kind in ("marks", "inputs", "history")
+    )
+    return Leftovers(marks=marks, inputs=inputs, history=history)
 
 
 def _in_memory(raw: Any) -> ModelInMemory:

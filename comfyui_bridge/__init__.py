@@ -9,8 +9,8 @@ ComfyUI does not bring.
     GET  /comfyserve/files           model files by folder, with path, size and time of change
     GET  /comfyserve/header          ?folder=&name=: the header of a safetensors file
     POST /comfyserve/unload          {folder, name, drop, wait}: off the device; with drop out of RAM too
-    GET  /comfyserve/leftovers       marks of executions that left files here
-    POST /comfyserve/delete          {marks: [...]}: delete them in output, temp and input
+    GET  /comfyserve/leftovers       what executions left here, with its age: marks, inputs, history
+    POST /comfyserve/delete          {marks, inputs, files, since}: delete it from output, temp and input
 
 and the node ComfyServeWarm, which puts what it is given on the device and makes nothing.
 """

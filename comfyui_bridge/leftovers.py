@@ -1,46 +1,150 @@
-"""Deleting what executions left in ComfyUI's folders: only folders that carry ComfyServe's mark."""
+"""What executions leave in ComfyUI's folders and history, and deleting it: only what is ComfyServe's.
+
+Ours are folders that carry a mark, files that our prompts name as their outputs, inputs that lie under the
+hash of their content in a folder of our own, and history of prompts in which our mark stands.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from server import PromptServer
 
 # <execution id>.<attempt>
 MARK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\.\d{1,9}")
+INPUT = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,8})?")
+INPUTS = "comfyserve"  # below the input folder
+MARKED_INPUT = "_comfyserve"  # of output nodes in our prompts
 
 
-def delete(marks: list[str]) -> tuple[int, int]:
-    """The folders of these marks, in output, temp and input. (files, bytes) that went."""
-    files = size = 0
-    for mark in marks:
-        if not MARK.fullmatch(mark):
-            raise ValueError(f"{mark[:100]!r} is no mark of ComfyServe's")
-        for place in _places():
-            folder = place / mark
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            for directory, _, names in os.walk(folder):
-                for name in names:
-                    files += 1
-                    size += (Path(directory) / name).lstat().st_size
-            shutil.rmtree(folder, ignore_errors=True)
-    return files, size
+# -- what there is -------------------------------------------------------------------------------------
+def found() -> dict[str, Any]:
+    """By name, each with the seconds since it was changed last: marks, inputs, prompts in history."""
+    return {"marks": _marks(), "inputs": _inputs(), "history": _history()}
 
 
-def marks() -> list[str]:
-    """All marks that have a folder here."""
-    found = {
-        entry.name
-        for place in _places()
-        if place.is_dir()
-        for entry in place.iterdir()
-        if MARK.fullmatch(entry.name)
+def _marks() -> dict[str, float]:
+    ages: dict[str, float] = {}
+    for place in _places():
+        for name, age in _entries(place, MARK):
+            ages[name] = min(age, ages.get(name, age))
+    return ages
+
+
+def _inputs() -> dict[str, float]:
+    return dict(_entries(Path(folder_paths.get_input_directory()) / INPUTS, INPUT))
+
+
+def _history() -> dict[str, float]:
+    ages = {}
+    queue = PromptServer.instance.prompt_queue
+    with queue.mutex:
+        entries = list(queue.history.items())
+    for prompt_id, entry in entries:
+        if any(MARKED_INPUT in inputs for inputs in _inputs_of(entry.get("prompt"))):
+            messages = (entry.get("status") or {}).get("messages") or ()
+            ended = max((float(about.get("timestamp", 0)) for _, about in messages), default=0.0)
+            ages[str(prompt_id)] = time.time() - ended / 1000
+    return ages
+
+
+def _entries(place: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, float]]:
+    try:
+        entries = list(os.scandir(place))
+    except OSError:
+        return
+    for entry in entries:
+        if pattern.fullmatch(entry.name):
+            try:
+                yield entry.name, time.time() - entry.stat(follow_symlinks=False).st_mtime
+            except OSError:
+                continue  # gone just now
+
+
+# -- deleting ------------------------------------------------------------------------------------------
+def delete(
+    *, marks: list[str], inputs: list[str], files: list[dict[str, Any]], since: float | None
+) -> tuple[int, int]:
+    """The folders of these marks in output, temp and input; inputs that no prompt names which runs or
+    waits, whoever posted it; output and temp files that were written at `since` (seconds since the epoch)
+    or later. (files, bytes) that went. ValueError for what is not ours."""
+    for name, pattern in [(mark, MARK) for mark in marks] + [(name, INPUT) for name in inputs]:
+        if not pattern.fullmatch(name):
+            raise ValueError(f"{name[:100]!r} is not ComfyServe's")
+    gone = [size for mark in marks for size in _delete_marked(mark)]
+    if inputs:
+        needed = _names_in_queue()
+        gone += [size for name in inputs if name not in needed for size in _delete_input(name)]
+    if since is not None:
+        gone += [size for file in files for size in _delete_written(file, since=since)]
+    return len(gone), sum(gone)
+
+
+def _delete_marked(mark: str) -> Iterator[int]:
+    for place in _places():
+        folder = place / mark
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        for directory, _, names in os.walk(folder):
+            for name in names:
+                yield (Path(directory) / name).lstat().st_size
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_input(name: str) -> Iterator[int]:
+    yield from _unlink(Path(folder_paths.get_input_directory()) / INPUTS / name)
+
+
+def _delete_written(file: dict[str, Any], *, since: float) -> Iterator[int]:
+    """A node may name whatever it likes as its output: what lies elsewhere, or was there before, stays."""
+    place = {"output": folder_paths.get_output_directory, "temp": folder_paths.get_temp_directory}.get(
+        str(file.get("type"))
+    )
+    if place is None:
+        return
+    root = Path(place()).resolve()
+    try:
+        path = (root / str(file.get("subfolder", "")) / str(file["filename"])).resolve()
+        if path.is_relative_to(root) and path.is_file() and path.stat().st_mtime >= since:
+            yield from _unlink(path)
+    except (OSError, ValueError):  # gone, or no name that a file could have
+        return
+
+
+def _unlink(path: Path) -> Iterator[int]:
+    try:
+        size = path.lstat().st_size
+        path.unlink()
+    except OSError:
+        return
+    yield size
+
+
+def _names_in_queue() -> set[str]:
+    running, pending = PromptServer.instance.prompt_queue.get_current_queue()
+    return {
+        value.rpartition("/")[2]
+        for item in [*running, *pending]
+        for inputs in _inputs_of(item)
+        for value in inputs.values()
+        if isinstance(value, str)
     }
-    return sorted(found)
+
+
+def _inputs_of(item: Any) -> Iterable[dict[str, Any]]:
+    """The inputs of each node of a prompt as ComfyUI queues it: (number, id, graph, ...)."""
+    graph = item[2] if isinstance(item, list | tuple) and len(item) > 2 else {}
+    nodes = graph.values() if isinstance(graph, dict) else ()
+    return [
+        inputs for node in nodes if isinstance(node, dict) and isinstance(inputs := node.get("inputs"), dict)
+    ]
 
 
 def _places() -> list[Path]:

@@ -63,15 +63,22 @@ async def unload(request: web.Request) -> web.Response:
 
 
 @routes.get("/comfyserve/leftovers")
-async def leftover_marks(_: web.Request) -> web.Response:
-    return web.json_response({"marks": await asyncio.to_thread(leftovers.marks)})
+async def leftovers_found(_: web.Request) -> web.Response:
+    return web.json_response(await asyncio.to_thread(leftovers.found))
 
 
 @routes.post("/comfyserve/delete")
 async def delete(request: web.Request) -> web.Response:
     try:
-        given: Any = (await request.json())["marks"]
-        files, size = await asyncio.to_thread(leftovers.delete, [str(mark) for mark in given])
-    except (ValueError, KeyError, TypeError) as error:
+        body: Any = await request.json()
+        since = body.get("since")
+        files, size = await asyncio.to_thread(
+            leftovers.delete,
+            marks=[str(mark) for mark in body.get("marks", ())],
+            inputs=[str(name) for name in body.get("inputs", ())],
+            files=[dict(file) for file in body.get("files", ())],
+            since=None if since is None else float(since),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return web.json_response({"error": str(error)}, status=400)
     return web.json_response({"files": files, "bytes": size})

@@ -71,20 +71,28 @@ async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
 def _find(request: HttpRequest, file_id: str) -> Content:
     file = _permitted(request, file_id, subject=file_id)
     wanted = checked(DownloadQuery, request.GET)
+    return _content_of(file, attachment=wanted["download"], caching=_caching(request))
+
+
+def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
+    file = _permitted(request, file_id, subject=f"{file_id}/thumbnail")
+    checked(BytesQuery, request.GET)
+    return _thumbnail_of(file, caching=_caching(request))
+
+
+def _content_of(file: File, *, attachment: bool, caching: str) -> Content:
     return Content(
         key=file.key,
         size=file.size,
         etag=f'"{file.sha256[:32]}"',
         filename=file.filename,
         content_type=_with_charset(file.content_type),
-        attachment=not types.is_shown(file.content_type) or wanted["download"],
-        caching=_caching(request),
+        attachment=attachment or not types.is_shown(file.content_type),
+        caching=caching,
     )
 
 
-def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
-    file = _permitted(request, file_id, subject=f"{file_id}/thumbnail")
-    checked(BytesQuery, request.GET)
+def _thumbnail_of(file: File, *, caching: str) -> Content:
     if not file.thumbnail_key:
         raise NotFound("This file has no thumbnail")
     return Content(
@@ -94,7 +102,7 @@ def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
         filename="thumbnail.webp",
         content_type="image/webp",
         attachment=False,
-        caching=_caching(request),
+        caching=caching,
     )
 
 
@@ -114,6 +122,18 @@ def _with_charset(content_type: str) -> str:
 
 def _caching(request: HttpRequest) -> str:
     return FOREVER if "signature" in request.GET else "private, no-cache"
+
+
+def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
+    """All of it, for a page of the console, which has asked who may. It takes a thread of the WSGI half."""
+    if thumbnail:
+        content = _thumbnail_of(file, caching=FOREVER)
+    else:
+        content = _content_of(file, attachment=False, caching=FOREVER)
+    reader = shelf.read(content.key)
+    response = StreamingHttpResponse(_pieces_at_once(reader, content, content.size))
+    response["Content-Length"] = str(content.size)
+    return _with_headers(response, content)
 
 
 async def _serve(request: HttpRequest, content: Content) -> HttpResponseBase:

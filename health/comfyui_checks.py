@@ -11,10 +11,9 @@ import requests
 from django.conf import settings
 
 from comfyserve import database
-from workflows import workers
+from workflows import fleet, workers
 from workflows.models import Worker
 
-from . import fleet
 from .checks import Condition, Service
 from .probing import NoAnswer, Probe
 
@@ -91,8 +90,9 @@ def _one(row: fleet.Row, took: float | None, error: str | None) -> Service:
         return Service(name, "unhealthy", None, error)
     if row.worker.state == Worker.State.FAULTY:
         return Service(name, "degraded", took, "It failed several executions in a row and rests")
-    if row.worker.state == Worker.State.PAUSED:
-        return Service(name, "degraded", took, "Paused by an operator")
+    if row.worker.wish != Worker.Wish.WORK:
+        said = "Paused" if row.worker.wish == Worker.Wish.PAUSE else "Drained"
+        return Service(name, "degraded", took, f"{said} by an operator")
     return Service(name, "healthy", took)
 
 

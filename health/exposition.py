@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 
 import comfyserve
 from workflows import statistics
-from workflows.models import Priority
+from workflows.models import Priority, Worker
 
 from .figures import Figures, Waiting
 
@@ -95,7 +95,7 @@ def _standing(figures: Figures) -> Iterator[Metric]:
     yield waiting
     yield oldest
     workers = GaugeMetricFamily(PREFIX + "workers", "GPU workers by what they are", labels=["status"])
-    for status in ("active", "paused", "faulty", "draining", "unreachable", "silent"):
+    for status in (*Worker.State.values, "unreachable", "silent"):
         workers.add_metric([status], figures.workers.get(status, 0))
     yield workers
     yield _gauge("cpu_usage_ratio", "CPU of the host that answers", figures.host["cpu_usage_percent"] / 100)

@@ -10,10 +10,10 @@ from django.db import connection
 
 from comfyserve import database
 from comfyserve.api.errors import Unavailable
-from workflows import statistics
+from workflows import fleet, statistics
 from workflows.statistics import Key
 
-from . import fleet, system
+from . import system
 from .probing import NoAnswer, Probe, Shared
 
 LIMIT_SECONDS = 2.0

@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from workflows.models import Worker
+
 CONDITIONS = ("healthy", "degraded", "unhealthy")
 
 
@@ -82,8 +84,14 @@ class RunningSerializer(serializers.Serializer[Any]):
 class WorkerSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(help_text="Its backend's: COMFYUI_NAME, or host and address")
     status = serializers.ChoiceField(
-        choices=["active", "paused", "faulty", "draining", "unreachable", "silent", "stopped"],
-        help_text="silent: no heartbeat; unreachable: no answer of ComfyUI; faulty: it rests after faults",
+        choices=[*Worker.State.values, "unreachable", "silent", "stopped"],
+        help_text=(
+            "silent: no heartbeat; unreachable: no answer of ComfyUI; faulty: it rests after faults; "
+            "drained: by an operator, and it holds nothing any more"
+        ),
+    )
+    wish = serializers.ChoiceField(
+        choices=Worker.Wish.values, help_text="What an operator wants of it; it holds over restarts"
     )
     host = serializers.CharField(help_text="The machine that it runs on")
     pid = serializers.IntegerField(help_text="Of its process")

@@ -11,4 +11,7 @@ urlpatterns = [
     path("health/liveness", views.Liveness.as_view()),
     path("metrics/", views.Metrics.as_view()),
     path("workers/", views.Workers.as_view()),
+    path("workers/<str:worker_name>/pause", views.PauseWorker.as_view()),
+    path("workers/<str:worker_name>/drain", views.DrainWorker.as_view()),
+    path("workers/<str:worker_name>/resume", views.ResumeWorker.as_view()),
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -21,8 +20,10 @@ import comfyserve
 from accounts.authentication import bearer_token
 from comfyserve.api.errors import Unauthorized
 from comfyserve.api.schema import describe
+from workflows import fleet, workers
+from workflows.models import Worker
 
-from . import exposition, figures, fleet, readiness, system
+from . import exposition, figures, readiness, system
 from . import serializers as shapes
 from .detailed import detailed
 
@@ -137,15 +138,57 @@ class Workers(APIView):
         return Response([_worker(row, loaded.get(row.name)) for row in fleet.rows()])
 
 
+class MayOperateWorkers(IsAdminUser):
+    """Staff that may change workers: those in the group Operators, and superusers."""
+
+    message = "Only operators may do this"
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return super().has_permission(request, view) and request.user.has_perm("workflows.change_worker")
+
+
+class _WishView(APIView):
+    permission_classes = (MayOperateWorkers,)
+
+    def _ask(self, name: str, wish: Worker.Wish) -> Response:
+        workers.ask(name=name, wish=wish)
+        return Response(_worker(fleet.row_of(name), fleet.models_loaded().get(name)))
+
+
+class PauseWorker(_WishView):
+    @describe(None, shapes.WorkerSerializer, errors=(403,))
+    def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
+        """Pause Worker: it takes nothing new, what runs goes on, what is staged goes back to the queue.
+
+        It holds until it is resumed, also over restarts of the worker. `status` follows within seconds.
+        """
+        return self._ask(worker_name, Worker.Wish.PAUSE)
+
+
+class DrainWorker(_WishView):
+    @describe(None, shapes.WorkerSerializer, errors=(403,))
+    def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
+        """Drain Worker: as pause; its status is `drained` as soon as it holds nothing and can be stopped."""
+        return self._ask(worker_name, Worker.Wish.DRAIN)
+
+
+class ResumeWorker(_WishView):
+    @describe(None, shapes.WorkerSerializer, errors=(403,))
+    def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
+        """Resume Worker: it takes executions again."""
+        return self._ask(worker_name, Worker.Wish.WORK)
+
+
 def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
     worker = row.worker
     running = {"execution_id": worker.running, "since": worker.running_since} if worker.running else None
     return {
         "name": worker.name,
         "status": row.status,
+        "wish": worker.wish,
         "host": worker.host,
         "pid": worker.pid,
-        "url": _without_password(worker.url),
+        "url": fleet.without_password(worker.url),
         "comfyui_version": worker.comfyui_version,
         "devices": worker.devices,
         "gpus": worker.gpus,
@@ -158,8 +201,3 @@ def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
         "heartbeat_at": worker.heartbeat_at,
         "silent_seconds": round(row.silent_seconds, 1),
     }
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

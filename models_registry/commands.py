@@ -14,6 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
+from accounts import audit
 from comfyserve.api.errors import ApiError, NotFound, Unavailable, Unprocessable, ValidationFailed
 
 from . import loading, queries, tickets
@@ -109,6 +110,8 @@ def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[s
     with transaction.atomic():
         same = Command.objects.filter(**about, state__in=OPEN).values_list("pk", flat=True).first()
         pk = same or Command.objects.create(**about).pk
+        if not same:
+            audit.record(f"model.{kind}", on=model or host, note=f"on {host.name}")
         transaction.on_commit(lambda: tickets.ticket(host.name))
     return pk
 

@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Now
 
+from accounts import audit
 from accounts.models import User
 from comfyserve import http
 from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, ValidationFailed
@@ -58,6 +59,8 @@ def start(
         Download.objects.bulk_create(
             [Download(model=model, host=host, **about) for host in lacking], ignore_conflicts=True
         )
+        note = f"from {download_url} to {', '.join(host.name for host in lacking)}"
+        audit.record("model.download", on=model, actor=user, note=note)
         for host in lacking:
             transaction.on_commit(lambda name=host.name: tickets.ticket(name))  # type: ignore[misc]
     return model, [host.name for host in lacking]
@@ -127,8 +130,10 @@ def cancel(*, name: str, model_type: str | None) -> Model:
     """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way."""
     model = _known(name=name, model_type=model_type)
     under_way = Download.objects.filter(model=model, state__in=ACTIVE)
-    if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):
-        raise NotFound(f"No download of {model.name} is under way")
+    with transaction.atomic():
+        if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):
+            raise NotFound(f"No download of {model.name} is under way")
+        audit.record("model.cancel_download", on=model)
     return model
 
 

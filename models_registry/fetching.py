@@ -6,11 +6,13 @@ worker goes on where it was. Only a sound file of the right sum gets the name by
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -101,8 +103,8 @@ def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop:
     if target.exists():  # another worker of this machine was faster
         part.drop()
         return verifying.check_sum(target, expected=download.sha256, stop=stop)
-    _Fetch(download, part, tell, stop).run()
-    digest = verifying.check(part.path, name=target.name, expected=download.sha256, stop=stop)
+    told = _Fetch(download, part, tell, stop).run()
+    digest = verifying.check(part.path, name=target.name, expected=download.sha256 or told, stop=stop)
     part.publish(target)
     return digest
 
@@ -209,12 +211,16 @@ class _Fetch:
         self._total: int | None = None
         self._looked_at = 0.0
         self._cancelled = False
+        self._unwanted = threading.Event()  # cancelled, or the worker stops
+        self._cut = http.Cut()
+        self._sum = ""
 
-    def run(self) -> None:
-        """Until all bytes are there."""
+    def run(self) -> str:
+        """Until all bytes are there. The SHA-256 that the source tells, or ""."""
         with self._telling():
             self._try_until_done()
         self._tell_now()
+        return self._sum
 
     def _try_until_done(self) -> None:
         tries, delay = 0, FIRST_DELAY
@@ -223,6 +229,7 @@ class _Fetch:
             try:
                 return self._once()
             except (_Again, http.Unreachable, http.TookTooLong) as exc:
+                self._heed()
                 gained = self._part.size > before
                 tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
                 logger.info("download into %s: %s; try %d", self._part.path, exc, tries)
@@ -230,8 +237,7 @@ class _Fetch:
                     raise Failed(f"The source gave up: {exc}") from exc
             except http.OutboundError as exc:
                 raise Failed(exc.message) from exc
-            if self._stop.wait(min(delay, LONGEST_DELAY)):
-                raise Stopped
+            self._unwanted.wait(min(delay, LONGEST_DELAY))
             self._heed()
 
     def _once(self) -> None:
@@ -245,7 +251,9 @@ class _Fetch:
             timeout=WHOLE_SECONDS,
             idle=settings.MODEL_STALL_SECONDS,
             headers=headers,
+            cut=self._cut,
         ) as answer:
+            self._sum = _sum_of(answer)
             if not self._accept(answer):
                 return
             for chunk in answer.chunks():
@@ -297,12 +305,16 @@ class _Fetch:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Tell from a thread of its own: a source that pauses must not hide how far it is."""
+        """Tell from a thread of its own: a source that pauses must not hide how far it is, nor hold up who
+        cancels."""
         over = threading.Event()
 
         def tell() -> None:
             while not over.wait(TELL_SECONDS):
                 self._cancelled |= not self._tell(self._part.size, self._total)
+                if self._cancelled or self._stop.is_set():
+                    self._unwanted.set()
+                    self._cut.make()
 
         thread = threading.Thread(target=tell, name="download-progress", daemon=True)
         thread.start()
@@ -357,6 +369,19 @@ def _validator_of(answer: http.Answer) -> str | None:
     if etag and not etag.startswith("W/"):
         return etag
     return answer.headers.get("Last-Modified")
+
+
+def _sum_of(answer: http.Answer) -> str:
+    """The SHA-256 of the whole file, where the source tells it: Hugging Face does so beside the redirect to
+    where its large files lie, others with the digest of RFC 9530. "" else."""
+    for headers in (*answer.hops, answer.headers):
+        linked = headers.get("X-Linked-ETag", "").strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", linked):
+            return linked
+        digest = re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", ""))
+        if digest:
+            return base64.b64decode(digest[1]).hex()
+    return ""
 
 
 def _credentials(url: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -140,6 +141,15 @@ _there = Q(files__isnull=False) | Q(downloads__state__in=ACTIVE)
 def reported_folders() -> list[str]:
     """ComfyUI's names of all folders of models that any host has."""
     return [folder for places in Host.objects.values_list("places", flat=True) for folder in places]
+
+
+def entries_of(models: Sequence[Model]) -> dict[int, Entry]:
+    """What is known of each, by its primary key. Three queries."""
+    found = _entries(Q(model__in=models), live_hosts(), COLUMNS)
+    return {
+        model.pk: found.get(model.pk) or Entry(model.name, model.type, model.last_used, model.description)
+        for model in models
+    }
 
 
 def entry_of(model: Model) -> Entry:

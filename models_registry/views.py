@@ -28,8 +28,8 @@ class ManagementView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if settings.MODEL_MANAGEMENT == "staff" and not request.user.is_staff:
-            raise Forbidden("Only staff may manage models here")
+        if settings.MODEL_MANAGEMENT == "staff" and not _may_manage(request.user):
+            raise Forbidden("Only operators may manage models here")
 
 
 class ListView(APIView):
@@ -135,6 +135,11 @@ class ProgressView(APIView):
         query = checked(shapes.TypeQuery, request.query_params)
         model, latest, is_available = downloads.latest(name=model_name, model_type=query.get("model_type"))
         return Response(representations.progress(model, latest, is_available=is_available))
+
+
+def _may_manage(user: Any) -> bool:
+    """Operators, and not those that may only look."""
+    return bool(user.is_staff and user.has_perm("models_registry.change_model"))
 
 
 def _note(done: commands.Done) -> dict[str, str]:

@@ -21,9 +21,11 @@ import pytest
 from script.local import comfyui as local_comfyui
 from script.local import comfyui_install, ports
 from script.local.postgres import Postgres
+from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.stack import Stack
 
+pytest_plugins = ["tests.browser"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time
@@ -165,7 +167,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     services.wait()
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     # Six seconds of CPU each: begun now, they pass while the first tests run.
-    if wanted & {"comfyui", "comfyui_pair", "gpu_worker"}:
+    if wanted & {"comfyui", "comfyui_pair", "gpu_worker", "deployment"}:
         _comfyui[0].begin()
     if "comfyui_pair" in wanted:
         _comfyui[1].begin()
@@ -176,6 +178,12 @@ def pytest_unconfigure() -> None:
         comfyui.process.kill()
     services.stop()
     shutil.rmtree(_folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """The test database goes with its server. Dropped before, it would have to wait for every connection."""
+    return True
 
 
 # -- fixtures ---------------------------------------------------------------------------------------
@@ -200,6 +208,18 @@ def comfyui_pair(comfyui: TestComfyUI) -> list[TestComfyUI]:
     """Two of them."""
     _comfyui[1].start()
     return _comfyui
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    """A real S3 server (SeaweedFS), with no bucket yet."""
+    server = S3(_folder / "s3", log=_logs / "s3.log")
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.process.kill()
 
 
 @pytest.fixture(scope="session")

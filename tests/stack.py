@@ -122,10 +122,24 @@ class Stack:
             if other in self.workers:
                 self.workers.pop(other).stop()
 
+    def stop_workers(self) -> None:
+        """Also those that are kept for other tests."""
+        for worker in self.workers.values():
+            worker.stop()
+        self.workers.clear()
+        self._kept.clear()
+
     def end_of_test(self) -> None:
-        """End the workers that were not meant to stay."""
-        for name in [name for name in self.workers if name not in self._kept]:
-            self.workers.pop(name).kill()
+        """End the workers that were not meant to stay, and let nobody wait for them."""
+        ended = [self.workers.pop(name) for name in list(self.workers) if name not in self._kept]
+        if not ended:
+            return
+        for worker in ended:
+            worker.kill()
+        self.sql(
+            "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - interval '1 day' WHERE pid = ANY(%s)",
+            [worker.pid for worker in ended],
+        )
 
     def stop(self) -> None:
         for process in (*self.workers.values(), self.web):

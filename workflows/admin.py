@@ -1,5 +1,5 @@
-"""What the operator sees of executions."""
+"""What the operator sees of executions, workers and webhooks."""
 
 from __future__ import annotations
 
-from . import webhook_admin  # noqa: F401
+from . import execution_admin, webhook_admin, worker_admin  # noqa: F401

@@ -16,6 +16,7 @@ from comfyui.bridge import Bridge
 
 from . import graphs
 from .models import Execution, ObjectInfo
+from .tidying import PlacedInputs
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Backend:
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
         self.boot = ""
+        self.placed = PlacedInputs()
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0
@@ -56,6 +58,10 @@ class Backend:
     @property
     def ready(self) -> bool:
         return self.reachable and not self.faulty
+
+    @property
+    def has_bridge(self) -> bool:
+        return bool(self.boot)
 
     def went_well(self) -> None:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()

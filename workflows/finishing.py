@@ -11,7 +11,7 @@ from comfyserve import database
 from comfyui import History, Unreachable
 from files import storing
 
-from . import collecting, faults, lifecycle
+from . import collecting, faults, lifecycle, tidying
 from .backend import Backend
 from .lifecycle import Claim, Line, Outcome
 from .models import Level, Output, Status
@@ -43,7 +43,7 @@ def conclude(
     outputs, lines = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
     if database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
-        _forget(claim, backend)
+        tidying.forget(claim, history, backend)
     elif not database.patiently(lambda: lifecycle.has_outputs(claim, outputs), stop=stop):
         _drop(outputs)
 
@@ -118,11 +118,3 @@ def _drop(outputs: list[Output]) -> None:
     for output in outputs:
         if output.file is not None:
             storing.drop(output.file)
-
-
-def _forget(claim: Claim, backend: Backend) -> None:
-    """ComfyUI's history grows in memory; what is recorded here it need not keep."""
-    try:
-        backend.client.delete_history(str(claim.execution_id))
-    except Unreachable as exc:
-        logger.info("history of %s not deleted: %s", claim.execution_id, exc)

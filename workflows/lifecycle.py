@@ -294,6 +294,19 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
     return True
 
 
+def move(execution_id: UUID, *, priority: str, place: scheduling.Place, by: str) -> bool:
+    """Give it another priority and place in the order. False: a worker has it, or it has ended."""
+    with transaction.atomic():
+        moved = Execution.objects.filter(
+            id=execution_id, status=Status.PENDING, claim_token=None
+        ).update(priority=priority, turn=place.turn, start=place.start, finish=place.finish)  # fmt: skip
+        if moved:
+            _log([execution_id], Line(f"Priority changed to {priority} by {by}"))
+            _follow_up([execution_id])
+            transaction.on_commit(events.ticket)
+    return moved == 1
+
+
 def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
     """Fail what waits for longer than that with no worker to take it; the number of them."""
     with transaction.atomic():

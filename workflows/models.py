@@ -162,6 +162,19 @@ class Execution(models.Model):
             models.Index(
                 fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
             ),
+            # Read by the console: the latest of all, and the latest that ended in some way.
+            models.Index(fields=["-created_at"], name="execution_latest"),
+            models.Index(
+                fields=["status", "-created_at"],
+                name="execution_outcome",
+                condition=Q(completed_at__isnull=False),
+            ),
+            # Read by the page of an execution, and when one is deleted: what it was retried as.
+            models.Index(
+                fields=["retried_from"],
+                name="execution_retries",
+                condition=Q(retried_from__isnull=False),
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -284,16 +297,30 @@ class Worker(models.Model):
     """A backend, one ComfyUI, and the GPU worker that serves it, as its heartbeat tells."""
 
     class State(models.TextChoices):
+        """What the worker says of itself, with each heartbeat."""
+
         ACTIVE = "active"
         PAUSED = "paused"  # by an operator: takes nothing new
         FAULTY = "faulty"  # took itself out after system faults in a row; probes its ComfyUI
-        DRAINING = "draining"  # stops
+        DRAINING = (
+            "draining"  # takes nothing new, and holds something still: drained by an operator, or it stops
+        )
+        DRAINED = "drained"  # by an operator, and it holds nothing: it can be stopped
+
+    class Wish(models.TextChoices):
+        """What an operator wants of it, whether it lives or not; who writes it: `workers.ask`."""
+
+        WORK = "work"
+        PAUSE = "pause"
+        DRAIN = "drain"
 
     name = models.CharField(primary_key=True, max_length=200)
     host = models.CharField(max_length=200)
     pid = models.IntegerField()
     url = models.CharField(max_length=500)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
+    wish = models.CharField(max_length=10, choices=Wish.choices, default=Wish.WORK, db_default=Wish.WORK)
+    wished_at = models.DateTimeField(null=True, blank=True)
     reachable = models.BooleanField(default=False, help_text="Its ComfyUI answers")
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")

@@ -66,7 +66,7 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> graphs.Prompt:
     for node_id, name, value in inputs.marked(claim.prompt):
         if value not in known:
             with _explained(claim, node_id, name):
-                known[value] = _place(claim, value, backend=backend, alive=alive)
+                known[value] = f"{FOLDER}/{_place(claim, value, backend=backend, alive=alive)}"
         names[node_id, name] = known[value]
     return inputs.filled(claim.prompt, names) if names else claim.prompt
 
@@ -104,10 +104,11 @@ def _lower(exc: Exception) -> str:
 
 
 def _place(claim: Claim, value: str, *, backend: Backend, alive: Alive) -> str:
+    """Its name there, below FOLDER."""
     alive()
     if inputs.FILE_ID.fullmatch(value):
         return _place_file(claim, value, backend=backend, alive=alive)
-    return _place_address(value, backend=backend, alive=alive)
+    return _place_address(claim, value, backend=backend, alive=alive)
 
 
 def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
@@ -120,13 +121,13 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
     if file is None:
         raise _Unusable("the file is gone")
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
-    if _is_there(backend, name):
-        return f"{FOLDER}/{name}"
-    with storing.opened(file) as reader:
-        return _send(backend, name, _Watched(reader, alive))
+    if not _is_there(claim, name, file.size, backend=backend):
+        with storing.opened(file) as reader:
+            _send(backend, name, _Watched(reader, alive))
+    return name
 
 
-def _place_address(url: str, *, backend: Backend, alive: Alive) -> str:
+def _place_address(claim: Claim, url: str, *, backend: Backend, alive: Alive) -> str:
     with Incoming() as incoming:
         with http.get(
             url, max_bytes=settings.MAX_UPLOAD_BYTES, timeout=settings.INPUT_FETCH_SECONDS
@@ -139,10 +140,10 @@ def _place_address(url: str, *, backend: Backend, alive: Alive) -> str:
         content_type = types.of_content(incoming.head)
         _check(incoming, content_type)
         name = f"{incoming.sha256}{types.extension_of(content_type)}"
-        if _is_there(backend, name):
-            return f"{FOLDER}/{name}"
-        with incoming.path.open("rb") as stream:
-            return _send(backend, name, _Watched(stream, alive))
+        if not _is_there(claim, name, incoming.size, backend=backend):
+            with incoming.path.open("rb") as stream:
+                _send(backend, name, _Watched(stream, alive))
+        return name
 
 
 def _check(incoming: Incoming, content_type: str) -> None:
@@ -153,19 +154,32 @@ def _check(incoming: Incoming, content_type: str) -> None:
         raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
 
 
-def _is_there(backend: Backend, name: str) -> bool:
-    """Asked each time: whoever cleans ComfyUI's folders tells us nothing."""
+def _is_there(claim: Claim, name: str, size: int, *, backend: Backend) -> bool:
+    """Asked each time: whoever cleans ComfyUI's folders tells us nothing, and one that died while it wrote
+    left a part. From here on our own sweep lets it be until the run is over."""
+    backend.placed.need(claim.token, name)
     try:
-        with backend.client.view(OutputFile(filename=name, subfolder=FOLDER, type="input", node_id="")):
-            return True
+        with backend.client.view(OutputFile(filename=name, subfolder=FOLDER, type="input")) as there:
+            return there.length == size
     except NotFound:
         return False
 
 
-def _send(backend: Backend, name: str, stream: _Watched) -> str:
+def _send(backend: Backend, name: str, stream: _Watched) -> None:
     # MultipartBody needs no more of a stream than `read`.
     source: IO[bytes] = stream  # type: ignore[assignment]
-    return backend.client.upload(name, source, subfolder=FOLDER)
+    backend.client.upload(name, source, subfolder=FOLDER)
+
+
+def have_gone(refused: Refused, prompt: graphs.Prompt) -> bool:
+    """Whether it may be for the want of files of ours that a prompt is refused: somebody deleted them."""
+    placed = {node_id for node_id, *_ in inputs.marked(prompt)}
+    return any(
+        error.type == "custom_validation_failed"
+        for errors in refused.node_errors.values()
+        if errors.node_id in placed
+        for error in errors.errors
+    )
 
 
 class _Watched(io.RawIOBase):

@@ -77,6 +77,7 @@ class Runner:
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
         self._wanted_back = threading.Event()
+        self._back_because = ""
         self._stop_at: float | None = None
         self._deadline: float | None = None  # of the running, by timeout_minutes
         self._written_at = 0.0
@@ -93,8 +94,9 @@ class Runner:
         self._abandoned.set()
         self._wake()
 
-    def give_back(self) -> None:
-        """Another GPU is free: let it have this one, if it has not begun."""
+    def give_back(self, *, reason: str) -> None:
+        """Let other workers have this one, if it has not begun."""
+        self._back_because = reason
         self._wanted_back.set()
         self._wake()
 
@@ -120,6 +122,7 @@ class Runner:
             return Gone.LEFT
         finally:
             self.over = True
+            self._backend.placed.release(self.claim.token)
 
     def _place(self) -> Ended | Gone | None:
         """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
@@ -164,7 +167,7 @@ class Runner:
         except _NotWanted:
             if self._abandoned.is_set():
                 return self._leave_to_others()
-            return self._back("its worker stops" if self._stop_at is not None else "another worker is free")
+            return self._back("its worker stops" if self._stop_at is not None else self._back_because)
 
     def _still_wanted(self) -> None:
         self.alive_at = time.monotonic()
@@ -186,6 +189,8 @@ class Runner:
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
             )
         except Refused as refused:
+            if self.claim.attempt < placing.FETCHES and placing.have_gone(refused, self.claim.prompt):
+                return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
             return self._refused(faults.of_refusal(refused, self.claim.prompt))
         except Unreachable as exc:
             return self._post_unanswered(exc)
@@ -399,10 +404,9 @@ class Runner:
         """Seconds; twice as many with each attempt."""
         return min(FIRST_HOLD * 2.0 ** min(self.claim.attempt - 1, 10), LONGEST_HOLD)
 
-    def _try_to_give_back(self, reason: str = "another worker is free", *, hold: bool = False) -> Gone | None:
+    def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
         """Take it out of ComfyUI's queue, unless it has just begun there. None: keep following it."""
-        if self._stop_at is not None:
-            reason = "its worker stops"
+        reason = "its worker stops" if self._stop_at is not None else reason or self._back_because
         try:
             self._client.delete_queued(self._id)
             if self._client.whereabouts(self._id) != "unknown":

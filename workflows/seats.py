@@ -19,6 +19,7 @@ from comfyserve import database, logs
 from . import events, finishing, lifecycle, workers
 from .backend import Backend
 from .lifecycle import Claim
+from .models import Worker
 from .runner import Ended, Gone, Runner
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 SEATS = 2
 MAX_UNCOLLECTED = 8  # with so many executions uncollected no new one is taken
 COLLECTORS = 4
+PAUSED = "its worker is paused"
 ALIVE_SECONDS = 120.0  # a claim whose thread gave no sign for so long is not renewed any more
 
 
@@ -59,7 +61,7 @@ class Seats:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.taking = False  # set by upkeep: this process has the backend's lock, and may take work
-        self.paused = False  # by an operator
+        self.wish = Worker.Wish.WORK  # of an operator
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._occupied = 0
@@ -134,6 +136,22 @@ class Seats:
         return self.taking and not self.paused and self.backend.ready and not self.full
 
     @property
+    def paused(self) -> bool:
+        """By an operator: nothing new is taken."""
+        return self.wish != Worker.Wish.WORK
+
+    @property
+    def state(self) -> Worker.State:
+        """What the heartbeat says of this worker."""
+        if self.wish == Worker.Wish.DRAIN and self._is_empty():
+            return Worker.State.DRAINED
+        if self._stopping.is_set() or self.wish == Worker.Wish.DRAIN:
+            return Worker.State.DRAINING
+        if self.paused:
+            return Worker.State.PAUSED
+        return Worker.State.FAULTY if self.backend.faulty else Worker.State.ACTIVE
+
+    @property
     def full(self) -> bool:
         return self._collecting >= MAX_UNCOLLECTED
 
@@ -168,6 +186,8 @@ class Seats:
     def _run_named(self, held: Held) -> None:
         runner = held.runner = Runner(held.claim, self.backend)
         self._hold(held)
+        if self.paused:  # since it was claimed, or when an earlier process was
+            runner.give_back(reason=PAUSED)
         if self._stopping.is_set():
             runner.stop(at=self._stop_at)
         try:
@@ -267,6 +287,17 @@ class Seats:
         staged = next((held for held in followed if held is not running), None)
         return running, staged
 
+    def heed(self, wish: Worker.Wish) -> None:
+        """What an operator wants from now on. Paused, what has not begun goes back to the queue."""
+        self.wish = wish
+        if not self.paused:
+            return
+        with self._lock:
+            runners = [held.runner for held in self._held.values() if held.runner is not None]
+        for runner in runners:
+            if not runner.begun:
+                runner.give_back(reason=PAUSED)
+
     def reconsider_staged(self) -> None:
         """Give the staged one back if another GPU is free."""
         running, staged = self.occupants()
@@ -278,7 +309,7 @@ class Seats:
         except database.AWAY:
             return
         if free_elsewhere:
-            staged.runner.give_back()
+            staged.runner.give_back(reason="another worker is free")
 
     # -- the end ---------------------------------------------------------------------------------------
     def stop(self, *, drain_seconds: float) -> None:
@@ -293,7 +324,10 @@ class Seats:
     def wait_empty(self, *, timeout: float) -> bool:
         """Until no seat is occupied and nothing is being collected."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._occupied and not self._collecting, timeout)
+            return self._changed.wait_for(self._is_empty, timeout)
+
+    def _is_empty(self) -> bool:
+        return not self._occupied and not self._collecting
 
 
 def _named(claim: Claim) -> AbstractContextManager[None]:

@@ -125,6 +125,21 @@ def cancel(*, execution: Execution, by: str = "its user") -> None:
         raise Conflict(f"The execution has ended already; it is {execution.status}")
 
 
+def prioritise(*, execution: Execution, priority: str, by: str) -> None:
+    """Move a waiting one to where it would stand, had it been submitted now with that priority.
+
+    Nothing where it has that priority; Conflict once a worker has it.
+    """
+    with transaction.atomic():
+        scheduling.lock_submissions(user_id=execution.user_id)
+        execution.refresh_from_db(fields=["priority", "status"])
+        if execution.priority == priority:
+            return
+        _, _, place = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
+        if not lifecycle.move(execution.id, priority=priority, place=place, by=by):
+            raise Conflict("Only an execution that waits for a worker can be moved in the queue")
+
+
 def delete(*, execution: Execution) -> None:
     """Delete an ended execution with its files, but for those that another needs. Conflict while it lives."""
     if execution.status in ALIVE:

@@ -55,13 +55,13 @@ _deliverer: Deliverer | None = None
 
 @shared_task(name=events.LOOK_FOR_WORK)
 def look_for_work() -> None:
-    """There is work. A worker that is busy hands the ticket on to one that is idle."""
+    """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:
         logger.error(
             "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
         )
         return
-    if not _gpu.seats.idle:
+    if not (_gpu.seats.idle and _gpu.seats.may_take):
         for name in workers.idle_others(name=_gpu.seats.backend.name)[:1]:
             events.ticket(name)
     _gpu.seats.serve()

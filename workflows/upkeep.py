@@ -24,9 +24,9 @@ from django.utils import timezone
 
 from comfyserve import database
 from comfyui import Unreachable
+from comfyui.bridge import NoBridge
 
-from . import gpus, lifecycle, queries, statistics, workers
-from .models import Worker
+from . import gpus, lifecycle, queries, statistics, tidying, workers
 from .seats import Held, Seats
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ SWEEP_SECONDS = 3.0
 STALE_SECONDS = 60.0  # between looks for what waits for ever
 CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
 MEMORY_SECONDS = 10.0  # between looks at its memory
+TIDY_SECONDS = 60.0  # between looks for what executions left there
 
 
 class Upkeep:
@@ -87,11 +88,13 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {lifecycle.ENDED_CHANNEL}")
+            cursor.execute(f"LISTEN {workers.WISH_CHANNEL}")
+        self._seats.heed(workers.wish_of(self._name))  # before anything is taken
         self._seats.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
-            for execution_id in self._heard(timeout=self._until_due()):
-                self._seats.ended(execution_id)
+            for heard in self._heard(timeout=self._until_due()):
+                self._react(heard)
             self._do_what_is_due()
         workers.gone(name=self._name)
 
@@ -113,15 +116,21 @@ class Upkeep:
             connection.connection.close()
         connection.close()
 
-    def _heard(self, *, timeout: float) -> Iterator[str]:
-        """Executions that were ended from outside, as they come, until `timeout` seconds are over."""
-        for notification in connection.connection.notifies(timeout=timeout):
-            yield notification.payload
+    def _heard(self, *, timeout: float) -> Iterator[psycopg.Notify]:
+        """What others tell, as soon as they do; nothing when `timeout` seconds are over."""
+        yield from connection.connection.notifies(timeout=timeout, stop_after=1)
+
+    def _react(self, heard: psycopg.Notify) -> None:
+        """An execution was ended from outside, or an operator wants something else of a worker."""
+        if heard.channel == lifecycle.ENDED_CHANNEL:
+            self._seats.ended(heard.payload)
+        elif heard.payload == self._name:
+            self._due["beat"] = self._due["look"] = 0.0
 
     # -- what waits for ComfyUI ------------------------------------------------------------------------
     def _watch(self) -> None:
         """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
-        memory_due = 0.0
+        memory_due = tidy_due = 0.0
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
                 if self._backend.refresh():
@@ -129,10 +138,14 @@ class Upkeep:
                 if self._strays.is_set():
                     self._backend.clear_strays()
                     self._strays.clear()
+                    tidy_due = 0.0
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
                     self._backend.look_at_memory()
-            except (Unreachable, *database.AWAY) as exc:
+                if self._seats.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
+                    tidy_due = time.monotonic() + TIDY_SECONDS
+                    tidying.sweep(self._backend)
+            except (Unreachable, NoBridge, *database.AWAY) as exc:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
                 logger.exception("the watch on backend %s stumbled", self._name)
@@ -178,18 +191,20 @@ class Upkeep:
         self._look()
 
     def _beat(self) -> None:
+        self._seats.heed(workers.wish_of(self._name))
         try:
-            self._heed(self._write_beat())
+            self._write_beat()
         except IntegrityError:
             # This worker was silent for so long that what it had told of its nodes was cleaned away.
             logger.warning("backend %s: telling again what its nodes take", self._name)
             self._backend.look_again()
 
-    def _write_beat(self) -> str:
+    def _write_beat(self) -> None:
         stats = self._backend.stats
         running, staged = self._seats.occupants()
-        return workers.beat(
+        workers.beat(
             name=self._name,
+            state=self._seats.state,
             host=socket.gethostname(),
             pid=os.getpid(),
             url=self._backend.url,
@@ -215,15 +230,6 @@ class Upkeep:
             "running_since": self._running[1],
             "staged": staged.claim.execution_id if staged else None,
         }
-
-    def _heed(self, state: str) -> None:
-        """What an operator wants of this worker, and what it says of itself."""
-        wanted = Worker.State(state)
-        if wanted == Worker.State.DRAINING or (wanted == Worker.State.FAULTY and not self._backend.faulty):
-            workers.set_state(name=self._name, state=Worker.State.ACTIVE)
-        elif wanted == Worker.State.ACTIVE and self._backend.faulty:
-            workers.set_state(name=self._name, state=Worker.State.FAULTY)
-        self._seats.paused = wanted == Worker.State.PAUSED
 
     def _look(self) -> None:
         """Whatever tickets were lost: a free seat and waiting work find each other here."""

@@ -12,6 +12,8 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from standardwebhooks import Webhook as Signer
 
+from accounts import audit
+
 from .webhook_models import WebhookSecret
 
 MOST = 5  # that sign at once, however often the secret is changed
@@ -50,7 +52,9 @@ def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSec
         present = rows.select_for_update().get(expires_at=None)
         rows.filter(id=present.id).update(expires_at=Now() + overlap)
         rows.filter(expires_at__lt=Now()).delete()
-        WebhookSecret.objects.create(user_id=user_id, secret=_new())
+        made = WebhookSecret.objects.create(user_id=user_id, secret=_new())
+        hours = overlap.total_seconds() / 3600
+        audit.record("webhook_secret.rotate", on=made, note=f"the old one signs for {hours:g} hours more")
     return valid(user_id=user_id)
 
 

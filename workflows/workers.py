@@ -1,4 +1,4 @@
-"""The rows of workers: heartbeats, and who is there."""
+"""The rows of workers: heartbeats, who is there, and what operators want of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from accounts import audit
 from comfyserve import database
+from comfyserve.api.errors import NotFound
 from comfyserve.lately import Lately
 
 from .models import Execution, Status, Worker
+
+WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
+ACTIONS = {
+    Worker.Wish.WORK: "worker.resume",
+    Worker.Wish.PAUSE: "worker.pause",
+    Worker.Wish.DRAIN: "worker.drain",
+}
 
 
 def alive() -> QuerySet[Worker]:
@@ -26,12 +36,14 @@ any_alive_lately = Lately(lambda: alive().exists())
 
 
 def taking() -> QuerySet[Worker]:
-    """Those that take executions."""
-    return alive().filter(state=Worker.State.ACTIVE, reachable=True)
+    """Those that take executions. The wish holds at once, the state follows with the next heartbeat."""
+    return alive().filter(state=Worker.State.ACTIVE, wish=Worker.Wish.WORK, reachable=True)
 
 
 def others_alive(*, name: str) -> list[str]:
-    return list(taking().exclude(name=name).values_list("name", flat=True))
+    """Other workers that may have what this one lacks. A paused one may be resumed: what needs it waits."""
+    rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY).exclude(name=name)
+    return list(rows.values_list("name", flat=True))
 
 
 def idle_others(*, name: str) -> list[str]:
@@ -62,14 +74,34 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def beat(*, name: str, **columns: Any) -> str:
-    """Write the worker's row, heartbeat now; the state that an operator or the worker itself gave it."""
+def beat(*, name: str, **columns: Any) -> None:
+    """Write the worker's row, heartbeat now. What an operator wants of it stays."""
     Worker.objects.update_or_create(name=name, defaults={**columns, "heartbeat_at": Now()})
-    return str(Worker.objects.values_list("state", flat=True).get(name=name))
 
 
-def set_state(*, name: str, state: Worker.State) -> None:
-    Worker.objects.filter(name=name).update(state=state)
+def wish_of(name: str) -> Worker.Wish:
+    """What an operator wants of this worker; to work, where nobody said anything else."""
+    found = Worker.objects.filter(name=name).values_list("wish", flat=True).first()
+    return Worker.Wish(found) if found else Worker.Wish.WORK
+
+
+def ask(*, name: str, wish: Worker.Wish) -> Worker:
+    """Want something else of this worker, and note who did. NotFound where there is none of that name.
+
+    It survives the worker, and holds until somebody wants something else. A worker that lives obeys within
+    a moment; asked again for the same, nothing happens.
+    """
+    with transaction.atomic():
+        worker = Worker.objects.select_for_update().filter(name=name).first()
+        if worker is None:
+            raise NotFound(f"There is no worker {name[:200]}")
+        if worker.wish != wish:
+            Worker.objects.filter(name=name).update(wish=wish, wished_at=Now())
+            audit.record(ACTIONS[wish], on=worker, changes={"wish": (worker.wish, wish.value)})
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_notify(%s, %s)", [WISH_CHANNEL, name])
+        worker.refresh_from_db()
+    return worker
 
 
 def set_idle(*, name: str, idle: bool) -> None:
@@ -80,7 +112,6 @@ def set_idle(*, name: str, idle: bool) -> None:
 
 def gone(*, name: str) -> None:
     """It has stopped; the row stays for the operator, silent."""
-    Worker.objects.filter(name=name).exclude(state=Worker.State.PAUSED).update(state=Worker.State.DRAINING)
     Worker.objects.filter(name=name).update(
         idle=False, running=None, running_since=None, staged=None,
         heartbeat_at=Now() - timedelta(days=1),

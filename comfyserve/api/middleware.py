@@ -12,7 +12,7 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
-from accounts import authentication
+from accounts import audit, authentication
 from comfyserve import database, logs
 
 from . import bodies, errors, limits, request_ids
@@ -66,6 +66,17 @@ class RequestIdMiddleware(Middleware):
         return response
 
 
+class AuditMiddleware(Middleware):
+    """What is recorded meanwhile was done by this request."""
+
+    def before(self, request: HttpRequest) -> None:
+        audit.begin(request)
+
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
+        audit.end()
+        return response
+
+
 class ErrorsMiddleware(Middleware):
     """What a view outside REST framework raises (streams, the admin) becomes the one shape as well."""
 
@@ -74,12 +85,18 @@ class ErrorsMiddleware(Middleware):
         return errors.response(request, known) if known else None
 
 
-UNCOUNTED = ("/health", "/metrics", settings.STATIC_URL.rstrip("/"))
+CONSOLE, CONSOLE_LOGIN = "/admin", "/admin/login"
+UNCOUNTED = ("/health", "/metrics", settings.STATIC_URL.rstrip("/"), CONSOLE)
 
 
 def is_counted(path: str) -> bool:
-    """Probes, metrics and static files are not counted, and so touch no Redis."""
-    return not any(path == start or path.startswith(f"{start}/") for start in UNCOUNTED)
+    """Probes, metrics and static files are not counted, and so touch no Redis. Nor is the console, whose
+    pages refresh themselves, but for the way into it."""
+    return _is_below(path, CONSOLE_LOGIN) or not any(_is_below(path, start) for start in UNCOUNTED)
+
+
+def _is_below(path: str, start: str) -> bool:
+    return path == start or path.startswith(f"{start}/")
 
 
 class RateHeadersMiddleware(Middleware):
@@ -140,12 +157,19 @@ class HostileAddressMiddleware(Middleware):
 
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"
+# No script but our own files; unfold's Alpine makes functions of the attributes in its templates.
+CONSOLE_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
 
 
 class SecurityHeadersMiddleware(Middleware):
-    """What browsers may do with an answer. Pages (admin, docs) set their own policy; JSON allows nothing."""
+    """What browsers may do with an answer. The docs set their own policy; JSON allows nothing."""
 
-    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        if _is_below(request.path_info, CONSOLE):
+            response.setdefault("Content-Security-Policy", CONSOLE_POLICY)
         if response.get("Content-Type", "").startswith("application/json"):
             response.setdefault("Content-Security-Policy", POLICY)
             # Answers are a user's own; files and pages say for themselves whether they may be kept.

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from comfyui import Client, Unreachable
-from health import fleet
 from health.checks import explain
+from workflows import fleet
 
 from .findings import Finding, bad, good, note
 
@@ -87,4 +87,8 @@ def _bridge(url: str) -> Iterator[Finding]:
         yield good("bridge", "ComfyUI has our node")
     else:
         to_do = "Copy comfyui_bridge/ into ComfyUI's custom_nodes and start it again"
-        yield note("bridge", "ComfyUI does not have our node: memory and models are not shown", to_do)
+        yield note(
+            "bridge",
+            "ComfyUI does not have our node: memory and models are not shown, its folders not cleaned",
+            to_do,
+        )

@@ -16,7 +16,8 @@ from script.local import setup  # noqa: E402
 from script.local.console import UserError  # noqa: E402
 from script.local.paths import VENV  # noqa: E402
 
-COMMANDS = ("setup", "test", "worker", "serve", "demo", "manage")
+COMMANDS = {name: name for name in ("setup", "test", "worker", "run", "serve", "demo", "manage")}
+COMMANDS["comfyui"] = "comfyui_run"
 
 
 def main() -> int:
@@ -25,20 +26,20 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     helping = bool({"-h", "--help"} & set(arguments))
-    if command != "setup" and not helping:
+    if command not in ("setup", "comfyui") and not helping:  # these two need nothing but Python
         _enter_environment(command, arguments)
-    module = importlib.import_module(f"script.local.{command}")
+    module = importlib.import_module(f"script.local.{COMMANDS[command]}")
     return int(module.main(arguments) or 0)
 
 
 def _enter_environment(command: str, arguments: list[str]) -> None:
     """Start again under the virtual environment's Python, unless we run there.
 
-    `worker` and `manage` are also used where the packages came in another way (an image): there they
-    run as they are.
+    `worker`, `run` and `manage` are also used where the packages came in another way: there they run as
+    they are.
     """
     inside = Path(sys.prefix) == VENV
-    if command in ("worker", "manage"):
+    if command in ("worker", "run", "manage"):
         if inside or (not VENV.exists() and importlib.util.find_spec("celery")):
             return
         if not VENV.exists():

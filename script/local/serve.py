@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 
-from script.local import ports
+from script.local import ports, roles
 from script.local.paths import data_dir
 from script.local.services import Services
 
@@ -66,14 +66,14 @@ def _interrupt(stop: threading.Event) -> None:
 
 
 def _tell(services: Services) -> None:
-    url, flower = services.url, f"http://127.0.0.1:{services.flower_port}"
+    url, flower = services.url, f"http://127.0.0.1:{services.flower_port}/{roles.FLOWER_PREFIX}/"
     print(
         f"""
 ComfyServe runs.
 
   API            {url}            (guide: {url}/docs, {url}/redoc)
   Admin          {url}/admin/     (first operator: script/manage createsuperuser)
-  Flower         {flower}            (user operator, password in {data_dir()}/flower-password)
+  Flower         {flower}    (user operator, password in {data_dir()}/flower-password)
   ComfyUI        {", ".join(services.comfyui_urls)}
   Data and logs  {data_dir()}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from script.local import comfyui as local_comfyui
-from script.local import comfyui_install, ports, running
+from script.local import comfyui_install, ports, roles, running
 from script.local.comfyui import ComfyUI
 from script.local.console import UserError, run, step
 from script.local.paths import ROOT, data_dir, write_private
@@ -112,6 +112,7 @@ class Services:
             "REDIS_URL": self._valkey.url() if self._valkey else os.environ["REDIS_URL"],
             "COMFYUI_URL": ",".join(self.comfyui_urls),
             "PORT": str(self.port),
+            "FLOWER_URL": os.environ.get("FLOWER_URL") or f"http://127.0.0.1:{self.flower_port}",
             "FLOWER_BASIC_AUTH": f"operator:{self.flower_password}",
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
@@ -235,14 +236,9 @@ class Services:
         return [*programs, Program(name="worker-rest", group="app", command=rest, stop_seconds=15)]
 
     def _app(self) -> list[Program]:
-        celery: list[str | Path] = [sys.executable, "-m", "celery", "-A", "comfyserve"]
-        web = [
-            sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", self.host,
-            "--port", str(self.port), "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
-        ]  # fmt: skip
-        schedule = self.data / "run" / "beat"
-        beat = [*celery, "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
-        flower = [*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}"]
+        web = roles.web(host=self.host, port=self.port)
+        beat = roles.beat(schedule=self.data / "run" / "beat")
+        flower = roles.flower(host="127.0.0.1", port=self.flower_port)
         programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
         if self._for_demo:  # over before these two would have something to do
             return programs

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.workflows import graphs
 
 
-def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(bare_stack):
-    person = bare_stack.person("greedy")
-    bare_stack.sql(
+def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(stack):
+    stack.stop_workers()  # what one takes does not wait any more
+    person = stack.person("greedy")
+    stack.sql(
         "INSERT INTO accounts_userlimits (user_id, executions_waiting, rate_limits, highest_priority) "
         "SELECT id, 5, '', '' FROM accounts_user WHERE email = %s",
         person.email,
@@ -25,7 +26,7 @@ def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(bare_stack
     assert Counter(status for status, _ in answers) == {200: 5, 429: 15}
     for _, message in (answer for answer in answers if answer[0] == 429):
         assert "at most 5 executions may be waiting" in message
-    waiting = bare_stack.sql(
+    waiting = stack.sql(
         "SELECT count(*) FROM workflows_execution e JOIN accounts_user u ON u.id = e.user_id "
         "WHERE u.email = %s AND status = 'pending'",
         person.email,

@@ -157,6 +157,38 @@ def dns(monkeypatch) -> dict[str, list[list[str]]]:
     return known
 
 
+class TestSlowDNS:
+    @pytest.fixture
+    def silent(self, monkeypatch) -> Iterator[None]:
+        answer = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
+        monkeypatch.setattr(http, "RESOLVE_SECONDS", 0.1)
+        yield
+        answer.set()
+
+    def test_it_is_not_waited_for(self, silent):
+        with pytest.raises(http.Unreachable, match="DNS does not answer"):
+            fetch("http://example.com/")
+
+    def test_a_name_that_it_does_not_tell_now_is_no_mistake(self, silent):
+        http.check("http://example.com/")
+
+
+class TestCut:
+    @pytest.mark.parametrize("page", ["silent", "dripping", "dripping_headers"])
+    def test_whatever_it_waits_for_ends(self, site, page):
+        cut = http.Cut()
+        threading.Timer(0.2, cut.make).start()
+        with pytest.raises(http.TookTooLong):
+            fetch(site.url(page), timeout=30, cut=cut)
+
+    def test_what_was_cut_before_is_not_begun(self, site):
+        cut = http.Cut()
+        cut.make()
+        with pytest.raises(http.TookTooLong):
+            fetch(site.url("silent"), timeout=30, cut=cut)
+
+
 class TestCheck:
     @pytest.mark.parametrize(
         "host",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from script.local.paths import ROOT
+from tests.deploy import compose
 
 SETTINGS = (ROOT / "comfyserve" / "settings.py").read_text()
 TABLE = (ROOT / "docs" / "configuration.md").read_text()
@@ -24,6 +25,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def test_the_table_has_nothing_that_is_not_read() -> None:
-    assert named_in_the_table() - read_by_settings() == set(), (
-        "docs/configuration.md has more than settings.py"
+    read = read_by_settings() | set(compose.variables())
+    assert named_in_the_table() - read == set(), (
+        "docs/configuration.md has more than settings.py and compose.yaml"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ from script.local.paths import ROOT
 from tests.workflows import graphs
 
 EXAMPLES = ROOT / "docs" / "examples"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -46,51 +44,30 @@ def token_of(person) -> str:
     return person.session.headers["Authorization"].removeprefix("Bearer ")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
-def test_the_page_follows_a_workflow_and_shows_previews_and_result(open_to_browsers, pages):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_the_page_follows_a_workflow_and_shows_previews_and_result(open_to_browsers, pages, page):
     person = open_to_browsers.person()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            page = browser.new_page()
-            mistakes = []
-            page.on("pageerror", lambda error: mistakes.append(str(error)))
-            page.goto(f"{pages}/follow.html")
-            page.fill("#server", open_to_browsers.url)
-            page.fill("#token", token_of(person))
-            page.fill("#workflow", json.dumps(graphs.txt2img(steps=150, seed=77)))
-            page.click("button")
-            page.wait_for_selector("#preview[src^='data:image/jpeg']", timeout=40_000)
-            page.wait_for_function(
-                "document.querySelector('#outputs img')?.naturalWidth === 64", timeout=60_000
-            )
-            page.wait_for_function("document.getElementById('status').textContent === 'completed'")
-            assert page.evaluate("document.getElementById('progress').value") == 100
-            assert "Running Sampler" in page.text_content("#log")
-            assert page.evaluate("stream.readyState") == 2  # closed, and not to be opened again
-            assert mistakes == []
-        finally:
-            browser.close()
+    page.goto(f"{pages}/follow.html")
+    page.fill("#server", open_to_browsers.url)
+    page.fill("#token", token_of(person))
+    page.fill("#workflow", json.dumps(graphs.txt2img(steps=150, seed=77)))
+    page.click("button")
+    page.wait_for_selector("#preview[src^='data:image/jpeg']", timeout=40_000)
+    page.wait_for_function("document.querySelector('#outputs img')?.naturalWidth === 64", timeout=60_000)
+    page.wait_for_function("document.getElementById('status').textContent === 'completed'")
+    assert page.evaluate("document.getElementById('progress').value") == 100
+    assert "Running Sampler" in page.text_content("#log")
+    assert page.evaluate("stream.readyState") == 2  # closed, and not to be opened again
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
-def test_the_page_says_why_a_workflow_was_refused(open_to_browsers, pages):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_the_page_says_why_a_workflow_was_refused(open_to_browsers, pages, page):
     person = open_to_browsers.person()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            page = browser.new_page()
-            page.goto(f"{pages}/follow.html")
-            page.fill("#server", open_to_browsers.url)
-            page.fill("#token", token_of(person))
-            page.fill("#workflow", "{}")
-            page.click("button")
-            page.wait_for_function("document.getElementById('status').textContent === 'not submitted'")
-            assert page.text_content("#log").strip()
-        finally:
-            browser.close()
+    page.goto(f"{pages}/follow.html")
+    page.fill("#server", open_to_browsers.url)
+    page.fill("#token", token_of(person))
+    page.fill("#workflow", "{}")
+    page.click("button")
+    page.wait_for_function("document.getElementById('status').textContent === 'not submitted'")
+    assert page.text_content("#log").strip()
 
 
 def test_the_script_follows_a_workflow_and_saves_its_picture(gpu_worker, tmp_path: Path):

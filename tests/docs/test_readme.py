@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
+from pathlib import Path
 
 from script.local.paths import ROOT
+from tests.docs import pasted
 
 
-def test_the_conversation_of_the_readme(gpu_worker):
-    readme = (ROOT / "README.md").read_text()
-    [conversation] = [
-        block for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "curl" in block
-    ]
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", conversation],
-        env=os.environ | {"API": gpu_worker.url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout[done.stdout.rindex('{"execution_id"') :])
+def test_the_conversation_of_the_readme(gpu_worker, tmp_path: Path):
+    [conversation] = [block for block in pasted.blocks(ROOT / "README.md") if "curl" in block]
+    said = pasted.run(conversation, folder=tmp_path, API=gpu_worker.url)
+    result = json.loads(said[said.rindex('{"execution_id"') :])
     assert result["status"] == "completed"
     assert result["outputs"]["images"][0]["width"] == 512

@@ -44,18 +44,6 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory) -> Iterator[S3]:
-    folder = tmp_path_factory.mktemp("s3")
-    server = S3(folder, log=folder / "s3.log")
-    server.start()
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.process.kill()
-
-
-@pytest.fixture(scope="session")
 def s3_bucket(s3_server) -> Any:
     return make_bucket(s3_server)
 
@@ -77,7 +65,7 @@ def storage_url(server: S3, *, port: int | None = None) -> str:
     return f"s3://{keys}@127.0.0.1:{port or server.port}/{BUCKET}?tls=false"
 
 
-@pytest.fixture(scope="session", params=["disk", "s3"])
+@pytest.fixture(scope="package", params=["disk", "s3"])
 def _site(request, _stack) -> Iterator[Site]:
     env = {"MAX_UPLOAD_BYTES": str(MAX_UPLOAD), "INCOMING_DIR": f"{_stack.env['DATA_DIR']}/incoming"}
     bucket = None
@@ -94,13 +82,13 @@ def site(_site) -> Site:
     return _site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def alice(_site) -> Person:
     """The same for all tests: signing up takes its time."""
     return _site.stack.person("alice")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bob(_site) -> Person:
     return _site.stack.person("bob")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from files import cleaning
+from files.models import File
 from tests.files.conftest import Site, picture, uploaded
+from tests.people import make_user
 
 
 def clean(site: Site, *options: str) -> str:
@@ -108,18 +112,52 @@ class TestOrphans:
         under_way.unlink()
 
 
+class TestOrphansByAge:
+    """On both storages, each in a corner of its own. S3 makes no old objects: what is old is moved."""
+
+    KEYS = ("uploads/zz/orphan", "outputs/zz/orphan", "thumbnails/zz/orphan.webp")
+    ALL_ARE_OLD = timedelta(seconds=-60)
+
+    @pytest.fixture(autouse=True)
+    def corner(self, db, site, settings, tmp_path):
+        from comfyserve import storage_url
+        from files import shelf
+
+        url = site.env.get("STORAGE_URL", "")
+        found = storage_url.parse(url, default=tmp_path / "corner", link_seconds=60)
+        if site.bucket is not None:
+            found["OPTIONS"]["location"] = f"corner-{tmp_path.name}"
+        settings.STORAGES = {**settings.STORAGES, "default": found}
+        (tmp_path / "bytes").write_bytes(b"nobody's")
+        for key in (*self.KEYS, "uploads/zz/kept"):
+            shelf.put(key, shutil.copy(tmp_path / "bytes", tmp_path / "copy"), content_type="text/plain")
+        File.objects.create(
+            user=make_user("keeper"), key="uploads/zz/kept", kind="upload", filename="kept", size=8,
+            content_type="text/plain", sha256="0" * 64,
+        )  # fmt: skip
+
+    def stored(self) -> set[str]:
+        from files import shelf, storing
+
+        return {stored.key for prefix in storing.PREFIXES for stored in shelf.walk(prefix)}
+
+    def test_young_ones_stay(self):
+        assert list(cleaning.orphans()) == []
+        assert self.stored() == {*self.KEYS, "uploads/zz/kept"}
+
+    def test_old_ones_go_and_what_a_row_names_stays(self):
+        gone = list(cleaning.orphans(grace=self.ALL_ARE_OLD))
+        assert {(item.name, item.size) for item in gone} == {(key, 8) for key in self.KEYS}
+        assert self.stored() == {"uploads/zz/kept"}
+
+    def test_a_dry_run_names_the_same_and_removes_nothing(self):
+        gone = list(cleaning.orphans(dry_run=True, grace=self.ALL_ARE_OLD))
+        assert {item.name for item in gone} == set(self.KEYS)
+        assert self.stored() == {*self.KEYS, "uploads/zz/kept"}
+
+
 class TestOnS3:
-    def test_orphans_are_found_there_too(self, site, s3_settings):
-        from files import cleaning
-
-        site.bucket.put_object(Key="outputs/zz/orphan", Body=b"x")
-        gone = [item.name for item in cleaning.orphans(dry_run=True, grace=timedelta(0))]
-        assert "outputs/zz/orphan" in gone
-        site.bucket.Object("outputs/zz/orphan").delete()
-
     def test_an_upload_in_parts_that_never_ended_is_aborted(self, site, s3_settings):
-        from files import cleaning
-
         client = site.bucket.meta.client
         client.create_multipart_upload(Bucket=site.bucket.name, Key="uploads/zz/parts")
         [gone] = cleaning.unfinished(grace=timedelta(seconds=-5))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -63,6 +65,14 @@ def test_it_answers_where_it_says(served: Served) -> None:
     assert served.url in served.output()
     assert requests.get(f"{served.url}/admin/login/", timeout=20).status_code == 200
     assert "script/manage createsuperuser" in served.output()
+
+
+def test_flower_answers_where_it_says_and_asks_for_its_password(served: Served) -> None:
+    [address] = re.findall(r"Flower +(http\S+)", served.output())
+    wait_for(lambda: ports.answers("127.0.0.1", urlsplit(address).port), seconds=40, what="Flower")
+    assert requests.get(address, timeout=20).status_code == 401
+    password = (served.data / "flower-password").read_text()
+    assert requests.get(address, auth=("operator", password), timeout=20).status_code == 200
 
 
 def test_its_secrets_are_for_its_owner_only(served: Served) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
+from comfyui.types import OutputFile
 from tests.models_registry.conftest import CHECKPOINT, sleeping
 from tests.waiting import wait_for
 
@@ -81,24 +84,71 @@ class TestLeftovers:
 
     def test_what_carries_a_mark_is_found_and_deleted(self, bridge, comfyui, mark):
         (comfyui.folder / "output" / "of-others.png").write_bytes(b"x")
-        assert mark in bridge.leftovers()
-        assert bridge.delete([mark]) == 3
-        assert mark not in bridge.leftovers()
+        assert 0 <= bridge.leftovers().marks[mark] < 60
+        assert bridge.delete(marks=[mark]) == 3
+        assert mark not in bridge.leftovers().marks
         assert not list(comfyui.folder.glob(f"*/{mark}"))
         assert (comfyui.folder / "output" / "of-others.png").exists()
 
     def test_a_mark_that_has_nothing_is_no_mistake(self, bridge):
-        assert bridge.delete([f"{uuid.uuid4()}.7"]) == 0
+        assert bridge.delete(marks=[f"{uuid.uuid4()}.7"]) == 0
 
     def test_a_link_is_not_followed(self, bridge, comfyui, tmp_path):
         (tmp_path / "precious").write_bytes(b"x")
         mark = f"{uuid.uuid4()}.1"
         (comfyui.folder / "output" / mark).symlink_to(tmp_path, target_is_directory=True)
-        assert bridge.delete([mark]) == 0
+        assert bridge.delete(marks=[mark]) == 0
         assert (tmp_path / "precious").exists()
         (comfyui.folder / "output" / mark).unlink()
 
-    @pytest.mark.parametrize("mark", ["", ".", "..", "../models", "of-others.png", "*", "a" * 36 + ".1/.."])
-    def test_what_is_no_mark_is_refused(self, comfyui, mark):
-        answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={"marks": [mark]}, timeout=10)
+    @pytest.mark.parametrize("name", ["", ".", "..", "../models", "of-others.png", "*", "a" * 36 + ".1/.."])
+    @pytest.mark.parametrize("kind", ["marks", "inputs"])
+    def test_what_is_not_ours_is_refused(self, comfyui, kind, name):
+        answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={kind: [name]}, timeout=10)
         assert answer.status_code == 400
+
+    def test_an_output_goes_only_if_it_was_written_since(self, bridge, comfyui):
+        old, new = comfyui.folder / "temp" / "old.png", comfyui.folder / "temp" / "new.png"
+        for path in (old, new):
+            path.write_bytes(b"x")
+        since = time.time() - 60
+        os.utime(old, (since - 1, since - 1))
+        files = [OutputFile(filename=path.name, subfolder="", type="temp") for path in (old, new)]
+        assert bridge.delete(files=files, since=since) == 1
+        assert (old.exists(), new.exists()) == (True, False)
+
+    @pytest.mark.parametrize(
+        "where",
+        [("../models", "x", "output"), ("", "../../x", "temp"), ("", "x", "input"), ("", "\0", "temp")],
+    )
+    def test_what_a_node_names_elsewhere_stays(self, bridge, comfyui, where):
+        subfolder, name, place = where
+        kept = [comfyui.folder / folder / "x" for folder in ("models", "input", ".")]
+        for path in kept:
+            path.write_bytes(b"x")
+        file = OutputFile(filename=name, subfolder=subfolder, type=place)
+        assert bridge.delete(files=[file], since=0.0) == 0
+        assert all(path.exists() for path in kept)
+        for path in kept:
+            path.unlink()
+
+    def test_an_input_stays_for_as_long_as_a_prompt_names_it(self, bridge, client, comfyui):
+        needed, spare = (f"{uuid.uuid4().hex * 2}.png" for _ in range(2))
+        folder = comfyui.folder / "input" / "comfyserve"
+        folder.mkdir(exist_ok=True)
+        for name in (needed, spare):
+            Image.new("RGB", (8, 8)).save(folder / name)
+        prompt_id = str(uuid.uuid4())
+        prompt = sleeping(20.0) | {
+            "3": {"class_type": "LoadImage", "inputs": {"image": f"comfyserve/{needed}"}}
+        }
+        client.submit(prompt=prompt, prompt_id=prompt_id, client_id="test")
+        try:
+            assert {needed, spare} <= bridge.leftovers().inputs.keys()
+            assert bridge.delete(inputs=[needed, spare]) == 1
+            assert [path.name for path in folder.iterdir() if path.name in (needed, spare)] == [needed]
+        finally:
+            client.delete_queued(prompt_id)
+            client.interrupt(prompt_id)
+        wait_for(lambda: client.whereabouts(prompt_id) == "ended", what="its end")
+        assert bridge.delete(inputs=[needed]) == 1

@@ -22,6 +22,7 @@ def download(person, name, **more):
     [
         ("..%2F..%2Fx.safetensors", {}, "model_name"),
         ("a/../../x.safetensors", {}, None),
+        ("%2Fetc%2Fx.safetensors", {}, None),
         (".hidden.safetensors", {}, "model_name"),
         ("x.exe", {}, "model_name"),
         ("x.ckpt", {}, "model_name"),
@@ -36,7 +37,7 @@ def download(person, name, **more):
 )
 def test_bad_input_is_refused(person, name, more, field):
     answer = download(person, name, **more)
-    if field is None:  # the path is made short before it is sent
+    if field is None:  # such a path leads nowhere
         assert answer.status_code in (400, 404, 405)
         return
     assert answer.status_code == 400, answer.text

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import hashlib
 import json
+import resource
 import threading
+import time
 
 import pytest
 
@@ -119,6 +123,70 @@ def test_a_stopped_worker_leaves_what_it_has_for_the_next(fetch, source, folder)
 def test_a_cancelled_download_leaves_nothing(fetch, folder):
     with pytest.raises(fetching.Cancelled):
         fetch(told=Told(until=1))
+    assert left_in(folder) == []
+
+
+def test_a_stalled_download_is_cancelled_at_once(fetch, source, folder):
+    source.paused = threading.Event()  # and for 30 s nothing comes
+    began = time.monotonic()
+    with pytest.raises(fetching.Cancelled):
+        fetch(told=Told(until=1))
+    assert time.monotonic() - began < 5
+    assert left_in(folder) == []
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_stalled_source(fetch, source, folder):
+    source.paused, stop = threading.Event(), threading.Event()
+    began = time.monotonic()
+    threading.Thread(target=lambda: source.half_sent.wait(10) and stop.set()).start()
+    with pytest.raises(fetching.Stopped):
+        fetch(stop=stop)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("how", ["linked", "digest"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_sum_that_the_source_tells_is_verified(fetch, source, folder, how, right):
+    """As Hugging Face does it: beside a redirect to another place. And as RFC 9530 has it."""
+    digest = hashlib.sha256(source.content if right else b"another").digest()
+    if how == "linked":
+        told = {"Location": source.url, "X-Linked-ETag": f'"{digest.hex()}"'}
+        source.answers = [(302, told, b"")]
+    else:
+        told = {"Repr-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:"}
+        source.answers = [(200, told, source.content)]
+    if right:
+        assert fetch().sha256 == digest.hex()
+    else:
+        with pytest.raises(fetching.Failed, match="SHA-256"):
+            fetch()
+        assert left_in(folder) == []
+
+
+def test_an_etag_that_is_no_sum_is_none(fetch, source):
+    source.answers = [(302, {"Location": source.url, "X-Linked-ETag": '"0123abc"'}, b"")]
+    assert fetch().path.read_bytes() == source.content
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_is_left(fetch, source, folder):
+    """The kernel refuses to write more: as with a full disk, but for the number of the error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(source.content) // 2, hard))
+    try:
+        with pytest.raises(fetching.Failed, match="could not be written: File too large"):
+            fetch()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left_in(folder) == []
+
+
+def test_a_full_disk_in_mid_download_is_said(fetch, folder, monkeypatch):
+    def full(part, chunk):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetching.Part, "append", full)
+    with pytest.raises(fetching.Failed, match="The disk is full"):
+        fetch()
     assert left_in(folder) == []
 
 

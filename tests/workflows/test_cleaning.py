@@ -235,9 +235,9 @@ class TestWorkers:
         assert [info.digest for info in ObjectInfo.objects.all()] == ["shared"]
 
     def test_a_paused_one_stays_paused(self, silent):
-        silent("paused", days=100, state=Worker.State.PAUSED)
+        silent("paused", days=100, wish=Worker.Wish.PAUSE)
         clean()
-        assert Worker.objects.get().state == Worker.State.PAUSED
+        assert Worker.objects.get().name == "paused"
 
     def test_a_description_that_was_just_told_stays(self, db):
         ObjectInfo.objects.create(digest="new", body={})

@@ -13,7 +13,7 @@ RESET = "ALTER TABLE workflows_{table} RESET (autovacuum_vacuum_scale_factor, au
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workflows", "0006_returns"),
+        ("workflows", "0008_worker_wishes"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

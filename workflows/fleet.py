@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
 from django.db.models import DurationField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
 from models_registry.models import Host, ModelFile
-from workflows.models import Worker
+
+from .models import Worker
 
 LEFT_SECONDS = 24 * 3600 - 60  # silent for so long: it was stopped in good order, or nobody waits for it
+# The age of a worker's heartbeat, by the database's clock.
+AGE = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
 BEATS = 3  # missed, and a worker is silent
 
 
@@ -44,9 +48,17 @@ class Row:
 
 def rows() -> list[Row]:
     """All workers by name, with the age of their heartbeat by the database's clock; one query."""
-    age = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
-    found = Worker.objects.annotate(age=age).order_by("name")
-    return [Row(worker, max(0.0, worker.age.total_seconds())) for worker in found]
+    return [row(worker) for worker in Worker.objects.annotate(age=AGE).order_by("name")]
+
+
+def row(worker: Any) -> Row:
+    """Of a worker that was read with AGE as `age`."""
+    return Row(worker, max(0.0, worker.age.total_seconds()))
+
+
+def row_of(name: str) -> Row:
+    """One of them, which must be there."""
+    return row(Worker.objects.annotate(age=AGE).get(name=name))
 
 
 def has_left(row: Row) -> bool:
@@ -70,3 +82,9 @@ def models_loaded() -> dict[str, list[str]]:
     for host, name in in_memory.order_by("model__name").values_list("host_id", "model__name"):
         found.setdefault(host, []).append(name)
     return found
+
+
+def without_password(url: str) -> str:
+    """The address of a ComfyUI, to show."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,159 @@
+"""Who did what: rows that are only ever added, for whoever has to find out afterwards.
+
+    audit.record("worker.pause", on=worker, changes={"wish": ("", "pause")})
+    audit.record_each("execution.cancel", on=executions)
+
+Both write in the caller's transaction: the row is there exactly if what it tells of is. Who, from where and
+under which request id is taken from the request in hand, which `begin` notes for each; without one it was
+the system (a task, a command). What is written is masked as in the logs: no password, token or key.
+
+Logins that were refused come from strangers, who must not fill the disk: see `record_refused`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from accounts import throttling
+from accounts.audit_models import AuditEntry
+from accounts.models import User
+from comfyserve import database, logs
+from comfyserve.api import request_ids
+from comfyserve.api.clients import client_address
+
+Changes = Mapping[str, tuple[Any, Any]]
+
+ADMIN = "/admin/"
+SECRET = ("password", "secret", "token", "digest", "key")  # parts of names of fields whose values are masked
+LONGEST = 500  # characters of a value
+
+_request: ContextVar[HttpRequest | None] = ContextVar("audited_request", default=None)
+
+
+# -- the request in hand -------------------------------------------------------------------------------
+def begin(request: HttpRequest) -> None:
+    """What is recorded from now on was done by this request's user."""
+    _request.set(request)
+
+
+def end() -> None:
+    _request.set(None)
+
+
+def _origin() -> dict[str, Any]:
+    request = _request.get()
+    if request is None:
+        return {"via": AuditEntry.Via.SYSTEM}
+    return {
+        "via": AuditEntry.Via.ADMIN if _is_of_admin(request) else AuditEntry.Via.API,
+        "address": client_address(request),
+        "request_id": request_ids.current() or "",
+    }
+
+
+def _asking() -> User | None:
+    """The request's user: by its token, or by its session in the admin, whose cookie counts nowhere else."""
+    request = _request.get()
+    if request is None:
+        return None
+    identity = getattr(request, "_identity", None)
+    if not _is_of_admin(request):
+        return identity.user if identity else None
+    user = getattr(request, "user", None)
+    return user if user is not None and user.is_authenticated else None
+
+
+def _is_of_admin(request: HttpRequest) -> bool:
+    return request.path_info.startswith(ADMIN)
+
+
+# -- writing -------------------------------------------------------------------------------------------
+def record(
+    action: str,
+    *,
+    on: Model | None = None,
+    actor: User | None = None,
+    changes: Changes | None = None,
+    note: str = "",
+) -> None:
+    """One row, in the caller's transaction. `actor`: where the request does not say who it is (a login)."""
+    _entry(action, on, actor or _asking(), _origin(), changes or {}, note).save(force_insert=True)
+
+
+def record_each(action: str, *, on: Iterable[Model], changes: Changes | None = None, note: str = "") -> None:
+    """A row for each object, in one statement."""
+    actor, origin = _asking(), _origin()
+    AuditEntry.objects.bulk_create(
+        [_entry(action, each, actor, origin, changes or {}, note) for each in on], batch_size=1000
+    )
+
+
+def _entry(
+    action: str, on: Model | None, actor: User | None, origin: dict[str, Any], changes: Changes, note: str
+) -> AuditEntry:
+    about = {}
+    if on is not None:
+        about = {
+            "object_type": str(on._meta.model_name),
+            "object_id": str(on.pk)[:200],
+            "object_name": _clean(str(on))[:200],
+        }
+    return AuditEntry(
+        action=action,
+        actor=actor.pk if actor else None,
+        who=actor.email if actor else "",
+        changes={name: [_told(name, each) for each in pair] for name, pair in changes.items()},
+        note=_clean(note)[:LONGEST],
+        **about,
+        **origin,
+    )
+
+
+def _told(name: str, value: Any) -> Any:
+    """A value as JSON takes it, without what is secret."""
+    if value in (None, ""):
+        return value
+    if any(part in name.lower() for part in SECRET):
+        return logs.MASK
+    if isinstance(value, bool | int | float):
+        return database.storable(value)
+    if not isinstance(value, str):
+        value = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+    return _clean(value)[:LONGEST]
+
+
+def _clean(text: str) -> str:
+    return logs.scrub(str(database.storable(text)))
+
+
+# -- what strangers can cause --------------------------------------------------------------------------
+def record_refused(action: str, *, email: str, address: str, note: str) -> None:
+    """A login, or another guess at a password, that was refused; as a rule.
+
+    Of one address some rows an hour are written, and of all together some hundred: `throttling` counts. The
+    last of an hour says that it is the last; the figures of requests and the log have all of them. What was
+    typed is written only where it is an account's address: people type passwords into the wrong field.
+    """
+    told = throttling.tell_refusal(address=address)
+    if told == "no":
+        return
+    if told == "last":
+        note = f"{note}; further ones of this hour are not written one by one"
+    try:
+        account = User.objects.get_by_natural_key(email)
+    except User.DoesNotExist:
+        account = None
+    record(action, on=account, note=note)
+
+
+# -- reading and forgetting ----------------------------------------------------------------------------
+def of(instance: Model, *, most: int = 20) -> QuerySet[AuditEntry]:
+    """What happened to this object, the latest first. One query."""
+    rows = AuditEntry.objects.filter(object_type=instance._meta.model_name, object_id=str(instance.pk))
+    return rows.order_by("-at", "-id")[:most]

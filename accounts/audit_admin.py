@@ -1,0 +1,63 @@
+"""The audit log in the console: to read and to search. Nobody can change or delete a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import RangeDateTimeFilter
+
+from accounts.audit_models import AuditEntry
+from comfyserve.console import parts
+from comfyserve.console.filters import FieldDropdown
+from comfyserve.console.pages import Facts, PageAdmin, Section, Table
+
+
+@admin.register(AuditEntry)
+class AuditAdmin(PageAdmin):
+    list_display = ["at", "person", "act", "object", "changed", "note", "via", "address", "request_id"]
+    list_display_links = ["at"]
+    list_filter = [("at", RangeDateTimeFilter), ("via", FieldDropdown)]
+    list_filter_submit = True
+    search_fields = ["who", "=action", "object_name", "=object_id", "=request_id", "=address"]
+    search_help_text = "Who, what (such as login.refused), on what, request id, or address"
+    ordering = ["-id"]
+    sortable_by: list[str] = []
+
+    @admin.display(description="Who")
+    def person(self, row: AuditEntry) -> str:
+        return row.who or ("the system" if row.via == "system" else "nobody known")
+
+    @admin.display(description="What")
+    def act(self, row: AuditEntry) -> Any:
+        return parts.badge(row.action, "bad" if row.action.endswith(".refused") else "plain")
+
+    @admin.display(description="On what")
+    def object(self, row: AuditEntry) -> str:
+        return f"{row.object_type} {row.object_name}".strip() or parts.NONE
+
+    @admin.display(description="Changes")
+    def changed(self, row: AuditEntry) -> str:
+        told = [f"{name}: {old!s:.40} → {new!s:.40}" for name, (old, new) in row.changes.items()]
+        return "; ".join(told)[:200] or parts.NONE
+
+    def sections(self, request: HttpRequest, row: AuditEntry) -> Iterable[Section]:  # noqa: ARG002
+        yield Facts(
+            "What happened",
+            [
+                ("When", f"{row.at:%Y-%m-%d %H:%M:%S} UTC"),
+                ("Who", self.person(row)),
+                ("User id", row.actor),
+                ("What", row.action),
+                ("On what", self.object(row)),
+                ("Its id", row.object_id),
+                ("Note", row.note),
+                ("Through", row.via),
+                ("From", row.address),
+                ("Request id", row.request_id),
+            ],
+        )
+        changes = [(name, str(old), str(new)) for name, (old, new) in row.changes.items()]
+        yield Table("Changes", ["Field", "Before", "After"], changes)

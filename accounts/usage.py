@@ -1,0 +1,132 @@
+"""What a user has and uses, for the operator. It reads tables of other apps, by their names alone.
+
+Bounded, whatever the user has: of executions the latest MOST are looked at.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db import connection
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from accounts import audit
+from accounts.models import ApiKey, Session, User
+from comfyserve.console import parts
+from comfyserve.console.pages import Facts, Section, Table
+
+DAYS = 14
+MOST = 20_000  # executions
+SHOWN = 20  # sessions, keys and rows of the audit log
+
+BY_DAY = """
+WITH latest AS (
+    SELECT created_at, status, gpu_seconds FROM workflows_execution
+    WHERE user_id = %s AND created_at > now() - make_interval(days => %s) ORDER BY created_at DESC LIMIT %s
+)
+SELECT (created_at AT TIME ZONE 'UTC')::date, count(*), count(*) FILTER (WHERE status = 'completed'),
+    count(*) FILTER (WHERE status = 'failed'), COALESCE(sum(gpu_seconds), 0)
+FROM latest GROUP BY 1 ORDER BY 1 DESC
+"""
+STORED = """
+SELECT COALESCE(sum(size), 0), count(*) FROM (
+    SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
+"""
+
+
+def with_alive(rows: QuerySet[User]) -> QuerySet[User]:
+    """The same users with what they have waiting and running now. In the query of the list."""
+    return rows.annotate(waiting=_alive("pending"), running=_alive("running"))
+
+
+def _alive(status: str) -> Any:
+    executions = apps.get_model("workflows", "Execution")._default_manager
+    mine = executions.filter(user_id=OuterRef("pk"), status=status).order_by()
+    counted = mine.values("user_id").annotate(number=Count("pk")).values("number")
+    return Coalesce(Subquery(counted, output_field=IntegerField()), 0)
+
+
+def by_day(user: User) -> list[tuple[date, int, int, int, float]]:
+    """(day in UTC, submitted, completed, failed, GPU seconds) of the last DAYS days, the latest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(BY_DAY, [user.pk, DAYS, MOST])
+        found: list[tuple[date, int, int, int, float]] = cursor.fetchall()
+    return found
+
+
+def stored(user: User) -> tuple[int, int]:
+    """(bytes, pieces) in the storage, as the quota counts them."""
+    with connection.cursor() as cursor:
+        cursor.execute(STORED, [user.pk])
+        size, pieces = cursor.fetchone()
+    return int(size), int(pieces)
+
+
+def sections(user: Any) -> list[Section]:
+    """What the page of a user shows below the form. Five queries. `user` comes from `with_alive`."""
+    size, pieces = stored(user)
+    days = by_day(user)
+    return [
+        Facts(
+            "Uses now",
+            [
+                ("Executions waiting", _of(user.waiting, user, "executions_waiting")),
+                ("Executions running", _of(user.running, user, "executions_running")),
+                ("Submitted today", _of(_today(days), user, "executions_per_day")),
+                (
+                    "Stored",
+                    f"{_of(size, user, 'storage_bytes', parts.size)} in {parts.number(pieces)} pieces",
+                ),
+            ],
+        ),
+        Table(
+            f"Executions of the last {DAYS} days",
+            ["Day (UTC)", "Submitted", "Completed", "Failed", "GPU time"],
+            [
+                (day, parts.number(all_), parts.number(good), parts.number(bad), parts.duration(seconds))
+                for day, all_, good, bad, seconds in days
+            ],
+        ),
+        Table(
+            "Open sessions",
+            ["Since", "From", "With", "Until"],
+            [
+                (
+                    parts.ago(each.created_at),
+                    each.address,
+                    each.user_agent,
+                    f"{each.expires_at:%Y-%m-%d %H:%M} UTC",
+                )
+                for each in Session.objects.filter(user=user, ended_at=None).order_by("-created_at")[:SHOWN]
+            ],
+        ),
+        Table(
+            "API keys",
+            ["Begins with", "Name", "Made", "Last used"],
+            [
+                (each.prefix, each.name, parts.ago(each.created_at), parts.ago(each.last_used_at))
+                for each in ApiKey.objects.filter(user=user).order_by("-id")[:SHOWN]
+            ],
+        ),
+        Table(
+            "What happened to this account",
+            ["When", "Who", "What", "From", "Note"],
+            [(parts.ago(e.at), e.who, e.action, e.address or "", e.note) for e in audit.of(user, most=SHOWN)],
+        ),
+    ]
+
+
+def _today(days: list[tuple[date, int, int, int, float]]) -> int:
+    return next((number for day, number, *_ in days if day == datetime.now(UTC).date()), 0)
+
+
+def _of(used: int, user: User, quota: str, said: Any = parts.number) -> str:
+    """Such as "3 of 10"; without a limit "3"."""
+    limits = getattr(user, "limits", None)
+    own = getattr(limits, quota) if limits else None
+    most = getattr(settings, f"QUOTA_{quota.upper()}") if own is None else own
+    return f"{said(used)} of {said(most)}" if most else str(said(used))

@@ -1,0 +1,165 @@
+"""Actions that ask first. One way for one object and for many: the list's own actions.
+
+    @ask_first(title="Cancel", text="They end at once.", button="Cancel them", danger=True)
+    def cancel(self, request, rows, answer):
+        apply_to_each(self, request, rows, lambda row: submission.cancel(execution=row), done="cancelled")
+
+A page of one object sends its id to the list as if it had been ticked there: `button_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from accounts import audit
+from comfyserve.api.errors import ApiError
+
+MOST = 500  # objects of one action
+SHOWN = 20  # objects that the question names
+REASONS = 5  # that are told of those with which it did not work
+
+Answer = dict[str, Any]
+Action = Callable[[Any, HttpRequest, QuerySet[Any], Answer], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    title: str
+    text: str
+    button: str
+    danger: bool
+    form: type[forms.Form] | None
+
+
+def ask_first(
+    *,
+    title: str,
+    text: str,
+    button: str,
+    permission: str = "operate",
+    danger: bool = False,
+    form: type[forms.Form] | None = None,
+) -> Callable[[Action], Callable[..., Any]]:
+    """Make an admin action of a function that does it; what `form` was answered is its last argument."""
+    question = Question(title, text, button, danger, form)
+
+    def decorator(do: Action) -> Callable[..., Any]:
+        @wraps(do)
+        def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponseBase | None:
+            chosen = list(rows[: MOST + 1])
+            if len(chosen) > MOST:
+                self.message_user(request, f"At most {MOST} at once; choose fewer", messages.ERROR)
+                return None
+            filled = form(request.POST if "confirmed" in request.POST else None) if form else None
+            if "confirmed" in request.POST and (filled is None or filled.is_valid()):
+                ids = [row.pk for row in chosen]
+                do(self, request, rows.model._default_manager.filter(pk__in=ids), _cleaned(filled))
+                return HttpResponseRedirect(_back(request))
+            return _page(self, request, chosen, question, do.__name__, filled)
+
+        return admin.action(action, description=title, permissions=[permission])
+
+    return decorator
+
+
+def _cleaned(form: forms.Form | None) -> Answer:
+    return dict(form.cleaned_data) if form else {}
+
+
+def _back(request: HttpRequest) -> str:
+    """Where the operator came from; only to this service."""
+    wanted = request.POST.get("next", "")
+    here = url_has_allowed_host_and_scheme(
+        wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return wanted if here else request.get_full_path()
+
+
+def _page(
+    owner: Any, request: HttpRequest, chosen: list[Model], question: Question, name: str, form: Any
+) -> TemplateResponse:
+    context = {
+        **owner.admin_site.each_context(request),
+        "opts": owner.opts,
+        "title": question.title,
+        "question": question,
+        "form": form,
+        "objects": chosen[:SHOWN],
+        "more": max(0, len(chosen) - SHOWN),
+        "number": len(chosen),
+        "ids": [row.pk for row in chosen],
+        "checkbox_name": ACTION_CHECKBOX_NAME,
+        "action": name,
+        # Without the filters: what was chosen may have left them meanwhile.
+        "target": request.path,
+        "next": _back(request),
+    }
+    return TemplateResponse(request, "console/ask.html", context)
+
+
+def apply_to_each(
+    owner: Any,
+    request: HttpRequest,
+    rows: Iterable[Any],
+    do: Callable[[Any], object],
+    *,
+    done: str,
+    recorded: bool = False,
+) -> None:
+    """Do it with each, record those with which it worked, tell the operator of both. `done`: "cancelled".
+
+    A row of the audit log is written in the transaction in which it is done. `recorded`: `do` writes it, and
+    has a transaction of its own.
+    """
+    action = f"{owner.opts.model_name}.{request.POST['action']}"
+    worked, reasons = 0, []
+    for row in rows:
+        pk = row.pk
+        try:
+            if recorded:
+                do(row)
+            else:
+                with transaction.atomic():
+                    do(row)
+                    row.pk = pk  # a deleted object has lost it
+                    audit.record(action, on=row, note=done)
+        except ApiError as exc:
+            reasons.append(f"{row}: {exc.message}")
+            continue
+        worked += 1
+    if worked:
+        owner.message_user(request, f"{worked} {done}", messages.SUCCESS)
+    for reason in reasons[:REASONS]:
+        owner.message_user(request, f"Not {done}: {reason}", messages.WARNING)
+    if len(reasons) > REASONS:
+        owner.message_user(request, f"Not {done}: {len(reasons) - REASONS} more", messages.WARNING)
+
+
+@dataclass(frozen=True)
+class Button:
+    """For a page of one object; see `console/button.html`."""
+
+    label: str
+    action: str
+    pk: Any
+    target: str
+    danger: bool = False
+    checkbox_name: str = ACTION_CHECKBOX_NAME
+
+
+def button_of(owner: Any, row: Model, action: str, label: str, *, danger: bool = False) -> Button:
+    target = reverse(f"admin:{owner.opts.app_label}_{owner.opts.model_name}_changelist")
+    return Button(label=label, action=action, pk=row.pk, target=target, danger=danger)

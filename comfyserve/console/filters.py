@@ -1,0 +1,30 @@
+"""Filters of lists as plain form fields: a browser's own, which keyboards and screen readers know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
+from unfold.widgets import UnfoldAdminSelectWidget
+
+
+class PlainForm(forms.Form):
+    def __init__(
+        self, name: str, label: str, choices: Any, multiple: bool = False, *args: Any, **kwargs: Any
+    ) -> None:
+        assert not multiple  # noqa: S101  (ours are not)
+        super().__init__(*args, **kwargs)
+        self.fields[name] = forms.ChoiceField(
+            label=label.strip(), required=False, choices=choices, widget=UnfoldAdminSelectWidget
+        )
+
+
+class Dropdown(DropdownFilter):  # type: ignore[misc]
+    form_class = PlainForm
+
+
+class FieldDropdown(ChoicesDropdownFilter):  # type: ignore[misc]
+    """Of a field with choices."""
+
+    form_class = PlainForm

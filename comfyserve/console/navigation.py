@@ -1,0 +1,113 @@
+"""The sidebar: pages in sections, each shown to whoever may see it. A page more is one line more here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The list of a model's rows; shown once the model is registered in the admin."""
+
+    title: str
+    icon: str  # of Material Symbols, which unfold brings along
+    model: str  # app_label.ModelName
+
+    def link(self, request: HttpRequest) -> str | None:
+        try:
+            model = apps.get_model(self.model)
+        except LookupError:
+            return None
+        if not admin.site.is_registered(model):
+            return None
+        if not admin.site.get_model_admin(model).has_view_permission(request):
+            return None
+        return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A named address of this service."""
+
+    title: str
+    icon: str
+    name: str
+
+    def link(self, request: HttpRequest) -> str | None:  # noqa: ARG002
+        return reverse(self.name)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another service, by the setting that names its address; shown where that is set."""
+
+    title: str
+    icon: str
+    setting: str
+
+    def link(self, request: HttpRequest) -> str | None:  # noqa: ARG002
+        return getattr(settings, self.setting) or None
+
+
+SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
+    (
+        "",
+        [
+            Page("Dashboard", "monitoring", "admin:index"),
+            Rows("Executions", "photo_library", "workflows.Execution"),
+        ],
+    ),
+    (
+        "Machines",
+        [
+            Rows("Workers", "memory", "workflows.Worker"),
+            Rows("Models", "deployed_code", "models_registry.Model"),
+        ],
+    ),
+    (
+        "What came of it",
+        [
+            Rows("Files", "folder_open", "files.File"),
+            Rows("Webhook deliveries", "webhook", "workflows.Delivery"),
+        ],
+    ),
+    (
+        "People",
+        [
+            Rows("Users", "group", "accounts.User"),
+            Rows("API keys", "key", "accounts.ApiKey"),
+            Rows("Audit log", "history", "accounts.AuditEntry"),
+        ],
+    ),
+    (
+        "Elsewhere",
+        [
+            Elsewhere("Flower", "local_florist", "FLOWER_URL"),
+            Page("API documentation", "api", "docs"),
+        ],
+    ),
+]
+
+
+def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
+    """What unfold shows: only sections with something in them."""
+    if not request.user.is_authenticated:
+        return []
+    shown = [(title, [_item(entry, request) for entry in entries]) for title, entries in SECTIONS]
+    return [
+        {"title": title, "separator": bool(title), "items": items}
+        for title, found in shown
+        if (items := [item for item in found if item])
+    ]
+
+
+def _item(entry: Rows | Page | Elsewhere, request: HttpRequest) -> dict[str, Any] | None:
+    link = entry.link(request)
+    return {"title": entry.title, "icon": entry.icon, "link": link} if link else None

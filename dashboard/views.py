@@ -1,0 +1,161 @@
+"""The dashboard as a page, and the part of it that refreshes itself."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils import timezone
+
+from comfyserve.api.errors import Unavailable
+from comfyserve.console import parts
+from files import console as bytes_
+from workflows.execution_admin import first_pictures
+from workflows.execution_filters import words_of
+
+from . import charts, figures
+from .day import total
+from .figures import Figures, Machine
+
+FULL = 90  # percent of the disk that worry
+BEHIND = timedelta(minutes=10).total_seconds()  # the oldest waits so long: worth a word
+
+
+def may_see(request: HttpRequest) -> bool:
+    return bool(request.user.has_perm("workflows.view_execution"))
+
+
+def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """What unfold asks for, for the admin's first page."""
+    return {**context, "title": "Dashboard", **(_shown() if may_see(request) else {})}
+
+
+def live(request: HttpRequest) -> HttpResponse:
+    if not may_see(request):
+        raise PermissionDenied
+    return TemplateResponse(request, "dashboard/live.html", _shown())
+
+
+def _shown() -> dict[str, Any]:
+    try:
+        found = figures.look()
+    except Unavailable as exc:
+        return {"dashboard": {"away": exc.message}}
+    return {"dashboard": _words(found)}
+
+
+def _words(found: Figures) -> dict[str, Any]:
+    whole = total(found.hours)
+    oldest = max((waiting.oldest_seconds for waiting in found.now.waiting.values()), default=0.0)
+    used = 100 * (1 - found.disk_free / found.disk_total)
+    pictures = first_pictures([row.pk for row in found.latest])
+    return {
+        "at": f"{timezone.now():%H:%M:%S} UTC",
+        "worries": list(_worries(found, oldest=oldest, disk=used)),
+        "tiles": [
+            ("Running", parts.number(found.now.running), f"{sum(found.now.workers.values())} workers"),
+            (
+                "Waiting",
+                parts.number(found.waiting),
+                f"the oldest for {parts.duration(oldest)}" if oldest else "",
+            ),
+            *_tiles(whole),
+        ],
+        "ended": charts.ended(found.hours),
+        "waits": charts.waits(found.hours),
+        "machines": [_machine(machine) for machine in found.machines],
+        "queue": [
+            (parts.badge(name), parts.number(waiting.number), parts.duration(waiting.oldest_seconds or None))
+            for name, waiting in found.queue
+        ],
+        "users": found.users,
+        "causes": sorted(
+            ((cause, words_of(cause), number) for cause, number in whole.causes.items()),
+            key=lambda entry: -entry[2],
+        ),
+        "latest": [
+            {
+                "row": row,
+                "state": parts.badge(row.status),
+                "picture": bytes_.thumbnail_of(pictures[row.pk]) if row.pk in pictures else None,
+                "ago": parts.ago(row.created_at),
+            }
+            for row in found.latest
+        ],
+        "storage": f"{'about ' if found.storage.is_estimated else ''}{parts.size(found.storage.size)}",
+        "files": f"{'about ' if found.storage.is_estimated else ''}{parts.number(found.storage.files)}",
+        "disk": parts.progress(used, label="Disk"),
+        "disk_free": parts.size(found.disk_free),
+        "host": [
+            ("CPU of this host", parts.progress(found.now.host["cpu_usage_percent"], label="CPU")),
+            ("Its memory", parts.progress(found.now.host["memory_usage_percent"], label="Memory")),
+        ],
+    }
+
+
+def _tiles(whole: Any) -> list[tuple[str, str, str]]:
+    ended = sum(whole.ended.values())
+    failed = whole.ended.get("failed", 0)
+    share = f"{100 * failed / ended:.1f} % of what ended" if ended else ""
+    return [
+        ("Completed", parts.number(whole.ended.get("completed", 0)), "in 24 hours"),
+        ("Failed", parts.number(failed), share),
+        ("Cancelled", parts.number(whole.ended.get("cancelled", 0)), "in 24 hours"),
+        ("Mean wait", parts.duration(whole.mean_wait), "in 24 hours"),
+    ]
+
+
+def _worries(found: Figures, *, oldest: float, disk: float) -> Any:
+    """Sentences, the worst first."""
+    able = sum(found.now.workers.get(state, 0) for state in ("active", "paused"))
+    if not able:
+        yield "No GPU worker is running" + (
+            f", and {found.waiting:,} executions wait" if found.waiting else ""
+        )
+    for machine in found.machines:
+        if machine.row.status in ("silent", "faulty", "unreachable"):
+            yield f"Worker {machine.row.name} is {machine.row.status}"
+    if able and oldest > BEHIND:
+        yield f"The oldest execution has waited for {parts.duration(oldest)}"
+    if disk > FULL:
+        yield f"The disk is {disk:.0f} % full"
+
+
+def _machine(machine: Machine) -> dict[str, Any]:
+    worker = machine.row.worker
+    return {
+        "name": machine.row.name,
+        "host": worker.host,
+        "status": parts.badge(machine.row.status),
+        "running": worker.running if not machine.row.silent else None,
+        "progress": None
+        if machine.percentage is None
+        else parts.progress(machine.percentage, label=f"Progress on {machine.row.name}"),
+        "gpus": [_gpu(gpu) for gpu in machine.gpus],
+        "device": ", ".join(str(device.get("name", "")) for device in worker.devices[:2]),
+        "ram": _of(worker.ram_total, worker.ram_free),
+        "models": machine.models,
+    }
+
+
+def _gpu(gpu: dict[str, Any]) -> dict[str, Any]:
+    name = gpu.get("name") or f"GPU {gpu['index']}"
+    load = gpu.get("usage_percent")
+    total_, used = gpu.get("memory_total"), gpu.get("memory_used")
+    return {
+        "name": name,
+        "load": parts.progress(load, label=f"Load of {name}") if load is not None else parts.NONE,
+        "memory": f"{parts.size(used)} of {parts.size(total_)}" if total_ else parts.NONE,
+    }
+
+
+def _of(total_: int | None, free: int | None) -> str:
+    return f"{parts.size(total_ - free)} of {parts.size(total_)}" if total_ and free is not None else ""
+
+
+urlpatterns = [path("live/", admin.site.admin_view(live), name="console-dashboard")]

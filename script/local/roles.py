@@ -1,0 +1,34 @@
+"""How each process of ours is started, one place for all: script/serve, script/run, and so compose.yaml.
+
+Workers are in `worker.py`, ComfyUI in `comfyui.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+FLOWER_PREFIX = "flower"  # the path under which it answers, behind a proxy and without one
+
+
+def web(*, host: str, port: int) -> list[str | Path]:
+    return [
+        sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", host, "--port", str(port),
+        "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
+        # Which proxy's word counts is said by TRUSTED_PROXY_HOPS and HTTPS, and by nothing else.
+        "--no-proxy-headers",
+    ]  # fmt: skip
+
+
+def beat(*, schedule: Path) -> list[str | Path]:
+    """`schedule` is the file in which it notes what it has started."""
+    return [*_celery(), "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
+
+
+def flower(*, host: str, port: int) -> list[str | Path]:
+    """It reads who may come in from FLOWER_BASIC_AUTH, and answers under `/flower/` only."""
+    return [*_celery(), "flower", f"--address={host}", f"--port={port}", f"--url_prefix={FLOWER_PREFIX}"]
+
+
+def _celery() -> list[str | Path]:
+    return [sys.executable, "-m", "celery", "-q", "-A", "comfyserve"]

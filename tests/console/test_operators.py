@@ -1,0 +1,370 @@
+"""The console's workers, models, users, files, deliveries and audit log; and who may do what there."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import Group
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from accounts import api_keys, audit, sessions
+from accounts.models import ApiKey, AuditEntry, User, UserLimits
+from files.models import File, Kind, Pin
+from models_registry.models import Command, Download, Host, Model, ModelFile
+from tests.console.conftest import client_of
+from tests.console.test_executions import EVIL, submitted
+from tests.health.test_workers import make_worker
+from tests.people import make_user
+from workflows.models import Delivery, DeliveryAttempt, Worker
+
+pytestmark = pytest.mark.django_db
+WORKERS, MODELS, FILES = "/admin/workflows/worker/", "/admin/models_registry/model/", "/admin/files/file/"
+DELIVERIES, USERS, KEYS = "/admin/workflows/delivery/", "/admin/accounts/user/", "/admin/accounts/apikey/"
+AUDIT = "/admin/accounts/auditentry/"
+PAGES = [WORKERS, MODELS, FILES, DELIVERIES, USERS, KEYS, AUDIT, "/admin/workflows/execution/"]
+MOST_QUERIES = 12
+
+
+@pytest.fixture
+def groups() -> None:
+    """As the migration makes them; tests that empty the tables take them away."""
+    import_module("accounts.migrations.0003_operator_groups").make(apps, None)
+
+
+def member(group: str) -> Client:
+    user = make_user(f"of-{len(group)}", is_staff=True)
+    user.groups.add(Group.objects.get(name=group))
+    return client_of(user)
+
+
+@pytest.fixture
+def reader(groups: None) -> Client:
+    return member("Operators (read only)")
+
+
+@pytest.fixture
+def clerk(groups: None) -> Client:
+    return member("Operators")
+
+
+@pytest.fixture
+def alice() -> User:
+    return make_user("alice")
+
+
+def make_file(user: User, *, filename: str = "a.png") -> File:
+    key = default_storage.save("uploads/test", ContentFile(b"x"))
+    return File.objects.create(
+        user=user, kind=Kind.UPLOAD, filename=filename, content_type="image/png", size=1, sha256="0", key=key,
+        thumbnail_key="thumbnails/x.webp",
+    )  # fmt: skip
+
+
+def make_model(name: str = "tiny.safetensors", *, host: str = "gpu", **file: Any) -> Model:
+    place, _ = Host.objects.get_or_create(name=host, defaults={"bridge": True})
+    model = Model.objects.create(type="checkpoint", name=name)
+    about = {"folder": "checkpoints", "path": f"/models/{name}", "size": 5 * 1024**2, "changed": 0.0, **file}
+    ModelFile.objects.create(model=model, host=place, **about)
+    return model
+
+
+def make_delivery(user: User, *, state: str = "failed", **more: Any) -> Delivery:
+    execution = submitted(user)
+    about = {"event": "workflow.completed", "url": "https://example.com/hook", "host": "example.com", **more}
+    delivery = Delivery.objects.create(execution=execution, user=user, state=state, **about)
+    DeliveryAttempt.objects.create(delivery=delivery, status_code=500, duration_ms=3, answer=EVIL)
+    return delivery
+
+
+def one_of_each(user: User, *, name: str = "x") -> dict[str, Any]:
+    """An object for each list, by the list's address."""
+    make_worker(name, gpus=[{"name": name, "usage_percent": 3}], devices=[{"name": name, "vram_free": 1}])
+    model = make_model(name, host=name, loaded_bytes=7)
+    Download.objects.create(model=model, host_id=name, url="https://example.com", error=name)
+    delivery = make_delivery(user, error=name, host=name[:50])
+    key, _ = api_keys.create(user=user, name=name)
+    audit.record("x", on=user, changes={"name": (name, name)}, note=name)
+    return {
+        WORKERS: Worker.objects.get(name=name).pk,
+        MODELS: model.pk,
+        FILES: make_file(user, filename=name).pk,
+        DELIVERIES: delivery.pk,
+        USERS: user.pk,
+        KEYS: key.pk,
+        AUDIT: AuditEntry.objects.get(action="x", note=name).pk,
+    }
+
+
+def page_of(address: str, pk: Any) -> str:
+    from django.contrib.admin.utils import quote
+
+    return f"{address}{quote(pk)}/change/"
+
+
+def act(client: Client, address: str, action: str, *pks: Any, **answer: str) -> Any:
+    """What the browser sends after the question was answered with yes."""
+    chosen = {"action": action, "index": "0", "_selected_action": [str(pk) for pk in pks]}
+    return client.post(address, {**chosen, "confirmed": "yes", **answer}, follow=True)
+
+
+def last(action: str) -> AuditEntry:
+    return AuditEntry.objects.filter(action=action).latest("id")
+
+
+class TestEveryPage:
+    @pytest.mark.parametrize("address", PAGES[:-1])
+    def test_list_and_page_cost_few_queries_and_escape_what_is_hostile(
+        self, console: Client, alice: User, address: str
+    ) -> None:
+        for number in range(3):
+            one_of_each(make_user(f"user{number}"), name=f"{number} of them")
+        alice.username = EVIL
+        alice.save()
+        pks = one_of_each(alice, name=EVIL)
+        for path in (address, page_of(address, pks[address])):
+            with CaptureQueriesContext(
+                connection,
+            ) as queries:
+                answer = console.get(path)
+            assert answer.status_code == 200, path
+            assert len(queries) <= MOST_QUERIES, "\n".join(query["sql"][:200] for query in queries)
+            text = answer.content.decode()
+            assert EVIL not in text
+            assert "<img src=x" not in text
+
+    @pytest.mark.parametrize("address", PAGES[:-1])
+    def test_a_search_finds_and_survives_nonsense(self, console: Client, alice: User, address: str) -> None:
+        one_of_each(alice)
+        for term in ("x", "alice@example.com", "'%;--", "9" * 40, "\ud83d\ude00"):
+            assert console.get(address, {"q": term.encode("utf-8", "replace").decode()}).status_code == 200
+
+    @pytest.mark.parametrize("address", PAGES[:-1])
+    def test_an_object_that_is_none_is_not_found(self, console: Client, address: str) -> None:
+        answer = console.get(page_of(address, "nothing"), follow=True)
+        assert answer.status_code == 404 or b"exist" in answer.content
+
+
+class TestRoles:
+    @pytest.mark.parametrize("address", PAGES)
+    def test_a_reader_sees_every_page_and_no_action(self, reader: Client, alice: User, address: str) -> None:
+        pks = {**one_of_each(alice), "/admin/workflows/execution/": submitted(alice).pk}
+        for path in (address, page_of(address, pks[address])):
+            answer = reader.get(path)
+            assert answer.status_code == 200
+            text = answer.content.decode()
+            assert 'name="action"' not in text
+            assert 'type="submit" class="cs-button' not in text
+
+    def test_what_a_reader_sends_by_hand_is_refused(self, reader: Client, alice: User) -> None:
+        pks = one_of_each(alice)
+        for address, action in [
+            (WORKERS, "pause"), (MODELS, "load"), (FILES, "remove"), (DELIVERIES, "redeliver"),
+            (USERS, "deactivate"), (KEYS, "revoke"),
+        ]:  # fmt: skip
+            assert act(reader, address, action, pks[address]).status_code == 403, action
+        assert reader.post(f"{MODELS}download/", {"name": "x"}).status_code == 403
+        assert reader.post(page_of(USERS, alice.pk), {"email": "x@example.com"}).status_code == 403
+        alice.refresh_from_db()
+        assert (alice.is_active, Worker.objects.get().wish, ApiKey.objects.count()) == (True, "work", 1)
+
+    def test_an_operator_acts(self, clerk: Client) -> None:
+        make_worker("gpu")
+        assert act(clerk, WORKERS, "pause", "gpu").status_code == 200
+        assert Worker.objects.get().wish == "pause"
+
+    def test_an_operator_makes_nobody_staff(self, clerk: Client, alice: User) -> None:
+        form = user_form(alice, is_staff="on", is_superuser="on")
+        assert clerk.post(page_of(USERS, alice.pk), form).status_code == 302
+        alice.refresh_from_db()
+        assert (alice.is_staff, alice.is_superuser) == (False, False)
+
+    def test_an_operator_does_nothing_to_staff(self, clerk: Client, operator: User) -> None:
+        sessions.start(user=operator)
+        act(clerk, USERS, "deactivate", operator.pk)
+        act(clerk, USERS, "end_sessions", operator.pk)
+        password = {"password1": "an other horse", "password2": "an other horse"}
+        assert clerk.post(f"{USERS}{operator.pk}/password/", password).status_code == 403
+        operator.refresh_from_db()
+        assert operator.is_active
+        assert operator.sessions.filter(ended_at=None).exists()
+
+    def test_nobody_changes_the_audit_log(self, console: Client, alice: User) -> None:
+        audit.record("x", on=alice)
+        row = last("x")
+        assert console.post(f"{AUDIT}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert console.get(f"{AUDIT}add/").status_code == 403
+        assert "delete_selected" not in console.get(AUDIT).content.decode()
+
+
+def user_form(user: User, **fields: str) -> dict[str, str]:
+    """What the form of a user sends; the inline of limits as it is while there are none."""
+    management = {"TOTAL_FORMS": "1", "INITIAL_FORMS": "0", "MIN_NUM_FORMS": "0", "MAX_NUM_FORMS": "1"}
+    return {
+        "email": user.email,
+        "username": user.username,
+        "is_active": "on",
+        **{f"limits-{name}": value for name, value in management.items()},
+        "limits-0-user": str(user.pk),
+        **fields,
+    }
+
+
+class TestWorkers:
+    @pytest.mark.parametrize("action, wish", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
+    def test_an_action_asks_first_and_is_recorded(
+        self, console: Client, operator: User, action: str, wish: str
+    ) -> None:
+        before = "pause" if action == "resume" else "work"
+        make_worker("gpu", wish=before)
+        question = console.post(WORKERS, {"action": action, "index": "0", "_selected_action": ["gpu"]})
+        assert "Yes, " in question.content.decode()
+        assert Worker.objects.get().wish == before
+        act(console, WORKERS, action, "gpu")
+        row = last(f"worker.{action}")
+        assert (row.changes, row.who, row.via) == ({"wish": [before, wish]}, operator.email, "admin")
+
+    def test_the_page_of_one_offers_what_makes_sense(self, console: Client) -> None:
+        make_worker("gpu", wish="pause", state="paused")
+        text = console.get(page_of(WORKERS, "gpu")).content.decode()
+        assert ">Resume<" in text
+        assert ">Pause<" not in text
+
+    def test_the_live_part_comes_back_to_the_page(self, console: Client) -> None:
+        make_worker("gpu:1")
+        text = console.get(page_of(WORKERS, "gpu:1").replace("change/", "live/")).content.decode()
+        assert f'name="next" value="{page_of(WORKERS, "gpu:1")}"' in text
+        assert "<html" not in text
+
+
+class TestModels:
+    @pytest.fixture(autouse=True)
+    def impatient(self, settings: Any) -> None:
+        settings.MODEL_COMMAND_SECONDS = 0
+
+    def test_load_is_the_command_that_the_api_gives(self, console: Client) -> None:
+        model = make_model()
+        answer = act(console, MODELS, "load", model.pk, worker="")
+        command = Command.objects.get()
+        assert (command.kind, command.host_id, command.name) == ("load", "gpu", model.name)
+        assert "The GPU is busy" in answer.content.decode()
+        assert (last("model.load").object_name, last("model.load").via) == (str(model), "admin")
+
+    def test_unload_where_it_is(self, console: Client) -> None:
+        model = make_model(loaded_bytes=5)
+        act(console, MODELS, "unload", model.pk, worker="gpu")
+        assert Command.objects.get().kind == "unload"
+
+    def test_cleanup_of_a_worker(self, console: Client) -> None:
+        make_worker("gpu")
+        make_model()
+        act(console, WORKERS, "cleanup", "gpu", max_age_hours="3")
+        assert Command.objects.get().arguments == {"max_age_hours": 3}
+
+    def test_a_download_begins_and_shows_how_far_it_is(self, console: Client, operator: User) -> None:
+        make_model()
+        sent = {"name": "new.safetensors", "model_type": "lora", "download_url": "https://93.184.215.14/new"}
+        answer = console.post(f"{MODELS}download/", sent, follow=True)
+        assert "is on its way to gpu" in answer.content.decode()
+        Download.objects.update(bytes_done=1, bytes_total=4, state="running")
+        assert "25 %" in console.get(f"{MODELS}on-their-way/").content.decode()
+        assert (Download.objects.get().user, last("model.download").who) == (operator, operator.email)
+
+    def test_a_download_that_is_refused_says_why_beside_the_field(self, console: Client) -> None:
+        make_model()
+        sent = {"name": "../x.exe", "model_type": "lora", "download_url": "http://127.0.0.1/x"}
+        text = console.post(f"{MODELS}download/", sent).content.decode()
+        assert text.count("cs-error") >= 2
+        assert not Download.objects.exists()
+
+
+class TestUsers:
+    def test_a_change_of_limits_says_from_what_to_what(self, console: Client, alice: User) -> None:
+        UserLimits.objects.create(user=alice, executions_running=2)
+        form = user_form(alice, **{
+            "limits-INITIAL_FORMS": "1", "limits-0-executions_running": "5",
+            "limits-0-highest_priority": "low",
+        })  # fmt: skip
+        assert console.post(page_of(USERS, alice.pk), form).status_code == 302
+        row = last("userlimits.change")
+        assert row.changes == {"executions_running": [2, 5], "highest_priority": ["", "low"]}
+        assert (row.object_id, row.object_type) == (str(alice.pk), "user")
+
+    def test_a_change_of_a_user_too(self, console: Client, alice: User) -> None:
+        console.post(page_of(USERS, alice.pk), user_form(alice, username="alicia", is_staff="on"))
+        assert last("user.change").changes == {"username": ["alice", "alicia"], "is_staff": [False, True]}
+
+    def test_a_new_password_leaves_one_row_without_it(self, console: Client, alice: User) -> None:
+        new = "an other horse battery"
+        answer = console.post(f"{USERS}{alice.pk}/password/", {"password1": new, "password2": new})
+        assert answer.status_code == 302
+        assert last("password.change").object_name == alice.email
+        assert not AuditEntry.objects.filter(action="user.change").exists()
+        assert new not in str(list(AuditEntry.objects.values()))
+
+    def test_deactivate_ends_everything(self, console: Client, alice: User) -> None:
+        sessions.start(user=alice)
+        act(console, USERS, "deactivate", alice.pk)
+        alice.refresh_from_db()
+        assert not alice.is_active
+        assert not alice.sessions.filter(ended_at=None).exists()
+        assert {last("user.deactivate").object_name, last("session.end").object_name} == {alice.email}
+
+    def test_the_page_tells_of_use(self, console: Client, alice: User) -> None:
+        UserLimits.objects.create(user=alice, executions_waiting=10)
+        submitted(alice)
+        text = console.get(page_of(USERS, alice.pk)).content.decode()
+        assert "1 of 10" in text
+
+    def test_revoking_a_key_is_the_apis_own_way(self, console: Client, alice: User) -> None:
+        key, _ = api_keys.create(user=alice, name="server")
+        act(console, KEYS, "revoke", key.pk)
+        assert not ApiKey.objects.exists()
+        assert AuditEntry.objects.filter(action__startswith="key.revoke").count() == 1
+
+
+class TestFilesAndDeliveries:
+    def test_a_file_goes_with_its_bytes(
+        self, console: Client, alice: User, django_capture_on_commit_callbacks: Any
+    ) -> None:
+        file = make_file(alice)
+        with django_capture_on_commit_callbacks(execute=True):
+            act(console, FILES, "remove", file.pk)
+        assert not File.objects.exists()
+        assert not default_storage.exists(file.key)
+        assert last("file.remove").object_id == file.pk
+
+    def test_a_file_that_is_needed_stays(self, console: Client, alice: User) -> None:
+        file = make_file(alice)
+        Pin.objects.create(file=file, holder=submitted(alice).pk)
+        answer = act(console, FILES, "remove", file.pk)
+        assert "needs this file" in answer.content.decode()
+        assert File.objects.exists()
+        assert not AuditEntry.objects.filter(action="file.remove").exists()
+
+    def test_a_delivery_is_sent_again(self, console: Client, alice: User) -> None:
+        delivery = make_delivery(alice)
+        act(console, DELIVERIES, "redeliver", delivery.pk)
+        delivery.refresh_from_db()
+        assert delivery.state == "waiting"
+        assert last("delivery.redeliver").object_id == str(delivery.pk)
+
+    def test_one_that_waits_is_not(self, console: Client, alice: User) -> None:
+        answer = act(console, DELIVERIES, "redeliver", make_delivery(alice, state="waiting").pk)
+        assert "has not ended yet" in answer.content.decode()
+
+
+def test_the_audit_log_is_found_by_who_what_and_request(console: Client, alice: User) -> None:
+    from tests.people import Api
+
+    request_id = Api.of(alice).post("/auth/keys", {"name": "k"})["X-Request-ID"]
+    for term in ("alice@", "key.make", request_id):
+        text = console.get(AUDIT, {"q": term}).content.decode()
+        assert "key.make" in text, term
+    assert "key.make" not in console.get(AUDIT, {"q": "bob@"}).content.decode()

@@ -1,0 +1,103 @@
+"""Operators at work in a real browser: a worker paused, a model loaded, and one who only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser import serious_faults
+from tests.stack import Person, Stack
+from tests.waiting import wait_for
+
+MODEL = "tiny-sd15.safetensors"
+MEMBER = """
+    INSERT INTO accounts_user_groups (user_id, group_id)
+    SELECT u.id, g.id FROM accounts_user u, auth_group g WHERE u.email = %s AND g.name = %s
+"""
+
+
+@pytest.fixture
+def log_in(browser: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[Any, Person]]]:
+    """Gives a page of the console, logged in as a new member of the group, and who that is."""
+    contexts: list[Any] = []
+    mistakes: list[str] = []
+
+    def log_in(group: str) -> tuple[Any, Person]:
+        person = gpu_worker.person("operator")
+        gpu_worker.sql("UPDATE accounts_user SET is_staff = true WHERE email = %s", person.email)
+        gpu_worker.sql(MEMBER, person.email, group)
+        context = browser.new_context(base_url=gpu_worker.url)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: mistakes.append(str(error)))
+        page.goto("/admin/login/?next=/admin/workflows/worker/")
+        page.fill("input[name=username]", person.email)
+        page.fill("input[name=password]", person.password)
+        page.click("button[type=submit]")
+        page.wait_for_url("**/admin/workflows/worker/")
+        return page, person
+
+    yield log_in
+    for context in contexts:
+        context.close()
+    assert mistakes == []
+
+
+def worker_of(person: Person) -> Any:
+    """The one that lives."""
+    return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
+
+
+PAGES = [
+    "workflows/worker", "models_registry/model", "models_registry/model/download", "files/file",
+    "workflows/delivery", "accounts/user", "accounts/apikey", "accounts/auditentry",
+]  # fmt: skip
+
+
+def test_the_pages_are_open_to_everybody(log_in: Any) -> None:
+    page, person = log_in("Operators")
+    person.post("/auth/keys", {"name": "a key"})  # something to show
+    for path in PAGES:
+        page.goto(f"/admin/{path}/")
+        assert serious_faults(page) == "", path
+    page.click("#result_list tbody a >> nth=0")
+    page.wait_for_selector("text=What happened")
+    assert serious_faults(page) == ""
+
+
+def test_a_worker_is_paused_and_resumed(log_in: Any) -> None:
+    page, person = log_in("Operators")
+    name = worker_of(person)["name"]
+    page.click(f"#result_list >> text='{name}'")
+    page.click(".cs-button:text-is('Pause')")
+    page.click(".cs-button:text-is('Yes, pause')")
+    page.wait_for_selector("text=1 paused")
+    page.wait_for_selector(".cs-headline .cs-badge:text-is('paused')")
+    wait_for(lambda: worker_of(person)["status"] == "paused", what="the worker to obey")
+    page.click(".cs-button:text-is('Resume')")
+    page.click(".cs-button:text-is('Yes, resume')")
+    page.wait_for_selector(".cs-headline .cs-badge:text-is('active')")
+    wait_for(lambda: worker_of(person)["status"] == "active", what="the worker to obey")
+
+
+def test_a_model_is_loaded(log_in: Any) -> None:
+    page, person = log_in("Operators")
+    wait_for(lambda: person.get(f"/models/{MODEL}").status_code == 200, what="the model to be reported")
+    person.post(f"/models/{MODEL}/unload")
+    page.goto("/admin/models_registry/model/?q=tiny-sd15")
+    page.click(f"#result_list >> text='{MODEL}'")
+    page.click(".cs-button:text-is('Load')")
+    page.click(".cs-button:text-is('Yes, load')")
+    page.wait_for_selector("text=1 loaded")
+    page.wait_for_selector(".cs-headline .cs-badge:text-is('loaded')")
+    assert person.get(f"/models/{MODEL}").json()["is_loaded"]
+
+
+def test_who_may_only_look_is_offered_nothing(log_in: Any) -> None:
+    page, person = log_in("Operators (read only)")
+    page.click(f"#result_list >> text='{worker_of(person)['name']}'")
+    page.wait_for_selector("text=What it does")
+    assert page.locator(".cs-buttons button").count() == 0
+    assert person.post(f"/workers/{worker_of(person)['name']}/pause").status_code == 403

@@ -1,0 +1,101 @@
+"""Pause, resume and drain: what an operator wants of a worker, and what the real one makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from accounts.models import AuditEntry
+from tests.health.test_workers import make_worker
+from tests.people import Api, assert_error, make_user
+from tests.waiting import wait_for
+from tests.workflows.graphs import colour, sleep
+from workflows import workers
+from workflows.models import Worker
+
+
+@pytest.fixture
+def operator(db: Any) -> Api:
+    return Api.of(make_user("operator", is_staff=True, is_superuser=True))
+
+
+class TestWishes:
+    @pytest.mark.parametrize("verb, wish", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
+    def test_it_is_kept_with_the_worker_and_told_of(self, operator: Api, verb: str, wish: str) -> None:
+        make_worker("gpu:1", wish="pause" if verb == "resume" else "work")
+        body = operator.post(f"/workers/gpu:1/{verb}").json()
+        assert (body["name"], body["wish"]) == ("gpu:1", wish)
+        assert Worker.objects.get().wish == wish
+        row = AuditEntry.objects.filter(object_type="worker").get()
+        assert (row.object_id, row.changes["wish"][1]) == ("gpu:1", wish)
+
+    def test_asked_again_nothing_happens(self, operator: Api) -> None:
+        make_worker("gpu")
+        for _ in range(2):
+            assert operator.post("/workers/gpu/pause").status_code == 200
+        assert AuditEntry.objects.filter(action="worker.pause").count() == 1
+
+    def test_there_is_none_of_that_name(self, operator: Api) -> None:
+        assert_error(operator.post("/workers/gone/pause"), 404, "not_found")
+
+    def test_staff_without_the_permission_is_refused(self, db: Any) -> None:
+        make_worker("gpu")
+        reader = Api.of(make_user("reader", is_staff=True))
+        assert_error(reader.post("/workers/gpu/pause"), 403, "forbidden")
+        assert Worker.objects.get().wish == Worker.Wish.WORK
+
+    def test_a_paused_one_holds_nobody_back(self, db: Any) -> None:
+        """Nobody gives it what they have staged, and what it alone has is waited for."""
+        make_worker("here", idle=True)
+        make_worker("there", idle=True)
+        workers.ask(name="there", wish=Worker.Wish.PAUSE)
+        assert workers.idle_others(name="here") == []
+        assert workers.others_alive(name="here") == ["there"]
+
+    def test_a_heartbeat_leaves_the_wish_alone(self, db: Any) -> None:
+        make_worker("gpu", wish="drain")
+        workers.beat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
+        assert workers.wish_of("gpu") == Worker.Wish.DRAIN
+
+
+def test_a_real_worker_pauses_drains_and_resumes_over_a_restart(bare_stack: Any, comfyui: Any) -> None:
+    stack = bare_stack
+    person = stack.person("waits")
+    stack.sql("UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", person.email)
+
+    def start() -> Any:
+        return stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-1"})
+
+    def is_(**wanted: Any) -> None:
+        wait_for(
+            lambda: any(
+                all(row[name] == value for name, value in wanted.items())
+                for row in person.get("/workers/").json()
+            ),
+            what=f"the worker to be {wanted}",
+        )
+
+    process = start()
+    running, staged = person.execute(sleep(2.5, seed=71)), person.execute(sleep(0.1, seed=72))
+    both = "SELECT status FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY status"
+    wait_for(lambda: stack.sql(both) == [("pending",), ("running",)], what="one to run and one to be staged")
+
+    person.post("/workers/gpu-1/drain")
+    is_(status="draining")
+    wait_for(lambda: stack.sql(both) == [("running",)], what="the staged one to go back")
+    assert person.result(running)["status"] == "completed"
+    is_(status="drained", running=None, staged=None)
+
+    process.stop()
+    person.post("/workers/gpu-1/pause")
+    start()
+    is_(status="paused")
+    later = person.execute(colour(73))
+    assert {person.get(f"/workflows/{each}").json()["status"] for each in (staged, later)} == {"pending"}
+
+    person.post("/workers/gpu-1/resume")
+    assert {person.result(each)["status"] for each in (staged, later)} == {"completed"}
+    is_(status="active", wish="work")
+    told = [line["message"] for line in person.get(f"/workflows/{staged}/logs").json()["logs"]]
+    assert "Back to the queue: its worker is paused" in told
