@@ -49,11 +49,15 @@ class Stack:
     # -- processes ----------------------------------------------------------------------------------
     def start(self) -> None:
         """Make the database, then the web process."""
+        self.create_database()
+        self.manage("migrate", "--verbosity=0")
+        self.start_web()
+
+    def create_database(self) -> None:
+        """An empty one, in place of what was there."""
         with psycopg.connect(_with_path(self._server_url, "postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
             connection.execute(f"CREATE DATABASE {DATABASE}")
-        self.manage("migrate", "--verbosity=0")
-        self.start_web()
 
     def manage(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run `manage.py` on the stack's database; its output. AssertionError when it fails."""

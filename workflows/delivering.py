@@ -125,15 +125,19 @@ def take(*, limit: int) -> list[Taken]:
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
     """Send it once and record what came of it."""
     try:
-        with database.step():
-            body = _body(taken)
-            headers = _headers(taken, body)
+        body, headers = database.patiently(lambda: _message(taken), stop=stop)
     except Execution.DoesNotExist:
         return  # deleted, and this row with it
     began = time.monotonic()
     answer = _send(taken.url, body, headers)
     seconds = time.monotonic() - began
     database.patiently(lambda: _record(taken, answer, seconds=seconds), stop=stop)
+
+
+def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
+    """Body and headers."""
+    body = _body(taken)
+    return body, _headers(taken, body)
 
 
 def _body(taken: Taken) -> bytes:
@@ -330,6 +334,8 @@ class Deliverer:
     def _deliver(self, taken: Taken) -> None:
         try:
             deliver(taken, stop=self._stopping)
+        except database.AWAY as exc:  # only while we stop
+            logger.warning("webhook %s of %s is left: %s", taken.event, taken.execution_id, exc)
         except Exception:
             # Left taken: it is due again when that is over.
             logger.exception("webhook %s of %s stumbled", taken.event, taken.execution_id)

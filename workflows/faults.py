@@ -166,6 +166,11 @@ def is_out_of_memory(error: ExecutionError) -> bool:
     )
 
 
+def is_disk_full(error: ExecutionError) -> bool:
+    """Its ComfyUI's disk has no room: no fault of the workflow's."""
+    return "No space left on device" in error.message or "not enough space on the disk" in error.message
+
+
 def clean(text: str) -> str:
     """Without server paths, one line, not too long."""
     return PATHS.sub("…", " ".join(text.split()))[:LONGEST]

@@ -217,9 +217,9 @@ class Runner:
             return self._fail(fault)
         return self._not_now("ComfyUI did not take it", exc)
 
-    def _not_now(self, reason: str, exc: Exception) -> Gone:
+    def _not_now(self, reason: str, cause: object) -> Gone:
         """A fault of the system. What exactly is for operators: it names hosts."""
-        logger.warning("execution %s goes back: %s: %s", self._id, reason, exc)
+        logger.warning("execution %s goes back: %s: %s", self._id, reason, cause)
         self._backend.failed(self._id)
         return self._back(reason, hold=True)
 
@@ -356,6 +356,8 @@ class Runner:
             return self._leave_to_others()
         if history.outcome == "interrupted":
             return self._back("somebody interrupted it in ComfyUI")
+        if history.error is not None and faults.is_disk_full(history.error):
+            return self._not_now("the disk of its ComfyUI is full", history.error.message)
         self._backend.went_well()
         return Ended(history, self._lines + self._progress.take_lines(), self._warnings)
 

@@ -8,7 +8,7 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from comfyserve import cleaning, logs
+from comfyserve import cleaning, database, logs
 from models_registry.keeping import Keeper
 
 from . import cleaning as removing
@@ -64,9 +64,19 @@ def look_for_work() -> None:
         )
         return
     if not (_gpu.seats.idle and _gpu.seats.may_take):
-        for name in workers.idle_others(name=_gpu.seats.backend.name)[:1]:
-            events.ticket(name)
+        _hand_on(name=_gpu.seats.backend.name)
     _gpu.seats.serve()
+
+
+def _hand_on(*, name: str) -> None:
+    try:
+        with database.step():
+            idle = workers.idle_others(name=name)
+    except database.AWAY as exc:
+        logger.warning("the ticket is not handed on, the database is away: %s", exc)
+        return
+    for other in idle[:1]:
+        events.ticket(other)
 
 
 @shared_task(name=events.DELIVER_WEBHOOKS)

@@ -7,6 +7,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -70,6 +71,23 @@ def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: 
     delivering._record(first, Answer(200, {}), seconds=0.1)
     assert Delivery.objects.get().state == State.WAITING
     delivering._record(second, Answer(200, {}), seconds=0.1)
+    assert Delivery.objects.get().state == State.DELIVERED
+
+
+def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, monkeypatch) -> None:
+    answers = [OperationalError("the database is away"), b"{}"]
+
+    def body(_: Taken) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(delivering, "_body", body)
+    monkeypatch.setattr(delivering, "_send", lambda *_: Answer(200, {}))
+    webhooks.record([asked.id], event="workflow.completed")
+    [first] = delivering.take(limit=9)
+    delivering.deliver(first)
     assert Delivery.objects.get().state == State.DELIVERED
 
 

@@ -1,0 +1,249 @@
+"""One failure after the other, as `docs/reliability.md` lists them: what each costs, and what it does not.
+
+Those that need real processes to die are in test_worker_death; those that depend on the moment, in
+test_interleavings.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connection
+
+from comfyserve import tickets
+from comfyui.testing import ScriptedComfyUI
+from comfyui.testing.nodes import NodeClass
+from files import shelf
+from files.errors import StorageAway
+from tests.stack import DATABASE
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
+from tests.workflows.test_interleavings import Rig, sleep
+from workflows import backend as backends
+from workflows import events, lifecycle, runner, tasks, workers
+from workflows.models import Execution
+from workflows.upkeep import Upkeep
+
+
+@pytest.fixture
+def rig(transactional_db):
+    with ScriptedComfyUI() as comfyui:
+        rig = Rig(comfyui)
+        yield rig
+        rig.close()
+
+
+def counts(execution_id: str) -> tuple[int, int]:
+    """(attempts, faults)."""
+    row = Execution.objects.get(id=execution_id)
+    return row.attempt, row.faults
+
+
+def failing(rig: Rig, *errors: Exception | None) -> graphs.Graph:
+    """A workflow that raises these, run by run, and then no more."""
+    left = list(errors)
+
+    async def run(*_: Any) -> None:
+        error = left.pop(0) if left else None
+        if error is not None:
+            raise error
+
+    rig.comfyui.classes["Fails"] = NodeClass(run=run, returns=("IMAGE",))
+    return {
+        "1": {"class_type": "Fails", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def out_of_memory() -> Exception:
+    return RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+
+
+def disk_full() -> Exception:
+    return OSError(28, "No space left on device")
+
+
+# -- ComfyUI -----------------------------------------------------------------------------------------
+def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
+    rig.comfyui.stop()
+    wait_for(lambda: not rig.backend.reachable, what="it to be gone")
+    rig.seats.taking = False
+    upkeep = Upkeep(rig.seats)
+    upkeep.start()
+    try:
+        execution_id = rig.submit(graphs.colour(1))
+        rig.comfyui.start()
+        rig.ends(execution_id, "completed")
+    finally:
+        upkeep.stop()
+    assert counts(execution_id) == (1, 0)
+
+
+def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
+    settings.STALL_SECONDS = 1
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    rig.backend.client._timeout = 0.3
+    execution_id = rig.run(sleep(60))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.comfyui.faults.silent = True
+    rig.comfyui.faults.hang |= {"/queue", f"/history/{execution_id}"}
+    wait_for(lambda: counts(execution_id) == (1, 1), what="the run to be given up")
+    rig.comfyui.faults.silent = False
+    rig.comfyui.faults.hang.clear()
+    rig.comfyui.restart()  # what else can an operator do
+    assert rig.backend.session.wait_connected(5)
+    lifecycle.lift_backoff()
+    assert rig.status(execution_id) == "pending"
+    assert rig.cancel(execution_id) == 200
+
+
+def test_out_of_memory_frees_everything_and_tries_once_more(rig):
+    execution_id = rig.run(failing(rig, out_of_memory()))
+    rig.ends(execution_id, "completed")
+    [freed] = rig.comfyui.asked("POST", "/free")
+    assert freed.body == {"unload_models": True, "free_memory": True}
+    assert counts(execution_id) == (2, 1)
+
+
+def test_out_of_memory_twice_fails_and_says_so(rig):
+    execution_id = rig.run(failing(rig, out_of_memory(), out_of_memory()))
+    body = rig.ends(execution_id, "failed")
+    assert "the GPU ran out of memory" in body["error"]
+    assert counts(execution_id) == (2, 1)
+
+
+def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    execution_id = rig.run(failing(rig, disk_full()))
+    wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
+    wait_for(lifecycle.lift_backoff, what="the backoff to be over")
+    rig.seats.serve_in_thread()
+    rig.ends(execution_id, "completed")
+    assert counts(execution_id) == (2, 0)
+
+
+def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
+    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
+    rig.backend.went_well()
+    rig.comfyui.faults.status["/prompt"] = 500
+    ids = [rig.submit(graphs.colour(n)) for n in range(5)]
+    rig.seats.serve()
+    wait_for(lambda: rig.backend.faulty, what="it to rest")
+    tried = len(rig.comfyui.submissions)
+    assert tried == backends.FAULTS_UNTIL_PAUSE, "the queue is not eaten"
+    rig.seats.serve()
+    assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
+    rig.comfyui.faults.status.clear()
+    wait_for(lambda: rig.backend.ready, what="the rest to be over")
+    lifecycle.lift_backoff()
+    rig.seats.serve_in_thread()
+    for execution_id in ids:
+        rig.ends(execution_id, "completed")
+
+
+# -- Valkey ------------------------------------------------------------------------------------------
+def test_submissions_are_taken_without_redis_and_run(rig, no_redis, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(events, "_away_until", 0.0)
+    monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
+    execution_id = rig.submit(graphs.colour(1))
+    upkeep = Upkeep(rig.seats)
+    upkeep.start()  # it looks by itself
+    try:
+        rig.ends(execution_id, "completed")
+    finally:
+        upkeep.stop()
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------
+@pytest.fixture
+def shut_database(stack):
+    """A call that shuts the stack's database: all sessions are ended, no new ones let in, until `open`."""
+    server = psycopg.connect(
+        stack.database_url.replace(f"/{DATABASE}", "/postgres"), autocommit=True, connect_timeout=5
+    )
+
+    def let(in_: bool) -> None:
+        server.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS {in_}")
+        if not in_:
+            server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [DATABASE]
+            )
+
+    with server:
+        yield let
+        let(True)
+
+
+def test_a_database_that_goes_and_comes_back_in_mid_run_costs_nothing(gpu_worker, shut_database):
+    person = gpu_worker.person("patient")
+    execution_id = person.execute(graphs.sleep(3, seed=61))
+    wait_for(
+        lambda: person.get(f"/workflows/{execution_id}/status").json()["status"] == "running",
+        what="it to run",
+    )
+    shut_database(False)
+    answer = person.get(f"/workflows/{execution_id}")
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    shut_database(True)
+    wait_for(lambda: person.get("/workflows").status_code == 200, what="the API to be well again")
+    assert person.result(execution_id)["status"] == "completed"
+    query = "SELECT attempt, faults FROM workflows_execution WHERE id = %s"
+    assert gpu_worker.sql(query, execution_id) == [(1, 0)]
+
+
+def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
+    monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(seats=rig.seats))
+    monkeypatch.setattr(workers, "idle_others", away)
+    running = rig.run(sleep(1))
+    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    tasks.look_for_work()  # to be handed on, since a seat is taken
+    rig.ends(running, "completed")
+
+
+# -- the storage -------------------------------------------------------------------------------------
+def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
+    away = threading.Event()
+    away.set()
+    original = shelf.put
+
+    def put(*arguments: Any, **options: Any) -> None:
+        if away.is_set():
+            raise StorageAway
+        original(*arguments, **options)
+
+    monkeypatch.setattr(shelf, "put", put)
+    first, second = rig.run(graphs.colour(1)), rig.run(graphs.colour(2))
+    rig.comfyui.wait_for(lambda: {first, second} <= set(rig.comfyui.history))
+    assert {rig.status(first), rig.status(second)} == {"running"}
+    away.clear()
+    for execution_id in (first, second):
+        assert len(rig.ends(execution_id, "completed")["outputs"]["images"]) == 1
+        assert counts(execution_id) == (1, 0)
+    assert len(rig.comfyui.submissions) == 2
+
+
+# -- clocks ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, hours):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    execution_id = rig.run(sleep(0.5))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    assert lifecycle.renew(tokens=rig.seats.tokens()) == rig.seats.tokens() != set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT extract(epoch FROM lease_expires_at - now()) FROM workflows_execution WHERE id = %s",
+            [execution_id],
+        )
+        assert 10 < cursor.fetchone()[0] <= 20
+    assert lifecycle.reap() == 0
+    rig.ends(execution_id, "completed")
