@@ -53,7 +53,9 @@ _gpu: GpuWorker | None = None
 _deliverer: Deliverer | None = None
 
 
-@shared_task(name=events.LOOK_FOR_WORK)
+# Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
+# meanwhile. A ticket may be lost.
+@shared_task(name=events.LOOK_FOR_WORK, acks_late=False)
 def look_for_work() -> None:
     """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:
