@@ -50,15 +50,12 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
-PAGES = [
-    "workflows/worker", "models_registry/model", "models_registry/model/download", "files/file",
-    "workflows/delivery", "accounts/user", "accounts/apikey", "accounts/auditentry",
-]  # fmt: skip
+# One of each make: a list, a form of our own, a list with filters; and then the page of one. axe takes seconds.
+PAGES = ["workflows/worker", "models_registry/model/download", "accounts/auditentry"]
 
 
 def test_the_pages_are_open_to_everybody(log_in: Any) -> None:
-    page, person = log_in("Operators")
-    person.post("/auth/keys", {"name": "a key"})  # something to show
+    page, _ = log_in("Operators")
     for path in PAGES:
         page.goto(f"/admin/{path}/")
         assert serious_faults(page) == "", path
