@@ -40,6 +40,7 @@ def log_in(browser: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[An
         return page, person
 
     yield log_in
+    gpu_worker.sql("UPDATE workflows_worker SET wish = 'work'")  # a test that failed may have left it paused
     for context in contexts:
         context.close()
     assert mistakes == []
@@ -50,7 +51,7 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
-# One of each make: a list, a form of our own, a list with filters; and then the page of one. axe takes seconds.
+# One of each make: a list, a form of our own, a list with filters; then the page of one.
 PAGES = ["workflows/worker", "models_registry/model/download", "accounts/auditentry"]
 
 
