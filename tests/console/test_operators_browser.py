@@ -40,6 +40,7 @@ def log_in(browser: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[An
         return page, person
 
     yield log_in
+    gpu_worker.sql("UPDATE workflows_worker SET wish = 'work'")  # a test that failed may have left it paused
     for context in contexts:
         context.close()
     assert mistakes == []
@@ -50,15 +51,12 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
-PAGES = [
-    "workflows/worker", "models_registry/model", "models_registry/model/download", "files/file",
-    "workflows/delivery", "accounts/user", "accounts/apikey", "accounts/auditentry",
-]  # fmt: skip
+# One of each make: a list, a form of our own, a list with filters; then the page of one.
+PAGES = ["workflows/worker", "models_registry/model/download", "accounts/auditentry"]
 
 
 def test_the_pages_are_open_to_everybody(log_in: Any) -> None:
-    page, person = log_in("Operators")
-    person.post("/auth/keys", {"name": "a key"})  # something to show
+    page, _ = log_in("Operators")
     for path in PAGES:
         page.goto(f"/admin/{path}/")
         assert serious_faults(page) == "", path
