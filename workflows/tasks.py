@@ -11,8 +11,8 @@ from django.conf import settings
 from comfyserve import cleaning, database, logs
 from models_registry.keeping import Keeper
 
+from . import capable, events, workers
 from . import cleaning as removing
-from . import events, workers
 from .backend import own
 from .delivering import Deliverer
 from .seats import Seats
@@ -32,6 +32,7 @@ class GpuWorker:
             host=backend.name,
             client=backend.client,
             active=lambda: self.seats.taking and backend.reachable,
+            on_files=lambda: capable.has_more(backend.name),
         )
         self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
         self.keeper.start()
