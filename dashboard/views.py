@@ -58,7 +58,7 @@ def _words(found: Figures) -> dict[str, Any]:
         "at": f"{timezone.now():%H:%M:%S} UTC",
         "worries": list(_worries(found, oldest=oldest, disk=used)),
         "tiles": [
-            ("Running", parts.number(found.now.running), f"{sum(found.now.workers.values())} workers"),
+            ("Running", parts.number(found.now.running), _workers(sum(found.now.workers.values()))),
             (
                 "Waiting",
                 parts.number(found.waiting),
@@ -96,6 +96,10 @@ def _words(found: Figures) -> dict[str, Any]:
             ("Its memory", parts.progress(found.now.host["memory_usage_percent"], label="Memory")),
         ],
     }
+
+
+def _workers(number: int) -> str:
+    return "on 1 worker" if number == 1 else f"on {number} workers"
 
 
 def _tiles(whole: Any) -> list[tuple[str, str, str]]:

@@ -35,7 +35,7 @@ def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context()
     opened = context.new_page()
     mistakes: list[str] = []
-    opened.on("pageerror", lambda error: mistakes.append(str(error)))
+    opened.on("pageerror", lambda error: mistakes.append(f"{opened.url}: {error.stack or error}"))
     yield opened
     context.close()
     assert mistakes == []

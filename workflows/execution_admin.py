@@ -61,7 +61,7 @@ def first_pictures(ids: Sequence[UUID]) -> dict[UUID, File]:
 @admin.register(Execution)
 class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
     list_display = [
-        "picture", "name", "user", "state", "how_far", "waited", "ran",
+        "picture", "name", "user", "state", "waited", "ran",
         "used_model", "worker", "rank", "submitted",
     ]  # fmt: skip
     list_display_links = ["name"]
@@ -112,11 +112,9 @@ class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
 
     @admin.display(description="State")
     def state(self, row: Execution) -> SafeString:
-        return _cell("state", row, parts.badge(row.status, title=row.error or ""))
-
-    @admin.display(description="Progress")
-    def how_far(self, row: Execution) -> SafeString:
-        return _cell("far", row, _how_far(row))
+        badge = parts.badge(row.status, title=row.error or "")
+        far = parts.progress(row.percentage, label=f"Progress of {row.pk}")
+        return _cell("state", row, format_html("{} {}", badge, far if row.status == Status.RUNNING else ""))
 
     @admin.display(description="Waited")
     def waited(self, row: Execution) -> SafeString:
@@ -135,8 +133,8 @@ class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
         return parts.badge(row.priority)
 
     @admin.display(description="Submitted", ordering="created_at")
-    def submitted(self, row: Execution) -> Any:
-        return parts.ago(row.created_at)
+    def submitted(self, row: Execution) -> SafeString:
+        return format_html('<span class="cs-cell">{}</span>', parts.ago(row.created_at))
 
     # -- pages --------------------------------------------------------------------------------------------
     def get_urls(self) -> list[URLPattern]:
@@ -201,7 +199,7 @@ class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
             raise Http404 from None
         rows = list(Execution.objects.filter(id__in=ids))
         alive = any(row.status in ALIVE for row in rows)
-        cells = (self.state, self.how_far, self.waited, self.ran)
+        cells = (self.state, self.waited, self.ran)
         shown = [cell(row) for row in rows for cell in cells]
         return HttpResponse("".join(shown), status=200 if alive else STOP_POLLING)
 
@@ -229,12 +227,6 @@ class ExecutionAdmin(execution_actions.ExecutionActions, ReadOnlyAdmin):
         return self.has_operate_permission(request)
 
 
-def _how_far(row: Execution) -> Any:
-    if row.status == Status.RUNNING:
-        return parts.progress(row.percentage, label=f"Progress of {row.pk}")
-    return parts.NONE
-
-
 def _cell(name: str, row: Execution, shown: Any) -> SafeString:
     """A piece that htmx replaces wherever it stands in the page."""
-    return format_html('<span id="{}-{}" hx-swap-oob="true">{}</span>', name, row.pk, shown)
+    return format_html('<span id="{}-{}" class="cs-cell" hx-swap-oob="true">{}</span>', name, row.pk, shown)

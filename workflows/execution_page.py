@@ -134,10 +134,9 @@ def _picture(
     row: Execution, history: histories.History, details: dict[str, Any]
 ) -> graph_picture.Picture | None:
     prompt = row.graph.prompt
-    states = {
-        node_id: _state_of(node_id, row, history, details)
-        for node_id in prompt
-    }  # fmt: skip
+    passed = graphs.ancestors(prompt, list(history.nodes))  # what these took from was there
+    states = {node_id: _state_of(node_id, row, history, details) for node_id in prompt}
+    states |= {node_id: "cached" for node_id in passed if states[node_id] == "waiting"}
     times = {
         node_id: parts.duration(node.seconds)
         for node_id, node in history.nodes.items()

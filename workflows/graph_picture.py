@@ -12,10 +12,11 @@ from typing import Any
 from . import graphs
 
 MOST = 300  # nodes; a picture of more helps nobody
-WIDTH, HEIGHT = 184, 58  # of a node
-ACROSS, BETWEEN, EDGE = 64, 22, 12  # between layers, between nodes of one, around all
+WIDTH, HEIGHT = 168, 58  # of a node
+ACROSS, BETWEEN, EDGE = 48, 22, 12  # between layers, between nodes of one, around all
 SWEEPS = 3  # over the layers, to put nodes beside what they are linked to
-LETTERS = 24  # of a title that fit
+READABLE = 0.72  # of its size, a picture can still be read
+LETTERS = 22  # of a title that fit
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Picture:
     height: int
     nodes: list[Node]
     links: list[Link]
+    node_width: int = WIDTH
+
+    @property
+    def narrow(self) -> int:
+        """Pixels: drawn smaller than that it scrolls, since nobody could read it."""
+        return round(self.width * READABLE)
 
 
 def draw(

@@ -69,13 +69,21 @@ def ago(moment: datetime | None) -> SafeString | str:
     if moment is None:
         return NONE
     passed = (timezone.now() - moment).total_seconds()
-    words = "just now" if passed < 1 else f"{duration(int(passed))} ago"
+    words = "just now" if passed < 1 else f"{_roughly(passed)} ago"
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         moment.isoformat(),
         f"{moment:%Y-%m-%d %H:%M:%S} UTC",
         words,
     )
+
+
+def _roughly(seconds: float) -> str:
+    """In the largest unit only: who wants to know more finds the moment itself."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def number(value: float | None) -> str:

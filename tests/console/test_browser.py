@@ -77,9 +77,8 @@ def test_a_run_is_followed_cancelled_and_retried(console):
     assert console.serious_faults() == ""
     # So does the list.
     console.open(LIST)
-    bar = f"document.querySelector('#far-{execution} progress')?.value"
-    before = page.evaluate(bar)
-    page.wait_for_function(f"{bar} > {before}", timeout=20_000)
+    bar = f"document.querySelector('#state-{execution} progress')?.value"
+    page.wait_for_function(f"(window.first ??= {bar}) < {bar}", timeout=20_000)
     page.click(f"a:has([title='{execution}'])")
     page.wait_for_function("document.querySelector('#live progress')?.value >= 2", timeout=20_000)
     page.wait_for_selector(".cs-node.cs-running")

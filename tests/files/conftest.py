@@ -45,11 +45,15 @@ class Site:
 
 @pytest.fixture(scope="session")
 def s3_bucket(s3_server) -> Any:
+    return make_bucket(s3_server)
+
+
+def make_bucket(server: S3) -> Any:
     resource = boto3.resource(
         "s3",
-        endpoint_url=s3_server.url,
-        aws_access_key_id=s3_server.access_key,
-        aws_secret_access_key=s3_server.secret_key,
+        endpoint_url=server.url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
         region_name="us-east-1",
     )
     return resource.create_bucket(Bucket=BUCKET)

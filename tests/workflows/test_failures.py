@@ -28,6 +28,7 @@ from tests.workflows.test_interleavings import Rig, sleep
 from workflows import backend as backends
 from workflows import events, lifecycle, runner, tasks, workers
 from workflows.models import Execution
+from workflows.seats import Seats
 from workflows.upkeep import Upkeep
 
 
@@ -102,6 +103,21 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     lifecycle.lift_backoff()
     assert rig.status(execution_id) == "pending"
     assert rig.cancel(execution_id) == 200
+
+
+def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
+    execution_id = rig.run(sleep(2))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.seats.stop(drain_seconds=0)
+    assert rig.seats.wait_empty(timeout=5)
+    rig.comfyui.restart()
+    assert rig.backend.session.wait_connected(5)
+    rig.seats = Seats(rig.backend)
+    rig.seats.taking = True
+    for claim in lifecycle.adopt(worker="gpu", held=[]):
+        rig.seats.resume(claim)
+    rig.ends(execution_id, "completed")
+    assert counts(execution_id) == (2, 1)
 
 
 def test_out_of_memory_frees_everything_and_tries_once_more(rig):
