@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -37,11 +38,20 @@ class Report:
         return sum(self.statuses.values())
 
 
-def attack(world: World, *, seconds: float, seed: int, clients: int, pace: float, pause: float) -> Report:
-    """Everything between the start of the world and its end. `pace`: seconds between faults; `pause`: the
-    longest that a client rests between its batches."""
+def attack(
+    world: World,
+    *,
+    seconds: float,
+    seed: int,
+    clients: int,
+    pace: float,
+    pause: float,
+    longest: float = math.inf,
+) -> Report:
+    """Everything between the start of the world and its end. `pace`: seconds between faults, of which none
+    lasts over `longest`; `pause`: the longest that a client rests between its batches."""
     ledger = Ledger()
-    weather = Weather(world, seed=seed, pace=pace)
+    weather = Weather(world, seed=seed, pace=pace, longest=longest)
     with Receiver() as receiver, _moody(receiver, seed):
         people = [
             Client(world.stack, ledger, number=n, seed=seed, hook=receiver.url, pause=pause)

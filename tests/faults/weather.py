@@ -123,12 +123,13 @@ def _empty(world: World) -> Undo:
 class Weather:
     """`rage` for so long, in the main thread: the kernel ends processes with the thread that started them."""
 
-    def __init__(self, world: World, *, seed: int, pace: float) -> None:
+    def __init__(self, world: World, *, seed: int, pace: float, longest: float) -> None:
         self.counts: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()  # parts that ended by themselves
         self._world = world
         self._faults = faults_of(world)
         self._chance = random.Random(f"{seed}.weather")
+        self._longest = longest  # seconds that a fault may last
         self._pace = pace  # seconds between two faults, on average
         self._under_way: list[tuple[float, Fault, Undo]] = []
         self._began = time.monotonic()
@@ -164,7 +165,7 @@ class Weather:
         return self._chance.choice([fault for fault in free if fault.kind == kind])
 
     def _begin(self, fault: Fault) -> None:
-        seconds = self._chance.uniform(*self._chance.choice(fault.seconds))
+        seconds = min(self._chance.uniform(*self._chance.choice(fault.seconds)), self._longest)
         self._say(f"{fault.kind}: {fault.target}, for {seconds:.1f} s")
         self.counts[fault.kind] += 1
         self._under_way.append((time.monotonic() + seconds, fault, fault.begin()))
