@@ -122,6 +122,8 @@ def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
 
 def test_out_of_memory_frees_everything_and_tries_once_more(rig):
     execution_id = rig.run(failing(rig, out_of_memory()))
+    wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
+    rig.seats.serve_in_thread()
     rig.ends(execution_id, "completed")
     [freed] = rig.comfyui.asked("POST", "/free")
     assert freed.body == {"unload_models": True, "free_memory": True}
@@ -130,6 +132,8 @@ def test_out_of_memory_frees_everything_and_tries_once_more(rig):
 
 def test_out_of_memory_twice_fails_and_says_so(rig):
     execution_id = rig.run(failing(rig, out_of_memory(), out_of_memory()))
+    wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
+    rig.seats.serve_in_thread()
     body = rig.ends(execution_id, "failed")
     assert "the GPU ran out of memory" in body["error"]
     assert counts(execution_id) == (2, 1)
@@ -239,7 +243,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
     monkeypatch.setattr(shelf, "put", put)
     first, second = rig.run(graphs.colour(1)), rig.run(graphs.colour(2))
     rig.comfyui.wait_for(lambda: {first, second} <= set(rig.comfyui.history))
-    assert {rig.status(first), rig.status(second)} == {"running"}
+    wait_for(lambda: {rig.status(first), rig.status(second)} == {"running"}, what="both to have begun")
     away.clear()
     for execution_id in (first, second):
         assert len(rig.ends(execution_id, "completed")["outputs"]["images"]) == 1
