@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -68,6 +69,8 @@ def storage_url(server: S3, *, port: int | None = None) -> str:
 @pytest.fixture(scope="package", params=["disk", "s3"])
 def _site(request, _stack) -> Iterator[Site]:
     env = {"MAX_UPLOAD_BYTES": str(MAX_UPLOAD), "INCOMING_DIR": f"{_stack.env['DATA_DIR']}/incoming"}
+    # What a worker that a test killed was storing: its own place is cleaned after a day.
+    shutil.rmtree(env["INCOMING_DIR"], ignore_errors=True)
     bucket = None
     if request.param == "s3":
         bucket = request.getfixturevalue("s3_bucket")

@@ -119,8 +119,9 @@ class TestPlaced:
         folder = comfyui.folder / "input" / "comfyserve"
         workflow = loading(uploaded(alice, picture())) | {
             "3": {"class_type": "LoadImage", "inputs": {"image": f"{gallery.url}/slow"}},
-            "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+            "4": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["3", 0]}},
         }
+        workflow["2"]["inputs"]["images"] = ["4", 0]
         before = set(folder.glob("*"))
         execution_id = alice.execute(workflow)
         wait_for(lambda: gallery.asked, what="the second input to be fetched")

@@ -11,6 +11,7 @@ from io import BytesIO
 import requests
 from PIL import Image
 
+from script.local import comfyui as local_comfyui
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import sleep
@@ -108,9 +109,9 @@ def test_what_is_staged_goes_to_a_gpu_that_falls_idle(bare_stack, comfyui_pair):
 def test_a_model_that_one_worker_has_sends_all_that_need_it_there(bare_stack, comfyui_pair):
     stack = bare_stack
     person = stack.person("having")
-    folder = comfyui_pair[1].folder / "models" / "vae"
-    only = folder / "only-here.safetensors"
-    only.symlink_to(next(folder.rglob("tiny-taesd*.safetensors")))
+    only = comfyui_pair[1].folder / "models" / "vae" / "only-here.safetensors"
+    only.parent.mkdir(parents=True, exist_ok=True)
+    only.symlink_to(local_comfyui.tiny_models(comfyui_pair[1].install) / "vae" / "tiny-taesd.safetensors")
     try:
         start_pair(stack, comfyui_pair)
         told = "SELECT count(*) FROM models_registry_modelfile WHERE path LIKE '%only-here%'"
