@@ -82,15 +82,20 @@ def has_more(worker: str) -> None:
 
 
 def lift() -> int:
-    """Let anybody try what nobody who is there could take: they will say what is missing. The number."""
+    """Let anybody try what nobody who is there could take, by what was told or by what was refused.
+
+    With nobody else to hope for they will say what is missing, and it ends. The number of those let go.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE workflows_execution SET lacking = '{}'
-            WHERE status = 'pending' AND claim_token IS NULL AND lacking <> '{}'
-              AND NOT EXISTS (SELECT FROM unnest(%s::varchar[]) AS there
+            UPDATE workflows_execution SET lacking = '{}', excluded = CASE
+                WHEN EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there WHERE there <> ALL(excluded))
+                THEN excluded ELSE '{}' END
+            WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
+              AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
                               WHERE there <> ALL(lacking) AND there <> ALL(excluded))
             """,
-            [list(_fleet())],
+            {"fleet": list(_fleet())},
         )
         return int(cursor.rowcount)

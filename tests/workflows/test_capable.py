@@ -137,6 +137,20 @@ def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
 
 
+def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
+    worker("stays")
+    worker("goes")
+    execution_id = submit(alice)
+    claim = lifecycle.claim(worker="stays")
+    assert claim is not None
+    lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
+    capable.lift()
+    assert claimed("stays") is None  # the other one may have it
+    registry.Host.objects.filter(name="goes").update(reported_at=timezone.now() - timedelta(minutes=5))
+    capable.lift()
+    assert claimed("stays") == execution_id
+
+
 def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
     submit(alice)  # what nodes there are is read once
     models = [ModelUse(TINY, "checkpoint")]
