@@ -23,7 +23,8 @@ from django.db.models.functions import Now
 logger = logging.getLogger(__name__)
 
 BATCH = 500  # rows
-LONGEST_REST = 1.0  # seconds between two batches
+RESTS = 4.0  # times as long as a batch took: a fifth of one processor at most
+LONGEST_REST = 5.0  # seconds
 RUN_SECONDS = 300.0  # of one run by Celery; the next one goes on
 
 stopping = threading.Event()  # this process is to end
@@ -84,13 +85,13 @@ def oldest_rows(model: type[Model], *, old: Q, done: Q, what: str, dry_run: bool
 
 # -- runs ------------------------------------------------------------------------------------------------
 def gently(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterator[Gone]:
-    """The same, resting after each batch for as long as it took, until the process is to end."""
+    """The same, resting after each batch for RESTS times as long as it took, until the process is to end."""
     ends = None if seconds is None else time.monotonic() + seconds
     began = time.monotonic()
     for gone in clean:
         yield gone
         took = time.monotonic() - began
-        if stopping.wait(min(took, LONGEST_REST)) or (ends is not None and time.monotonic() > ends):
+        if stopping.wait(min(took * RESTS, LONGEST_REST)) or (ends is not None and time.monotonic() > ends):
             return
         began = time.monotonic()
 

@@ -30,7 +30,7 @@ DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 INSTALLED_APPS = [
     # Before unfold, whose templates they may replace.
     "comfyserve.console",
-    "dashboard",
+    "health.dashboard",
     "unfold",
     "unfold.contrib.filters",
     "django.contrib.admin",
@@ -265,7 +265,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "STYLES": ["comfyserve.console.assets.style"],
     "SCRIPTS": ["comfyserve.console.assets.script"],
-    "DASHBOARD_CALLBACK": "dashboard.views.callback",
+    "DASHBOARD_CALLBACK": "health.dashboard.views.callback",
     "SIDEBAR": {"navigation": "comfyserve.console.navigation.sidebar"},
 }
 

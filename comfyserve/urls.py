@@ -21,7 +21,7 @@ urlpatterns = [
     path("schema", docs.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
     path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),
-    path("admin/dashboard/", include("dashboard.views")),
+    path("admin/dashboard/", include("health.dashboard.views")),
     path("admin/bytes/", include("files.console")),
     path("admin/", admin.site.urls),
 ]

@@ -136,6 +136,12 @@ class Bridge:
         response = self._there(self._client._get("/comfyserve/leftovers"))
         return self._client._parse(response, _leftovers)
 
+    def use(self, name: str, *, older: float) -> int | None:
+        """The size of an input below our folder, None where it is not there. Its age begins anew if that is
+        more than `older` seconds."""
+        response = self._there(self._client._post("/comfyserve/use", {"input": name, "older": older}))
+        return self._client._parse(response, lambda raw: None if raw["size"] is None else int(raw["size"]))
+
     def delete(
         self,
         *,

@@ -10,6 +10,7 @@ ComfyUI does not bring.
     GET  /comfyserve/header          ?folder=&name=: the header of a safetensors file
     POST /comfyserve/unload          {folder, name, drop, wait}: off the device; with drop out of RAM too
     GET  /comfyserve/leftovers       what executions left here, with its age: marks, inputs, history
+    POST /comfyserve/use             {input, older}: its size; it counts as new if it is older than that
     POST /comfyserve/delete          {marks, inputs, files, since}: delete it from output, temp and input
 
 and the node ComfyServeWarm, which puts what it is given on the device and makes nothing.

@@ -68,6 +68,21 @@ def _entries(place: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, float
                 continue  # gone just now
 
 
+def use(name: str, *, older: float) -> int | None:
+    """The size of an input, None where it is not there. One that was changed more than `older` seconds ago
+    counts as changed now: other ComfyUIs may share the folder, and their workers see when it was used."""
+    if not INPUT.fullmatch(name):
+        raise ValueError(f"{name[:100]!r} is not ComfyServe's")
+    path = Path(folder_paths.get_input_directory()) / INPUTS / name
+    try:
+        stat = path.stat()
+        if time.time() - stat.st_mtime > older:
+            os.utime(path)
+    except OSError:
+        return None
+    return stat.st_size
+
+
 # -- deleting ------------------------------------------------------------------------------------------
 def delete(
     *, marks: list[str], inputs: list[str], files: list[dict[str, Any]], since: float | None

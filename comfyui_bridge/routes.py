@@ -67,6 +67,16 @@ async def leftovers_found(_: web.Request) -> web.Response:
     return web.json_response(await asyncio.to_thread(leftovers.found))
 
 
+@routes.post("/comfyserve/use")
+async def use(request: web.Request) -> web.Response:
+    try:
+        body: Any = await request.json()
+        size = await asyncio.to_thread(leftovers.use, str(body["input"]), older=float(body["older"]))
+    except (ValueError, KeyError, TypeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"size": size})
+
+
 @routes.post("/comfyserve/delete")
 async def delete(request: web.Request) -> web.Response:
     try:

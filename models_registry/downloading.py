@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.db.models.functions import Now
@@ -21,10 +22,13 @@ logger = logging.getLogger(__name__)
 class Downloader:
     """Fetches what one host is to have. Several threads may work, each with one download at a time."""
 
-    def __init__(self, host: str, client: Client, *, stop: threading.Event) -> None:
+    def __init__(
+        self, host: str, client: Client, *, stop: threading.Event, on_files: Callable[[], None]
+    ) -> None:
         self._host = host
         self._client = client
         self._stop = stop
+        self._on_files = on_files  # there is another model file
         self._lock = threading.Lock()
         self._busy: set[int] = set()  # in the hands of a thread of this process
 
@@ -94,7 +98,8 @@ class Downloader:
         """It is done when its ComfyUI sees it. Cancelled in the last moment, it is there all the same."""
 
         def report() -> bool:
-            reporting.report_files(self._host, self._client)
+            if reporting.report_files(self._host, self._client):
+                self._on_files()
             files = ModelFile.objects.filter(host_id=self._host, model_id=download.model_id)
             return bool(files.update(sha256=fetched.sha256))
 

@@ -36,15 +36,24 @@ current: Keeper | None = None  # of this process, woken by tickets
 
 
 class Keeper:
-    def __init__(self, *, host: str, client: Client, active: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        client: Client,
+        active: Callable[[], bool],
+        on_files: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_files` is called when model files came or went."""
         self._host = host
+        self._on_files = on_files
         self._client = client
         self._active = active
         self._stop = threading.Event()
         self._report = threading.Event()
         self._files_due = 0.0
         self._tidy_due = 0.0
-        downloader = Downloader(host, client, stop=self._stop)
+        downloader = Downloader(host, client, stop=self._stop, on_files=on_files)
         duties: list[tuple[str, Callable[[], None], threading.Event, float]] = [
             ("reports", self._do_report, self._report, MEMORY_SECONDS),
             ("commands", self._do_commands, threading.Event(), settings.LOOK_SECONDS),
@@ -106,7 +115,8 @@ class Keeper:
         if time.monotonic() >= self._files_due:
             self._files_due = time.monotonic() + settings.MODEL_SCAN_SECONDS
             with database.step():
-                reporting.report_files(self._host, self._client)
+                if reporting.report_files(self._host, self._client):
+                    self._on_files()
 
         if time.monotonic() >= self._tidy_due:
             self._tidy_due = time.monotonic() + TIDY_SECONDS

@@ -1,14 +1,17 @@
-"""When models were used, and by which names they may have been meant: what executions ask and tell."""
+"""When models were used, who has them, and which may have been meant: what executions ask and tell."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
 
-from django.db.models import Q
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
-from .models import Model
+from .models import Host, Model, ModelFile
 
 SUGGESTIONS = 3
 
@@ -20,6 +23,29 @@ def used(models: Iterable[tuple[str, str]]) -> None:
         wanted |= Q(type=type_, name=name)
     if wanted != Q(pk__in=[]):
         Model.objects.filter(wanted).update(last_used=Now())
+
+
+def hosts_told(*, within: timedelta) -> QuerySet[Host, Any]:
+    """The hosts that told of themselves so lately, by name."""
+    return Host.objects.filter(reported_at__gt=Now() - within).values("name")
+
+
+def missing(hosts: Iterable[str], *, names: Iterable[str]) -> dict[str, set[str]]:
+    """By host: those of the names that it does not have and another of them has. One query, or none.
+
+    A host that has told of no file at all is left out: nobody knows what it has. Types do not count, since
+    a node may look where we would not.
+    """
+    wanted = {name.replace("\\", "/") for name in names}
+    if not wanted:
+        return {}
+    some = Exists(ModelFile.objects.filter(host=OuterRef("pk")))
+    has = ArraySubquery(
+        ModelFile.objects.filter(host=OuterRef("pk"), model__name__in=wanted).values("model__name")
+    )
+    found = dict(Host.objects.filter(some, name__in=list(hosts)).values_list("name", has))
+    anywhere = {name for names in found.values() for name in names}
+    return {host: anywhere - set(names) for host, names in found.items()}
 
 
 def near(*, name: str, type_: str | None) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 
 from accounts.models import User
 from tests.people import PASSWORD, Api, make_user
+from tests.stack import Stack
 
 
 @pytest.fixture
@@ -29,3 +30,17 @@ def as_bob(bob: User) -> Api:
 @pytest.fixture
 def stranger(db: None) -> Api:
     return Api()
+
+
+@pytest.fixture
+def bare_stack(stack: Stack) -> Stack:
+    """The stack without any worker: those kept for other tests would take what is submitted."""
+    for name in list(stack.workers):
+        stack.workers.pop(name).stop()
+    stack.sql("DELETE FROM workflows_worker")
+    # What another test left waiting would run in this one, and may be made to kill its ComfyUI.
+    stack.sql(
+        "UPDATE workflows_execution SET status = 'cancelled', completed_at = now(), claim_token = NULL,"
+        " held = NULL WHERE status IN ('pending', 'running')"
+    )
+    return stack

@@ -19,7 +19,7 @@ BASELINE = {
     "accounts": "0003_operator_groups",
     "files": "0002_shared_bytes_thumbnails_and_pins",
     "models_registry": "0001_initial",
-    "workflows": "0009_retention",
+    "workflows": "0010_lacking",
 }
 # Those that the linter refuses and that are right all the same: (app, name), each with the reason.
 DELIBERATE: dict[tuple[str, str], str] = {}

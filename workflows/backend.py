@@ -14,7 +14,7 @@ from comfyserve import database
 from comfyui import Client, Session, SystemStats, Unreachable
 from comfyui.bridge import Bridge
 
-from . import graphs
+from . import capable, graphs
 from .models import Execution, ObjectInfo
 from .tidying import PlacedInputs
 
@@ -116,6 +116,7 @@ class Backend:
                 ObjectInfo.objects.get_or_create(
                     digest=digest, defaults={"body": database.storable(object_info)}
                 )
+                capable.has_more(self.name)
             self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
             self.object_info_digest = digest
 

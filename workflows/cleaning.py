@@ -18,7 +18,7 @@ from . import removal
 from .models import LogLine, ObjectInfo, Worker
 from .webhook_models import Delivery, WebhookSecret
 
-BATCH = 200  # executions, each with dozens of rows
+BATCH = 100  # executions, each with dozens of rows
 
 
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:

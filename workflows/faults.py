@@ -7,7 +7,7 @@ paths, the node and its class; tracebacks stay in the worker's log.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,15 +129,27 @@ def node_errors(found: Mapping[str, NodeErrors], prompt: graphs.Prompt) -> dict[
     }
 
 
-def dropped(found: Mapping[str, NodeErrors], prompt: graphs.Prompt) -> list[str]:
-    """A sentence for each mistake for which ComfyUI left outputs out, though it ran the rest."""
+def dropped(
+    found: Mapping[str, NodeErrors],
+    prompt: graphs.Prompt,
+    *,
+    near: Callable[[list[str]], dict[str, list[str]]],
+) -> list[str]:
+    """A sentence for each mistake for which ComfyUI left outputs out, though it ran the rest. `near` gives
+    names that are like those of missing models."""
     sentences = []
+    lacks: list[str] = []
     for errors in found.values():
         outputs = ", ".join(f"{id_} ({graphs.title_of(prompt, id_)})" for id_ in errors.dependent_outputs)
         for error in errors.errors:
-            sentence, _ = _input_fault(errors, error, prompt)
+            sentence, missing = _input_fault(errors, error, prompt)
             sentences.append(f"Left out output {outputs}: {sentence}" if outputs else sentence)
-    return sentences
+            lacks += [missing] if missing else []
+    return sentences + near_in_name(near(lacks))
+
+
+def near_in_name(found: Mapping[str, list[str]]) -> list[str]:
+    return [f"near '{name}' in name: {', '.join(names)}" for name, names in found.items()]
 
 
 # -- errors in mid-run -----------------------------------------------------------------------------------

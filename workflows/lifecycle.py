@@ -95,11 +95,17 @@ class Outcome:
     gpu_seconds: float | None = None
 
 
-def accepted(execution_id: UUID) -> None:
-    """It waits from now on: what follows from that, in the transaction that makes it."""
+def accepted(execution_id: UUID, *, able: Sequence[str] = ()) -> None:
+    """It waits from now on: what follows from that, in the transaction that makes it. `able` are the workers
+    to be told, where not all can run it."""
     _write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
-    transaction.on_commit(events.ticket)
+    transaction.on_commit(lambda: _hand_out(able))
     _follow_up([execution_id])
+
+
+def _hand_out(workers: Sequence[str]) -> None:
+    for worker in workers or (None,):
+        events.ticket(worker)
 
 
 # -- claims ------------------------------------------------------------------------------------------

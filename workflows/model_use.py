@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 
 from comfyserve import database
 from models_registry import usage
 
 from . import graphs
-from .faults import Fault
+from .faults import Fault, near_in_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +26,22 @@ def note(prompt: graphs.Prompt) -> None:
 
 def with_suggestions(fault: Fault, prompt: graphs.Prompt) -> Fault:
     """The fault, and for each model that is missing those that may have been meant; as it was if none is."""
-    types = {use.name: use.type for use in graphs.models_of(prompt)}
-    missing = [name for name in fault.lacks if name in types]
-    if not missing:
+    found = near(fault.lacks, prompt)
+    if not found:
         return fault
-    try:
-        with database.step():
-            near = {name: usage.near(name=name, type_=types[name]) for name in missing}
-    except database.AWAY:
-        return fault
-    sentences = [f"near '{name}' in name: {', '.join(found)}" for name, found in near.items() if found]
     return dataclasses.replace(
         fault,
-        error="; ".join([fault.error, *sentences]),
-        details=fault.details | {"suggestions": {name: found for name, found in near.items() if found}},
+        error="; ".join([fault.error, *near_in_name(found)]),
+        details=fault.details | {"suggestions": found},
     )
+
+
+def near(missing: Iterable[str], prompt: graphs.Prompt) -> dict[str, list[str]]:
+    """For each of the missing models those that there are and may have been meant, where there are any."""
+    types = {use.name: use.type for use in graphs.models_of(prompt)}
+    try:
+        with database.step():
+            found = {name: usage.near(name=name, type_=types[name]) for name in missing if name in types}
+    except database.AWAY:
+        return {}
+    return {name: names for name, names in found.items() if names}

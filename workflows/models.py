@@ -99,8 +99,12 @@ class Execution(models.Model):
     returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
     faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
     excluded = ArrayField(
-        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that lack something"
+        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that refused it"
     )
+    lacking = ArrayField(
+        models.CharField(max_length=200), default=list, db_default=[], blank=True,
+        help_text="Backends without a node or model that another has: see capable.py",
+    )  # fmt: skip
 
     # progress of this attempt
     current_step = models.IntegerField(default=0)

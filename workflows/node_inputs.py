@@ -28,6 +28,11 @@ def taking_files(class_type: str) -> frozenset[str] | None:
     return frozenset[str]().union(*known) if known else None
 
 
+def classes(digest: str) -> frozenset[str]:
+    """All that a ComfyUI knows, by the digest of what it says."""
+    return frozenset(_table(digest))
+
+
 @lru_cache(maxsize=8)
 def _table(digest: str) -> dict[str, frozenset[str]]:
     body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first() or {}

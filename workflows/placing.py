@@ -16,6 +16,7 @@ from django.conf import settings
 
 from comfyserve import database, http
 from comfyui import NotFound, Refused, Unreachable
+from comfyui.bridge import Bridge, NoBridge
 from comfyui.types import OutputFile
 from files import pictures, storing, types
 from files.errors import BytesMissing, StorageAway
@@ -89,7 +90,7 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
         raise Unplaceable("ComfyUI does not take it", node_id=node_id, name=name, claim=claim) from exc
     except StorageAway as exc:
         raise NotNow("the file storage does not answer") from exc
-    except Unreachable as exc:
+    except (Unreachable, NoBridge) as exc:
         logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
         raise NotNow("ComfyUI did not take an input") from exc
 
@@ -158,11 +159,18 @@ def _is_there(claim: Claim, name: str, size: int, *, backend: Backend) -> bool:
     """Asked each time: whoever cleans ComfyUI's folders tells us nothing, and one that died while it wrote
     left a part. From here on our own sweep lets it be until the run is over."""
     backend.placed.need(claim.token, name)
+    return _size_there(backend, name) == size
+
+
+def _size_there(backend: Backend, name: str) -> int | None:
+    """None where it is not there. With our bridge it counts as used now."""
+    if backend.has_bridge:
+        return Bridge(backend.client).use(name, older=settings.COMFYUI_INPUTS_KEPT_SECONDS / 4)
     try:
         with backend.client.view(OutputFile(filename=name, subfolder=FOLDER, type="input")) as there:
-            return there.length == size
+            return there.length
     except NotFound:
-        return False
+        return None
 
 
 def _send(backend: Backend, name: str, stream: _Watched) -> None:
@@ -171,15 +179,18 @@ def _send(backend: Backend, name: str, stream: _Watched) -> None:
     backend.client.upload(name, source, subfolder=FOLDER)
 
 
-def have_gone(refused: Refused, prompt: graphs.Prompt) -> bool:
-    """Whether it may be for the want of files of ours that a prompt is refused: somebody deleted them."""
-    placed = {node_id for node_id, *_ in inputs.marked(prompt)}
-    return any(
-        error.type == "custom_validation_failed"
-        for errors in refused.node_errors.values()
-        if errors.node_id in placed
-        for error in errors.errors
-    )
+def have_gone(refused: Refused, claim: Claim, prepared: graphs.Prompt, *, backend: Backend) -> bool:
+    """Whether files that were placed are gone again, of nodes for which the prompt was refused."""
+    blamed = {errors.node_id for errors in refused.node_errors.values()}
+    names = [
+        prepared[node_id]["inputs"][name].removeprefix(f"{FOLDER}/")
+        for node_id, name, _ in inputs.marked(claim.prompt)
+        if node_id in blamed
+    ]
+    try:
+        return any(_size_there(backend, name) is None for name in names)
+    except (Unreachable, NoBridge):
+        return False
 
 
 class _Watched(io.RawIOBase):

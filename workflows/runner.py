@@ -189,12 +189,17 @@ class Runner:
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
             )
         except Refused as refused:
-            if self.claim.attempt < placing.FETCHES and placing.have_gone(refused, self.claim.prompt):
+            if self.claim.attempt < placing.FETCHES and placing.have_gone(
+                refused, self.claim, prepared, backend=self._backend
+            ):
                 return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
             return self._refused(faults.of_refusal(refused, self.claim.prompt))
         except Unreachable as exc:
             return self._post_unanswered(exc)
-        self._warnings = faults.dropped(submitted.node_errors, self.claim.prompt)
+        prompt = self.claim.prompt
+        self._warnings = faults.dropped(
+            submitted.node_errors, prompt, near=lambda missing: model_use.near(missing, prompt)
+        )
         for sentence in self._warnings:
             self._note(Line(sentence, Level.WARNING))
         return None

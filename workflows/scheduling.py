@@ -109,7 +109,7 @@ def remember(ids: Sequence[UUID]) -> None:
 NEXT_SQL = """
     SELECT id FROM workflows_execution
     WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
-      AND NOT (excluded @> ARRAY[%s]::varchar[])
+      AND %s::varchar <> ALL(excluded || lacking)
     ORDER BY turn, created_at
     LIMIT 1 FOR UPDATE SKIP LOCKED
 """

@@ -39,6 +39,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 HEARTBEAT_SECONDS = 15.0
 # After so long a stream ends and its client comes again: with a token that is still good, or not.
 LONGEST_SECONDS = 3600.0
+CUT_SECONDS = 1.0  # until the server has noticed that it is cut: else it complains of half a response
 HEARTBEAT = b": \n\n"
 HELLO = b"retry: 2000\n\n"
 END = b"event: end\ndata: {}\n\n"
@@ -125,6 +126,7 @@ class Streams:
             await _piece(send, b"", more=False)
         except TimeoutError:
             lines.cut(send)  # too slow; it comes back with Last-Event-ID
+            await asyncio.wait([watch], timeout=CUT_SECONDS)
         finally:
             watch.cancel()
             await self.hub.leave(reader)

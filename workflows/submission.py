@@ -16,7 +16,18 @@ from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 
-from . import graphs, inputs, lifecycle, queries, removal, scheduling, statistics, webhooks, workers
+from . import (
+    capable,
+    graphs,
+    inputs,
+    lifecycle,
+    queries,
+    removal,
+    scheduling,
+    statistics,
+    webhooks,
+    workers,
+)
 from .models import ALIVE, TERMINAL, Execution, Graph, Held, Status
 
 logger = logging.getLogger(__name__)
@@ -49,6 +60,7 @@ def submit(
     kind = graphs.kind_of(graph.prompt)
     used = graphs.models_of(graph.prompt)
     taken = inputs.take(graph, user=user)
+    suited = capable.suited(graph.prompt, used)
     priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
     with transaction.atomic():
         scheduling.lock_submissions(user_id=user.pk)
@@ -68,6 +80,7 @@ def submit(
             held=Held.QUOTA if limited else None,
             kind=kind,
             models_used=[{"name": use.name, "type": use.type} for use in used],
+            lacking=suited.lacking,
             metadata=dict(metadata),
             webhook_url=webhook.url if webhook else "",
         )
@@ -78,7 +91,7 @@ def submit(
             webhooks.ask(execution, webhook)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
-        lifecycle.accepted(execution.id)
+        lifecycle.accepted(execution.id, able=suited.able)
     logger.info(
         "Accepted, %d nodes, priority %s",
         len(graph.prompt),

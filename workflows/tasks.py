@@ -11,8 +11,8 @@ from django.conf import settings
 from comfyserve import cleaning, database, logs
 from models_registry.keeping import Keeper
 
+from . import capable, events, workers
 from . import cleaning as removing
-from . import events, workers
 from .backend import own
 from .delivering import Deliverer
 from .seats import Seats
@@ -32,6 +32,7 @@ class GpuWorker:
             host=backend.name,
             client=backend.client,
             active=lambda: self.seats.taking and backend.reachable,
+            on_files=lambda: capable.has_more(backend.name),
         )
         self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
         self.keeper.start()
@@ -53,7 +54,9 @@ _gpu: GpuWorker | None = None
 _deliverer: Deliverer | None = None
 
 
-@shared_task(name=events.LOOK_FOR_WORK)
+# Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
+# meanwhile. A ticket may be lost.
+@shared_task(name=events.LOOK_FOR_WORK, acks_late=False)
 def look_for_work() -> None:
     """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,12 +32,11 @@ STRANGER_SECONDS = 24 * 3600.0
 
 
 class PlacedInputs:
-    """The files that this process placed on its ComfyUI, or found there: who needs them, and used when."""
+    """The files on its ComfyUI that runs of this process need, placed by them or found there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._needed: dict[UUID, set[str]] = {}
-        self._used_at: dict[str, float] = {}
 
     def need(self, token: UUID, name: str) -> None:
         """From here on it stays, until `release`. Say it before you look whether it is there."""
@@ -48,21 +46,13 @@ class PlacedInputs:
     def release(self, token: UUID) -> None:
         """The claim's run is over, however."""
         with self._lock:
-            for name in self._needed.pop(token, ()):
-                self._used_at[name] = time.monotonic()
+            self._needed.pop(token, None)
 
     @contextmanager
-    def unneeded(self, ages: dict[str, float], *, after: float) -> Iterator[list[str]]:
-        """Those of them that may go; nobody begins to need one until the block is left. `ages` in seconds."""
+    def unneeded(self, names: set[str]) -> Iterator[list[str]]:
+        """Those of them that may go; nobody begins to need one until the block is left."""
         with self._lock:
-            needed = set().union(*self._needed.values())
-            now = time.monotonic()
-            self._used_at = {name: at for name, at in self._used_at.items() if now - at < after}
-            yield [
-                name
-                for name, age in ages.items()
-                if age >= after and name not in needed and name not in self._used_at
-            ]
+            yield sorted(names - set[str]().union(*self._needed.values()))
 
 
 # -- after an execution ----------------------------------------------------------------------------------
@@ -71,10 +61,11 @@ def forget(claim: Claim, history: History, backend: Backend) -> None:
     try:
         backend.client.delete_history(str(claim.execution_id))
         if backend.has_bridge:
+            # Other nodes may name a file of an earlier run that ComfyUI had cached.
+            own = backend.output_nodes(claim.prompt)
             Bridge(backend.client).delete(
                 marks=_marks(claim, history),
-                # Others may name a file of an earlier run that ComfyUI had cached.
-                files=[file for file in history.files if file.node_id in backend.output_nodes(claim.prompt)],
+                files=[file for file in history.files if file.node_id in own],
                 since=None if history.started_ms is None else history.started_ms / 1000,
             )
     except (Unreachable, NoBridge) as exc:
@@ -103,7 +94,8 @@ def sweep(backend: Backend) -> None:
         logger.info("backend %s: deleted %d files of %d runs", backend.name, files, len(marks))
     for prompt_id in _gone(found.history):
         backend.client.delete_history(prompt_id)
-    with backend.placed.unneeded(found.inputs, after=settings.COMFYUI_INPUTS_KEPT_SECONDS) as inputs:
+    kept = settings.COMFYUI_INPUTS_KEPT_SECONDS
+    with backend.placed.unneeded({name for name, age in found.inputs.items() if age >= kept}) as inputs:
         if inputs:
             files = bridge.delete(inputs=inputs)
             logger.info("backend %s: deleted %d inputs", backend.name, files)

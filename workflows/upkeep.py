@@ -26,7 +26,7 @@ from comfyserve import database
 from comfyui import Unreachable
 from comfyui.bridge import NoBridge
 
-from . import gpus, lifecycle, queries, statistics, tidying, workers
+from . import capable, gpus, lifecycle, queries, statistics, tidying, workers
 from .seats import Held, Seats
 
 logger = logging.getLogger(__name__)
@@ -244,6 +244,7 @@ class Upkeep:
                 lifecycle.lift_backoff()
                 statistics.fold()
                 lifecycle.lift_quotas()
+                capable.lift()
 
     def _fail_stale(self) -> None:
         with alone("stale") as first:

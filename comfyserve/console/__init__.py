@@ -6,5 +6,5 @@
     paging       counts that stay cheap on big tables
     parts        badges, progress bars, thumbnails, durations
 
-It knows no app; the dashboard, which reads from all of them, is `dashboard`.
+It knows no app; the dashboard, which reads from all of them, is `health.dashboard`.
 """

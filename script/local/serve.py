@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 
-from script.local import ports, roles
+from script.local import ports
 from script.local.paths import data_dir
 from script.local.services import Services
 
@@ -66,7 +66,7 @@ def _interrupt(stop: threading.Event) -> None:
 
 
 def _tell(services: Services) -> None:
-    url, flower = services.url, f"http://127.0.0.1:{services.flower_port}/{roles.FLOWER_PREFIX}/"
+    url, flower = services.url, services.flower_url
     print(
         f"""
 ComfyServe runs.

@@ -53,6 +53,10 @@ class Services:
         return f"http://{shown}:{self.port}"
 
     @property
+    def flower_url(self) -> str:
+        return f"http://127.0.0.1:{self.flower_port}/{roles.FLOWER_PREFIX}/"
+
+    @property
     def own_comfyui(self) -> bool:
         return self._comfyui is not None
 
@@ -112,8 +116,8 @@ class Services:
             "REDIS_URL": self._valkey.url() if self._valkey else os.environ["REDIS_URL"],
             "COMFYUI_URL": ",".join(self.comfyui_urls),
             "PORT": str(self.port),
-            "FLOWER_URL": os.environ.get("FLOWER_URL") or f"http://127.0.0.1:{self.flower_port}",
             "FLOWER_BASIC_AUTH": f"operator:{self.flower_password}",
+            "FLOWER_URL": os.environ.get("FLOWER_URL") or self.flower_url,
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
         running.tell({key: self.env[key] for key in running.TOLD})

@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from comfyserve import database
-from dashboard import figures
-from dashboard.day import day, total
 from health import figures as health_figures
+from health.dashboard import figures
+from health.dashboard.day import day, total
 from tests.console.conftest import client_of
 from tests.console.test_executions import EVIL, failed, running, submitted
 from tests.people import make_user

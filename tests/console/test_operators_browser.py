@@ -40,6 +40,7 @@ def log_in(browser: Any, gpu_worker: Stack) -> Iterator[Callable[[str], tuple[An
         return page, person
 
     yield log_in
+    gpu_worker.sql("UPDATE workflows_worker SET wish = 'work'")  # a test that failed may have left it paused
     for context in contexts:
         context.close()
     assert mistakes == []
@@ -50,18 +51,11 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
-PAGES = [
-    "workflows/worker", "models_registry/model", "models_registry/model/download", "files/file",
-    "workflows/delivery", "accounts/user", "accounts/apikey", "accounts/auditentry",
-]  # fmt: skip
-
-
-def test_the_pages_are_open_to_everybody(log_in: Any) -> None:
-    page, person = log_in("Operators")
-    person.post("/auth/keys", {"name": "a key"})  # something to show
-    for path in PAGES:
-        page.goto(f"/admin/{path}/")
-        assert serious_faults(page) == "", path
+def test_a_form_and_the_page_of_one_are_open_to_everybody(log_in: Any) -> None:
+    page, _ = log_in("Operators")
+    page.goto("/admin/models_registry/model/download/")
+    assert serious_faults(page) == ""
+    page.goto("/admin/accounts/auditentry/")
     page.click("#result_list tbody a >> nth=0")
     page.wait_for_selector("text=What happened")
     assert serious_faults(page) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -22,6 +23,7 @@ SETTLE_SECONDS = 240.0
 @dataclass(frozen=True)
 class Report:
     faults: Counter[str]
+    ended: Counter[str]  # parts that ended by themselves, and were started again
     statuses: Counter[str]
     given_up: int
     answers: Counter[str]
@@ -36,11 +38,20 @@ class Report:
         return sum(self.statuses.values())
 
 
-def attack(world: World, *, seconds: float, seed: int, clients: int, pace: float, pause: float) -> Report:
-    """Everything between the start of the world and its end. `pace`: seconds between faults; `pause`: the
-    longest that a client rests between its batches."""
+def attack(
+    world: World,
+    *,
+    seconds: float,
+    seed: int,
+    clients: int,
+    pace: float,
+    pause: float,
+    longest: float = math.inf,
+) -> Report:
+    """Everything between the start of the world and its end. `pace`: seconds between faults, of which none
+    lasts over `longest`; `pause`: the longest that a client rests between its batches."""
     ledger = Ledger()
-    weather = Weather(world, seed=seed, pace=pace)
+    weather = Weather(world, seed=seed, pace=pace, longest=longest)
     with Receiver() as receiver, _moody(receiver, seed):
         people = [
             Client(world.stack, ledger, number=n, seed=seed, hook=receiver.url, pause=pause)
@@ -50,6 +61,7 @@ def attack(world: World, *, seconds: float, seed: int, clients: int, pace: float
             person.start()
         weather.rage(seconds=seconds)
         over = time.monotonic()
+        weather.tend()
         world.wait_ready()
         for person in people:
             person.stop.set()
@@ -68,6 +80,7 @@ def _report(
     errors = [each.result.get("error") or "" for each in ledger.promises]
     return Report(
         faults=weather.counts,
+        ended=weather.ended,
         statuses=statuses,
         given_up=sum(bool(promise.HONEST.match(error)) for error in errors),
         answers=ledger.answers,
@@ -101,6 +114,9 @@ def tell(report: Report, *, seed: int) -> None:
     print(f"\nSeed {seed}\n\nFaults: {sum(report.faults.values())} of {len(report.faults)} kinds")
     for kind, count in sorted(report.faults.items()):
         print(f"  {count:5}  {kind}")
+    if report.ended:
+        told = ", ".join(f"{name} {count}" for name, count in sorted(report.ended.items()))
+        print(f"  Ended by themselves, and started again: {told}")
     print(f"\nExecutions: {report.executions}")
     for status, count in sorted(report.statuses.items()):
         more = f", of these given up because ComfyUI died under them twice: {report.given_up}"

@@ -13,7 +13,7 @@ SEED = 7  # of a sequence that kills, freezes and cuts a bit of everything
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_or_done_twice_in_bad_weather(comfyui_pair, tmp_path):
     with World(tmp_path, comfyuis=comfyui_pair).running() as world:
-        report = attack(world, seconds=20, seed=SEED, clients=4, pace=1.5, pause=0.5)
+        report = attack(world, seconds=20, seed=SEED, clients=4, pace=1.5, pause=0.5, longest=3.0)
     tell(report, seed=SEED)
     assert report.broken == []
     assert len(report.faults) >= 6

@@ -123,10 +123,13 @@ def _empty(world: World) -> Undo:
 class Weather:
     """`rage` for so long, in the main thread: the kernel ends processes with the thread that started them."""
 
-    def __init__(self, world: World, *, seed: int, pace: float) -> None:
+    def __init__(self, world: World, *, seed: int, pace: float, longest: float) -> None:
         self.counts: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()  # parts that ended by themselves
+        self._world = world
         self._faults = faults_of(world)
         self._chance = random.Random(f"{seed}.weather")
+        self._longest = longest  # seconds that a fault may last
         self._pace = pace  # seconds between two faults, on average
         self._under_way: list[tuple[float, Fault, Undo]] = []
         self._began = time.monotonic()
@@ -138,10 +141,18 @@ class Weather:
         with self._ending_all():
             while (now := time.monotonic()) < end:
                 self._end_those_over(now)
+                self.tend()
                 if now >= due and len(self._under_way) < AT_ONCE:
                     self._begin(self._draw())
                     due = now + self._chance.uniform(0.3, 1.7) * self._pace
                 time.sleep(0.05)
+
+    def tend(self) -> None:
+        """A fault may have ended what it did not aim at."""
+        busy = {fault.target for _, fault, _ in self._under_way}
+        for name in self._world.tend(but=busy):
+            self.ended[name] += 1
+            self._say(f"{name} had ended, and is started again")
 
     def _draw(self) -> Fault:
         """Each kind as often as any other, whatever the number of its targets."""
@@ -154,7 +165,7 @@ class Weather:
         return self._chance.choice([fault for fault in free if fault.kind == kind])
 
     def _begin(self, fault: Fault) -> None:
-        seconds = self._chance.uniform(*self._chance.choice(fault.seconds))
+        seconds = min(self._chance.uniform(*self._chance.choice(fault.seconds)), self._longest)
         self._say(f"{fault.kind}: {fault.target}, for {seconds:.1f} s")
         self.counts[fault.kind] += 1
         self._under_way.append((time.monotonic() + seconds, fault, fault.begin()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -256,6 +256,13 @@ class World:
 
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self.stack.sql(query, *parameters)
+
+    def tend(self, *, but: Collection[str] = ()) -> list[str]:
+        """As a process manager does: start again what has ended by itself. Its names."""
+        ended = [part for part in self.parts.values() if part.name not in but and not part.process.alive]
+        for part in ended:
+            part.start()
+        return [part.name for part in ended]
 
     def wait_ready(self, *, seconds: float = 120) -> None:
         """Until both GPU workers have their ComfyUI, and the web process answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -45,11 +46,15 @@ class Site:
 
 @pytest.fixture(scope="session")
 def s3_bucket(s3_server) -> Any:
+    return make_bucket(s3_server)
+
+
+def make_bucket(server: S3) -> Any:
     resource = boto3.resource(
         "s3",
-        endpoint_url=s3_server.url,
-        aws_access_key_id=s3_server.access_key,
-        aws_secret_access_key=s3_server.secret_key,
+        endpoint_url=server.url,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
         region_name="us-east-1",
     )
     return resource.create_bucket(Bucket=BUCKET)
@@ -64,6 +69,8 @@ def storage_url(server: S3, *, port: int | None = None) -> str:
 @pytest.fixture(scope="package", params=["disk", "s3"])
 def _site(request, _stack) -> Iterator[Site]:
     env = {"MAX_UPLOAD_BYTES": str(MAX_UPLOAD), "INCOMING_DIR": f"{_stack.env['DATA_DIR']}/incoming"}
+    # What a worker that a test killed was storing: its own place is cleaned after a day.
+    shutil.rmtree(env["INCOMING_DIR"], ignore_errors=True)
     bucket = None
     if request.param == "s3":
         bucket = request.getfixturevalue("s3_bucket")

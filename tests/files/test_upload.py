@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import socket
 import struct
 import zlib
@@ -279,6 +280,20 @@ class TestBad:
         wait_for(lambda: site.incoming() == [], seconds=10, what="the end of it")
         assert site.stored() == before
         assert newcomer.get("/files/").json() == []
+
+    def test_a_disk_that_fills_up_is_said_and_leaves_nothing(self, alice, site):
+        """The kernel lets the web process write no more of a file: to it the same as a full disk."""
+        before, pid = site.stored(), site.stack.web.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (500_000, hard))
+        try:
+            answer = upload(alice, os.urandom(1_000_000))
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+        body = assert_error(answer, 503, "service_unavailable")
+        assert "no room" in body["message"]
+        assert answer.headers["Retry-After"]
+        assert (site.incoming(), site.stored()) == ([], before)
 
     def test_a_checksum_that_does_not_fit_is_refused(self, alice):
         body = assert_error(upload(alice, b"abc", sha256="0" * 64), 400, "validation_error")

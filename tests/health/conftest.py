@@ -17,7 +17,9 @@ import requests
 from script.local import ports
 from script.local.postgres import Postgres
 from script.local.processes import Process
+from script.local.s3 import S3
 from script.local.valkey import Valkey
+from tests.files.conftest import make_bucket, storage_url
 from tests.stack import Stack
 from tests.waiting import wait_for
 
@@ -28,6 +30,7 @@ class Own:
 
     postgres: Postgres
     valkey: Valkey
+    s3: S3
     stack: Stack
 
     def get(self, path: str, **options: Any) -> requests.Response:
@@ -92,6 +95,9 @@ class Own:
         if not self.valkey.process.alive:
             self.valkey.start()
             self.valkey.wait()
+        if not self.s3.process.alive:
+            self.s3.start()
+            self.s3.wait()
 
 
 def _family(server: Process) -> list[psutil.Process]:
@@ -110,20 +116,24 @@ def _own() -> Iterator[Own]:
     logs = folder / "logs"
     postgres = Postgres(folder / "postgres", port=ports.free_port(), log=logs / "postgres.log", durable=False)
     valkey = Valkey(folder / "valkey", port=ports.free_port(), log=logs / "valkey.log")
+    s3 = S3(folder / "s3", log=logs / "s3.log")
     postgres.prepare()
     valkey.prepare()
     stack = Stack(folder=folder / "stack", logs=logs, database_url=postgres.url(), redis_url=valkey.url())
+    stack.env["STORAGE_URL"] = storage_url(s3)
     try:
-        for server in (postgres, valkey):
+        for server in (postgres, valkey, s3):
             server.start()
-        for server in (postgres, valkey):
+        for server in (postgres, valkey, s3):
             server.wait()
+        make_bucket(s3)
         stack.start()
-        yield Own(postgres, valkey, stack)
+        yield Own(postgres, valkey, s3, stack)
     finally:
         stack.stop()
         postgres.stop()
         valkey.stop()
+        s3.process.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ from comfyserve import logs
 from comfyserve.api import request_ids
 from tests.waiting import wait_for
 from tests.workflows import graphs
+from tests.workflows.receiver import Receiver, say
 
 LOOKS_LIKE_A_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.")
 
@@ -50,6 +51,31 @@ def test_one_execution_is_one_story_across_web_and_worker(json_lines):
         assert "a secret garden" not in text
         assert person.password not in text
         assert not LOOKS_LIKE_A_TOKEN.search(text)
+
+
+def test_the_story_goes_on_with_its_webhooks_and_they_are_counted(json_lines):
+    own, lines = json_lines
+    sender = own.stack.start_worker(
+        "json-webhooks", queues="webhooks", env={"LOG_FORMAT": "json"}, wait=False
+    )
+    person = own.stack.person("story")
+    with Receiver(say(500)) as receiver:
+        execution_id = person.execute(
+            graphs.sleep(60), webhook_url=receiver.url, webhook_events=["workflow.cancelled"]
+        )
+        person.post(f"/workflows/{execution_id}/cancel")
+        receiver.wait(2)
+
+        def told() -> list[str]:
+            story = [line for line in lines(sender) if line.get("execution_id") == execution_id]
+            return [line["action"] for line in story if "action" in line]
+
+        wait_for(lambda: told() == ["webhook_waiting", "webhook_delivered"], what="both tries in the log")
+    text = own.get("/metrics/", headers={"Accept": "text/plain"}).text
+    for result in ("retried", "delivered"):
+        assert re.search(
+            rf'^comfyserve_webhook_deliveries_total{{result="{result}"}} [1-9]', text, re.MULTILINE
+        )
 
 
 def test_every_line_of_a_worker_is_json(json_lines):

@@ -42,6 +42,7 @@ TABLE = [
         frozenset({"celery:models", "celery:webhooks", "celery:default"}),
     ),
     Says("gpu worker", "degraded", 200, 200, 200, frozenset({"comfyui", "comfyui:gpu-1", "celery:gpu"})),
+    Says("storage", "degraded", 200, 200, 200, frozenset({"storage"})),
     Says("database", "unhealthy", 503, 503, 503, frozenset({"database", "comfyui"})),
 ]
 
@@ -70,6 +71,8 @@ def test_what_each_endpoint_says(everything, comfyui, says):
             own.stack.workers["rest"].kill()
         case "gpu worker":
             own.stack.workers["gpu"].kill()
+        case "storage":
+            own.s3.process.kill()
         case "database":
             own.postgres.process.kill()
     body = own.service(min(says.unwell), "unhealthy") if says.unwell else own.detailed()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pynvml
 import pytest
 from django.utils import timezone
 
+from health.doctor import host
 from models_registry.models import Host, Model, ModelFile
 from tests.people import Api, make_user
 from workflows import gpus
@@ -100,28 +102,55 @@ def test_the_address_has_no_password(staff):
 
 
 class TestGpus:
-    def test_there_are_none_without_nvidias_driver(self, monkeypatch):
+    """What the driver is asked is answered with the structures that nvidia-ml-py fills: no GPU is here."""
+
+    @pytest.fixture
+    def device(self, monkeypatch):
+        """One device; given is what it answers to `nvmlDeviceGet…`."""
         gpus._has_driver.cache_clear()
-
-        def no_library():
-            raise pynvml.NVMLError_LibraryNotFound
-
-        monkeypatch.setattr(pynvml, "nvmlInit", no_library)
-        assert gpus.figures() == []
-        gpus._has_driver.cache_clear()
-
-    def test_what_a_device_does_not_tell_is_null(self, monkeypatch):
-        gpus._has_driver.cache_clear()
-
-        def not_supported(*_):
-            raise pynvml.NVMLError_NotSupported
-
-        for name in ("MemoryInfo", "UtilizationRates", "Temperature", "UUID", "Name"):
-            monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", not_supported)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
-        [gpu] = gpus.figures()
-        assert gpu["index"] == 0
-        assert gpu["usage_percent"] is gpu["memory_used"] is gpu["memory_total"] is None
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: pynvml.c_nvmlDevice_t())
+
+        def answers(**told):
+            for name, value in told.items():
+                monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", lambda *_, value=value: _answer(value))
+
+        yield answers
         gpus._has_driver.cache_clear()
+
+    @pytest.fixture
+    def well(self, device):
+        memory, rates = pynvml.c_nvmlMemory_t(), pynvml.c_nvmlUtilization_t()
+        memory.total, memory.used, rates.gpu = 80 * 2**30, 2**30, 37
+        device(MemoryInfo=memory, UtilizationRates=rates, Temperature=61, UUID="GPU-1", Name="H")
+
+    def test_there_are_none_without_nvidias_driver(self, device, monkeypatch):
+        monkeypatch.setattr(pynvml, "nvmlInit", lambda: _answer(pynvml.NVMLError_LibraryNotFound))
+        assert gpus.figures() == []
+
+    def test_what_the_driver_tells_is_plain_numbers_and_text(self, well):
+        """The heartbeat writes it as JSON."""
+        assert json.loads(json.dumps(gpus.figures())) == [
+            {
+                "index": 0, "uuid": "GPU-1", "name": "H", "usage_percent": 37.0, "memory_used": 2**30,
+                "memory_total": 80 * 2**30, "temperature_celsius": 61,
+            }
+        ]  # fmt: skip
+
+    def test_the_doctor_names_them(self, well):
+        [finding] = host.gpus()
+        assert (finding.subject, finding.seen) == ("gpu", "0: H, 80 GiB")
+
+    def test_what_a_device_does_not_tell_is_null(self, device):
+        unknown = ("MemoryInfo", "UtilizationRates", "Temperature", "UUID", "Name")
+        device(**dict.fromkeys(unknown, pynvml.NVMLError_NotSupported))
+        [gpu] = gpus.figures()
+        assert gpu.pop("index") == 0
+        assert set(gpu.values()) == {None}
+
+
+def _answer(value):
+    if isinstance(value, type):
+        raise value
+    return value

@@ -132,6 +132,19 @@ class TestLeftovers:
         for path in kept:
             path.unlink()
 
+    def test_an_input_that_is_used_is_old_no_more(self, bridge, comfyui):
+        name = f"{uuid.uuid4().hex * 2}.png"
+        path = comfyui.folder / "input" / "comfyserve" / name
+        path.parent.mkdir(exist_ok=True)
+        assert bridge.use(name, older=60) is None
+        path.write_bytes(b"abc")
+        os.utime(path, (time.time() - 30,) * 2)
+        assert bridge.use(name, older=60) == 3
+        assert bridge.leftovers().inputs[name] > 29  # what looks at this time need not see a change
+        assert bridge.use(name, older=20) == 3
+        assert bridge.leftovers().inputs[name] < 20
+        path.unlink()
+
     def test_an_input_stays_for_as_long_as_a_prompt_names_it(self, bridge, client, comfyui):
         needed, spare = (f"{uuid.uuid4().hex * 2}.png" for _ in range(2))
         folder = comfyui.folder / "input" / "comfyserve"

@@ -303,3 +303,29 @@ def test_a_closed_tab_is_noticed(stack):
         wait_for(lambda: follow(person).status == 200, seconds=5, what="the place of the closed one")
     finally:
         stack.start_web(env={})
+
+
+def test_a_stream_outlives_an_outage_of_valkey(gpu_worker):
+    """Open before it, it tells in order of what ends meanwhile; afterwards all is as before."""
+    if services.valkey is None:
+        pytest.skip("TEST_REDIS_URL names a server that is not ours to stop")
+    person = gpu_worker.person()
+    with follow(person) as stream:
+        running = person.execute(graphs.sleep(2, seed=19))
+        stream.until("status", status="running", execution_id=running)
+        services.valkey.process.kill()
+        try:
+            meanwhile = person.execute(graphs.colour(0x404041))
+            for execution_id in (running, meanwhile):
+                stream.until("status", status="completed", execution_id=execution_id, seconds=20)
+        finally:
+            services.valkey.start()
+            services.valkey.wait()
+    for execution_id in (running, meanwhile):
+        mine = [event for event in stream.seen if event.data.get("execution_id") == execution_id]
+        assert statuses(mine) == ["pending", "running", "completed"]
+    # Previews are in no table: who sees one is told again, and does not only look.
+    execution_id = person.execute(graphs.txt2img(steps=1000, seed=20))
+    with follow(person, execution_id, query="?previews=1") as shown:
+        shown.until("preview")
+    person.post(f"/workflows/{execution_id}/cancel")

@@ -28,6 +28,7 @@ from tests.workflows.test_interleavings import Rig, sleep
 from workflows import backend as backends
 from workflows import events, lifecycle, runner, tasks, workers
 from workflows.models import Execution
+from workflows.seats import Seats
 from workflows.upkeep import Upkeep
 
 
@@ -104,8 +105,25 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     assert rig.cancel(execution_id) == 200
 
 
+def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
+    execution_id = rig.run(sleep(2))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.seats.stop(drain_seconds=0)
+    assert rig.seats.wait_empty(timeout=5)
+    rig.comfyui.restart()
+    assert rig.backend.session.wait_connected(5)
+    rig.seats = Seats(rig.backend)
+    rig.seats.taking = True
+    for claim in lifecycle.adopt(worker="gpu", held=[]):
+        rig.seats.resume(claim)
+    rig.ends(execution_id, "completed")
+    assert counts(execution_id) == (2, 1)
+
+
 def test_out_of_memory_frees_everything_and_tries_once_more(rig):
     execution_id = rig.run(failing(rig, out_of_memory()))
+    wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
+    rig.seats.serve_in_thread()
     rig.ends(execution_id, "completed")
     [freed] = rig.comfyui.asked("POST", "/free")
     assert freed.body == {"unload_models": True, "free_memory": True}
@@ -114,6 +132,8 @@ def test_out_of_memory_frees_everything_and_tries_once_more(rig):
 
 def test_out_of_memory_twice_fails_and_says_so(rig):
     execution_id = rig.run(failing(rig, out_of_memory(), out_of_memory()))
+    wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
+    rig.seats.serve_in_thread()
     body = rig.ends(execution_id, "failed")
     assert "the GPU ran out of memory" in body["error"]
     assert counts(execution_id) == (2, 1)
@@ -223,7 +243,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
     monkeypatch.setattr(shelf, "put", put)
     first, second = rig.run(graphs.colour(1)), rig.run(graphs.colour(2))
     rig.comfyui.wait_for(lambda: {first, second} <= set(rig.comfyui.history))
-    assert {rig.status(first), rig.status(second)} == {"running"}
+    wait_for(lambda: {rig.status(first), rig.status(second)} == {"running"}, what="both to have begun")
     away.clear()
     for execution_id in (first, second):
         assert len(rig.ends(execution_id, "completed")["outputs"]["images"]) == 1

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.files.conftest import picture, uploaded
 from tests.stack import Person
+from tests.waiting import wait_for
 
 
 def loading(value: str) -> dict[str, Any]:
@@ -50,11 +51,14 @@ class Gallery:
     def __init__(self, content: bytes) -> None:
         gallery = self
         self.asked = 0
+        self.release = threading.Event()  # until then /slow is not answered
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 gallery.asked += 1
-                body = content if self.path == "/picture" else b"<html>nothing to see</html>"
+                if self.path == "/slow":
+                    gallery.release.wait(20)
+                body = content if self.path in ("/picture", "/slow") else b"<html>nothing to see</html>"
                 self.send_response({"/missing": 404, "/inside": 302}.get(self.path, 200))
                 self.send_header("Location", "http://127.0.0.2/")
                 self.send_header("Content-Length", str(len(body)))
@@ -108,6 +112,72 @@ class TestPlaced:
         values = [file_id, f"{gallery.url}/picture", data_url(picture(colour))]
         ids = [alice.execute(loading(value)) for value in values]
         assert [saved_colour(alice.result(id_)) for id_ in ids] == [colour] * 3
+
+    def test_one_that_somebody_deletes_before_it_is_used_is_placed_again(
+        self, alice, gallery, colour, comfyui
+    ):
+        folder = comfyui.folder / "input" / "comfyserve"
+        workflow = loading(uploaded(alice, picture())) | {
+            "3": {"class_type": "LoadImage", "inputs": {"image": f"{gallery.url}/slow"}},
+            "4": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["3", 0]}},
+        }
+        workflow["2"]["inputs"]["images"] = ["4", 0]
+        before = set(folder.glob("*"))
+        execution_id = alice.execute(workflow)
+        wait_for(lambda: gallery.asked, what="the second input to be fetched")
+        [placed] = set(folder.glob("*")) - before
+        placed.unlink()
+        gallery.release.set()
+        result = alice.result(execution_id)
+        assert len(result["outputs"]["images"]) == 2, result
+
+    @pytest.mark.parametrize("way", ["file", "address", "data"])
+    def test_a_mask_goes_in_the_same_ways(self, alice, gallery, colour, way):
+        content = picture(colour)
+        value = {
+            "file": lambda: uploaded(alice, content),
+            "address": lambda: f"{gallery.url}/picture",
+            "data": lambda: data_url(content),
+        }[way]()
+        workflow = {
+            "1": {"class_type": "LoadImageMask", "inputs": {"image": value, "channel": "red"}},
+            "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 0]}},
+            "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mask"}},
+        }
+        assert saved_colour(alice.result(alice.execute(workflow))) == (colour[0],) * 3
+
+    def test_a_node_that_looks_among_outputs_takes_it_too(self, alice, colour):
+        workflow = loading(uploaded(alice, picture(colour)))
+        workflow["1"]["class_type"] = "LoadImageOutput"
+        assert saved_colour(alice.result(alice.execute(workflow))) == colour
+
+    def test_a_video_that_was_made_goes_in_again(self, alice):
+        made = alice.result(
+            alice.execute(
+                {
+                    "1": {
+                        "class_type": "EmptyImage",
+                        "inputs": {"width": 64, "height": 64, "batch_size": 4, "color": 0xFFFFFF},
+                    },
+                    "2": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 8.0}},
+                    "3": {
+                        "class_type": "SaveVideo",
+                        "inputs": {
+                            "video": ["2", 0], "filename_prefix": "v", "format": "mp4", "codec": "h264",
+                        },
+                    },
+                }
+            )
+        )  # fmt: skip
+        [video] = made["outputs"]["videos"]
+        again = {
+            "1": {"class_type": "LoadVideo", "inputs": {"file": video["file_id"]}},
+            "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
+            "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "frames"}},
+        }
+        result = alice.result(alice.execute(again))
+        assert result["status"] == "completed", result
+        assert len(result["outputs"]["images"]) == 4
 
     def test_in_the_format_of_the_reference(self, alice, colour):
         file_id = uploaded(alice, picture(colour))

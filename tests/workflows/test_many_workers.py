@@ -11,6 +11,7 @@ from io import BytesIO
 import requests
 from PIL import Image
 
+from script.local import comfyui as local_comfyui
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import sleep
@@ -103,6 +104,30 @@ def test_what_is_staged_goes_to_a_gpu_that_falls_idle(bare_stack, comfyui_pair):
         assert person.result(execution_id, seconds=11)["status"] == "completed"
     assert person.get(f"/workflows/{slow}/status").json()["status"] == "running"
     assert person.result(slow)["status"] == "completed"
+
+
+def test_a_model_that_one_worker_has_sends_all_that_need_it_there(bare_stack, comfyui_pair):
+    stack = bare_stack
+    person = stack.person("having")
+    only = comfyui_pair[1].folder / "models" / "vae" / "only-here.safetensors"
+    only.parent.mkdir(parents=True, exist_ok=True)
+    only.symlink_to(local_comfyui.tiny_models(comfyui_pair[1].install) / "vae" / "tiny-taesd.safetensors")
+    try:
+        start_pair(stack, comfyui_pair)
+        told = "SELECT count(*) FROM models_registry_modelfile WHERE path LIKE '%only-here%'"
+        wait_for(lambda: stack.sql(told) == [(1,)], seconds=30, what="the report of the model")
+        workflow = graphs.colour(5) | {
+            "3": {"class_type": "VAELoader", "inputs": {"vae_name": only.name}},
+            "4": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["3", 0]}},
+            "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["3", 0]}},
+            "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+        }
+        ids = [person.execute(workflow) for _ in range(6)]
+        assert {person.result(id_, seconds=60)["status"] for id_ in ids} == {"completed"}
+    finally:
+        only.unlink()
+    query = "SELECT DISTINCT worker, attempt FROM workflows_execution WHERE id = ANY(%s::uuid[])"
+    assert stack.sql(query, ids) == [("gpu-1", 1)]
 
 
 def test_a_missing_node_on_one_worker_sends_it_to_the_other(bare_stack, comfyui_pair):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -59,42 +60,46 @@ class TestWishes:
         assert workers.wish_of("gpu") == Worker.Wish.DRAIN
 
 
-def test_a_real_worker_pauses_drains_and_resumes_over_a_restart(bare_stack: Any, comfyui: Any) -> None:
-    stack = bare_stack
+@pytest.fixture
+def stack_at_work(gpu_worker: Any) -> Iterator[Any]:
+    """The kept worker takes work again afterwards, whatever happened."""
+    yield gpu_worker
+    gpu_worker.sql("UPDATE workflows_worker SET wish = 'work'")
+
+
+def test_a_real_worker_pauses_drains_and_resumes_over_a_restart(stack_at_work: Any, comfyui: Any) -> None:
+    stack = stack_at_work
     person = stack.person("waits")
     stack.sql("UPDATE accounts_user SET is_staff = true, is_superuser = true WHERE email = %s", person.email)
 
-    def start() -> Any:
-        return stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-1"})
+    def worker() -> dict[str, Any]:
+        """The one that is there, or was last."""
+        rows = person.get("/workers/").json()
+        return min(rows, key=lambda row: row["silent_seconds"])
 
     def is_(**wanted: Any) -> None:
-        wait_for(
-            lambda: any(
-                all(row[name] == value for name, value in wanted.items())
-                for row in person.get("/workers/").json()
-            ),
-            what=f"the worker to be {wanted}",
-        )
+        wait_for(lambda: wanted.items() <= worker().items(), what=f"the worker to be {wanted}")
 
-    process = start()
-    running, staged = person.execute(sleep(2.5, seed=71)), person.execute(sleep(0.1, seed=72))
+    is_(status="active")
+    name = worker()["name"]
+    running, staged = person.execute(sleep(2.0, seed=71)), person.execute(sleep(0.1, seed=72))
     both = "SELECT status FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY status"
     wait_for(lambda: stack.sql(both) == [("pending",), ("running",)], what="one to run and one to be staged")
 
-    person.post("/workers/gpu-1/drain")
+    person.post(f"/workers/{name}/drain")
     is_(status="draining")
     wait_for(lambda: stack.sql(both) == [("running",)], what="the staged one to go back")
     assert person.result(running)["status"] == "completed"
     is_(status="drained", running=None, staged=None)
 
-    process.stop()
-    person.post("/workers/gpu-1/pause")
-    start()
+    stack.workers["gpu-kept"].stop()
+    person.post(f"/workers/{name}/pause")
+    stack.start_worker("gpu-kept", comfyui_url=comfyui.url, keep=True)
     is_(status="paused")
     later = person.execute(colour(73))
     assert {person.get(f"/workflows/{each}").json()["status"] for each in (staged, later)} == {"pending"}
 
-    person.post("/workers/gpu-1/resume")
+    person.post(f"/workers/{name}/resume")
     assert {person.result(each)["status"] for each in (staged, later)} == {"completed"}
     is_(status="active", wish="work")
     told = [line["message"] for line in person.get(f"/workflows/{staged}/logs").json()["logs"]]

@@ -1,0 +1,165 @@
+"""A workflow goes to the workers that have its nodes and models, by what they told of themselves."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from comfyui.bridge import ModelFile, ModelFolder
+from models_registry import models as registry
+from models_registry import reporting
+from tests.workflows import graphs
+from workflows import capable, lifecycle
+from workflows.graphs import ModelUse
+from workflows.models import ObjectInfo, Worker
+
+pytestmark = pytest.mark.django_db
+NODES = ("CheckpointLoaderSimple", "KSampler", "SaveImage")
+TINY = "tiny-sd15.safetensors"
+
+
+def files(*names: str) -> list[ModelFolder]:
+    return [
+        ModelFolder(
+            "checkpoints", ["/m"], [ModelFile("checkpoints", name, f"/m/{name}", 1, 1.0) for name in names]
+        )
+    ]
+
+
+def worker(name: str, *, models: tuple[str, ...] = ("other.safetensors",), nodes: tuple[str, ...] = NODES):
+    registry.Host.objects.create(name=name)
+    reporting.write_files(name, files(*models))
+    info = ObjectInfo.objects.create(digest=uuid.uuid4().hex, body={node: {} for node in nodes})
+    Worker.objects.create(name=name, host="h", pid=1, url="u", reachable=True, object_info=info)
+    capable.fleet_lately.forget()
+
+
+def submit(alice, workflow=None) -> str:
+    answer = alice.post("/workflows/execute", {"workflow": workflow or graphs.txt2img()})
+    assert answer.status_code == 200, answer.content
+    return answer.json()["execution_id"]
+
+
+def claimed(name: str) -> str | None:
+    claim = lifecycle.claim(worker=name)
+    return str(claim.execution_id) if claim else None
+
+
+@pytest.fixture(autouse=True)
+def nobody_yet():
+    yield
+    capable.fleet_lately.forget()
+
+
+@pytest.fixture
+def two():
+    worker("has", models=(TINY,))
+    worker("lacks")
+
+
+def test_a_worker_without_the_model_leaves_it_to_the_one_that_has_it(alice, two):
+    execution_id = submit(alice)
+    assert claimed("lacks") is None
+    assert claimed("has") == execution_id
+
+
+def test_a_worker_without_the_node_leaves_it_to_the_one_that_has_it(alice):
+    worker("has", nodes=(*NODES, "Special"))
+    worker("lacks")
+    workflow = graphs.colour(1) | {"3": {"class_type": "Special", "inputs": {"images": ["1", 0]}}}
+    execution_id = submit(alice, workflow)
+    assert claimed("lacks") is None
+    assert claimed("has") == execution_id
+
+
+def test_what_it_lacks_is_passed_by_and_the_order_stays(alice, two):
+    first, second, third = submit(alice), submit(alice, graphs.colour(1)), submit(alice, graphs.colour(2))
+    assert [claimed("lacks"), claimed("has"), claimed("has")] == [second, first, third]
+
+
+def test_what_nobody_has_goes_to_anybody(alice, two):
+    workflow = graphs.txt2img()
+    workflow["1"]["inputs"]["ckpt_name"] = "nowhere.safetensors"
+    execution_id = submit(alice, workflow)
+    assert claimed("lacks") == execution_id
+
+
+def test_a_worker_that_told_of_no_file_is_asked(alice, two):
+    worker("silent", models=())
+    execution_id = submit(alice)
+    assert claimed("silent") == execution_id
+
+
+def test_subfolders_as_windows_writes_them_are_the_same(alice):
+    worker("has", models=("sdxl/base.safetensors",))
+    worker("lacks")
+    workflow = graphs.txt2img()
+    workflow["1"]["inputs"]["ckpt_name"] = "sdxl\\base.safetensors"
+    submit(alice, workflow)
+    assert claimed("lacks") is None
+
+
+def test_a_worker_that_got_the_model_takes_what_waits(alice, two):
+    execution_id = submit(alice)
+    reporting.write_files("lacks", files("other.safetensors", TINY))
+    capable.has_more("lacks")
+    assert claimed("lacks") == execution_id
+
+
+def test_a_worker_that_got_another_model_does_not(alice, two):
+    submit(alice)
+    capable.has_more("lacks")
+    assert claimed("lacks") is None
+
+
+def test_it_waits_for_the_only_worker_that_can_take_it_while_that_is_started_anew(alice, two):
+    submit(alice)
+    Worker.objects.filter(name="has").update(heartbeat_at=timezone.now() - timedelta(days=1))
+    assert capable.lift() == 0
+    assert claimed("lacks") is None
+
+
+def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
+    execution_id = submit(alice)
+    registry.Host.objects.filter(name="has").update(reported_at=timezone.now() - timedelta(minutes=5))
+    assert capable.lift() == 1
+    assert claimed("lacks") == execution_id
+
+
+def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
+    execution_id = submit(alice)
+    claim = lifecycle.claim(worker="has")
+    assert lifecycle.take_back(claim, reason="it lacks it after all", exclude=True)
+    assert capable.lift() == 1
+    assert (claimed("has"), claimed("lacks")) == (None, execution_id)
+
+
+def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
+    worker("stays")
+    worker("goes")
+    execution_id = submit(alice)
+    claim = lifecycle.claim(worker="stays")
+    assert claim is not None
+    lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
+    capable.lift()
+    assert claimed("stays") is None  # the other one may have it
+    registry.Host.objects.filter(name="goes").update(reported_at=timezone.now() - timedelta(minutes=5))
+    capable.lift()
+    assert claimed("stays") == execution_id
+
+
+def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
+    submit(alice)  # what nodes there are is read once
+    models = [ModelUse(TINY, "checkpoint")]
+    with django_assert_num_queries(1):  # which of the hosts have the models
+        assert capable.suited(graphs.txt2img(), models) == capable.Suited(["lacks"], ["has"])
+
+
+def test_where_there_is_one_worker_nothing_is_looked_up(alice, django_assert_num_queries):
+    worker("only")
+    capable.fleet_lately()
+    with django_assert_num_queries(0):
+        assert capable.suited(graphs.txt2img(), [ModelUse(TINY, "checkpoint")]) == capable.Suited()
