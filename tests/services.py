@@ -180,12 +180,6 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def django_db_keepdb() -> bool:
-    """The test database goes with its server. Dropped before, it would have to wait for every connection."""
-    return True
-
-
 # -- fixtures ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def _first_comfyui() -> TestComfyUI:
