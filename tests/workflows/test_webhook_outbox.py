@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import pytest
 from django.db import OperationalError
-from django.test import Client
 from django.utils import timezone
 
 from accounts.models import User
@@ -152,17 +151,3 @@ def test_https_only_refuses_plain_http(settings) -> None:
         webhooks.check(webhooks.Wanted("http://93.184.216.34/hook", [], ""))
     assert "https://" in caught.value.details[0].message
     webhooks.check(webhooks.Wanted("https://93.184.216.34/hook", [], ""))
-
-
-def test_an_operator_can_send_again(asked: Execution, client: Client) -> None:
-    client.force_login(User.objects.create_superuser("boss", "boss@example.com", "x"))
-    webhooks.record([asked.id], event="workflow.completed")
-    Delivery.objects.update(state=State.FAILED, error="it was down")
-    delivery = Delivery.objects.get()
-    page = client.get(f"/admin/workflows/delivery/{delivery.id}/change/")
-    assert page.status_code == 200
-    chosen = {"action": "redeliver", "_selected_action": [delivery.id]}
-    answer = client.post("/admin/workflows/delivery/", chosen, follow=True)
-    assert answer.status_code == 200
-    delivery.refresh_from_db()
-    assert (delivery.state, delivery.tries) == (State.WAITING, 0)
