@@ -77,6 +77,9 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_change_permission(request, obj) and (obj is None or _may_touch(request, obj))
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or _may_touch(request, obj))
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         own = list(super().get_readonly_fields(request, obj))
         return own if _is_superuser(request) else [*own, "is_staff", "is_superuser", "groups"]
@@ -184,6 +187,7 @@ class ApiKeyAdmin(PageAdmin):
     )
     def revoke(self, request: HttpRequest, rows: QuerySet[ApiKey], answer: Answer) -> None:  # noqa: ARG002
         def revoke(row: ApiKey) -> None:
+            _check(request, row.user)
             api_keys.delete(user=row.user, key_id=row.pk)
 
         apply_to_each(self, request, rows.select_related("user"), revoke, done="revoked", recorded=True)

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.models import Session as BrowserSession
 from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
@@ -82,11 +84,21 @@ def end(*, session: Session, reason: Session.End) -> None:
 
 @transaction.atomic
 def end_all(*, user: User, reason: Session.End) -> int:
-    """Ends every session of the user; how many there were."""
+    """Ends every session of the user, those of the console too; how many there were."""
     ended = Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
+    ended += _end_in_console(user)
     if ended:
         audit.record(_told_as(reason), on=user, note=_why(reason, ended))
     return ended
+
+
+def _end_in_console(user: User) -> int:
+    """Staff's browsers are logged in by Django's own sessions, which are few and do not say whose."""
+    if not user.is_staff:
+        return 0
+    open_ones = BrowserSession.objects.filter(expire_date__gt=Now())
+    own = [each.pk for each in open_ones if each.get_decoded().get(SESSION_KEY) == str(user.pk)]
+    return BrowserSession.objects.filter(pk__in=own).delete()[0]
 
 
 def _told_as(reason: Session.End) -> str:

@@ -21,7 +21,7 @@ from comfyui.client import Client
 from comfyui.errors import ComfyUIError
 from comfyui.types import OutputFile
 
-SUPPORTED = 1  # version of the routes
+SUPPORTED = 2  # version of the routes
 
 
 class NoBridge(ComfyUIError):

@@ -16,7 +16,7 @@ from django.db import connection
 from comfyserve.lately import Lately
 from models_registry import usage
 
-from . import graphs, node_inputs
+from . import graphs, node_inputs, workers
 from .models import Worker
 
 FLEET_SECONDS = 2.0  # so old may be what is known of who is there
@@ -86,16 +86,17 @@ def lift() -> int:
 
     With nobody else to hope for they will say what is missing, and it ends. The number of those let go.
     """
+    fleet = set(_fleet())
     with connection.cursor() as cursor:
         cursor.execute(
             """
             UPDATE workflows_execution SET lacking = '{}', excluded = CASE
-                WHEN EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there WHERE there <> ALL(excluded))
+                WHEN EXISTS (SELECT FROM unnest(%(alive)s::varchar[]) AS there WHERE there <> ALL(excluded))
                 THEN excluded ELSE '{}' END
             WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
               AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
                               WHERE there <> ALL(lacking) AND there <> ALL(excluded))
             """,
-            {"fleet": list(_fleet())},
+            {"fleet": list(fleet), "alive": [*fleet, *workers.names_taking()]},
         )
         return int(cursor.rowcount)

@@ -300,12 +300,13 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
     return True
 
 
-def move(execution_id: UUID, *, priority: str, place: scheduling.Place, by: str) -> bool:
+def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Place, by: str) -> bool:
     """Give it another priority and place in the order. False: a worker has it, or it has ended."""
     with transaction.atomic():
-        moved = Execution.objects.filter(
-            id=execution_id, status=Status.PENDING, claim_token=None
-        ).update(priority=priority, turn=place.turn, start=place.start, finish=place.finish)  # fmt: skip
+        waiting = Execution.objects.filter(id=execution_id, status=Status.PENDING, claim_token=None)
+        moved = waiting.update(
+            priority=priority, cost=cost, turn=place.turn, start=place.start, finish=place.finish
+        )
         if moved:
             _log([execution_id], Line(f"Priority changed to {priority} by {by}"))
             _follow_up([execution_id])

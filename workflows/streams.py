@@ -8,6 +8,7 @@ here, in the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import random
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
@@ -27,7 +29,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-from comfyserve import lines
+from comfyserve import database, lines
 
 from .hub import Hub
 from .readers import Ending, Reader
@@ -153,7 +155,9 @@ class Streams:
         try:
             self.hub.expect(ending)
             if await ending.wait(wait.seconds):
-                response.content = await self.hub.reads(wait.result)
+                # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
+                with contextlib.suppress(ObjectDoesNotExist, *database.AWAY):
+                    response.content = await self.hub.reads(wait.result)
         finally:
             watch.cancel()
             self.hub.forget(ending)

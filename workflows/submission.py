@@ -148,8 +148,8 @@ def prioritise(*, execution: Execution, priority: str, by: str) -> None:
         execution.refresh_from_db(fields=["priority", "status"])
         if execution.priority == priority:
             return
-        _, _, place = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
-        if not lifecycle.move(execution.id, priority=priority, place=place, by=by):
+        _, cost, place = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
+        if not lifecycle.move(execution.id, priority=priority, cost=cost, place=place, by=by):
             raise Conflict("Only an execution that waits for a worker can be moved in the queue")
 
 

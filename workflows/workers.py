@@ -40,6 +40,10 @@ def taking() -> QuerySet[Worker]:
     return alive().filter(state=Worker.State.ACTIVE, wish=Worker.Wish.WORK, reachable=True)
 
 
+def names_taking() -> list[str]:
+    return list(taking().values_list("name", flat=True))
+
+
 def others_alive(*, name: str) -> list[str]:
     """Other workers that may have what this one lacks. A paused one may be resumed: what needs it waits."""
     rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY).exclude(name=name)

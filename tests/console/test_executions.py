@@ -19,7 +19,7 @@ from files.models import File, Kind
 from tests.console.conftest import client_of
 from tests.people import make_user
 from tests.workflows import graphs
-from workflows import lifecycle, submission
+from workflows import lifecycle, scheduling, submission
 from workflows.models import Execution, LineKind, LogLine, Output, Status, Worker
 
 LIST = "/admin/workflows/execution/"
@@ -271,6 +271,16 @@ class TestActions:
         again = Execution.objects.get(retried_from=execution)
         assert again.user == alice
         assert again.status == "pending"
+
+    def test_a_moved_one_is_charged_by_the_estimate_that_placed_it(self, console: Any, alice: Any) -> None:
+        _, claim = running(alice)
+        lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1.0))
+        waiting = submitted(alice)
+        Execution.objects.filter(status=Status.COMPLETED).update(gpu_seconds=300.0)
+        act(console, "prioritise", waiting, priority="high")
+        waiting.refresh_from_db()
+        charged = (waiting.finish - waiting.start) * scheduling.weight_of("high")
+        assert (waiting.priority, charged) == ("high", pytest.approx(waiting.cost))
 
     def test_a_higher_priority_comes_first(self, console, alice):
         first, second = submitted(alice), submitted(alice, graphs.colour(2))

@@ -195,6 +195,11 @@ class TestRoles:
         assert operator.is_active
         assert operator.sessions.filter(ended_at=None).exists()
 
+    def test_an_operator_revokes_no_key_of_staff(self, clerk: Client, operator: User) -> None:
+        key, _ = api_keys.create(user=operator, name="deploy")
+        act(clerk, KEYS, "revoke", key.pk)
+        assert ApiKey.objects.filter(pk=key.pk).exists()
+
     def test_nobody_changes_the_audit_log(self, console: Client, alice: User) -> None:
         audit.record("x", on=alice)
         row = last("x")
@@ -315,6 +320,13 @@ class TestUsers:
         assert not alice.is_active
         assert not alice.sessions.filter(ended_at=None).exists()
         assert {last("user.deactivate").object_name, last("session.end").object_name} == {alice.email}
+
+    def test_ending_all_sessions_ends_those_of_the_console_too(self, console: Client) -> None:
+        theirs = client_of(make_user("colleague", is_staff=True))
+        assert theirs.get("/admin/").status_code == 200
+        act(console, USERS, "end_sessions", User.objects.get(username="colleague").pk)
+        assert theirs.get("/admin/").status_code == 302
+        assert console.get("/admin/").status_code == 200
 
     def test_the_page_tells_of_use(self, console: Client, alice: User) -> None:
         UserLimits.objects.create(user=alice, executions_waiting=10)

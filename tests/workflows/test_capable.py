@@ -146,9 +146,22 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
     capable.lift()
     assert claimed("stays") is None  # the other one may have it
-    registry.Host.objects.filter(name="goes").update(reported_at=timezone.now() - timedelta(minutes=5))
+    long_ago = timezone.now() - timedelta(minutes=5)
+    Worker.objects.filter(name="goes").update(heartbeat_at=long_ago)
+    registry.Host.objects.filter(name="goes").update(reported_at=long_ago)
     capable.lift()
     assert claimed("stays") == execution_id
+
+
+def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice):
+    worker("refused")
+    Worker.objects.create(name="busy", host="h", pid=1, url="u", reachable=True)
+    submit(alice)
+    claim = lifecycle.claim(worker="refused")
+    assert claim is not None
+    lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
+    capable.lift()
+    assert claimed("refused") is None
 
 
 def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):

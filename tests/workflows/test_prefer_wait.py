@@ -108,3 +108,20 @@ def test_waits_hold_no_thread(gpu_worker):
             for each in person.get("/workflows/?limit=100").json():
                 person.post(f"/workflows/{each['execution_id']}/cancel")
     assert len(ids) == 40
+
+
+def test_a_repeated_request_whose_execution_was_deleted_gets_its_first_answer(stack):
+    stack.stop_workers()
+    person = stack.person()
+    first = person.post(
+        "/workflows/execute", {"workflow": graphs.colour(5)}, headers={"Idempotency-Key": "k"}
+    )
+    path = f"/workflows/{first.json()['execution_id']}"
+    assert person.post(f"{path}/cancel").status_code == 200
+    assert person.session.delete(f"{stack.url}{path}", timeout=10).ok
+    again = person.post(
+        "/workflows/execute",
+        {"workflow": graphs.colour(5)},
+        headers={"Idempotency-Key": "k", "Prefer": "wait=5"},
+    )
+    assert (again.status_code, again.json()) == (200, first.json())
