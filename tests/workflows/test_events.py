@@ -316,8 +316,8 @@ def test_a_stream_outlives_an_outage_of_valkey(gpu_worker):
         services.valkey.process.kill()
         try:
             meanwhile = person.execute(graphs.colour(0x404041))
-            for execution_id in (running, meanwhile):
-                stream.until("status", status="completed", execution_id=execution_id, seconds=20)
+            ends = [stream.until("status", status="completed", seconds=20) for _ in range(2)]
+            assert {end.data["execution_id"] for end in ends} == {running, meanwhile}
         finally:
             services.valkey.start()
             services.valkey.wait()
