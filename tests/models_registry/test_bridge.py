@@ -156,6 +156,7 @@ class TestLeftovers:
             "3": {"class_type": "LoadImage", "inputs": {"image": f"comfyserve/{needed}"}}
         }
         client.submit(prompt=prompt, prompt_id=prompt_id, client_id="test")
+        wait_for(lambda: client.whereabouts(prompt_id) == "running", what="it to run")
         try:
             assert {needed, spare} <= bridge.leftovers().inputs.keys()
             assert bridge.delete(inputs=[needed, spare]) == 1
