@@ -119,6 +119,7 @@ def test_comfyui_dead_in_mid_run_is_run_again_when_it_is_back(bare_stack, comfyu
     assert attempts(stack, execution_id) == 2
 
 
+@pytest.mark.timeout(240)  # ComfyUI starts three times
 def test_a_workflow_that_kills_comfyui_twice_is_poison(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("poison")
