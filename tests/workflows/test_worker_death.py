@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 import requests
 
 from tests.waiting import wait_for
