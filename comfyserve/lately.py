@@ -10,7 +10,8 @@ T = TypeVar("T")
 
 
 class Lately(Generic[T]):
-    """What `ask` answers, at most `seconds` old. Each process asks for itself."""
+    """What `ask` answered at most `seconds` ago. Each process asks for itself, and so does each thread that
+    finds it older; what `ask` raises is not kept."""
 
     def __init__(self, ask: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._ask = ask
@@ -19,8 +20,9 @@ class Lately(Generic[T]):
 
     def __call__(self) -> T:
         known = self._known
-        if known is None or time.monotonic() - known[0] > self._seconds:
-            known = self._known = (time.monotonic(), self._ask())
+        if known is None or time.monotonic() - known[0] >= self._seconds:
+            answer = self._ask()
+            known = self._known = (time.monotonic(), answer)
         return known[1]
 
     def forget(self) -> None:

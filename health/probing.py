@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from typing import Generic, TypeVar
 
+from comfyserve.lately import Lately
+
 T = TypeVar("T")
 
 
@@ -69,18 +71,13 @@ class Shared(Generic[T]):
 
     def __init__(self, make: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._make = make
-        self._seconds = seconds
         self._lock = threading.Lock()
-        self._made: Future[T] | None = None
-        self._at = 0.0
+        self._made = Lately(self._look, seconds=seconds)
 
     def get(self) -> T:
         """What `make` returns or raises."""
         with self._lock:
-            if self._made is None or time.monotonic() - self._at >= self._seconds:
-                self._made = self._look()
-                self._at = time.monotonic()
-            return self._made.result()
+            return self._made().result()
 
     def _look(self) -> Future[T]:
         made: Future[T] = Future()
