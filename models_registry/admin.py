@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
@@ -227,15 +227,7 @@ class ModelAdmin(PageAdmin):
         form=WhereForm,
     )
     def load(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:
-        worker = answer["worker"] or None
-        apply_to_each(
-            self,
-            request,
-            rows,
-            lambda row: commands.load(model=row, worker=worker),
-            done="loaded",
-            recorded=True,
-        )
+        self._order(request, rows, answer, commands.load, "loaded")
 
     @ask_first(
         title="Unload",
@@ -244,15 +236,15 @@ class ModelAdmin(PageAdmin):
         form=WhereForm,
     )
     def unload(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:
-        worker = answer["worker"] or None
-        apply_to_each(
-            self,
-            request,
-            rows,
-            lambda row: commands.unload(model=row, worker=worker),
-            done="unloaded",
-            recorded=True,
-        )
+        self._order(request, rows, answer, commands.unload, "unloaded")
+
+    def _order(
+        self, request: HttpRequest, rows: Rows, answer: Answer, command: Callable[..., object], done: str
+    ) -> None:
+        def order(row: Model) -> None:
+            command(model=row, worker=answer["worker"] or None)
+
+        apply_to_each(self, request, rows, order, done=done, recorded=True)
 
     @ask_first(
         title="Cancel download",
