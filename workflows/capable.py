@@ -97,6 +97,6 @@ def lift() -> int:
               AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
                               WHERE there <> ALL(lacking) AND there <> ALL(excluded))
             """,
-            {"fleet": list(fleet), "alive": [*fleet, *workers.names_taking()]},
+            {"fleet": list(fleet), "alive": [*fleet, *workers.hoped_for()]},
         )
         return int(cursor.rowcount)

@@ -14,11 +14,11 @@ from django.db.models.functions import Now
 from models_registry.models import Host, ModelFile
 
 from .models import Worker
+from .workers import BEATS
 
 LEFT_SECONDS = 24 * 3600 - 60  # silent for so long: it was stopped in good order, or nobody waits for it
 # The age of a worker's heartbeat, by the database's clock.
 AGE = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
-BEATS = 3  # missed, and a worker is silent
 
 
 @dataclass(frozen=True)

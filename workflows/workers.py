@@ -19,6 +19,7 @@ from comfyserve.lately import Lately
 
 from .models import Execution, Status, Worker
 
+BEATS = 3  # missed, and a worker is silent
 WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
 ACTIONS = {
     Worker.Wish.WORK: "worker.resume",
@@ -28,8 +29,8 @@ ACTIONS = {
 
 
 def alive() -> QuerySet[Worker]:
-    """Those whose heartbeat is not older than three beats."""
-    return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 3))
+    """Those whose heartbeat is not older than BEATS beats."""
+    return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * BEATS))
 
 
 any_alive_lately = Lately(lambda: alive().exists())
@@ -40,13 +41,14 @@ def taking() -> QuerySet[Worker]:
     return alive().filter(state=Worker.State.ACTIVE, wish=Worker.Wish.WORK, reachable=True)
 
 
-def names_taking() -> list[str]:
-    return list(taking().values_list("name", flat=True))
-
-
 def others_alive(*, name: str) -> list[str]:
-    """Other workers that may have what this one lacks. A paused one may be resumed: what needs it waits."""
-    rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY).exclude(name=name)
+    """Other workers that may have what this one lacks."""
+    return [other for other in hoped_for() if other != name]
+
+
+def hoped_for() -> list[str]:
+    """Those that may have what others lack. A paused one may be resumed: what needs it waits."""
+    rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY)
     return list(rows.values_list("name", flat=True))
 
 

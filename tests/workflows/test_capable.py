@@ -153,9 +153,10 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     assert claimed("stays") == execution_id
 
 
-def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice):
+@pytest.mark.parametrize("wish", [Worker.Wish.WORK, Worker.Wish.PAUSE])
+def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice, wish):
     worker("refused")
-    Worker.objects.create(name="busy", host="h", pid=1, url="u", reachable=True)
+    Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, wish=wish)
     submit(alice)
     claim = lifecycle.claim(worker="refused")
     assert claim is not None
