@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from comfyui.testing import ScriptedComfyUI
 from tests.people import Api, make_user
+from tests.workflows.rig import Rig
 
 
 @pytest.fixture
@@ -15,3 +18,11 @@ def alice(db: Any) -> Api:
 @pytest.fixture
 def bob(db: Any) -> Api:
     return Api.of(make_user("bob"))
+
+
+@pytest.fixture
+def rig(transactional_db: None) -> Iterator[Rig]:
+    with ScriptedComfyUI() as comfyui:
+        rig = Rig(comfyui)
+        yield rig
+        rig.close()

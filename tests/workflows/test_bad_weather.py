@@ -16,7 +16,6 @@ from django.db import OperationalError, transaction
 from accounts.models import User, UserLimits
 from comfyserve import tickets
 from comfyui import Client, Unreachable
-from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import PNG, NodeClass
 from files import shelf, storing
 from files.errors import StorageAway
@@ -24,19 +23,11 @@ from files.models import File
 from tests.people import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.test_interleavings import Rig, after, before, sleep
+from tests.workflows.rig import Rig, after, before, sleep
 from workflows import backend as backends
 from workflows import events, lifecycle, placing, runner, seats, workers
 from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.upkeep import Upkeep
-
-
-@pytest.fixture
-def rig(transactional_db):
-    with ScriptedComfyUI() as comfyui:
-        rig = Rig(comfyui)
-        yield rig
-        rig.close()
 
 
 def away(*_: Any, **__: Any) -> Any:

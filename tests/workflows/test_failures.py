@@ -16,28 +16,19 @@ import pytest
 from django.db import connection
 
 from comfyserve import tickets
-from comfyui.testing import ScriptedComfyUI
 from comfyui.testing.nodes import NodeClass
 from files import shelf
 from files.errors import StorageAway
 from tests.stack import DATABASE
 from tests.waiting import wait_for
 from tests.workflows import graphs
+from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
-from tests.workflows.test_interleavings import Rig, sleep
 from workflows import backend as backends
 from workflows import events, lifecycle, runner, tasks, workers
 from workflows.models import Execution
 from workflows.seats import Seats
 from workflows.upkeep import Upkeep
-
-
-@pytest.fixture
-def rig(transactional_db):
-    with ScriptedComfyUI() as comfyui:
-        rig = Rig(comfyui)
-        yield rig
-        rig.close()
 
 
 def counts(execution_id: str) -> tuple[int, int]:

@@ -31,110 +31,11 @@ import pytest
 import requests
 
 from comfyui import Client
-from comfyui.testing import ScriptedComfyUI
 from files.models import File
-from tests.people import Api, make_user
 from tests.waiting import wait_for
-from tests.workflows import graphs
+from tests.workflows.rig import after, before, sleep
 from workflows import collecting, lifecycle, runner
-from workflows.backend import Backend
-from workflows.models import Execution, Worker
-from workflows.seats import Seats
-
-
-class Rig:
-    """A worker's seats in this process, with a scripted ComfyUI, and a user."""
-
-    def __init__(self, comfyui: ScriptedComfyUI) -> None:
-        self.comfyui = comfyui
-        self.api = Api.of(make_user("alice"))
-        self.backend = Backend(name="gpu", url=comfyui.url, headers={})
-        assert self.backend.session.wait_connected(5)
-        self.backend.refresh()
-        Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)
-        self.seats = Seats(self.backend)
-        self.seats.taking = True
-
-    def submit(self, workflow: graphs.Graph) -> str:
-        response = self.api.post("/workflows/execute", {"workflow": workflow})
-        assert response.status_code == 200, response.content
-        return response.json()["execution_id"]
-
-    def run(self, workflow: graphs.Graph) -> str:
-        execution_id = self.submit(workflow)
-        self.seats.serve_in_thread()
-        return execution_id
-
-    def cancel(self, execution_id: Any) -> int:
-        """As the API does it, with the notification that upkeep hears."""
-        status = self.api.post(f"/workflows/{execution_id}/cancel").status_code
-        self.seats.ended(str(execution_id))
-        return status
-
-    def status(self, execution_id: str) -> str:
-        return Execution.objects.get(id=execution_id).status
-
-    def ends(self, execution_id: str, status: str) -> dict[str, Any]:
-        wait_for(
-            lambda: self.status(execution_id) not in ("pending", "running"),
-            seconds=20,
-            what=f"the end of {execution_id}",
-        )
-        body = self.api.get(f"/workflows/{execution_id}").json()
-        assert body["status"] == status, body
-        return body
-
-    def is_clear(self) -> None:
-        """ComfyUI has nothing to do, and no seat is taken."""
-        assert self.seats.wait_empty(timeout=20)
-        assert self.comfyui.running is None
-        assert self.comfyui.pending == []
-
-    def close(self) -> None:
-        self.seats.stop(drain_seconds=0)
-        self.seats.wait_empty(timeout=10)
-        self.backend.close()
-
-
-@pytest.fixture
-def rig(transactional_db):
-    with ScriptedComfyUI() as comfyui:
-        rig = Rig(comfyui)
-        yield rig
-        rig.close()
-
-
-def sleep(seconds: float) -> graphs.Graph:
-    return {
-        "1": {"class_type": "Sleep", "inputs": {"seconds": seconds}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-    }
-
-
-def before(monkeypatch, owner: Any, name: str, act: Any) -> None:
-    """`act` with the call's arguments, once, right before `owner.name` is called."""
-    original, done = getattr(owner, name), []
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not done:
-            done.append(True)
-            act(*args, **kwargs)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-
-
-def after(monkeypatch, owner: Any, name: str, act: Any) -> None:
-    original, done = getattr(owner, name), []
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if not done:
-            done.append(True)
-            act(*args, **kwargs)
-        return result
-
-    monkeypatch.setattr(owner, name, wrapped)
+from workflows.models import Execution
 
 
 def test_cancel_between_claim_and_post(rig, monkeypatch):
