@@ -29,7 +29,7 @@ from comfyui.events import Event
 
 logger = logging.getLogger(__name__)
 
-FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds until the next try to connect
+FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next try to connect
 CONNECT_TIMEOUT = 5.0  # seconds
 GRACE = 0.5  # seconds that closing waits for the thread
 # A peer that went away without a word: after SILENCE seconds we ask, after DEAD we take it as gone.
@@ -72,6 +72,7 @@ class Session:
         self._lock = threading.Lock()
         self._connected = threading.Event()
         self._stopping = threading.Event()
+        self._told = False  # of this outage, in the log
         self._socket: websocket.WebSocket | None = None
         self._current: str | None = None  # the prompt that runs, for messages that do not name theirs
         self._thread = threading.Thread(target=self._run, name=f"comfyui-session-{client_id}", daemon=True)
@@ -113,6 +114,7 @@ class Session:
         while not self._stopping.is_set():
             if self._one_connection():
                 delay = FIRST_DELAY
+                self._told = False
             # Jitter, so that the workers of a fleet do not come back in one wave.
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             delay = min(delay * 2, LONGEST_DELAY)
@@ -126,7 +128,8 @@ class Session:
                 return False
             self._listen(self._socket)
         except (OSError, websocket.WebSocketException) as exc:
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and not self._told:
+                self._told = True
                 logger.info("no events from ComfyUI: %s", exc, extra={"action": "comfyui_disconnected"})
         except Exception:  # this thread is all that brings the connection back
             logger.exception("the session with ComfyUI stumbled", extra={"action": "comfyui_session_error"})

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from script.local import setup  # noqa: E402
-from script.local.console import UserError  # noqa: E402
+from script.local.console import UserError, advice  # noqa: E402
 from script.local.paths import VENV  # noqa: E402
 
 COMMANDS = {name: name for name in ("setup", "test", "faults", "worker", "run", "serve", "demo", "manage")}
@@ -56,6 +56,12 @@ if __name__ == "__main__":
         sys.exit(main())
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        told = advice(error)
+        if told is None:
+            raise
+        print(f"\n{told}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

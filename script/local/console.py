@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,9 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from script.local.parents import die_with_parent
+
 # What a failed command printed -> what to do about it. The first that matches is told.
+_DISK_FULL = "The disk is full. Free some space and run the command again."
 _CAUSES = (
-    ("No space left on device", "The disk is full. Free some space and run the command again."),
+    ("No space left on device", _DISK_FULL),
     ("ensurepip is not available", "This Python has no venv module (Debian, Ubuntu: python3-venv)."),
     ("name resolution", "The package registry was not found. Is there a network?"),
     ("dns error", "The package registry was not found. Is there a network?"),
@@ -40,6 +47,15 @@ class UserError(Exception):
     """Something the person at the keyboard can put right; the message says how."""
 
 
+def advice(error: OSError) -> str | None:
+    """What to do about it, where a person can do something; None where it is rather our mistake."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{_DISK_FULL}\n    {error}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"A file or folder may not be written; DATA_DIR=… names another folder.\n    {error}"
+    return None
+
+
 @contextmanager
 def step(text: str) -> Iterator[None]:
     """Print `text`, run the block, print how long it took. On a terminal both share a line."""
@@ -55,6 +71,18 @@ def step(text: str) -> Iterator[None]:
     print(f"\r  ✓ {text}  {took}\033[K" if live else f"  ✓ {text}  {took}", flush=True)
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Run the block while no other process runs one with the same file; wait for it, and say so."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"  … another process is at work in {lock.parent}; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def run(
     command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> None:
@@ -64,6 +92,7 @@ def run(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
+    parent = os.getpid()
     with log.open("a") as file:
         try:
             process = subprocess.Popen(
@@ -75,6 +104,8 @@ def run(
                 errors="replace",
                 env=env,
                 cwd=cwd,
+                start_new_session=True,  # Ctrl-C is ours to hear; then all of it ends, see below
+                preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
             )
         except OSError as error:
             raise UserError(f"{command[0]} could not be started: {error}") from error
@@ -87,7 +118,7 @@ def run(
                     _show(line)
             code = process.wait()
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
     if code:
@@ -97,7 +128,7 @@ def run(
 def explain(lines: Sequence[str], what: str, log: Path) -> str:
     """`what`, the known cause if there is one, the last lines, and where all of it is."""
     text = "\n".join(lines)
-    cause = next((advice for mark, advice in _CAUSES if mark in text), None)
+    cause = next((what_to_do for mark, what_to_do in _CAUSES if mark in text), None)
     tail = "\n".join(f"    {line}" for line in lines[-12:])
     return "\n".join(part for part in (cause, f"{what}:", tail, f"All of it: {log}") if part)
 

@@ -37,13 +37,21 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGHUP, _terminated)
     found = running.addresses()
     if found is not None:
-        print(f"ComfyServe runs in {data_dir()}: using it")
-        times, picture = _paint(
-            f"http://127.0.0.1:{found['PORT']}", found["COMFYUI_URL"].split(","), seed, _SLOW_SECONDS
-        )
+        times, picture = _with_running_services(found, seed)
     else:
         times, picture = _with_own_services(seed, began)
     _tell(times, picture, time.monotonic() - began)
+
+
+def _with_running_services(found: dict[str, str], seed: int) -> tuple[dict[str, float], Path]:
+    from script.local.demo_client import Painting  # needs the packages, which --help must do without
+
+    print(f"ComfyServe runs in {data_dir()}: using it")
+    painting = Painting(
+        f"http://127.0.0.1:{found['PORT']}", found["COMFYUI_URL"].split(","), seed=seed, small_models=False
+    )
+    picture = painting.finish(pause=_SLOW_SECONDS, check=lambda: None)
+    return painting.times, picture
 
 
 def _with_own_services(seed: int, began: float) -> tuple[dict[str, float], Path]:
@@ -53,19 +61,28 @@ def _with_own_services(seed: int, began: float) -> tuple[dict[str, float], Path]
     try:
         services.start()
         started = time.monotonic()
-        times, picture = _paint(services.url, services.comfyui_urls, seed, _QUICK_SECONDS)
+        times, picture = _paint(services, seed)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing may be left running
         ended = time.monotonic()
         services.stop()
     stopped = {"stop everything": time.monotonic() - ended}
-    return {"set up and start everything": started - began, **times, **stopped}, picture
+    return {"set up and start all but ComfyUI": started - began, **times, **stopped}, picture
 
 
-def _paint(url: str, comfyui_urls: list[str], seed: int, pause: float) -> tuple[dict[str, float], Path]:
-    from script.local import demo_client  # needs the packages, which --help must do without
+def _paint(services: Services, seed: int) -> tuple[dict[str, float], Path]:
+    """Submitted while our ComfyUI still starts: that is what a queue is for."""
+    from script.local.demo_client import Painting
 
-    return demo_client.paint(url, comfyui_urls, seed, pause)
+    painting = Painting(services.url, services.comfyui_urls, seed=seed, small_models=services.small_models)
+    try:
+        with painting.timed("wait for ComfyUI to start"):
+            services.wait_for_comfyui()
+        picture = painting.finish(pause=_QUICK_SECONDS, check=services.check)
+    except BaseException:
+        painting.give_up()
+        raise
+    return painting.times, picture
 
 
 def _tell(times: dict[str, float], picture: Path, total: float) -> None:

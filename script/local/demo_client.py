@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,26 +29,37 @@ from script.local.paths import data_dir
 _PATIENCE_SECONDS = 600
 
 
-def paint(url: str, comfyui_urls: list[str], seed: int, pause: float) -> tuple[dict[str, float], Path]:
-    """Send a workflow as a client of the API would; how long each part took, and the saved picture."""
-    times = {}
-    mark = time.monotonic()
-    session = _register(url)
-    answer = _asked(
-        session.post(f"{url}/workflows/execute", json={"workflow": _workflow(comfyui_urls, seed)})
-    )
-    execution = f"{url}/workflows/{answer['execution_id']}"
-    times["register, log in, submit"] = time.monotonic() - mark
+class Painting:
+    """One picture: submitted, followed, saved. `times` says how long each part took."""
 
-    mark = time.monotonic()
-    print(f"\nExecution {answer['execution_id']}, seed {seed}")
-    _follow(session, execution, pause)
-    times["wait and run"] = time.monotonic() - mark
+    def __init__(self, url: str, comfyui_urls: list[str], *, seed: int, small_models: bool) -> None:
+        """As a user of its own, who submits the workflow. `small_models`: it is known that they are there."""
+        self.times: dict[str, float] = {}
+        with self.timed("register, log in, submit"):
+            self._session = _register(url)
+            workflow = demo_workflows.landscape(seed=seed) if small_models else _workflow(comfyui_urls, seed)
+            answer = _asked(self._session.post(f"{url}/workflows/execute", json={"workflow": workflow}))
+        self._execution = f"{url}/workflows/{answer['execution_id']}"
+        self.title = f"Execution {answer['execution_id']}, seed {seed}"
 
-    mark = time.monotonic()
-    picture = _save(_asked(session.get(execution)))
-    times["fetch the picture"] = time.monotonic() - mark
-    return times, picture
+    def finish(self, *, pause: float, check: Callable[[], None]) -> Path:
+        """The saved picture. `pause` is between looks; `check` raises when there is nothing to wait for."""
+        with self.timed("wait and run"):
+            print(f"\n{self.title}")
+            _follow(self._session, self._execution, pause=pause, check=check)
+        with self.timed("fetch the picture"):
+            return _save(_asked(self._session.get(self._execution)))
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: it would be the first thing that the next start does."""
+        with suppress(requests.RequestException):
+            self._session.post(f"{self._execution}/cancel", timeout=2)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.times[what] = time.monotonic() - began
 
 
 def _register(url: str) -> requests.Session:
@@ -79,7 +92,7 @@ def _workflow(comfyui_urls: list[str], seed: int) -> demo_workflows.Graph:
     return demo_workflows.plain(checkpoint=min(checkpoints), seed=seed)
 
 
-def _follow(session: requests.Session, execution: str, pause: float) -> None:
+def _follow(session: requests.Session, execution: str, *, pause: float, check: Callable[[], None]) -> None:
     """A progress bar until the execution has ended. UserError if it did not complete."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<28}"), BarColumn(40), TaskProgressColumn(),
@@ -98,6 +111,7 @@ def _follow(session: requests.Session, execution: str, pause: float) -> None:
                 break
             if time.monotonic() > end:
                 raise UserError(f"The execution did not end in {_PATIENCE_SECONDS} s: {seen}")
+            check()
             time.sleep(pause)
     why = _asked(session.get(execution))["error"]
     raise UserError(f"The execution ended as {seen['status']}: {why}")

@@ -8,7 +8,6 @@ the *thread* that started one.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import signal
 import subprocess
@@ -19,17 +18,9 @@ from pathlib import Path
 from typing import Self
 
 from script.local.console import UserError, explain
+from script.local.parents import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 _started: weakref.WeakSet[Process] = weakref.WeakSet()
-
-
-def die_with_parent(parent: int, with_signal: signal.Signals) -> None:
-    """Ask the kernel to send this process `with_signal` when `parent` dies. For use just before exec."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(with_signal))
-    if os.getppid() != parent:  # it died in between
-        os._exit(1)
 
 
 class Process:
@@ -60,10 +51,12 @@ class Process:
         self._stop_signal = stop_signal
         self._death_signal = death_signal
         self._popen: subprocess.Popen[bytes] | None = None
+        self._asked = False
 
     def start(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         parent, death = os.getpid(), self._death_signal
+        self._asked = False
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 self.command,
@@ -95,12 +88,18 @@ class Process:
         """How it ended; None while it runs."""
         return self._popen.poll() if self._popen else None
 
+    def ask_to_stop(self) -> None:
+        """Begin to end it, without waiting: see `stop`. Asked again, some would drop what they still do."""
+        if self._popen is not None and not self._asked:
+            self._popen.send_signal(self._stop_signal)
+            self._asked = True
+
     def stop(self, *, seconds: float = 10) -> int | None:
         """Ask it to end, and end its whole group if it has not after `seconds`. Returns its exit status."""
         if self._popen is None:
             return None
         if self.alive:
-            self._popen.send_signal(self._stop_signal)
+            self.ask_to_stop()
             try:
                 self._popen.wait(seconds)
             except subprocess.TimeoutExpired:

@@ -38,7 +38,10 @@ def take() -> IO[str]:
     """Become the one that runs in DATA_DIR, until the returned file is closed. UserError if another does."""
     lock = _try_lock()
     if lock is None:
-        raise UserError(f"ComfyServe already runs in {data_dir()}. Stop it, or choose another DATA_DIR.")
+        raise UserError(
+            f"ComfyServe already runs in {data_dir()} (or starts or stops): a script/serve or script/demo.\n"
+            "Wait for it or stop it, or choose another folder with DATA_DIR=…"
+        )
     (folder() / "environment.json").unlink(missing_ok=True)
     return lock
 

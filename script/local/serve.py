@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     print("Starting ComfyServe")
     try:
         services.start()
+        services.wait_for_comfyui()
         _tell(services)
         while not stop.wait(2):
             services.check()

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import IO
 
 from script.local import comfyui as local_comfyui
-from script.local import comfyui_install, ports, roles, running
+from script.local import comfyui_install, migrations, ports, roles, running
 from script.local.comfyui import ComfyUI
 from script.local.console import UserError, run, step
 from script.local.paths import ROOT, data_dir, write_private
 from script.local.postgres import Postgres
 from script.local.supervisor import Program, Supervisor
+from script.local.unsupervised import Unsupervised
 from script.local.valkey import Valkey
 
 DATABASE = "comfyserve"
@@ -29,7 +30,8 @@ class Services:
     """Databases (unless the environment names others), ComfyUI (unless COMFYUI_URL answers), web, workers.
 
     `host` and `port` are where the web process listens. For the demo our own
-    ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer.
+    ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer;
+    what the demo has no use for is not started, and what dies is not started again.
     """
 
     def __init__(self, *, host: str, port: int, for_demo: bool = False) -> None:
@@ -45,7 +47,7 @@ class Services:
         self.comfyui_urls: list[str] = []
         self.flower_port = ports.free_port(prefer=int(os.environ.get("FLOWER_PORT", "5555")))
         self.env: dict[str, str] = {}
-        self._supervisor: Supervisor | None = None
+        self._supervisor: Supervisor | Unsupervised | None = None
 
     @property
     def url(self) -> str:
@@ -57,12 +59,16 @@ class Services:
         return f"http://127.0.0.1:{self.flower_port}/{roles.FLOWER_PREFIX}/"
 
     @property
-    def own_comfyui(self) -> bool:
-        return self._comfyui is not None
+    def small_models(self) -> bool:
+        """Is it our own ComfyUI that paints for the demo?"""
+        return self._for_demo and self._comfyui is not None
 
     # -- starting -------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Start all and wait until requests are answered. UserError, with all stopped, if that fails."""
+        """Start all and wait until requests are answered. UserError, with all stopped, if that fails.
+
+        Our ComfyUI takes longer: see `wait_for_comfyui`. Until then executions may be submitted, and wait.
+        """
         self._lock = running.take()
         try:
             self._choose()
@@ -120,13 +126,12 @@ class Services:
             "FLOWER_URL": os.environ.get("FLOWER_URL") or self.flower_url,
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
-        running.tell({key: self.env[key] for key in running.TOLD})
+        if not self._for_demo:  # which is gone before another could use it
+            running.tell({key: self.env[key] for key in running.TOLD})
 
     def _up(self) -> None:
         with step("Start PostgreSQL and Valkey"):
-            self._supervisor = Supervisor(
-                self.data / "run", logs=self.logs, env=self.env, programs=self._programs(), order=ORDER
-            )
+            self._supervisor = self._runner()
             self._supervisor.start()
             if self._comfyui:  # the slowest; the rest comes up beside it
                 self._supervisor.start_group("comfyui")
@@ -137,15 +142,33 @@ class Services:
                 self._postgres.create_database(DATABASE)
             if self._valkey:
                 self._await(self._valkey.ready, 20, "Valkey")
-        with step("Bring the database up to date"):
-            self._manage("migrate", "--verbosity=0")
+        self._migrate()
         self._collect_static_files()
         with step("Start the web server and the workers"):
             self._supervisor.start_group("app")
             self._await(lambda: ports.answers(self.host, self.port), 60, "The web server")
+
+    def wait_for_comfyui(self) -> None:
+        """Until it answers, if it is ours to start."""
         if self._comfyui:
             with step("Start ComfyUI"):
                 self._await(self._comfyui.ready, 300, "ComfyUI")
+
+    def _runner(self) -> Supervisor | Unsupervised:
+        programs = self._programs()
+        if self._for_demo:
+            return Unsupervised(logs=self.logs, env=self.env, programs=programs, stores=ORDER[:1])
+        return Supervisor(self.data / "run", logs=self.logs, env=self.env, programs=programs, order=ORDER)
+
+    def _migrate(self) -> None:
+        """Of a database that is not ours to look into, Django is asked every time."""
+        stamp = self.data / "run" / "migrated"
+        if self._postgres and not migrations.pending(url=self._postgres.url(DATABASE), stamp=stamp):
+            return
+        with step("Bring the database up to date"):
+            self._manage("migrate", "--verbosity=0")
+        if self._postgres:
+            migrations.note(url=self._postgres.url(DATABASE), stamp=stamp)
 
     def _collect_static_files(self) -> None:
         """Only when our packages changed: it compresses some 10 MB."""
@@ -236,6 +259,8 @@ class Services:
                     stop_seconds=_WORKER_STOP_SECONDS,
                 )
             )
+        if self._for_demo:  # which asks for nothing that the other would do
+            return programs
         rest: list[str | Path] = [command, "default,models,webhooks"]
         return [*programs, Program(name="worker-rest", group="app", command=rest, stop_seconds=15)]
 

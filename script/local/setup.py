@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import secrets
@@ -12,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from script.local import running
-from script.local.console import UserError, run, step
+from script.local import running, virtual_environment
+from script.local.console import UserError, alone, run, step
 from script.local.paths import ROOT, VENV, data_dir
 
 HELP = """Set ComfyServe up in this folder: a virtual environment in .venv with all packages.
@@ -36,8 +35,7 @@ def ensure(*, dev: bool = False) -> None:
     if set(wanted) <= _installed():
         return
     VENV.parent.mkdir(parents=True, exist_ok=True)
-    with (ROOT / ".setup-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(ROOT / ".setup-lock"):
         if set(wanted) <= _installed():
             return
         log = data_dir() / "logs" / "setup.log"
@@ -51,22 +49,15 @@ def ensure(*, dev: bool = False) -> None:
 
 
 def _make_environment(log: Path) -> None:
-    python = VENV / "bin" / "python"
-    if python.exists() and (VENV / "pyvenv.cfg").exists():
+    if virtual_environment.complete(VENV):
         return
-    try:
-        import ensurepip  # noqa: F401
-        import venv  # noqa: F401
-    except ImportError:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise UserError(
-            f"{sys.executable} has no venv module.\n"
-            f"Debian and Ubuntu have it in python{version}-venv; or name another Python with PYTHON=…"
-        ) from None
     if shutil.disk_usage(ROOT).free < _FREE_BYTES:
-        raise UserError(f"Too little room in {ROOT}: the packages need {_FREE_BYTES // 10**6} MB.")
+        raise UserError(
+            f"Too little room in {ROOT}: the packages need {_FREE_BYTES // 10**6} MB."
+            " Free some space and run the command again."
+        )
     with step("Make the virtual environment"):
-        run([sys.executable, "-m", "venv", VENV], log=log)
+        virtual_environment.make(VENV, log=log)
 
 
 def _installed() -> set[str]:

@@ -1,0 +1,70 @@
+"""The same programs as `supervisor.py` starts, as children of our own: for the demo, which is soon over.
+
+Here nothing is started again: what ends too early is an error that is told at once. And what holds no data
+is not asked to end but ended: all that an execution has come to is in the database.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from script.local.console import UserError, explain
+from script.local.paths import ROOT
+from script.local.processes import Process
+from script.local.supervisor import Program
+
+
+class Unsupervised:
+    """Groups start when told to, and stop together. `stores` are the groups that hold data."""
+
+    def __init__(
+        self, *, logs: Path, env: Mapping[str, str], programs: Sequence[Program], stores: Sequence[str]
+    ) -> None:
+        self._programs = list(programs)
+        self._stores = list(stores)
+        self._logs = logs
+        self._env = dict(env)
+        self._running: list[tuple[Program, Process]] = []
+
+    def start(self) -> None:
+        """Nothing yet; programs start by group."""
+
+    def start_group(self, name: str) -> None:
+        for program in self._programs:
+            if program.group == name:
+                self._running.append((program, self._process(program).start()))
+
+    def check(self) -> None:
+        """UserError with the end of its log if a program has ended."""
+        for program, process in self._running:
+            if not process.alive:
+                what = f"{program.name} ended ({process.code})"
+                raise UserError(explain(process.tail(15), what, process.log))
+
+    def stop(self) -> None:
+        for program, process in self._running:
+            if program.group in self._stores:
+                process.ask_to_stop()
+            else:
+                process.kill()
+        for program, process in self._running:
+            process.stop(seconds=program.stop_seconds)
+        self._running.clear()
+
+    def _process(self, program: Program) -> Process:
+        env = self._env | dict(program.env)
+        if program.only_env is not None:
+            env = {key: env[key] for key in program.only_env if key in env}
+        orderly = signal.Signals[f"SIG{program.stop_signal}"]
+        return Process(
+            program.name,
+            program.command,
+            log=self._logs / f"{program.name}.log",
+            env=env,
+            cwd=Path("/") if program.user else ROOT,
+            user=program.user,
+            stop_signal=orderly,
+            death_signal=orderly if program.group in self._stores else signal.SIGKILL,
+        )
