@@ -118,11 +118,15 @@ class ComfyUI:
         self.process.stop(seconds=10)
 
 
+# As our client of ComfyUI does: no proxy of the environment lies between, least of all to this machine.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def answers(url: str, *, headers: dict[str, str] | None = None, seconds: float = 2) -> bool:
     """Does a ComfyUI answer at `url`?"""
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/system_stats", headers=headers or {})
-        with urllib.request.urlopen(request, timeout=seconds) as answer:
+        with _direct.open(request, timeout=seconds) as answer:
             return "comfyui_version" in json.load(answer)["system"]
     except (OSError, ValueError, KeyError):
         return False

@@ -50,7 +50,7 @@ def _with_running_services(found: dict[str, str], seed: int) -> tuple[dict[str, 
     painting = Painting(
         f"http://127.0.0.1:{found['PORT']}", found["COMFYUI_URL"].split(","), seed=seed, small_models=False
     )
-    picture = painting.finish(pause=_SLOW_SECONDS, check=lambda: None)
+    picture = painting.finish(pause=_SLOW_SECONDS)
     return painting.times, picture
 
 
@@ -74,11 +74,17 @@ def _paint(services: Services, seed: int) -> tuple[dict[str, float], Path]:
     """Submitted while our ComfyUI still starts: that is what a queue is for."""
     from script.local.demo_client import Painting
 
-    painting = Painting(services.url, services.comfyui_urls, seed=seed, small_models=services.small_models)
+    painting = Painting(
+        services.url,
+        services.comfyui_urls,
+        seed=seed,
+        small_models=services.small_models,
+        check=services.check,
+    )
     try:
         with painting.timed("wait for ComfyUI to start"):
             services.wait_for_comfyui()
-        picture = painting.finish(pause=_QUICK_SECONDS, check=services.check)
+        picture = painting.finish(pause=_QUICK_SECONDS)
     except BaseException:
         painting.give_up()
         raise

@@ -32,9 +32,21 @@ _PATIENCE_SECONDS = 600
 class Painting:
     """One picture: submitted, followed, saved. `times` says how long each part took."""
 
-    def __init__(self, url: str, comfyui_urls: list[str], *, seed: int, small_models: bool) -> None:
-        """As a user of its own, who submits the workflow. `small_models`: it is known that they are there."""
+    def __init__(
+        self,
+        url: str,
+        comfyui_urls: list[str],
+        *,
+        seed: int,
+        small_models: bool,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Submit it as a user of its own. `small_models`: it is known that they are there.
+
+        `check` raises UserError when something that is needed has ended.
+        """
         self.times: dict[str, float] = {}
+        self._check = check
         with self.timed("register, log in, submit"):
             self._session = _register(url)
             workflow = demo_workflows.landscape(seed=seed) if small_models else _workflow(comfyui_urls, seed)
@@ -42,11 +54,11 @@ class Painting:
         self._execution = f"{url}/workflows/{answer['execution_id']}"
         self.title = f"Execution {answer['execution_id']}, seed {seed}"
 
-    def finish(self, *, pause: float, check: Callable[[], None]) -> Path:
-        """The saved picture. `pause` is between looks; `check` raises when there is nothing to wait for."""
+    def finish(self, *, pause: float) -> Path:
+        """The saved picture. `pause` is between looks, in seconds."""
         with self.timed("wait and run"):
             print(f"\n{self.title}")
-            _follow(self._session, self._execution, pause=pause, check=check)
+            _follow(self._session, self._execution, pause=pause, check=self._check)
         with self.timed("fetch the picture"):
             return _save(_asked(self._session.get(self._execution)))
 
@@ -58,12 +70,23 @@ class Painting:
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         began = time.monotonic()
-        yield
+        try:
+            yield
+        except requests.RequestException as error:
+            self._check()  # which knows better why
+            raise UserError(f"Could not {what}: {error}") from error
         self.times[what] = time.monotonic() - began
 
 
-def _register(url: str) -> requests.Session:
+def _direct() -> requests.Session:
+    """Without the environment's proxies: none of them leads to this machine."""
     session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def _register(url: str) -> requests.Session:
+    session = _direct()
     name = f"demo-{secrets.token_hex(4)}"
     account = {"email": f"{name}@example.com", "username": name, "password": secrets.token_urlsafe(16)}
     _asked(session.post(f"{url}/auth/register", json=account))
@@ -79,7 +102,7 @@ def _workflow(comfyui_urls: list[str], seed: int) -> demo_workflows.Graph:
     checkpoints: set[str] = set()
     for url in comfyui_urls:
         try:
-            checkpoints |= set(requests.get(f"{url}/models/checkpoints", timeout=10).json())
+            checkpoints |= set(_direct().get(f"{url}/models/checkpoints", timeout=10).json())
         except (OSError, ValueError):
             continue
     if demo_workflows.TINY_CHECKPOINT in checkpoints:
@@ -130,7 +153,7 @@ def _description(seen: dict[str, Any]) -> str:
 
 def _save(execution: dict[str, Any]) -> Path:
     image = execution["outputs"]["images"][0]
-    answer = requests.get(image["url"], timeout=60)  # a signed link needs no token
+    answer = _direct().get(image["url"], timeout=60)  # a signed link needs no token
     answer.raise_for_status()
     folder = data_dir() / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
