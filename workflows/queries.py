@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Prefetch, QuerySet
+from django.db import connection
+from django.db.models import QuerySet, prefetch_related_objects
 
 from accounts.models import User
 from comfyserve.api.errors import NotFound
 from comfyserve.lately import Lately
+from comfyserve.rows import Columns
+from files.models import File
 
 from .models import Execution, Graph, LogLine, Output, Status
 
 LINES_IN_RESULT = 20
+_EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
+_FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 
 def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
@@ -24,11 +29,19 @@ def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> 
         parsed = uuid.UUID(execution_id)
     except ValueError:
         raise NotFound(f"There is no execution {execution_id[:100]}") from None
-    rows = Execution.objects.select_related("graph") if with_graph else Execution.objects.all()
-    found = rows.filter(user=user, id=parsed).first()
-    if found is None:
+    found = by_id(parsed)
+    if found is None or found.user_id != user.pk:
         raise NotFound(f"There is no execution {parsed}")
+    if with_graph:
+        prefetch_related_objects([found], "graph")
     return found
+
+
+def by_id(execution_id: UUID) -> Execution | None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s", [execution_id])  # noqa: S608
+        row = cursor.fetchone()
+    return _EXECUTION.read(row) if row else None
 
 
 def executions_of(*, user: User, status: str | None = None) -> QuerySet[Execution]:
@@ -37,23 +50,41 @@ def executions_of(*, user: User, status: str | None = None) -> QuerySet[Executio
     return rows.filter(status=status) if status else rows
 
 
-OUTPUTS = Prefetch("outputs", Output.objects.select_related("file").order_by("position"))
+def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
+    """Of each, in their order, with their files, in one query."""
+    found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
+            WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
+            """,  # noqa: S608
+            [list(ids)],
+        )
+        for row in cursor.fetchall():
+            output = _OUTPUT.read(row)
+            if output.file_id is not None:
+                output.file = _FILE.read(row, at=len(_OUTPUT))
+            found[output.execution_id].append(output)
+    return found
 
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
-    lines: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
-    found = LogLine.objects.raw(
-        """
-        SELECT l.* FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
-            SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
-        ORDER BY l.id
-        """,
-        [list(ids), LINES_IN_RESULT],
-    )
-    for line in found:
-        lines[line.execution_id].append(line)
-    return lines
+    found: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+                SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
+            ORDER BY l.id
+            """,  # noqa: S608
+            [list(ids), LINES_IN_RESULT],
+        )
+        for row in cursor.fetchall():
+            line = _LINE.read(row)
+            found[line.execution_id].append(line)
+    return found
 
 
 def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[LogLine], int]:
