@@ -145,7 +145,10 @@ class Session:
             header=self._headers,
             suppress_origin=True,  # ComfyUI answers 403 to an origin that is not its own name
             skip_utf8_validation=True,  # done in Python, byte by byte
+            # No proxy of the environment's. The library reads http_no_proxy only where a proxy is named.
             http_no_proxy=["*"],
+            http_proxy_host="none",
+            http_proxy_port=1,
         )
         connection.send(HELLO)
         connection.settimeout(SILENCE)

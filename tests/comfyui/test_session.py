@@ -25,6 +25,15 @@ def follow(client, session, prompt_id):
     return submit_and_follow
 
 
+def test_it_goes_past_the_proxy_of_the_environment(target, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+    with Session(str(uuid.uuid4()), target.url) as session:
+        assert session.wait_connected(PATIENCE)
+
+
 def of(kind: type[events.Event], seen: list[Any]) -> list[Any]:
     return [event for event in seen if isinstance(event, kind)]
 
