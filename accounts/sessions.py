@@ -12,16 +12,17 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.models import Session as BrowserSession
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework_simplejwt.exceptions import TokenError
 
 from accounts import audit
-from accounts.models import Session, User
+from accounts.models import Session, User, UserLimits
 from accounts.tokens import Access, Refresh
 from comfyserve.api.errors import Unauthorized
+from comfyserve.rows import Columns
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +69,24 @@ def find(*, access_token: str) -> Session | None:
         session_id = token.session_id
     except (TokenError, KeyError, ValueError):
         return None
-    session = (
-        Session.objects.select_related("user__limits")
-        .filter(id=session_id, ended_at=None, user__is_active=True)
-        .first()
-    )
-    return session if session and session.password_stamp == session.user.password_stamp else None
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_SQL, [session_id])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    session = _SESSION.read(row)
+    session.user = _USER.read(row, at=len(_SESSION))
+    limits = _LIMITS.read(row, at=len(_SESSION) + len(_USER))
+    User.limits.related.set_cached_value(session.user, limits if limits.pk else None)
+    return session if session.password_stamp == session.user.password_stamp else None
+
+
+_SESSION, _USER, _LIMITS = Columns(Session, "s"), Columns(User, "u"), Columns(UserLimits, "l")
+_FIND_SQL = f"""
+    SELECT {_SESSION}, {_USER}, {_LIMITS} FROM accounts_session s
+    JOIN accounts_user u ON u.id = s.user_id LEFT JOIN accounts_userlimits l ON l.user_id = u.id
+    WHERE s.id = %s AND s.ended_at IS NULL AND u.is_active
+"""  # noqa: S608  (no value of a user in it)
 
 
 @transaction.atomic

@@ -1,4 +1,4 @@
-"""A multipart body that is sent while the file is read: `requests` would read it whole first."""
+"""A multipart body that is sent while the file is read: urllib3 would read it whole first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ CHUNK = 256 * 1024  # bytes read at once
 
 
 class MultipartBody:
-    """Give it to `requests` as `data`, with `content_type` as the header.
+    """Iterate to send it, once, with `content_type` as the header.
 
-    The length is known, and sent, where the stream can seek; else the body goes out in HTTP chunks.
-    It can be sent once.
+    `length` (bytes) is known where the stream can seek; else it is None and the body goes out in HTTP chunks.
     """
 
     def __init__(
@@ -35,8 +34,7 @@ class MultipartBody:
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._stream = stream
         remaining = _remaining(stream)
-        # `requests` looks for this name; None lets it send in chunks.
-        self.len = None if remaining is None else len(self._head) + remaining + len(self._tail)
+        self.length = None if remaining is None else len(self._head) + remaining + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import requests
-
 from comfyui import _parsing
-from comfyui.client import Client
+from comfyui.client import Answer, Client
 from comfyui.errors import ComfyUIError
 from comfyui.types import OutputFile
 
@@ -86,10 +84,10 @@ class Bridge:
 
     def info(self) -> BridgeInfo | None:
         """None where there is no bridge, or one of a version that is not ours."""
-        response = self._client._get("/comfyserve/bridge")
-        if response.status_code == 404:
+        answer = self._client._get("/comfyserve/bridge")
+        if answer.status == 404:
             return None
-        info = self._client._parse(response, _info)
+        info = self._client._parse(answer, _info)
         return info if info.version == SUPPORTED else None
 
     def memory(self) -> Memory:
@@ -97,20 +95,20 @@ class Bridge:
 
     def files(self) -> list[ModelFolder]:
         """All model files. Without a bridge from ComfyUI's own routes: one request for each folder."""
-        response = self._client._get("/comfyserve/files")
-        if response.status_code == 404:
+        answer = self._client._get("/comfyserve/files")
+        if answer.status == 404:
             return self._files_without()
-        return self._client._parse(response, _folders)
+        return self._client._parse(answer, _folders)
 
     def _files_without(self) -> list[ModelFolder]:
-        response = self._client._get("/experiment/models")
-        if response.status_code == 404:
+        answer = self._client._get("/experiment/models")
+        if answer.status == 404:
             raise NoBridge("this ComfyUI has neither our bridge nor routes that list model files")
-        folders = self._client._parse(response, _stock_folders)
+        folders = self._client._parse(answer, _stock_folders)
         found = []
         for name, places in folders:
             listed = self._client._get(f"/experiment/models/{quote(name, safe='')}")
-            files = [] if listed.status_code == 404 else self._client._parse(listed, _stock_files)
+            files = [] if listed.status == 404 else self._client._parse(listed, _stock_files)
             found.append(
                 ModelFolder(name, places, [file for each in files if (file := _placed(name, places, each))])
             )
@@ -119,8 +117,8 @@ class Bridge:
     def header(self, *, folder: str, name: str) -> dict[str, Any] | None:
         """The header of a safetensors file; None where there is none, or nobody to read it."""
         query = urlencode({"folder": folder, "name": name})
-        response = self._client._get(f"/comfyserve/header?{query}")
-        return None if response.status_code == 404 else self._client._parse(response, _parsing.mapping)
+        answer = self._client._get(f"/comfyserve/header?{query}")
+        return None if answer.status == 404 else self._client._parse(answer, _parsing.mapping)
 
     def unload(self, *, folder: str, name: str, drop: bool, wait: float = 5.0) -> bool:
         """Take one model off the device, with `drop` out of RAM too.
@@ -128,19 +126,19 @@ class Bridge:
         False when a prompt still runs after `wait` seconds; it happens when that has ended.
         """
         body = {"folder": folder, "name": name, "drop": drop, "wait": wait}
-        response = self._there(self._client._post("/comfyserve/unload", body))
-        return self._client._parse(response, lambda raw: bool(raw["status"] == "unloaded"))
+        answer = self._there(self._client._post("/comfyserve/unload", body))
+        return self._client._parse(answer, lambda raw: bool(raw["status"] == "unloaded"))
 
     def leftovers(self) -> Leftovers:
         """What executions left there."""
-        response = self._there(self._client._get("/comfyserve/leftovers"))
-        return self._client._parse(response, _leftovers)
+        answer = self._there(self._client._get("/comfyserve/leftovers"))
+        return self._client._parse(answer, _leftovers)
 
     def use(self, name: str, *, older: float) -> int | None:
         """The size of an input below our folder, None where it is not there. Its age begins anew if that is
         more than `older` seconds."""
-        response = self._there(self._client._post("/comfyserve/use", {"input": name, "older": older}))
-        return self._client._parse(response, lambda raw: None if raw["size"] is None else int(raw["size"]))
+        answer = self._there(self._client._post("/comfyserve/use", {"input": name, "older": older}))
+        return self._client._parse(answer, lambda raw: None if raw["size"] is None else int(raw["size"]))
 
     def delete(
         self,
@@ -161,14 +159,14 @@ class Bridge:
             ],
             "since": since,
         }
-        response = self._there(self._client._post("/comfyserve/delete", body))
-        return self._client._parse(response, lambda raw: int(raw["files"]))
+        answer = self._there(self._client._post("/comfyserve/delete", body))
+        return self._client._parse(answer, lambda raw: int(raw["files"]))
 
     @staticmethod
-    def _there(response: requests.Response) -> requests.Response:
-        if response.status_code in (404, 405):
+    def _there(answer: Answer) -> Answer:
+        if answer.status in (404, 405):
             raise NoBridge("this ComfyUI does not have our bridge (comfyui_bridge in custom_nodes)")
-        return response
+        return answer
 
 
 def _info(raw: Any) -> BridgeInfo:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import requests
+import certifi
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from comfyui import _parsing
 from comfyui._multipart import MultipartBody
@@ -30,15 +30,30 @@ from comfyui.types import Folder, History, OutputFile, Prompt, QueueState, Submi
 
 CHUNK = 256 * 1024  # bytes of a file handed on at once
 POOL = 32  # connections kept; more threads than that still work, with new connections
-NEVER_SENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+NEVER_SENT = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.LocationValueError,  # an address that no request can be made of
+    ValueError,  # nor of such a header
+)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, below 500 and no redirect. `body` is empty while the bytes are still to be streamed."""
+
+    status: int
+    body: bytes
+    request: str  # such as "GET /queue"
+    raw: urllib3.BaseHTTPResponse
 
 
 class FileStream:
     """A file on its way. Iterating raises `Unreachable` where the connection ends before the file does."""
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
         length = response.headers.get("Content-Length", "")
         self.length: int | None = int(length) if length.isdecimal() else None
@@ -49,8 +64,8 @@ class FileStream:
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         try:
-            yield from self._response.iter_content(size)
-        except requests.RequestException as exc:
+            yield from self._response.stream(size)
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise Unreachable(f"the file broke off: {exc}", sent=True) from exc
 
 
@@ -59,7 +74,7 @@ class Client:
 
     `timeout` (seconds) is the longest silence that is waited for, `connect_timeout` the longest way to
     a connection. `headers` go with every request, for a protected ComfyUI. It is spoken to directly:
-    proxies and .netrc of the environment are not used (looking for them costs a third of a request).
+    proxies and .netrc of the environment are not used.
     """
 
     def __init__(
@@ -73,15 +88,12 @@ class Client:
         self.url = url.rstrip("/")
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.headers.update(headers or {})
-        adapter = HTTPAdapter(pool_connections=2, pool_maxsize=POOL, max_retries=0)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._pool = urllib3.PoolManager(
+            num_pools=2, maxsize=POOL, headers=dict(headers or {}), ca_certs=certifi.where()
+        )
 
     def close(self) -> None:
-        self._session.close()
+        self._pool.clear()
 
     def __enter__(self) -> Client:
         return self
@@ -111,10 +123,10 @@ class Client:
             body["front"] = True
         if extra_data is not None:
             body["extra_data"] = dict(extra_data)
-        response = self._post("/prompt", body)
-        if response.status_code in (400, 413):
-            raise _refused(response)
-        return self._parse(response, _parsing.submitted)
+        answer = self._post("/prompt", body)
+        if answer.status in (400, 413):
+            raise _refused(answer)
+        return self._parse(answer, _parsing.submitted)
 
     def queue(self) -> QueueState:
         """What runs and what waits, with whole graphs: some kilobytes for each."""
@@ -126,8 +138,8 @@ class Client:
 
     def history(self, prompt_id: str) -> History | None:
         """How a prompt ended; None while it has not, and where ComfyUI does not know it (any more)."""
-        response = self._get(f"/history/{_segment(prompt_id)}")
-        return self._parse(response, lambda raw: _parsing.history(prompt_id, raw))
+        answer = self._get(f"/history/{_segment(prompt_id)}")
+        return self._parse(answer, lambda raw: _parsing.history(prompt_id, raw))
 
     def delete_history(self, prompt_id: str) -> None:
         """Forget how a prompt ended. Nothing happens where there is nothing to forget."""
@@ -171,15 +183,15 @@ class Client:
 
         The connection is busy until the block is left.
         """
-        params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
-        # Compressed, the length would be another one.
-        with self._get(
-            "/view", params=params, headers={"Accept-Encoding": "identity"}, stream=True
-        ) as response:
-            if response.status_code in (400, 403, 404):
+        query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
+        answer = self._get(f"/view?{query}", stream=True)
+        try:
+            if answer.status in (400, 403, 404):
                 raise NotFound(f"ComfyUI gives no {file.type} file {file.subfolder}/{file.filename}")
-            self._expect_ok(response)
-            yield FileStream(response)
+            self._expect_ok(answer)
+            yield FileStream(answer.raw)
+        finally:
+            _let_go(answer.raw)
 
     def upload(
         self,
@@ -208,17 +220,17 @@ class Client:
                 {"filename": original.filename, "subfolder": original.subfolder, "type": original.type}
             )
         body = MultipartBody(fields=fields, file_field="image", filename=name, stream=stream)
-        response = self._request(
-            "POST",
-            f"/upload/{kind}",
-            data=body,
-            headers={"Content-Type": body.content_type},
-            # urllib3 takes the time for connecting as that for each write too: too short for a busy disk.
-            timeout=(self._timeout, self._timeout),
+        headers = {"Content-Type": body.content_type}
+        if body.length is not None:
+            headers["Content-Length"] = str(body.length)
+        # urllib3 takes the time for connecting as that for each write too: too short for a busy disk.
+        answer = self._request(
+            "POST", f"/upload/{kind}", body=body, headers=headers, connect_timeout=self._timeout
         )
-        if response.status_code in (400, 403, 413):
-            raise Refused(type="upload_refused", message=f"ComfyUI does not take {name!r}", raw=response.text)
-        return self._parse(response, _reference)
+        if answer.status in (400, 403, 413):
+            text = answer.body.decode(errors="replace")
+            raise Refused(type="upload_refused", message=f"ComfyUI does not take {name!r}", raw=text)
+        return self._parse(answer, _reference)
 
     # -- the machine --------------------------------------------------------------------------
 
@@ -238,8 +250,8 @@ class Client:
 
     def features(self) -> dict[str, Any]:
         """Among others `max_upload_size`. `{}` from a ComfyUI that has no such route."""
-        response = self._get("/features")
-        return {} if response.status_code == 404 else self._parse(response, _parsing.mapping)
+        answer = self._get("/features")
+        return {} if answer.status == 404 else self._parse(answer, _parsing.mapping)
 
     def ping(self) -> bool:
         """Whether a ComfyUI answers there. Never raises."""
@@ -251,64 +263,79 @@ class Client:
 
     # -- below --------------------------------------------------------------------------------
 
-    def _get(self, path: str, **options: Any) -> requests.Response:
-        return self._request("GET", path, **options)
+    def _get(self, path: str, *, stream: bool = False) -> Answer:
+        return self._request("GET", path, stream=stream)
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+    def _post(self, path: str, body: Mapping[str, Any]) -> Answer:
         data = json.dumps(body).encode()
-        return self._request("POST", path, data=data, headers={"Content-Type": "application/json"})
+        return self._request("POST", path, body=data, headers={"Content-Type": "application/json"})
 
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | MultipartBody | None = None,
+        headers: Mapping[str, str] | None = None,
+        stream: bool = False,
+        connect_timeout: float | None = None,
+    ) -> Answer:
         """The answer, whatever it says, except 5xx and redirects: those come from something before
         ComfyUI, or from a ComfyUI in trouble."""
-        options.setdefault("timeout", (self._connect_timeout, self._timeout))
+        request = f"{method} {path}"
         try:
-            response = self._session.request(method, self.url + path, allow_redirects=False, **options)
-        except requests.RequestException as exc:
-            raise Unreachable(f"{method} {path}: {exc}", sent=not _certainly_not_sent(exc)) from exc
-        if response.status_code >= 500 or 300 <= response.status_code < 400:
-            raise self._unexpected(response)
-        return response
+            if "://" not in self.url:
+                raise ValueError(f"{self.url!r} lacks http:// or https://")
+            raw = self._pool.request(
+                method,
+                self.url + path,
+                body=body,
+                headers={**self._pool.headers, **(headers or {})},
+                timeout=urllib3.Timeout(connect=connect_timeout or self._connect_timeout, read=self._timeout),
+                retries=False,
+                redirect=False,
+                preload_content=not stream,
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
+            raise Unreachable(f"{request}: {exc}", sent=not isinstance(exc, NEVER_SENT)) from exc
+        answer = Answer(raw.status, b"" if stream else raw.data, request, raw)
+        if raw.status >= 500 or 300 <= raw.status < 400:
+            _let_go(raw)
+            raise _unexpected(answer)
+        return answer
 
-    def _expect_ok(self, response: requests.Response) -> None:
-        if not response.ok:
-            raise self._unexpected(response)
+    def _expect_ok(self, answer: Answer) -> None:
+        if answer.status >= 400:
+            raise _unexpected(answer)
 
-    def _parse(self, response: requests.Response, parse: Callable[[Any], T]) -> T:
-        self._expect_ok(response)
+    def _parse(self, answer: Answer, parse: Callable[[Any], T]) -> T:
+        self._expect_ok(answer)
         try:
-            return parse(json.loads(response.content))
+            return parse(json.loads(answer.body))
         except _parsing.MALFORMED as exc:
-            path = response.request.path_url
             raise Unreachable(
-                f"{path}: the answer is not ComfyUI's ({type(exc).__name__}: {exc})",
+                f"{answer.request}: the answer is not ComfyUI's ({type(exc).__name__}: {exc})",
                 sent=True,
-                status=response.status_code,
+                status=answer.status,
             ) from exc
 
-    def _unexpected(self, response: requests.Response) -> Unreachable:
-        request = response.request
-        response.close()
-        return Unreachable(
-            f"{request.method} {request.path_url}: answered {response.status_code}",
-            sent=True,
-            status=response.status_code,
-        )
+
+def _let_go(raw: urllib3.BaseHTTPResponse) -> None:
+    """Its connection serves again where all was read, else it is closed: more is on its way."""
+    raw.close()
+    raw.release_conn()
 
 
-def _certainly_not_sent(exc: requests.RequestException) -> bool:
-    if isinstance(exc, ValueError):  # an address or header that no request can be made of
-        return True
-    cause = exc.args[0] if exc.args else None
-    return isinstance(getattr(cause, "reason", cause), NEVER_SENT)
+def _unexpected(answer: Answer) -> Unreachable:
+    return Unreachable(f"{answer.request}: answered {answer.status}", sent=True, status=answer.status)
 
 
-def _refused(response: requests.Response) -> Exception:
+def _refused(answer: Answer) -> Exception:
     """The refusal in ComfyUI's words; a 400 without them comes from something else."""
-    if response.status_code == 413:
+    if answer.status == 413:
         return Refused(type="too_large", message="The prompt is larger than ComfyUI takes")
     try:
-        raw = _parsing.mapping(json.loads(response.content))
+        raw = _parsing.mapping(json.loads(answer.body))
         error = _parsing.mapping(raw["error"])
         return Refused(
             type=str(error["type"]),

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from accounts import quotas
 from accounts.models import User
-from comfyserve import database
+from comfyserve import database, rows
 from comfyserve.api.errors import ValidationFailed
 
 from . import names, pictures, shelf, types
@@ -90,16 +90,15 @@ def keep(files: Sequence[File]) -> None:
     if not files:
         return
     quotas.lock_storage(user=User(pk=files[0].user_id))
-    known = {twin.sha256: twin for twin in _twins(files)}
+    known = _known(files)
     spare: list[str] = []
     for file in files:
         own = file.__dict__.setdefault("_own_keys", (file.key, file.thumbnail_key))
         file.key, file.thumbnail_key = own
-        twin = known.setdefault(file.sha256, file)
-        if twin is not file:
-            file.key, file.thumbnail_key = twin.key, twin.thumbnail_key
+        file.key, file.thumbnail_key = known.setdefault(file.sha256, own)
+        if file.key != own[0]:
             spare += own
-    File.objects.bulk_create(files)
+    rows.insert(*files)
     transaction.on_commit(lambda: _discard(spare))
 
 
@@ -154,10 +153,22 @@ def _put_thumbnail(path: Path, key: str) -> str:
 
 
 # -- the same bytes ----------------------------------------------------------------------------------
-def _twins(files: Sequence[File]) -> Iterable[File]:
-    hashes = {file.sha256 for file in files}
-    rows = File.objects.filter(user_id=files[0].user_id, sha256__in=hashes).order_by("key", "-created_at")
+def _twins(file: File) -> Iterable[File]:
+    rows = File.objects.filter(user_id=file.user_id, sha256=file.sha256).order_by("key", "-created_at")
     return rows.distinct("key")
+
+
+def _known(files: Sequence[File]) -> dict[str, tuple[str, str]]:
+    """(key, thumbnail's key) by hash, of the bytes that their user has already."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
+            WHERE user_id = %s AND sha256 = ANY(%s) ORDER BY sha256, created_at DESC
+            """,
+            [files[0].user_id, [file.sha256 for file in files]],
+        )
+        return {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in cursor.fetchall()}
 
 
 def _share(file: File, *, user: User) -> bool:
@@ -165,7 +176,7 @@ def _share(file: File, *, user: User) -> bool:
 
     Whether they are really there is asked of the storage, and not while the lock is held.
     """
-    candidate = next((twin for twin in _twins([file]) if _is_whole(twin)), None)
+    candidate = next((twin for twin in _twins(file) if _is_whole(twin)), None)
     with transaction.atomic():
         quotas.lock_storage(user=user)
         if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():

@@ -21,14 +21,13 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import prefetch_related_objects
 from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework.renderers import JSONRenderer
 
 from comfyserve import database, http
 
-from . import queries, representations, statistics, webhook_secrets
+from . import representations, statistics, webhook_secrets
 from .models import Execution
 from .webhook_models import Delivery, DeliveryAttempt, WebhookEvent
 
@@ -143,13 +142,7 @@ def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
 def _body(taken: Taken) -> bytes:
     """Made anew for each try, so that its links are fresh; what it says of the event stays the same."""
     execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
-    prefetch_related_objects([execution], queries.OUTPUTS)
-    result = representations.result(
-        execution,
-        lines=queries.latest_lines([execution.id])[execution.id],
-        base=execution.webhook.base,
-        error_details=queries.error_details(execution.id) if execution.error else None,
-    )
+    result = representations.result_of(execution, base=execution.webhook.base)
     status = "running" if taken.event == WebhookEvent.STARTED else taken.event.removeprefix("workflow.")
     if taken.event == WebhookEvent.STARTED:
         # Told late, it still tells of the start; the end has an event of its own.

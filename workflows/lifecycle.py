@@ -26,7 +26,7 @@ from django.db import connection, transaction
 from django.db.models import Case, F, QuerySet, When
 from django.db.models.functions import Now
 
-from comfyserve import database
+from comfyserve import database, rows
 from files import storing
 
 from . import events, scheduling, statistics, webhooks
@@ -57,6 +57,7 @@ class Claim:
     request_id: str
     excluded: list[str]
     kind: str
+    webhook: bool  # somebody asked to be told
     elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
 
@@ -111,7 +112,7 @@ def _hand_out(workers: Sequence[str]) -> None:
 # -- claims ------------------------------------------------------------------------------------------
 _CLAIM_FIELDS = """
     e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
-    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind, e.webhook_url <> '',
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
 """
 
@@ -228,7 +229,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
         )
         if changed:
             _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
-            _follow_up([claim.execution_id], event="workflow.started")
+            _follow_up([claim.execution_id], event="workflow.started", webhook=claim.webhook)
     return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
 
 
@@ -263,10 +264,11 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
             output.text = database.storable(output.text)
-        Output.objects.bulk_create(outcome.outputs)
+        if outcome.outputs:
+            rows.insert(*outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
-        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}")
+        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
         scheduling.lift_quota(user_id=claim.user_id)
     return True
 
@@ -534,10 +536,13 @@ def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
             logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})
 
 
-def _follow_up(ids: Sequence[UUID], *, event: str | None = None) -> None:
-    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told."""
+def _follow_up(ids: Sequence[UUID], *, event: str | None = None, webhook: bool = True) -> None:
+    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
+
+    webhook: False where it is known that nobody asked for one.
+    """
     ended = event is not None and event != "workflow.started"
-    if event is not None and ids:
+    if event is not None and ids and webhook:
         webhooks.record(ids, event=event)
     if ended and ids:
         statistics.note_ended(ids)

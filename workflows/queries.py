@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Prefetch, QuerySet
+from django.db import connection
+from django.db.models import QuerySet
 
 from accounts.models import User
 from comfyserve.api.errors import NotFound
 from comfyserve.lately import Lately
+from comfyserve.rows import Columns
+from files.models import File
 
 from .models import Execution, Graph, LogLine, Output, Status
 
@@ -37,23 +40,44 @@ def executions_of(*, user: User, status: str | None = None) -> QuerySet[Executio
     return rows.filter(status=status) if status else rows
 
 
-OUTPUTS = Prefetch("outputs", Output.objects.select_related("file").order_by("position"))
+_OUTPUT, _FILE, _LINE = Columns(Output, "o"), Columns(File, "f"), Columns(LogLine, "l")
+
+
+def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
+    """Of each, in their order, with their files, in one query."""
+    found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
+            WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
+            """,  # noqa: S608
+            [list(ids)],
+        )
+        for row in cursor.fetchall():
+            output = _OUTPUT.read(row)
+            if output.file_id is not None:
+                output.file = _FILE.read(row, at=len(_OUTPUT))
+            found[output.execution_id].append(output)
+    return found
 
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
-    lines: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
-    found = LogLine.objects.raw(
-        """
-        SELECT l.* FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
-            SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
-        ORDER BY l.id
-        """,
-        [list(ids), LINES_IN_RESULT],
-    )
-    for line in found:
-        lines[line.execution_id].append(line)
-    return lines
+    found: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+                SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
+            ORDER BY l.id
+            """,  # noqa: S608
+            [list(ids), LINES_IN_RESULT],
+        )
+        for row in cursor.fetchall():
+            line = _LINE.read(row)
+            found[line.execution_id].append(line)
+    return found
 
 
 def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[LogLine], int]:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from files import links
 
+from . import queries
 from .models import Execution, LogLine, Output, Status
 
 
@@ -57,7 +58,12 @@ def _file(output: Output, *, base: str) -> dict[str, Any]:
 
 
 def result(
-    execution: Execution, *, lines: Iterable[LogLine], base: str, error_details: Any = None
+    execution: Execution,
+    *,
+    made: Iterable[Output],
+    lines: Iterable[LogLine],
+    base: str,
+    error_details: Any = None,
 ) -> dict[str, Any]:
     """The *get* shape."""
     return {
@@ -68,7 +74,7 @@ def result(
         "started_at": execution.started_at,
         "completed_at": execution.completed_at,
         "duration_seconds": execution.duration_seconds,
-        "outputs": outputs(execution.outputs.all(), base=base),
+        "outputs": outputs(made, base=base),
         "error": execution.error,
         "error_details": error_details,
         "warnings": execution.warnings,
@@ -76,6 +82,18 @@ def result(
         "metadata": metadata(execution),
         "retried_from": execution.retried_from_id,
     }
+
+
+def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
+    """The same of one whose parts are yet to be read."""
+    ids = [execution.id]
+    return result(
+        execution,
+        made=queries.outputs(ids)[execution.id],
+        lines=queries.latest_lines(ids)[execution.id],
+        base=base,
+        error_details=queries.error_details(execution.id) if execution.error else None,
+    )
 
 
 def metadata(execution: Execution) -> dict[str, Any]:

@@ -171,10 +171,10 @@ class Seats:
         """
         try:
             with database.step():
-                workers.set_idle(name=self.backend.name, idle=idle and self.may_take)
-                if idle and self.may_take:
-                    for other in workers.staging_others(name=self.backend.name):
-                        events.ticket(other)
+                free = idle and self.may_take
+                staging = workers.set_idle(name=self.backend.name, idle=free)
+            for other in staging if free else ():
+                events.ticket(other)
         except database.AWAY as exc:
             logger.warning("worker row not written: %s", exc)
 

@@ -25,7 +25,7 @@ from comfyserve.api.checking import checked
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.schema import describe
 
-from . import following, queries, stream_links, streams
+from . import following, queries, representations, stream_links, streams
 from .models import TERMINAL, Execution
 from .readers import Reader
 from .serializers import StreamQuery
@@ -148,38 +148,30 @@ def seconds_to_wait(request: HttpRequest) -> int:
     return min(int(found[1]), settings.MAX_WAIT_SECONDS) if found else 0
 
 
-def waits(
-    result: Callable[[Execution, Request], dict[str, Any]],
-) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """For a view's method that accepts a submission: its answer may wait for the end, and is `result` then.
+def waits(method: Callable[..., Response]) -> Callable[..., Response]:
+    """For a view's method that accepts a submission: its answer may wait for the end, and is the result then.
 
     Outside of `idempotent`: what that runs is one transaction.
     """
 
-    def decorate(method: Callable[..., Response]) -> Callable[..., Response]:
-        @wraps(method)
-        def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
-            response = method(view, request, *args, **kwargs)
-            seconds = seconds_to_wait(request._request)
-            if seconds and response.status_code == 200:
-                _let_wait(response, request, seconds, result)
-            return response
+    @wraps(method)
+    def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
+        response = method(view, request, *args, **kwargs)
+        seconds = seconds_to_wait(request._request)
+        if seconds and response.status_code == 200:
+            _let_wait(response, request, seconds)
+        return response
 
-        return wrapped
-
-    return decorate
+    return wrapped
 
 
-def _let_wait(
-    response: Response,
-    request: Request,
-    seconds: int,
-    result: Callable[[Execution, Request], dict[str, Any]],
-) -> None:
+def _let_wait(response: Response, request: Request, seconds: int) -> None:
     execution_id = UUID(str(response.data["execution_id"]))
+    base = addresses.base_of(request._request)
     response["Preference-Applied"] = f"wait={seconds}"
 
     def body() -> bytes:
-        return bytes(JSONRenderer().render(result(Execution.objects.get(id=execution_id), request)))
+        execution = Execution.objects.get(id=execution_id)
+        return bytes(JSONRenderer().render(representations.result_of(execution, base=base)))
 
     streams.attach(response, streams.Wait(execution_id, seconds, body))

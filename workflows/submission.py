@@ -13,6 +13,7 @@ from django.db import transaction
 
 from accounts import quotas
 from accounts.models import User
+from comfyserve import rows
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable
 
@@ -67,7 +68,7 @@ def submit(
         _check_room(user)
         known, cost, place = scheduling.place(kind=kind, user_id=user.pk, priority=priority)
         limited = quotas.runs_are_limited(user=user)
-        execution = Execution.objects.create(
+        execution = Execution(
             user=user,
             priority=priority,
             timeout_minutes=timeout_minutes,
@@ -84,7 +85,8 @@ def submit(
             metadata=dict(metadata),
             webhook_url=webhook.url if webhook else "",
         )
-        Graph.objects.create(execution=execution, submitted=workflow, prompt=taken.prompt)
+        rows.insert(execution)
+        rows.insert(Graph(execution=execution, submitted=workflow, prompt=taken.prompt))
         inputs.pin(taken, execution_id=execution.id)
         statistics.note_submitted(priority=priority)
         if webhook:

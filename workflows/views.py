@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import prefetch_related_objects
 from django.http import HttpRequest
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,7 +30,7 @@ from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 class ExecuteView(APIView):
     """Submit a workflow for asynchronous execution."""
 
-    @stream_views.waits(lambda execution, request: result_of(execution, request._request))
+    @stream_views.waits
     @idempotent
     @describe(ExecuteSerializer, shapes.SubmittedSerializer)
     def post(self, request: Request) -> Response:
@@ -53,13 +52,12 @@ class ListView(APIView):
         """List Workflow Executions: the user's own, latest first."""
         query = checked(ListQuery, request.query_params)
         rows = queries.executions_of(user=user_of(request), status=query.get("status"))
-        page = list(
-            rows.prefetch_related(queries.OUTPUTS)[query["offset"] : query["offset"] + query["limit"]]
-        )
-        lines = queries.latest_lines([row.id for row in page])
+        page = list(rows[query["offset"] : query["offset"] + query["limit"]])
+        ids = [row.id for row in page]
+        made, lines = queries.outputs(ids), queries.latest_lines(ids)
         base = addresses.base_of(request._request)
         return Response(
-            [representations.result(row, lines=lines[row.id], base=base) for row in page],
+            [representations.result(row, made=made[row.id], lines=lines[row.id], base=base) for row in page],
             headers={"X-Total-Count": str(rows.count())},
         )
 
@@ -74,7 +72,7 @@ class ResultView(APIView):
         execution = queries.execution_of(
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
         )
-        shown = result_of(execution, request._request)
+        shown = _result(execution, request)
         shown["events_url"] = stream_links.events_url(execution.id, base=addresses.base_of(request._request))
         if include == "workflow":
             shown["workflow"] = execution.graph.submitted
@@ -160,14 +158,8 @@ def user_of(request: Request) -> User:
     return request.user
 
 
-def result_of(execution: Execution, request: HttpRequest) -> dict[str, Any]:
-    prefetch_related_objects([execution], queries.OUTPUTS)
-    return representations.result(
-        execution,
-        lines=queries.latest_lines([execution.id])[execution.id],
-        base=addresses.base_of(request),
-        error_details=queries.error_details(execution.id) if execution.error else None,
-    )
+def _result(execution: Execution, request: Request) -> dict[str, Any]:
+    return representations.result_of(execution, base=addresses.base_of(request._request))
 
 
 def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from accounts import audit
-from comfyserve import database
 from comfyserve.api.errors import NotFound
 from comfyserve.lately import Lately
 
-from .models import Execution, Status, Worker
+from .models import Execution, Worker
 
 BEATS = 3  # missed, and a worker is silent
 WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
@@ -55,16 +54,6 @@ def hoped_for() -> list[str]:
 def idle_others(*, name: str) -> list[str]:
     """Other workers whose running seat is free."""
     return list(taking().filter(idle=True).exclude(name=name).values_list("name", flat=True))
-
-
-def staging_others(*, name: str) -> list[str]:
-    """Other workers that hold an execution which waits behind the one they run."""
-    return list(
-        Execution.objects.filter(status=Status.PENDING, claim_token__isnull=False)
-        .exclude(worker=name)
-        .values_list("worker", flat=True)
-        .distinct()
-    )
 
 
 def are_ours(prompt_ids: Iterable[str]) -> bool:
@@ -110,10 +99,25 @@ def ask(*, name: str, wish: Worker.Wish) -> Worker:
     return worker
 
 
-def set_idle(*, name: str, idle: bool) -> None:
-    """The next heartbeat would say it too. False is written by the claim already."""
-    with database.relaxed():
-        Worker.objects.filter(name=name).update(idle=idle)
+def set_idle(*, name: str, idle: bool) -> list[str]:
+    """Note it; other workers that hold an execution which waits behind the one they run.
+
+    False is written by the claim already, and the next heartbeat would say either: the commit does not wait
+    for the disk.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH own AS (
+                UPDATE workflows_worker SET idle = %(idle)s
+                WHERE name = %(name)s AND set_config('synchronous_commit', 'off', true) = 'off'
+            )
+            SELECT DISTINCT worker FROM workflows_execution
+            WHERE status = 'pending' AND claim_token IS NOT NULL AND worker <> %(name)s
+            """,
+            {"name": name, "idle": idle},
+        )
+        return [row[0] for row in cursor.fetchall()]
 
 
 def gone(*, name: str) -> None:

@@ -1,0 +1,83 @@
+"""What `rows` reads and writes is what Django itself would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from accounts.models import User
+from comfyserve.rows import Columns, insert
+from files.models import File
+from workflows.models import Execution, LogLine, Output, Status
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def user() -> User:
+    return User.objects.create_user(username="ada", email="ada@example.org", password=None)
+
+
+def execution(user: User, **more: Any) -> Execution:
+    place = {"turn": 1.0, "start": 2.0, "finish": 3.0, "cost": 4.0}
+    return Execution(user=user, timeout_minutes=5, kind="k", **place, **more)
+
+
+def columns_of(row: Any) -> dict[str, Any]:
+    return {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
+
+
+def test_what_is_inserted_is_what_django_reads(user):
+    made = execution(user, metadata={"a": ["b", 1]}, lacking=["x", "y"], models_used=[{"name": "m"}])
+    insert(made)
+    assert columns_of(Execution.objects.get()) == columns_of(made)
+
+
+def test_what_the_database_decides_is_read_back(user):
+    made = execution(user)
+    insert(made)
+    outputs = [Output(execution=made, position=n, group="texts", node_id="1", text="a") for n in (0, 1)]
+    insert(*outputs)
+    assert made.created_at is not None
+    assert list(Output.objects.order_by("position").values_list("pk", flat=True)) == [o.pk for o in outputs]
+
+
+def test_an_inserted_object_is_changed_by_its_next_save(user):
+    made = execution(user)
+    insert(made)
+    made.priority = "high"
+    made.save()
+    assert Execution.objects.get().priority == "high"
+
+
+def test_objects_that_leave_different_things_to_the_database_are_not_inserted_together(user):
+    made = execution(user)
+    insert(made)
+    line = {"execution": made, "level": "INFO", "message": "a"}
+    with pytest.raises(ValueError, match="leave the same"):
+        insert(LogLine(**line), LogLine(**line, timestamp=made.created_at))
+
+
+def test_columns_read_what_django_reads(user):
+    insert(execution(user, metadata={"a": 1}, lacking=["x"], status=Status.PENDING))
+    own, theirs = Columns(Execution, "e"), Columns(User, "u")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {own}, {theirs} FROM workflows_execution e JOIN accounts_user u ON u.id = e.user_id"
+        )
+        row = cursor.fetchone()
+    assert columns_of(own.read(row)) == columns_of(Execution.objects.get())
+    assert columns_of(theirs.read(row, at=len(own))) == columns_of(User.objects.get())
+
+
+def test_an_object_that_was_read_is_not_new(user):
+    insert(File(user=user, kind="output", filename="a", content_type="x", size=1, sha256="", key="k"))
+    columns = Columns(File, "f")
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {columns} FROM files_file f")
+        found = columns.read(cursor.fetchone())
+    found.filename = "b"
+    found.save()
+    assert [file.filename for file in File.objects.all()] == ["b"]
