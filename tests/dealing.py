@@ -17,6 +17,27 @@ TOGETHER = ("tests/files", "tests/health")
 LONGEST = (
     "tests/health",
     "tests/workflows/test_worker_death.py",
+    "tests/files",
+    "tests/workflows/test_many_workers.py",
+    "tests/workflows/test_events.py",
+    "tests/workflows/test_webhooks.py",
+    "tests/local/test_serve.py",
+    "tests/faults/test_faults.py",
+    "tests/console/test_browser.py",
+    "tests/models_registry/test_download.py",
+    "tests/deploy/test_processes.py",
+    "tests/api/test_fuzz.py",
+    "tests/docs/test_examples.py",
+    "tests/local/test_demo.py",
+    "tests/console/test_operators_browser.py",
+    "tests/workflows/test_cancel_running.py",
+    "tests/workflows/test_prefer_wait.py",
+    "tests/workflows/test_inputs.py",
+    "tests/workflows/test_tidying.py",
+    "tests/workflows/test_failures.py",
+    "tests/workflows/test_bad_weather.py",
+    "tests/models_registry/test_load.py",
+    "tests/local/test_stack.py",
 )
 
 
