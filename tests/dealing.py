@@ -16,8 +16,8 @@ TOGETHER = ("tests/files", "tests/health")
 # has grown old costs a little time, and nothing else.
 LONGEST = (
     "tests/health",
-    "tests/workflows/test_worker_death.py",
     "tests/files",
+    "tests/workflows/test_worker_death.py",
     "tests/workflows/test_many_workers.py",
     "tests/workflows/test_events.py",
     "tests/workflows/test_webhooks.py",

@@ -38,7 +38,7 @@ def test_a_killed_worker_started_again_joins_the_run(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("killed")
     worker = stack.start_worker("dies", comfyui_url=comfyui.url)
-    execution_id = person.execute(sleep(6, seed=41))
+    execution_id = person.execute(sleep(10, seed=41))
     wait_status(person, execution_id, "running")
     worker.kill()
     stack.start_worker("dies", comfyui_url=comfyui.url)
