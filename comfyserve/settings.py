@@ -409,5 +409,8 @@ LOGGING = {
         "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
         "django.request": {"filters": ["crashes"]},
         "celery.beat": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        # That a ticket came and went. What it led to has lines of its own.
+        "celery.worker.strategy": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        "celery.app.trace": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
     },
 }

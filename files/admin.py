@@ -37,7 +37,7 @@ class FileAdmin(PageAdmin):
 
     @admin.display(description="Picture")
     def picture(self, row: File) -> Any:
-        text = f"Thumbnail of {row.filename}" if row.thumbnail_key else "No thumbnail"
+        text = f"Thumbnail of {row.filename}" if row.may_have_thumbnail else "No thumbnail"
         return parts.picture(console.thumbnail_of(row), text=text)
 
     @admin.display(description="Type")

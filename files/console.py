@@ -33,7 +33,7 @@ def address_of(file: File) -> str:
 
 def thumbnail_of(file: File) -> str | None:
     """None where it has none."""
-    return reverse("console-thumbnail", args=[file.pk]) if file.thumbnail_key else None
+    return reverse("console-thumbnail", args=[file.pk]) if file.may_have_thumbnail else None
 
 
 urlpatterns = [

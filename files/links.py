@@ -27,9 +27,9 @@ def download_url(file: File, *, base: str) -> str:
 
 def thumbnail_url(file: File, *, base: str) -> str | None:
     """The same for its thumbnail; None where it has none."""
-    if not file.thumbnail_key:
+    if not file.may_have_thumbnail:
         return None
-    presigned = shelf.link(
+    presigned = file.thumbnail_key and shelf.link(
         file.thumbnail_key, filename="thumbnail.webp", content_type="image/webp", attachment=False
     )
     return presigned or _signed(f"{file.id}/thumbnail", base=base)

@@ -33,11 +33,13 @@ class File(models.Model):
     size = models.BigIntegerField(help_text="Bytes")
     sha256 = models.CharField(max_length=64)
     key = models.CharField(max_length=255, help_text="Name in the storage; files with equal bytes share it")
-    thumbnail_key = models.CharField(max_length=255, blank=True, default="")
+    thumbnail_key = models.CharField(max_length=255, blank=True, default="")  # "": none yet; see thumbnails
     width = models.IntegerField(null=True, blank=True, help_text="Pixels; null where it has none")
     height = models.IntegerField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
+
+    NONE = "none"  # instead of a thumbnail's key: it was tried, and none can be made
 
     class Meta:
         indexes = [
@@ -53,6 +55,16 @@ class File(models.Model):
 
     def __str__(self) -> str:
         return self.filename
+
+    @property
+    def may_have_thumbnail(self) -> bool:
+        """A picture of which none was made yet may turn out to be broken."""
+        return bool(self.content_type.startswith("image/") and self.width) and self.thumbnail_key != self.NONE
+
+    @property
+    def keys(self) -> list[str]:
+        """What it has in the storage."""
+        return [key for key in (self.key, self.thumbnail_key) if key and key != self.NONE]
 
 
 class Pin(models.Model):

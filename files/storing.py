@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -93,13 +92,12 @@ def keep(files: Sequence[File]) -> None:
     known = _known(files)
     spare: list[str] = []
     for file in files:
-        own = file.__dict__.setdefault("_own_keys", (file.key, file.thumbnail_key))
-        file.key, file.thumbnail_key = own
-        file.key, file.thumbnail_key = known.setdefault(file.sha256, own)
-        if file.key != own[0]:
-            spare += own
+        own = file.__dict__.setdefault("_own_key", file.key)
+        file.key, file.thumbnail_key = known.setdefault(file.sha256, (own, ""))
+        if file.key != own:
+            spare.append(own)
     rows.insert(*files)
-    transaction.on_commit(lambda: _discard(spare))
+    transaction.on_commit(lambda: discard(spare))
 
 
 def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) -> File:
@@ -131,25 +129,9 @@ def _check(incoming: Incoming, file: File) -> None:
 
 
 def _put(incoming: Incoming, file: File) -> None:
-    """Bytes and thumbnail under new keys. The thumbnail first: the storage may take the file over."""
     name = uuid4().hex
-    place = f"{name[:2]}/{name}"
-    if file.content_type.startswith("image/") and file.width:
-        file.thumbnail_key = _put_thumbnail(incoming.path, f"{THUMBNAILS}/{place}.webp")
-    file.key = f"{file.kind}s/{place}"
+    file.key = f"{file.kind}s/{name[:2]}/{name}"
     shelf.put(file.key, incoming.path, content_type=file.content_type)
-
-
-def _put_thumbnail(path: Path, key: str) -> str:
-    """Its key; "" where none can be made."""
-    target = path.with_name(f"{path.name}.webp")
-    try:
-        if not pictures.thumbnail(path, target):
-            return ""
-        shelf.put(key, target, content_type="image/webp")
-        return key
-    finally:
-        target.unlink(missing_ok=True)
 
 
 # -- the same bytes ----------------------------------------------------------------------------------
@@ -213,10 +195,11 @@ def delete_all(files: Sequence[File]) -> None:
     """The same for several, of any users. Bytes that cannot be reached now are found by the sweep."""
     with transaction.atomic():
         lock(files)
-        File.objects.filter(id__in=[file.id for file in files]).delete()
-        keys = {key for file in files for key in (file.key, file.thumbnail_key)}
+        going = File.objects.filter(id__in=[file.id for file in files])
+        keys = {key for file in going for key in file.keys}  # a thumbnail may have come since they were read
+        going.delete()
         free = keys - named(keys)
-        transaction.on_commit(lambda: _discard(free))
+        transaction.on_commit(lambda: discard(free))
 
 
 def lock(files: Sequence[File]) -> None:
@@ -234,20 +217,23 @@ def named(keys: Iterable[str]) -> set[str]:
 
 
 def _keys_beside(key: str) -> list[str]:
-    """A thumbnail is called as the bytes that it was made of, which are indexed."""
+    """A thumbnail is called as the bytes that it was made of, which are indexed: see thumbnails."""
     if not key.startswith(f"{THUMBNAILS}/"):
         return [key]
-    place = key.removeprefix(f"{THUMBNAILS}/").removesuffix(".webp")
+    place = key.removeprefix(f"{THUMBNAILS}/").partition(".")[0]
     return [f"{kind}s/{place}" for kind in Kind.values]
 
 
 def drop(file: File) -> None:
     """The bytes of a file whose row was never saved."""
-    _discard(file.__dict__.get("_own_keys", (file.key, file.thumbnail_key)))
+    discard([file.__dict__.get("_own_key", file.key)])
 
 
-def _discard(keys: Iterable[str]) -> None:
-    for key in filter(None, keys):
+def discard(keys: Iterable[str]) -> None:
+    """Bytes that no row names. What cannot be reached now is found by the sweep."""
+    for key in keys:
+        if not key or key == File.NONE:
+            continue
         try:
             shelf.delete(key)
         except StorageAway:

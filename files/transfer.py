@@ -14,7 +14,7 @@ from accounts import authentication
 from comfyserve.api.checking import checked
 from comfyserve.api.errors import NotFound, Unauthorized
 
-from . import links, queries, ranges, shelf, storing, types, uploads
+from . import links, queries, ranges, shelf, storing, thumbnails, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
@@ -93,11 +93,12 @@ def _content_of(file: File, *, attachment: bool, caching: str) -> Content:
 
 
 def _thumbnail_of(file: File, *, caching: str) -> Content:
-    if not file.thumbnail_key:
+    key = thumbnails.key_of(file)
+    if key is None:
         raise NotFound("This file has no thumbnail")
     return Content(
-        key=file.thumbnail_key,
-        size=shelf.size_of(file.thumbnail_key),
+        key=key,
+        size=shelf.size_of(key),
         etag=f'"{file.sha256[:32]}-thumbnail"',
         filename="thumbnail.webp",
         content_type="image/webp",

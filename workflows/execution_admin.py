@@ -49,8 +49,10 @@ class ExecutionList(ChangeList):  # type: ignore[misc]
 
 def first_pictures(ids: Sequence[UUID]) -> dict[UUID, File]:
     found = (
-        Output.objects.filter(execution_id__in=ids, file__isnull=False)
-        .exclude(file__thumbnail_key="")
+        Output.objects.filter(
+            execution_id__in=ids, file__content_type__startswith="image/", file__width__isnull=False
+        )
+        .exclude(file__thumbnail_key=File.NONE)
         .select_related("file")
         .order_by("execution_id", "temporary", "position")
         .distinct("execution_id")

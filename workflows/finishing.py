@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from comfyserve import database
 from comfyui import History, Unreachable
-from files import storing
+from files import storing, thumbnails
+from files.errors import BytesMissing, StorageAway
 
 from . import collecting, faults, lifecycle, tidying
 from .backend import Backend
@@ -44,6 +45,7 @@ def conclude(
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
     if database.patiently(lambda: lifecycle.finish(claim, outcome), stop=stop):
         tidying.forget(claim, history, backend)
+        _make_thumbnails(outputs)
     elif not database.patiently(lambda: lifecycle.has_outputs(claim, outputs), stop=stop):
         _drop(outputs)
 
@@ -111,6 +113,17 @@ def _collect(
         if stop.wait(delay):
             return None
         delay = min(delay * 2, LONGEST_DELAY)
+
+
+def _make_thumbnails(outputs: list[Output]) -> None:
+    """Now that the execution has ended, and before somebody looks. Who asks for one meanwhile makes it."""
+    for output in outputs:
+        try:
+            if output.file is not None:
+                with database.step():
+                    thumbnails.key_of(output.file)
+        except (BytesMissing, StorageAway, *database.AWAY) as exc:
+            logger.warning("no thumbnail of %s was made: %s", output.file_id, exc)
 
 
 def _drop(outputs: list[Output]) -> None:

@@ -55,8 +55,9 @@ _deliverer: Deliverer | None = None
 
 
 # Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
-# meanwhile. A ticket may be lost.
-@shared_task(name=events.LOOK_FOR_WORK, acks_late=False)
+# meanwhile. A ticket may be lost. It sends no events: they tell Flower nothing, and a third of what Celery
+# does for a ticket goes into them.
+@shared_task(name=events.LOOK_FOR_WORK, acks_late=False, send_events=False)
 def look_for_work() -> None:
     """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:

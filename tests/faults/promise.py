@@ -191,7 +191,10 @@ def _of_rows(world: World) -> Iterator[str]:
 
 def _of_storage(world: World) -> Iterator[str]:
     """After the sweep, which here doesn't wait for a day: as many files as rows name, no more and no less."""
-    keys = "SELECT key FROM files_file UNION SELECT thumbnail_key FROM files_file WHERE thumbnail_key <> ''"
+    keys = (
+        "SELECT key FROM files_file"
+        " UNION SELECT thumbnail_key FROM files_file WHERE thumbnail_key NOT IN ('', 'none')"
+    )
     named = {key for (key,) in world.sql(keys)}
     stored = {entry.key for entry in world.bucket.objects.all()}
     print(f"  {len(stored - named)} of {len(stored)} stored files have no row and are left to the sweep")

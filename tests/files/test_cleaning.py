@@ -95,6 +95,7 @@ class TestOrphans:
 
     def test_old_bytes_with_a_row_stay(self, alice, site):
         file_id = uploaded(alice, picture(), "kept.png")
+        assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
         if site.bucket is None:
             for path in (site.folder / "files").rglob("*"):
                 os.utime(path, (0, 0))

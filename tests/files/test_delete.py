@@ -14,6 +14,7 @@ def delete(person, file_id: str) -> requests.Response:
 def test_the_file_and_its_bytes_are_gone(alice, site):
     before = site.stored()
     file_id = uploaded(alice, picture(), "cat.png")
+    assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
     assert len(site.stored() - before) == 2, "the bytes and the thumbnail"
     answer = delete(alice, file_id)
     assert (answer.status_code, answer.json()) == (200, {"message": "File deleted successfully"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -202,4 +203,22 @@ class TestThumbnail:
 
     def test_a_broken_picture_has_none(self, alice):
         file_id = uploaded(alice, picture(size=(500, 500))[:60], "broken.png")
+        assert_error(alice.get(f"/files/{file_id}/thumbnail"), 404, "not_found")
         assert alice.get(f"/files/{file_id}/info").json()["thumbnail_url"] is None
+
+    def test_asked_for_by_many_at_once_it_is_kept_once(self, alice, site):
+        before = site.stored()
+        file_id = uploaded(alice, picture(size=(800, 800)))
+        with ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(lambda _: alice.get(f"/files/{file_id}/thumbnail"), range(6)))
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert len({answer.content for answer in answers}) == 1
+        assert len(site.stored() - before) == 2
+
+    def test_files_with_the_same_bytes_share_it(self, alice, site):
+        content = picture()
+        first, second = uploaded(alice, content), uploaded(alice, content)
+        before = site.stored()
+        small = alice.get(f"/files/{first}/thumbnail").content
+        assert alice.get(f"/files/{second}/thumbnail").content == small
+        assert len(site.stored() - before) == 1

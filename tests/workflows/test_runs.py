@@ -38,6 +38,15 @@ def test_the_picture_is_the_one_that_was_asked_for(person):
     assert picture(result["outputs"]["images"][0]).getpixel((0, 0)) == (0x33, 0x66, 0xCC)
 
 
+def test_a_thumbnail_is_there_though_nobody_asked_for_it(person, stack):
+    [image] = person.result(person.execute(graphs.colour(0x3366CD)))["outputs"]["images"]
+    assert image["thumbnail_url"]
+    query = "SELECT thumbnail_key FROM files_file WHERE id = %s AND thumbnail_key <> ''"
+    [[key]] = wait_for(lambda: stack.sql(query, image["file_id"]), what="its thumbnail")
+    assert key.startswith("thumbnails/")
+    assert person.get(f"/files/{image['file_id']}/thumbnail").headers["Content-Type"] == "image/webp"
+
+
 def test_a_repeated_workflow_makes_its_own_file_again(person):
     first = person.result(person.execute(graphs.colour(0x112233)))
     second = person.result(person.execute(graphs.colour(0x112233)))

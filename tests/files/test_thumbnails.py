@@ -1,0 +1,73 @@
+"""A thumbnail is made after its picture was recorded: what may happen between."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+
+from files import pictures, shelf, storing, thumbnails
+from files.models import File
+from tests.files.conftest import picture
+from tests.people import make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def file(settings, tmp_path) -> File:
+    disk = {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": tmp_path / "storage"},
+    }
+    settings.STORAGES = {**settings.STORAGES, "default": disk}
+    settings.INCOMING_DIR = tmp_path / "incoming"
+    content = picture(size=(400, 300))
+    key = default_storage.save("outputs/aa/one", ContentFile(content))
+    return File.objects.create(
+        user=make_user("ada"), kind="output", filename="a.png", content_type="image/png", size=len(content),
+        sha256="0" * 64, width=400, height=300, key=key,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def committing(django_capture_on_commit_callbacks):
+    return lambda: django_capture_on_commit_callbacks(execute=True)
+
+
+def stored() -> set[str]:
+    return {entry.key for prefix in storing.PREFIXES for entry in shelf.walk(prefix)}
+
+
+def test_a_picture_that_is_deleted_meanwhile_leaves_nothing(file, monkeypatch, committing):
+    whole = pictures.thumbnail
+
+    def deleted_meanwhile(*paths) -> bool:
+        storing.delete(File.objects.get())
+        return whole(*paths)
+
+    monkeypatch.setattr(pictures, "thumbnail", deleted_meanwhile)
+    with committing():
+        assert thumbnails.key_of(file) is None
+    assert stored() == set()
+
+
+def test_one_that_came_since_the_row_was_read_goes_with_the_file(file, committing):
+    read_before = File.objects.get()
+    thumbnails.key_of(file)
+    assert len(stored()) == 2
+    with committing():
+        storing.delete(read_before)
+    assert stored() == set()
+
+
+def test_what_can_not_be_made_is_tried_once(file, monkeypatch):
+    tries = []
+    monkeypatch.setattr(pictures, "thumbnail", lambda *paths: tries.append(paths))
+    assert [thumbnails.key_of(File.objects.get()) for _ in range(2)] == [None, None]
+    assert len(tries) == 1
+
+
+def test_the_sweep_of_orphans_lets_it_be(file):
+    key = thumbnails.key_of(file)
+    assert storing.named([key, file.key, "thumbnails/aa/other.webp"]) == {key, file.key}
