@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 
 from accounts.models import User
 from comfyserve.api.errors import NotFound
@@ -19,6 +19,8 @@ from files.models import File
 from .models import Execution, Graph, LogLine, Output, Status
 
 LINES_IN_RESULT = 20
+_EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
+_FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 
 def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
@@ -27,20 +29,25 @@ def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> 
         parsed = uuid.UUID(execution_id)
     except ValueError:
         raise NotFound(f"There is no execution {execution_id[:100]}") from None
-    rows = Execution.objects.select_related("graph") if with_graph else Execution.objects.all()
-    found = rows.filter(user=user, id=parsed).first()
-    if found is None:
+    found = by_id(parsed)
+    if found is None or found.user_id != user.pk:
         raise NotFound(f"There is no execution {parsed}")
+    if with_graph:
+        prefetch_related_objects([found], "graph")
     return found
+
+
+def by_id(execution_id: UUID) -> Execution | None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s", [execution_id])  # noqa: S608
+        row = cursor.fetchone()
+    return _EXECUTION.read(row) if row else None
 
 
 def executions_of(*, user: User, status: str | None = None) -> QuerySet[Execution]:
     """The user's executions, latest first."""
     rows = Execution.objects.filter(user=user).order_by("-created_at", "-id")
     return rows.filter(status=status) if status else rows
-
-
-_OUTPUT, _FILE, _LINE = Columns(Output, "o"), Columns(File, "f"), Columns(LogLine, "l")
 
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:

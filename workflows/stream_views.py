@@ -170,8 +170,10 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
     base = addresses.base_of(request._request)
     response["Preference-Applied"] = f"wait={seconds}"
 
-    def body() -> bytes:
-        execution = Execution.objects.get(id=execution_id)
+    def body() -> bytes | None:
+        execution = queries.by_id(execution_id)
+        if execution is None:
+            return None
         return bytes(JSONRenderer().render(representations.result_of(execution, base=base)))
 
     streams.attach(response, streams.Wait(execution_id, seconds, body))

@@ -21,7 +21,6 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.exceptions import ObjectDoesNotExist
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_started
@@ -57,11 +56,11 @@ class Follow:
 
 @dataclass(frozen=True)
 class Wait:
-    """The answer may wait `seconds` for the execution's end, and is then what `result` gives."""
+    """The answer may wait `seconds` for the execution's end, and is then what `result` gives, or as it was."""
 
     execution_id: UUID
     seconds: float
-    result: Callable[[], bytes]
+    result: Callable[[], bytes | None]
 
 
 def attach(response: HttpResponseBase, what: Follow | Wait) -> None:
@@ -156,8 +155,8 @@ class Streams:
             self.hub.expect(ending)
             if await ending.wait(wait.seconds):
                 # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
-                with contextlib.suppress(ObjectDoesNotExist, *database.AWAY):
-                    response.content = await self.hub.reads(wait.result)
+                with contextlib.suppress(*database.AWAY):
+                    response.content = await self.hub.reads(wait.result) or response.content
         finally:
             watch.cancel()
             self.hub.forget(ending)
