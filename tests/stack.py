@@ -154,9 +154,15 @@ class Stack:
         ended = [self.workers.pop(name) for name in names]
         for worker in ended:
             worker.kill()
-        self.sql(
-            "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - interval '1 day' WHERE pid = ANY(%s)",
+        gone = self.sql(
+            "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - interval '1 day' WHERE pid = ANY(%s)"
+            " RETURNING name",
             [worker.pid for worker in ended],
+        )
+        self.sql(
+            "UPDATE models_registry_host SET reported_at = reported_at - interval '1 day'"
+            " WHERE name = ANY(%s)",
+            [name for (name,) in gone],
         )
 
     def stop(self) -> None:
