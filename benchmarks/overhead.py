@@ -1,8 +1,8 @@
 """How much ComfyServe adds to ComfyUI: the same workflows directly and through us, on one ComfyUI.
 
 The direct client is as plain as can be: POST /prompt, and the websocket until ComfyUI says that it ended.
-Ours is done when the API says `completed`, with all outputs stored. It asks with `Prefer: wait` where the
-service knows it, else it polls /workflows/{id}/status.
+Ours is done when the API says `completed`, with all outputs stored: one is asked for with `Prefer: wait`, many
+are followed on the live stream of everything that a user has.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import websocket  # noqa: E402
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
 from tests.stack import Person  # noqa: E402
 from tests.workflows import graphs  # noqa: E402
+from tests.workflows.sse import follow  # noqa: E402
 
-POLL_SECONDS = 0.004  # between looks at the one that is timed
-QUEUE_POLL_SECONDS = 0.05  # ... at the head of a queue of workflows of a second
+POLL_SECONDS = 0.004  # between looks whether ComfyUI is free
 PATIENCE = 300.0  # seconds for one workflow
 
 Graph = graphs.Graph
@@ -79,14 +79,7 @@ class Through:
 
     def __init__(self, person: Person) -> None:
         self._person = person
-        answer = self._ask_and_wait(graphs.colour(1))
-        self.waits = "Preference-Applied" in answer.headers
         self.submitting: list[float] = []  # seconds that each POST took
-
-    def _ask_and_wait(self, graph: Graph) -> requests.Response:
-        answer = self._person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
-        answer.raise_for_status()
-        return answer
 
     def submit(self, graph: Graph) -> str:
         began = time.perf_counter()
@@ -97,28 +90,24 @@ class Through:
     def cancel(self, execution_id: str) -> None:
         self._person.post(f"/workflows/{execution_id}/cancel").raise_for_status()
 
-    def wait(self, execution_id: str, *, pause: float) -> None:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            answer = self._person.get(f"/workflows/{execution_id}/status")
-            answer.raise_for_status()
-            status = answer.json()["status"]
-            if status == "completed":
-                return
-            if status not in ("pending", "running"):
-                raise RuntimeError(self._person.get(f"/workflows/{execution_id}").text)
-            time.sleep(pause)
-        raise TimeoutError(execution_id)
-
     def run(self, graph: Graph) -> float:
         began = time.perf_counter()
-        if self.waits:
-            status = self._ask_and_wait(graph).json()["status"]
-            if status != "completed":
-                raise RuntimeError(status)
-        else:
-            self.wait(self.submit(graph), pause=POLL_SECONDS)
+        answer = self._person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
+        answer.raise_for_status()
+        if answer.json()["status"] != "completed":
+            raise RuntimeError(answer.text)
         return time.perf_counter() - began
+
+    def run_all(self, graphs_: list[Graph]) -> None:
+        """Submit them at once, and hear of all their ends."""
+        with follow(self._person) as events:
+            waiting = {self.submit(graph) for graph in graphs_}
+            while waiting:
+                event = events.until("status", seconds=PATIENCE)
+                if event.data["status"] in ("failed", "cancelled"):
+                    raise RuntimeError(event.data)
+                if event.data["status"] == "completed":
+                    waiting.discard(event.data["execution_id"])
 
 
 def latency(direct: Direct, through: Through, *, rounds: int) -> list[list[object]]:
@@ -147,8 +136,7 @@ def queue_directly(direct: Direct, make: MakeGraph, *, count: int) -> float:
 
 def queue_through(through: Through, make: MakeGraph, *, count: int) -> float:
     began = time.perf_counter()
-    for execution_id in [through.submit(make(number)) for number in range(count)]:
-        through.wait(execution_id, pause=QUEUE_POLL_SECONDS)
+    through.run_all([make(number) for number in range(count)])
     return time.perf_counter() - began
 
 
@@ -217,7 +205,6 @@ def main() -> None:
         stack = world.start_stack()
         stack.start_worker(comfyui_url=comfyui.url)
         direct, through = Direct(comfyui.url), Through(stack.person())
-        say(f"ours is awaited by {'Prefer: wait' if through.waits else 'polling the status'}")
         if options.rounds:
             rows = latency(direct, through, rounds=options.rounds)
             print_table(["tiny workflow, ms", "p50", "p90"], rows)

@@ -228,8 +228,8 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
             [total_steps, claim.execution_id, claim.token],
         )
         if changed:
-            _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
             _follow_up([claim.execution_id], event="workflow.started", webhook=claim.webhook)
+            _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
     return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
 
 
@@ -260,6 +260,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if outcome.error_details is not None:
             details = database.storable(outcome.error_details)
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
+        # First of all that follows from the commit: who waits for the end hears of it.
+        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
@@ -268,7 +270,6 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             rows.insert(*outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
-        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
         scheduling.lift_quota(user_id=claim.user_id)
     return True
 

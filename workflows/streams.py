@@ -56,7 +56,7 @@ class Follow:
 
 @dataclass(frozen=True)
 class Wait:
-    """The answer may wait `seconds` for the execution's end, and is then what `result` gives, or as it was."""
+    """The answer may wait `seconds` for the execution's end, and is then what `result` gives, or as it is."""
 
     execution_id: UUID
     seconds: float
