@@ -25,7 +25,7 @@ from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.stack import Stack
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.dealing"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time
@@ -169,7 +169,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Six seconds of CPU each: begun now, they pass while the first tests run.
     if wanted & {"comfyui", "comfyui_pair", "gpu_worker", "deployment"}:
         _comfyui[0].begin()
-    if "comfyui_pair" in wanted:
+    # Where others run tests too, all four at once would slow everybody's first minute; it may not be needed.
+    if "comfyui_pair" in wanted and not hasattr(session.config, "workerinput"):
         _comfyui[1].begin()
 
 

@@ -34,7 +34,7 @@ class Stack:
             "REDIS_URL": _with_path(redis_url, "1"),
             "DATA_DIR": str(folder),
             "PORT": str(self.port),
-            "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
             # An address for the tests' own receivers; all others inside stay closed.
             "OUTBOUND_ALLOW": "127.0.0.77",
             "WEBHOOK_HTTPS_ONLY": "false",
@@ -86,6 +86,11 @@ class Stack:
         self.web.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=30)
         return self.web
 
+    def stop_web(self) -> None:
+        """One that was started with variables of its own: whoever comes next starts another."""
+        if self.web is not None:
+            self.web.stop()
+
     def start_worker(
         self,
         name: str = "gpu",
@@ -134,15 +139,30 @@ class Stack:
         self._kept.clear()
 
     def end_of_test(self) -> None:
-        """End the workers that were not meant to stay, and let nobody wait for them."""
-        ended = [self.workers.pop(name) for name in list(self.workers) if name not in self._kept]
-        if not ended:
+        """End the workers that were not meant to stay."""
+        self._end([name for name in self.workers if name not in self._kept])
+
+    def end_worker(self, name: str) -> None:
+        """One that was kept."""
+        del self._kept[name]
+        self._end([name])
+
+    def _end(self, names: list[str]) -> None:
+        """Kill them, and let nobody wait for them."""
+        if not names:
             return
+        ended = [self.workers.pop(name) for name in names]
         for worker in ended:
             worker.kill()
-        self.sql(
-            "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - interval '1 day' WHERE pid = ANY(%s)",
+        gone = self.sql(
+            "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - interval '1 day' WHERE pid = ANY(%s)"
+            " RETURNING name",
             [worker.pid for worker in ended],
+        )
+        self.sql(
+            "UPDATE models_registry_host SET reported_at = reported_at - interval '1 day'"
+            " WHERE name = ANY(%s)",
+            [name for (name,) in gone],
         )
 
     def stop(self) -> None:

@@ -112,7 +112,8 @@ def _hand_out(workers: Sequence[str]) -> None:
 # -- claims ------------------------------------------------------------------------------------------
 _CLAIM_FIELDS = """
     e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
-    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind, e.webhook_url <> '',
+    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id),
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
 """
 

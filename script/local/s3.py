@@ -36,6 +36,8 @@ class S3:
                 f"-dir={folder}", "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={ports.free_port()}",
                 f"-s3.config={self._config}", "-volume.max=30", "-master.volumeSizeLimitMB=256",
                 "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                # Started again it waits so long for other masters before it serves; it has none.
+                "-master.electionTimeout=1s",
                 *parts,
             ],
             log=log,

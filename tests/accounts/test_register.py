@@ -4,6 +4,7 @@ import pytest
 from django.contrib.auth.hashers import identify_hasher
 
 from accounts.models import User
+from comfyserve import settings as outside_of_tests
 from tests.people import PASSWORD, Api, assert_error, mistakes
 
 NEW = {"email": "dora@example.com", "password": PASSWORD, "username": "dora"}
@@ -22,6 +23,9 @@ class TestRegister:
     def test_it_hashes_with_argon2(self, stranger: Api) -> None:
         stranger.post("/auth/register", NEW)
         assert identify_hasher(User.objects.get(username="dora").password).algorithm == "argon2"
+
+    def test_only_in_tests_is_the_hash_a_cheap_one(self) -> None:
+        assert outside_of_tests.PASSWORD_HASHERS[0] == "django.contrib.auth.hashers.Argon2PasswordHasher"
 
     def test_it_refuses_an_address_that_differs_only_in_case(self, stranger: Api) -> None:
         stranger.post("/auth/register", NEW)

@@ -203,10 +203,11 @@ class TestOneInTrouble:
 
     def test_a_quiet_peer_that_answers_pings_is_kept(self, scripted, monkeypatch, prompt_id):
         monkeypatch.setattr(session, "SILENCE", 0.05)
-        monkeypatch.setattr(session, "DEAD", 0.3)
-        with Session("me", scripted.url) as ours, ours.subscribe(prompt_id) as subscription:
-            until(subscription, events.Connected)
-            assert subscription.get(1.0) is None
+        monkeypatch.setattr(session, "DEAD", 1.0)
+        with Session("me", scripted.url) as ours:
+            assert ours.wait_connected(5)
+            with ours.subscribe(prompt_id) as subscription:
+                assert subscription.get(2.0) is None
 
     def test_the_length_of_the_queue_is_known(self, scripted, scripted_client, scripted_session):
         scripted.hold()

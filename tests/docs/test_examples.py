@@ -37,7 +37,7 @@ def pages():
 def open_to_browsers(gpu_worker):
     gpu_worker.start_web(env={"CORS_ALLOWED_ORIGINS": "*"})
     yield gpu_worker
-    gpu_worker.start_web(env={})
+    gpu_worker.stop_web()
 
 
 def token_of(person) -> str:

@@ -77,7 +77,7 @@ def _site(request, _stack) -> Iterator[Site]:
         env["STORAGE_URL"] = storage_url(request.getfixturevalue("s3_server"))
     _stack.start_web(env=env)
     yield Site(_stack, env=env, bucket=bucket)
-    _stack.start_web(env={})  # for whoever comes next
+    _stack.stop_web()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def storage(_stack, proxy, s3_server) -> Iterator[dict[str, str]]:
     env = {"STORAGE_URL": storage_url(s3_server, port=port)}
     _stack.start_web(env=env)
     yield env
-    _stack.start_web(env={})
+    _stack.stop_web()
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 import requests
 
+from health import celery_beats
 from script.local import ports
 from script.local.postgres import Postgres
 from script.local.processes import Process
@@ -49,13 +52,11 @@ class Own:
     def frozen(self, *servers: Process) -> Iterator[None]:
         """They hold all their connections, take new ones, and say nothing."""
         everyone = [each for server in servers for each in _family(server)]
-        for process in everyone:
-            process.suspend()
+        _to_all(everyone, psutil.Process.suspend)
         try:
             yield
         finally:
-            for process in everyone:
-                process.resume()
+            _to_all(everyone, psutil.Process.resume)
 
     @contextmanager
     def without_a_migration(self) -> Iterator[str]:
@@ -81,6 +82,18 @@ class Own:
 
         return wait_for(look, seconds=seconds, what=f"{name} to be {condition}")
 
+    def silent_for(self, queue: str, *, seconds: float) -> None:
+        """As if the worker of the queue, which was killed, had last been heard so much longer ago."""
+        if queue == "gpu":
+            self.stack.sql(
+                "UPDATE workflows_worker SET heartbeat_at = heartbeat_at - %s * interval '1 s'", seconds
+            )
+        with redis.Redis.from_url(self.stack.env["REDIS_URL"]) as client:
+            for name, told in client.hgetall(celery_beats.KEY).items():
+                beat = json.loads(told)
+                if queue in beat["queues"]:
+                    client.hset(celery_beats.KEY, name, json.dumps(beat | {"at": beat["at"] - seconds}))
+
     def end_workers(self) -> None:
         """Those too that earlier tests have left for later ones."""
         for worker in self.stack.workers.values():
@@ -98,6 +111,14 @@ class Own:
         if not self.s3.process.alive:
             self.s3.start()
             self.s3.wait()
+
+
+def _to_all(processes: Sequence[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    for each in processes:
+        try:
+            do(each)
+        except psutil.NoSuchProcess:
+            pass  # a session of PostgreSQL's that has just ended
 
 
 def _family(server: Process) -> list[psutil.Process]:

@@ -86,7 +86,7 @@ def serving(source: Source, path: str = "/model") -> Iterator[Source]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
     thread.start()
     source.url = f"http://127.0.0.1:{server.server_address[1]}{path}"
     try:

@@ -156,7 +156,8 @@ class TestLeftovers:
             "3": {"class_type": "LoadImage", "inputs": {"image": f"comfyserve/{needed}"}}
         }
         client.submit(prompt=prompt, prompt_id=prompt_id, client_id="test")
-        wait_for(lambda: client.whereabouts(prompt_id) == "running", what="it to run")
+        # What an earlier test has cancelled may still be ending.
+        wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=40, what="it to run")
         try:
             assert {needed, spare} <= bridge.leftovers().inputs.keys()
             assert bridge.delete(inputs=[needed, spare]) == 1

@@ -13,16 +13,28 @@ from tests.waiting import wait_for
 from tests.workflows import graphs
 
 WORKER = "downloads"
+ALLOWED = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000"}
+
+
+@pytest.fixture(scope="module")
+def web(_stack):
+    """One that lets a worker be asked to fetch from this machine."""
+    _stack.start_web(env=ALLOWED)
+    yield
+    _stack.end_worker("downloads")
+    _stack.stop_web()
 
 
 @pytest.fixture
-def worker(stack, comfyui):
-    """A worker that may fetch from this machine, and a web process that lets it be asked to."""
-    allowed = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000"}
-    stack.start_web(env=allowed)
-    stack.start_worker("downloads", comfyui_url=comfyui.url, env=allowed | {"COMFYUI_NAME": WORKER})
-    yield WORKER
-    stack.start_web(env={})
+def worker(web, stack, comfyui):
+    """A worker that may, for all tests of this file."""
+    start_worker(stack, comfyui)
+    return WORKER
+
+
+def start_worker(stack, comfyui):
+    named = ALLOWED | {"COMFYUI_NAME": WORKER}
+    stack.start_worker("downloads", comfyui_url=comfyui.url, env=named, keep=True)
 
 
 @pytest.fixture
@@ -133,8 +145,7 @@ def test_a_killed_worker_goes_on_where_it_was(person, source, stack, comfyui):
     wait_for(lambda: progress(person, name)["bytes_done"], what="the first bytes")
     stack.workers["downloads"].kill()
     source.paused.set()
-    allowed = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000", "COMFYUI_NAME": WORKER}
-    stack.start_worker("downloads", comfyui_url=comfyui.url, env=allowed)
+    start_worker(stack, comfyui)
     assert ended(person, name)["status"] == "done"
     assert "Range" in source.asked[1]
 

@@ -56,4 +56,4 @@ def test_only_staff_may_where_the_operator_says_so(stack):
     assert download(person, "x.safetensors").status_code == 403
     assert person.post(f"/models/{CHECKPOINT}/unload").status_code == 403
     assert person.get("/models/").status_code == 200
-    stack.start_web(env={})
+    stack.stop_web()

@@ -20,6 +20,14 @@ def numbers(events):
     return [event.id for event in events if event.id is not None]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def idle(_stack):
+    """A stream on which nothing happens, open from the start: a heartbeat takes 15 s."""
+    _stack.start_web()
+    with follow(_stack.person()) as stream:
+        yield stream
+
+
 def statuses(events):
     return [event.data["status"] for event in events if event.name == "status" and event.id is not None]
 
@@ -146,18 +154,6 @@ def test_another_users_execution_is_404(stack):
     assert follow(stranger, "no-uuid").status == 404
 
 
-def test_too_many_streams_of_one_user_are_refused(stack):
-    stack.start_web(env={"STREAMS_PER_USER": "2"})
-    try:
-        person = stack.person()
-        with follow(person) as one, follow(person) as two:
-            wait_for(lambda: follow(person).status == 429, what="a refusal")
-            assert one.status == two.status == 200
-        wait_for(lambda: follow(person).status == 200, what="room again")
-    finally:
-        stack.start_web(env={})
-
-
 # -- all of a user ---------------------------------------------------------------------------------------
 def test_one_connection_follows_all_of_a_user_and_nobody_elses(gpu_worker):
     person, other = gpu_worker.person(), gpu_worker.person()
@@ -240,14 +236,13 @@ def test_the_end_is_learned_although_nobody_told(gpu_worker):
     person.post(f"/workflows/{execution_id}/cancel")
 
 
-def test_an_idle_stream_gets_heartbeats(stack):
-    with follow(stack.person()) as stream:
-        wait_for(lambda: stream.comments, seconds=20, what="a heartbeat")
+def test_an_idle_stream_gets_heartbeats(idle):
+    wait_for(lambda: idle.comments, seconds=20, what="a heartbeat")
 
 
 def test_streams_go_on_when_redis_drops_every_connection(gpu_worker):
     person = gpu_worker.person()
-    execution_id = person.execute(graphs.sleep(6, seed=18))
+    execution_id = person.execute(graphs.sleep(3, seed=18))
     with follow(person, execution_id) as stream:
         stream.until("status", status="running")
         redis.Redis.from_url(services.redis_url).client_kill_filter(_type="pubsub", skipme=True)
@@ -294,17 +289,6 @@ def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
             stream.close()
 
 
-def test_a_closed_tab_is_noticed(stack):
-    stack.start_web(env={"STREAMS_PER_USER": "1"})
-    try:
-        person = stack.person()
-        with follow(person) as stream:
-            assert stream.status == 200
-        wait_for(lambda: follow(person).status == 200, seconds=5, what="the place of the closed one")
-    finally:
-        stack.start_web(env={})
-
-
 def test_a_stream_outlives_an_outage_of_valkey(gpu_worker):
     """Open before it, it tells in order of what ends meanwhile; afterwards all is as before."""
     if services.valkey is None:
@@ -329,3 +313,28 @@ def test_a_stream_outlives_an_outage_of_valkey(gpu_worker):
     with follow(person, execution_id, query="?previews=1") as shown:
         shown.until("preview")
     person.post(f"/workflows/{execution_id}/cancel")
+
+
+# -- no more than are allowed --------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def two_each(_stack):
+    """No user may have more than two streams."""
+    _stack.start_web(env={"STREAMS_PER_USER": "2"})
+    yield _stack
+    _stack.stop_web()
+
+
+def test_too_many_streams_of_one_user_are_refused(two_each):
+    person = two_each.person()
+    with follow(person) as one, follow(person) as two:
+        wait_for(lambda: follow(person).status == 429, what="a refusal")
+        assert one.status == two.status == 200
+    wait_for(lambda: follow(person).status == 200, what="room again")
+
+
+def test_a_closed_tab_is_noticed(two_each):
+    person = two_each.person()
+    with follow(person) as kept:
+        with follow(person) as closed:
+            assert kept.status == closed.status == 200
+        wait_for(lambda: follow(person).status == 200, seconds=5, what="the place of the closed one")

@@ -70,7 +70,7 @@ class Gallery:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.05], daemon=True).start()
 
     def stop(self) -> None:
         self.server.shutdown()
@@ -93,19 +93,21 @@ def gallery(colour) -> Iterator[Gallery]:
 def alice(_stack) -> Iterator[Person]:
     _stack.start_web(env={"OUTBOUND_ALLOW": "127.0.0.1"})
     yield _stack.person("alice")
-    _stack.start_web(env={})
+    _stack.stop_web()
 
 
+@pytest.fixture(scope="class")
+def worker(_stack, _first_comfyui) -> Iterator[None]:
+    """One for a class of tests, and gone when what comes after wants to see executions wait."""
+    env = {"OUTBOUND_ALLOW": "127.0.0.1"}
+    _stack.start_worker("gpu-inputs", comfyui_url=_first_comfyui.url, env=env, keep=True)
+    yield
+    _stack.end_worker("gpu-inputs")
+
+
+@pytest.mark.usefixtures("worker")
 class TestPlaced:
     """The same picture comes out, however it went in."""
-
-    @pytest.fixture(autouse=True)
-    def worker(self, stack, comfyui) -> None:
-        self.start(stack, comfyui)
-
-    def start(self, stack, comfyui) -> None:
-        env = {"OUTBOUND_ALLOW": "127.0.0.1"}
-        stack.start_worker("gpu-inputs", comfyui_url=comfyui.url, env=env)
 
     def test_by_file_id_by_address_and_as_data(self, alice, gallery, colour):
         file_id = uploaded(alice, picture(colour), "cat.png")

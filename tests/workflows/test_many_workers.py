@@ -21,10 +21,11 @@ USERS, EACH = 10, 20
 
 def start_pair(stack, comfyui_pair, **env: str) -> None:
     for i, comfyui in enumerate(comfyui_pair):
-        stack.start_worker(f"gpu-{i}", comfyui_url=comfyui.url, env={"COMFYUI_NAME": f"gpu-{i}", **env})
+        named = {"COMFYUI_NAME": f"gpu-{i}", **env}
+        stack.start_worker(f"gpu-{i}", comfyui_url=comfyui.url, env=named, wait=False)
     wait_for(
         lambda: stack.sql("SELECT count(*) FROM workflows_worker WHERE idle") == [(2,)],
-        seconds=30,
+        seconds=60,
         what="both workers to be idle",
     )
 

@@ -19,7 +19,7 @@ LINES, LINE_BYTES = 300, 64_000  # far more than the system's own buffers take
 def impatient(bare_stack):
     bare_stack.start_web(env={"SLOW_READER_SECONDS": "1", "STREAMS_PER_USER": "1"})
     yield bare_stack
-    bare_stack.start_web(env={})
+    bare_stack.stop_web()
 
 
 def reads_nothing(person, execution_id: str) -> socket.socket:
