@@ -17,25 +17,18 @@ from pathlib import Path
 from script.local.parents import die_with_parent
 
 # What a failed command printed -> what to do about it. The first that matches is told.
-_DISK_FULL = "The disk is full. Free some space and run the command again."
+DISK_FULL = "The disk is full. Free some space and run the command again."
+_NO_REGISTRY = "The package registry could not be reached. Is there a network, or a proxy to set?"
 _CAUSES = (
-    ("No space left on device", _DISK_FULL),
+    ("No space left on device", DISK_FULL),
     ("ensurepip is not available", "This Python has no venv module (Debian, Ubuntu: python3-venv)."),
     ("name resolution", "The package registry was not found. Is there a network?"),
     ("dns error", "The package registry was not found. Is there a network?"),
     ("Network is unreachable", "There is no network."),
-    (
-        "NewConnectionError",
-        "The package registry could not be reached. Is there a network, or a proxy to set?",
-    ),
-    (
-        "Connection refused",
-        "The package registry could not be reached. Is there a network, or a proxy to set?",
-    ),
-    (
-        "client error (Connect)",
-        "The package registry could not be reached. Is there a network, or a proxy to set?",
-    ),
+    ("couldn't get a connection", "The database does not answer. Is DATABASE_URL right?"),
+    ("NewConnectionError", _NO_REGISTRY),
+    ("connection broken by", _NO_REGISTRY),  # pip's words, for a proxy that refuses too
+    ("client error (Connect)", _NO_REGISTRY),  # uv's
     (
         "No matching distribution",
         "A package was not found. Is there a network, and is this Python 3.11 to 3.13?",
@@ -50,7 +43,7 @@ class UserError(Exception):
 def advice(error: OSError) -> str | None:
     """What to do about it, where a person can do something; None where it is rather our mistake."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{_DISK_FULL}\n    {error}"
+        return f"{DISK_FULL}\n    {error}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"A file or folder may not be written; DATA_DIR=… names another folder.\n    {error}"
     return None
@@ -125,12 +118,13 @@ def run(
         raise UserError(explain(lines, f"{Path(command[0]).name} failed ({code})", log))
 
 
-def explain(lines: Sequence[str], what: str, log: Path) -> str:
-    """`what`, the known cause if there is one, the last lines, and where all of it is."""
+def explain(lines: Sequence[str], what: str, log: Path | None = None) -> str:
+    """The known cause if there is one, `what`, the last lines, and where all of it is."""
     text = "\n".join(lines)
     cause = next((what_to_do for mark, what_to_do in _CAUSES if mark in text), None)
     tail = "\n".join(f"    {line}" for line in lines[-12:])
-    return "\n".join(part for part in (cause, f"{what}:", tail, f"All of it: {log}") if part)
+    where = f"All of it: {log}" if log else None
+    return "\n".join(part for part in (cause, f"{what}:", tail, where) if part)
 
 
 def _show(line: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from script.local import ports
-from script.local.console import UserError
+from script.local.console import UserError, explain
 from script.local.paths import write_private
 from script.local.processes import Process
 
@@ -119,7 +119,8 @@ class Postgres:
         )  # fmt: skip
         secret.unlink()
         if done.returncode:
-            raise UserError(f"PostgreSQL could not make its data folder {self.folder}:\n{done.stdout}")
+            what = f"PostgreSQL could not make its data folder {self.folder}"
+            raise UserError(explain(done.stdout.splitlines(), what))
 
     def ready(self) -> bool:
         """Does it take queries? Before that it answers 'the database system is starting up'."""

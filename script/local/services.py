@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import IO
 from script.local import comfyui as local_comfyui
 from script.local import comfyui_install, migrations, ports, roles, running
 from script.local.comfyui import ComfyUI
-from script.local.console import UserError, run, step
+from script.local.console import DISK_FULL, UserError, run, step
 from script.local.paths import ROOT, data_dir, write_private
 from script.local.postgres import Postgres
 from script.local.supervisor import Program, Supervisor
@@ -21,6 +22,7 @@ from script.local.unsupervised import Unsupervised
 from script.local.valkey import Valkey
 
 DATABASE = "comfyserve"
+_ROOM_BYTES = 20_000_000  # PostgreSQL asks for 16 MB at once, and ends without them
 ORDER = ("stores", "comfyui", "app")  # started in this order, stopped in the opposite one
 # A GPU worker that is told to stop hands back or finishes what it runs; settings.DRAIN_SECONDS and some.
 _WORKER_STOP_SECONDS = int(os.environ.get("DRAIN_SECONDS", "30")) + 10
@@ -74,7 +76,13 @@ class Services:
             self._choose()
             self._prepare()
             self._up()
-        except BaseException:
+        except Exception as error:
+            full = shutil.disk_usage(self.data).free < _ROOM_BYTES
+            self.stop()
+            if full and DISK_FULL not in str(error):
+                raise UserError(f"{DISK_FULL}\n\n{error}") from error
+            raise
+        except BaseException:  # Ctrl-C
             self.stop()
             raise
 
