@@ -1,6 +1,6 @@
 """How the queue holds at depth: claims, places and submissions beside many waiting executions.
 
-On a real PostgreSQL, with the functions that the worker and the API call (lifecycle.claim,
+On a real PostgreSQL, with the functions that the worker and the API call (claims.take,
 scheduling.positions, submission.submit). Claimers and submitters are processes, each with its connection.
 """
 
@@ -88,15 +88,15 @@ def _claim(far: Connection, worker: str, seconds: float) -> None:
     import django
 
     django.setup()
-    from workflows import lifecycle
+    from workflows import claims
 
-    lifecycle.claim(worker=worker)  # connects
+    claims.take(worker=worker)  # connects
     far.send("ready")
     far.recv()
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
-        if lifecycle.claim(worker=worker) is None:
+        if claims.take(worker=worker) is None:
             raise RuntimeError("nothing waits any more; fill in more")
         taken.append(time.perf_counter() - began)
     far.send(taken)

@@ -83,13 +83,13 @@ def _submit(far: Connection) -> None:
 
 def _work(far: Connection) -> None:
     """Claim, begin and end; only the claim is timed."""
-    from workflows import lifecycle
+    from workflows import claims, lifecycle
     from workflows.models import Status
 
-    claimed: list[lifecycle.Claim] = []
+    claimed: list[claims.Claim] = []
 
     def claim(_: int) -> None:
-        if (found := lifecycle.claim(worker="gpu")) is not None:
+        if (found := claims.take(worker="gpu")) is not None:
             claimed.append(found)
 
     def end() -> None:

@@ -138,7 +138,9 @@ def play(execution_id: str) -> None:
     from django.db import connection
 
     from workflows import lifecycle
-    from workflows.lifecycle import Claim, Line, Outcome
+    from workflows.claims import Claim
+    from workflows.lifecycle import Outcome
+    from workflows.loglines import Line
     from workflows.models import Execution, Status
 
     token = uuid.uuid4()

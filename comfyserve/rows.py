@@ -6,7 +6,7 @@ and written by `insert` is the same as Django itself would read and write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -89,3 +89,10 @@ def _insertion(model: type[Model], left: tuple[bool, ...], count: int) -> str:
     row = f"({', '.join(['%s'] * len(given))})"
     sql = f'INSERT INTO "{model._meta.db_table}" ({", ".join(given)}) VALUES {", ".join([row] * count)}'  # noqa: S608
     return f"{sql} RETURNING {', '.join(back)}" if back else sql
+
+
+def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
+    """Rows changed."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return int(cursor.rowcount)

@@ -14,7 +14,8 @@ from comfyui.types import History, OutputFile
 from files import storing
 from files.models import File, Kind
 
-from .lifecycle import Claim, Line
+from .claims import Claim
+from .loglines import Line
 from .models import Level, Output
 
 LONGEST_SUBFOLDER = 500  # characters, as the column has

@@ -14,7 +14,9 @@ from files.errors import BytesMissing, StorageAway
 
 from . import collecting, faults, lifecycle, tidying
 from .backend import Backend
-from .lifecycle import Claim, Line, Outcome
+from .claims import Claim
+from .lifecycle import Outcome
+from .loglines import Line
 from .models import Level, Output, Status
 from .runner import Ended
 

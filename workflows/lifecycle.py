@@ -1,4 +1,4 @@
-"""The one door for status: claims, leases, the reaper, and every change of an execution's state.
+"""The one door for status: every change of an execution's state, and the reaper. Claims are in `claims`.
 
     pending ──▶ running ──▶ completed | failed | cancelled
        │  ▲        │
@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Case, F, QuerySet, When
 from django.db.models.functions import Now
 
 from comfyserve import database, rows
 from files import storing
 
-from . import events, scheduling, statistics, webhooks
+from . import claims, events, loglines, scheduling, statistics, webhooks
+from .claims import Claim
+from .loglines import Line
 from .models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status
 
 logger = logging.getLogger(__name__)
@@ -37,50 +38,6 @@ logger = logging.getLogger(__name__)
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An execution in the hands of one worker; `token` fences every effect it has."""
-
-    execution_id: UUID
-    token: UUID
-    worker: str
-    attempt: int
-    user_id: int
-    status: str
-    timeout_minutes: int
-    started_at: datetime | None
-    posted_at: datetime | None
-    boot: str
-    faults: int
-    request_id: str
-    excluded: list[str]
-    kind: str
-    webhook: bool  # somebody asked to be told
-    elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
-    prompt: dict[str, Any]
-
-    @property
-    def mark(self) -> str:
-        """What save prefixes and scratch folders carry."""
-        return f"{self.execution_id}.{self.attempt}"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line for the execution's log."""
-
-    message: str
-    level: str = Level.INFO
-    node_id: str | None = None
-    kind: str = LineKind.LOG
-    data: dict[str, Any] | None = None
-
-    @classmethod
-    def of_status(cls, message: str, status: str, level: str = Level.INFO, **data: Any) -> Line:
-        """The line of a transition."""
-        return cls(message, level, kind=LineKind.STATUS, data={"status": str(status), **data})
 
 
 @dataclass(frozen=True)
@@ -99,7 +56,7 @@ class Outcome:
 def accepted(execution_id: UUID, *, able: Sequence[str] = ()) -> None:
     """It waits from now on: what follows from that, in the transaction that makes it. `able` are the workers
     to be told, where not all can run it."""
-    _write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
+    loglines.write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
     transaction.on_commit(lambda: _hand_out(able))
     _follow_up([execution_id])
 
@@ -109,118 +66,11 @@ def _hand_out(workers: Sequence[str]) -> None:
         events.ticket(worker)
 
 
-# -- claims ------------------------------------------------------------------------------------------
-_CLAIM_FIELDS = """
-    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
-    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
-    EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id),
-    coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
-"""
-
-
-def claim(*, worker: str) -> Claim | None:
-    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
-
-    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
-    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
-    """
-    rows = _claims(
-        f"""
-        WITH next AS ({scheduling.NEXT_SQL}), e AS (
-            UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
-                claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
-                suspect_lease = NULL, posted_at = NULL, boot = ''
-            FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
-        ), line AS (
-            INSERT INTO workflows_logline (execution_id, level, message)
-            SELECT id, 'INFO', 'Taken by worker ' || worker
-                || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
-        ), busy AS (
-            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
-        )
-        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
-        WHERE set_config('synchronous_commit', 'off', true) = 'off'
-        """,  # noqa: S608  (no value of a user in it)
-        [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
-    )
-    for taken in rows:
-        _tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
-    return rows[0] if rows else None
-
-
-def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
-    """Take over the claims that an earlier worker of this backend left behind, each under a new token.
-
-    `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
-    had the others has lost it: a frozen process that wakes finds its token gone.
-    """
-    return _claims(
-        f"""
-        WITH e AS (
-            UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
-                lease_expires_at = now() + make_interval(secs => %s)
-            WHERE worker = %s AND claim_token IS NOT NULL AND NOT (claim_token = ANY(%s)) RETURNING *
-        ), line AS (
-            INSERT INTO workflows_logline (execution_id, level, message)
-            SELECT id, 'WARNING', 'Taken over by a new process of worker ' || worker FROM e
-        )
-        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id ORDER BY e.claimed_at
-        """,  # noqa: S608
-        [settings.LEASE_SECONDS, worker, list(held)],
-    )
-
-
-def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        rows: list[list[Any]] = [[*row[:-1], json.loads(row[-1])] for row in cursor.fetchall()]
-    return [Claim(*row) for row in rows]
-
-
-def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
-    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE workflows_execution SET lease_expires_at = now() + make_interval(secs => %s)
-            WHERE claim_token = ANY(%s) RETURNING claim_token
-            """,
-            [settings.LEASE_SECONDS, list(tokens)],
-        )
-        return {row[0] for row in cursor.fetchall()}
-
-
-def about_to_post(claim: Claim, *, boot: str) -> bool:
-    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
-    noted = _execute(
-        """
-        UPDATE workflows_execution SET posted_at = statement_timestamp(), boot = %s
-        WHERE id = %s AND claim_token = %s AND status = 'pending'
-        """,
-        [boot, claim.execution_id, claim.token],
-    )
-    return noted == 1
-
-
-def _held_by(claim: Claim) -> QuerySet[Execution]:
-    return Execution.objects.filter(id=claim.execution_id, claim_token=claim.token)
-
-
-def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
-    """After losing a claim: who has the execution now. "here" is this backend, by whatever claim."""
-    row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
-    if row is None or row["status"] not in ALIVE:
-        return "ended"
-    if row["claim_token"] is None:
-        return "waiting"
-    return "here" if row["worker"] == claim.worker else "elsewhere"
-
-
 # -- running -----------------------------------------------------------------------------------------
 def begin(claim: Claim, *, total_steps: int) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
     with transaction.atomic():
-        changed = _execute(
+        changed = rows.execute(
             """
             UPDATE workflows_execution
             SET status = 'running', started_at = statement_timestamp(), total_steps = %s
@@ -231,13 +81,13 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
         if changed:
             _follow_up([claim.execution_id], event="workflow.started", webhook=claim.webhook)
             _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
-    return changed == 1 or _held_by(claim).filter(status=Status.RUNNING).exists()
+    return changed == 1 or claims.held_by(claim).filter(status=Status.RUNNING).exists()
 
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
     """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
     with database.relaxed():
-        if not _held_by(claim).update(**(columns or {"worker": claim.worker})):
+        if not claims.held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
     events.announce_progress(claim.execution_id, columns, lines=bool(lines))
@@ -350,7 +200,7 @@ def _end(
     The place in the order is corrected to what it really cost, in GPU seconds; None: as long as it ran by
     the database's clock.
     """
-    return _execute(
+    return rows.execute(
         """
         UPDATE workflows_execution SET
             status = %(status)s, completed_at = statement_timestamp(),
@@ -408,18 +258,18 @@ def take_back(
     with transaction.atomic():
         return bool(
             _take_back(
-                _held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
+                claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
                 hold_seconds=hold_seconds,
             )
         )  # fmt: skip
 
 
 def _take_back(
-    rows: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
+    held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
     hold_seconds: float | None = None,
 ) -> list[UUID]:  # fmt: skip
     found = list(
-        rows.select_for_update(skip_locked=True)
+        held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
         .only("id", "faults", "returns", "attempt", "status")
     )
@@ -440,7 +290,7 @@ def _take_back(
         returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
     )  # fmt: skip
     if exclude is not None and back:
-        _execute(
+        rows.execute(
             "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
             [exclude, back],
         )
@@ -514,28 +364,8 @@ def lift_quotas() -> int:
 
 # -- what follows --------------------------------------------------------------------------------------
 def _log(ids: Sequence[UUID], *lines: Line) -> None:
-    _write(ids, lines)
-    transaction.on_commit(lambda: _tell(ids, lines))
-
-
-def _write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
-    rows: list[Any] = []
-    for id_ in ids:
-        for line in lines:
-            data = None if line.data is None else json.dumps(database.storable(line.data))
-            rows += (id_, line.level, database.storable(line.message), line.node_id, line.kind, data)
-    if rows:
-        values = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(rows) // 6))
-        columns = "execution_id, level, message, node_id, kind, data"
-        _execute(f"INSERT INTO workflows_logline ({columns}) VALUES {values}", rows)  # noqa: S608
-
-
-def _tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
-    """The same in the log of the process, for operators."""
-    for id_ in ids:
-        for line in lines:
-            level = logging.getLevelNamesMapping()[line.level]
-            logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})
+    loglines.write(ids, lines)
+    transaction.on_commit(lambda: loglines.tell(ids, lines))
 
 
 def _follow_up(ids: Sequence[UUID], *, event: str | None = None, webhook: bool = True) -> None:
@@ -553,11 +383,4 @@ def _follow_up(ids: Sequence[UUID], *, event: str | None = None, webhook: bool =
 
 
 def _notify_worker(execution_id: UUID) -> None:
-    _execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])
-
-
-def _execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
-    """Rows changed. SQL where an execution passes through: building it anew costs more than running it."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return int(cursor.rowcount)
+    rows.execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])

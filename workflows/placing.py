@@ -25,8 +25,8 @@ from files.models import File
 
 from . import graphs, inputs
 from .backend import Backend
+from .claims import Claim
 from .faults import Fault
-from .lifecycle import Claim
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 from comfyui import events
 
 from . import graphs, statistics
-from .lifecycle import Line
+from .loglines import Line
 from .models import LineKind
 
 MAX_STEPS = 10_000  # of one node, as written in the graph: a typing error must not drown the others

@@ -19,10 +19,12 @@ from django.conf import settings
 from comfyserve import database
 from comfyui import History, Refused, Subscription, Unreachable, events
 
-from . import faults, graphs, lifecycle, model_use, placing, workers
+from . import claims, faults, graphs, lifecycle, model_use, placing, workers
 from .backend import Backend
+from .claims import Claim
 from .faults import Fault
-from .lifecycle import Claim, Line, Outcome
+from .lifecycle import Outcome
+from .loglines import Line
 from .models import Level, Status
 from .previews import Previews
 from .progress import Progress
@@ -154,7 +156,7 @@ class Runner:
         return None
 
     def _about_to_post(self) -> bool:
-        return self._patiently(lambda: lifecycle.about_to_post(self.claim, boot=self._backend.boot))
+        return self._patiently(lambda: claims.about_to_post(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> graphs.Prompt | Gone:
         """Its input files onto ComfyUI; the prompt with the names they have there."""
@@ -429,7 +431,7 @@ class Runner:
         claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
         """
         while True:
-            state = self._patiently(lambda: lifecycle.whose(self.claim))
+            state = self._patiently(lambda: claims.whose(self.claim))
             if state == "here":
                 return Gone.LOST
             if state in ("ended", "elsewhere"):

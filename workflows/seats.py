@@ -16,9 +16,9 @@ from uuid import UUID
 
 from comfyserve import database, logs
 
-from . import events, finishing, lifecycle, workers
+from . import claims, events, finishing, lifecycle, workers
 from .backend import Backend
-from .lifecycle import Claim
+from .claims import Claim
 from .models import Worker
 from .runner import Ended, Gone, Runner
 
@@ -126,7 +126,7 @@ class Seats:
             with database.step():
                 if self._occupied > 1 and workers.idle_others(name=self.backend.name):
                     return None  # it would wait here while another GPU is free
-                return lifecycle.claim(worker=self.backend.name)
+                return claims.take(worker=self.backend.name)
         except database.AWAY as exc:
             logger.warning("no work taken, the database is away: %s", exc)
             return None

@@ -23,7 +23,7 @@ from .models import ALIVE, Execution
 
 if TYPE_CHECKING:
     from .backend import Backend
-    from .lifecycle import Claim
+    from .claims import Claim
 
 logger = logging.getLogger(__name__)
 

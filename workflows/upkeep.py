@@ -26,7 +26,7 @@ from comfyserve import database
 from comfyui import Unreachable
 from comfyui.bridge import NoBridge
 
-from . import capable, gpus, lifecycle, queries, statistics, tidying, workers
+from . import capable, claims, gpus, lifecycle, queries, statistics, tidying, workers
 from .seats import Held, Seats
 
 logger = logging.getLogger(__name__)
@@ -175,14 +175,14 @@ class Upkeep:
     def _renew(self) -> None:
         tokens = self._seats.living_tokens()
         if tokens:
-            self._seats.lost(tokens - lifecycle.renew(tokens=tokens))
+            self._seats.lost(tokens - claims.renew(tokens=tokens))
 
     def _connect(self) -> None:
         """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
         if not self._backend.reachable or (self._seats.taking and not self._met_anew.is_set()):
             return
         self._met_anew.clear()
-        for claim in lifecycle.adopt(worker=self._name, held=self._seats.tokens()):
+        for claim in claims.adopt(worker=self._name, held=self._seats.tokens()):
             self._seats.resume(claim)
         self._strays.set()
         self._seats.taking = True

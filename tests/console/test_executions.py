@@ -19,7 +19,7 @@ from files.models import File, Kind
 from tests.console.conftest import client_of
 from tests.people import make_user
 from tests.workflows import graphs
-from workflows import lifecycle, scheduling, submission
+from workflows import claims, lifecycle, loglines, scheduling, submission
 from workflows.models import Execution, LineKind, LogLine, Output, Status, Worker
 
 LIST = "/admin/workflows/execution/"
@@ -36,9 +36,9 @@ def submitted(user: Any, workflow: Any = None, **more: Any) -> Execution:
     return submission.submit(user=user, workflow=workflow or graphs.colour(1), **wanted).execution
 
 
-def running(user: Any, workflow: Any = None) -> tuple[Execution, lifecycle.Claim]:
+def running(user: Any, workflow: Any = None) -> tuple[Execution, claims.Claim]:
     execution = submitted(user, workflow)
-    claim = lifecycle.claim(worker="gpu-1")
+    claim = claims.take(worker="gpu-1")
     assert claim is not None
     assert claim.execution_id == execution.id
     lifecycle.begin(claim, total_steps=4)
@@ -151,7 +151,7 @@ class TestList:
 class TestPage:
     def test_it_draws_the_graph_with_the_failed_node_and_times(self, console, alice):
         execution, claim = running(alice, graphs.txt2img())
-        began = [lifecycle.Line("Running", node_id=node, kind=LineKind.NODE) for node in ("1", "5")]
+        began = [loglines.Line("Running", node_id=node, kind=LineKind.NODE) for node in ("1", "5")]
         lifecycle.write_progress(claim, columns={}, lines=began)
         LogLine.objects.filter(node_id="1").update(timestamp=timezone.now() - timedelta(seconds=7))
         details = {"node_id": "5", "type": "ValueError"}
@@ -168,7 +168,7 @@ class TestPage:
     def test_it_tells_of_each_attempt(self, console, alice):
         execution, claim = running(alice)
         lifecycle.take_back(claim, reason="ComfyUI died", fault=True)
-        assert lifecycle.claim(worker="gpu-2") is not None
+        assert claims.take(worker="gpu-2") is not None
         page = console.get(f"{LIST}{execution.id}/change/").content.decode()
         attempts = page[page.index(">Attempts<") :]
         assert attempts.index("gpu-1") < attempts.index("ComfyUI died") < attempts.index("gpu-2")
@@ -176,7 +176,7 @@ class TestPage:
     def test_its_log_grows_while_it_runs(self, console, alice):
         execution, claim = running(alice)
         last = LogLine.objects.latest("id").id
-        lifecycle.write_progress(claim, columns={}, lines=[lifecycle.Line("a new line")])
+        lifecycle.write_progress(claim, columns={}, lines=[loglines.Line("a new line")])
         more = console.get(f"{LIST}{execution.id}/log/?after={last}").content.decode()
         assert "a new line" in more
         assert f"after={LogLine.objects.latest('id').id}" in more
@@ -285,7 +285,7 @@ class TestActions:
     def test_a_higher_priority_comes_first(self, console, alice):
         first, second = submitted(alice), submitted(alice, graphs.colour(2))
         act(console, "prioritise", second, priority="high")
-        claim = lifecycle.claim(worker="gpu-1")
+        claim = claims.take(worker="gpu-1")
         assert claim is not None
         assert claim.execution_id == second.id
         assert first.id != second.id

@@ -14,7 +14,7 @@ from accounts.models import User
 from health import figures
 from health.probing import Shared
 from tests.workflows import graphs
-from workflows import lifecycle, statistics, submission
+from workflows import claims, lifecycle, statistics, submission
 from workflows.lifecycle import Outcome
 from workflows.models import Delta, Execution, Status, Tally, Worker
 
@@ -54,7 +54,7 @@ def submit(alice):
 
 def run_one(status: Status = Status.COMPLETED, *, seconds: float = 3, error: str | None = None) -> None:
     """Take the next execution and end it, after it ran so long."""
-    claim = lifecycle.claim(worker="w")
+    claim = claims.take(worker="w")
     assert claim is not None
     assert lifecycle.begin(claim, total_steps=1)
     began = timezone.now() - timezone.timedelta(seconds=seconds)
@@ -109,7 +109,7 @@ class TestJson:
         for _ in range(4):
             submit()
         run_one()
-        claim = lifecycle.claim(worker="w")
+        claim = claims.take(worker="w")
         lifecycle.begin(claim, total_steps=1)
         found = metrics()
         assert (found["active_executions"], found["queue_size"], found["total_executions"]) == (1, 2, 4)
@@ -217,7 +217,7 @@ class TestPrometheus:
 
     def test_a_claim_taken_from_a_dead_worker_is_a_lease_loss(self, submit, settings):
         submit()
-        lifecycle.claim(worker="w")
+        claims.take(worker="w")
         long_ago = timezone.now() - timezone.timedelta(hours=1)
         Execution.objects.update(lease_expires_at=long_ago, suspect_lease=long_ago, suspect_since=long_ago)
         assert lifecycle.reap() == 1

@@ -12,7 +12,7 @@ from comfyui.bridge import ModelFile, ModelFolder
 from models_registry import models as registry
 from models_registry import reporting
 from tests.workflows import graphs
-from workflows import capable, lifecycle
+from workflows import capable, claims, lifecycle
 from workflows.graphs import ModelUse
 from workflows.models import ObjectInfo, Worker
 
@@ -44,7 +44,7 @@ def submit(alice, workflow=None) -> str:
 
 
 def claimed(name: str) -> str | None:
-    claim = lifecycle.claim(worker=name)
+    claim = claims.take(worker=name)
     return str(claim.execution_id) if claim else None
 
 
@@ -131,7 +131,7 @@ def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
 
 def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     execution_id = submit(alice)
-    claim = lifecycle.claim(worker="has")
+    claim = claims.take(worker="has")
     assert lifecycle.take_back(claim, reason="it lacks it after all", exclude=True)
     assert capable.lift() == 1
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
@@ -141,7 +141,7 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     worker("stays")
     worker("goes")
     execution_id = submit(alice)
-    claim = lifecycle.claim(worker="stays")
+    claim = claims.take(worker="stays")
     assert claim is not None
     lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
     capable.lift()
@@ -158,7 +158,7 @@ def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(al
     worker("refused")
     Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, wish=wish)
     submit(alice)
-    claim = lifecycle.claim(worker="refused")
+    claim = claims.take(worker="refused")
     assert claim is not None
     lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
     capable.lift()

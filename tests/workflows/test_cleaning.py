@@ -21,7 +21,7 @@ from files.models import File, Kind
 from tests.people import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from workflows import lifecycle, webhooks
+from workflows import claims, lifecycle, webhooks
 from workflows.models import Execution, LogLine, ObjectInfo, Output, Status, Worker
 from workflows.webhook_models import Delivery, DeliveryAttempt
 
@@ -43,7 +43,7 @@ def run(api: Api, *, days_ago: float = 0, seconds: float = 30) -> str:
     execution_id = submit(api)
     execution = Execution.objects.get(id=execution_id)
     webhooks.ask(execution, webhooks.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
-    claim = lifecycle.claim(worker="gpu")
+    claim = claims.take(worker="gpu")
     assert claim is not None
     assert lifecycle.begin(claim, total_steps=1)
     file = File(user_id=claim.user_id, kind=Kind.OUTPUT, filename="a.png", content_type="image/png",
@@ -176,7 +176,7 @@ def run_of(api: Api) -> str:
     """Submit one, then run what is next until it has ended."""
     execution_id = submit(api)
     while Execution.objects.get(id=execution_id).status == "pending":
-        claim = lifecycle.claim(worker="gpu")
+        claim = claims.take(worker="gpu")
         assert claim is not None
         lifecycle.begin(claim, total_steps=1)
         lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=30.0))

@@ -25,7 +25,7 @@ from tests.workflows import graphs
 from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
 from workflows import backend as backends
-from workflows import events, lifecycle, runner, tasks, workers
+from workflows import claims, events, lifecycle, runner, tasks, workers
 from workflows.models import Execution
 from workflows.seats import Seats
 from workflows.upkeep import Upkeep
@@ -105,7 +105,7 @@ def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
     assert rig.backend.session.wait_connected(5)
     rig.seats = Seats(rig.backend)
     rig.seats.taking = True
-    for claim in lifecycle.adopt(worker="gpu", held=[]):
+    for claim in claims.adopt(worker="gpu", held=[]):
         rig.seats.resume(claim)
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 1)
@@ -249,7 +249,7 @@ def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, 
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
     execution_id = rig.run(sleep(0.5))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
-    assert lifecycle.renew(tokens=rig.seats.tokens()) == rig.seats.tokens() != set()
+    assert claims.renew(tokens=rig.seats.tokens()) == rig.seats.tokens() != set()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT extract(epoch FROM lease_expires_at - now()) FROM workflows_execution WHERE id = %s",

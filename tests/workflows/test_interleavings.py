@@ -34,12 +34,12 @@ from comfyui import Client
 from files.models import File
 from tests.waiting import wait_for
 from tests.workflows.rig import after, before, sleep
-from workflows import collecting, lifecycle, runner
+from workflows import claims, collecting, lifecycle, runner
 from workflows.models import Execution
 
 
 def test_cancel_between_claim_and_post(rig, monkeypatch):
-    before(monkeypatch, lifecycle, "about_to_post", lambda claim, **_: rig.cancel(claim.execution_id))
+    before(monkeypatch, claims, "about_to_post", lambda claim, **_: rig.cancel(claim.execution_id))
     execution_id = rig.run(sleep(5))
     rig.ends(execution_id, "cancelled")
     rig.is_clear()

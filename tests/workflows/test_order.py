@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accounts.models import UserLimits
 from tests.people import Api, make_user
 from tests.workflows import graphs
-from workflows import lifecycle, scheduling
+from workflows import claims, lifecycle, scheduling
 from workflows.models import Execution, Held, Status
 
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
@@ -25,7 +25,7 @@ def submit(api, priority: str = "normal") -> str:
 
 
 def run_next(worker: str = "gpu", *, seconds: float = 30.0):
-    claim = lifecycle.claim(worker=worker)
+    claim = claims.take(worker=worker)
     if claim is not None:
         assert lifecycle.begin(claim, total_steps=1)
         assert lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=seconds))
@@ -117,7 +117,7 @@ def test_queue_position_agrees_with_the_order_of_claims(seed):
             where.pop(cancelled).post(f"/workflows/{cancelled}/cancel")
     said = {id_: api.get(f"/workflows/{id_}/status").json()["queue_position"] for id_, api in where.items()}
     order = []
-    while claim := lifecycle.claim(worker="gpu"):
+    while claim := claims.take(worker="gpu"):
         order.append(str(claim.execution_id))
     assert sorted(said, key=said.__getitem__) == order
     assert sorted(said.values()) == list(range(1, len(order) + 1))
@@ -127,31 +127,31 @@ def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
     for _ in range(30):
         alice.post(f"/workflows/{submit(alice)}/cancel")
     mine, theirs = submit(alice), submit(bob)
-    assert str(lifecycle.claim(worker="gpu").execution_id) == mine
-    assert str(lifecycle.claim(worker="gpu").execution_id) == theirs
+    assert str(claims.take(worker="gpu").execution_id) == mine
+    assert str(claims.take(worker="gpu").execution_id) == theirs
 
 
 def test_what_comes_back_keeps_its_turn(alice):
     first, second = submit(alice), submit(alice)
-    claim = lifecycle.claim(worker="gpu")
+    claim = claims.take(worker="gpu")
     assert lifecycle.take_back(claim, reason="a test")
-    assert str(lifecycle.claim(worker="gpu").execution_id) == first
-    assert str(lifecycle.claim(worker="gpu").execution_id) == second
+    assert str(claims.take(worker="gpu").execution_id) == first
+    assert str(claims.take(worker="gpu").execution_id) == second
 
 
 def test_a_held_one_stands_in_nobodys_way(alice):
     held, free = submit(alice), submit(alice)
     Execution.objects.filter(id=held).update(held=Held.BACKOFF)
     assert alice.get(f"/workflows/{free}/status").json()["queue_position"] == 1
-    assert str(lifecycle.claim(worker="gpu").execution_id) == free
-    assert lifecycle.claim(worker="gpu") is None
+    assert str(claims.take(worker="gpu").execution_id) == free
+    assert claims.take(worker="gpu") is None
 
 
 def test_what_lacks_something_here_is_for_other_workers(alice):
     execution_id = submit(alice)
-    assert lifecycle.take_back(lifecycle.claim(worker="poor"), reason="no model", exclude=True)
-    assert lifecycle.claim(worker="poor") is None
-    assert str(lifecycle.claim(worker="rich").execution_id) == execution_id
+    assert lifecycle.take_back(claims.take(worker="poor"), reason="no model", exclude=True)
+    assert claims.take(worker="poor") is None
+    assert str(claims.take(worker="rich").execution_id) == execution_id
 
 
 def test_staff_caps_a_users_priority(db):
@@ -167,10 +167,10 @@ def test_running_at_once_holds_the_users_others(db, bob):
     api = Api.of(user)
     first, second = submit(api), submit(api)
     theirs = submit(bob)
-    claim = lifecycle.claim(worker="gpu")
+    claim = claims.take(worker="gpu")
     assert str(claim.execution_id) == first
-    assert str(lifecycle.claim(worker="gpu").execution_id) == theirs
-    assert lifecycle.claim(worker="gpu") is None
+    assert str(claims.take(worker="gpu").execution_id) == theirs
+    assert claims.take(worker="gpu") is None
     lifecycle.begin(claim, total_steps=1)
     lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1))
-    assert str(lifecycle.claim(worker="gpu").execution_id) == second
+    assert str(claims.take(worker="gpu").execution_id) == second

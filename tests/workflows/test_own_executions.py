@@ -6,7 +6,7 @@ import pytest
 
 from tests.people import assert_error
 from tests.workflows import graphs
-from workflows import lifecycle
+from workflows import claims, lifecycle
 from workflows.models import Execution, Status
 
 
@@ -17,7 +17,7 @@ def submit(api, **more) -> str:
 
 
 def fail(execution_id: str) -> None:
-    claim = lifecycle.claim(worker="gpu")
+    claim = claims.take(worker="gpu")
     assert str(claim.execution_id) == execution_id
     assert lifecycle.finish(
         claim, lifecycle.Outcome(Status.FAILED, error="it broke", error_details={"type": "x"})
@@ -97,7 +97,7 @@ def test_a_waiting_one_is_cancelled_at_once(alice):
     assert response.status_code == 200
     assert response.json() == {"message": "Workflow cancelled successfully"}
     assert alice.get(f"/workflows/{execution_id}/status").json()["queue_position"] is None
-    assert lifecycle.claim(worker="gpu") is None
+    assert claims.take(worker="gpu") is None
     assert_error(alice.post(f"/workflows/{execution_id}/cancel"), 409, "conflict")
 
 

@@ -28,8 +28,9 @@ from hypothesis.stateful import (
 from accounts.models import User
 from tests.people import make_user
 from tests.workflows import graphs
-from workflows import events, lifecycle, submission
-from workflows.lifecycle import MAX_FAULTS, MAX_RETURNS, Claim, Outcome
+from workflows import claims, events, lifecycle, submission
+from workflows.claims import Claim
+from workflows.lifecycle import MAX_FAULTS, MAX_RETURNS, Outcome
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
 
 T = TypeVar("T")
@@ -196,13 +197,13 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def claim(self, worker: str) -> None:
         expected = self._next(worker)
-        self._taken(self._do(lambda: lifecycle.claim(worker=worker)), expected=expected, worker=worker)
+        self._taken(self._do(lambda: claims.take(worker=worker)), expected=expected, worker=worker)
 
     @precondition(lambda self: self.under_way is None)
     @rule(worker=st.sampled_from(WORKERS))
     def claim_and_do_not_commit_yet(self, worker: str) -> None:
         expected = self._next(worker)
-        claim = self.first.begin(lambda: lifecycle.claim(worker=worker))
+        claim = self.first.begin(lambda: claims.take(worker=worker))
         assert (claim and claim.execution_id) == expected
         if claim is None:
             self.first.end(commit=False)
@@ -237,7 +238,7 @@ class Machine(RuleBasedStateMachine):
     def post(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         known = self.known[claim.execution_id]
-        done = self._with(claim, lambda: lifecycle.about_to_post(claim, boot="b"))
+        done = self._with(claim, lambda: claims.about_to_post(claim, boot="b"))
         assert done == (self._holds(claim) and known.status == Status.PENDING)
         known.posted |= done
 
@@ -285,7 +286,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def renew(self) -> None:
         tokens = {claim.token for claim in self.claims}
-        ours = self._do(lambda: lifecycle.renew(tokens=tokens))
+        ours = self._do(lambda: claims.renew(tokens=tokens))
         assert ours == {known.token for known in self.known.values() if known.token in tokens}
 
     # -- when they die -------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ class Machine(RuleBasedStateMachine):
     def start_anew(self, worker: str, keeps: bool) -> None:
         """A new process for this backend, or its own again after a break of the line."""
         held = {known.token for known in self.known.values() if keeps and known.token}
-        claims = self._do(lambda: lifecycle.adopt(worker=worker, held=held))
+        claims = self._do(lambda: claims.adopt(worker=worker, held=held))
         left = (
             {id_ for id_, known in self.known.items() if known.worker == worker and known.token}
             if not keeps
@@ -330,7 +331,7 @@ class Machine(RuleBasedStateMachine):
         if dead:
             known.go_back(fault=False, hold=False, exclude=False)
         else:
-            self._do(lambda: lifecycle.renew(tokens=[claim.token]))
+            self._do(lambda: claims.renew(tokens=[claim.token]))
 
     @precondition(lambda self: self.under_way is None)
     @rule()
