@@ -295,14 +295,14 @@ class Machine(RuleBasedStateMachine):
     def start_anew(self, worker: str, keeps: bool) -> None:
         """A new process for this backend, or its own again after a break of the line."""
         held = {known.token for known in self.known.values() if keeps and known.token}
-        claims = self._do(lambda: claims.adopt(worker=worker, held=held))
+        adopted = self._do(lambda: claims.adopt(worker=worker, held=held))
         left = (
             {id_ for id_, known in self.known.items() if known.worker == worker and known.token}
             if not keeps
             else set()
         )
-        assert {claim.execution_id for claim in claims} == left
-        for claim in claims:
+        assert {claim.execution_id for claim in adopted} == left
+        for claim in adopted:
             known = self.known[claim.execution_id]
             known.token = claim.token
             self.claims.append(claim)
