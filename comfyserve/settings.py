@@ -390,6 +390,7 @@ MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
 # json, line, or auto: lines for a terminal (and with DEBUG), JSON for everything else
 LOG_FORMAT = logs.chosen_format(env.str("LOG_FORMAT", default="auto"), debug=DEBUG)
+_QUIET = "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -408,9 +409,9 @@ LOGGING = {
         "uvicorn.error": {"handlers": [], "propagate": True},
         "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
         "django.request": {"filters": ["crashes"]},
-        "celery.beat": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        "celery.beat": {"level": _QUIET},
         # That a ticket came and went. What it led to has lines of its own.
-        "celery.worker.strategy": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
-        "celery.app.trace": {"level": "WARNING" if LOG_LEVEL != "DEBUG" else "DEBUG"},
+        "celery.worker.strategy": {"level": _QUIET},
+        "celery.app.trace": {"level": _QUIET},
     },
 }

@@ -33,8 +33,7 @@ POOL = 32  # connections kept; more threads than that still work, with new conne
 NEVER_SENT = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
-    urllib3.exceptions.LocationValueError,  # an address that no request can be made of
-    ValueError,  # nor of such a header
+    ValueError,  # an address or header that no request can be made of
 )
 
 T = TypeVar("T")

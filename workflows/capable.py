@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import connection
 
+from comfyserve import rows
 from comfyserve.lately import Lately
 from models_registry import usage
 
@@ -66,19 +66,18 @@ def _missing_nodes(prompt: graphs.Prompt, fleet: dict[str, str | None]) -> dict[
 # -- when something changes ------------------------------------------------------------------------------
 def has_more(worker: str) -> None:
     """Its nodes or models are others now: what waits and needs no model that it still lacks may go there."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE workflows_execution SET lacking = array_remove(lacking, %(worker)s::varchar)
-            WHERE status = 'pending' AND claim_token IS NULL AND lacking @> ARRAY[%(worker)s]::varchar[]
-              AND NOT EXISTS (
-                SELECT FROM jsonb_array_elements(models_used) AS used
-                WHERE NOT EXISTS (
-                    SELECT FROM models_registry_modelfile f JOIN models_registry_model m ON m.id = f.model_id
-                    WHERE f.host_id = %(worker)s AND m.name = replace(used->>'name', chr(92), '/')))
-            """,
-            {"worker": worker},
-        )
+    rows.execute(
+        """
+        UPDATE workflows_execution SET lacking = array_remove(lacking, %(worker)s::varchar)
+        WHERE status = 'pending' AND claim_token IS NULL AND lacking @> ARRAY[%(worker)s]::varchar[]
+          AND NOT EXISTS (
+            SELECT FROM jsonb_array_elements(models_used) AS used
+            WHERE NOT EXISTS (
+                SELECT FROM models_registry_modelfile f JOIN models_registry_model m ON m.id = f.model_id
+                WHERE f.host_id = %(worker)s AND m.name = replace(used->>'name', chr(92), '/')))
+        """,
+        {"worker": worker},
+    )
 
 
 def lift() -> int:
@@ -87,16 +86,14 @@ def lift() -> int:
     With nobody else to hope for they will say what is missing, and it ends. The number of those let go.
     """
     fleet = set(_fleet())
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE workflows_execution SET lacking = '{}', excluded = CASE
-                WHEN EXISTS (SELECT FROM unnest(%(alive)s::varchar[]) AS there WHERE there <> ALL(excluded))
-                THEN excluded ELSE '{}' END
-            WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
-              AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
-                              WHERE there <> ALL(lacking) AND there <> ALL(excluded))
-            """,
-            {"fleet": list(fleet), "alive": [*fleet, *workers.hoped_for()]},
-        )
-        return int(cursor.rowcount)
+    return rows.execute(
+        """
+        UPDATE workflows_execution SET lacking = '{}', excluded = CASE
+            WHEN EXISTS (SELECT FROM unnest(%(alive)s::varchar[]) AS there WHERE there <> ALL(excluded))
+            THEN excluded ELSE '{}' END
+        WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
+          AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
+                          WHERE there <> ALL(lacking) AND there <> ALL(excluded))
+        """,
+        {"fleet": list(fleet), "alive": [*fleet, *workers.hoped_for()]},
+    )

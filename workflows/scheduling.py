@@ -13,6 +13,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
+from comfyserve import rows
+
 from .models import Priority
 
 SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
@@ -195,19 +197,17 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     limit = quotas.running_at_once(user_id=user_id)
     if limit is None and not or_all:
         return 0
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            UPDATE workflows_execution SET held = NULL WHERE id IN (
-                SELECT id FROM workflows_execution
-                WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
-                ORDER BY turn, created_at
-                LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
-                    SELECT count(*) FROM workflows_execution
-                    WHERE user_id = %(user)s AND status IN ('pending', 'running')
-                      AND held IS DISTINCT FROM 'quota')) END
-                FOR UPDATE SKIP LOCKED)
-            """,
-            {"user": user_id, "limit": limit},
-        )
-        return int(cursor.rowcount)
+    return rows.execute(
+        """
+        UPDATE workflows_execution SET held = NULL WHERE id IN (
+            SELECT id FROM workflows_execution
+            WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
+            ORDER BY turn, created_at
+            LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
+                SELECT count(*) FROM workflows_execution
+                WHERE user_id = %(user)s AND status IN ('pending', 'running')
+                  AND held IS DISTINCT FROM 'quota')) END
+            FOR UPDATE SKIP LOCKED)
+        """,
+        {"user": user_id, "limit": limit},
+    )

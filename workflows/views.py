@@ -23,7 +23,7 @@ from . import (
     submission,
     webhooks,
 )
-from .models import Execution, Status
+from .models import Status
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
 
@@ -72,8 +72,9 @@ class ResultView(APIView):
         execution = queries.execution_of(
             user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
         )
-        shown = _result(execution, request)
-        shown["events_url"] = stream_links.events_url(execution.id, base=addresses.base_of(request._request))
+        base = addresses.base_of(request._request)
+        shown = representations.result_of(execution, base=base)
+        shown["events_url"] = stream_links.events_url(execution.id, base=base)
         if include == "workflow":
             shown["workflow"] = execution.graph.submitted
         return Response(shown)
@@ -156,10 +157,6 @@ def user_of(request: Request) -> User:
     """Who asks; the permission class has seen to it that there is somebody."""
     assert isinstance(request.user, User)  # noqa: S101
     return request.user
-
-
-def _result(execution: Execution, request: Request) -> dict[str, Any]:
-    return representations.result_of(execution, base=addresses.base_of(request._request))
 
 
 def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:

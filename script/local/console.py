@@ -16,14 +16,15 @@ from pathlib import Path
 
 from script.local.parents import die_with_parent
 
-# What a failed command printed -> what to do about it. The first that matches is told.
 DISK_FULL = "The disk is full. Free some space and run the command again."
 _NO_REGISTRY = "The package registry could not be reached. Is there a network, or a proxy to set?"
+_NO_NETWORK = "The package registry was not found. Is there a network?"
+# What a failed command printed -> what to do about it. The first that matches is told.
 _CAUSES = (
     ("No space left on device", DISK_FULL),
     ("ensurepip is not available", "This Python has no venv module (Debian, Ubuntu: python3-venv)."),
-    ("name resolution", "The package registry was not found. Is there a network?"),
-    ("dns error", "The package registry was not found. Is there a network?"),
+    ("name resolution", _NO_NETWORK),
+    ("dns error", _NO_NETWORK),
     ("Network is unreachable", "There is no network."),
     ("couldn't get a connection", "The database does not answer. Is DATABASE_URL right?"),
     ("NewConnectionError", _NO_REGISTRY),
