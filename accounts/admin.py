@@ -17,9 +17,9 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from accounts import api_keys, sessions, usage
 from accounts.models import ApiKey, Session, User, UserLimits
 from comfyserve.api.errors import Conflict
-from comfyserve.console import parts
+from comfyserve.console import html
 from comfyserve.console.admin import EditedAdmin
-from comfyserve.console.asking import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section
 
 from . import audit_admin  # noqa: F401
@@ -62,16 +62,16 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     @admin.display(description="Standing")
     def standing(self, row: User) -> Any:
         if not row.is_active:
-            return parts.badge("deactivated", "bad")
-        return parts.badge("staff", "busy") if row.is_staff else parts.badge("active")
+            return html.badge("deactivated", "bad")
+        return html.badge("staff", "busy") if row.is_staff else html.badge("active")
 
     @admin.display(description="Waiting")
     def waiting(self, row: Any) -> str:
-        return parts.number(row.waiting)
+        return html.number(row.waiting)
 
     @admin.display(description="Running")
     def running(self, row: Any) -> str:
-        return parts.number(row.running)
+        return html.number(row.running)
 
     # -- who may what -------------------------------------------------------------------------------------
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -172,9 +172,9 @@ class ApiKeyAdmin(PageAdmin):
                 ("Begins with", row.prefix),
                 ("Name", row.name),
                 ("User", row.user),
-                ("Made", parts.ago(row.created_at)),
+                ("Made", html.ago(row.created_at)),
                 ("Expires", f"{row.expires_at:%Y-%m-%d %H:%M} UTC" if row.expires_at else "never"),
-                ("Last used", parts.ago(row.last_used_at)),
+                ("Last used", html.ago(row.last_used_at)),
             ],
         )
 

@@ -23,9 +23,10 @@ from django.http import HttpRequest
 from accounts import throttling
 from accounts.audit_models import AuditEntry
 from accounts.models import User
-from comfyserve import database, logs
+from comfyserve import logs
 from comfyserve.api import request_ids
 from comfyserve.api.clients import client_address
+from comfyserve.db import connections
 
 Changes = Mapping[str, tuple[Any, Any]]
 
@@ -122,14 +123,14 @@ def _told(name: str, value: Any) -> Any:
     if any(part in name.lower() for part in SECRET):
         return logs.MASK
     if isinstance(value, bool | int | float):
-        return database.storable(value)
+        return connections.storable(value)
     if not isinstance(value, str):
         value = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
     return _clean(value)[:LONGEST]
 
 
 def _clean(text: str) -> str:
-    return logs.scrub(str(database.storable(text)))
+    return logs.scrub(str(connections.storable(text)))
 
 
 # -- what strangers can cause --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 
 from accounts.audit_models import AuditEntry
-from comfyserve.console import parts
+from comfyserve.console import html
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, PageAdmin, Section, Table
 
@@ -32,16 +32,16 @@ class AuditAdmin(PageAdmin):
 
     @admin.display(description="What")
     def act(self, row: AuditEntry) -> Any:
-        return parts.badge(row.action, "bad" if row.action.endswith(".refused") else "plain")
+        return html.badge(row.action, "bad" if row.action.endswith(".refused") else "plain")
 
     @admin.display(description="On what")
     def object(self, row: AuditEntry) -> str:
-        return f"{row.object_type} {row.object_name}".strip() or parts.NONE
+        return f"{row.object_type} {row.object_name}".strip() or html.NONE
 
     @admin.display(description="Changes")
     def changed(self, row: AuditEntry) -> str:
         told = [f"{name}: {old!s:.40} → {new!s:.40}" for name, (old, new) in row.changes.items()]
-        return "; ".join(told)[:200] or parts.NONE
+        return "; ".join(told)[:200] or html.NONE
 
     def sections(self, request: HttpRequest, row: AuditEntry) -> Iterable[Section]:  # noqa: ARG002
         yield Facts(

@@ -22,7 +22,7 @@ from accounts import audit
 from accounts.models import Session, User, UserLimits
 from accounts.tokens import Access, Refresh
 from comfyserve.api.errors import Unauthorized
-from comfyserve.rows import Columns
+from comfyserve.db.rows import Columns
 
 logger = logging.getLogger(__name__)
 

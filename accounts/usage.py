@@ -16,7 +16,7 @@ from django.db.models.functions import Coalesce
 
 from accounts import audit
 from accounts.models import ApiKey, Session, User
-from comfyserve.console import parts
+from comfyserve.console import html
 from comfyserve.console.pages import Facts, Section, Table
 
 DAYS = 14
@@ -79,7 +79,7 @@ def sections(user: Any) -> list[Section]:
                 ("Submitted today", _of(_today(days), user, "executions_per_day")),
                 (
                     "Stored",
-                    f"{_of(size, user, 'storage_bytes', parts.size)} in {parts.number(pieces)} pieces",
+                    f"{_of(size, user, 'storage_bytes', html.size)} in {html.number(pieces)} pieces",
                 ),
             ],
         ),
@@ -87,7 +87,7 @@ def sections(user: Any) -> list[Section]:
             f"Executions of the last {DAYS} days",
             ["Day (UTC)", "Submitted", "Completed", "Failed", "GPU time"],
             [
-                (day, parts.number(all_), parts.number(good), parts.number(bad), parts.duration(seconds))
+                (day, html.number(all_), html.number(good), html.number(bad), html.duration(seconds))
                 for day, all_, good, bad, seconds in days
             ],
         ),
@@ -96,7 +96,7 @@ def sections(user: Any) -> list[Section]:
             ["Since", "From", "With", "Until"],
             [
                 (
-                    parts.ago(each.created_at),
+                    html.ago(each.created_at),
                     each.address,
                     each.user_agent,
                     f"{each.expires_at:%Y-%m-%d %H:%M} UTC",
@@ -108,14 +108,14 @@ def sections(user: Any) -> list[Section]:
             "API keys",
             ["Begins with", "Name", "Made", "Last used"],
             [
-                (each.prefix, each.name, parts.ago(each.created_at), parts.ago(each.last_used_at))
+                (each.prefix, each.name, html.ago(each.created_at), html.ago(each.last_used_at))
                 for each in ApiKey.objects.filter(user=user).order_by("-id")[:SHOWN]
             ],
         ),
         Table(
             "What happened to this account",
             ["When", "Who", "What", "From", "Note"],
-            [(parts.ago(e.at), e.who, e.action, e.address or "", e.note) for e in audit.of(user, most=SHOWN)],
+            [(html.ago(e.at), e.who, e.action, e.address or "", e.note) for e in audit.of(user, most=SHOWN)],
         ),
     ]
 
@@ -124,7 +124,7 @@ def _today(days: list[tuple[date, int, int, int, float]]) -> int:
     return next((number for day, number, *_ in days if day == datetime.now(UTC).date()), 0)
 
 
-def _of(used: int, user: User, quota: str, said: Any = parts.number) -> str:
+def _of(used: int, user: User, quota: str, said: Any = html.number) -> str:
     """Such as "3 of 10"; without a limit "3"."""
     limits = getattr(user, "limits", None)
     own = getattr(limits, quota) if limits else None

@@ -14,10 +14,10 @@ from accounts import api_keys, examples, passwords, registration, sessions
 from accounts import serializers as shapes
 from accounts.authentication import AuthenticatedRequest
 from accounts.models import ApiKey, Session, User
-from comfyserve.api.checking import checked
 from comfyserve.api.clients import client_address
 from comfyserve.api.errors import Forbidden, Unauthorized
 from comfyserve.api.schema import describe
+from comfyserve.api.validation import checked
 
 
 class PublicView(APIView):

@@ -18,7 +18,7 @@ import time  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from comfyui.testing import ScriptedComfyUI  # noqa: E402
+from tests.scripted_comfyui import ScriptedComfyUI  # noqa: E402
 from tests.stack import Person, Stack  # noqa: E402
 from tests.waiting import wait_for  # noqa: E402
 from tests.workflows import graphs  # noqa: E402

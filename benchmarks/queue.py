@@ -88,7 +88,7 @@ def _claim(far: Connection, worker: str, seconds: float) -> None:
     import django
 
     django.setup()
-    from workflows import claims
+    from workflows.queue import claims
 
     claims.take(worker=worker)  # connects
     far.send("ready")
@@ -106,7 +106,7 @@ def _claim(far: Connection, worker: str, seconds: float) -> None:
 def submitting(*, times: int) -> list[float]:
     """Milliseconds of each submission, as the view makes it but without HTTP."""
     from accounts.models import User
-    from workflows import submission
+    from workflows.queue import submission
 
     user = User.objects.get(username="user0")
     taken = []
@@ -121,8 +121,8 @@ def submitting(*, times: int) -> list[float]:
 
 def asking_position(*, times: int, last: bool) -> list[float]:
     """Milliseconds of each look-up of a place: of the first in the queue, or of the last."""
-    from workflows import scheduling
     from workflows.models import Execution
+    from workflows.queue import scheduling
 
     waiting = Execution.objects.filter(status="pending", claim_token=None, held=None)
     one = waiting.order_by(*(("-turn", "-created_at") if last else ("turn", "created_at"))).first()

@@ -69,7 +69,7 @@ def fill(*, executions: int, users: int = 100) -> None:
 # -- what runs beside it -------------------------------------------------------------------------------
 def _submit(far: Connection) -> None:
     from accounts.models import User
-    from workflows import submission
+    from workflows.queue import submission
 
     user = User.objects.get(username="user0")
     _repeat(
@@ -83,8 +83,8 @@ def _submit(far: Connection) -> None:
 
 def _work(far: Connection) -> None:
     """Claim, begin and end; only the claim is timed."""
-    from workflows import claims, lifecycle
     from workflows.models import Status
+    from workflows.queue import claims, state_machine
 
     claimed: list[claims.Claim] = []
 
@@ -94,8 +94,8 @@ def _work(far: Connection) -> None:
 
     def end() -> None:
         for found in claimed:
-            lifecycle.begin(found, total_steps=1)
-            lifecycle.finish(found, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1.0))
+            state_machine.begin(found, total_steps=1)
+            state_machine.finish(found, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1.0))
         claimed.clear()
 
     _repeat(far, claim, pause=0.015, between=end)
@@ -194,10 +194,10 @@ def show_sizes(when: str) -> None:
 def explain() -> None:
     """The plan of what is asked for each batch."""
     from comfyserve.cleaning import ago
-    from workflows import removal
     from workflows.cleaning import BATCH
+    from workflows.queue import deletion
 
-    rows = removal.removable().filter(completed_at__lt=ago(90)).order_by("completed_at")
+    rows = deletion.removable().filter(completed_at__lt=ago(90)).order_by("completed_at")
     print(rows.values_list("id", "completed_at")[:BATCH].explain(analyze=True), "\n")
 
 

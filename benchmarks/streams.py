@@ -137,11 +137,11 @@ def play(execution_id: str) -> None:
     """What a worker writes for one run: progress twice a second, a line now and then, the end."""
     from django.db import connection
 
-    from workflows import lifecycle
-    from workflows.claims import Claim
-    from workflows.lifecycle import Outcome
-    from workflows.loglines import Line
     from workflows.models import Execution, Status
+    from workflows.queue import state_machine
+    from workflows.queue.claims import Claim
+    from workflows.queue.execution_log import Line
+    from workflows.queue.state_machine import Outcome
 
     token = uuid.uuid4()
     Execution.objects.filter(id=execution_id).update(claim_token=token, worker="bench", attempt=1)
@@ -152,7 +152,7 @@ def play(execution_id: str) -> None:
         kind="", webhook=False, elapsed=0.0, prompt={},
     )  # fmt: skip
     steps = int(RUN_SECONDS / PROGRESS_SECONDS)
-    lifecycle.begin(claim, total_steps=steps)
+    state_machine.begin(claim, total_steps=steps)
     for step in range(steps):
         stamp = f"at {time.time():.6f}"
         columns = {
@@ -160,9 +160,9 @@ def play(execution_id: str) -> None:
             "current_node": stamp, "eta_seconds": None,
         }  # fmt: skip
         lines = [Line(stamp)] if step % 4 == 0 else []
-        lifecycle.write_progress(claim, columns=columns, lines=lines)
+        state_machine.write_progress(claim, columns=columns, lines=lines)
         time.sleep(PROGRESS_SECONDS)
-    lifecycle.finish(claim, Outcome(Status.COMPLETED, gpu_seconds=1.0))
+    state_machine.finish(claim, Outcome(Status.COMPLETED, gpu_seconds=1.0))
     connection.close()
 
 

@@ -1,4 +1,4 @@
-"""One port: transfers of files on Django's ASGI handler, live streams and waits on `workflows.streams`, all
+"""One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`, all
 else on Django's WSGI handler.
 
 Django's WSGI handling of a view costs half the CPU of its ASGI handling of the same view. Its ASGI handler
@@ -16,12 +16,12 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
 
-from comfyserve import lines  # noqa: E402
 from comfyserve.api.bodies import LimitBodies  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
+from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 from health.shutdown import Life  # noqa: E402
-from workflows.streams import Streams  # noqa: E402
+from workflows.streaming.asgi import Streams  # noqa: E402
 
 wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
 # Probes have threads of their own: they answer also while all others wait for a database that hangs. And
@@ -36,7 +36,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
-    lines.let_go_when_stuck(send)
+    tcp_transport.let_go_when_stuck(send)
     if is_followed(scope):
         await streams(scope, receive, send)
     elif is_long(scope):

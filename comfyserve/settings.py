@@ -132,7 +132,7 @@ CACHES = {
         "LOCATION": REDIS_URL,
         "OPTIONS": {"socket_connect_timeout": 0.3, "socket_timeout": 1.0},
     },
-    "limits": {"BACKEND": "comfyserve.api.counting.CountingCache"},
+    "limits": {"BACKEND": "comfyserve.api.rate_limit_cache.CountingCache"},
 }
 
 # -- Celery ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from comfyserve.api import docs
-from workflows import webhook_views
+from workflows.api import webhook_views
 
 urlpatterns = [
     path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),

@@ -1,7 +1,7 @@
 """ComfyUI's HTTP and websocket protocol, typed. It needs `requests` and `websocket-client`, nothing else.
 
-`Client` asks and tells, `Session` listens. `comfyui.testing` (with aiohttp) is a ComfyUI that does what
-a script says.
+`Client` asks and tells, `Session` listens. Tests have a ComfyUI that does what a script says in
+`tests.scripted_comfyui`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from comfyserve.console import parts
-from comfyserve.console.asking import Answer, apply_to_each, ask_first
+from comfyserve.console import html
+from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Pictures, Section, Table
 
@@ -38,7 +38,7 @@ class FileAdmin(PageAdmin):
     @admin.display(description="Picture")
     def picture(self, row: File) -> Any:
         text = f"Thumbnail of {row.filename}" if row.may_have_thumbnail else "No thumbnail"
-        return parts.picture(console.thumbnail_of(row), text=text)
+        return html.picture(console.thumbnail_of(row), text=text)
 
     @admin.display(description="Type")
     def type_(self, row: File) -> str:
@@ -46,17 +46,15 @@ class FileAdmin(PageAdmin):
 
     @admin.display(description="Size")
     def bytes_(self, row: File) -> str:
-        return parts.size(row.size)
+        return html.size(row.size)
 
     @admin.display(description="Pinned")
     def pinned(self, row: Any) -> Any:
-        return (
-            parts.badge("pinned", "busy", title="An execution may need it") if row.is_pinned else parts.NONE
-        )
+        return html.badge("pinned", "busy", title="An execution may need it") if row.is_pinned else html.NONE
 
     @admin.display(description="Stored")
     def stored(self, row: File) -> Any:
-        return parts.ago(row.created_at)
+        return html.ago(row.created_at)
 
     @admin.display(description="Expires")
     def expires(self, row: File) -> str:
@@ -64,7 +62,7 @@ class FileAdmin(PageAdmin):
 
     # -- the page of one ----------------------------------------------------------------------------------
     def headline(self, row: Any) -> Any:
-        return self.pinned(row) if row.is_pinned else parts.badge(row.kind)
+        return self.pinned(row) if row.is_pinned else html.badge(row.kind)
 
     def offers(self, row: File) -> list[Offer]:  # noqa: ARG002
         return [("remove", "Delete", True)]
@@ -82,12 +80,12 @@ class FileAdmin(PageAdmin):
                 ("User", row.user),
                 ("Kind", row.kind),
                 ("Type", row.content_type),
-                ("Size", f"{parts.size(row.size)}, {row.size:,} bytes"),
+                ("Size", f"{html.size(row.size)}, {row.size:,} bytes"),
                 ("Pixels", f"{row.width} x {row.height}" if row.width else ""),
                 ("Description", row.description),
                 ("SHA-256", format_html('<span class="cs-mono">{}</span>', row.sha256)),
                 ("In the storage as", row.key),
-                ("Stored", parts.ago(row.created_at)),
+                ("Stored", html.ago(row.created_at)),
                 ("Expires", self.expires(row)),
             ],
         )

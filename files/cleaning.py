@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from comfyserve.cleaning import Gone
 
-from . import pins, shelf, storing
+from . import backend, pins, storing
 from .models import File
 
 BATCH = 200
@@ -54,11 +54,11 @@ def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone
     """Bytes in the storage that have no row, and are old enough not to get one."""
     before = timezone.now() - grace
     for prefix in storing.PREFIXES:
-        old = (stored for stored in shelf.walk(prefix) if stored.modified < before)
+        old = (stored for stored in backend.walk(prefix) if stored.modified < before)
         while batch := {stored.key: stored for stored in islice(old, BATCH)}:
             for key in sorted(set(batch) - storing.named(batch)):
                 if not dry_run:
-                    shelf.delete(key)
+                    backend.delete(key)
                 yield Gone("files without a row", key, size=batch[key].size)
 
 
@@ -80,7 +80,7 @@ def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gon
 
 def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
     """Uploads to S3 in parts that were never ended; their parts cost room and are not listed."""
-    for key, upload_id in list(shelf.unfinished(timezone.now() - grace)):
+    for key, upload_id in list(backend.unfinished(timezone.now() - grace)):
         if not dry_run:
-            shelf.abort(key, upload_id)
+            backend.abort(key, upload_id)
         yield Gone("unfinished uploads", key)

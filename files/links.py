@@ -8,7 +8,7 @@ from django.conf import settings
 
 from comfyserve.api.signed_links import SignedLinks
 
-from . import shelf, types
+from . import backend, types
 from .models import File
 
 _links = SignedLinks(salt="files.download")
@@ -16,7 +16,7 @@ _links = SignedLinks(salt="files.download")
 
 def download_url(file: File, *, base: str) -> str:
     """Absolute. `base` is the address of this service as its user sees it."""
-    presigned = shelf.link(
+    presigned = backend.link(
         file.key,
         filename=file.filename,
         content_type=file.content_type,
@@ -29,7 +29,7 @@ def thumbnail_url(file: File, *, base: str) -> str | None:
     """The same for its thumbnail; None where it has none."""
     if not file.may_have_thumbnail:
         return None
-    presigned = file.thumbnail_key and shelf.link(
+    presigned = file.thumbnail_key and backend.link(
         file.thumbnail_key, filename="thumbnail.webp", content_type="image/webp", attachment=False
     )
     return presigned or _signed(f"{file.id}/thumbnail", base=base)

@@ -20,10 +20,10 @@ from django.utils import timezone
 
 from accounts import quotas
 from accounts.models import User
-from comfyserve import database, rows
 from comfyserve.api.errors import ValidationFailed
+from comfyserve.db import connections, rows
 
-from . import names, pictures, shelf, types
+from . import backend, names, pictures, types
 from .errors import BytesMissing, StorageAway
 from .incoming import Incoming
 from .models import File, Kind
@@ -51,7 +51,7 @@ def accept(
     _check(incoming, file)
     if _share(file, user=user):
         return file
-    database.release()
+    connections.release()
     try:
         _put(incoming, file)
         with transaction.atomic():
@@ -131,7 +131,7 @@ def _check(incoming: Incoming, file: File) -> None:
 def _put(incoming: Incoming, file: File) -> None:
     name = uuid4().hex
     file.key = f"{file.kind}s/{name[:2]}/{name}"
-    shelf.put(file.key, incoming.path, content_type=file.content_type)
+    backend.put(file.key, incoming.path, content_type=file.content_type)
 
 
 # -- the same bytes ----------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def _share(file: File, *, user: User) -> bool:
 
 def _is_whole(file: File) -> bool:
     try:
-        return shelf.size_of(file.key) == file.size
+        return backend.size_of(file.key) == file.size
     except BytesMissing:
         logger.error("the bytes of %s are gone from the storage: %s", file.id, file.key)
         return False
@@ -235,7 +235,7 @@ def discard(keys: Iterable[str]) -> None:
         if not key or key == File.NONE:
             continue
         try:
-            shelf.delete(key)
+            backend.delete(key)
         except StorageAway:
             logger.warning("%s stays in the storage until the sweep", key)
 
@@ -243,9 +243,9 @@ def discard(keys: Iterable[str]) -> None:
 @contextmanager
 def opened(file: File) -> Any:
     """A reader of the bytes. Raises StorageAway, also while reading, and BytesMissing."""
-    reader = shelf.read(file.key)
+    reader = backend.read(file.key)
     try:
-        with shelf.reading(file.key):
+        with backend.reading(file.key):
             yield reader
     finally:
         reader.close()

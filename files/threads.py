@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from asgiref.sync import sync_to_async
 
-from comfyserve import database
+from comfyserve.db import connections
 
 T = TypeVar("T")
 _pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="files")
@@ -32,6 +32,6 @@ async def in_request_thread(do: Callable[..., T], *args: object, **options: obje
         try:
             return do(*args, **options)
         finally:
-            database.release()
+            connections.release()
 
     return await sync_to_async(step)()

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from django.db import transaction
 
-from comfyserve import database
+from comfyserve.db import connections
 
-from . import pictures, shelf, storing
+from . import backend, pictures, storing
 from .incoming import Incoming
 from .models import File
 
@@ -27,7 +27,7 @@ def key_of(file: File) -> str | None:
     if not file.may_have_thumbnail:
         return None
     if not file.thumbnail_key:
-        database.release()
+        connections.release()
         file.thumbnail_key = _recorded(file, _make(file))
     return None if file.thumbnail_key == File.NONE else file.thumbnail_key
 
@@ -57,7 +57,7 @@ def _make(file: File) -> str:
             # Called as the bytes that it is made of, by whose index it is found, and by a name of its own.
             place = file.key.partition("/")[2]
             key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
-            shelf.put(key, target, content_type="image/webp")
+            backend.put(key, target, content_type="image/webp")
             return key
         finally:
             target.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.utils.http import content_disposition_header
 
 from accounts import authentication
-from comfyserve.api.checking import checked
 from comfyserve.api.errors import NotFound, Unauthorized
+from comfyserve.api.validation import checked
 
-from . import links, queries, ranges, shelf, storing, thumbnails, types, uploads
+from . import backend, links, queries, ranges, storing, thumbnails, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
@@ -98,7 +98,7 @@ def _thumbnail_of(file: File, *, caching: str) -> Content:
         raise NotFound("This file has no thumbnail")
     return Content(
         key=key,
-        size=shelf.size_of(key),
+        size=backend.size_of(key),
         etag=f'"{file.sha256[:32]}-thumbnail"',
         filename="thumbnail.webp",
         content_type="image/webp",
@@ -131,7 +131,7 @@ def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
         content = _thumbnail_of(file, caching=FOREVER)
     else:
         content = _content_of(file, attachment=False, caching=FOREVER)
-    reader = shelf.read(content.key)
+    reader = backend.read(content.key)
     response = StreamingHttpResponse(_pieces_at_once(reader, content, content.size))
     response["Content-Length"] = str(content.size)
     return _with_headers(response, content)
@@ -151,7 +151,7 @@ async def _serve(request: HttpRequest, content: Content) -> HttpResponseBase:
     if request.method == "HEAD":
         response: HttpResponseBase = HttpResponse()
     else:
-        reader = await in_thread(shelf.read, content.key, start, length)
+        reader = await in_thread(backend.read, content.key, start, length)
         pieces = _pieces if hasattr(request, "scope") else _pieces_at_once
         response = StreamingHttpResponse(pieces(reader, content, length))
     response["Content-Length"] = str(length)
@@ -175,7 +175,7 @@ def _with_headers(response: HttpResponseBase, content: Content) -> HttpResponseB
     return response
 
 
-async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncIterator[bytes]:
+async def _pieces(reader: backend.Reader, content: Content, length: int) -> AsyncIterator[bytes]:
     size = SMALLEST
     reader = _Guarded(reader)
     try:
@@ -192,7 +192,7 @@ async def _pieces(reader: shelf.Reader, content: Content, length: int) -> AsyncI
 class _Guarded:
     """Closed only when no thread reads from it: the client may go meanwhile."""
 
-    def __init__(self, reader: shelf.Reader) -> None:
+    def __init__(self, reader: backend.Reader) -> None:
         self._reader = reader
         self._busy = threading.Lock()
         self._closed = False
@@ -207,7 +207,7 @@ class _Guarded:
             self._reader.close()
 
 
-def _pieces_at_once(reader: shelf.Reader, content: Content, length: int) -> Iterator[bytes]:
+def _pieces_at_once(reader: backend.Reader, content: Content, length: int) -> Iterator[bytes]:
     try:
         while length > 0:
             piece = _read(reader, content.key, min(SMALLEST, length))
@@ -217,8 +217,8 @@ def _pieces_at_once(reader: shelf.Reader, content: Content, length: int) -> Iter
         reader.close()
 
 
-def _read(reader: shelf.Reader, key: str, size: int) -> bytes:
-    with shelf.reading(key):
+def _read(reader: backend.Reader, key: str, size: int) -> bytes:
+    with backend.reading(key):
         piece = reader.read(size)
     if not piece:
         raise BytesMissing("The file is shorter in the storage than it was")

@@ -20,8 +20,8 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses
-from comfyserve.api.checking import checked
 from comfyserve.api.schema import describe
+from comfyserve.api.validation import checked
 
 from . import pins, queries, serializers, transfer
 from .serializers import (

@@ -20,7 +20,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from workflows import statistics
+from workflows.metrics import store
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Beats:
     def __init__(self) -> None:
         self.name: str | None = None
         self.queues: list[str] = []
-        self.flusher: statistics.Flusher | None = None
+        self.flusher: store.Flusher | None = None
 
 
 _own = _Beats()
@@ -85,7 +85,7 @@ _own = _Beats()
 @signals.worker_ready.connect(weak=False, dispatch_uid="health_ready")
 def _ready(sender: Any, **_: Any) -> None:
     _own.name, _own.queues = sender.hostname, sorted(sender.app.amqp.queues.consume_from)
-    _own.flusher = statistics.Flusher()
+    _own.flusher = store.Flusher()
     _own.flusher.start()
     _beat()
 

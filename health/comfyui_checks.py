@@ -10,8 +10,8 @@ from typing import Any
 import requests
 from django.conf import settings
 
-from comfyserve import database
-from workflows import fleet, workers
+from comfyserve.db import connections
+from workflows.fleet import overview, registry
 from workflows.models import Worker
 
 from .checks import Condition, Service
@@ -35,14 +35,14 @@ _direct: dict[str, _Direct] = {}
 
 def check() -> list[Service]:
     """`comfyui` for all together, then `comfyui:<worker>` for each."""
-    with database.step():
-        rows = [row for row in fleet.rows() if not fleet.has_left(row)]
+    with connections.step():
+        rows = [row for row in overview.rows() if not overview.has_left(row)]
     asked = _ask(rows[:ASK_DIRECTLY])
     each = [_one(row, *asked.get(row.name, (None, None))) for row in rows]
     return [_together(each), *each]
 
 
-def _ask(rows: list[fleet.Row]) -> dict[str, tuple[float | None, str | None]]:
+def _ask(rows: list[overview.Row]) -> dict[str, tuple[float | None, str | None]]:
     """(milliseconds, error) of each that is worth asking, all at once."""
     began = time.monotonic()
     begun: dict[str, tuple[_Direct, Future[float]]] = {}
@@ -79,7 +79,7 @@ def _answer(direct: _Direct, future: Future[float], began: float) -> tuple[float
     return took, None
 
 
-def _one(row: fleet.Row, took: float | None, error: str | None) -> Service:
+def _one(row: overview.Row, took: float | None, error: str | None) -> Service:
     name = f"comfyui:{row.name}"
     if row.silent:
         said = f"Its worker has been silent for {row.silent_seconds:.0f} s"
@@ -111,4 +111,4 @@ def _together(each: list[Service]) -> Service:
 
 def devices() -> list[dict[str, Any]]:
     """The GPUs of the workers that live, each once."""
-    return fleet.gpus(Worker.objects.filter(name__in=workers.alive().values("name")))
+    return overview.gpus(Worker.objects.filter(name__in=registry.alive().values("name")))

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from comfyserve import database
+from comfyserve.db import connections
 
 from . import checks, comfyui_checks, system
 from .celery_beats import QUEUES
@@ -79,7 +79,7 @@ class Detailed:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    with database.step():
+    with connections.step():
         return comfyui_checks.devices()
 
 

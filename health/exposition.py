@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 import comfyserve
-from workflows import statistics
+from workflows.metrics import store
 from workflows.models import Priority, Worker
 
 from .figures import Figures, Waiting
@@ -50,7 +50,7 @@ def _counted(figures: Figures) -> Iterator[Metric]:
     )
     for (counted, labels, bucket), entry in figures.counted.items():
         series[counted][labels][bucket] = entry
-    for name, metric in statistics.METRICS.items():
+    for name, metric in store.METRICS.items():
         if metric.type == "counter":
             yield _counter(name, metric, series[name])
         else:
@@ -58,7 +58,7 @@ def _counted(figures: Figures) -> Iterator[Metric]:
 
 
 def _counter(
-    name: str, metric: statistics.Metric, series: dict[tuple[str, ...], dict[int, tuple[int, float]]]
+    name: str, metric: store.Metric, series: dict[tuple[str, ...], dict[int, tuple[int, float]]]
 ) -> Metric:
     family = CounterMetricFamily(PREFIX + name, metric.about, labels=metric.labels)
     if not metric.labels and not series:
@@ -69,7 +69,7 @@ def _counter(
 
 
 def _histogram(
-    name: str, metric: statistics.Metric, series: dict[tuple[str, ...], dict[int, tuple[int, float]]]
+    name: str, metric: store.Metric, series: dict[tuple[str, ...], dict[int, tuple[int, float]]]
 ) -> Metric:
     family = HistogramMetricFamily(PREFIX + name, metric.about, labels=metric.labels)
     limits = [str(float(bound)) for bound in metric.bounds] + ["+Inf"]

@@ -8,10 +8,11 @@ from typing import Any
 
 from django.db import connection
 
-from comfyserve import database
 from comfyserve.api.errors import Unavailable
-from workflows import fleet, statistics
-from workflows.statistics import Key
+from comfyserve.db import connections
+from workflows.fleet import overview
+from workflows.metrics import store
+from workflows.metrics.store import Key
 
 from . import system
 from .probing import NoAnswer, Probe, Shared
@@ -48,15 +49,15 @@ class Figures:
 
 
 def _look() -> Figures:
-    with database.step():
-        rows = fleet.rows()
-        here = [row for row in rows if not fleet.has_left(row)]
+    with connections.step():
+        rows = overview.rows()
+        here = [row for row in rows if not overview.has_left(row)]
         return Figures(
-            counted=statistics.read(),
+            counted=store.read(),
             running=_running(),
             waiting=_waiting(),
             workers=dict(Counter(row.status for row in here)),
-            gpus=fleet.gpus(row.worker for row in here if not row.silent),
+            gpus=overview.gpus(row.worker for row in here if not row.silent),
         )
 
 

@@ -1,6 +1,6 @@
 """How long the API takes, by route, and a line of log for each request.
 
-Every process gathers its own and adds it to PostgreSQL every few seconds (`workflows.statistics`), not to
+Every process gathers its own and adds it to PostgreSQL every few seconds (`workflows.metrics.store`), not to
 files of its host (prometheus-client's multiprocess mode): so one answer of `/metrics/` speaks for all
 processes on all hosts, whichever of them a load balancer asks, and a restart loses nothing.
 """
@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from prometheus_client import REGISTRY
 
 from comfyserve.api.middleware import Middleware, is_counted
-from workflows import statistics
+from workflows.metrics import store
 
 logger = logging.getLogger("comfyserve.requests")
 
@@ -31,7 +31,7 @@ class MeasureMiddleware(Middleware):
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         seconds = time.perf_counter() - request.began_at  # type: ignore[attr-defined]
         if not _waits(request):
-            statistics.observe(
+            store.observe(
                 "http_request_seconds", _method(request), route_of(request), str(response.status_code),
                 value=seconds,
             )  # fmt: skip
@@ -83,5 +83,5 @@ def gather_process_counters() -> None:
     global _seen
     now = REGISTRY.get_sample_value("comfyserve_rate_limit_skipped_total") or 0.0
     if now > _seen:
-        statistics.count("rate_limit_skipped", by=int(now - _seen))
+        store.count("rate_limit_skipped", by=int(now - _seen))
         _seen = now

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from typing import Generic, TypeVar
 
-from comfyserve.lately import Lately
+from comfyserve.ttl_cache import Lately
 
 T = TypeVar("T")
 

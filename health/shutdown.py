@@ -14,7 +14,7 @@ from types import FrameType
 
 from django.conf import settings
 
-from workflows import statistics
+from workflows.metrics import store
 
 from . import latency
 
@@ -32,7 +32,7 @@ class Life:
     """Of one web process; called by its ASGI lifespan, in this order."""
 
     def __init__(self) -> None:
-        self._flusher = statistics.Flusher(before=latency.gather_process_counters)
+        self._flusher = store.Flusher(before=latency.gather_process_counters)
 
     def begin(self) -> None:
         _delay_the_end()

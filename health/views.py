@@ -20,7 +20,7 @@ import comfyserve
 from accounts.authentication import bearer_token
 from comfyserve.api.errors import Unauthorized
 from comfyserve.api.schema import describe
-from workflows import fleet, workers
+from workflows.fleet import overview, registry
 from workflows.models import Worker
 
 from . import exposition, figures, readiness, system
@@ -134,8 +134,8 @@ class Workers(APIView):
     @describe(None, shapes.WorkerSerializer(many=True), errors=(403,))
     def get(self, request: Request) -> Response:  # noqa: ARG002
         """GPU Workers: for staff. What each has, holds and does; one that fell silent shows as such."""
-        loaded = fleet.models_loaded()
-        return Response([_worker(row, loaded.get(row.name)) for row in fleet.rows()])
+        loaded = overview.models_loaded()
+        return Response([_worker(row, loaded.get(row.name)) for row in overview.rows()])
 
 
 class MayOperateWorkers(IsAdminUser):
@@ -151,8 +151,8 @@ class _WishView(APIView):
     permission_classes = (MayOperateWorkers,)
 
     def _ask(self, name: str, wish: Worker.Wish) -> Response:
-        workers.ask(name=name, wish=wish)
-        return Response(_worker(fleet.row_of(name), fleet.models_loaded().get(name)))
+        registry.ask(name=name, wish=wish)
+        return Response(_worker(overview.row_of(name), overview.models_loaded().get(name)))
 
 
 class PauseWorker(_WishView):
@@ -179,7 +179,7 @@ class ResumeWorker(_WishView):
         return self._ask(worker_name, Worker.Wish.WORK)
 
 
-def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
+def _worker(row: overview.Row, models_loaded: list[str] | None) -> dict[str, Any]:
     worker = row.worker
     running = {"execution_id": worker.running, "since": worker.running_since} if worker.running else None
     return {
@@ -188,7 +188,7 @@ def _worker(row: fleet.Row, models_loaded: list[str] | None) -> dict[str, Any]:
         "wish": worker.wish,
         "host": worker.host,
         "pid": worker.pid,
-        "url": fleet.without_password(worker.url),
+        "url": overview.without_password(worker.url),
         "comfyui_version": worker.comfyui_version,
         "devices": worker.devices,
         "gpus": worker.gpus,

@@ -16,8 +16,8 @@ from unfold.views import ChangeList
 
 from accounts.models import User
 from comfyserve.api.errors import ApiError
-from comfyserve.console import parts
-from comfyserve.console.asking import Answer, apply_to_each, ask_first
+from comfyserve.console import html
+from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 
 from . import commands, downloads, kinds, loading, queries
@@ -95,10 +95,10 @@ class ModelAdmin(PageAdmin):
     def how(self, row: Any) -> Any:
         entry: queries.Entry = row.entry
         if entry.downloads:
-            return parts.progress(100 * (entry.download_progress or 0), label=f"Download of {row.name}")
+            return html.progress(100 * (entry.download_progress or 0), label=f"Download of {row.name}")
         if entry.loaded_bytes:
-            return parts.badge("loaded", "good")
-        return parts.badge(
+            return html.badge("loaded", "good")
+        return html.badge(
             "on disk" if entry.is_available else "not there", "plain" if entry.is_available else "warn"
         )
 
@@ -106,22 +106,21 @@ class ModelAdmin(PageAdmin):
     def loaded_on(self, row: Any) -> str:
         found = [file for file in row.entry.files if file["live"] and file["loaded_bytes"]]
         return (
-            ", ".join(f"{file['host_id']} ({parts.size(file['loaded_bytes'])})" for file in found)
-            or parts.NONE
+            ", ".join(f"{file['host_id']} ({html.size(file['loaded_bytes'])})" for file in found) or html.NONE
         )
 
     @admin.display(description="Size")
     def size(self, row: Any) -> str:
-        return parts.size(max((file["size"] for file in row.entry.files), default=None))
+        return html.size(max((file["size"] for file in row.entry.files), default=None))
 
     @admin.display(description="On disk of")
     def where(self, row: Any) -> str:
         names = [f"{file['host_id']}{'' if file['live'] else ' (silent)'}" for file in row.entry.files]
-        return ", ".join(names) or parts.NONE
+        return ", ".join(names) or html.NONE
 
     @admin.display(description="Last used")
     def used(self, row: Model) -> Any:
-        return parts.ago(row.last_used)
+        return html.ago(row.last_used)
 
     # -- pages --------------------------------------------------------------------------------------------
     def get_urls(self) -> list[URLPattern]:
@@ -202,7 +201,7 @@ class ModelAdmin(PageAdmin):
                 ("Name", row.name),
                 ("Type", row.type),
                 ("Description", row.description),
-                ("Last used", parts.ago(row.last_used)),
+                ("Last used", html.ago(row.last_used)),
                 ("SHA-256", about.get("sha256")),
                 *[(str(key), str(value)[:500]) for key, value in (about.get("metadata") or {}).items()],
             ],
@@ -263,25 +262,25 @@ def on_their_way() -> list[dict[str, Any]]:
     """Downloads that wait or run, with their bars."""
     rows = Download.objects.filter(state__in=ACTIVE).select_related("model").order_by("created_at")[:20]
     return [
-        {"name": str(row.model), "host": row.host_id, "bar": _bar(row), "done": parts.size(row.bytes_done)}
+        {"name": str(row.model), "host": row.host_id, "bar": _bar(row), "done": html.size(row.bytes_done)}
         for row in rows
     ]
 
 
 def _bar(row: Download) -> Any:
-    return parts.progress(
+    return html.progress(
         100 * queries.progress_of(row), label=f"Download of {row.model.name} to {row.host_id}"
     )
 
 
 def _download(row: Download) -> tuple[Any, ...]:
-    far = f"{parts.size(row.bytes_done)} of {parts.size(row.bytes_total)}"
-    return row.host_id, parts.badge(row.state), far, parts.ago(row.created_at), row.error or parts.NONE
+    far = f"{html.size(row.bytes_done)} of {html.size(row.bytes_total)}"
+    return row.host_id, html.badge(row.state), far, html.ago(row.created_at), row.error or html.NONE
 
 
 def _on_worker(file: dict[str, Any]) -> tuple[Any, ...]:
     if not file["live"]:
-        return file["host_id"], parts.badge("silent"), parts.NONE, parts.size(file["size"]), file["path"]
-    loaded = parts.size(file["loaded_bytes"]) if file["loaded_bytes"] else parts.NONE
-    held = parts.size(file["ram_bytes"]) if file["ram_bytes"] else parts.NONE
-    return file["host_id"], loaded, held, parts.size(file["size"]), file["path"]
+        return file["host_id"], html.badge("silent"), html.NONE, html.size(file["size"]), file["path"]
+    loaded = html.size(file["loaded_bytes"]) if file["loaded_bytes"] else html.NONE
+    held = html.size(file["ram_bytes"]) if file["ram_bytes"] else html.NONE
+    return file["host_id"], loaded, held, html.size(file["size"]), file["path"]

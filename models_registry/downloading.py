@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models.functions import Now
 
-from comfyserve import database
+from comfyserve.db import connections
 from comfyui import Client
 
 from . import downloads, fetching, kinds, reporting
@@ -47,7 +47,7 @@ class Downloader:
                     self._busy.discard(download.pk)
 
     def _take(self) -> Download | None:
-        with self._lock, database.step():
+        with self._lock, connections.step():
             waiting = downloads.under_way(self._host).exclude(pk__in=self._busy).select_related("model")
             download = waiting.first()
             if download is None or not self._note(download, state=Download.State.RUNNING):
@@ -57,7 +57,7 @@ class Downloader:
 
     def _do(self, download: Download) -> None:
         model = download.model
-        with database.step():
+        with connections.step():
             places = Host.objects.values_list("places", flat=True).get(name=self._host)
         folder = kinds.folder_of(model.type)
         try:
@@ -83,9 +83,9 @@ class Downloader:
     def _tell(self, download: Download, done: int, total: int | None) -> bool:
         """Note how far it is. False: it was cancelled. While the database is away it goes on."""
         try:
-            with database.step():
+            with connections.step():
                 return self._note(download, bytes_done=done, bytes_total=total)
-        except database.AWAY as exc:
+        except connections.AWAY as exc:
             logger.warning("progress of %s not noted: %s", download, exc)
             return True
 
@@ -103,7 +103,7 @@ class Downloader:
             files = ModelFile.objects.filter(host_id=self._host, model_id=download.model_id)
             return bool(files.update(sha256=fetched.sha256))
 
-        if database.patiently(report, stop=self._stop):
+        if connections.patiently(report, stop=self._stop):
             size = fetched.path.stat().st_size
             self._end(download, state=Download.State.DONE, bytes_done=size, bytes_total=size)
         else:
@@ -114,4 +114,4 @@ class Downloader:
             )
 
     def _end(self, download: Download, **columns: Any) -> None:
-        database.patiently(lambda: self._note(download, **columns, ended_at=Now()), stop=self._stop)
+        connections.patiently(lambda: self._note(download, **columns, ended_at=Now()), stop=self._stop)

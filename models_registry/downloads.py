@@ -13,8 +13,8 @@ from django.db.models.functions import Now
 
 from accounts import audit
 from accounts.models import User
-from comfyserve import http
 from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, ValidationFailed
+from comfyserve.outbound import client
 
 from . import kinds, queries, tickets
 from .models import Download, Host, Model, ModelFile
@@ -76,8 +76,8 @@ def _checked(name: str, model_type: str, url: str, sha256: str) -> str:
     except ValidationFailed as exc:
         mistakes += exc.details
     try:
-        http.check(url)
-    except http.Refused as exc:
+        client.check(url)
+    except client.Refused as exc:
         mistakes.append(Detail("INVALID_VALUE", exc.message, "download_url"))
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         mistakes.append(Detail("INVALID_VALUE", "A SHA-256 has 64 hexadecimal digits", "sha256"))

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from comfyserve import http
+from comfyserve.outbound import client
 
 from . import verifying
 from .models import Download
@@ -212,7 +212,7 @@ class _Fetch:
         self._looked_at = 0.0
         self._cancelled = False
         self._unwanted = threading.Event()  # cancelled, or the worker stops
-        self._cut = http.Cut()
+        self._cut = client.Cut()
         self._sum = ""
 
     def run(self) -> str:
@@ -228,14 +228,14 @@ class _Fetch:
             before = self._part.size
             try:
                 return self._once()
-            except (_Again, http.Unreachable, http.TookTooLong) as exc:
+            except (_Again, client.Unreachable, client.TookTooLong) as exc:
                 self._heed()
                 gained = self._part.size > before
                 tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
                 logger.info("download into %s: %s; try %d", self._part.path, exc, tries)
                 if tries >= TRIES:
                     raise Failed(f"The source gave up: {exc}") from exc
-            except http.OutboundError as exc:
+            except client.OutboundError as exc:
                 raise Failed(exc.message) from exc
             self._unwanted.wait(min(delay, LONGEST_DELAY))
             self._heed()
@@ -245,7 +245,7 @@ class _Fetch:
         headers = _credentials(self._url)
         if validator:
             headers |= {"Range": f"bytes={self._part.size}-", "If-Range": validator}
-        with http.get(
+        with client.get(
             self._url,
             max_bytes=settings.MODEL_DOWNLOAD_MAX_BYTES,
             timeout=WHOLE_SECONDS,
@@ -262,7 +262,7 @@ class _Fetch:
         if self._total is not None and self._part.size < self._total:
             raise _Again("the connection ended before the file did")
 
-    def _accept(self, answer: http.Answer) -> bool:
+    def _accept(self, answer: client.Answer) -> bool:
         """Get ready for the bytes of this answer. False: all of them are there already."""
         match answer.status:
             case 206:
@@ -286,7 +286,7 @@ class _Fetch:
         return True
 
     @staticmethod
-    def _refuse_pages(answer: http.Answer) -> None:
+    def _refuse_pages(answer: client.Answer) -> None:
         if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise Failed(verifying.WEB_PAGE)
 
@@ -351,19 +351,19 @@ def _refusal(status: int) -> Exception:
     return Failed(f"The source answered {status}")
 
 
-def _length_of(answer: http.Answer) -> int | None:
+def _length_of(answer: client.Answer) -> int | None:
     length = answer.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
 
 
-def _range_of(answer: http.Answer) -> tuple[int | None, int | None]:
+def _range_of(answer: client.Answer) -> tuple[int | None, int | None]:
     """(first byte, length of the whole) of "bytes 5-9/10" and "bytes */10"."""
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     return (int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None)
 
 
-def _validator_of(answer: http.Answer) -> str | None:
+def _validator_of(answer: client.Answer) -> str | None:
     """What says that it is still the same file; a weak ETag does not."""
     etag = answer.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
@@ -371,7 +371,7 @@ def _validator_of(answer: http.Answer) -> str | None:
     return answer.headers.get("Last-Modified")
 
 
-def _sum_of(answer: http.Answer) -> str:
+def _sum_of(answer: client.Answer) -> str:
     """The SHA-256 of the whole file, where the source tells it: Hugging Face does so beside the redirect to
     where its large files lie, others with the digest of RFC 9530. "" else."""
     for headers in (*answer.hops, answer.headers):

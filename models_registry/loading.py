@@ -13,7 +13,7 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from comfyserve import database
+from comfyserve.db import connections
 from comfyui import Client, History, Refused
 from comfyui.bridge import Bridge
 
@@ -80,7 +80,7 @@ def load(
     client.delete_history(prompt_id)
     if history.outcome != "success":
         raise _failure(history, type_, name)
-    with database.step():
+    with connections.step():
         reporting.report_memory(host, client)
         file = ModelFile.objects.filter(host_id=host, model__type=type_, model__name=name).first()
     if not has_bridge:
@@ -152,7 +152,7 @@ def unload(
         client.free(unload_models=True, free_memory=drop)
         return {"note": FREED_ALL}
     _let_go(bridge, kinds.folder_of(type_), name, drop=drop, stop=stop)
-    with database.step():
+    with connections.step():
         reporting.report_memory(host, client)
     return {}
 
@@ -169,7 +169,7 @@ def cleanup(host: str, client: Client, *, max_age_hours: int, stop: threading.Ev
     bridge = Bridge(client)
     if bridge.info() is None:
         return _cleanup_without(client, before)
-    with database.step():
+    with connections.step():
         reporting.report_memory(host, client)
         rows = list(
             ModelFile.objects.filter(Q(loaded_bytes__gt=0) | Q(ram_bytes__gt=0), host_id=host)
@@ -178,13 +178,13 @@ def cleanup(host: str, client: Client, *, max_age_hours: int, stop: threading.Ev
         )
     for folder, name in rows:
         _let_go(bridge, folder, name, drop=True, stop=stop)
-    with database.step():
+    with connections.step():
         reporting.report_memory(host, client)
     return {"unloaded": [name for _, name in rows]}
 
 
 def _cleanup_without(client: Client, before: Any) -> dict[str, Any]:
-    with database.step():
+    with connections.step():
         in_use = Model.objects.filter(last_used__gte=before).exists()
     if not in_use:
         client.free(unload_models=True, free_memory=True)

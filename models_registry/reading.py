@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from comfyserve import database
+from comfyserve.db import connections
 from comfyui import Client
 from comfyui.bridge import Bridge
 
@@ -36,13 +36,13 @@ def read_some(host: str, client: Client, *, stop: threading.Event) -> None:
 
 # -- headers -------------------------------------------------------------------------------------------
 def _unread(host: str) -> bool:
-    with database.step():
+    with connections.step():
         return ModelFile.objects.filter(host_id=host, metadata__isnull=True).exists()
 
 
 def _read_headers(host: str, client: Client, *, stop: threading.Event) -> bool:
     """Whether there may be more."""
-    with database.step():
+    with connections.step():
         files = list(
             ModelFile.objects.filter(host_id=host, metadata__isnull=True).select_related("model")[
                 :HEADERS_AT_ONCE
@@ -52,7 +52,7 @@ def _read_headers(host: str, client: Client, *, stop: threading.Event) -> bool:
         if stop.is_set():
             return False
         metadata = _metadata(file, client)
-        with database.step():
+        with connections.step():
             # Only if it is still the file that was read.
             same = ModelFile.objects.filter(pk=file.pk, size=file.size, changed=file.changed)
             same.update(metadata=metadata)
@@ -87,14 +87,14 @@ def is_here(file: ModelFile) -> bool:
 # -- hashes --------------------------------------------------------------------------------------------
 def _hash_one(host: str, *, stop: threading.Event) -> bool:
     """Hash the next file, small ones first; whether there was one."""
-    with database.step():
+    with connections.step():
         file = ModelFile.objects.filter(host_id=host, sha256="").order_by("size").defer("metadata").first()
     if file is None:
         return False
     digest = sha256(Path(file.path), stop=stop) if is_here(file) else NO_HASH
     if digest is None:
         return False
-    with database.step():
+    with connections.step():
         ModelFile.objects.filter(pk=file.pk, size=file.size, changed=file.changed, sha256="").update(
             sha256=digest
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from . import keeping, tickets
+from . import model_agent, tickets
 
 
 @shared_task(name=tickets.LOOK_FOR_COMMANDS)
 def look_for_commands() -> None:
     """There is a command for the worker of this process."""
-    if keeping.current is not None:
-        keeping.current.wake()
+    if model_agent.current is not None:
+        model_agent.current.wake()

@@ -11,9 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.authentication import AuthenticatedRequest
-from comfyserve.api.checking import checked
 from comfyserve.api.errors import Forbidden
 from comfyserve.api.schema import describe
+from comfyserve.api.validation import checked
 
 from . import commands, downloads, queries, representations
 from . import serializers as shapes

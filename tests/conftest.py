@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from accounts.models import User
-from tests.people import PASSWORD, Api, make_user
+from tests.factories import PASSWORD, Api, make_user
 from tests.stack import Stack
 
 

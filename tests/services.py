@@ -25,7 +25,7 @@ from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.stack import Stack
 
-pytest_plugins = ["tests.browser", "tests.dealing"]
+pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time

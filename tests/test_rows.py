@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from accounts.models import User
-from comfyserve.rows import Columns, insert
+from comfyserve.db.rows import Columns, insert
 from files.models import File
 from workflows.models import Execution, LogLine, Output, Status
 

@@ -14,9 +14,8 @@ from django.db.models.functions import Now
 
 from comfyserve.cleaning import Gone, ago, oldest_rows, rows
 
-from . import removal
-from .models import LogLine, ObjectInfo, Worker
-from .webhook_models import Delivery, WebhookSecret
+from .models import Delivery, LogLine, ObjectInfo, WebhookSecret, Worker
+from .queue import deletion
 
 BATCH = 100  # executions, each with dozens of rows
 
@@ -39,7 +38,7 @@ def clean(*, dry_run: bool = False) -> Iterator[Gone]:
 
 
 def _executions(days: float, *, dry_run: bool) -> Iterator[Gone]:
-    old = removal.removable().filter(completed_at__lt=ago(days))
+    old = deletion.removable().filter(completed_at__lt=ago(days))
     if dry_run:
         found = old.aggregate(count=Count("id"))["count"]
         files = old.aggregate(count=Count("outputs__file"), size=Sum("outputs__file__size"))
@@ -51,7 +50,7 @@ def _executions(days: float, *, dry_run: bool) -> Iterator[Gone]:
         # From where the last batch was: the entries before are dead, and many until the next vacuum.
         rest = old if since is None else old.filter(completed_at__gte=since)
         batch = list(rest.order_by("completed_at").values_list("id", "completed_at")[:BATCH])
-        gone = removal.remove(old.filter(id__in=[id_ for id_, _ in batch]), skip_locked=True)
+        gone = deletion.remove(old.filter(id__in=[id_ for id_, _ in batch]), skip_locked=True)
         if not gone:  # nothing is old, or somebody else is at it
             return
         since = batch[-1][1]

@@ -8,15 +8,18 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from comfyserve import cleaning, database, logs
-from models_registry.keeping import Keeper
+from comfyserve import cleaning, logs
+from comfyserve.db import connections
+from models_registry.model_agent import Keeper
+from workflows.webhooks.dispatcher import Deliverer
+from workflows.worker.backend import own
+from workflows.worker.maintenance import Upkeep
+from workflows.worker.slots import Seats
 
-from . import capable, events, workers
 from . import cleaning as removing
-from .backend import own
-from .delivering import Deliverer
-from .seats import Seats
-from .upkeep import Upkeep
+from . import notify
+from .fleet import registry
+from .queue import matching
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class GpuWorker:
             host=backend.name,
             client=backend.client,
             active=lambda: self.seats.taking and backend.reachable,
-            on_files=lambda: capable.has_more(backend.name),
+            on_files=lambda: matching.has_more(backend.name),
         )
         self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
         self.keeper.start()
@@ -57,7 +60,7 @@ _deliverer: Deliverer | None = None
 # Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
 # meanwhile. A ticket may be lost. It sends no events: they tell Flower nothing, and a third of what Celery
 # does for a ticket goes into them.
-@shared_task(name=events.LOOK_FOR_WORK, acks_late=False, send_events=False)
+@shared_task(name=notify.LOOK_FOR_WORK, acks_late=False, send_events=False)
 def look_for_work() -> None:
     """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
     if _gpu is None:
@@ -72,16 +75,16 @@ def look_for_work() -> None:
 
 def _hand_on(*, name: str) -> None:
     try:
-        with database.step():
-            idle = workers.idle_others(name=name)
-    except database.AWAY as exc:
+        with connections.step():
+            idle = registry.idle_others(name=name)
+    except connections.AWAY as exc:
         logger.warning("the ticket is not handed on, the database is away: %s", exc)
         return
     for other in idle[:1]:
-        events.ticket(other)
+        notify.ticket(other)
 
 
-@shared_task(name=events.DELIVER_WEBHOOKS)
+@shared_task(name=notify.DELIVER_WEBHOOKS)
 def deliver_webhooks() -> None:
     """There is something in the outbox."""
     if _deliverer is not None:

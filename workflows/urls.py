@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import stream_views, views, webhook_views
+from .api import stream_views, views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),

@@ -31,7 +31,7 @@ from django.utils import timezone
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 
-from comfyserve import database
+from comfyserve.db import connections
 
 from . import request_ids
 
@@ -176,7 +176,7 @@ def as_api_error(exc: BaseException) -> ApiError | None:
             return ValidationFailed([Detail("INVALID_VALUE", "A value is out of range")])
         case OperationalError() | InterfaceError():
             logger.error("database unavailable: %s", exc, extra={"action": "database_unavailable"})
-            database.sift()
+            connections.sift()
             return Unavailable("The database is not available; try again shortly")
         case RequestDataTooBig():
             return PayloadTooLarge("The body is too large")

@@ -13,7 +13,8 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
 from accounts import audit, authentication
-from comfyserve import database, logs
+from comfyserve import logs
+from comfyserve.db import connections
 
 from . import bodies, errors, limits, request_ids
 from .errors import ApiError, Detail, ValidationFailed
@@ -45,7 +46,7 @@ class Middleware:
         try:
             return self.before(request)
         finally:
-            database.release()
+            connections.release()
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
         """An answer here is the answer; the view is not asked."""

@@ -13,9 +13,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
-from . import parts
+from . import html
 from .admin import ReadOnlyAdmin
-from .asking import Button, button_of
+from .confirm_actions import Button, button_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Facts:
 
     @property
     def shown(self) -> list[tuple[str, Any]]:
-        return parts.pairs(self.entries)
+        return html.pairs(self.entries)
 
 
 @dataclass(frozen=True)

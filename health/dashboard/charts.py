@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comfyserve.console import parts
+from comfyserve.console import html
 
 from .day import Hour
 
@@ -69,8 +69,8 @@ def waits(hours: Sequence[Hour]) -> Chart:
     for number, hour in enumerate(hours):
         height = _scaled(hour.mean_wait or 0.0, highest)
         pieces = [Piece("wait", round(HEIGHT - BOTTOM - height, 1), round(height, 1))] if height else []
-        bars.append(_bar(number, hour, len(hours), pieces, parts.duration(hour.mean_wait)))
-    return Chart(bars, parts.duration(highest), f"Mean waiting time in each of the last {len(hours)} hours")
+        bars.append(_bar(number, hour, len(hours), pieces, html.duration(hour.mean_wait)))
+    return Chart(bars, html.duration(highest), f"Mean waiting time in each of the last {len(hours)} hours")
 
 
 def _scaled(value: float, highest: float) -> float:

@@ -10,10 +10,10 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
-from comfyserve.lately import Lately
+from comfyserve.ttl_cache import Lately
 from health import figures as health_figures
 from health import system
-from workflows import fleet
+from workflows.fleet import overview
 from workflows.models import Execution, Priority
 
 from .day import Hour, day
@@ -36,7 +36,7 @@ class Storage:
 class Machine:
     """A worker with what it does now."""
 
-    row: fleet.Row
+    row: overview.Row
     gpus: list[dict[str, Any]]
     models: list[str] | None  # in memory; None: its ComfyUI does not tell
     percentage: float | None  # of what it runs
@@ -80,8 +80,8 @@ def _look() -> Figures:
 
 
 def _machines() -> list[Machine]:
-    rows = [row for row in fleet.rows() if not fleet.has_left(row)]
-    loaded = fleet.models_loaded()
+    rows = [row for row in overview.rows() if not overview.has_left(row)]
+    loaded = overview.models_loaded()
     running = [row.worker.running for row in rows if row.worker.running]
     percentages: dict[UUID, float] = dict(
         Execution.objects.filter(id__in=running).values_list("id", "percentage")

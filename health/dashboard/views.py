@@ -13,10 +13,10 @@ from django.urls import path
 from django.utils import timezone
 
 from comfyserve.api.errors import Unavailable
-from comfyserve.console import parts
+from comfyserve.console import html
 from files import console as bytes_
-from workflows.execution_admin import first_pictures
-from workflows.execution_filters import words_of
+from workflows.admin.executions import first_pictures
+from workflows.admin.filters import words_of
 
 from . import charts, figures
 from .day import total
@@ -58,11 +58,11 @@ def _words(found: Figures) -> dict[str, Any]:
         "at": f"{timezone.now():%H:%M:%S} UTC",
         "worries": list(_worries(found, oldest=oldest, disk=used)),
         "tiles": [
-            ("Running", parts.number(found.now.running), _workers(sum(found.now.workers.values()))),
+            ("Running", html.number(found.now.running), _workers(sum(found.now.workers.values()))),
             (
                 "Waiting",
-                parts.number(found.waiting),
-                f"the oldest for {parts.duration(oldest)}" if oldest else "",
+                html.number(found.waiting),
+                f"the oldest for {html.duration(oldest)}" if oldest else "",
             ),
             *_tiles(whole),
         ],
@@ -70,7 +70,7 @@ def _words(found: Figures) -> dict[str, Any]:
         "waits": charts.waits(found.hours),
         "machines": [_machine(machine) for machine in found.machines],
         "queue": [
-            (parts.badge(name), parts.number(waiting.number), parts.duration(waiting.oldest_seconds or None))
+            (html.badge(name), html.number(waiting.number), html.duration(waiting.oldest_seconds or None))
             for name, waiting in found.queue
         ],
         "users": found.users,
@@ -81,19 +81,19 @@ def _words(found: Figures) -> dict[str, Any]:
         "latest": [
             {
                 "row": row,
-                "state": parts.badge(row.status),
+                "state": html.badge(row.status),
                 "picture": bytes_.thumbnail_of(pictures[row.pk]) if row.pk in pictures else None,
-                "ago": parts.ago(row.created_at),
+                "ago": html.ago(row.created_at),
             }
             for row in found.latest
         ],
-        "storage": f"{'about ' if found.storage.is_estimated else ''}{parts.size(found.storage.size)}",
-        "files": f"{'about ' if found.storage.is_estimated else ''}{parts.number(found.storage.files)}",
-        "disk": parts.progress(used, label="Disk"),
-        "disk_free": parts.size(found.disk_free),
+        "storage": f"{'about ' if found.storage.is_estimated else ''}{html.size(found.storage.size)}",
+        "files": f"{'about ' if found.storage.is_estimated else ''}{html.number(found.storage.files)}",
+        "disk": html.progress(used, label="Disk"),
+        "disk_free": html.size(found.disk_free),
         "host": [
-            ("CPU of this host", parts.progress(found.now.host["cpu_usage_percent"], label="CPU")),
-            ("Its memory", parts.progress(found.now.host["memory_usage_percent"], label="Memory")),
+            ("CPU of this host", html.progress(found.now.host["cpu_usage_percent"], label="CPU")),
+            ("Its memory", html.progress(found.now.host["memory_usage_percent"], label="Memory")),
         ],
     }
 
@@ -107,10 +107,10 @@ def _tiles(whole: Any) -> list[tuple[str, str, str]]:
     failed = whole.ended.get("failed", 0)
     share = f"{100 * failed / ended:.1f} % of what ended" if ended else ""
     return [
-        ("Completed", parts.number(whole.ended.get("completed", 0)), "in 24 hours"),
-        ("Failed", parts.number(failed), share),
-        ("Cancelled", parts.number(whole.ended.get("cancelled", 0)), "in 24 hours"),
-        ("Mean wait", parts.duration(whole.mean_wait), "in 24 hours"),
+        ("Completed", html.number(whole.ended.get("completed", 0)), "in 24 hours"),
+        ("Failed", html.number(failed), share),
+        ("Cancelled", html.number(whole.ended.get("cancelled", 0)), "in 24 hours"),
+        ("Mean wait", html.duration(whole.mean_wait), "in 24 hours"),
     ]
 
 
@@ -125,7 +125,7 @@ def _worries(found: Figures, *, oldest: float, disk: float) -> Any:
         if machine.row.status in ("silent", "faulty", "unreachable"):
             yield f"Worker {machine.row.name} is {machine.row.status}"
     if able and oldest > BEHIND:
-        yield f"The oldest execution has waited for {parts.duration(oldest)}"
+        yield f"The oldest execution has waited for {html.duration(oldest)}"
     if disk > FULL:
         yield f"The disk is {disk:.0f} % full"
 
@@ -135,11 +135,11 @@ def _machine(machine: Machine) -> dict[str, Any]:
     return {
         "name": machine.row.name,
         "host": worker.host,
-        "status": parts.badge(machine.row.status),
+        "status": html.badge(machine.row.status),
         "running": worker.running if not machine.row.silent else None,
         "progress": None
         if machine.percentage is None
-        else parts.progress(machine.percentage, label=f"Progress on {machine.row.name}"),
+        else html.progress(machine.percentage, label=f"Progress on {machine.row.name}"),
         "gpus": [_gpu(gpu) for gpu in machine.gpus],
         "device": ", ".join(str(device.get("name", "")) for device in worker.devices[:2]),
         "ram": _of(worker.ram_total, worker.ram_free),
@@ -153,13 +153,13 @@ def _gpu(gpu: dict[str, Any]) -> dict[str, Any]:
     total_, used = gpu.get("memory_total"), gpu.get("memory_used")
     return {
         "name": name,
-        "load": parts.progress(load, label=f"Load of {name}") if load is not None else parts.NONE,
-        "memory": f"{parts.size(used)} of {parts.size(total_)}" if total_ else parts.NONE,
+        "load": html.progress(load, label=f"Load of {name}") if load is not None else html.NONE,
+        "memory": f"{html.size(used)} of {html.size(total_)}" if total_ else html.NONE,
     }
 
 
 def _of(total_: int | None, free: int | None) -> str:
-    return f"{parts.size(total_ - free)} of {parts.size(total_)}" if total_ and free is not None else ""
+    return f"{html.size(total_ - free)} of {html.size(total_)}" if total_ and free is not None else ""
 
 
 urlpatterns = [path("live/", admin.site.admin_view(live), name="console-dashboard")]

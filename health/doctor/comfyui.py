@@ -11,7 +11,7 @@ from django.db import DatabaseError
 
 from comfyui import Client, Unreachable
 from health.checks import explain
-from workflows import fleet
+from workflows.fleet import overview
 
 from .findings import Finding, bad, good, note
 
@@ -22,7 +22,7 @@ START_ONE = "Start a GPU worker: script/worker gpu"
 
 def workers() -> Iterator[Finding]:
     try:
-        rows = [row for row in fleet.rows() if not fleet.has_left(row)]
+        rows = [row for row in overview.rows() if not overview.has_left(row)]
     except DatabaseError:
         return  # said by `database` or `migrations`
     if not rows:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils.crypto import get_random_string
 
 from health import system
-from workflows import gpus as driver
+from workflows.worker import gpus as driver
 
 from .findings import Finding, bad, good, note
 

@@ -12,7 +12,7 @@ from accounts import audit, cleaning, throttling
 from accounts.models import ApiKey, AuditEntry, User
 from comfyserve.cleaning import run
 from tests.accounts.test_login import log_in
-from tests.people import HANDLER, PASSWORD, Api, make_user
+from tests.factories import HANDLER, PASSWORD, Api, make_user
 
 
 def last(action: str) -> AuditEntry:

@@ -8,7 +8,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from accounts import api_keys
 from accounts.models import ApiKey, User, UserLimits
-from tests.people import Api, assert_error, mistakes
+from tests.factories import Api, assert_error, mistakes
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from django.db import connection
 
 from accounts import throttling
 from accounts.models import AttemptCount, User
-from tests.people import PASSWORD, Api, assert_error, make_user
+from tests.factories import PASSWORD, Api, assert_error, make_user
 
 
 def log_in(api: Api, email: str = "alice@example.com", password: str = PASSWORD, **options):

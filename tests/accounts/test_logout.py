@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from accounts import api_keys, sessions
 from accounts.models import User
-from tests.people import Api, assert_error
+from tests.factories import Api, assert_error
 
 
 def works(pair: sessions.TokenPair) -> tuple[bool, bool]:

@@ -8,8 +8,8 @@ from pytest_django import DjangoAssertNumQueries
 
 from accounts import sessions
 from accounts.models import User
-from comfyserve.api import counting
-from tests.people import Api, assert_error
+from comfyserve.api import rate_limit_cache
+from tests.factories import Api, assert_error
 
 
 class TestMe:
@@ -73,5 +73,5 @@ class TestMe:
     def test_an_emptied_redis_revives_no_session(self, as_alice: Api) -> None:
         as_alice.post("/auth/logout")
         caches["default"].clear()
-        counting.client(settings.REDIS_URL).flushdb()
+        rate_limit_cache.client(settings.REDIS_URL).flushdb()
         assert_error(as_alice.get("/auth/me"), 401, "unauthorized")

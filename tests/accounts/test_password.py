@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from accounts import api_keys, sessions, throttling
 from accounts.models import User
-from tests.people import PASSWORD, Api, assert_error, mistakes
+from tests.factories import PASSWORD, Api, assert_error, mistakes
 
 NEW = "another fine battery"
 

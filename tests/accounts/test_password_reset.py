@@ -6,7 +6,7 @@ import pytest
 
 from accounts import passwords, sessions, tasks, throttling
 from accounts.models import User
-from tests.people import Api, assert_error, mistakes
+from tests.factories import Api, assert_error, mistakes
 
 NEW = "another fine battery"
 

@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from accounts import quotas
 from accounts.models import DailyUse, User, UserLimits
 from comfyserve.api.errors import LimitExceeded
-from tests.people import make_user
+from tests.factories import make_user
 
 
 class TestCheckSubmission:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from accounts import sessions
 from accounts.models import Session, User
-from tests.people import Api, assert_error, make_user
+from tests.factories import Api, assert_error, make_user
 
 
 def refresh(token: str):

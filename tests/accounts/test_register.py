@@ -5,7 +5,7 @@ from django.contrib.auth.hashers import identify_hasher
 
 from accounts.models import User
 from comfyserve import settings as outside_of_tests
-from tests.people import PASSWORD, Api, assert_error, mistakes
+from tests.factories import PASSWORD, Api, assert_error, mistakes
 
 NEW = {"email": "dora@example.com", "password": PASSWORD, "username": "dora"}
 

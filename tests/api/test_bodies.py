@@ -9,7 +9,7 @@ import pytest
 
 from comfyserve.api.bodies import FORM
 from comfyserve.asgi import application
-from tests.people import Api, assert_error
+from tests.factories import Api, assert_error
 
 LIMIT = 1000
 

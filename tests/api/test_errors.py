@@ -14,7 +14,7 @@ from rest_framework.exceptions import ErrorDetail
 from accounts import registration, sessions
 from accounts.models import User
 from comfyserve.api import errors
-from tests.people import Api, assert_error
+from tests.factories import Api, assert_error
 
 
 def raising(monkeypatch, exc: Exception) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.people import Api, assert_error
+from tests.factories import Api, assert_error
 
 DOCUMENTS = {
     "NUL": b'{"email": "a\\u0000b"}',

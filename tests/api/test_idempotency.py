@@ -16,7 +16,7 @@ from accounts.models import ApiKey, IdempotencyRecord
 from comfyserve import urls
 from comfyserve.api.errors import Conflict
 from comfyserve.api.idempotency import idempotent
-from tests.people import Api, assert_error, make_user
+from tests.factories import Api, assert_error, make_user
 
 entered, go_on = threading.Event(), threading.Event()
 

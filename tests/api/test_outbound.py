@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from comfyserve import http
-from comfyserve.http import Refused, TookTooLong, TooLarge, Unreachable, Unusable
+from comfyserve.outbound import client
+from comfyserve.outbound.client import Refused, TookTooLong, TooLarge, Unreachable, Unusable
 
 
 class Site:
@@ -124,7 +124,7 @@ def site(settings) -> Iterator[Site]:
 
 
 def fetch(url: str, **options) -> bytes:
-    with http.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
+    with client.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
         return b"".join(answer.chunks())
 
 
@@ -162,30 +162,30 @@ class TestSlowDNS:
     def silent(self, monkeypatch) -> Iterator[None]:
         answer = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
-        monkeypatch.setattr(http, "RESOLVE_SECONDS", 0.1)
+        monkeypatch.setattr(client, "RESOLVE_SECONDS", 0.1)
         yield
         answer.set()
 
     def test_it_is_not_waited_for(self, silent):
-        with pytest.raises(http.Unreachable, match="DNS does not answer"):
+        with pytest.raises(client.Unreachable, match="DNS does not answer"):
             fetch("http://example.com/")
 
     def test_a_name_that_it_does_not_tell_now_is_no_mistake(self, silent):
-        http.check("http://example.com/")
+        client.check("http://example.com/")
 
 
 class TestCut:
     @pytest.mark.parametrize("page", ["silent", "dripping", "dripping_headers"])
     def test_whatever_it_waits_for_ends(self, site, page):
-        cut = http.Cut()
+        cut = client.Cut()
         threading.Timer(0.2, cut.make).start()
-        with pytest.raises(http.TookTooLong):
+        with pytest.raises(client.TookTooLong):
             fetch(site.url(page), timeout=30, cut=cut)
 
     def test_what_was_cut_before_is_not_begun(self, site):
-        cut = http.Cut()
+        cut = client.Cut()
         cut.make()
-        with pytest.raises(http.TookTooLong):
+        with pytest.raises(client.TookTooLong):
             fetch(site.url("silent"), timeout=30, cut=cut)
 
 
@@ -205,20 +205,20 @@ class TestCheck:
     )  # fmt: skip
     def test_it_refuses_addresses_inside(self, host):
         with pytest.raises(Refused):
-            http.check(f"http://{host}/")
+            client.check(f"http://{host}/")
 
     @pytest.mark.parametrize(
         "host", ["8.8.8.8", "[2606:4700:4700::1111]", "[64:ff9b::8.8.8.8]", "1.1.1.1:8080"]
     )
     def test_it_lets_public_addresses_through(self, host):
-        http.check(f"https://{host}/picture.png?size=1")
+        client.check(f"https://{host}/picture.png?size=1")
 
     @pytest.mark.parametrize(
         "host", ["0x7f.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1", "8.8.2056", "0x"]
     )
     def test_it_refuses_odd_spellings_even_of_public_addresses(self, host):
         with pytest.raises(Refused, match=r"four decimal|not one of the public"):
-            http.check(f"http://{host}/")
+            client.check(f"http://{host}/")
 
     @pytest.mark.parametrize(
         "url",
@@ -233,28 +233,28 @@ class TestCheck:
     )  # fmt: skip
     def test_it_refuses_what_is_no_plain_web_address(self, url):
         with pytest.raises(Refused):
-            http.check(url, resolve=False)
+            client.check(url, resolve=False)
 
     def test_it_refuses_plain_http_where_only_https_will_do(self):
         with pytest.raises(Refused, match="https://"):
-            http.check("http://8.8.8.8/", https_only=True)
+            client.check("http://8.8.8.8/", https_only=True)
 
     def test_it_refuses_a_name_that_leads_inside(self, dns):
         dns["inside.example"] = [["10.0.0.7"]]
         with pytest.raises(Refused) as refusal:
-            http.check("http://inside.example/")
+            client.check("http://inside.example/")
         assert "10.0.0.7" not in refusal.value.message
 
     def test_it_takes_a_name_with_at_least_one_public_address(self, dns):
         dns["mixed.example"] = [["10.0.0.7", "8.8.8.8"]]
-        http.check("http://mixed.example/")
+        client.check("http://mixed.example/")
 
     def test_it_takes_a_name_that_is_unknown_just_now(self, dns):
-        http.check("http://unknown.example/")
+        client.check("http://unknown.example/")
 
     def test_it_asks_no_resolver_when_told_not_to(self, dns):
         dns["inside.example"] = [["10.0.0.7"]]
-        http.check("http://inside.example/", resolve=False)
+        client.check("http://inside.example/", resolve=False)
 
     @pytest.mark.parametrize(
         "entry, host",
@@ -270,7 +270,7 @@ class TestCheck:
     def test_the_operator_may_allow_hosts_and_networks(self, settings, dns, entry, host):
         dns[host] = [["10.9.9.9"]]
         settings.OUTBOUND_ALLOW = [entry]
-        http.check(f"http://{host}/")
+        client.check(f"http://{host}/")
 
     @pytest.mark.parametrize(
         "entry, host",
@@ -280,18 +280,18 @@ class TestCheck:
         dns[host] = [["192.168.0.1"]]
         settings.OUTBOUND_ALLOW = [entry]
         with pytest.raises(Refused):
-            http.check(f"http://{host}/")
+            client.check(f"http://{host}/")
 
 
 class TestGet:
     def test_it_gives_status_headers_and_body(self, site):
-        with http.get(site.url("hello?a=b%20c&d=é"), max_bytes=5, timeout=5) as answer:
+        with client.get(site.url("hello?a=b%20c&d=é"), max_bytes=5, timeout=5) as answer:
             assert (answer.status, answer.headers["x-mark"]) == (200, "seen")
             assert b"".join(answer.chunks()) == b"hello"
         assert site.requests[0][0] == "/hello?a=b%20c&d=%C3%A9"
 
     def test_a_status_that_is_no_success_is_an_answer_too(self, site):
-        with http.get(site.url("missing"), max_bytes=5, timeout=5) as answer:
+        with client.get(site.url("missing"), max_bytes=5, timeout=5) as answer:
             assert (answer.status, answer.ok) == (404, False)
 
     def test_it_refuses_an_address_inside_without_a_connection(self, site, settings):
@@ -323,7 +323,7 @@ class TestGet:
 
     def test_it_follows_redirects(self, site):
         site.redirect_to = "/hello"
-        with http.get(site.url("away"), max_bytes=5, timeout=5) as answer:
+        with client.get(site.url("away"), max_bytes=5, timeout=5) as answer:
             assert answer.url == site.url("hello")
 
     @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ class TestGet:
     def test_it_follows_a_circle_for_a_few_rounds_only(self, site):
         with pytest.raises(Unusable, match="redirects"):
             fetch(site.url("circle"))
-        assert len(site.requests) == http.REDIRECTS + 1
+        assert len(site.requests) == client.REDIRECTS + 1
 
     def test_credentials_stay_with_the_host_they_were_for(self, site, dns):
         dns["other.example"] = [["127.0.0.1"]]
@@ -435,7 +435,7 @@ class TestTLS:
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
         trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-        monkeypatch.setattr(http, "_trust", lambda: trust)
+        monkeypatch.setattr(client, "_trust", lambda: trust)
         site = Site(tls=server)
         yield site
         site.stop()
@@ -458,23 +458,23 @@ class TestTLS:
 
 class TestPost:
     def test_it_sends_the_body_and_gives_the_answer(self, site):
-        posted = http.post(site.url("hello"), b"{}", {"Content-Type": "application/json"}, 5)
+        posted = client.post(site.url("hello"), b"{}", {"Content-Type": "application/json"}, 5)
         assert (posted.status, posted.body) == (200, b"hello")
         assert site.requests[0][1]["Content-Type"] == "application/json"
 
     def test_it_follows_no_redirect(self, site):
         site.redirect_to = "/hello"
-        assert http.post(site.url("away"), b"{}", timeout=5).status == 302
+        assert client.post(site.url("away"), b"{}", timeout=5).status == 302
         assert len(site.requests) == 1
 
     def test_it_keeps_the_beginning_of_a_long_answer_only(self, site):
-        assert len(http.post(site.url("endless"), b"", timeout=5).body) == http.MAX_ANSWER
+        assert len(client.post(site.url("endless"), b"", timeout=5).body) == client.MAX_ANSWER
 
     def test_it_refuses_an_address_inside(self, site, settings):
         settings.OUTBOUND_ALLOW = []
         with pytest.raises(Refused):
-            http.post(site.url("hello"), b"", timeout=5)
+            client.post(site.url("hello"), b"", timeout=5)
 
     def test_its_time_is_up_even_if_bytes_drip(self, site):
         with pytest.raises(TookTooLong):
-            http.post(site.url("dripping_headers"), b"", timeout=0.3)
+            client.post(site.url("dripping_headers"), b"", timeout=0.3)

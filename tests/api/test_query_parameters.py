@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.people import Api, assert_error, mistakes
+from tests.factories import Api, assert_error, mistakes
 
 
 class TestQueryParameters:

@@ -11,8 +11,8 @@ from django.test import AsyncClient
 
 from accounts import sessions
 from accounts.models import User, UserLimits
-from comfyserve.api import counting, limits
-from tests.people import Api, assert_error, make_user
+from comfyserve.api import limits, rate_limit_cache
+from tests.factories import Api, assert_error, make_user
 
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
@@ -25,7 +25,7 @@ def told(response) -> tuple[int, int, int]:
 @pytest.fixture(autouse=True)
 def _fresh(settings):
     settings.RATE_LIMITS = "60/m,1000/h,10000/d"
-    counting.client(django_settings.REDIS_URL).flushdb()
+    rate_limit_cache.client(django_settings.REDIS_URL).flushdb()
     limits.breaker.until = 0.0
     yield
     limits.breaker.until = 0.0
@@ -50,7 +50,7 @@ class TestHeaders:
     def test_probes_and_metrics_are_not_counted(self, stranger: Api, path: str) -> None:
         for _ in range(3):
             assert told(stranger.get(path))[:2] == (1000, 1000)
-        assert counting.client(django_settings.REDIS_URL).dbsize() == 0
+        assert rate_limit_cache.client(django_settings.REDIS_URL).dbsize() == 0
 
     def test_what_only_looks_like_a_probe_is_counted(self, stranger: Api) -> None:
         assert told(stranger.get("/healthy"))[:2] == (1000, 999)
@@ -167,8 +167,8 @@ class TestWhoIsCounted:
 class TestRedisAway:
     @pytest.fixture(autouse=True)
     def _away(self, monkeypatch):
-        gone = counting.client("redis://127.0.0.1:1/0").register_script(counting.COUNT)
-        monkeypatch.setattr(counting, "_script", lambda _: gone)
+        gone = rate_limit_cache.client("redis://127.0.0.1:1/0").register_script(rate_limit_cache.COUNT)
+        monkeypatch.setattr(rate_limit_cache, "_script", lambda _: gone)
 
     def test_requests_are_let_through_logged_and_counted(self, as_alice: Api, settings, caplog) -> None:
         settings.RATE_LIMITS = "1/h"

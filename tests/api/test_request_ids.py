@@ -8,7 +8,7 @@ from celery import shared_task
 from comfyserve import logs
 from comfyserve.api import request_ids
 from comfyserve.celery import app
-from tests.people import Api
+from tests.factories import Api
 
 
 @pytest.fixture(autouse=True)

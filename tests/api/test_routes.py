@@ -17,7 +17,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from accounts import api_keys
 from accounts.models import User
 from files.models import File, Kind
-from tests.people import Api
+from tests.factories import Api
 from workflows.models import Execution
 
 METHODS = ["get", "head", "options", "post", "put", "patch", "delete"]

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from comfyserve.api.docs import schema
-from tests.people import Api
+from tests.factories import Api
 
 FILE = settings.BASE_DIR / "openapi.yaml"
 

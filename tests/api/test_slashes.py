@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.people import Api
+from tests.factories import Api
 
 
 class TestEitherSlash:

@@ -8,8 +8,8 @@ import pytest
 
 from comfyui import Client, History, Session, Subscription, events
 from comfyui.events import Event
-from comfyui.testing import ScriptedComfyUI
 from tests.comfyui.targets import Graph, Target
+from tests.scripted_comfyui import ScriptedComfyUI
 
 PATIENCE = 30.0  # seconds; the first run of a real one loads models
 

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from comfyui import Client, Refused, Unreachable
-from comfyui.testing import ScriptedComfyUI
 from tests.comfyui.targets import Graph, partly_wrong, picture
+from tests.scripted_comfyui import ScriptedComfyUI
 
 
 def submit(client: Client, graph: Graph, prompt_id: str, **options):

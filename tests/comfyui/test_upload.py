@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from comfyui import Client, OutputFile, Refused, Unreachable
-from comfyui.testing import PNG
+from tests.scripted_comfyui import PNG
 
 MEBIBYTE = 1024 * 1024
 

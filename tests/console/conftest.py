@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from tests.people import HANDLER, make_user
+from tests.factories import HANDLER, make_user
 
 
 def client_of(user: Any) -> Client:

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 
 from tests.console.conftest import client_of
-from tests.people import make_user
+from tests.factories import make_user
 
 
 def sidebar_of(page: str) -> list[str]:

@@ -11,16 +11,16 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from comfyserve import database
+from comfyserve.db import connections
 from health import figures as health_figures
 from health.dashboard import figures
 from health.dashboard.day import day, total
 from tests.console.conftest import client_of
 from tests.console.test_executions import EVIL, failed, running, submitted
-from tests.people import make_user
+from tests.factories import make_user
 from tests.workflows import graphs
-from workflows import lifecycle
 from workflows.models import Execution, Status, Worker
+from workflows.queue import state_machine
 
 LIVE = "/admin/dashboard/live/"
 
@@ -33,7 +33,7 @@ def _nothing_remembered(db: Any, monkeypatch: Any) -> None:
     figures.look.forget()
     # Asked in this test's transaction, not in a thread that does not see it.
     monkeypatch.setattr(health_figures, "now", health_figures._look)
-    monkeypatch.setattr(database, "_give_back", lambda: None)
+    monkeypatch.setattr(connections, "_give_back", lambda: None)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_it_tells_what_is_running_waiting_and_has_ended(console, alice):
     running(alice)
     submitted(alice, graphs.colour(2))
     failed_one = submitted(make_user("bob"), graphs.colour(3))
-    lifecycle.cancel(failed_one.id)
+    state_machine.cancel(failed_one.id)
     page = words(console.get(LIVE).content.decode())
     assert "Running 1" in page
     assert "Waiting 1" in page
@@ -68,7 +68,7 @@ def test_failures_are_counted_by_cause(console, alice):
 
 def test_it_shows_workers_with_their_gpus_and_what_they_run(console, alice):
     execution, claim = running(alice)
-    lifecycle.write_progress(claim, columns={"percentage": 37.0}, lines=[])
+    state_machine.write_progress(claim, columns={"percentage": 37.0}, lines=[])
     gpu = {"uuid": "u", "index": 0, "name": "NVIDIA H100", "usage_percent": 91.0}
     Worker.objects.create(
         name="gpu-1", host="h", pid=1, url="http://x", reachable=True, running=execution.id,
@@ -103,7 +103,7 @@ def test_an_hour_counts_what_ended_in_it(alice):
     now = timezone.now()
     for number, back in enumerate((0, 0, 3, 30)):
         execution, claim = running(alice, graphs.colour(number))
-        lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED))
+        state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED))
         Execution.objects.filter(id=execution.id).update(completed_at=now - timedelta(hours=back))
     found = [hour.ended.get("completed", 0) for hour in day.hours()]
     assert found == [0] * 20 + [1, 0, 0, 2]

@@ -17,10 +17,10 @@ from accounts.models import AuditEntry
 from comfyserve.console import paging
 from files.models import File, Kind
 from tests.console.conftest import client_of
-from tests.people import make_user
+from tests.factories import make_user
 from tests.workflows import graphs
-from workflows import claims, lifecycle, loglines, scheduling, submission
 from workflows.models import Execution, LineKind, LogLine, Output, Status, Worker
+from workflows.queue import claims, execution_log, scheduling, state_machine, submission
 
 LIST = "/admin/workflows/execution/"
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -41,13 +41,15 @@ def running(user: Any, workflow: Any = None) -> tuple[Execution, claims.Claim]:
     claim = claims.take(worker="gpu-1")
     assert claim is not None
     assert claim.execution_id == execution.id
-    lifecycle.begin(claim, total_steps=4)
+    state_machine.begin(claim, total_steps=4)
     return execution, claim
 
 
 def failed(user: Any, workflow: Any = None, error: str = "Node 1 failed: no", **details: Any) -> Execution:
     execution, claim = running(user, workflow)
-    lifecycle.finish(claim, lifecycle.Outcome(Status.FAILED, error=error, error_details=details or None))
+    state_machine.finish(
+        claim, state_machine.Outcome(Status.FAILED, error=error, error_details=details or None)
+    )
     return execution
 
 
@@ -65,7 +67,7 @@ def status_of(execution: Execution) -> str:
 class TestList:
     def test_it_shows_executions_of_all_users(self, console, alice):
         execution, claim = running(alice, graphs.txt2img())
-        lifecycle.write_progress(claim, columns={"percentage": 42.0}, lines=[])
+        state_machine.write_progress(claim, columns={"percentage": 42.0}, lines=[])
         page = console.get(LIST).content.decode()
         assert str(execution.id) in page
         assert "alice@example.com" in page
@@ -86,7 +88,7 @@ class TestList:
     @pytest.mark.parametrize("wanted", ["id", "user", "error"])
     def test_search(self, console, alice, wanted):
         other = submitted(make_user("bob"))
-        lifecycle.cancel(other.id)
+        state_machine.cancel(other.id)
         execution = failed(alice, error="Node 5 failed: the moon is full")
         term = {"id": str(execution.id), "user": "alice@", "error": "MOON"}[wanted]
         page = console.get(LIST, {"q": term}).content.decode()
@@ -138,11 +140,11 @@ class TestList:
 
     def test_its_cells_refresh_until_all_have_ended(self, console, alice):
         execution, claim = running(alice)
-        lifecycle.write_progress(claim, columns={"percentage": 50.0}, lines=[])
+        state_machine.write_progress(claim, columns={"percentage": 50.0}, lines=[])
         answer = console.get(f"{LIST}live/", {"id": str(execution.id)})
         assert answer.status_code == 200
         assert 'value="50"' in answer.content.decode()
-        lifecycle.cancel(execution.id)
+        state_machine.cancel(execution.id)
         answer = console.get(f"{LIST}live/", {"id": str(execution.id)})
         assert answer.status_code == 286  # htmx asks no more
         assert "cancelled" in answer.content.decode()
@@ -151,12 +153,12 @@ class TestList:
 class TestPage:
     def test_it_draws_the_graph_with_the_failed_node_and_times(self, console, alice):
         execution, claim = running(alice, graphs.txt2img())
-        began = [loglines.Line("Running", node_id=node, kind=LineKind.NODE) for node in ("1", "5")]
-        lifecycle.write_progress(claim, columns={}, lines=began)
+        began = [execution_log.Line("Running", node_id=node, kind=LineKind.NODE) for node in ("1", "5")]
+        state_machine.write_progress(claim, columns={}, lines=began)
         LogLine.objects.filter(node_id="1").update(timestamp=timezone.now() - timedelta(seconds=7))
         details = {"node_id": "5", "type": "ValueError"}
-        lifecycle.finish(
-            claim, lifecycle.Outcome(Status.FAILED, error="Sampler broke", error_details=details)
+        state_machine.finish(
+            claim, state_machine.Outcome(Status.FAILED, error="Sampler broke", error_details=details)
         )
         page = console.get(f"{LIST}{execution.id}/change/").content.decode()
         assert page.count('class="cs-node') == 7
@@ -167,7 +169,7 @@ class TestPage:
 
     def test_it_tells_of_each_attempt(self, console, alice):
         execution, claim = running(alice)
-        lifecycle.take_back(claim, reason="ComfyUI died", fault=True)
+        state_machine.take_back(claim, reason="ComfyUI died", fault=True)
         assert claims.take(worker="gpu-2") is not None
         page = console.get(f"{LIST}{execution.id}/change/").content.decode()
         attempts = page[page.index(">Attempts<") :]
@@ -176,11 +178,11 @@ class TestPage:
     def test_its_log_grows_while_it_runs(self, console, alice):
         execution, claim = running(alice)
         last = LogLine.objects.latest("id").id
-        lifecycle.write_progress(claim, columns={}, lines=[loglines.Line("a new line")])
+        state_machine.write_progress(claim, columns={}, lines=[execution_log.Line("a new line")])
         more = console.get(f"{LIST}{execution.id}/log/?after={last}").content.decode()
         assert "a new line" in more
         assert f"after={LogLine.objects.latest('id').id}" in more
-        lifecycle.cancel(execution.id)
+        state_machine.cancel(execution.id)
         last = LogLine.objects.latest("id").id
         assert "hx-get" not in console.get(f"{LIST}{execution.id}/log/?after={last}").content.decode()
 
@@ -274,7 +276,7 @@ class TestActions:
 
     def test_a_moved_one_is_charged_by_the_estimate_that_placed_it(self, console: Any, alice: Any) -> None:
         _, claim = running(alice)
-        lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1.0))
+        state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1.0))
         waiting = submitted(alice)
         Execution.objects.filter(status=Status.COMPLETED).update(gpu_seconds=300.0)
         act(console, "prioritise", waiting, priority="high")

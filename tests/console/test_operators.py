@@ -20,8 +20,8 @@ from files.models import File, Kind, Pin
 from models_registry.models import Command, Download, Host, Model, ModelFile
 from tests.console.conftest import client_of
 from tests.console.test_executions import EVIL, submitted
+from tests.factories import make_user
 from tests.health.test_workers import make_worker
-from tests.people import make_user
 from workflows.models import Delivery, DeliveryAttempt, Worker
 
 pytestmark = pytest.mark.django_db
@@ -373,7 +373,7 @@ class TestFilesAndDeliveries:
 
 
 def test_the_audit_log_is_found_by_who_what_and_request(console: Client, alice: User) -> None:
-    from tests.people import Api
+    from tests.factories import Api
 
     request_id = Api.of(alice).post("/auth/keys", {"name": "k"})["X-Request-ID"]
     for term in ("alice@", "key.make", request_id):

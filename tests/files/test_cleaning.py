@@ -11,8 +11,8 @@ import pytest
 
 from files import cleaning
 from files.models import File
+from tests.factories import make_user
 from tests.files.conftest import Site, picture, uploaded
-from tests.people import make_user
 
 
 def clean(site: Site, *options: str) -> str:
@@ -122,7 +122,7 @@ class TestOrphansByAge:
     @pytest.fixture(autouse=True)
     def corner(self, db, site, settings, tmp_path):
         from comfyserve import storage_url
-        from files import shelf
+        from files import backend
 
         url = site.env.get("STORAGE_URL", "")
         found = storage_url.parse(url, default=tmp_path / "corner", link_seconds=60)
@@ -131,16 +131,16 @@ class TestOrphansByAge:
         settings.STORAGES = {**settings.STORAGES, "default": found}
         (tmp_path / "bytes").write_bytes(b"nobody's")
         for key in (*self.KEYS, "uploads/zz/kept"):
-            shelf.put(key, shutil.copy(tmp_path / "bytes", tmp_path / "copy"), content_type="text/plain")
+            backend.put(key, shutil.copy(tmp_path / "bytes", tmp_path / "copy"), content_type="text/plain")
         File.objects.create(
             user=make_user("keeper"), key="uploads/zz/kept", kind="upload", filename="kept", size=8,
             content_type="text/plain", sha256="0" * 64,
         )  # fmt: skip
 
     def stored(self) -> set[str]:
-        from files import shelf, storing
+        from files import backend, storing
 
-        return {stored.key for prefix in storing.PREFIXES for stored in shelf.walk(prefix)}
+        return {stored.key for prefix in storing.PREFIXES for stored in backend.walk(prefix)}
 
     def test_young_ones_stay(self):
         assert list(cleaning.orphans()) == []

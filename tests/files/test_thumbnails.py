@@ -6,10 +6,10 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
-from files import pictures, shelf, storing, thumbnails
+from files import backend, pictures, storing, thumbnails
 from files.models import File
+from tests.factories import make_user
 from tests.files.conftest import picture
-from tests.people import make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ def committing(django_capture_on_commit_callbacks):
 
 
 def stored() -> set[str]:
-    return {entry.key for prefix in storing.PREFIXES for entry in shelf.walk(prefix)}
+    return {entry.key for prefix in storing.PREFIXES for entry in backend.walk(prefix)}
 
 
 def test_a_picture_that_is_deleted_meanwhile_leaves_nothing(file, monkeypatch, committing):

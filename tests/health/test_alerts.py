@@ -15,7 +15,7 @@ import yaml
 from django.test import Client
 
 from script.local.paths import ROOT
-from workflows.statistics import METRICS
+from workflows.metrics.store import METRICS
 
 FOLDER = ROOT / "docs" / "monitoring"
 needs_promtool = pytest.mark.skipif(

@@ -14,9 +14,10 @@ from accounts.models import User
 from health import figures
 from health.probing import Shared
 from tests.workflows import graphs
-from workflows import claims, lifecycle, statistics, submission
-from workflows.lifecycle import Outcome
+from workflows.metrics import store
 from workflows.models import Delta, Execution, Status, Tally, Worker
+from workflows.queue import claims, state_machine, submission
+from workflows.queue.state_machine import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -56,11 +57,13 @@ def run_one(status: Status = Status.COMPLETED, *, seconds: float = 3, error: str
     """Take the next execution and end it, after it ran so long."""
     claim = claims.take(worker="w")
     assert claim is not None
-    assert lifecycle.begin(claim, total_steps=1)
+    assert state_machine.begin(claim, total_steps=1)
     began = timezone.now() - timezone.timedelta(seconds=seconds)
     Execution.objects.filter(id=claim.execution_id).update(started_at=began, created_at=began)
     details = {"type": "timeout"} if error else None
-    assert lifecycle.finish(claim, Outcome(status, error=error, error_details=details, gpu_seconds=seconds))
+    assert state_machine.finish(
+        claim, Outcome(status, error=error, error_details=details, gpu_seconds=seconds)
+    )
 
 
 def metrics(**headers) -> dict:
@@ -110,7 +113,7 @@ class TestJson:
             submit()
         run_one()
         claim = claims.take(worker="w")
-        lifecycle.begin(claim, total_steps=1)
+        state_machine.begin(claim, total_steps=1)
         found = metrics()
         assert (found["active_executions"], found["queue_size"], found["total_executions"]) == (1, 2, 4)
 
@@ -172,7 +175,7 @@ class TestPrometheus:
     def test_ended_ones_are_counted_by_status_and_priority(self, submit):
         submit("high"), submit("low"), submit("low")
         run_one(), run_one(Status.FAILED, error="no")
-        lifecycle.cancel(Execution.objects.get(status="pending").id)
+        state_machine.cancel(Execution.objects.get(status="pending").id)
         found = scrape()
         name = "comfyserve_executions_ended_total"
         assert sample(found, name) == 3
@@ -190,11 +193,11 @@ class TestPrometheus:
         assert sample(found, f"{name}_sum") == pytest.approx(33, abs=0.5)
 
     def test_kinds_beyond_the_first_are_one(self, submit, monkeypatch):
-        monkeypatch.setattr(statistics, "MAX_KINDS", 1)
+        monkeypatch.setattr(store, "MAX_KINDS", 1)
         for graph in (graphs.colour(1), graphs.txt2img(), graphs.txt2img(steps=9)):
             submit(graph=graph)
             run_one()
-            statistics.fold()
+            store.fold()
         found = scrape()
         kinds = [dict(has)["kind"] for n, has in found if n == "comfyserve_execution_run_seconds_count"]
         assert len(kinds) == 2
@@ -220,7 +223,7 @@ class TestPrometheus:
         claims.take(worker="w")
         long_ago = timezone.now() - timezone.timedelta(hours=1)
         Execution.objects.update(lease_expires_at=long_ago, suspect_lease=long_ago, suspect_since=long_ago)
-        assert lifecycle.reap() == 1
+        assert state_machine.reap() == 1
         assert sample(scrape(), "comfyserve_lease_losses_total", how="reaped") == 1
 
     def test_workers_are_counted_by_what_they_are(self):
@@ -238,16 +241,16 @@ class TestFolding:
         for _ in range(3):
             submit()
             run_one()
-        before = statistics.read()
-        assert statistics.fold() > 0
+        before = store.read()
+        assert store.fold() > 0
         assert not Delta.objects.exists()
-        assert statistics.read() == before
+        assert store.read() == before
 
     def test_what_comes_later_is_added(self, submit):
         submit()
-        statistics.fold()
+        store.fold()
         submit()
-        statistics.fold()
+        store.fold()
         assert Tally.objects.get(metric="executions_submitted").count == 2
 
     def test_what_is_rolled_back_is_not_counted(self, submit):
@@ -258,13 +261,13 @@ class TestFolding:
 
     def test_an_end_that_changed_nothing_is_not_counted(self, submit):
         execution = submit()
-        assert lifecycle.cancel(execution.id)
-        assert not lifecycle.cancel(execution.id)
-        assert not lifecycle.cancel(uuid.uuid4())
+        assert state_machine.cancel(execution.id)
+        assert not state_machine.cancel(execution.id)
+        assert not state_machine.cancel(uuid.uuid4())
         assert sample(scrape(), "comfyserve_executions_ended_total") == 1
 
     def test_what_could_not_be_written_is_written_later(self, monkeypatch):
-        gathered = statistics.Gathered()
+        gathered = store.Gathered()
         gathered.gather("model_loads", ("checkpoint",), value=2, count=2)
         with monkeypatch.context() as patch:
             patch.setattr(Delta.objects, "bulk_create", _refuse)
@@ -281,11 +284,11 @@ def _refuse(rows):
 
 class TestModelLoads:
     def test_another_model_of_the_type_is_a_swap(self, monkeypatch):
-        gathered = statistics.Gathered()
-        monkeypatch.setattr(statistics, "_gathered", gathered)
-        monkeypatch.setattr(statistics, "_last_model", {})
+        gathered = store.Gathered()
+        monkeypatch.setattr(store, "_gathered", gathered)
+        monkeypatch.setattr(store, "_last_model", {})
         for name in ("a", "a", "b"):
-            statistics.model_loaded(name=name, type="checkpoint")
+            store.model_loaded(name=name, type="checkpoint")
         gathered.flush()
         found = scrape()
         assert sample(found, "comfyserve_model_loads_total", type="checkpoint") == 3

@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from health.doctor import host
 from models_registry.models import Host, Model, ModelFile
-from tests.people import Api, make_user
-from workflows import gpus
+from tests.factories import Api, make_user
 from workflows.models import Worker
+from workflows.worker import gpus
 
 pytestmark = pytest.mark.django_db
 

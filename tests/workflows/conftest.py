@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from comfyui.testing import ScriptedComfyUI
-from tests.people import Api, make_user
+from tests.factories import Api, make_user
+from tests.scripted_comfyui import ScriptedComfyUI
 from tests.workflows.rig import Rig
 
 

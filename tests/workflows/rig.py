@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfyui.testing import ScriptedComfyUI
-from tests.people import Api, make_user
+from tests.factories import Api, make_user
+from tests.scripted_comfyui import ScriptedComfyUI
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from workflows.backend import Backend
 from workflows.models import Execution, Worker
-from workflows.seats import Seats
+from workflows.worker.backend import Backend
+from workflows.worker.slots import Seats
 
 
 class Rig:

@@ -16,18 +16,21 @@ from django.db import OperationalError, transaction
 from accounts.models import User, UserLimits
 from comfyserve import tickets
 from comfyui import Client, Unreachable
-from comfyui.testing.nodes import PNG, NodeClass
-from files import shelf, storing
+from files import backend, storing
 from files.errors import StorageAway
 from files.models import File
-from tests.people import Api, make_user
+from tests.factories import Api, make_user
+from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.rig import Rig, after, before, sleep
-from workflows import backend as backends
-from workflows import events, lifecycle, placing, runner, seats, workers
+from workflows import notify
+from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
-from workflows.upkeep import Upkeep
+from workflows.queue import state_machine
+from workflows.worker import backend as backends
+from workflows.worker import input_transfer, runner, slots
+from workflows.worker.maintenance import Upkeep
 
 
 def away(*_: Any, **__: Any) -> Any:
@@ -46,9 +49,9 @@ def no_redis(request):
 
 
 def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
-    monkeypatch.setattr(events, "_away_until", 0.0)
+    monkeypatch.setattr(notify, "_away_until", 0.0)
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
-    sender = threading.Thread(target=events.ticket, daemon=True)
+    sender = threading.Thread(target=notify.ticket, daemon=True)
     sender.start()
     sender.join(timeout=4)
     assert not sender.is_alive()
@@ -56,16 +59,16 @@ def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
 
 # -- the database ------------------------------------------------------------------------------------
 def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypatch):
-    after(monkeypatch, lifecycle, "finish", away)
+    after(monkeypatch, state_machine, "finish", away)
     execution_id = rig.run(sleep(0.1))
     rig.ends(execution_id, "completed")
     rig.is_clear()
-    assert shelf.size_of(File.objects.get().key) > 0
+    assert backend.size_of(File.objects.get().key) > 0
 
 
 def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
-    before(monkeypatch, workers, "are_ours", away)
+    before(monkeypatch, registry, "are_ours", away)
     running = rig.run(sleep(1.5))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
     staged = rig.run(sleep(0.1))
@@ -76,7 +79,7 @@ def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, mo
 
 
 def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
-    monkeypatch.setattr(lifecycle, "begin", away)
+    monkeypatch.setattr(state_machine, "begin", away)
     execution_id = rig.run(sleep(30))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
     rig.seats.stop(drain_seconds=0.5)
@@ -89,7 +92,7 @@ def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_pr
         rig.seats.stop(drain_seconds=5)
         raise OperationalError("the database is away")
 
-    monkeypatch.setattr(lifecycle, "finish", stop_and_fail)
+    monkeypatch.setattr(state_machine, "finish", stop_and_fail)
     execution_id = rig.run(sleep(0.1))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     assert rig.seats.wait_empty(timeout=8)
@@ -99,15 +102,15 @@ def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_pr
 
 
 def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
-    monkeypatch.setattr(seats, "ALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(slots, "ALIVE_SECONDS", 1.0)
     stuck = threading.Event()
-    original = lifecycle.begin
+    original = state_machine.begin
 
     def begin(claim: Any, **columns: Any) -> bool:
         stuck.wait(10)
         return original(claim, **columns)
 
-    monkeypatch.setattr(lifecycle, "begin", begin)
+    monkeypatch.setattr(state_machine, "begin", begin)
     execution_id = rig.run(sleep(0.5))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
     wait_for(lambda: not rig.seats.living_tokens(), what="it to look dead")
@@ -119,9 +122,9 @@ def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
 
 # -- the storage -------------------------------------------------------------------------------------
 def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
-    monkeypatch.setattr(seats, "ALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.5)
     free = threading.Event()
-    for _ in range(seats.COLLECTORS):
+    for _ in range(slots.COLLECTORS):
         rig.seats._collectors.submit(free.wait, 20)
     execution_id = rig.run(sleep(0.1))
     wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
@@ -136,7 +139,7 @@ def test_a_cancelled_execution_holds_no_collector_while_the_storage_is_away(rig,
     def full(*_: Any, **__: Any) -> None:
         raise StorageAway
 
-    monkeypatch.setattr(shelf, "put", full)
+    monkeypatch.setattr(backend, "put", full)
     execution_id = rig.run(sleep(0.1))
     wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
     assert rig.cancel(execution_id) == 200
@@ -155,7 +158,7 @@ def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, m
         looked.set()
         away()
 
-    monkeypatch.setattr(placing.File.objects, "filter", gone)
+    monkeypatch.setattr(input_transfer.File.objects, "filter", gone)
     rig.seats.serve_in_thread()
     assert looked.wait(5)
     rig.seats.stop(drain_seconds=0.5)
@@ -169,7 +172,7 @@ def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]
     for _ in range(12):
-        lifecycle.lift_backoff()
+        state_machine.lift_backoff()
         rig.seats.serve()
         time.sleep(0.05)
     assert {rig.status(id_) for id_ in ids} == {"pending"}
@@ -201,7 +204,7 @@ def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
         while time.monotonic() < until:
             execution = Execution.objects.get(id=execution_id)
             assert not Execution.objects.filter(
-                id=execution_id, lease_expires_at__lt=lifecycle.Now()
+                id=execution_id, lease_expires_at__lt=state_machine.Now()
             ).exists(), execution.lease_expires_at
             time.sleep(0.1)
     finally:
@@ -298,7 +301,7 @@ def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
     execution_id = api.post("/workflows/execute", {"workflow": graphs.colour(1)}).json()["execution_id"]
     # As when the last one of this user ended while this one was being submitted.
     Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
-    assert lifecycle.lift_quotas() == 1
+    assert state_machine.lift_quotas() == 1
     assert not held(execution_id)
 
 
@@ -310,5 +313,5 @@ def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
     ids = [response.json()["execution_id"] for response in sent]
     assert [held(id_) for id_ in ids] == [False, True, True]
     UserLimits.objects.filter(user=user).delete()
-    assert lifecycle.lift_quotas() == 2
+    assert state_machine.lift_quotas() == 2
     assert [held(id_) for id_ in ids] == [False, False, False]

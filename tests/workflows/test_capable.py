@@ -12,9 +12,9 @@ from comfyui.bridge import ModelFile, ModelFolder
 from models_registry import models as registry
 from models_registry import reporting
 from tests.workflows import graphs
-from workflows import capable, claims, lifecycle
-from workflows.graphs import ModelUse
+from workflows.graph.parsing import ModelUse
 from workflows.models import ObjectInfo, Worker
+from workflows.queue import claims, matching, state_machine
 
 pytestmark = pytest.mark.django_db
 NODES = ("CheckpointLoaderSimple", "KSampler", "SaveImage")
@@ -34,7 +34,7 @@ def worker(name: str, *, models: tuple[str, ...] = ("other.safetensors",), nodes
     reporting.write_files(name, files(*models))
     info = ObjectInfo.objects.create(digest=uuid.uuid4().hex, body={node: {} for node in nodes})
     Worker.objects.create(name=name, host="h", pid=1, url="u", reachable=True, object_info=info)
-    capable.fleet_lately.forget()
+    matching.fleet_lately.forget()
 
 
 def submit(alice, workflow=None) -> str:
@@ -51,7 +51,7 @@ def claimed(name: str) -> str | None:
 @pytest.fixture(autouse=True)
 def nobody_yet():
     yield
-    capable.fleet_lately.forget()
+    matching.fleet_lately.forget()
 
 
 @pytest.fixture
@@ -105,35 +105,35 @@ def test_subfolders_as_windows_writes_them_are_the_same(alice):
 def test_a_worker_that_got_the_model_takes_what_waits(alice, two):
     execution_id = submit(alice)
     reporting.write_files("lacks", files("other.safetensors", TINY))
-    capable.has_more("lacks")
+    matching.has_more("lacks")
     assert claimed("lacks") == execution_id
 
 
 def test_a_worker_that_got_another_model_does_not(alice, two):
     submit(alice)
-    capable.has_more("lacks")
+    matching.has_more("lacks")
     assert claimed("lacks") is None
 
 
 def test_it_waits_for_the_only_worker_that_can_take_it_while_that_is_started_anew(alice, two):
     submit(alice)
     Worker.objects.filter(name="has").update(heartbeat_at=timezone.now() - timedelta(days=1))
-    assert capable.lift() == 0
+    assert matching.lift() == 0
     assert claimed("lacks") is None
 
 
 def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
     execution_id = submit(alice)
     registry.Host.objects.filter(name="has").update(reported_at=timezone.now() - timedelta(minutes=5))
-    assert capable.lift() == 1
+    assert matching.lift() == 1
     assert claimed("lacks") == execution_id
 
 
 def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     execution_id = submit(alice)
     claim = claims.take(worker="has")
-    assert lifecycle.take_back(claim, reason="it lacks it after all", exclude=True)
-    assert capable.lift() == 1
+    assert state_machine.take_back(claim, reason="it lacks it after all", exclude=True)
+    assert matching.lift() == 1
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
 
 
@@ -143,13 +143,13 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     execution_id = submit(alice)
     claim = claims.take(worker="stays")
     assert claim is not None
-    lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
-    capable.lift()
+    state_machine.take_back(claim, reason="this worker does not have it", exclude=True)
+    matching.lift()
     assert claimed("stays") is None  # the other one may have it
     long_ago = timezone.now() - timedelta(minutes=5)
     Worker.objects.filter(name="goes").update(heartbeat_at=long_ago)
     registry.Host.objects.filter(name="goes").update(reported_at=long_ago)
-    capable.lift()
+    matching.lift()
     assert claimed("stays") == execution_id
 
 
@@ -160,8 +160,8 @@ def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(al
     submit(alice)
     claim = claims.take(worker="refused")
     assert claim is not None
-    lifecycle.take_back(claim, reason="this worker does not have it", exclude=True)
-    capable.lift()
+    state_machine.take_back(claim, reason="this worker does not have it", exclude=True)
+    matching.lift()
     assert claimed("refused") is None
 
 
@@ -169,11 +169,11 @@ def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
     submit(alice)  # what nodes there are is read once
     models = [ModelUse(TINY, "checkpoint")]
     with django_assert_num_queries(1):  # which of the hosts have the models
-        assert capable.suited(graphs.txt2img(), models) == capable.Suited(["lacks"], ["has"])
+        assert matching.suited(graphs.txt2img(), models) == matching.Suited(["lacks"], ["has"])
 
 
 def test_where_there_is_one_worker_nothing_is_looked_up(alice, django_assert_num_queries):
     worker("only")
-    capable.fleet_lately()
+    matching.fleet_lately()
     with django_assert_num_queries(0):
-        assert capable.suited(graphs.txt2img(), [ModelUse(TINY, "checkpoint")]) == capable.Suited()
+        assert matching.suited(graphs.txt2img(), [ModelUse(TINY, "checkpoint")]) == matching.Suited()

@@ -18,12 +18,12 @@ from accounts.models import ApiKey, Session
 from comfyserve import cleaning
 from comfyserve.celery import app
 from files.models import File, Kind
-from tests.people import Api, make_user
+from tests.factories import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from workflows import claims, lifecycle, webhooks
-from workflows.models import Execution, LogLine, ObjectInfo, Output, Status, Worker
-from workflows.webhook_models import Delivery, DeliveryAttempt
+from workflows.models import Delivery, DeliveryAttempt, Execution, LogLine, ObjectInfo, Output, Status, Worker
+from workflows.queue import claims, state_machine
+from workflows.webhooks import outbox
 
 
 def clean(*options: str) -> str:
@@ -42,15 +42,15 @@ def run(api: Api, *, days_ago: float = 0, seconds: float = 30) -> str:
     """An execution with a log, an output in a file and webhooks that were sent; it ended so long ago."""
     execution_id = submit(api)
     execution = Execution.objects.get(id=execution_id)
-    webhooks.ask(execution, webhooks.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
+    outbox.ask(execution, outbox.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
     claim = claims.take(worker="gpu")
     assert claim is not None
-    assert lifecycle.begin(claim, total_steps=1)
+    assert state_machine.begin(claim, total_steps=1)
     file = File(user_id=claim.user_id, kind=Kind.OUTPUT, filename="a.png", content_type="image/png",
                 size=1, sha256=execution_id, key=f"outputs/{execution_id}")  # fmt: skip
     output = Output(group="images", node_id="1", file=file)
-    outcome = lifecycle.Outcome(Status.COMPLETED, gpu_seconds=seconds, outputs=[output])
-    assert lifecycle.finish(claim, outcome)
+    outcome = state_machine.Outcome(Status.COMPLETED, gpu_seconds=seconds, outputs=[output])
+    assert state_machine.finish(claim, outcome)
     for delivery in Delivery.objects.filter(execution=execution):
         DeliveryAttempt.objects.create(delivery=delivery, duration_ms=1)
     Delivery.objects.filter(execution=execution).update(state=Delivery.State.DELIVERED)
@@ -178,8 +178,8 @@ def run_of(api: Api) -> str:
     while Execution.objects.get(id=execution_id).status == "pending":
         claim = claims.take(worker="gpu")
         assert claim is not None
-        lifecycle.begin(claim, total_steps=1)
-        lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=30.0))
+        state_machine.begin(claim, total_steps=1)
+        state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=30.0))
     return execution_id
 
 

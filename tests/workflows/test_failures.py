@@ -16,19 +16,22 @@ import pytest
 from django.db import connection
 
 from comfyserve import tickets
-from comfyui.testing.nodes import NodeClass
-from files import shelf
+from files import backend
 from files.errors import StorageAway
+from tests.scripted_comfyui.nodes import NodeClass
 from tests.stack import DATABASE
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
-from workflows import backend as backends
-from workflows import claims, events, lifecycle, runner, tasks, workers
+from workflows import notify, tasks
+from workflows.fleet import registry
 from workflows.models import Execution
-from workflows.seats import Seats
-from workflows.upkeep import Upkeep
+from workflows.queue import claims, state_machine
+from workflows.worker import backend as backends
+from workflows.worker import runner
+from workflows.worker.maintenance import Upkeep
+from workflows.worker.slots import Seats
 
 
 def counts(execution_id: str) -> tuple[int, int]:
@@ -91,7 +94,7 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     rig.comfyui.faults.hang.clear()
     rig.comfyui.restart()  # what else can an operator do
     assert rig.backend.session.wait_connected(5)
-    lifecycle.lift_backoff()
+    state_machine.lift_backoff()
     assert rig.status(execution_id) == "pending"
     assert rig.cancel(execution_id) == 200
 
@@ -134,7 +137,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
-    wait_for(lifecycle.lift_backoff, what="the backoff to be over")
+    wait_for(state_machine.lift_backoff, what="the backoff to be over")
     rig.seats.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)
@@ -154,7 +157,7 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
-    lifecycle.lift_backoff()
+    state_machine.lift_backoff()
     rig.seats.serve_in_thread()
     for execution_id in ids:
         rig.ends(execution_id, "completed")
@@ -162,7 +165,7 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
 
 # -- Valkey ------------------------------------------------------------------------------------------
 def test_submissions_are_taken_without_redis_and_run(rig, no_redis, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(events, "_away_until", 0.0)
+    monkeypatch.setattr(notify, "_away_until", 0.0)
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
     execution_id = rig.submit(graphs.colour(1))
     upkeep = Upkeep(rig.seats)
@@ -213,7 +216,7 @@ def test_a_database_that_goes_and_comes_back_in_mid_run_costs_nothing(gpu_worker
 
 def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
     monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(seats=rig.seats))
-    monkeypatch.setattr(workers, "idle_others", away)
+    monkeypatch.setattr(registry, "idle_others", away)
     running = rig.run(sleep(1))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
     tasks.look_for_work()  # to be handed on, since a seat is taken
@@ -224,14 +227,14 @@ def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
 def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
     away = threading.Event()
     away.set()
-    original = shelf.put
+    original = backend.put
 
     def put(*arguments: Any, **options: Any) -> None:
         if away.is_set():
             raise StorageAway
         original(*arguments, **options)
 
-    monkeypatch.setattr(shelf, "put", put)
+    monkeypatch.setattr(backend, "put", put)
     first, second = rig.run(graphs.colour(1)), rig.run(graphs.colour(2))
     rig.comfyui.wait_for(lambda: {first, second} <= set(rig.comfyui.history))
     wait_for(lambda: {rig.status(first), rig.status(second)} == {"running"}, what="both to have begun")
@@ -256,5 +259,5 @@ def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, 
             [execution_id],
         )
         assert 10 < cursor.fetchone()[0] <= 20
-    assert lifecycle.reap() == 0
+    assert state_machine.reap() == 0
     rig.ends(execution_id, "completed")

@@ -34,8 +34,9 @@ from comfyui import Client
 from files.models import File
 from tests.waiting import wait_for
 from tests.workflows.rig import after, before, sleep
-from workflows import claims, collecting, lifecycle, runner
 from workflows.models import Execution
+from workflows.queue import claims, state_machine
+from workflows.worker import output_collection, runner
 
 
 def test_cancel_between_claim_and_post(rig, monkeypatch):
@@ -68,7 +69,7 @@ def test_cancel_of_the_staged_one(rig):
 
 
 def test_cancel_between_comfyuis_start_and_our_row(rig, monkeypatch):
-    before(monkeypatch, lifecycle, "begin", lambda claim, **_: rig.cancel(claim.execution_id))
+    before(monkeypatch, state_machine, "begin", lambda claim, **_: rig.cancel(claim.execution_id))
     execution_id = rig.run(sleep(30))
     body = rig.ends(execution_id, "cancelled")
     assert body["started_at"] is None
@@ -90,7 +91,7 @@ def test_cancel_of_the_running_one_leaves_the_next_alone(rig):
 
 
 def test_cancel_while_outputs_are_collected(rig, monkeypatch):
-    after(monkeypatch, collecting, "collect", lambda claim, *_, **__: rig.cancel(claim.execution_id))
+    after(monkeypatch, output_collection, "collect", lambda claim, *_, **__: rig.cancel(claim.execution_id))
     execution_id = rig.run(sleep(0.1))
     body = rig.ends(execution_id, "cancelled")
     rig.is_clear()
@@ -111,7 +112,7 @@ def test_a_claim_lost_while_collecting_changes_nothing(rig, monkeypatch):
     def lose(claim: Any, *_: Any, **__: Any) -> None:
         Execution.objects.filter(id=claim.execution_id).update(claim_token=other, worker="elsewhere")
 
-    after(monkeypatch, collecting, "collect", lose)
+    after(monkeypatch, output_collection, "collect", lose)
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: rig.comfyui.submissions)
     wait_for(lambda: Execution.objects.get(id=execution_id).claim_token == other, what="the claim to be lost")

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import UserLimits
-from tests.people import Api, make_user
+from tests.factories import Api, make_user
 from tests.workflows import graphs
-from workflows import claims, lifecycle, scheduling
 from workflows.models import Execution, Held, Status
+from workflows.queue import claims, scheduling, state_machine
 
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 
@@ -27,8 +27,8 @@ def submit(api, priority: str = "normal") -> str:
 def run_next(worker: str = "gpu", *, seconds: float = 30.0):
     claim = claims.take(worker=worker)
     if claim is not None:
-        assert lifecycle.begin(claim, total_steps=1)
-        assert lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=seconds))
+        assert state_machine.begin(claim, total_steps=1)
+        assert state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=seconds))
     return claim
 
 
@@ -134,7 +134,7 @@ def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
 def test_what_comes_back_keeps_its_turn(alice):
     first, second = submit(alice), submit(alice)
     claim = claims.take(worker="gpu")
-    assert lifecycle.take_back(claim, reason="a test")
+    assert state_machine.take_back(claim, reason="a test")
     assert str(claims.take(worker="gpu").execution_id) == first
     assert str(claims.take(worker="gpu").execution_id) == second
 
@@ -149,7 +149,7 @@ def test_a_held_one_stands_in_nobodys_way(alice):
 
 def test_what_lacks_something_here_is_for_other_workers(alice):
     execution_id = submit(alice)
-    assert lifecycle.take_back(claims.take(worker="poor"), reason="no model", exclude=True)
+    assert state_machine.take_back(claims.take(worker="poor"), reason="no model", exclude=True)
     assert claims.take(worker="poor") is None
     assert str(claims.take(worker="rich").execution_id) == execution_id
 
@@ -171,6 +171,6 @@ def test_running_at_once_holds_the_users_others(db, bob):
     assert str(claim.execution_id) == first
     assert str(claims.take(worker="gpu").execution_id) == theirs
     assert claims.take(worker="gpu") is None
-    lifecycle.begin(claim, total_steps=1)
-    lifecycle.finish(claim, lifecycle.Outcome(Status.COMPLETED, gpu_seconds=1))
+    state_machine.begin(claim, total_steps=1)
+    state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1))
     assert str(claims.take(worker="gpu").execution_id) == second

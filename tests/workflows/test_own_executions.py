@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.people import assert_error
+from tests.factories import assert_error
 from tests.workflows import graphs
-from workflows import claims, lifecycle
 from workflows.models import Execution, Status
+from workflows.queue import claims, state_machine
 
 
 def submit(api, **more) -> str:
@@ -19,8 +19,8 @@ def submit(api, **more) -> str:
 def fail(execution_id: str) -> None:
     claim = claims.take(worker="gpu")
     assert str(claim.execution_id) == execution_id
-    assert lifecycle.finish(
-        claim, lifecycle.Outcome(Status.FAILED, error="it broke", error_details={"type": "x"})
+    assert state_machine.finish(
+        claim, state_machine.Outcome(Status.FAILED, error="it broke", error_details={"type": "x"})
     )
 
 

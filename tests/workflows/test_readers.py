@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from workflows.following import Event
-from workflows.readers import CAPACITY, Reader
+from workflows.streaming.event_reader import Event
+from workflows.streaming.subscriber import CAPACITY, Reader
 
 ID = uuid.uuid4()
 

@@ -26,12 +26,13 @@ from hypothesis.stateful import (
 )
 
 from accounts.models import User
-from tests.people import make_user
+from tests.factories import make_user
 from tests.workflows import graphs
-from workflows import claims, events, lifecycle, submission
-from workflows.claims import Claim
-from workflows.lifecycle import MAX_FAULTS, MAX_RETURNS, Outcome
+from workflows import notify
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
+from workflows.queue import claims, state_machine, submission
+from workflows.queue.claims import Claim
+from workflows.queue.state_machine import MAX_FAULTS, MAX_RETURNS, Outcome
 
 T = TypeVar("T")
 
@@ -169,7 +170,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
         id_ = data.draw(st.sampled_from(list(self.known)))
-        done = self._do(lambda: lifecycle.cancel(id_))
+        done = self._do(lambda: state_machine.cancel(id_))
         known = self.known[id_]
         assert done == (known.status in ALIVE)
         if done:
@@ -217,7 +218,7 @@ class Machine(RuleBasedStateMachine):
         claim = data.draw(st.sampled_from(self.claims))
         known = self.known[claim.execution_id]
         result = outcome(claim, begun=claim.token in self.begun)
-        done = self.first.begin(lambda: lifecycle.finish(claim, result))
+        done = self.first.begin(lambda: state_machine.finish(claim, result))
         assert done == self._holds(claim)
         if done:
             self.under_way = (claim.execution_id, lambda: known.end(result.status))
@@ -246,7 +247,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def begin(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
-        if self._with(claim, lambda: lifecycle.begin(claim, total_steps=3)):
+        if self._with(claim, lambda: state_machine.begin(claim, total_steps=3)):
             self.known[claim.execution_id].status = Status.RUNNING
             self.begun.add(claim.token)
         else:
@@ -257,7 +258,7 @@ class Machine(RuleBasedStateMachine):
     def progress(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         columns = {"percentage": 50.0}
-        done = self._with(claim, lambda: lifecycle.write_progress(claim, columns=columns, lines=[]))
+        done = self._with(claim, lambda: state_machine.write_progress(claim, columns=columns, lines=[]))
         assert done == self._holds(claim)
 
     @precondition(lambda self: self.claims)
@@ -265,7 +266,7 @@ class Machine(RuleBasedStateMachine):
     def finish(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         result = outcome(claim, begun=claim.token in self.begun)
-        if self._with(claim, lambda: lifecycle.finish(claim, result)):
+        if self._with(claim, lambda: state_machine.finish(claim, result)):
             self.known[claim.execution_id].end(result.status)
         else:
             assert not self._holds(claim)
@@ -277,7 +278,9 @@ class Machine(RuleBasedStateMachine):
         seconds = 60.0 if hold else None
 
         def do() -> bool:
-            return lifecycle.take_back(claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds)
+            return state_machine.take_back(
+                claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds
+            )
 
         if self._with(claim, do):
             self.known[claim.execution_id].go_back(fault=fault, hold=hold, exclude=exclude)
@@ -321,13 +324,13 @@ class Machine(RuleBasedStateMachine):
             age,
             claim.token,
         )
-        assert self._do(lifecycle.reap) == 0, "reaped before its worker could renew"
+        assert self._do(state_machine.reap) == 0, "reaped before its worker could renew"
         sql(
             "UPDATE workflows_execution SET suspect_since = now() - interval '1 day' WHERE claim_token = %s",
             claim.token,
         )
         dead = self._holds(claim) and (long_ago or not known.posted)
-        assert self._do(lifecycle.reap) == dead
+        assert self._do(state_machine.reap) == dead
         if dead:
             known.go_back(fault=False, hold=False, exclude=False)
         else:
@@ -337,7 +340,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def end_the_backoff(self) -> None:
         sql("UPDATE workflows_execution SET held_until = now() - interval '1 s' WHERE held = 'backoff'")
-        assert self._do(lifecycle.lift_backoff) == sum(known.held for known in self.known.values())
+        assert self._do(state_machine.lift_backoff) == sum(known.held for known in self.known.values())
         for known in self.known.values():
             known.held = False
 
@@ -377,7 +380,7 @@ def sql(query: str, *parameters: Any) -> None:
 
 @pytest.fixture
 def two_users(transactional_db, monkeypatch):
-    monkeypatch.setattr(events, "_unless_away", lambda *_: None)  # nobody listens
+    monkeypatch.setattr(notify, "_unless_away", lambda *_: None)  # nobody listens
     return [make_user("alice"), make_user("bob")]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.people import assert_error
+from tests.factories import assert_error
 from tests.workflows import graphs
-from workflows import queries, workers
+from workflows.fleet import registry
 from workflows.models import Execution, Worker
+from workflows.presentation import selectors
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_text())
 
@@ -19,8 +20,8 @@ REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_t
 @pytest.fixture(autouse=True)
 def nothing_known():
     """What another test made known a moment ago."""
-    queries.pending_count_lately.forget()
-    workers.any_alive_lately.forget()
+    selectors.pending_count_lately.forget()
+    registry.any_alive_lately.forget()
 
 
 def refused(alice: Any, workflow: Any) -> dict[str, tuple[str, str]]:
@@ -185,7 +186,7 @@ def test_null_means_the_default(alice):
 def test_a_full_queue_is_503_with_retry_after(alice, settings):
     settings.MAX_PENDING = 1
     assert alice.post("/workflows/execute", {"workflow": graphs.colour(1)}).status_code == 200
-    queries.pending_count_lately.forget()
+    selectors.pending_count_lately.forget()
     response = alice.post("/workflows/execute", {"workflow": graphs.colour(2)})
     assert_error(response, 503, "service_unavailable")
     assert int(response["Retry-After"]) > 0

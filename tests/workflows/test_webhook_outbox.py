@@ -11,10 +11,9 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import User
-from workflows import delivering, webhooks
-from workflows.delivering import Answer, Taken, judge
-from workflows.models import Execution
-from workflows.webhook_models import Delivery
+from workflows.models import Delivery, Execution
+from workflows.webhooks import dispatcher, outbox
+from workflows.webhooks.dispatcher import Answer, Taken, judge
 
 State = Delivery.State
 
@@ -27,7 +26,7 @@ def execution(db) -> Execution:
 
 @pytest.fixture
 def asked(execution: Execution) -> Execution:
-    webhooks.ask(execution, webhooks.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
+    outbox.ask(execution, outbox.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
     return execution
 
 
@@ -39,37 +38,37 @@ def taken(*, event: str = "workflow.completed", tries: int = 1, age: timedelta =
 # -- the outbox ------------------------------------------------------------------------------------------
 def test_an_event_is_written_once_however_often_it_happens(asked: Execution) -> None:
     for _ in range(2):
-        webhooks.record([asked.id], event="workflow.started")
-    webhooks.record([asked.id], event="workflow.completed")
-    assert [each.event for each in webhooks.deliveries_of(asked)] == [
+        outbox.record([asked.id], event="workflow.started")
+    outbox.record([asked.id], event="workflow.completed")
+    assert [each.event for each in outbox.deliveries_of(asked)] == [
         "workflow.started",
         "workflow.completed",
     ]
 
 
 def test_without_a_webhook_nothing_is_written(execution: Execution) -> None:
-    webhooks.record([execution.id], event="workflow.completed")
+    outbox.record([execution.id], event="workflow.completed")
     assert not Delivery.objects.exists()
 
 
 def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution) -> None:
     for event in ("workflow.started", "workflow.completed"):
-        webhooks.record([asked.id], event=event)
-    assert [each.event for each in delivering.take(limit=9)] == ["workflow.started"]
-    assert delivering.take(limit=9) == []
+        outbox.record([asked.id], event=event)
+    assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.started"]
+    assert dispatcher.take(limit=9) == []
     Delivery.objects.filter(event="workflow.started").update(state=State.DELIVERED, taken_until=None)
-    assert [each.event for each in delivering.take(limit=9)] == ["workflow.completed"]
+    assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.completed"]
 
 
 def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: Execution) -> None:
-    webhooks.record([asked.id], event="workflow.completed")
-    [first] = delivering.take(limit=9)
+    outbox.record([asked.id], event="workflow.completed")
+    [first] = dispatcher.take(limit=9)
     Delivery.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
-    [second] = delivering.take(limit=9)
+    [second] = dispatcher.take(limit=9)
     assert first.message_id == second.message_id
-    delivering._record(first, Answer(200, {}), seconds=0.1)
+    dispatcher._record(first, Answer(200, {}), seconds=0.1)
     assert Delivery.objects.get().state == State.WAITING
-    delivering._record(second, Answer(200, {}), seconds=0.1)
+    dispatcher._record(second, Answer(200, {}), seconds=0.1)
     assert Delivery.objects.get().state == State.DELIVERED
 
 
@@ -83,11 +82,11 @@ def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, m
             raise answer
         return answer
 
-    monkeypatch.setattr(delivering, "_body", body)
-    monkeypatch.setattr(delivering, "_send", lambda *_: Answer(200, {}))
-    webhooks.record([asked.id], event="workflow.completed")
-    [first] = delivering.take(limit=9)
-    delivering.deliver(first)
+    monkeypatch.setattr(dispatcher, "_body", body)
+    monkeypatch.setattr(dispatcher, "_send", lambda *_: Answer(200, {}))
+    outbox.record([asked.id], event="workflow.completed")
+    [first] = dispatcher.take(limit=9)
+    dispatcher.deliver(first)
     assert Delivery.objects.get().state == State.DELIVERED
 
 
@@ -95,10 +94,10 @@ def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) 
     crowded, other = "http://127.0.0.77:9/", "http://127.0.0.77:8/"
     for url in [crowded] * 8 + [other]:
         each = Execution.objects.create(user=asked.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
-        webhooks.ask(each, webhooks.Wanted(url, [], "http://localhost"))
-        webhooks.record([each.id], event="workflow.completed")
-    found = sorted(each.url for each in delivering.take(limit=99))
-    assert found == [other] + [crowded] * delivering.PER_HOST
+        outbox.ask(each, outbox.Wanted(url, [], "http://localhost"))
+        outbox.record([each.id], event="workflow.completed")
+    found = sorted(each.url for each in dispatcher.take(limit=99))
+    assert found == [other] + [crowded] * dispatcher.PER_HOST
 
 
 # -- retries ---------------------------------------------------------------------------------------------
@@ -120,7 +119,7 @@ def test_what_an_answer_means(code: int | None, tries: int, state: str) -> None:
 def test_the_delay_doubles_up_to_a_limit(settings) -> None:
     settings.WEBHOOK_FIRST_DELAY_SECONDS = 5.0
     delays = [judge(taken(tries=tries), Answer(500, {})).delay for tries in (1, 2, 3, 40)]
-    for delay, about in zip(delays, (5, 10, 20, delivering.LONGEST_DELAY), strict=True):
+    for delay, about in zip(delays, (5, 10, 20, dispatcher.LONGEST_DELAY), strict=True):
         assert 0.8 * about <= delay <= 1.2 * about
 
 
@@ -147,7 +146,7 @@ def test_an_address_that_turned_out_private_is_not_tried_again() -> None:
 # -- asking and sending again ----------------------------------------------------------------------------
 def test_https_only_refuses_plain_http(settings) -> None:
     settings.WEBHOOK_HTTPS_ONLY = True
-    with pytest.raises(webhooks.ValidationFailed) as caught:
-        webhooks.check(webhooks.Wanted("http://93.184.216.34/hook", [], ""))
+    with pytest.raises(outbox.ValidationFailed) as caught:
+        outbox.check(outbox.Wanted("http://93.184.216.34/hook", [], ""))
     assert "https://" in caught.value.details[0].message
-    webhooks.check(webhooks.Wanted("https://93.184.216.34/hook", [], ""))
+    outbox.check(outbox.Wanted("https://93.184.216.34/hook", [], ""))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from accounts.models import AuditEntry
+from tests.factories import Api, assert_error, make_user
 from tests.health.test_workers import make_worker
-from tests.people import Api, assert_error, make_user
 from tests.waiting import wait_for
 from tests.workflows.graphs import colour, sleep
-from workflows import workers
+from workflows.fleet import registry
 from workflows.models import Worker
 
 
@@ -50,14 +50,14 @@ class TestWishes:
         """Nobody gives it what they have staged, and what it alone has is waited for."""
         make_worker("here", idle=True)
         make_worker("there", idle=True)
-        workers.ask(name="there", wish=Worker.Wish.PAUSE)
-        assert workers.idle_others(name="here") == []
-        assert workers.others_alive(name="here") == ["there"]
+        registry.ask(name="there", wish=Worker.Wish.PAUSE)
+        assert registry.idle_others(name="here") == []
+        assert registry.others_alive(name="here") == ["there"]
 
     def test_a_heartbeat_leaves_the_wish_alone(self, db: Any) -> None:
         make_worker("gpu", wish="drain")
-        workers.beat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
-        assert workers.wish_of("gpu") == Worker.Wish.DRAIN
+        registry.beat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
+        assert registry.wish_of("gpu") == Worker.Wish.DRAIN
 
 
 @pytest.fixture

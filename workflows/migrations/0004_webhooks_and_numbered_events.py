@@ -6,7 +6,7 @@ import django.db.models.functions.datetime
 from django.conf import settings
 from django.db import migrations, models
 
-import workflows.webhook_models
+import workflows.models.webhook
 
 
 class Migration(migrations.Migration):
@@ -100,7 +100,7 @@ class Migration(migrations.Migration):
                 (
                     "message_id",
                     models.CharField(
-                        default=workflows.webhook_models._message_id,
+                        default=workflows.models.webhook.new_message_id,
                         help_text="The header webhook-id, the same on each try",
                         max_length=40,
                     ),

@@ -1,0 +1,103 @@
+"""What an operator may do with executions: through the same doors as the API, asked first, and noted."""
+
+from __future__ import annotations
+
+from django import forms
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from comfyserve.api.errors import Conflict
+from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from workflows.models import ALIVE, Delivery, Execution, Priority, Status
+from workflows.queue import submission
+from workflows.webhooks import outbox
+
+OPERATOR = "an operator"
+Rows = QuerySet[Execution]
+
+
+class PriorityForm(forms.Form):
+    priority = forms.ChoiceField(choices=Priority.choices[::-1], label="New priority")
+
+
+class ExecutionActions:
+    """For the admin of executions. `actions` is what the list offers."""
+
+    actions = ["cancel", "retry", "prioritise", "redeliver", "remove"]
+
+    @ask_first(
+        title="Cancel",
+        text="They end at once, also those that run. What has ended stays as it is.",
+        button="Yes, cancel",
+        danger=True,
+    )
+    def cancel(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        apply_to_each(
+            self, request, rows, lambda row: submission.cancel(execution=row, by=OPERATOR), done="cancelled"
+        )
+
+    @ask_first(
+        title="Retry",
+        text="Each is submitted again as a new execution of its user. Only failed and cancelled ones can be.",
+        button="Yes, retry",
+    )
+    def retry(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        def again(row: Execution) -> None:
+            submission.retry(user=row.user, execution=row)
+
+        found = rows.select_related("user", "graph")
+        apply_to_each(self, request, found, again, done="submitted again")
+
+    @ask_first(
+        title="Change priority",
+        text="They move to where they would stand had they been submitted now with that priority.",
+        button="Yes, change it",
+        form=PriorityForm,
+    )
+    def prioritise(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:
+        priority = str(answer["priority"])
+        apply_to_each(
+            self,
+            request,
+            rows,
+            lambda row: submission.prioritise(execution=row, priority=priority, by=OPERATOR),
+            done=f"given priority {priority}",
+        )
+
+    @ask_first(
+        title="Send webhooks again",
+        text="Every delivery that has ended, delivered or not, is sent again under its own id.",
+        button="Yes, send again",
+    )
+    def redeliver(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        def again(row: Execution) -> None:
+            if not outbox.send_again(Delivery.objects.filter(execution=row)):
+                raise Conflict("It has no delivery that has ended")
+
+        apply_to_each(self, request, rows, again, done="set to deliver its webhooks again")
+
+    @ask_first(
+        title="Delete with files",
+        text="The executions go, and everything that they made. This cannot be undone.",
+        button="Yes, delete",
+        danger=True,
+        permission="remove",
+    )
+    def remove(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
+        apply_to_each(self, request, rows, lambda row: submission.delete(execution=row), done="deleted")
+
+
+def possible(row: Execution, *, ended_deliveries: bool) -> list[tuple[str, str, bool]]:
+    """What makes sense for this one now: (action, label, whether it is dangerous)."""
+    found: list[tuple[str, str, bool]] = []
+    if row.status == Status.PENDING and row.claim_token is None:
+        found.append(("prioritise", "Change priority", False))
+    if row.status in ALIVE:
+        found.append(("cancel", "Cancel", True))
+    if row.status in (Status.FAILED, Status.CANCELLED):
+        found.append(("retry", "Retry", False))
+    if ended_deliveries:
+        found.append(("redeliver", "Send webhooks again", False))
+    if row.status not in ALIVE:
+        found.append(("remove", "Delete with files", True))
+    return found

@@ -1,0 +1,116 @@
+"""Filters of the console's list of executions.
+
+No index serves workers, models and causes; so that a rare one does not read the whole table, they look
+among the latest executions only, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import CharField, Q, QuerySet
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import Now
+from django.http import HttpRequest
+from unfold.contrib.filters.admin import TextFilter
+
+from accounts.models import User
+from comfyserve.console.filters import Dropdown
+from models_registry.models import Model
+from workflows.metrics import store
+from workflows.models import Execution, Status, Worker
+
+LATEST = 100_000  # executions among which what no index serves is looked for
+USERS = 1_000  # that one search finds
+MODELS = 200  # in the list to choose from
+
+Rows = QuerySet[Execution]
+SPANS = {
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(weeks=1),
+    "month": timedelta(days=30),
+}
+
+
+def among_latest(rows: Rows) -> Rows:
+    """Those that are not older than the latest LATEST of all. One look into the index of their times."""
+    oldest = (
+        Execution.objects.order_by("-created_at").values_list("created_at", flat=True)[LATEST : LATEST + 1]
+    )  # fmt: skip
+    bound = next(iter(oldest), None)
+    return rows if bound is None else rows.filter(created_at__gt=bound)
+
+
+def users_like(text: str) -> list[int]:
+    """Users by a part of their name or e-mail address."""
+    found = User.objects.filter(Q(email__icontains=text) | Q(username__icontains=text))
+    return list(found.values_list("id", flat=True)[:USERS])
+
+
+class UserFilter(TextFilter):  # type: ignore[misc]
+    title = "user (name or e-mail)"
+    parameter_name = "user"
+
+    def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
+        return rows.filter(user_id__in=users_like(self.value())) if self.value() else rows
+
+
+class WorkerFilter(Dropdown):
+    title = "worker"
+    parameter_name = "worker"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        return [(name, name) for name in Worker.objects.order_by("name").values_list("name", flat=True)]
+
+    def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
+        return among_latest(rows.filter(worker=self.value())) if self.value() else rows
+
+
+class ModelFilter(Dropdown):
+    title = "model"
+    parameter_name = "model"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        used = Model.objects.filter(last_used__isnull=False).order_by("-last_used")
+        return [(name, name) for name in sorted(set(used.values_list("name", flat=True)[:MODELS]))]
+
+    def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
+        if not self.value():
+            return rows
+        return among_latest(rows.filter(models_used__contains=[{"name": self.value()}]))
+
+
+class CauseFilter(Dropdown):
+    title = "cause of failure"
+    parameter_name = "cause"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        return [(cause, words_of(cause)) for cause in store.CAUSES]
+
+    def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
+        if not self.value():
+            return rows
+        sql = (
+            f"(SELECT {store.CAUSE_SQL} FROM workflows_graph g WHERE g.execution_id = workflows_execution.id)"  # noqa: S608
+        )
+        cause = RawSQL(sql, [], output_field=CharField())  # noqa: S611  (no value of a user in it)
+        return among_latest(rows.filter(status=Status.FAILED).alias(cause=cause).filter(cause=self.value()))
+
+
+def words_of(cause: str) -> str:
+    return cause.replace("_", " ")
+
+
+class SubmittedFilter(Dropdown):
+    title = "time of submission"
+    parameter_name = "submitted"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        return [(name, f"In the last {name}") for name in SPANS]
+
+    def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
+        span = SPANS.get(self.value() or "")
+        return rows.filter(created_at__gte=Now() - span) if span else rows

@@ -1,0 +1,118 @@
+"""The shape of what is sent to us. Rules are elsewhere: `graphs`, `submission`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from comfyserve.api.fields import FlagField, NumberField
+from workflows.models import Level, Priority, Status, WebhookEvent
+
+
+class Choice(serializers.ChoiceField):
+    """A choice whose refusal names the choices; null means the default."""
+
+    def __init__(self, *, label: str, choices: Any, **kwargs: Any) -> None:
+        said = ", ".join(str(value) for value, _ in choices)
+        super().__init__(
+            choices=choices,
+            error_messages={"invalid_choice": f"{label} must be one of: {said}"},
+            **kwargs,
+        )
+
+
+class TextField(serializers.CharField):
+    """A string; a number is not taken for one."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class WholeNumber(serializers.IntegerField):
+    """An integer; neither "3", 3.5 nor true is taken for one."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class ExecuteSerializer(serializers.Serializer[Any]):
+    workflow = serializers.JSONField(
+        help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format"
+    )
+    priority = Choice(
+        label="Priority",
+        choices=[("low", ""), ("normal", ""), ("high", "")],
+        required=False,
+        allow_null=True,
+        help_text="How soon it is wanted; null: normal",
+    )
+    webhook_url = TextField(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=2000,
+        help_text="Told when it starts and ends",
+    )
+    webhook_events = serializers.ListField(
+        child=Choice(label="Webhook event", choices=WebhookEvent.choices), required=False, allow_null=True,
+        help_text="Which events to send to `webhook_url`; all by default",
+    )  # fmt: skip
+    metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
+    timeout_minutes = WholeNumber(
+        required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
+        help_text="From the start of running",
+    )  # fmt: skip
+
+    def to_internal_value(self, data: Any) -> Any:
+        found = super().to_internal_value(data)
+        return {
+            "workflow": found["workflow"],
+            "priority": found.get("priority") or Priority.NORMAL,
+            "webhook_url": found.get("webhook_url") or "",
+            "webhook_events": found.get("webhook_events") or [],
+            "metadata": found.get("metadata") or {},
+            "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
+        }
+
+
+class RotateSerializer(serializers.Serializer[Any]):
+    overlap_hours = NumberField(
+        required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
+    )
+
+
+class StreamQuery(serializers.Serializer[Any]):
+    """Of a live stream. What makes a signed address good is decided by `stream_links`, not here."""
+
+    previews = FlagField(default=False, help_text="Send pictures of the work so far as well")
+    expires = serializers.IntegerField(required=False, help_text="Of a signed address")
+    signature = serializers.CharField(
+        required=False, help_text="Of a signed address; no token is needed then"
+    )
+
+
+class ListQuery(serializers.Serializer[Any]):
+    status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
+
+
+class LogQuery(serializers.Serializer[Any]):
+    level = Choice(label="Level", choices=Level.choices, required=False, help_text="Only this level")
+    tail = serializers.IntegerField(
+        min_value=1, max_value=1000, default=100, help_text="How many of the latest lines"
+    )
+
+
+class ResultQuery(serializers.Serializer[Any]):
+    include = Choice(
+        label="Include", choices=[("workflow", "")], required=False, help_text="The submitted workflow too"
+    )

@@ -1,0 +1,180 @@
+"""The addresses of the live streams: who may follow what. The streaming itself is in `streams`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.permissions import AllowAny
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts import authentication
+from comfyserve.api import addresses
+from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
+from comfyserve.api.schema import describe
+from comfyserve.api.validation import checked
+from workflows.models import TERMINAL, Execution
+from workflows.presentation import representations, selectors
+from workflows.streaming import asgi, event_reader, links
+from workflows.streaming.subscriber import Reader
+
+from .serializers import StreamQuery
+
+WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+STREAM = {(200, "text/event-stream"): OpenApiTypes.STR}
+LAST_EVENT_ID = OpenApiParameter(
+    "Last-Event-ID",
+    {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+    OpenApiParameter.HEADER,
+    description="Go on after this event",
+)
+
+
+class AnyAccept(BaseContentNegotiation):
+    """A browser asks for text/event-stream and nothing else; errors are JSON all the same."""
+
+    def select_renderer(
+        self,
+        request: Request,  # noqa: ARG002
+        renderers: Sequence[BaseRenderer],  # type: ignore[override]
+        format_suffix: str | None = None,  # noqa: ARG002
+    ) -> tuple[BaseRenderer, str]:
+        return renderers[0], renderers[0].media_type or ""
+
+
+class StreamView(APIView):
+    content_negotiation_class = AnyAccept
+    permission_classes = [AllowAny]  # who asks may be in the address
+
+
+class ExecutionEventsView(StreamView):
+    @describe(
+        None,
+        {**STREAM, 204: None},
+        errors=(401,),
+        parameters=[LAST_EVENT_ID, StreamQuery],
+    )
+    def get(self, request: Request, execution_id: str) -> HttpResponse:
+        """Follow Execution: live events until its end (server-sent events).
+
+        `status`, `log`, `node` and `output` events are numbered and kept: after a break, `Last-Event-ID`
+        (which browsers send by themselves) brings what was missed. Of `progress` and `preview` the newest
+        is sent. After `end` nothing comes; a client that comes again all the same gets 204, which stops it.
+        """
+        execution = _execution(request, execution_id)
+        previews = checked(StreamQuery, request.query_params)["previews"]
+        last = _last_event_id(request)
+        if (
+            last is not None
+            and execution.status in TERMINAL
+            and not event_reader.lines_after({execution.id: last})
+        ):
+            return HttpResponse(status=204)
+        reader = Reader(
+            user_id=execution.user_id, execution_id=execution.id, last_event_id=last, previews=previews
+        )
+        return _following(request, reader)
+
+
+class AllEventsView(StreamView):
+    @describe(
+        None,
+        STREAM,
+        errors=(401,),
+        parameters=[LAST_EVENT_ID],
+        operation_id="workflows_events_of_all_retrieve",
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """Follow All Executions: live events of everything that you have, on one connection.
+
+        It begins with where the live executions stand. After a break, `Last-Event-ID` brings what was
+        missed, and may repeat what was told in the seconds before: compare the numbers.
+        """
+        user = authentication.require(request._request)
+        return _following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))
+
+
+def _execution(request: Request, execution_id: str) -> Execution:
+    signature = request.query_params.get("signature")
+    if signature is None:
+        user = authentication.require(request._request)
+        return selectors.execution_of(user=user, execution_id=execution_id)
+    expires = request.query_params.get("expires", "")
+    if not links.is_signed(execution_id, expires=expires, signature=signature):
+        raise Unauthorized("The address has expired or was altered; fetch a new events_url")
+    execution = Execution.objects.filter(id=execution_id, user__is_active=True).first()
+    if execution is None:
+        raise NotFound(f"There is no execution {execution_id}")
+    return execution
+
+
+def _last_event_id(request: Request) -> int | None:
+    text = request.headers.get("Last-Event-ID", "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValidationFailed.of("Last-Event-ID", "Last-Event-ID must be the number of an event")
+    return int(text)
+
+
+def _following(request: Request, reader: Reader) -> HttpResponse:
+    limit = settings.STREAMS_PER_USER
+    if limit and asgi.open_streams(reader.user_id) >= limit:
+        raise LimitExceeded(
+            f"You have {limit} streams open; close one, or follow all executions on one connection",
+            headers={"Retry-After": "10"},
+        )
+    # A proxy must not collect a stream before it passes it on.
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    response = HttpResponse(b"", content_type="text/event-stream; charset=utf-8", headers=headers)
+    asgi.attach(response, asgi.Follow(reader, addresses.base_of(request._request)))
+    return response
+
+
+# -- Prefer: wait --------------------------------------------------------------------------------------
+def seconds_to_wait(request: HttpRequest) -> int:
+    """What `Prefer: wait=N` asks for, MAX_WAIT_SECONDS at most; 0: it does not."""
+    found = WAIT.search(request.headers.get("Prefer", ""))
+    return min(int(found[1]), settings.MAX_WAIT_SECONDS) if found else 0
+
+
+def waits(method: Callable[..., Response]) -> Callable[..., Response]:
+    """For a view's method that accepts a submission: its answer may wait for the end, and is the result then.
+
+    Outside of `idempotent`: what that runs is one transaction.
+    """
+
+    @wraps(method)
+    def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
+        response = method(view, request, *args, **kwargs)
+        seconds = seconds_to_wait(request._request)
+        if seconds and response.status_code == 200:
+            _let_wait(response, request, seconds)
+        return response
+
+    return wrapped
+
+
+def _let_wait(response: Response, request: Request, seconds: int) -> None:
+    execution_id = UUID(str(response.data["execution_id"]))
+    base = addresses.base_of(request._request)
+    response["Preference-Applied"] = f"wait={seconds}"
+
+    def body() -> bytes | None:
+        execution = selectors.by_id(execution_id)
+        if execution is None:
+            return None
+        return bytes(JSONRenderer().render(representations.result_of(execution, base=base)))
+
+    asgi.attach(response, asgi.Wait(execution_id, seconds, body))

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.models import User
+from comfyserve.api import addresses
+from comfyserve.api.idempotency import idempotent
+from comfyserve.api.schema import describe
+from comfyserve.api.validation import checked
+from workflows.models import Status
+from workflows.presentation import representations, schemas, selectors
+from workflows.queue import scheduling, submission
+from workflows.streaming import links
+from workflows.webhooks import outbox
+
+from . import stream_views
+from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
+
+
+class ExecuteView(APIView):
+    """Submit a workflow for asynchronous execution."""
+
+    @stream_views.waits
+    @idempotent
+    @describe(ExecuteSerializer, schemas.SubmittedSerializer)
+    def post(self, request: Request) -> Response:
+        """Execute Workflow: submit a workflow for asynchronous execution.
+
+        With `Prefer: wait=30` the answer waits up to that long, and is the result if it has ended by then.
+        """
+        given = checked(ExecuteSerializer, request.data)
+        webhook = wanted_webhook(given, request._request)
+        accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
+        return Response(_accepted(accepted))
+
+
+class ListView(APIView):
+    """The user's executions, latest first."""
+
+    @describe(None, schemas.ResultSerializer(many=True), parameters=[ListQuery])
+    def get(self, request: Request) -> Response:
+        """List Workflow Executions: the user's own, latest first."""
+        query = checked(ListQuery, request.query_params)
+        rows = selectors.executions_of(user=user_of(request), status=query.get("status"))
+        page = list(rows[query["offset"] : query["offset"] + query["limit"]])
+        ids = [row.id for row in page]
+        made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
+        base = addresses.base_of(request._request)
+        return Response(
+            [representations.result(row, made=made[row.id], lines=lines[row.id], base=base) for row in page],
+            headers={"X-Total-Count": str(rows.count())},
+        )
+
+
+class ResultView(APIView):
+    """One execution: get its result, or delete it with its files."""
+
+    @describe(None, schemas.ResultSerializer, parameters=[ResultQuery])
+    def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Result."""
+        include = checked(ResultQuery, request.query_params).get("include")
+        execution = selectors.execution_of(
+            user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
+        )
+        base = addresses.base_of(request._request)
+        shown = representations.result_of(execution, base=base)
+        shown["events_url"] = links.events_url(execution.id, base=base)
+        if include == "workflow":
+            shown["workflow"] = execution.graph.submitted
+        return Response(shown)
+
+    @describe(None, schemas.DoneSerializer, errors=(409,))
+    def delete(self, request: Request, execution_id: str) -> Response:
+        """Delete Workflow: an ended execution, with its files."""
+        submission.delete(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
+        return Response({"message": "Workflow deleted successfully"})
+
+
+class StatusView(APIView):
+    """How far it is."""
+
+    @describe(None, schemas.StatusSerializer)
+    def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Status: how far it is."""
+        execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
+        position = scheduling.positions([execution.id]).get(execution.id)
+        known = None
+        if execution.status == Status.RUNNING:
+            known, _ = scheduling.estimate(kind=execution.kind, user_id=execution.user_id)
+        return Response(representations.status(execution, queue_position=position, estimated_seconds=known))
+
+
+class LogsView(APIView):
+    """What happened, line by line."""
+
+    @describe(None, schemas.LogsSerializer, parameters=[LogQuery])
+    def get(self, request: Request, execution_id: str) -> Response:
+        """Get Workflow Logs: what happened, line by line."""
+        query = checked(LogQuery, request.query_params)
+        execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
+        lines, total = selectors.log_of(execution, level=query.get("level"), tail=query["tail"])
+        return Response(
+            {
+                "execution_id": execution.id,
+                "logs": [representations.line(entry) for entry in lines],
+                "total_count": total,
+                "filtered": "level" in query,
+            }
+        )
+
+
+class CancelView(APIView):
+    """Cancel a pending or running execution; it is terminal when this answers."""
+
+    @describe(None, schemas.DoneSerializer, errors=(409,))
+    def post(self, request: Request, execution_id: str) -> Response:
+        """Cancel Workflow: it has ended when this answers."""
+        submission.cancel(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
+        return Response({"message": "Workflow cancelled successfully"})
+
+
+class RetryView(APIView):
+    """Submit a failed or cancelled execution again, as a new one."""
+
+    @idempotent
+    @describe(None, schemas.RetriedSerializer, errors=(409,))
+    def post(self, request: Request, execution_id: str) -> Response:
+        """Retry Failed Workflow: submit it again, as a new execution."""
+        user = user_of(request)
+        execution = selectors.execution_of(user=user, execution_id=execution_id, with_graph=True)
+        return Response(
+            _accepted(submission.retry(user=user, execution=execution), retried_from=execution.id)
+        )
+
+
+def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.Wanted | None:
+    """Takes what is about webhooks out of a submission, and checks it."""
+    url, chosen = given.pop("webhook_url"), given.pop("webhook_events")
+    if not url:
+        return None
+    wanted = outbox.Wanted(url=url, events=chosen, base=addresses.base_of(request))
+    outbox.check(wanted)
+    return wanted
+
+
+def user_of(request: Request) -> User:
+    """Who asks; the permission class has seen to it that there is somebody."""
+    assert isinstance(request.user, User)  # noqa: S101
+    return request.user
+
+
+def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
+    shown = {
+        "execution_id": accepted.execution.id,
+        "status": Status.PENDING,
+        "created_at": accepted.execution.created_at,
+        "estimated_duration": accepted.estimated_seconds,
+        "queue_position": accepted.queue_position,
+        **more,
+    }
+    return shown | ({"note": accepted.note} if accepted.note else {})

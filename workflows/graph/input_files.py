@@ -1,0 +1,186 @@
+"""Files that a workflow takes in: the value of an input is a `file_id`, an http(s) address or a `data:` URL.
+
+At submission they are checked, and marked in the prompt that is kept, so that a worker finds them without
+asking anybody. What the user submitted stays as it was; a retry begins from there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+from accounts.models import User
+from comfyserve.api.errors import Detail, ValidationFailed
+from comfyserve.outbound import client
+from files import pins, storing, types
+from files import queries as file_queries
+from files.incoming import Incoming
+
+from . import file_inputs
+from .parsing import Graph, Prompt
+
+MARK = "comfyserve-input:"  # before a file_id or an address, in a prompt that is kept
+FILE_ID = re.compile(r"file_[0-9A-Za-z]+")
+ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+DATA = re.compile(r"data:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Use:
+    """An input whose value names a file."""
+
+    node_id: str
+    name: str
+    value: str
+    path: str  # of the value in what was sent
+
+
+@dataclass
+class Taken:
+    """The prompt to keep, and the files that it needs, with where each is named."""
+
+    prompt: Prompt
+    files: dict[str, str] = field(default_factory=dict)  # file_id -> path
+
+
+def take(graph: Graph, *, user: User) -> Taken:
+    """Check every file that the workflow names, and store those that it brings along.
+
+    Raises ValidationFailed with each mistake under its path, and StorageAway. No transaction should be
+    open: storing takes its time.
+    """
+    uses = list(_uses(graph))
+    if not uses:
+        return Taken(graph.prompt)
+    mistakes = [*_mistaken_files(uses, user), *_mistaken_addresses(uses)]
+    if mistakes:
+        raise ValidationFailed(mistakes)
+    taken = Taken({node_id: {**node} for node_id, node in graph.prompt.items()})
+    for use in uses:
+        value = _stored(use, user) if DATA.match(use.value) else use.value
+        node = taken.prompt[use.node_id]
+        node["inputs"] = {**node["inputs"], use.name: MARK + value}
+        if FILE_ID.fullmatch(value):
+            taken.files.setdefault(value, use.path)
+    return taken
+
+
+def pin(taken: Taken, *, execution_id: UUID) -> None:
+    """Keep its files until it has ended. In the transaction that makes the execution; ValidationFailed if
+    one has just gone."""
+    if not taken.files:
+        return
+    found = pins.pin(taken.files, holder=execution_id)
+    gone = [_missing(file_id, path) for file_id, path in taken.files.items() if file_id not in found]
+    if gone:
+        raise ValidationFailed(gone)
+
+
+# -- finding -----------------------------------------------------------------------------------------
+def _uses(graph: Graph) -> Iterator[Use]:
+    """In the order of the graph. Asks the database only if some value could be a file."""
+    known: dict[str, frozenset[str] | None] = {}
+    for node_id, node in graph.prompt.items():
+        for name, value in node["inputs"].items():
+            if not isinstance(value, str) or not _could_be(value):
+                continue
+            path = graph.paths[node_id, name]
+            if value.startswith(MARK):
+                raise ValidationFailed.of(path, f"A value may not begin with '{MARK}'")
+            class_type = node["class_type"]
+            if class_type not in known:
+                known[class_type] = file_inputs.taking_files(class_type)
+            if _takes(known[class_type], class_type, name, value):
+                yield Use(node_id, name, value, path)
+
+
+def _could_be(value: str) -> bool:
+    return bool(
+        FILE_ID.fullmatch(value) or ADDRESS.match(value) or DATA.match(value) or value.startswith(MARK)
+    )
+
+
+def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str) -> bool:
+    """Where no worker knows the class, a `file_id` is taken for one anywhere; the rest is not guessed."""
+    if known is not None:
+        return name in known
+    return bool(FILE_ID.fullmatch(value)) or name in file_inputs.USUAL.get(class_type, ())
+
+
+# -- checking ----------------------------------------------------------------------------------------
+def _mistaken_files(uses: Sequence[Use], user: User) -> Iterator[Detail]:
+    wanted = {use.value for use in uses if FILE_ID.fullmatch(use.value)}
+    if wanted:
+        rows = file_queries.alive().filter(user=user, id__in=wanted)
+        found = set(rows.values_list("id", flat=True))
+        for use in uses:
+            if use.value in wanted - found:
+                yield _missing(use.value, use.path)
+
+
+def _missing(file_id: str, path: str) -> Detail:
+    return Detail("FILE_NOT_FOUND", f"There is no file {file_id[:100]}, or it has expired", path)
+
+
+def _mistaken_addresses(uses: Sequence[Use]) -> Iterator[Detail]:
+    """DNS is not asked: the worker asks when it fetches, and a submission should not wait."""
+    for use in uses:
+        if ADDRESS.match(use.value):
+            try:
+                client.check(use.value, resolve=False)
+            except client.Refused as exc:
+                yield Detail("INVALID_URL", exc.message, use.path)
+
+
+# -- what comes along ----------------------------------------------------------------------------------
+def _stored(use: Use, user: User) -> str:
+    """The file_id of what a `data:` URL carries."""
+    content = _decoded(use)
+    content_type = types.of_content(content)
+    if not types.is_media(content_type):
+        message = f"A picture, video or audio file is needed here, not {content_type}"
+        raise ValidationFailed.of(use.path, message, "UNSUPPORTED_TYPE")
+    with Incoming() as incoming:
+        incoming.write(content)
+        try:
+            name = f"input{types.extension_of(content_type)}"
+            return storing.accept(incoming, user=user, filename=name).id
+        except ValidationFailed as exc:
+            raise ValidationFailed([Detail(d.code, d.message, use.path) for d in exc.details]) from exc
+
+
+def _decoded(use: Use) -> bytes:
+    head, comma, body = use.value.partition(",")
+    try:
+        if not comma:
+            raise ValueError("no comma")
+        raw = unquote_to_bytes(body)
+        if not head.lower().endswith(";base64"):
+            return raw
+        return base64.b64decode(re.sub(rb"\s", b"", raw), validate=True)
+    except (ValueError, binascii.Error) as exc:
+        raise ValidationFailed.of(use.path, "This data: URL can not be read", "INVALID_DATA_URL") from exc
+
+
+# -- what a worker finds -------------------------------------------------------------------------------
+def marked(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
+    """(node id, input, file_id or address) of what is to be placed on its ComfyUI."""
+    for node_id, node in prompt.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, str) and value.startswith(MARK):
+                yield node_id, name, value.removeprefix(MARK)
+
+
+def filled(prompt: Prompt, names: dict[tuple[str, str], str]) -> Prompt:
+    """The prompt with the names that the files have on ComfyUI, by (node id, input)."""
+    done: dict[str, Any] = dict(prompt)
+    for (node_id, name), value in names.items():
+        node = done[node_id]
+        done[node_id] = {**node, "inputs": {**node["inputs"], name: value}}
+    return done

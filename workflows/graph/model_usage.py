@@ -1,0 +1,47 @@
+"""What executions tell the registry of models, and ask it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+
+from comfyserve.db import connections
+from models_registry import usage
+
+from . import parsing
+from .comfyui_errors import Fault, near_in_name
+
+logger = logging.getLogger(__name__)
+
+
+def note(prompt: parsing.Prompt) -> None:
+    """The models of this prompt are in use now. A figure for housekeeping: nothing waits for it."""
+    try:
+        with connections.step():
+            usage.used((use.type, use.name) for use in parsing.models_of(prompt))
+    except connections.AWAY as exc:
+        logger.warning("the use of models was not noted: %s", exc)
+
+
+def with_suggestions(fault: Fault, prompt: parsing.Prompt) -> Fault:
+    """The fault, and for each model that is missing those that may have been meant; as it was if none is."""
+    found = near(fault.lacks, prompt)
+    if not found:
+        return fault
+    return dataclasses.replace(
+        fault,
+        error="; ".join([fault.error, *near_in_name(found)]),
+        details=fault.details | {"suggestions": found},
+    )
+
+
+def near(missing: Iterable[str], prompt: parsing.Prompt) -> dict[str, list[str]]:
+    """For each of the missing models those that there are and may have been meant, where there are any."""
+    types = {use.name: use.type for use in parsing.models_of(prompt)}
+    try:
+        with connections.step():
+            found = {name: usage.near(name=name, type_=types[name]) for name in missing if name in types}
+    except connections.AWAY:
+        return {}
+    return {name: names for name, names in found.items() if names}

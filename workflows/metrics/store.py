@@ -1,0 +1,305 @@
+"""Figures of what happened, for `/metrics/`: written here, read and explained by `health`.
+
+A figure grows by rows of `Delta` that are only ever added, so that writers never wait for each other over
+one hot row. What a change of status means for the figures is added in that change's transaction: the
+figures are as right as the rows they count. What may be lost with its process (latencies, model loads) is
+gathered in memory and added every few seconds. The sweep folds deltas into `Tally`, one row for each bucket
+of each figure, so that reading costs the same with one execution and with a million.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from django.db import DatabaseError, InterfaceError, connection, transaction
+
+from comfyserve.db import connections
+from workflows.models import Delta, Tally
+
+logger = logging.getLogger(__name__)
+
+FOLD_LOCK = 4  # first key of the advisory lock of the one that folds
+FOLD_AT_ONCE = 50_000  # deltas
+FLUSH_SECONDS = 5.0
+LAST_TRIES = 3  # at the end of the process
+MAX_KINDS = 20  # kinds of workflows with figures of their own; the first that came
+OTHER = "other"
+
+SECONDS_TO_HOURS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+MILLISECONDS_UP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+Key = tuple[str, tuple[str, ...], int]  # (metric, labels, bucket)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`labels` name the elements of `Delta.labels`; a histogram has `bounds`, upper and inclusive."""
+
+    about: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def type(self) -> Literal["counter", "histogram"]:
+        return "histogram" if self.bounds else "counter"
+
+
+METRICS = {
+    "executions_submitted": Metric("Executions accepted", ("priority",)),
+    "executions_ended": Metric("Executions that ended", ("status", "priority")),
+    "execution_wait_seconds": Metric(
+        "From submission until ComfyUI began it, of executions that ended", ("kind", "priority"),
+        SECONDS_TO_HOURS,
+    ),
+    "execution_run_seconds": Metric(
+        "From the beginning in ComfyUI to the end, of completed ones", ("kind",), SECONDS_TO_HOURS
+    ),
+    "execution_failures": Metric("Executions that failed, by what failed them", ("cause",)),
+    "executions_taken_back": Metric("Executions taken back into the queue", ("cause",)),
+    "lease_losses": Metric("Claims taken from workers that did not renew them", ("how",)),
+    "model_loads": Metric("Runs of a node that loads a model, not answered from cache", ("type",)),
+    "model_swaps": Metric("Model loads of another model than the last of its type", ("type",)),
+    "webhook_deliveries": Metric("Attempts to deliver a webhook", ("result",)),
+    "http_request_seconds": Metric(
+        "From request to response of the API", ("method", "route", "code"), MILLISECONDS_UP
+    ),
+    "rate_limit_skipped": Metric("Requests let through uncounted because Redis was away"),
+}  # fmt: skip
+
+
+# -- in the transaction of the change -------------------------------------------------------------------
+def note_submitted(*, priority: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_SUBMITTED_SQL, [[priority]])
+
+
+def note_ended(ids: Sequence[UUID]) -> None:
+    """Count those of `ids` that have ended. Call it once, in the transaction that ends them."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ENDED_SQL, {"ids": list(ids), "bounds": list(SECONDS_TO_HOURS)})
+
+
+_SUBMITTED_SQL = """
+    INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
+    VALUES ('executions_submitted', %s, 0, 1, 1)
+"""
+
+# What failed an execution; `error` is its own, `error_details` its graph's. In a statement with parameters.
+CAUSES = ("node", "out_of_memory", "timeout", "refused", "given_up", "not_taken")
+CAUSE_SQL = """CASE
+            WHEN error LIKE 'Given up after%%' THEN 'given_up'
+            WHEN error LIKE 'No worker could take it%%' THEN 'not_taken'
+            WHEN error_details ->> 'type' = 'timeout' THEN 'timeout'
+            WHEN error LIKE '%%ran out of memory' THEN 'out_of_memory'
+            WHEN error_details -> 'node_errors' <> '{}' THEN 'refused'
+            ELSE 'node' END"""
+
+_ENDED_SQL = f"""
+    WITH ended AS (
+        SELECT e.id, e.status, e.priority, e.kind, e.error,
+            extract(epoch FROM e.started_at - e.created_at) AS waited,
+            extract(epoch FROM e.completed_at - e.started_at) AS ran
+        FROM workflows_execution e
+        WHERE e.id = ANY(%(ids)s) AND e.status IN ('completed', 'failed', 'cancelled')
+    )
+    INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
+    SELECT 'executions_ended', ARRAY[status, priority], 0, 1, 1 FROM ended
+    UNION ALL
+    SELECT 'execution_wait_seconds', ARRAY[kind, priority],
+        (SELECT count(*) FROM unnest(%(bounds)s::float[]) bound WHERE bound < waited), 1, waited
+    FROM ended WHERE waited IS NOT NULL
+    UNION ALL
+    SELECT 'execution_run_seconds', ARRAY[kind],
+        (SELECT count(*) FROM unnest(%(bounds)s::float[]) bound WHERE bound < ran), 1, ran
+    FROM ended WHERE status = 'completed'
+    UNION ALL
+    SELECT 'execution_failures', ARRAY[{CAUSE_SQL}], 0, 1, 1
+    FROM ended JOIN workflows_graph g ON g.execution_id = ended.id WHERE status = 'failed'
+"""  # noqa: S608  (no value of a user in it)
+
+
+def add(metric: str, *labels: str, count: int = 1) -> None:
+    """Add to a counter, in the caller's transaction."""
+    if count:
+        Delta.objects.create(metric=metric, labels=list(labels), count=count, sum=count)
+
+
+# -- gathered in memory -----------------------------------------------------------------------------------
+class Gathered:
+    """Figures of this process that wait to be written. Safe to share among threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._figures: dict[Key, list[float]] = defaultdict(lambda: [0, 0.0])
+
+    def gather(self, metric: str, labels: tuple[str, ...], *, value: float, count: int = 1) -> None:
+        bucket = bisect_left(METRICS[metric].bounds, value)
+        self._merge({(metric, labels, bucket): [count, value]})
+
+    def flush(self) -> None:
+        """Write them all. DatabaseError leaves them here, for the next time."""
+        with self._lock:
+            figures, self._figures = self._figures, defaultdict(lambda: [0, 0.0])
+        if not figures:
+            return
+        try:
+            with connections.step():
+                Delta.objects.bulk_create(
+                    Delta(metric=metric, labels=list(labels), bucket=bucket, count=int(count), sum=total)
+                    for (metric, labels, bucket), (count, total) in figures.items()
+                )
+        except (DatabaseError, InterfaceError):
+            self._merge(figures)
+            raise
+
+    def _merge(self, figures: dict[Key, list[float]]) -> None:
+        with self._lock:
+            for key, (count, total) in figures.items():
+                entry = self._figures[key]
+                entry[0] += count
+                entry[1] += total
+
+
+_gathered = Gathered()
+_last_model: dict[str, str] = {}  # type -> name; a worker's process serves one ComfyUI
+
+
+def count(metric: str, *labels: str, by: int = 1) -> None:
+    """Add to a counter, soon: lost if the process is killed within FLUSH_SECONDS."""
+    _gathered.gather(metric, labels, value=by, count=by)
+
+
+def observe(metric: str, *labels: str, value: float) -> None:
+    """Add an observation to a histogram, soon."""
+    _gathered.gather(metric, labels, value=value)
+
+
+def model_loaded(*, name: str, type: str) -> None:  # noqa: A002  (as in models_used)
+    """ComfyUI ran the node that loads this model."""
+    count("model_loads", type)
+    if _last_model.get(type, name) != name:
+        count("model_swaps", type)
+    _last_model[type] = name
+
+
+class Flusher:
+    """The thread that writes what is gathered in this process, and folds where no other process does."""
+
+    def __init__(self, *, before: Callable[[], None] | None = None) -> None:
+        """`before` is called before each writing, to gather what is counted elsewhere."""
+        self._before = before
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="statistics", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Write what is left."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._thread.join(timeout=5)
+
+    def _live(self) -> None:
+        while not self._stopping.wait(FLUSH_SECONDS):
+            self._write()
+        # There is no later: a connection that broke while nobody looked must not cost the figures.
+        any(self._write() for _ in range(LAST_TRIES))
+
+    def _write(self) -> bool:
+        """False: the database is away, and the figures are still here."""
+        try:
+            if self._before is not None:
+                self._before()
+            _gathered.flush()
+            with connections.step():
+                fold()
+        except (DatabaseError, InterfaceError) as exc:
+            logger.warning("statistics wait, the database is away: %s", exc)
+            return False
+        return True
+
+
+# -- folding and reading -----------------------------------------------------------------------------------
+def fold() -> int:
+    """Fold deltas into tallies; how many. 0 also where somebody else folds now. Safe to run anywhere."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [FOLD_LOCK])
+        if not cursor.fetchone()[0]:
+            return 0
+        cursor.execute(
+            """
+            WITH taken AS (
+                DELETE FROM workflows_delta WHERE id IN (SELECT id FROM workflows_delta LIMIT %s)
+                RETURNING metric, labels, bucket, count, sum
+            )
+            SELECT metric, labels, bucket, sum(count)::bigint, sum(sum), count(*) FROM taken GROUP BY 1, 2, 3
+            """,
+            [FOLD_AT_ONCE],
+        )
+        rows = cursor.fetchall()
+        if not rows:
+            return 0
+        figures = _bounded(_known_kinds(), ((row[0], tuple(row[1]), row[2], row[3], row[4]) for row in rows))
+        cursor.executemany(
+            """
+            INSERT INTO workflows_tally (metric, labels, bucket, count, sum) VALUES (%s, %s, %s, %s, %s)
+            ON CONFLICT (metric, labels, bucket) DO UPDATE
+            SET count = workflows_tally.count + excluded.count, sum = workflows_tally.sum + excluded.sum
+            """,
+            [(m, list(labels), bucket, n, total) for (m, labels, bucket), (n, total) in figures.items()],
+        )
+    return sum(row[5] for row in rows)
+
+
+def read() -> dict[Key, tuple[int, float]]:
+    """All figures as they stand now: (count, sum) of each bucket, one statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT metric, labels, bucket, count, sum, true FROM workflows_tally
+            UNION ALL
+            SELECT metric, labels, bucket, sum(count)::bigint, sum(sum), false FROM workflows_delta
+            GROUP BY 1, 2, 3
+            """
+        )
+        rows = [(row[0], tuple(row[1]), *row[2:]) for row in cursor.fetchall()]
+    known = {row[1][0] for row in rows if row[5] and _has_kind(row[0])}
+    return _bounded(known, (row[:5] for row in rows))
+
+
+def _known_kinds() -> set[str]:
+    """The kinds of workflows that have figures of their own."""
+    with_kind = [metric for metric in METRICS if _has_kind(metric)]
+    return set(
+        Tally.objects.filter(metric__in=with_kind).values_list("labels__0", flat=True).distinct()
+    )  # fmt: skip
+
+
+def _has_kind(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].labels[:1] == ("kind",)
+
+
+def _bounded(
+    known: set[str], rows: Iterable[tuple[str, tuple[str, ...], int, int, float]]
+) -> dict[Key, tuple[int, float]]:
+    """Rows added up by their key, with kinds beyond the first MAX_KINDS as one."""
+    figures: dict[Key, tuple[int, float]] = {}
+    for metric, labels, bucket, n, total in rows:
+        if _has_kind(metric) and labels[0] not in known:
+            if len(known) < MAX_KINDS:
+                known.add(labels[0])
+            else:
+                labels = (OTHER, *labels[1:])
+        before = figures.get((metric, labels, bucket), (0, 0.0))
+        figures[metric, labels, bucket] = (before[0] + n, before[1] + total)
+    return figures

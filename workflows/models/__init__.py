@@ -1,0 +1,48 @@
+"""Tables of executions, webhooks, workers and figures. Every other room may import them; they import none.
+
+Begin with `execution`. Who may change a status: `workflows.queue.state_machine`, and nobody else.
+"""
+
+from __future__ import annotations
+
+from .execution import (
+    ALIVE,
+    TERMINAL,
+    Execution,
+    Flow,
+    Graph,
+    Held,
+    Level,
+    LineKind,
+    LogLine,
+    Output,
+    Priority,
+    Status,
+)
+from .metrics import Delta, Tally
+from .webhook import Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
+from .worker import ObjectInfo, Worker
+
+__all__ = [
+    "ALIVE",
+    "TERMINAL",
+    "Delivery",
+    "DeliveryAttempt",
+    "Delta",
+    "Execution",
+    "Flow",
+    "Graph",
+    "Held",
+    "Level",
+    "LineKind",
+    "LogLine",
+    "ObjectInfo",
+    "Output",
+    "Priority",
+    "Status",
+    "Tally",
+    "Webhook",
+    "WebhookEvent",
+    "WebhookSecret",
+    "Worker",
+]

@@ -1,0 +1,286 @@
+"""Tables of executions. Who may change a status: `lifecycle`, and nobody else."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class Status(models.TextChoices):
+    PENDING = "pending"  # waits for a GPU, or is staged behind the one that runs
+    RUNNING = "running"  # ComfyUI has begun it
+    COMPLETED = "completed"  # terminal; all outputs are stored
+    FAILED = "failed"  # terminal; `error` says why
+    CANCELLED = "cancelled"  # terminal; by its user or an operator
+
+
+ALIVE = (Status.PENDING, Status.RUNNING)
+TERMINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class Priority(models.TextChoices):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class Held(models.TextChoices):
+    """Why a waiting execution may not be taken yet."""
+
+    BACKOFF = "backoff"  # a fault of the system: again at `held_until`
+    QUOTA = "quota"  # its user runs as many as allowed
+
+
+class Level(models.TextChoices):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LineKind(models.TextChoices):
+    """What a line of log is in the live stream: the name of its event."""
+
+    LOG = "log"
+    STATUS = "status"  # a transition; `data` has the new status
+    NODE = "node"  # a node begins
+    OUTPUT = "output"  # something was made; `data` describes it
+
+
+class Execution(models.Model):
+    """One submitted workflow. The id is ComfyUI's `prompt_id` too.
+
+    The row is narrow, and no index names a column that a renewal or progress changes, so that those
+    updates stay within the page (HOT). The graph is in `Graph`, lines of log in `LogLine`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="executions", db_index=False
+    )
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
+    priority = models.CharField(max_length=10, choices=Priority.choices, default=Priority.NORMAL)
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True, blank=True)
+    completed_at = models.DateTimeField(null=True, blank=True)
+    timeout_minutes = models.IntegerField()
+    request_id = models.CharField(max_length=128, blank=True, default="")
+    # Stays when that one is deleted. A constraint would have each deletion look through all executions.
+    retried_from = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.DO_NOTHING, related_name="retries", db_index=False,
+        db_constraint=False,
+    )  # fmt: skip
+
+    # the order: DESIGN "The order of the queue", formula in scheduling.place
+    turn = models.FloatField()
+    start = models.FloatField()
+    finish = models.FloatField()
+    cost = models.FloatField(help_text="Estimated GPU seconds")
+    held = models.CharField(max_length=10, choices=Held.choices, null=True, blank=True)  # noqa: DJ001  (null: not held)
+    held_until = models.DateTimeField(null=True, blank=True)
+
+    # the claim: who works on it, and until when we believe that
+    claim_token = models.UUIDField(null=True, blank=True)
+    worker = models.CharField(max_length=200, blank=True, default="", help_text="Backend of the last claim")
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    suspect_lease = models.DateTimeField(
+        null=True, blank=True, help_text="The lease that the reaper saw expired"
+    )
+    suspect_since = models.DateTimeField(null=True, blank=True)
+    attempt = models.IntegerField(default=0)
+    posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
+    boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
+    returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
+    faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
+    excluded = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that refused it"
+    )
+    lacking = ArrayField(
+        models.CharField(max_length=200), default=list, db_default=[], blank=True,
+        help_text="Backends without a node or model that another has: see capable.py",
+    )  # fmt: skip
+
+    # progress of this attempt
+    current_step = models.IntegerField(default=0)
+    total_steps = models.IntegerField(default=0)
+    percentage = models.FloatField(default=0)
+    current_node = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+    eta_seconds = models.FloatField(null=True, blank=True)
+
+    # what it is, and what came of it
+    kind = models.CharField(
+        max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of"
+    )
+    models_used = models.JSONField(default=list)
+    metadata = models.JSONField(default=dict)
+    webhook_url = models.TextField(blank=True, default="")
+    warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
+    error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
+    gpu_seconds = models.FloatField(null=True, blank=True)
+
+    class Meta:
+        indexes = [
+            # Read by scheduling (claim, positions): waiting rows only, so it stays small as history grows.
+            models.Index(
+                fields=["turn", "created_at"],
+                name="execution_waiting",
+                condition=Q(status="pending", claim_token=None, held=None),
+            ),
+            # Read by the sweep that lifts what is held.
+            models.Index(
+                fields=["held", "held_until"],
+                name="execution_held",
+                condition=Q(status="pending", held__isnull=False),
+            ),
+            # Read by workers (adopt, staged elsewhere) and the reaper.
+            models.Index(fields=["worker"], name="execution_claimed", condition=Q(claim_token__isnull=False)),
+            # Read by scheduling.place: the highest finish of a flow.
+            models.Index(
+                fields=["user", "priority", "finish"],
+                name="execution_flow",
+                condition=Q(status="pending") | Q(claimed_at__isnull=False),
+            ),
+            # Read by scheduling.place: the execution claimed last.
+            models.Index(
+                fields=["claimed_at"], name="execution_last_claimed", condition=Q(claimed_at__isnull=False)
+            ),
+            # Read by the list of a user's executions.
+            models.Index(fields=["user", "-created_at"], name="execution_of_user"),
+            # Read by quotas: what a user has waiting and running.
+            models.Index(
+                fields=["user", "status"],
+                name="execution_alive",
+                condition=Q(status__in=["pending", "running"]),
+            ),
+            # Read by estimates: the latest of a kind, and of a user.
+            models.Index(
+                fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
+            ),
+            # Read by health: how many wait of each priority, and since when.
+            models.Index(
+                fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
+            ),
+            # Read by the console: the latest of all, and the latest that ended in some way.
+            models.Index(fields=["-created_at"], name="execution_latest"),
+            models.Index(
+                fields=["status", "-created_at"],
+                name="execution_outcome",
+                condition=Q(completed_at__isnull=False),
+            ),
+            # Read by the page of an execution, and when one is deleted: what it was retried as.
+            models.Index(
+                fields=["retried_from"],
+                name="execution_retries",
+                condition=Q(retried_from__isnull=False),
+            ),
+            # Read by retention.
+            models.Index(
+                fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="execution_ended_has_no_claim",
+                condition=Q(status__in=["pending", "running"]) | Q(claim_token=None),
+            ),
+            models.CheckConstraint(
+                name="execution_running_is_claimed",
+                condition=~Q(status="running") | Q(claim_token__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def duration_seconds(self) -> float | None:
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return round((self.completed_at - self.started_at).total_seconds(), 3)
+
+
+class Flow(models.Model):
+    """What deleted executions leave behind for the order of the queue: see scheduling.remember."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    priority = models.CharField(max_length=10, choices=Priority.choices)
+    start = models.FloatField(help_text="The highest of those that were claimed")
+    finish = models.FloatField(help_text="The same")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "priority"], name="flow_once")]
+        indexes = [
+            # Read by scheduling.place: virtual time does not go back when executions are deleted.
+            models.Index(fields=["-start"], name="flow_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.priority} of user {self.user_id}"
+
+
+class Graph(models.Model):
+    """What is big of an execution: read when it runs or when somebody asks for it."""
+
+    execution = models.OneToOneField(
+        Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph"
+    )
+    submitted = models.JSONField(help_text="As the user sent it")
+    prompt = models.JSONField(help_text="As ComfyUI takes it")
+    error_details = models.JSONField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"graph of {self.execution_id}"
+
+
+class LogLine(models.Model):
+    """A line of an execution's log; numbered, so that a reader can go on where it stopped.
+
+    The lines of one execution are written under the lock of its row: the order of their ids is the order
+    in which they became visible. Among executions that does not hold.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    execution = models.ForeignKey(
+        Execution, on_delete=models.CASCADE, related_name="log_lines", db_index=False
+    )
+    timestamp = models.DateTimeField(db_default=Now())
+    level = models.CharField(max_length=10, choices=Level.choices)
+    message = models.TextField()
+    node_id = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
+    kind = models.CharField(
+        max_length=10, choices=LineKind.choices, default=LineKind.LOG, db_default=LineKind.LOG
+    )
+    data = models.JSONField(null=True, blank=True, help_text="What the live stream tells beside the message")
+
+    class Meta:
+        indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Output(models.Model):
+    """One thing that an execution made: a file, or a text."""
+
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="outputs", db_index=False)
+    position = models.IntegerField()
+    group = models.CharField(max_length=20, help_text="images, videos, audio, models, texts, files")
+    node_id = models.CharField(max_length=200)
+    subfolder = models.CharField(max_length=500, blank=True, default="")
+    temporary = models.BooleanField(default=False, help_text="A preview: ComfyUI would not have kept it")
+    file = models.ForeignKey("files.File", null=True, on_delete=models.SET_NULL, related_name="outputs")
+    text = models.TextField(null=True)  # noqa: DJ001  (null: it is a file)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["execution", "position"], name="output_of_execution")]
+
+    def __str__(self) -> str:
+        return f"{self.group} of {self.execution_id}"

@@ -1,0 +1,118 @@
+"""Tables of webhooks: what an execution's user asked for, the outbox, and what became of each delivery."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class WebhookEvent(models.TextChoices):
+    STARTED = "workflow.started"
+    COMPLETED = "workflow.completed"
+    FAILED = "workflow.failed"
+    CANCELLED = "workflow.cancelled"
+
+
+class Webhook(models.Model):
+    """What shall be told of one execution, and where."""
+
+    execution = models.OneToOneField(
+        "workflows.Execution", primary_key=True, on_delete=models.CASCADE, related_name="webhook"
+    )
+    url = models.TextField()
+    host = models.CharField(max_length=300, help_text="Host and port: so many deliveries at once go to one")
+    events = ArrayField(models.CharField(max_length=20, choices=WebhookEvent.choices))
+    base = models.CharField(max_length=500, help_text="Our own address as the submitter saw it, for links")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def new_message_id() -> str:
+    return f"msg_{uuid.uuid4().hex}"
+
+
+class Delivery(models.Model):
+    """One event on its way to a receiver. Written with the status change; done when the receiver says so."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting"  # to be sent, now or at `due_at`
+        DELIVERED = "delivered"  # the receiver answered 2xx
+        FAILED = "failed"  # given up; `error` says why
+
+    execution = models.ForeignKey(
+        "workflows.Execution", on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    event = models.CharField(max_length=20, choices=WebhookEvent.choices)
+    message_id = models.CharField(
+        max_length=40, default=new_message_id, help_text="The header webhook-id, the same on each try"
+    )
+    url = models.TextField()
+    host = models.CharField(max_length=300)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
+    error = models.TextField(blank=True, default="", help_text="Of the last try")
+    created_at = models.DateTimeField(db_default=Now(), help_text="When it happened: the body's timestamp")
+    finished_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(db_default=Now())
+    retried_since = models.DateTimeField(db_default=Now(), help_text="Tries are counted from here on")
+    tries = models.IntegerField(default=0, db_default=0)
+    # who sends it now, and until when we believe that
+    token = models.UUIDField(null=True, blank=True)
+    taken_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        constraints = [
+            # An execution that goes back to the queue and runs again has started once.
+            models.UniqueConstraint(fields=["execution", "event"], name="delivery_once"),
+        ]
+        indexes = [
+            # Read by delivering.take: those under way or waiting, few beside the delivered ones.
+            models.Index(fields=["due_at"], name="delivery_waiting", condition=Q(state="waiting")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} of {self.execution_id}"
+
+
+class DeliveryAttempt(models.Model):
+    """One try, and what the receiver said."""
+
+    delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="attempts")
+    at = models.DateTimeField(db_default=Now())
+    status_code = models.IntegerField(null=True, blank=True, help_text="Null: no answer")
+    duration_ms = models.IntegerField()
+    answer = models.TextField(blank=True, default="", help_text="Its first kilobyte")
+    error = models.TextField(blank=True, default="")
+
+    def __str__(self) -> str:
+        return f"{self.status_code or self.error} at {self.at}"
+
+
+class WebhookSecret(models.Model):
+    """What a user's webhooks are signed with. After a change the old one signs too, for a while."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_secrets"
+    )
+    secret = models.CharField(max_length=100, help_text="whsec_ and 32 random bytes in base64")
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Null: the present one")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user"], condition=Q(expires_at=None), name="webhook_secret_present"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"secret of user {self.user_id} since {self.created_at}"

@@ -1,0 +1,139 @@
+"""Executions as the API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from files import links
+from workflows.models import Execution, LogLine, Output, Status
+
+from . import selectors
+
+
+def line(entry: LogLine) -> dict[str, Any]:
+    shown: dict[str, Any] = {"timestamp": entry.timestamp, "level": entry.level, "message": entry.message}
+    if entry.node_id is not None:
+        shown["node_id"] = entry.node_id
+    return shown
+
+
+def outputs(found: Iterable[Output], *, base: str) -> dict[str, list[Any]]:
+    """Grouped by kind. `base` is the address of this service as its user sees it."""
+    groups: dict[str, list[Any]] = {}
+    for output in found:
+        groups.setdefault(output.group, []).append(one_output(output, base=base))
+    return groups
+
+
+def one_output(output: Output, *, base: str) -> dict[str, Any]:
+    return _text(output) if output.file is None else _file(output, base=base)
+
+
+def _text(output: Output) -> dict[str, Any]:
+    if output.text is not None:
+        return {"node_id": output.node_id, "text": output.text}
+    return {"node_id": output.node_id, "filename": None, "url": None, "deleted": True}
+
+
+def _file(output: Output, *, base: str) -> dict[str, Any]:
+    file = output.file
+    assert file is not None  # noqa: S101  (the caller looked)
+    return {
+        "filename": file.filename,
+        "url": links.download_url(file, base=base),
+        "width": file.width,
+        "height": file.height,
+        "file_id": file.id,
+        "node_id": output.node_id,
+        "subfolder": output.subfolder,
+        "content_type": file.content_type,
+        "size": file.size,
+        "temporary": output.temporary,
+        "thumbnail_url": links.thumbnail_url(file, base=base),
+    }
+
+
+def result(
+    execution: Execution,
+    *,
+    made: Iterable[Output],
+    lines: Iterable[LogLine],
+    base: str,
+    error_details: Any = None,
+) -> dict[str, Any]:
+    """The *get* shape."""
+    return {
+        "execution_id": execution.id,
+        "status": execution.status,
+        "priority": execution.priority,
+        "created_at": execution.created_at,
+        "started_at": execution.started_at,
+        "completed_at": execution.completed_at,
+        "duration_seconds": execution.duration_seconds,
+        "outputs": outputs(made, base=base),
+        "error": execution.error,
+        "error_details": error_details,
+        "warnings": execution.warnings,
+        "logs": [line(entry) for entry in lines],
+        "metadata": metadata(execution),
+        "retried_from": execution.retried_from_id,
+    }
+
+
+def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
+    """The same of one whose parts are yet to be read."""
+    ids = [execution.id]
+    return result(
+        execution,
+        made=selectors.outputs(ids)[execution.id],
+        lines=selectors.latest_lines(ids)[execution.id],
+        base=base,
+        error_details=selectors.error_details(execution.id) if execution.error else None,
+    )
+
+
+def metadata(execution: Execution) -> dict[str, Any]:
+    """The user's own, with the models that the workflow names where the user did not say otherwise."""
+    names = [use["name"] for use in execution.models_used]
+    ours: dict[str, Any] = {"model_used": names[0], "models_used": names} if names else {}
+    return {**ours, **execution.metadata}
+
+
+def status(
+    execution: Execution, *, queue_position: int | None, estimated_seconds: float | None
+) -> dict[str, Any]:
+    return {
+        "execution_id": execution.id,
+        "status": execution.status,
+        "created_at": execution.created_at,
+        "started_at": execution.started_at,
+        "completed_at": execution.completed_at,
+        "queue_position": queue_position,
+        "progress": progress(execution),
+        "estimated_completion": estimated_completion(execution, estimated_seconds=estimated_seconds),
+    }
+
+
+def progress(execution: Execution) -> dict[str, Any]:
+    return {
+        "current_step": execution.current_step,
+        "total_steps": execution.total_steps,
+        "percentage": round(execution.percentage, 1),
+        "current_node": execution.current_node,
+        "eta_seconds": None if execution.eta_seconds is None else round(execution.eta_seconds, 1),
+    }
+
+
+def estimated_completion(execution: Execution, *, estimated_seconds: float | None) -> datetime | None:
+    """From measured steps, else from what this kind took before; null where nothing is known."""
+    if execution.status != Status.RUNNING or execution.started_at is None:
+        return None
+    if execution.eta_seconds is not None:
+        return timezone.now() + timedelta(seconds=execution.eta_seconds)
+    if estimated_seconds is not None:
+        return execution.started_at + timedelta(seconds=estimated_seconds)
+    return None

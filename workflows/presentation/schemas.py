@@ -1,0 +1,89 @@
+"""What `representations` shows, for the description of the API. Nothing is rendered with these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from workflows.models import Level, Priority, Status
+
+
+class LineSerializer(serializers.Serializer[Any]):
+    timestamp = serializers.DateTimeField(help_text="When it happened")
+    level = serializers.ChoiceField(choices=Level.choices, help_text="How bad it is")
+    message = serializers.CharField(help_text="What happened")
+    node_id = serializers.CharField(required=False, help_text="The node it is about")
+
+
+class AcceptedSerializer(serializers.Serializer[Any]):
+    execution_id = serializers.UUIDField(help_text="The id of the execution")
+    status = serializers.ChoiceField(choices=Status.choices, help_text="`pending`")
+    created_at = serializers.DateTimeField(help_text="When it was submitted")
+    queue_position = serializers.IntegerField(allow_null=True, help_text="1 is next; null: not known")
+    note = serializers.CharField(
+        required=False, help_text="What is good to know, such as that no worker runs"
+    )
+
+
+class SubmittedSerializer(AcceptedSerializer):
+    estimated_duration = serializers.FloatField(allow_null=True, help_text="Seconds; null: not known yet")
+
+
+class RetriedSerializer(AcceptedSerializer):
+    retried_from = serializers.UUIDField(help_text="The execution that was retried")
+
+
+class ResultSerializer(serializers.Serializer[Any]):
+    execution_id = serializers.UUIDField(help_text="The id of the execution")
+    status = serializers.ChoiceField(choices=Status.choices, help_text="Where it is")
+    priority = serializers.ChoiceField(choices=Priority.choices, help_text="How soon it is wanted")
+    created_at = serializers.DateTimeField(help_text="When it was submitted")
+    started_at = serializers.DateTimeField(allow_null=True, help_text="When ComfyUI began it")
+    completed_at = serializers.DateTimeField(allow_null=True, help_text="When it ended, in whatever way")
+    duration_seconds = serializers.FloatField(allow_null=True, help_text="From start to end")
+    outputs = serializers.DictField(
+        child=serializers.ListField(child=serializers.DictField()),
+        help_text="By kind, such as `images`: filename, url, width, height and more of each",
+    )
+    error = serializers.CharField(allow_null=True, help_text="Why it failed, for people")
+    error_details = serializers.JSONField(
+        allow_null=True, help_text="Why it failed, for programs; in lists null"
+    )
+    logs = LineSerializer(many=True, help_text="The latest lines, 20 at most")
+    metadata = serializers.DictField(help_text="The submitted metadata, and `model_used`, `models_used`")
+    retried_from = serializers.UUIDField(allow_null=True, help_text="The execution that this one retries")
+    events_url = serializers.CharField(
+        required=False, help_text="Its live stream, for a browser: signed, and good for an hour; not in lists"
+    )
+    workflow = serializers.JSONField(required=False, help_text="As submitted, with `include=workflow`")
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    current_step = serializers.IntegerField(allow_null=True, help_text="Of the node that runs")
+    total_steps = serializers.IntegerField(allow_null=True, help_text="Of the node that runs")
+    percentage = serializers.FloatField(help_text="Of the whole workflow")
+    current_node = serializers.CharField(allow_null=True, help_text="The node that runs")
+    eta_seconds = serializers.FloatField(allow_null=True, help_text="Until it ends; null: not known")
+
+
+class StatusSerializer(serializers.Serializer[Any]):
+    execution_id = serializers.UUIDField(help_text="The id of the execution")
+    status = serializers.ChoiceField(choices=Status.choices, help_text="Where it is")
+    created_at = serializers.DateTimeField(help_text="When it was submitted")
+    started_at = serializers.DateTimeField(allow_null=True, help_text="When ComfyUI began it")
+    completed_at = serializers.DateTimeField(allow_null=True, help_text="When it ended, in whatever way")
+    queue_position = serializers.IntegerField(allow_null=True, help_text="1 is next; null: does not wait")
+    progress = ProgressSerializer(help_text="How far it is")
+    estimated_completion = serializers.DateTimeField(allow_null=True, help_text="Null: not known")
+
+
+class LogsSerializer(serializers.Serializer[Any]):
+    execution_id = serializers.UUIDField(help_text="The id of the execution")
+    logs = LineSerializer(many=True, help_text="The latest lines, oldest first")
+    total_count = serializers.IntegerField(help_text="Lines that match, shown or not")
+    filtered = serializers.BooleanField(help_text="Whether a level was asked for")
+
+
+class DoneSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField(help_text="What was done")

@@ -1,0 +1,113 @@
+"""Reading executions: fetching with permission, lists, what stands beside them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import QuerySet, prefetch_related_objects
+
+from accounts.models import User
+from comfyserve.api.errors import NotFound
+from comfyserve.db.rows import Columns
+from comfyserve.ttl_cache import Lately
+from files.models import File
+from workflows.models import Execution, Graph, LogLine, Output, Status
+
+LINES_IN_RESULT = 20
+_EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
+_FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
+
+
+def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
+    """The user's execution. NotFound also where the id is malformed, and where it is somebody else's."""
+    try:
+        parsed = uuid.UUID(execution_id)
+    except ValueError:
+        raise NotFound(f"There is no execution {execution_id[:100]}") from None
+    found = by_id(parsed)
+    if found is None or found.user_id != user.pk:
+        raise NotFound(f"There is no execution {parsed}")
+    if with_graph:
+        prefetch_related_objects([found], "graph")
+    return found
+
+
+def by_id(execution_id: UUID) -> Execution | None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s", [execution_id])  # noqa: S608
+        row = cursor.fetchone()
+    return _EXECUTION.read(row) if row else None
+
+
+def executions_of(*, user: User, status: str | None = None) -> QuerySet[Execution]:
+    """The user's executions, latest first."""
+    rows = Execution.objects.filter(user=user).order_by("-created_at", "-id")
+    return rows.filter(status=status) if status else rows
+
+
+def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
+    """Of each, in their order, with their files, in one query."""
+    found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
+            WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
+            """,  # noqa: S608
+            [list(ids)],
+        )
+        for row in cursor.fetchall():
+            output = _OUTPUT.read(row)
+            if output.file_id is not None:
+                output.file = _FILE.read(row, at=len(_OUTPUT))
+            found[output.execution_id].append(output)
+    return found
+
+
+def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
+    """The newest lines of each, oldest first, in one query."""
+    found: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+                SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
+            ORDER BY l.id
+            """,  # noqa: S608
+            [list(ids), LINES_IN_RESULT],
+        )
+        for row in cursor.fetchall():
+            line = _LINE.read(row)
+            found[line.execution_id].append(line)
+    return found
+
+
+def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[LogLine], int]:
+    """(the newest `tail` lines, oldest first; how many lines match in all)."""
+    rows = LogLine.objects.filter(execution=execution)
+    if level:
+        rows = rows.filter(level=level)
+    return list(rows.order_by("-id")[:tail])[::-1], rows.count()
+
+
+def error_details(execution_id: UUID) -> Any:
+    """What went wrong, for programs; None where nothing did."""
+    return Graph.objects.filter(execution_id=execution_id).values_list("error_details", flat=True).first()
+
+
+def pending_count() -> int:
+    """How many wait, of all users: a count over the small index of the waiting."""
+    return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()
+
+
+# What guards the queue against overflow need not be exact.
+pending_count_lately = Lately(pending_count)
+
+
+def any_pending() -> bool:
+    """Whether anything waits that a worker may take."""
+    return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).exists()

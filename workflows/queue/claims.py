@@ -1,0 +1,157 @@
+"""Claims: which worker has which execution, and until when that is believed.
+
+A claim changes no status; it is what every later change is fenced with (`lifecycle`).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import QuerySet
+
+from comfyserve.db import rows
+from workflows.models import ALIVE, Execution
+
+from . import execution_log, scheduling
+from .execution_log import Line
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An execution in the hands of one worker; `token` fences every effect it has."""
+
+    execution_id: UUID
+    token: UUID
+    worker: str
+    attempt: int
+    user_id: int
+    status: str
+    timeout_minutes: int
+    started_at: datetime | None
+    posted_at: datetime | None
+    boot: str
+    faults: int
+    request_id: str
+    excluded: list[str]
+    kind: str
+    webhook: bool  # somebody asked to be told
+    elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
+    prompt: dict[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What save prefixes and scratch folders carry."""
+        return f"{self.execution_id}.{self.attempt}"
+
+
+_CLAIM_FIELDS = """
+    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
+    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id),
+    coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
+"""
+
+
+def take(*, worker: str) -> Claim | None:
+    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+
+    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
+    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
+    """
+    found = _claims(
+        f"""
+        WITH next AS ({scheduling.NEXT_SQL}), e AS (
+            UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
+                claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
+                suspect_lease = NULL, posted_at = NULL, boot = ''
+            FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
+        ), line AS (
+            INSERT INTO workflows_logline (execution_id, level, message)
+            SELECT id, 'INFO', 'Taken by worker ' || worker
+                || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+        ), busy AS (
+            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
+        )
+        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+        WHERE set_config('synchronous_commit', 'off', true) = 'off'
+        """,  # noqa: S608  (no value of a user in it)
+        [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
+    )
+    for taken in found:
+        execution_log.tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
+    return found[0] if found else None
+
+
+def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
+    """Take over the claims that an earlier worker of this backend left behind, each under a new token.
+
+    `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
+    had the others has lost it: a frozen process that wakes finds its token gone.
+    """
+    return _claims(
+        f"""
+        WITH e AS (
+            UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
+                lease_expires_at = now() + make_interval(secs => %s)
+            WHERE worker = %s AND claim_token IS NOT NULL AND NOT (claim_token = ANY(%s)) RETURNING *
+        ), line AS (
+            INSERT INTO workflows_logline (execution_id, level, message)
+            SELECT id, 'WARNING', 'Taken over by a new process of worker ' || worker FROM e
+        )
+        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id ORDER BY e.claimed_at
+        """,  # noqa: S608
+        [settings.LEASE_SECONDS, worker, list(held)],
+    )
+
+
+def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [Claim(*[*row[:-1], json.loads(row[-1])]) for row in cursor.fetchall()]
+
+
+def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
+    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE workflows_execution SET lease_expires_at = now() + make_interval(secs => %s)
+            WHERE claim_token = ANY(%s) RETURNING claim_token
+            """,
+            [settings.LEASE_SECONDS, list(tokens)],
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def about_to_post(claim: Claim, *, boot: str) -> bool:
+    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
+    noted = rows.execute(
+        """
+        UPDATE workflows_execution SET posted_at = statement_timestamp(), boot = %s
+        WHERE id = %s AND claim_token = %s AND status = 'pending'
+        """,
+        [boot, claim.execution_id, claim.token],
+    )
+    return noted == 1
+
+
+def held_by(claim: Claim) -> QuerySet[Execution]:
+    return Execution.objects.filter(id=claim.execution_id, claim_token=claim.token)
+
+
+def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
+    """After losing a claim: who has the execution now. "here" is this backend, by whatever claim."""
+    row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
+    if row is None or row["status"] not in ALIVE:
+        return "ended"
+    if row["claim_token"] is None:
+        return "waiting"
+    return "here" if row["worker"] == claim.worker else "elsewhere"

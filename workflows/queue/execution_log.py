@@ -1,0 +1,51 @@
+"""Lines of an execution's log: as rows for its user, and in the log of the process for operators."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from comfyserve.db import connections, rows
+from workflows.models import Level, LineKind
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line for the execution's log."""
+
+    message: str
+    level: str = Level.INFO
+    node_id: str | None = None
+    kind: str = LineKind.LOG
+    data: dict[str, Any] | None = None
+
+    @classmethod
+    def of_status(cls, message: str, status: str, level: str = Level.INFO, **data: Any) -> Line:
+        """The line of a transition."""
+        return cls(message, level, kind=LineKind.STATUS, data={"status": str(status), **data})
+
+
+def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
+    values: list[Any] = []
+    for id_ in ids:
+        for line in lines:
+            data = None if line.data is None else json.dumps(connections.storable(line.data))
+            values += (id_, line.level, connections.storable(line.message), line.node_id, line.kind, data)
+    if values:
+        places = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(values) // 6))
+        columns = "execution_id, level, message, node_id, kind, data"
+        rows.execute(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
+
+
+def tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
+    """The same in the log of the process, for operators."""
+    for id_ in ids:
+        for line in lines:
+            level = logging.getLevelNamesMapping()[line.level]
+            logger.log(level, "%s", line.message, extra={"execution_id": str(id_), "node_id": line.node_id})

@@ -1,0 +1,212 @@
+"""Who is next: start-time fair queueing over flows, a flow being one user's executions of one priority.
+
+After Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996), with a small constant step that gives a
+flow's first execution its priority too. `docs/scheduling.md` explains it for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+
+from comfyserve.db import rows
+from workflows.models import Priority
+
+SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
+STEP_SECONDS = 10.0
+MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
+POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an execution stands in virtual time (GPU seconds at weight 1)."""
+
+    turn: float
+    start: float
+    finish: float
+
+
+def place_at(*, virtual: float, flow_finish: float, cost: float, weight: float) -> Place:
+    """The formula, pure.
+
+    virtual: `start` of the execution claimed last. flow_finish: highest `finish` among the flow's
+    executions that wait or were claimed. cost: estimated GPU seconds.
+    """
+    start = max(virtual, flow_finish)
+    return Place(turn=start + STEP_SECONDS / weight, start=start, finish=start + cost / weight)
+
+
+def weight_of(priority: str) -> float:
+    return float(settings.PRIORITY_WEIGHTS[priority])
+
+
+def bounded(cost: float | None) -> float:
+    return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
+
+
+# What executions of a kind took lately, and what those of a user did. Parameters: kind, user.
+_TOOK_SQL = """
+    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
+    (SELECT avg(gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
+"""
+
+# Virtual time, and the highest finish of a flow. Parameters: user, priority, both twice.
+_FLOW_SQL = """
+    greatest(0, (SELECT start FROM workflows_execution
+                 WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1),
+             (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1)),
+    greatest(0, (SELECT finish FROM workflows_execution
+                 WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
+                 ORDER BY finish DESC LIMIT 1),
+             (SELECT finish FROM workflows_flow WHERE user_id = %s AND priority = %s))
+"""
+
+
+def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
+    """What a new execution may take and where it stands: (as `estimate` gives both, the place). One query.
+
+    The caller holds the user's submission lock.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority, user_id, priority]
+        )
+        of_kind, of_user, virtual, flow_finish = cursor.fetchone()
+    cost = bounded(of_kind if of_kind is not None else of_user)
+    found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
+    return of_kind, cost, found
+
+
+def remember(ids: Sequence[UUID]) -> None:
+    """What the order needs of these executions, which are about to be deleted.
+
+    Virtual time must not go back, or who comes next would overtake all who wait; and who deletes what has run
+    has had the GPU all the same.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO workflows_flow AS f (user_id, priority, start, finish)
+            SELECT user_id, priority, max(start), max(finish) FROM workflows_execution
+            WHERE id = ANY(%s) AND claimed_at IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2
+            ON CONFLICT (user_id, priority) DO UPDATE
+            SET start = greatest(f.start, excluded.start), finish = greatest(f.finish, excluded.finish)
+            WHERE f.start < excluded.start OR f.finish < excluded.finish
+            """,
+            [list(ids)],
+        )
+
+
+# The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
+NEXT_SQL = """
+    SELECT id FROM workflows_execution
+    WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
+      AND %s::varchar <> ALL(excluded || lacking)
+    ORDER BY turn, created_at
+    LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+
+def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
+    """(what this kind of workflow took before, or None; the cost to reckon with), in GPU seconds."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {_TOOK_SQL}", [kind, user_id])
+        of_kind, of_user = cursor.fetchone()
+    return of_kind, bounded(of_kind if of_kind is not None else of_user)
+
+
+def positions(ids: list[UUID]) -> dict[UUID, int]:
+    """Place in the queue of those of `ids` that wait, in one query; 1 is next.
+
+    What is staged stands before all that no worker has taken. Held ones stand in nobody's way and are
+    told where they would stand. Exact up to POSITIONS_UP_TO.
+    """
+    if not ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH asked AS (
+                SELECT id, turn, created_at, claim_token, claimed_at, held FROM workflows_execution
+                WHERE id = ANY(%(ids)s) AND status = 'pending'
+            ), staged AS (
+                SELECT id, row_number() OVER (ORDER BY claimed_at) AS n FROM workflows_execution
+                WHERE claim_token IS NOT NULL AND status = 'pending'
+            ), waiting AS (
+                SELECT id, turn, created_at, row_number() OVER (ORDER BY turn, created_at) AS n
+                FROM (SELECT id, turn, created_at FROM workflows_execution
+                      WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
+                        AND turn <= (SELECT max(turn) FROM asked)
+                      ORDER BY turn, created_at LIMIT %(limit)s) w
+            )
+            SELECT asked.id, CASE
+                WHEN asked.claim_token IS NOT NULL THEN (SELECT n FROM staged WHERE staged.id = asked.id)
+                ELSE (SELECT count(*) FROM staged) + coalesce(
+                    (SELECT n FROM waiting WHERE waiting.id = asked.id),
+                    CASE WHEN asked.held IS NOT NULL
+                        THEN (SELECT count(*) FROM waiting
+                              WHERE (waiting.turn, waiting.created_at) < (asked.turn, asked.created_at)) + 1
+                        ELSE %(limit)s + 1 END)
+                END
+            FROM asked
+            """,
+            {"ids": ids, "limit": POSITIONS_UP_TO},
+        )
+        return dict(cursor.fetchall())
+
+
+def lowest(priority: str, cap: str | None) -> str:
+    """`priority`, or the user's cap where that is lower."""
+    order = [Priority.LOW, Priority.NORMAL, Priority.HIGH]
+    if cap and order.index(Priority(cap)) < order.index(Priority(priority)):
+        return cap
+    return priority
+
+
+def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
+    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide.
+
+    False where somebody else has it, and `wait` is not set.
+    """
+    with connection.cursor() as cursor:
+        if wait:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+            return True
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+        return bool(cursor.fetchone()[0])
+
+
+def lift_quota(*, user_id: int, or_all: bool = False) -> int:
+    """Let as many of the user's executions into the queue as may run at once; the number lifted.
+
+    The rest stay `held`, so that they stand in nobody's way. `or_all`: all of them where there is no limit
+    (any more); else nothing is held there, and nothing is looked for.
+    """
+    from accounts import quotas
+
+    limit = quotas.running_at_once(user_id=user_id)
+    if limit is None and not or_all:
+        return 0
+    return rows.execute(
+        """
+        UPDATE workflows_execution SET held = NULL WHERE id IN (
+            SELECT id FROM workflows_execution
+            WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
+            ORDER BY turn, created_at
+            LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
+                SELECT count(*) FROM workflows_execution
+                WHERE user_id = %(user)s AND status IN ('pending', 'running')
+                  AND held IS DISTINCT FROM 'quota')) END
+            FOR UPDATE SKIP LOCKED)
+        """,
+        {"user": user_id, "limit": limit},
+    )

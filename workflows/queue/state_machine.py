@@ -1,0 +1,389 @@
+"""The one door for status: every change of an execution's state, and the reaper. Claims are in `claims`.
+
+    pending ──▶ running ──▶ completed | failed | cancelled
+       │  ▲        │
+       │  └────────┘ the system takes it back: next attempt
+       └──▶ cancelled | failed
+
+Each change is a conditional update on status and claim token; the number of rows decides, and terminal is
+final. What must follow from it is written in the same transaction. Losing is normal here (a cancel may win
+against a completion): functions say so with False or None and never raise for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Case, F, QuerySet, When
+from django.db.models.functions import Now
+
+from comfyserve.db import connections, rows
+from files import storing
+from workflows import notify
+from workflows.metrics import store
+from workflows.models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status
+from workflows.webhooks import outbox
+
+from . import claims, execution_log, scheduling
+from .claims import Claim
+from .execution_log import Line
+
+logger = logging.getLogger(__name__)
+
+MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
+MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
+ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, all of it: written in one transaction."""
+
+    status: Status
+    error: str | None = None
+    error_details: dict[str, Any] | None = None
+    outputs: Sequence[Output] = ()
+    lines: Sequence[Line] = field(default=())
+    warnings: Sequence[str] = field(default=())
+    gpu_seconds: float | None = None
+
+
+def accepted(execution_id: UUID, *, able: Sequence[str] = ()) -> None:
+    """It waits from now on: what follows from that, in the transaction that makes it. `able` are the workers
+    to be told, where not all can run it."""
+    execution_log.write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
+    transaction.on_commit(lambda: _hand_out(able))
+    _follow_up([execution_id])
+
+
+def _hand_out(workers: Sequence[str]) -> None:
+    for worker in workers or (None,):
+        notify.ticket(worker)
+
+
+# -- running -----------------------------------------------------------------------------------------
+def begin(claim: Claim, *, total_steps: int) -> bool:
+    """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
+    with transaction.atomic():
+        changed = rows.execute(
+            """
+            UPDATE workflows_execution
+            SET status = 'running', started_at = statement_timestamp(), total_steps = %s
+            WHERE id = %s AND claim_token = %s AND status = 'pending'
+            """,
+            [total_steps, claim.execution_id, claim.token],
+        )
+        if changed:
+            _follow_up([claim.execution_id], event="workflow.started", webhook=claim.webhook)
+            _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
+    return changed == 1 or claims.held_by(claim).filter(status=Status.RUNNING).exists()
+
+
+def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
+    """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
+    with connections.relaxed():
+        if not claims.held_by(claim).update(**(columns or {"worker": claim.worker})):
+            return False
+        _log([claim.execution_id], *lines)
+    notify.announce_progress(claim.execution_id, columns, lines=bool(lines))
+    return True
+
+
+# -- the ends ----------------------------------------------------------------------------------------
+def finish(claim: Claim, outcome: Outcome) -> bool:
+    """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
+    with transaction.atomic():
+        if not _end(
+            [claim.execution_id],
+            outcome.status,
+            token=claim.token,
+            error=outcome.error,
+            warnings=outcome.warnings,
+            gpu_seconds=outcome.gpu_seconds,
+            cost=outcome.gpu_seconds or 0.0,
+        ):
+            return False
+        if outcome.error_details is not None:
+            details = connections.storable(outcome.error_details)
+            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
+        # First of all that follows from the commit: who waits for the end hears of it.
+        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
+        storing.keep([output.file for output in outcome.outputs if output.file is not None])
+        for position, output in enumerate(outcome.outputs):
+            output.execution_id, output.position = claim.execution_id, position
+            output.text = connections.storable(output.text)
+        if outcome.outputs:
+            rows.insert(*outcome.outputs)
+        made = [_output_line(output) for output in outcome.outputs]
+        _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
+        scheduling.lift_quota(user_id=claim.user_id)
+    return True
+
+
+def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
+    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    files = [output.file_id for output in outputs if output.file_id is not None]
+    return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
+
+
+def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
+    """Cancel it now, whoever works on it. False: it had ended already.
+
+    The worker learns of it by the notification, or by its next write, and clears its ComfyUI.
+    """
+    with transaction.atomic():
+        row = (
+            Execution.objects.select_for_update()
+            .filter(id=execution_id, status__in=ALIVE)
+            .values("claim_token", "user_id")
+            .first()
+        )
+        if row is None:
+            return False
+        _end([execution_id], Status.CANCELLED)
+        _log([execution_id], Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
+        _follow_up([execution_id], event="workflow.cancelled")
+        if row["claim_token"] is not None:
+            _notify_worker(execution_id)
+        scheduling.lift_quota(user_id=row["user_id"])
+    return True
+
+
+def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Place, by: str) -> bool:
+    """Give it another priority and place in the order. False: a worker has it, or it has ended."""
+    with transaction.atomic():
+        waiting = Execution.objects.filter(id=execution_id, status=Status.PENDING, claim_token=None)
+        moved = waiting.update(
+            priority=priority, cost=cost, turn=place.turn, start=place.start, finish=place.finish
+        )
+        if moved:
+            _log([execution_id], Line(f"Priority changed to {priority} by {by}"))
+            _follow_up([execution_id])
+            transaction.on_commit(notify.ticket)
+    return moved == 1
+
+
+def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
+    """Fail what waits for longer than that with no worker to take it; the number of them."""
+    with transaction.atomic():
+        ids = list(
+            Execution.objects.select_for_update(skip_locked=True)
+            .filter(status=Status.PENDING, claim_token=None, created_at__lt=Now() - older_than)
+            .values_list("id", flat=True)[:limit]
+        )
+        if ids:
+            hours = older_than.total_seconds() / 3600
+            error = f"No worker could take it for {hours:g} hours"
+            _end(ids, Status.FAILED, error=error)
+            _log(ids, _last_line(Status.FAILED, error))
+            _follow_up(ids, event="workflow.failed")
+    return len(ids)
+
+
+def _end(
+    ids: Sequence[UUID],
+    status: Status,
+    *,
+    token: UUID | None = None,
+    error: str | None = None,
+    warnings: Sequence[str] = (),
+    gpu_seconds: float | None = None,
+    cost: float | None = None,
+) -> int:
+    """The terminal update of those that live, and are claimed with `token` where it is given; their number.
+
+    The place in the order is corrected to what it really cost, in GPU seconds; None: as long as it ran by
+    the database's clock.
+    """
+    return rows.execute(
+        """
+        UPDATE workflows_execution SET
+            status = %(status)s, completed_at = statement_timestamp(),
+            error = %(error)s, warnings = %(warnings)s::jsonb, gpu_seconds = %(gpu_seconds)s,
+            finish = start + (finish - start) / cost * coalesce(
+                %(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
+            percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
+            current_step = CASE WHEN %(completed)s THEN total_steps ELSE current_step END,
+            current_node = CASE WHEN %(completed)s THEN NULL ELSE current_node END,
+            eta_seconds = NULL, claim_token = NULL, lease_expires_at = NULL, suspect_lease = NULL,
+            held = NULL, held_until = NULL
+        WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
+            AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
+        """,
+        {
+            "ids": list(ids),
+            "status": str(status),
+            "completed": status == Status.COMPLETED,
+            "token": token,
+            "error": connections.storable(error),
+            "warnings": json.dumps(connections.storable(list(warnings))),
+            "gpu_seconds": gpu_seconds,
+            "cost": cost,
+        },
+    )
+
+
+def _last_line(status: str, error: str | None) -> Line:
+    if status == Status.COMPLETED:
+        return Line.of_status("Workflow completed successfully", status)
+    return Line.of_status(f"Workflow failed: {error}", status, Level.ERROR, error=error)
+
+
+def _output_line(output: Output) -> Line:
+    """Names the output; what it is and where is in its own row, with the link that the reader needs."""
+    made = "a text" if output.file is None else output.file.filename
+    data = {"position": output.position}
+    return Line(f"Saved {made}", node_id=output.node_id, kind=LineKind.OUTPUT, data=data)
+
+
+# -- back to the queue --------------------------------------------------------------------------------
+def take_back(
+    claim: Claim,
+    *,
+    reason: str,
+    fault: bool = False,
+    exclude: bool = False,
+    hold_seconds: float | None = None,
+) -> bool:
+    """running | claimed → pending, with its place in the order. False: the claim is lost.
+
+    fault: its ComfyUI died while it ran; twice is poison and fails it. exclude: not for this backend again.
+    hold_seconds: nobody may take it for so long.
+    """
+    with transaction.atomic():
+        return bool(
+            _take_back(
+                claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
+                hold_seconds=hold_seconds,
+            )
+        )  # fmt: skip
+
+
+def _take_back(
+    held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
+    hold_seconds: float | None = None,
+) -> list[UUID]:  # fmt: skip
+    found = list(
+        held.select_for_update(skip_locked=True)
+        .filter(status__in=ALIVE, claim_token__isnull=False)
+        .only("id", "faults", "returns", "attempt", "status")
+    )
+    poison = [row for row in found if _is_poison(row, fault=fault)]
+    for row in poison:
+        error = f"Given up after {row.attempt} attempts: {reason}"
+        _end([row.id], Status.FAILED, error=error)
+        _log([row.id], _last_line(Status.FAILED, error))
+        _follow_up([row.id], event="workflow.failed")
+    back = [row.id for row in found if row not in poison]
+    values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
+    if hold_seconds:
+        values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
+    Execution.objects.filter(id__in=back).update(
+        status=Status.PENDING, claim_token=None, lease_expires_at=None,
+        suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
+        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None,
+        returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
+    )  # fmt: skip
+    if exclude is not None and back:
+        rows.execute(
+            "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
+            [exclude, back],
+        )
+    _log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
+    cause = "fault" if fault else "lacking" if exclude else "other"
+    store.add("executions_taken_back", cause, count=len(back))
+    _follow_up(back)
+    if back and not hold_seconds:
+        transaction.on_commit(notify.ticket)
+    return [row.id for row in found]
+
+
+def _is_poison(row: Execution, *, fault: bool) -> bool:
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
+
+
+def reap() -> int:
+    """Take back what dead workers hold; the number taken. Safe to run anywhere, any time.
+
+    A claim is dead when its lease was seen expired one renewal period ago and has not changed since: after
+    an outage of the database every live worker renews first. What was posted to a ComfyUI is kept for a
+    worker of that backend for RESERVED_SECONDS: it can join the run, anyone else would run it twice.
+    """
+    claimed = Execution.objects.filter(status__in=ALIVE, claim_token__isnull=False)
+    with transaction.atomic():
+        claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at")).update(
+            suspect_lease=F("lease_expires_at"), suspect_since=Now()
+        )
+        dead = claimed.filter(
+            suspect_lease=F("lease_expires_at"),
+            suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
+        )
+        taken = _take_back(dead.filter(posted_at=None), reason="its worker is gone")
+        reserved = timedelta(seconds=settings.RESERVED_SECONDS)
+        taken += _take_back(
+            dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
+        )
+        store.add("lease_losses", "reaped", count=len(taken))
+    return len(taken)
+
+
+def lift_backoff() -> int:
+    """Let those go whose backoff is over; the number of them."""
+    due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
+    with transaction.atomic():
+        lifted = due.update(held=None, held_until=None)
+        if lifted:
+            transaction.on_commit(notify.ticket)
+    return lifted
+
+
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        notify.ticket()
+    return lifted
+
+
+# -- what follows --------------------------------------------------------------------------------------
+def _log(ids: Sequence[UUID], *lines: Line) -> None:
+    execution_log.write(ids, lines)
+    transaction.on_commit(lambda: execution_log.tell(ids, lines))
+
+
+def _follow_up(ids: Sequence[UUID], *, event: str | None = None, webhook: bool = True) -> None:
+    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
+
+    webhook: False where it is known that nobody asked for one.
+    """
+    ended = event is not None and event != "workflow.started"
+    if event is not None and ids and webhook:
+        outbox.record(ids, event=event)
+    if ended and ids:
+        store.note_ended(ids)
+    for id_ in ids:
+        transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
+
+
+def _notify_worker(execution_id: UUID) -> None:
+    rows.execute("SELECT pg_notify(%s, %s)", [ENDED_CHANNEL, str(execution_id)])

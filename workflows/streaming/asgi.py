@@ -1,0 +1,217 @@
+"""Live streams and waits, carried by the ASGI half without a thread or a database connection for each.
+
+The request itself (who asks, may they, is it one too many) goes through Django's ordinary handling in a
+thread for a moment. Its view answers with a `Follow` or a `Wait` on the response; what lasts long happens
+here, in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import random
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.core.signals import request_started
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix
+
+from comfyserve.db import connections
+from comfyserve.outbound import tcp_transport
+
+from .broadcaster import Hub
+from .subscriber import Ending, Reader
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+HEARTBEAT_SECONDS = 15.0
+# After so long a stream ends and its client comes again: with a token that is still good, or not.
+LONGEST_SECONDS = 3600.0
+CUT_SECONDS = 1.0  # until the server has noticed that it is cut: else it complains of half a response
+HEARTBEAT = b": \n\n"
+HELLO = b"retry: 2000\n\n"
+END = b"event: end\ndata: {}\n\n"
+
+
+@dataclass(frozen=True)
+class Follow:
+    """The answer is a stream for this reader."""
+
+    reader: Reader
+    base: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The answer may wait `seconds` for the execution's end, and is then what `result` gives, or as it is."""
+
+    execution_id: UUID
+    seconds: float
+    result: Callable[[], bytes | None]
+
+
+def attach(response: HttpResponseBase, what: Follow | Wait) -> None:
+    """Say on a view's response how it goes on; without the ASGI half it is answered as it is."""
+    response.follow = what  # type: ignore[attr-defined]
+
+
+_hubs: list[Hub] = []  # of this process: one where the ASGI half runs
+
+
+def open_streams(user_id: int) -> int:
+    """How many the user has open in this process."""
+    return sum(hub.open_streams(user_id) for hub in _hubs)
+
+
+class Streams:
+    """The ASGI application for them. One for each process."""
+
+    def __init__(self, handler: BaseHandler) -> None:
+        self.hub = Hub()
+        _hubs.append(self.hub)
+        self._handler = handler
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="stream-requests")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            return
+        loop = asyncio.get_running_loop()
+        response = await loop.run_in_executor(self._threads, self._answer, scope, body)
+        follow = getattr(response, "follow", None)
+        if follow is not None:
+            response.headers.pop("Content-Length", None)  # of what it would be without going on
+        if isinstance(follow, Follow) and scope["method"] == "GET":
+            await self._stream(follow, response, receive, send)
+            return
+        if isinstance(follow, Wait):
+            await self._wait(follow, response, receive)
+        response["Content-Length"] = str(len(response.content))
+        await _start(response, send)
+        await send({"type": "http.response.body", "body": response.content})
+
+    def _answer(self, scope: Scope, body: bytes) -> HttpResponse:
+        """Django's ordinary handling, middleware and all."""
+        set_script_prefix(scope.get("root_path", "") or "/")
+        request_started.send(sender=type(self._handler), scope=scope)
+        response = self._handler.get_response(ASGIRequest(scope, io.BytesIO(body)))
+        assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
+        response.close()  # gives the database connection back
+        return response
+
+    # -- a stream ----------------------------------------------------------------------------------------
+    async def _stream(self, follow: Follow, response: HttpResponse, receive: Receive, send: Send) -> None:
+        reader = follow.reader
+        del response["Content-Length"]
+        watch = asyncio.create_task(_close_when_gone(receive, reader))
+        tcp_transport.let_go_when_stuck(send, seconds=settings.SLOW_READER_SECONDS)
+        try:
+            await self.hub.join(reader)
+            await _start(response, send)
+            await _piece(send, HELLO)
+            if not self.hub.closing:
+                await self._give(follow, send)
+            await _piece(send, b"", more=False)
+        except TimeoutError:
+            tcp_transport.cut(send)  # too slow; it comes back with Last-Event-ID
+            await asyncio.wait([watch], timeout=CUT_SECONDS)
+        finally:
+            watch.cancel()
+            await self.hub.leave(reader)
+
+    async def _give(self, follow: Follow, send: Send) -> None:
+        reader = follow.reader
+        ends_at = time.monotonic() + LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
+        found = await self.hub.catch_up(reader)
+        while not reader.closed and time.monotonic() < ends_at:
+            if found:
+                await _piece(send, b"".join(event.encoded(base=follow.base) for event in found))
+            if reader.execution_id is not None and any(event.ends for event in found):
+                await _piece(send, END)
+                return
+            if not await reader.wait(HEARTBEAT_SECONDS):
+                await _piece(send, HEARTBEAT)
+            found = reader.take()
+
+    # -- a wait ------------------------------------------------------------------------------------------
+    async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive) -> None:
+        """Puts the result into the response if the execution has ended in time."""
+        ending = Ending(wait.execution_id)
+        watch = asyncio.create_task(_close_when_gone(receive, ending))
+        try:
+            self.hub.expect(ending)
+            if await ending.wait(wait.seconds):
+                # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
+                with contextlib.suppress(*connections.AWAY):
+                    response.content = await self.hub.reads(wait.result) or response.content
+        finally:
+            watch.cancel()
+            self.hub.forget(ending)
+
+    # -- with the process --------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """At start-up, in the main thread's loop: end the streams at the signal that stops the server.
+
+        The server itself waits for open responses before it tells the application of its end.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+
+            def stop(got: int, frame: Any, before: Any = before) -> None:
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.hub.close()))
+                if callable(before):
+                    before(got, frame)
+
+            signal.signal(number, stop)
+
+    async def end(self) -> None:
+        await self.hub.close()
+        await self.hub.end()
+        self._threads.shutdown(wait=False)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole of it; it was measured before it came here. None: the client has gone."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _start(response: HttpResponse, send: Send) -> None:
+    headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
+    headers += [(b"set-cookie", morsel.OutputString().encode()) for morsel in response.cookies.values()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+
+
+async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
+    """TimeoutError where the reader has not taken what came before it."""
+    async with asyncio.timeout(settings.SLOW_READER_SECONDS):
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _close_when_gone(receive: Receive, reader: Reader | Ending) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.close()

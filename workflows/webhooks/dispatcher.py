@@ -1,0 +1,340 @@
+"""Sending what is in the outbox: what is due, whom it may burden, and what to make of the answer.
+
+Deliveries of one execution go in their order, one after the other. So many at once go to one host and for
+one user, so that a receiver that is slow or dead delays no other's. A delivery that is being sent is taken
+for a while; a sender that dies leaves it to be taken again: at least once, under the same `webhook-id`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+from rest_framework.renderers import JSONRenderer
+
+from comfyserve.db import connections
+from comfyserve.outbound import client
+from workflows.metrics import store
+from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
+from workflows.presentation import representations
+
+from . import signing
+
+logger = logging.getLogger(__name__)
+
+TAKE_LOCK = 4  # first key of an advisory lock: one taker at a time, so that the limits hold
+SENDERS = 32  # threads; nearly all of their time is waiting for receivers
+PER_HOST, PER_USER = 3, 8  # deliveries at once
+LONGEST_DELAY = 2 * 3600.0  # seconds between tries
+TRIES_REFUSED = 5  # answers 4xx and 3xx
+# A start that its receiver answers with an error must not hold back the end for a day.
+TRIES_STARTED = 8
+KEPT_ANSWER = 1024  # characters
+GONE = 410
+TRY_AGAIN = (408, 425, 429)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A delivery in our hands; `token` fences what is recorded of it."""
+
+    id: int
+    token: UUID
+    execution_id: UUID
+    user_id: int
+    event: str
+    message_id: str
+    url: str
+    created_at: datetime
+    retried_since: datetime
+    tries: int  # with this one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a try. `status_code` None: nothing came back, `error` says why."""
+
+    status_code: int | None
+    headers: Mapping[str, str]
+    body: str = ""
+    error: str = ""
+    final: bool = False  # trying again cannot help
+
+
+# -- what is due -----------------------------------------------------------------------------------------
+_TAKE = """
+WITH busy AS (
+    SELECT host, user_id FROM workflows_delivery
+    WHERE state = 'waiting' AND taken_until > statement_timestamp()
+), due AS (
+    SELECT id, host, user_id, due_at,
+        row_number() OVER (PARTITION BY host ORDER BY due_at, id)
+            + (SELECT count(*) FROM busy WHERE busy.host = d.host) AS at_host
+    FROM workflows_delivery d
+    WHERE state = 'waiting' AND due_at <= statement_timestamp()
+        AND (taken_until IS NULL OR taken_until <= statement_timestamp())
+        AND NOT EXISTS (
+            SELECT 1 FROM workflows_delivery earlier
+            WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting')
+), possible AS (
+    -- Counted among those that their host has room for: a crowded host takes no place from others.
+    SELECT id, at_host,
+        row_number() OVER (PARTITION BY user_id ORDER BY due_at, id)
+            + (SELECT count(*) FROM busy WHERE busy.user_id = due.user_id) AS of_user
+    FROM due WHERE at_host <= %(per_host)s
+), chosen AS (
+    SELECT id FROM possible WHERE of_user <= %(per_user)s ORDER BY at_host, of_user, id LIMIT %(limit)s
+)
+UPDATE workflows_delivery d SET token = gen_random_uuid(), tries = tries + 1,
+    taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
+FROM chosen WHERE d.id = chosen.id
+RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url, d.created_at,
+    d.retried_since, d.tries
+"""
+
+
+def take(*, limit: int) -> list[Taken]:
+    """As many due deliveries as may be sent now, taken for three time-outs."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [TAKE_LOCK])
+        cursor.execute(
+            _TAKE,
+            {
+                "limit": limit,
+                "per_host": PER_HOST,
+                "per_user": PER_USER,
+                "seconds": settings.WEBHOOK_TIMEOUT_SECONDS * 3,
+            },
+        )
+        return [Taken(*row) for row in cursor.fetchall()]
+
+
+# -- one try ---------------------------------------------------------------------------------------------
+def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
+    """Send it once and record what came of it."""
+    try:
+        body, headers = connections.patiently(lambda: _message(taken), stop=stop)
+    except Execution.DoesNotExist:
+        return  # deleted, and this row with it
+    began = time.monotonic()
+    answer = _send(taken.url, body, headers)
+    seconds = time.monotonic() - began
+    connections.patiently(lambda: _record(taken, answer, seconds=seconds), stop=stop)
+
+
+def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
+    """Body and headers."""
+    body = _body(taken)
+    return body, _headers(taken, body)
+
+
+def _body(taken: Taken) -> bytes:
+    """Made anew for each try, so that its links are fresh; what it says of the event stays the same."""
+    execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
+    result = representations.result_of(execution, base=execution.webhook.base)
+    status = "running" if taken.event == WebhookEvent.STARTED else taken.event.removeprefix("workflow.")
+    if taken.event == WebhookEvent.STARTED:
+        # Told late, it still tells of the start; the end has an event of its own.
+        result |= {"status": status, "completed_at": None, "duration_seconds": None, "outputs": {}}
+        result |= {"error": None, "error_details": None}
+    payload = {
+        "event": taken.event,
+        "execution_id": execution.id,
+        "status": status,
+        "timestamp": taken.created_at,
+        "workflow_result": result,
+    }
+    return bytes(JSONRenderer().render(payload))
+
+
+def _headers(taken: Taken, body: bytes) -> dict[str, str]:
+    timestamp = time.time()
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": taken.message_id,
+        "webhook-timestamp": str(int(timestamp)),
+        "webhook-signature": signing.signatures(
+            taken.message_id, body=body, timestamp=timestamp, user_id=taken.user_id
+        ),
+    }
+
+
+def _send(url: str, body: bytes, headers: dict[str, str]) -> Answer:
+    try:
+        posted = client.post(
+            url,
+            body,
+            headers,
+            settings.WEBHOOK_TIMEOUT_SECONDS,
+            https_only=settings.WEBHOOK_HTTPS_ONLY,
+        )
+    except client.OutboundError as exc:
+        return Answer(None, {}, error=str(exc), final=isinstance(exc, client.Refused))
+    text = posted.body[: KEPT_ANSWER * 4].decode(errors="replace").replace("\x00", "\ufffd")[:KEPT_ANSWER]
+    return Answer(posted.status, posted.headers, text)
+
+
+# -- what follows ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Verdict:
+    state: Delivery.State
+    error: str = ""
+    delay: float = 0.0  # seconds until the next try
+
+
+def judge(taken: Taken, answer: Answer) -> Verdict:
+    """Delivered, given up, or again after a while."""
+    code = answer.status_code
+    if code is not None and 200 <= code < 300:
+        return Verdict(Delivery.State.DELIVERED)
+    error = answer.error or _explained(code)
+    if answer.final or code == GONE or _enough(taken, code):
+        return Verdict(Delivery.State.FAILED, error)
+    delay = max(_backoff(taken.tries), _retry_after(answer.headers))
+    ends = taken.retried_since + timedelta(hours=settings.WEBHOOK_RETRY_HOURS)
+    if timezone.now() + timedelta(seconds=delay) > ends:
+        return Verdict(Delivery.State.FAILED, f"{error}; given up after {taken.tries} tries")
+    return Verdict(Delivery.State.WAITING, error, delay)
+
+
+def _explained(code: int | None) -> str:
+    if code == GONE:
+        return "The receiver answered 410: it wants no more of this"
+    if code is not None and 300 <= code < 400:
+        return f"The receiver answered {code}; redirects are not followed"
+    return f"The receiver answered {code}"
+
+
+def _enough(taken: Taken, code: int | None) -> bool:
+    if code is None:
+        return False  # it was not reached: that may change
+    if code < 500 and code not in TRY_AGAIN:
+        return taken.tries >= TRIES_REFUSED
+    return taken.event == WebhookEvent.STARTED and taken.tries >= TRIES_STARTED
+
+
+def _backoff(tries: int) -> float:
+    delay = settings.WEBHOOK_FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 30)
+    return float(min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311  (no secret)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the receiver asks for, a day at most; 0 where it does not, or makes no sense."""
+    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    if text.isdigit():
+        seconds = float(text[:10])
+    else:
+        try:
+            at = email.utils.parsedate_to_datetime(text)
+            seconds = (at - timezone.now()).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(seconds, 0.0), 24 * 3600.0)
+
+
+def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
+    verdict = judge(taken, answer)
+    values: dict[str, Any] = {"state": verdict.state, "error": verdict.error}
+    if verdict.state == Delivery.State.WAITING:
+        values["due_at"] = Now() + timedelta(seconds=verdict.delay)
+    else:
+        values["finished_at"] = Now()
+    with transaction.atomic():
+        rows = Delivery.objects.filter(id=taken.id, token=taken.token)
+        if rows.update(token=None, taken_until=None, **values):
+            result = "retried" if verdict.state == Delivery.State.WAITING else verdict.state
+            store.add("webhook_deliveries", result)
+            DeliveryAttempt.objects.create(
+                delivery_id=taken.id,
+                status_code=answer.status_code,
+                duration_ms=round(seconds * 1000),
+                answer=answer.body,
+                error=answer.error,
+            )
+    named = {"execution_id": str(taken.execution_id), "action": f"webhook_{verdict.state}"}
+    if verdict.state == Delivery.State.FAILED:
+        logger.warning("webhook %s given up: %s", taken.event, verdict.error, extra=named)
+    elif verdict.state == Delivery.State.WAITING:
+        logger.info("webhook %s not delivered, again later: %s", taken.event, verdict.error, extra=named)
+    else:
+        logger.info("webhook %s delivered in %.0f ms", taken.event, seconds * 1000, extra=named)
+
+
+# -- the process that sends ------------------------------------------------------------------------------
+class Deliverer:
+    """Looks for what is due, by itself every LOOK_SECONDS and whenever it is woken, and has it sent."""
+
+    LOOK_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._free = SENDERS
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhook")
+        self._thread = threading.Thread(target=self._live, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Take nothing more. Does not wait."""
+        self._stopping.set()
+        self._woken.set()
+
+    def close(self) -> None:
+        """Wait for what is being sent: a time-out at most, and the recording."""
+        self._thread.join(timeout=5)
+        self._pool.shutdown(wait=True)
+
+    def _live(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.clear()
+            try:
+                self._look()
+            except connections.AWAY as exc:
+                logger.warning("webhooks wait, the database is away: %s", exc)
+            except Exception:  # this thread is all that looks
+                logger.exception("webhooks stumbled")
+            self._woken.wait(self.LOOK_SECONDS)
+
+    def _look(self) -> None:
+        with self._lock:
+            free = self._free
+        if not free:
+            return
+        with connections.step():
+            found = take(limit=free)
+        with self._lock:
+            self._free -= len(found)
+        for taken in found:
+            self._pool.submit(self._deliver, taken)
+
+    def _deliver(self, taken: Taken) -> None:
+        try:
+            deliver(taken, stop=self._stopping)
+        except connections.AWAY as exc:  # only while we stop
+            logger.warning("webhook %s of %s is left: %s", taken.event, taken.execution_id, exc)
+        except Exception:
+            # Left taken: it is due again when that is over.
+            logger.exception("webhook %s of %s stumbled", taken.event, taken.execution_id)
+        finally:
+            with self._lock:
+                self._free += 1
+            self.wake()  # the next of this execution, or of this host

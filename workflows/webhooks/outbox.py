@@ -1,0 +1,143 @@
+"""Webhooks: the outbox, and what users ask of it.
+
+A delivery is a row that is written in the transaction which changes the status. So none is lost when the
+broker, a worker or the receiver is away; `delivering` sends them, and a message to its queue only makes it
+look sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Prefetch, QuerySet
+from django.db.models.functions import Now
+
+from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
+from comfyserve.outbound import client
+from workflows import notify
+from workflows.models import Delivery, DeliveryAttempt, Execution, Webhook, WebhookEvent
+
+SHOWN_ATTEMPTS = 50  # of one delivery, the latest
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a submitter wants to be told. `base` is our own address as the submitter sees it."""
+
+    url: str
+    events: Sequence[str]
+    base: str
+
+
+# -- asking for them -----------------------------------------------------------------------------------
+def check(wanted: Wanted) -> None:
+    """ValidationFailed where we would never call that address. May ask DNS: not inside a transaction."""
+    try:
+        client.check(wanted.url, https_only=settings.WEBHOOK_HTTPS_ONLY)
+    except client.Refused as exc:
+        raise ValidationFailed.of("webhook_url", str(exc)) from exc
+
+
+def ask(execution: Execution, wanted: Wanted) -> None:
+    """Note it, in the transaction that makes the execution."""
+    target = client.parse(wanted.url)
+    Webhook.objects.create(
+        execution=execution,
+        url=wanted.url,
+        host=f"{target.host}:{target.port}",
+        events=list(wanted.events or WebhookEvent.values),
+        base=wanted.base,
+    )
+
+
+def wanted_of(execution: Execution) -> Wanted | None:
+    """What was asked for this execution; a retry inherits it."""
+    hook = Webhook.objects.filter(execution=execution).first()
+    return Wanted(url=hook.url, events=hook.events, base=hook.base) if hook else None
+
+
+# -- the outbox ----------------------------------------------------------------------------------------
+def record(ids: Iterable[UUID], *, event: str) -> None:
+    """Put the event of these executions into the outbox, where it was asked for, and once only.
+
+    To be called in the transaction that changes the status.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO workflows_delivery (execution_id, user_id, event, message_id, url, host, state, error)
+            SELECT w.execution_id, e.user_id, %(event)s, 'msg_' || replace(gen_random_uuid()::text, '-', ''),
+                w.url, w.host, 'waiting', ''
+            FROM workflows_webhook w JOIN workflows_execution e ON e.id = w.execution_id
+            WHERE w.execution_id = ANY(%(ids)s) AND %(event)s = ANY(w.events)
+            ON CONFLICT (execution_id, event) DO NOTHING
+            """,
+            {"event": event, "ids": list(ids)},
+        )
+        if cursor.rowcount:
+            transaction.on_commit(notify.wake_webhooks)
+
+
+# -- looking and asking again --------------------------------------------------------------------------
+def deliveries_of(execution: Execution) -> list[Delivery]:
+    """In the order of what happened, each with its tries."""
+    tries = Prefetch("attempts", DeliveryAttempt.objects.order_by("id"))
+    return list(Delivery.objects.filter(execution=execution).order_by("id").prefetch_related(tries))
+
+
+def redeliver(*, execution: Execution, delivery_id: int) -> Delivery:
+    """Send it again, under the same id. Conflict while it is still being sent."""
+    rows = Delivery.objects.filter(execution=execution, id=delivery_id)
+    if not rows.exists():
+        raise NotFound(f"This execution has no delivery {delivery_id}")
+    if not send_again(rows):
+        raise Conflict("This delivery is still waiting to be sent")
+    return rows.get()
+
+
+def send_again(rows: QuerySet[Delivery]) -> int:
+    """Those that have ended, delivered or not, wait again; the number of them."""
+    with transaction.atomic():
+        changed = rows.exclude(state=Delivery.State.WAITING).update(
+            state=Delivery.State.WAITING,
+            due_at=Now(),
+            retried_since=Now(),
+            tries=0,
+            error="",
+            finished_at=None,
+            token=None,
+            taken_until=None,
+        )
+        if changed:
+            transaction.on_commit(notify.wake_webhooks)
+    return changed
+
+
+def shown(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as the API shows it, with its latest tries."""
+    return {
+        "id": delivery.id,
+        "webhook_id": delivery.message_id,
+        "event": delivery.event,
+        "url": delivery.url,
+        "state": delivery.state,
+        "error": delivery.error or None,
+        "created_at": delivery.created_at,
+        "finished_at": delivery.finished_at,
+        "next_attempt_at": delivery.due_at if delivery.state == Delivery.State.WAITING else None,
+        "attempts": [
+            {
+                "timestamp": attempt.at,
+                "status_code": attempt.status_code,
+                "duration_ms": attempt.duration_ms,
+                "answer": attempt.answer,
+                "error": attempt.error or None,
+            }
+            for attempt in list(delivery.attempts.all())[-SHOWN_ATTEMPTS:]
+        ],
+    }

@@ -1,0 +1,66 @@
+"""What a user's webhooks are signed with: made on first use, changed with an overlap."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+from standardwebhooks import Webhook as Signer
+
+from accounts import audit
+from workflows.models import WebhookSecret
+
+MOST = 5  # that sign at once, however often the secret is changed
+
+
+def _new() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def valid(*, user_id: int) -> list[WebhookSecret]:
+    """All that sign now, the present one first. Makes the first one."""
+    found = list(_valid(user_id))
+    if any(each.expires_at is None for each in found):
+        return found
+    try:
+        with transaction.atomic():
+            WebhookSecret.objects.create(user_id=user_id, secret=_new())
+    except IntegrityError:
+        pass  # somebody else has just made it
+    return list(_valid(user_id))
+
+
+def _valid(user_id: int) -> QuerySet[WebhookSecret]:
+    rows = WebhookSecret.objects.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), user_id=user_id)
+    return rows.order_by("-id")[:MOST]
+
+
+def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSecret]:
+    """A new secret; the old one signs as well for `overlap` (settings), so that receivers can change over."""
+    if overlap is None:
+        overlap = timedelta(hours=settings.WEBHOOK_SECRET_OVERLAP_HOURS)
+    valid(user_id=user_id)
+    with transaction.atomic():
+        rows = WebhookSecret.objects.filter(user_id=user_id)
+        # Locked, so that two changes at once come one after the other.
+        present = rows.select_for_update().get(expires_at=None)
+        rows.filter(id=present.id).update(expires_at=Now() + overlap)
+        rows.filter(expires_at__lt=Now()).delete()
+        made = WebhookSecret.objects.create(user_id=user_id, secret=_new())
+        hours = overlap.total_seconds() / 3600
+        audit.record("webhook_secret.rotate", on=made, note=f"the old one signs for {hours:g} hours more")
+    return valid(user_id=user_id)
+
+
+def signatures(message_id: str, *, body: bytes, timestamp: float, user_id: int) -> str:
+    """The header `webhook-signature`: one signature by each valid secret."""
+    at = datetime.fromtimestamp(int(timestamp), tz=UTC)
+    return " ".join(
+        Signer(each.secret).sign(msg_id=message_id, timestamp=at, data=body.decode())
+        for each in valid(user_id=user_id)
+    )

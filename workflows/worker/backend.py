@@ -1,0 +1,162 @@
+"""One ComfyUI as its worker knows it: how to reach it, what it can do, whether it is well."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from typing import Any
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from comfyui import Client, Session, SystemStats, Unreachable
+from comfyui.bridge import Bridge
+from workflows.graph import parsing
+from workflows.models import Execution, ObjectInfo
+from workflows.queue import matching
+
+from .cleanup import PlacedInputs
+
+logger = logging.getLogger(__name__)
+
+FAULTS_UNTIL_PAUSE = 3  # system faults in a row
+FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds
+MARK = "_comfyserve"  # the input by which we know our prompts
+
+
+class Backend:
+    """Used by several threads; each attribute is replaced as a whole."""
+
+    def __init__(self, *, name: str, url: str, headers: dict[str, str]) -> None:
+        self.name = name
+        self.url = url
+        self.client = Client(url, headers=headers)
+        # The same for every process of this backend, so that a new one hears of what the old one left.
+        self.session = Session(f"comfyserve-{name}", url, headers=headers)
+        self.stats: SystemStats | None = None
+        self.object_info_digest: str | None = None
+        self.boot = ""
+        self.placed = PlacedInputs()
+        self._output_classes: set[str] = set()
+        self._known_generation = 0
+        self._faults = 0
+        self._failed_with: set[str] = set()  # executions, since one went well
+        self._pause = FIRST_PAUSE
+        self._paused_until = 0.0
+
+    # -- is it well ------------------------------------------------------------------------------------
+    @property
+    def reachable(self) -> bool:
+        return self.session.connected and self.stats is not None
+
+    @property
+    def faulty(self) -> bool:
+        """It failed several executions in a row through no fault of theirs, and rests."""
+        return time.monotonic() < self._paused_until
+
+    @property
+    def ready(self) -> bool:
+        return self.reachable and not self.faulty
+
+    @property
+    def has_bridge(self) -> bool:
+        return bool(self.boot)
+
+    def went_well(self) -> None:
+        self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
+
+    def fails_only_with(self, prompt_id: str) -> bool:
+        """Whether no other execution failed since one went well: then it is to blame, and not we."""
+        return self._failed_with <= {prompt_id}
+
+    def failed(self, prompt_id: str) -> None:
+        """A system's fault. Several in a row and it rests, longer each time, and does not eat the queue."""
+        self._faults += 1
+        self._failed_with = self._failed_with | {prompt_id}
+        if self._faults >= FAULTS_UNTIL_PAUSE:
+            logger.error(
+                "backend %s rests for %.0f s after %d faults in a row", self.name, self._pause, self._faults
+            )
+            self._paused_until = time.monotonic() + self._pause
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._faults = FAULTS_UNTIL_PAUSE - 1  # one more fault after the rest and it rests again
+
+    # -- what it can do --------------------------------------------------------------------------------
+    def refresh(self) -> bool:
+        """Look again what it is, if it was connected anew; whether it was."""
+        generation = self.session.generation
+        if not self.session.connected or generation == self._known_generation:
+            return False
+        stats = self.client.system_stats()
+        bridge = Bridge(self.client).info()
+        self._learn(self.client.object_info())
+        self.boot = bridge.boot if bridge else ""
+        self.stats = stats  # last: from now on it is reachable
+        self._known_generation = generation
+        return True
+
+    def look_again(self) -> None:
+        """The next refresh looks anew, as after a connection, and tells all of it."""
+        self.object_info_digest = None
+        self._known_generation = -1
+
+    def look_at_memory(self) -> None:
+        """Newer figures for the heartbeat; nothing happens where it does not answer."""
+        if self.reachable:
+            try:
+                self.stats = self.client.system_stats()
+            except Unreachable as exc:
+                logger.warning("backend %s does not answer: %s", self.name, exc)
+
+    def _learn(self, object_info: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(object_info, sort_keys=True).encode()).hexdigest()
+        if digest != self.object_info_digest:
+            with connections.step():
+                ObjectInfo.objects.get_or_create(
+                    digest=digest, defaults={"body": connections.storable(object_info)}
+                )
+                matching.has_more(self.name)
+            self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
+            self.object_info_digest = digest
+
+    def output_nodes(self, prompt: parsing.Prompt) -> set[str]:
+        """The nodes of the prompt that save or show something."""
+        return {node_id for node_id, node in prompt.items() if node["class_type"] in self._output_classes}
+
+    # -- what was left there ---------------------------------------------------------------------------
+    def clear_strays(self) -> None:
+        """Take out of its queue what bears our mark and has no claim here: nobody waits for it."""
+        state = self.client.queue()
+        ours = {item.prompt_id for item in [*state.pending, *state.running] if _is_marked(item.prompt)}
+        if not ours:
+            return
+        with connections.step():
+            claimed = {
+                str(id_)
+                for id_ in Execution.objects.filter(worker=self.name, claim_token__isnull=False).values_list(
+                    "id", flat=True
+                )
+            }
+        for prompt_id in ours - claimed:
+            logger.warning("backend %s: clearing stray prompt %s", self.name, prompt_id)
+            self.client.delete_queued(prompt_id)
+            if self.is_running(prompt_id):  # older versions stop whatever runs
+                self.client.interrupt(prompt_id)
+
+    def is_running(self, prompt_id: str) -> bool:
+        return any(item.prompt_id == prompt_id for item in self.client.queue().running)
+
+    def close(self) -> None:
+        self.session.close()
+        self.client.close()
+
+
+def _is_marked(prompt: dict[str, Any]) -> bool:
+    return any(MARK in node.get("inputs", {}) for node in prompt.values() if isinstance(node, dict))
+
+
+def own() -> Backend:
+    """The backend that this process serves, from the settings."""
+    return Backend(name=settings.BACKEND_NAME, url=settings.COMFYUI_URL, headers=settings.COMFYUI_HEADERS)

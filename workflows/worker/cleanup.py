@@ -1,0 +1,121 @@
+"""ComfyUI's folders and history, cleaned of what is ours once nobody needs it. Only with our bridge there.
+
+What an execution wrote goes when its outputs are stored. The sweep finds the rest: what killed workers left
+and cancelled runs wrote, and placed inputs that nobody used for COMFYUI_INPUTS_KEPT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from comfyui import History, Unreachable
+from comfyui.bridge import Bridge, NoBridge
+from workflows.models import ALIVE, Execution
+
+if TYPE_CHECKING:
+    from workflows.queue.claims import Claim
+
+    from .backend import Backend
+
+logger = logging.getLogger(__name__)
+
+# Of no execution that we know: it was deleted, or is another installation's. It goes when it is so old.
+STRANGER_SECONDS = 24 * 3600.0
+
+
+class PlacedInputs:
+    """The files on its ComfyUI that runs of this process need, placed by them or found there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._needed: dict[UUID, set[str]] = {}
+
+    def need(self, token: UUID, name: str) -> None:
+        """From here on it stays, until `release`. Say it before you look whether it is there."""
+        with self._lock:
+            self._needed.setdefault(token, set()).add(name)
+
+    def release(self, token: UUID) -> None:
+        """The claim's run is over, however."""
+        with self._lock:
+            self._needed.pop(token, None)
+
+    @contextmanager
+    def unneeded(self, names: set[str]) -> Iterator[list[str]]:
+        """Those of them that may go; nobody begins to need one until the block is left."""
+        with self._lock:
+            yield sorted(names - set[str]().union(*self._needed.values()))
+
+
+# -- after an execution ----------------------------------------------------------------------------------
+def forget(claim: Claim, history: History, backend: Backend) -> None:
+    """What this run left: all of it is stored and recorded. Whatever does not go now, the sweep finds."""
+    try:
+        backend.client.delete_history(str(claim.execution_id))
+        if backend.has_bridge:
+            # Other nodes may name a file of an earlier run that ComfyUI had cached.
+            own = backend.output_nodes(claim.prompt)
+            Bridge(backend.client).delete(
+                marks=_marks(claim, history),
+                files=[file for file in history.files if file.node_id in own],
+                since=None if history.started_ms is None else history.started_ms / 1000,
+            )
+    except (Unreachable, NoBridge) as exc:
+        logger.info("what %s left in ComfyUI is not deleted: %s", claim.execution_id, exc)
+
+
+def _marks(claim: Claim, history: History) -> list[str]:
+    """Its own, and that of an earlier attempt which it followed."""
+    folders = {file.subfolder.replace("\\", "/").partition("/")[0] for file in history.files}
+    own = {name for name in folders if name.removeprefix(f"{claim.execution_id}.").isdecimal()}
+    return sorted({claim.mark} | own)
+
+
+# -- the sweep -------------------------------------------------------------------------------------------
+def sweep(backend: Backend) -> None:
+    """Delete what nobody needs. Raises Unreachable, NoBridge, and what databases raise.
+
+    Only for the process that serves the backend: what an execution that lives has there stays, by whatever
+    attempt, since it may be joined or followed.
+    """
+    bridge = Bridge(backend.client)
+    found = bridge.leftovers()
+    marks = _gone(found.marks)
+    if marks:
+        files = bridge.delete(marks=marks)
+        logger.info("backend %s: deleted %d files of %d runs", backend.name, files, len(marks))
+    for prompt_id in _gone(found.history):
+        backend.client.delete_history(prompt_id)
+    kept = settings.COMFYUI_INPUTS_KEPT_SECONDS
+    with backend.placed.unneeded({name for name, age in found.inputs.items() if age >= kept}) as inputs:
+        if inputs:
+            files = bridge.delete(inputs=inputs)
+            logger.info("backend %s: deleted %d inputs", backend.name, files)
+
+
+def _gone(ages: dict[str, float]) -> list[str]:
+    """Those marks or prompt ids whose execution has ended, and those without one that are old."""
+    ids = {name: id_ for name in ages if (id_ := _execution_of(name)) is not None}
+    if not ids:
+        return []
+    with connections.step():
+        lives = {
+            id_: status in ALIVE
+            for id_, status in Execution.objects.filter(id__in=ids.values()).values_list("id", "status")
+        }
+    return [name for name, id_ in ids.items() if not lives.get(id_, ages[name] < STRANGER_SECONDS)]
+
+
+def _execution_of(name: str) -> UUID | None:
+    try:
+        return UUID(name.partition(".")[0])
+    except ValueError:
+        return None

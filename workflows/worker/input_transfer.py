@@ -1,0 +1,207 @@
+"""The worker's side of a workflow's input files: onto its ComfyUI before the prompt is posted.
+
+A file lies there under the hash of its content, so the same content is sent once for as long as that
+ComfyUI has it. Nothing is kept of what was fetched from an address, but for that copy.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from comfyserve.outbound import client
+from comfyui import NotFound, Refused, Unreachable
+from comfyui.bridge import Bridge, NoBridge
+from comfyui.types import OutputFile
+from files import pictures, storing, types
+from files.errors import BytesMissing, StorageAway
+from files.incoming import Incoming
+from files.models import File
+from workflows.graph import input_files, parsing
+from workflows.graph.comfyui_errors import Fault
+from workflows.queue.claims import Claim
+
+from .backend import Backend
+
+logger = logging.getLogger(__name__)
+
+FETCHES = 3  # attempts at an address that does not answer
+FOLDER = "comfyserve"  # below ComfyUI's input folder
+Alive = Callable[[], Any]
+
+
+class Unplaceable(Exception):
+    """The workflow's fault: the file is gone, or is nothing that could be used."""
+
+    def __init__(self, message: str, *, node_id: str, name: str, claim: Claim) -> None:
+        title = parsing.title_of(claim.prompt, node_id)
+        super().__init__(message)
+        self.fault = Fault(
+            f"Input '{name}' of {title}: {message}",
+            {
+                "type": "input_unavailable",
+                "message": message,
+                "node_id": node_id,
+                "input": name,
+                "node_errors": {},
+            },
+        )
+
+
+class NotNow(Exception):
+    """A fault of the system: the storage, ComfyUI or another server does not answer; later it may."""
+
+
+def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
+    """The claim's prompt with all its files in place. Raises Unplaceable and NotNow.
+
+    `alive` is called while bytes flow; what it raises ends the work.
+    """
+    names: dict[tuple[str, str], str] = {}
+    known: dict[str, str] = {}
+    for node_id, name, value in input_files.marked(claim.prompt):
+        if value not in known:
+            with _explained(claim, node_id, name):
+                known[value] = f"{FOLDER}/{_place(claim, value, backend=backend, alive=alive)}"
+        names[node_id, name] = known[value]
+    return input_files.filled(claim.prompt, names) if names else claim.prompt
+
+
+@contextmanager
+def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except _Unusable as exc:
+        raise Unplaceable(str(exc), node_id=node_id, name=name, claim=claim) from exc
+    except BytesMissing as exc:
+        raise Unplaceable("the file is gone", node_id=node_id, name=name, claim=claim) from exc
+    except (client.Unreachable, client.TookTooLong) as exc:
+        if claim.attempt >= FETCHES:
+            raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise NotNow(f"an input could not be fetched: {_lower(exc)}") from exc
+    except client.OutboundError as exc:
+        raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
+    except Refused as exc:
+        raise Unplaceable("ComfyUI does not take it", node_id=node_id, name=name, claim=claim) from exc
+    except StorageAway as exc:
+        raise NotNow("the file storage does not answer") from exc
+    except (Unreachable, NoBridge) as exc:
+        logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
+        raise NotNow("ComfyUI did not take an input") from exc
+
+
+class _Unusable(Exception):
+    """It is there, but nothing that a workflow could take."""
+
+
+def _lower(exc: Exception) -> str:
+    text = str(exc)
+    return text[:1].lower() + text[1:]
+
+
+def _place(claim: Claim, value: str, *, backend: Backend, alive: Alive) -> str:
+    """Its name there, below FOLDER."""
+    alive()
+    if input_files.FILE_ID.fullmatch(value):
+        return _place_file(claim, value, backend=backend, alive=alive)
+    return _place_address(claim, value, backend=backend, alive=alive)
+
+
+def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
+    def look() -> File | None:
+        alive()
+        # Expired or not: it is pinned. The owner was checked at submission, and is again.
+        return File.objects.filter(id=file_id, user_id=claim.user_id).first()
+
+    file = connections.patiently(look)
+    if file is None:
+        raise _Unusable("the file is gone")
+    name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
+    if not _is_there(claim, name, file.size, backend=backend):
+        with storing.opened(file) as reader:
+            _send(backend, name, _Watched(reader, alive))
+    return name
+
+
+def _place_address(claim: Claim, url: str, *, backend: Backend, alive: Alive) -> str:
+    with Incoming() as incoming:
+        with client.get(
+            url, max_bytes=settings.MAX_UPLOAD_BYTES, timeout=settings.INPUT_FETCH_SECONDS
+        ) as answer:
+            if not answer.ok:
+                raise _Unusable(f"its address answered {answer.status}")
+            for chunk in answer.chunks():
+                alive()
+                incoming.write(chunk)
+        content_type = types.of_content(incoming.head)
+        _check(incoming, content_type)
+        name = f"{incoming.sha256}{types.extension_of(content_type)}"
+        if not _is_there(claim, name, incoming.size, backend=backend):
+            with incoming.path.open("rb") as stream:
+                _send(backend, name, _Watched(stream, alive))
+        return name
+
+
+def _check(incoming: Incoming, content_type: str) -> None:
+    if not types.is_media(content_type):
+        raise _Unusable(f"its address gives no picture, video or audio file but {content_type}")
+    size = pictures.size_of(incoming.path)
+    if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
+        raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
+
+
+def _is_there(claim: Claim, name: str, size: int, *, backend: Backend) -> bool:
+    """Asked each time: whoever cleans ComfyUI's folders tells us nothing, and one that died while it wrote
+    left a part. From here on our own sweep lets it be until the run is over."""
+    backend.placed.need(claim.token, name)
+    return _size_there(backend, name) == size
+
+
+def _size_there(backend: Backend, name: str) -> int | None:
+    """None where it is not there. With our bridge it counts as used now."""
+    if backend.has_bridge:
+        return Bridge(backend.client).use(name, older=settings.COMFYUI_INPUTS_KEPT_SECONDS / 4)
+    try:
+        with backend.client.view(OutputFile(filename=name, subfolder=FOLDER, type="input")) as there:
+            return there.length
+    except NotFound:
+        return None
+
+
+def _send(backend: Backend, name: str, stream: _Watched) -> None:
+    # MultipartBody needs no more of a stream than `read`.
+    source: IO[bytes] = stream  # type: ignore[assignment]
+    backend.client.upload(name, source, subfolder=FOLDER)
+
+
+def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backend: Backend) -> bool:
+    """Whether files that were placed are gone again, of nodes for which the prompt was refused."""
+    blamed = {errors.node_id for errors in refused.node_errors.values()}
+    names = [
+        prepared[node_id]["inputs"][name].removeprefix(f"{FOLDER}/")
+        for node_id, name, _ in input_files.marked(claim.prompt)
+        if node_id in blamed
+    ]
+    try:
+        return any(_size_there(backend, name) is None for name in names)
+    except (Unreachable, NoBridge):
+        return False
+
+
+class _Watched(io.RawIOBase):
+    """A stream that says with each piece that the worker is alive."""
+
+    def __init__(self, reader: Any, alive: Alive) -> None:
+        super().__init__()
+        self._reader, self._alive = reader, alive
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._alive()
+        piece: bytes = self._reader.read(size)
+        return piece

@@ -1,0 +1,269 @@
+"""The thread that keeps a GPU worker in order: its lock, its leases, its heartbeat, and the sweeps.
+
+One connection is its own for as long as it lives: it holds the advisory lock that makes this process the
+only one to serve its backend, it listens for executions that were ended from outside, and it renews the
+leases. If that connection breaks, the lock is gone, and nothing is taken until it is held again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import IntegrityError, connection
+from django.utils import timezone
+
+from comfyserve.db import connections
+from comfyui import Unreachable
+from comfyui.bridge import NoBridge
+from workflows.fleet import registry
+from workflows.metrics import store
+from workflows.presentation import selectors
+from workflows.queue import claims, matching, state_machine
+
+from . import cleanup, gpus
+from .slots import Held, Seats
+
+logger = logging.getLogger(__name__)
+
+BACKEND_LOCK, SWEEP_LOCK = 2, 3  # first keys of advisory locks
+SWEEP_SECONDS = 3.0
+STALE_SECONDS = 60.0  # between looks for what waits for ever
+CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
+MEMORY_SECONDS = 10.0  # between looks at its memory
+TIDY_SECONDS = 60.0  # between looks for what executions left there
+
+
+class Upkeep:
+    def __init__(self, seats: Seats, *, on_connect: Callable[[], None] = lambda: None) -> None:
+        self._seats = seats
+        self._on_connect = on_connect  # when this worker may begin with its ComfyUI; must not block
+        self._backend = seats.backend
+        self._name = seats.backend.name
+        self._stopping = threading.Event()
+        self._started_at = timezone.now()
+        self._running: tuple[Any, Any] = (None, None)  # (execution, since)
+        self._due: dict[str, float] = {}
+        self._met_anew = threading.Event()  # ComfyUI was connected anew: what was left there is not known
+        self._strays = threading.Event()  # they are to be cleared
+        self._threads = [
+            threading.Thread(target=self._live, name="upkeep", daemon=True),
+            threading.Thread(target=self._watch, name="watch", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Renewals go on until now: call it when the seats are empty."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    # -- the loop --------------------------------------------------------------------------------------
+    def _live(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with connections.kept():
+                    self._with_the_lock()
+            except (*connections.AWAY, psycopg.Error) as exc:
+                logger.warning("upkeep: the database is away: %s", exc)
+            except Exception:
+                logger.exception("upkeep stumbled")
+            finally:
+                self._seats.taking = False
+                self._hang_up()
+            self._stopping.wait(1.0)
+
+    def _with_the_lock(self) -> None:
+        if not self._lock():
+            logger.warning("another process serves backend %s; waiting for it to end", self._name)
+            self._stopping.wait(2.0)
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {state_machine.ENDED_CHANNEL}")
+            cursor.execute(f"LISTEN {registry.WISH_CHANNEL}")
+        self._seats.heed(registry.wish_of(self._name))  # before anything is taken
+        self._seats.presume_alive()
+        self._due.clear()
+        while not self._stopping.is_set():
+            for heard in self._heard(timeout=self._until_due()):
+                self._react(heard)
+            self._do_what_is_due()
+        registry.gone(name=self._name)
+
+    def _lock(self) -> bool:
+        with connection.cursor() as cursor:
+            # If the network to this host is cut, PostgreSQL lets go of the lock within half a minute.
+            cursor.execute(
+                "SELECT set_config('tcp_keepalives_idle', '10', false),"
+                " set_config('tcp_keepalives_interval', '5', false),"
+                " set_config('tcp_keepalives_count', '3', false)"
+            )
+            cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
+            return bool(cursor.fetchone()[0])
+
+    @staticmethod
+    def _hang_up() -> None:
+        """Close for real, not into the pool: the lock and the LISTEN go with the connection."""
+        if connection.connection is not None:
+            connection.connection.close()
+        connection.close()
+
+    def _heard(self, *, timeout: float) -> Iterator[psycopg.Notify]:
+        """What others tell, as soon as they do; nothing when `timeout` seconds are over."""
+        yield from connection.connection.notifies(timeout=timeout, stop_after=1)
+
+    def _react(self, heard: psycopg.Notify) -> None:
+        """An execution was ended from outside, or an operator wants something else of a worker."""
+        if heard.channel == state_machine.ENDED_CHANNEL:
+            self._seats.ended(heard.payload)
+        elif heard.payload == self._name:
+            self._due["beat"] = self._due["look"] = 0.0
+
+    # -- what waits for ComfyUI ------------------------------------------------------------------------
+    def _watch(self) -> None:
+        """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
+        memory_due = tidy_due = 0.0
+        while not self._stopping.wait(CONNECT_SECONDS):
+            try:
+                if self._backend.refresh():
+                    self._met_anew.set()
+                if self._strays.is_set():
+                    self._backend.clear_strays()
+                    self._strays.clear()
+                    tidy_due = 0.0
+                if time.monotonic() >= memory_due:
+                    memory_due = time.monotonic() + MEMORY_SECONDS
+                    self._backend.look_at_memory()
+                if self._seats.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
+                    tidy_due = time.monotonic() + TIDY_SECONDS
+                    cleanup.sweep(self._backend)
+            except (Unreachable, NoBridge, *connections.AWAY) as exc:
+                logger.warning("backend %s: %s", self._name, exc)
+            except Exception:
+                logger.exception("the watch on backend %s stumbled", self._name)
+
+    # -- what is due -----------------------------------------------------------------------------------
+    def _duties(self) -> list[tuple[str, float, Any]]:
+        return [
+            ("renew", settings.RENEW_SECONDS, self._renew),
+            ("connect", CONNECT_SECONDS, self._connect),
+            ("beat", settings.RENEW_SECONDS, self._beat),
+            ("look", settings.LOOK_SECONDS, self._look),
+            ("sweep", SWEEP_SECONDS, self._sweep),
+            ("stale", STALE_SECONDS, self._fail_stale),
+        ]
+
+    def _until_due(self) -> float:
+        if self._stopping.is_set() or not self._due:
+            return 0.0
+        return max(0.0, min(self._due.values()) - time.monotonic())
+
+    def _do_what_is_due(self) -> None:
+        for name, seconds, do in self._duties():
+            if time.monotonic() >= self._due.get(name, 0.0):
+                do()
+                self._due[name] = time.monotonic() + seconds
+
+    def _renew(self) -> None:
+        tokens = self._seats.living_tokens()
+        if tokens:
+            self._seats.lost(tokens - claims.renew(tokens=tokens))
+
+    def _connect(self) -> None:
+        """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
+        if not self._backend.reachable or (self._seats.taking and not self._met_anew.is_set()):
+            return
+        self._met_anew.clear()
+        for claim in claims.adopt(worker=self._name, held=self._seats.tokens()):
+            self._seats.resume(claim)
+        self._strays.set()
+        self._seats.taking = True
+        self._on_connect()
+        self._beat()
+        self._look()
+
+    def _beat(self) -> None:
+        self._seats.heed(registry.wish_of(self._name))
+        try:
+            self._write_beat()
+        except IntegrityError:
+            # This worker was silent for so long that what it had told of its nodes was cleaned away.
+            logger.warning("backend %s: telling again what its nodes take", self._name)
+            self._backend.look_again()
+
+    def _write_beat(self) -> None:
+        stats = self._backend.stats
+        running, staged = self._seats.occupants()
+        registry.beat(
+            name=self._name,
+            state=self._seats.state,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            url=self._backend.url,
+            reachable=self._backend.reachable,
+            comfyui_version=stats.version if stats else "",
+            boot=self._backend.boot,
+            devices=[vars(device) for device in stats.devices] if stats else [],
+            gpus=gpus.figures(),
+            ram_total=stats.ram_total if stats else None,
+            ram_free=stats.ram_free if stats else None,
+            object_info_id=self._backend.object_info_digest,
+            started_at=self._started_at,
+            idle=self._seats.may_take and running is None and staged is None,
+            **self._occupation(running, staged),
+        )
+
+    def _occupation(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
+        execution_id = running.claim.execution_id if running else None
+        if self._running[0] != execution_id:
+            self._running = (execution_id, timezone.now() if running else None)
+        return {
+            "running": execution_id,
+            "running_since": self._running[1],
+            "staged": staged.claim.execution_id if staged else None,
+        }
+
+    def _look(self) -> None:
+        """Whatever tickets were lost: a free seat and waiting work find each other here."""
+        self._seats.reconsider_staged()
+        if self._seats.free and self._seats.taking and selectors.any_pending():
+            self._seats.serve_in_thread()
+
+    def _sweep(self) -> None:
+        with alone("sweep") as first:
+            if first:
+                state_machine.reap()
+                state_machine.lift_backoff()
+                store.fold()
+                state_machine.lift_quotas()
+                matching.lift()
+
+    def _fail_stale(self) -> None:
+        with alone("stale") as first:
+            if first:
+                state_machine.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
+
+
+@contextmanager
+def alone(duty: str) -> Iterator[bool]:
+    """Whether this worker is the one that does a duty of the whole fleet now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [SWEEP_LOCK, duty])
+        first = bool(cursor.fetchone()[0])
+        try:
+            yield first
+        finally:
+            if first:
+                cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SWEEP_LOCK, duty])

@@ -1,0 +1,80 @@
+"""Outputs from ComfyUI into storage, beside the next run.
+
+They become visible with the final transaction only. What a failed run had written is kept too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from comfyui import Client, NotFound
+from comfyui.types import History, OutputFile
+from files import storing
+from files.models import File, Kind
+from workflows.models import Level, Output
+from workflows.queue.claims import Claim
+from workflows.queue.execution_log import Line
+
+LONGEST_SUBFOLDER = 500  # characters, as the column has
+GROUPS = {
+    "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "exr"),
+    "videos": ("mp4", "webm", "mov", "mkv", "avi", "m4v"),
+    "audio": ("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac"),
+    "3d": ("glb", "gltf", "obj", "ply", "stl", "usdz", "fbx", "splat", "spz", "ksplat"),
+}
+GROUP_OF = {extension: group for group, extensions in GROUPS.items() for extension in extensions}
+
+
+def collect(
+    claim: Claim, history: History, *, client: Client, alive: Callable[[], Any]
+) -> tuple[list[Output], list[Line]]:
+    """(outputs, not saved yet, with their files in storage; lines about what was missing).
+
+    `alive` is called while bytes flow. Raises Unreachable, or what the storage raises: try again then.
+    """
+    outputs: list[Output] = []
+    lines: list[Line] = []
+    for written in history.files:
+        try:
+            file = _store(claim, written, client=client, alive=alive)
+        except NotFound:
+            message = f"The file {written.filename} of node {written.node_id} is gone from ComfyUI"
+            lines.append(Line(message, Level.WARNING, written.node_id))
+            continue
+        outputs.append(
+            Output(
+                group=group_of(written.filename),
+                node_id=written.node_id,
+                subfolder=_plain(written.subfolder, claim),
+                temporary=written.type == "temp",
+                file=file,
+            )
+        )
+    outputs += [Output(group="texts", node_id=node_id, text=text) for node_id, text in history.texts]
+    return outputs, lines
+
+
+def group_of(filename: str) -> str:
+    """By extension: ComfyUI lists videos under `images` too."""
+    return GROUP_OF.get(PurePosixPath(filename).suffix.lower().lstrip("."), "files")
+
+
+def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any]) -> File:
+    with client.view(written) as stream:
+
+        def chunks() -> Iterator[bytes]:
+            for chunk in stream:
+                alive()
+                yield chunk
+
+        return storing.store(
+            user_id=claim.user_id, kind=Kind.OUTPUT, filename=written.filename, chunks=chunks()
+        )
+
+
+def _plain(subfolder: str, claim: Claim) -> str:
+    """The subfolder as the user named it, without that of the attempt."""
+    first, _, rest = subfolder.partition("/")
+    return (rest if first.startswith(str(claim.execution_id)) else subfolder)[:LONGEST_SUBFOLDER]

@@ -1,0 +1,500 @@
+"""One execution on one ComfyUI: submit or join, follow, and know when to let go.
+
+The websocket is a hint, history is the truth, and both have a deadline. The seat is free as soon as `run`
+returns: then ComfyUI neither runs nor queues the prompt, or somebody else is responsible for it.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from comfyui import History, Refused, Subscription, Unreachable, events
+from workflows.fleet import registry
+from workflows.graph import comfyui_errors, model_usage, parsing
+from workflows.graph.comfyui_errors import Fault
+from workflows.models import Level, Status
+from workflows.queue import claims, state_machine
+from workflows.queue.claims import Claim
+from workflows.queue.execution_log import Line
+from workflows.queue.state_machine import Outcome
+
+from . import input_transfer
+from .backend import Backend
+from .previews import Previews
+from .progress import Progress
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 3.0  # without an event: look at queue and history
+WRITE_SECONDS = 0.5  # at most so often progress is written
+GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run is lost
+STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
+FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that nobody may take it
+STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
+
+
+class Gone(enum.Enum):
+    """The seat is free and there is nothing to collect."""
+
+    BACK = "back"  # in the queue again
+    LOST = "lost"  # ended from outside, or claimed by somebody else
+    LEFT = "left"  # still in ComfyUI, for whoever serves this backend next
+    FAILED = "failed"  # and recorded
+
+
+@dataclass(frozen=True)
+class Ended:
+    """ComfyUI has ended it; outputs are to be collected."""
+
+    history: History
+    lines: list[Line] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
+
+
+class _NotWanted(Exception):
+    """While its inputs were placed: the claim is lost, or the execution is wanted back."""
+
+
+class Runner:
+    """`run` in the thread of its seat; `abandon`, `give_back` and `stop` from any other."""
+
+    def __init__(self, claim: Claim, backend: Backend) -> None:
+        self.claim = claim
+        self.begun = False
+        self.over = False
+        self.alive_at = time.monotonic()
+        self._backend = backend
+        self._client = backend.client
+        self._id = str(claim.execution_id)
+        self._progress = Progress(claim.prompt, backend.output_nodes(claim.prompt))
+        self._previews = Previews(claim.execution_id)
+        self._subscription: Subscription | None = None
+        self._abandoned = threading.Event()
+        self._wanted_back = threading.Event()
+        self._back_because = ""
+        self._stop_at: float | None = None
+        self._deadline: float | None = None  # of the running, by timeout_minutes
+        self._written_at = 0.0
+        self._heard_at = time.monotonic()
+        self._silent_since: float | None = None  # ComfyUI does not answer
+        self._queued_since = time.monotonic()
+        self._lines: list[Line] = []
+        self._warnings: list[str] = []
+        self._next_up = False  # nothing was before it in ComfyUI when it was posted
+
+    # -- from other threads ----------------------------------------------------------------------------
+    def abandon(self) -> None:
+        """The claim is lost, or the execution was ended from outside."""
+        self._abandoned.set()
+        self._wake()
+
+    def give_back(self, *, reason: str) -> None:
+        """Let other workers have this one, if it has not begun."""
+        self._back_because = reason
+        self._wanted_back.set()
+        self._wake()
+
+    def stop(self, *, at: float) -> None:
+        """The worker stops: what has not begun goes back, what runs may run until `at` (monotonic)."""
+        self._stop_at = at
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    # -- the run ---------------------------------------------------------------------------------------
+    def run(self) -> Ended | Gone:
+        try:
+            with self._backend.session.subscribe(self._id) as subscription:
+                self._subscription = subscription
+                return self._place() or self._follow(subscription)
+        except connections.AWAY as exc:
+            if self._stop_at is None:
+                raise
+            logger.warning("execution %s is left to the next process: %s", self._id, exc)
+            return Gone.LEFT
+        finally:
+            self.over = True
+            self._backend.placed.release(self.claim.token)
+
+    def _place(self) -> Ended | Gone | None:
+        """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
+        claim = self.claim
+        if claim.posted_at is None and claim.attempt == 1:
+            return self._post()
+        try:
+            where = self._client.whereabouts(self._id)
+            if claim.posted_at is not None:
+                return self._join(where)
+            if where == "ended":
+                self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
+        except Unreachable as exc:
+            return self._not_now("ComfyUI does not answer", exc)
+        if where in ("running", "queued"):
+            self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
+            return None if self._about_to_post() else self._leave_to_others()
+        return self._post()
+
+    def _join(self, where: str) -> Gone | None:
+        """An earlier process of this worker had posted it."""
+        if where == "unknown":
+            running = self.claim.status == Status.RUNNING
+            return self._back("ComfyUI was restarted and lost it", fault=running)
+        self._note(Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI"))
+        if self.claim.status == Status.RUNNING:
+            self._has_begun()
+        self._heard_at = 0.0  # look at once
+        return None
+
+    def _about_to_post(self) -> bool:
+        return self._patiently(lambda: claims.about_to_post(self.claim, boot=self._backend.boot))
+
+    def _prepare(self) -> parsing.Prompt | Gone:
+        """Its input files onto ComfyUI; the prompt with the names they have there."""
+        try:
+            return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+        except input_transfer.Unplaceable as exc:
+            return self._fail(exc.fault)
+        except input_transfer.NotNow as exc:
+            return self._back(str(exc), hold=True)
+        except _NotWanted:
+            if self._abandoned.is_set():
+                return self._leave_to_others()
+            return self._back("its worker stops" if self._stop_at is not None else self._back_because)
+
+    def _still_wanted(self) -> None:
+        self.alive_at = time.monotonic()
+        if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
+            raise _NotWanted
+
+    def _post(self) -> Ended | Gone | None:
+        prepared = self._prepare()
+        if isinstance(prepared, Gone):
+            return prepared
+        if not self._about_to_post():
+            return self._leave_to_others()
+        prompt = parsing.mark_outputs(
+            prepared, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
+        )
+        self._next_up = not self._backend.session.queue_remaining
+        try:
+            submitted = self._client.submit(
+                prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
+            )
+        except Refused as refused:
+            if self.claim.attempt < input_transfer.FETCHES and input_transfer.have_gone(
+                refused, self.claim, prepared, backend=self._backend
+            ):
+                return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
+            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt))
+        except Unreachable as exc:
+            return self._post_unanswered(exc)
+        prompt = self.claim.prompt
+        self._warnings = comfyui_errors.dropped(
+            submitted.node_errors, prompt, near=lambda missing: model_usage.near(missing, prompt)
+        )
+        for sentence in self._warnings:
+            self._note(Line(sentence, Level.WARNING))
+        return None
+
+    def _post_unanswered(self, exc: Unreachable) -> Gone | None:
+        """ComfyUI may have it all the same: look before anything else."""
+        try:
+            if exc.sent and self._client.whereabouts(self._id) != "unknown":
+                return None
+        except Unreachable as silent:
+            if silent.sent:
+                return None  # slow, it seems: patience is a matter of following
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
+        to_blame = self.claim.attempt >= STUMBLES and self._backend.fails_only_with(self._id)
+        if exc.status == 500 and to_blame:
+            fault = Fault(
+                "ComfyUI can not read the workflow (it answered 500)",
+                {"type": "unreadable", "node_errors": {}},
+            )
+            return self._fail(fault)
+        return self._not_now("ComfyUI did not take it", exc)
+
+    def _not_now(self, reason: str, cause: object) -> Gone:
+        """A fault of the system. What exactly is for operators: it names hosts."""
+        logger.warning("execution %s goes back: %s: %s", self._id, reason, cause)
+        self._backend.failed(self._id)
+        return self._back(reason, hold=True)
+
+    def _refused(self, fault: Fault) -> Gone:
+        """The workflow's fault, unless another backend has what is missing here."""
+        self._backend.went_well()
+        if fault.lacks:
+            others = self._patiently(lambda: registry.others_alive(name=self.claim.worker))
+            if set(others) - set(self.claim.excluded):
+                return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
+        return self._fail(model_usage.with_suggestions(fault, self.claim.prompt))
+
+    # -- following -------------------------------------------------------------------------------------
+    def _follow(self, subscription: Subscription) -> Ended | Gone:
+        while True:
+            event = subscription.get(timeout=self._patience())
+            self.alive_at = time.monotonic()
+            ending = self._heed()
+            if ending is None and event is not None:
+                ending = self._hear(event)
+            elif ending is None and self.alive_at - self._heard_at >= IDLE_SECONDS:
+                ending = self._look()
+            if ending is None and not self._write():
+                ending = self._leave_to_others()
+            if ending is not None:
+                return ending
+
+    def _patience(self) -> float:
+        """Seconds until something is due even without an event."""
+        now = time.monotonic()
+        due = [
+            self._heard_at + IDLE_SECONDS,
+            self._written_at + WRITE_SECONDS if self.begun else now + IDLE_SECONDS,
+        ]
+        due += [moment for moment in (self._deadline, self._stop_at) if moment is not None and moment > now]
+        return max(0.01, min(due) - now)
+
+    def _heed(self) -> Ended | Gone | None:
+        """What other threads and the clock want."""
+        now = time.monotonic()
+        if self._abandoned.is_set():
+            return self._leave_to_others()
+        if self._deadline is not None and now >= self._deadline:
+            return self._timed_out()
+        if not self.begun and (self._wanted_back.is_set() or self._stop_at is not None):
+            self._wanted_back.clear()
+            return self._try_to_give_back()
+        if self._stop_at is not None and now >= self._stop_at:
+            return Gone.LEFT
+        return None
+
+    def _hear(self, event: events.Event) -> Ended | Gone | None:
+        self._heard_at = time.monotonic()
+        self._silent_since = None
+        match event:
+            case events.Ended() | events.Connected():
+                return self._look()
+            case events.Disconnected():
+                return None
+            case _:
+                if not self._begin():
+                    return self._leave_to_others()
+                self._progress.hear(event)
+                if isinstance(event, events.Preview):
+                    self._previews.show(event)
+        return None
+
+    def _begin(self) -> bool:
+        """ComfyUI has begun it. False: the claim is lost."""
+        if self.begun:
+            return True
+        total = self._progress.total_steps
+        if not self._patiently(lambda: state_machine.begin(self.claim, total_steps=total)):
+            return False
+        self._has_begun()
+        return True
+
+    def _has_begun(self) -> None:
+        self.begun = True
+        self._written_at = time.monotonic()
+        self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
+        model_usage.note(self.claim.prompt)
+
+    def _look(self) -> Ended | Gone | None:
+        """Ask ComfyUI itself."""
+        self._heard_at = time.monotonic()
+        try:
+            history = self._client.history(self._id)
+            where = "ended" if history else self._client.whereabouts(self._id)
+            history = history or (self._client.history(self._id) if where == "ended" else None)
+        except Unreachable as exc:
+            return self._silent(exc)
+        self._silent_since = None
+        if history is not None:
+            return self._ended(history)
+        if where == "unknown":
+            return self._back("its ComfyUI was restarted and lost it", fault=self._may_be_to_blame())
+        if where == "running":
+            return None if self._begin() else self._leave_to_others()
+        return self._stuck()
+
+    def _silent(self, exc: Unreachable) -> Gone | None:
+        """It does not answer. Nothing listens: it died, and its queue with it. Else it may come back."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        self._heard_at = now - IDLE_SECONDS + 1.0  # look again soon
+        patience = settings.STALL_SECONDS if exc.sent else GONE_SECONDS
+        if now - self._silent_since < patience:
+            return None
+        self._backend.failed(self._id)
+        return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
+
+    def _may_be_to_blame(self) -> bool:
+        """Whether it ran when its ComfyUI died. What kills at once may do so before the event is out."""
+        return self.begun or (self._next_up and self._begin())
+
+    def _stuck(self) -> Ended | Gone | None:
+        """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""
+        try:
+            running = [item.prompt_id for item in self._client.queue().running]
+            with connections.step():
+                ours = registry.are_ours(running)
+        except (Unreachable, *connections.AWAY) as exc:
+            logger.warning("who is before %s is not known: %s", self._id, exc)
+            return None
+        if ours:
+            self._queued_since = time.monotonic()
+        if time.monotonic() - self._queued_since < STRANGER_SECONDS:
+            return None
+        return self._try_to_give_back(reason="it was stuck behind a prompt that is not ours", hold=True)
+
+    def _ended(self, history: History) -> Ended | Gone:
+        if not self._begin():
+            return self._leave_to_others()
+        if history.outcome == "interrupted":
+            return self._back("somebody interrupted it in ComfyUI")
+        if history.error is not None and comfyui_errors.is_disk_full(history.error):
+            return self._not_now("the disk of its ComfyUI is full", history.error.message)
+        self._backend.went_well()
+        return Ended(history, self._lines + self._progress.take_lines(), self._warnings)
+
+    # -- letting go ------------------------------------------------------------------------------------
+    def _timed_out(self) -> Gone:
+        minutes = self.claim.timeout_minutes
+        fault = Fault(
+            f"Timed out: it ran longer than {minutes} minute{'s' if minutes != 1 else ''}",
+            {"type": "timeout", "timeout_minutes": minutes, "node_errors": {}},
+        )
+        return self._clear() if self._record_failure(fault) else self._leave_to_others()
+
+    def _fail(self, fault: Fault) -> Gone:
+        self._record_failure(fault)
+        return Gone.FAILED
+
+    def _record_failure(self, fault: Fault) -> bool:
+        """False: the claim had been lost."""
+        outcome = Outcome(
+            Status.FAILED,
+            error=fault.error,
+            error_details=fault.details,
+            lines=self._lines + self._progress.take_lines(),
+            gpu_seconds=self._gpu_seconds(),
+        )
+        return self._patiently(lambda: state_machine.finish(self.claim, outcome))
+
+    def _gpu_seconds(self) -> float:
+        if self._deadline is None:
+            return 0.0
+        return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
+
+    def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
+        self._patiently(
+            lambda: state_machine.take_back(
+                self.claim,
+                reason=reason,
+                fault=fault,
+                exclude=exclude,
+                hold_seconds=self._backoff() if hold else None,
+            )
+        )
+        return Gone.BACK
+
+    def _backoff(self) -> float:
+        """Seconds; twice as many with each attempt."""
+        return min(FIRST_HOLD * 2.0 ** min(self.claim.attempt - 1, 10), LONGEST_HOLD)
+
+    def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
+        """Take it out of ComfyUI's queue, unless it has just begun there. None: keep following it."""
+        reason = "its worker stops" if self._stop_at is not None else reason or self._back_because
+        try:
+            self._client.delete_queued(self._id)
+            if self._client.whereabouts(self._id) != "unknown":
+                return None
+        except Unreachable:
+            return Gone.LEFT if self._stop_at is not None else None
+        return self._back(reason, hold=hold)
+
+    def _leave_to_others(self) -> Gone:
+        """The claim is gone. ComfyUI's copy is ours to clear only if nobody waits for it here.
+
+        Ended: clear it. Claimed for another backend: clear it, since it runs there. Waiting: it may be
+        claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
+        """
+        while True:
+            state = self._patiently(lambda: claims.whose(self.claim))
+            if state == "here":
+                return Gone.LOST
+            if state in ("ended", "elsewhere"):
+                return self._clear()
+            self.alive_at = time.monotonic()
+            try:
+                if self._client.whereabouts(self._id) in ("ended", "unknown"):
+                    return Gone.LOST
+            except Unreachable:
+                return Gone.LOST
+            self._pause(1.0)
+
+    def _clear(self) -> Gone:
+        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the seat free."""
+        while True:
+            try:
+                self._client.delete_queued(self._id)
+                # Older versions stop whatever runs, so see first that it is this one.
+                if self._backend.is_running(self._id):
+                    self._client.interrupt(self._id)
+                elif self._client.whereabouts(self._id) in ("ended", "unknown"):
+                    self._client.delete_history(self._id)
+                    return Gone.LOST
+            except Unreachable as exc:
+                if not exc.sent:
+                    return Gone.LOST  # it is dead, and its queue with it
+            self.alive_at = time.monotonic()
+            if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                return Gone.LOST
+            self._pause(0.2)
+
+    def _pause(self, seconds: float) -> None:
+        """Until something happens to the prompt, but not longer."""
+        if self._subscription is not None:
+            self._subscription.get(timeout=seconds)
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Outlasts the database's absence, but not the time to stop: then it raises database.AWAY."""
+        return connections.patiently(
+            do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
+        )
+
+    # -- what is written -------------------------------------------------------------------------------
+    def _note(self, line: Line) -> None:
+        self._lines.append(line)
+
+    def _write(self) -> bool:
+        """Progress and lines, now and then. False: the claim is lost."""
+        now = time.monotonic()
+        if not self.begun or now - self._written_at < WRITE_SECONDS:
+            return True
+        self._written_at = now
+        lines = self._lines + self._progress.take_lines()
+        columns: dict[str, Any] = self._progress.columns()
+        try:
+            with connections.step():
+                ours = state_machine.write_progress(self.claim, columns=columns, lines=lines)
+        except connections.AWAY as exc:
+            logger.warning("progress of %s not written: %s", self._id, exc)
+            self._lines = lines
+            return True
+        self._lines = []
+        return ours

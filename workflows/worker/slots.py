@@ -1,0 +1,341 @@
+"""The two seats of a GPU worker: one execution runs, one is staged behind it in ComfyUI's queue.
+
+A seat is taken by whoever calls `serve`, a Celery ticket or the upkeep thread, and kept in that thread while
+there is work. Storing outputs happens beside it in a small pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from uuid import UUID
+
+from comfyserve import logs
+from comfyserve.db import connections
+from workflows import notify
+from workflows.fleet import registry
+from workflows.models import Worker
+from workflows.queue import claims, state_machine
+from workflows.queue.claims import Claim
+
+from . import finalize
+from .backend import Backend
+from .runner import Ended, Gone, Runner
+
+logger = logging.getLogger(__name__)
+
+SEATS = 2
+MAX_UNCOLLECTED = 8  # with so many executions uncollected no new one is taken
+COLLECTORS = 4
+PAUSED = "its worker is paused"
+ALIVE_SECONDS = 120.0  # a claim whose thread gave no sign for so long is not renewed any more
+
+
+class Held:
+    """A claim in our hands, running or being collected."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.runner: Runner | None = None
+        self.queued = False  # ended in ComfyUI, and no collector is free yet
+        self._abandoned = False
+        self._alive_at = time.monotonic()
+
+    def alive(self) -> bool:
+        """Its thread shows life, and hears whether the claim is still wanted."""
+        self._alive_at = time.monotonic()
+        return not self._abandoned
+
+    @property
+    def shows_life(self) -> bool:
+        latest = max(self._alive_at, self.runner.alive_at if self.runner else 0.0)
+        return self.queued or time.monotonic() - latest < ALIVE_SECONDS
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        if self.runner is not None:
+            self.runner.abandon()
+
+
+class Seats:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.taking = False  # set by upkeep: this process has the backend's lock, and may take work
+        self.wish = Worker.Wish.WORK  # of an operator
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._occupied = 0
+        self._tickets = 0
+        self._held: dict[UUID, Held] = {}
+        self._collecting = 0
+        self._stopping = threading.Event()
+        self._stop_at = 0.0
+        self._collectors = ThreadPoolExecutor(COLLECTORS, thread_name_prefix="collect")
+
+    # -- taking work -----------------------------------------------------------------------------------
+    def serve(self) -> None:
+        """Take a free seat and work until nothing is left to do; returns at once if no seat is free."""
+        with self._lock:
+            self._tickets += 1
+        if self._occupied:
+            self.reconsider_staged()
+        with self._seat() as free:
+            while free:
+                seen = self._tickets
+                claim = self._next()
+                if claim is not None:
+                    self._run(Held(claim))
+                elif seen == self._tickets:
+                    break  # no ticket came while we looked: nothing is there
+
+    def serve_in_thread(self) -> None:
+        threading.Thread(target=self.serve, name="seat", daemon=True).start()
+
+    def resume(self, claim: Claim) -> None:
+        """Go on with what an earlier process of this backend left, whatever seats are taken."""
+        held = Held(claim)
+        self._hold(held)
+
+        def go_on() -> None:
+            with self._seat(extra=True):
+                self._tell_idle(False)
+                self._run(held)
+            self.serve()
+
+        threading.Thread(target=go_on, name="seat", daemon=True).start()
+
+    @contextmanager
+    def _seat(self, *, extra: bool = False) -> Iterator[bool]:
+        with self._lock:
+            free = extra or self._occupied < SEATS
+            self._occupied += free
+        try:
+            yield free
+        finally:
+            with self._lock:
+                self._occupied -= free
+                last = free and not self._occupied
+                self._changed.notify_all()
+            if last:
+                self._tell_idle(True)
+
+    def _next(self) -> Claim | None:
+        if self._stopping.is_set() or not self.may_take:
+            return None
+        try:
+            with connections.step():
+                if self._occupied > 1 and registry.idle_others(name=self.backend.name):
+                    return None  # it would wait here while another GPU is free
+                return claims.take(worker=self.backend.name)
+        except connections.AWAY as exc:
+            logger.warning("no work taken, the database is away: %s", exc)
+            return None
+
+    @property
+    def may_take(self) -> bool:
+        return self.taking and not self.paused and self.backend.ready and not self.full
+
+    @property
+    def paused(self) -> bool:
+        """By an operator: nothing new is taken."""
+        return self.wish != Worker.Wish.WORK
+
+    @property
+    def state(self) -> Worker.State:
+        """What the heartbeat says of this worker."""
+        if self.wish == Worker.Wish.DRAIN and self._is_empty():
+            return Worker.State.DRAINED
+        if self._stopping.is_set() or self.wish == Worker.Wish.DRAIN:
+            return Worker.State.DRAINING
+        if self.paused:
+            return Worker.State.PAUSED
+        return Worker.State.FAULTY if self.backend.faulty else Worker.State.ACTIVE
+
+    @property
+    def full(self) -> bool:
+        return self._collecting >= MAX_UNCOLLECTED
+
+    @property
+    def idle(self) -> bool:
+        """The running seat is free."""
+        return self._occupied == 0
+
+    @property
+    def free(self) -> bool:
+        return self._occupied < SEATS
+
+    def _tell_idle(self, idle: bool) -> None:
+        """Other workers stage nothing, and give back what they staged, while this one is idle.
+
+        That it is idle no more is said by `lifecycle.claim` itself.
+        """
+        try:
+            with connections.step():
+                free = idle and self.may_take
+                staging = registry.set_idle(name=self.backend.name, idle=free)
+            for other in staging if free else ():
+                notify.ticket(other)
+        except connections.AWAY as exc:
+            logger.warning("worker row not written: %s", exc)
+
+    # -- running ---------------------------------------------------------------------------------------
+    def _run(self, held: Held) -> None:
+        with _named(held.claim):
+            self._run_named(held)
+
+    def _run_named(self, held: Held) -> None:
+        runner = held.runner = Runner(held.claim, self.backend)
+        self._hold(held)
+        if self.paused:  # since it was claimed, or when an earlier process was
+            runner.give_back(reason=PAUSED)
+        if self._stopping.is_set():
+            runner.stop(at=self._stop_at)
+        try:
+            ending = runner.run()
+        except Exception:
+            logger.exception("execution %s broke its runner", held.claim.execution_id)
+            self._give_up(held)
+            return
+        if isinstance(ending, Ended):
+            self._collect(held, ending)
+        elif ending is not Gone.LEFT:
+            self._release(held)
+
+    def _give_up(self, held: Held) -> None:
+        """An error of ours. The execution goes back, for a while, and will be poison if it was to blame."""
+        try:
+            reason = "its worker stumbled over it"
+            with connections.step():
+                state_machine.take_back(held.claim, reason=reason, fault=True, hold_seconds=5.0)
+        except connections.AWAY:
+            logger.exception("execution %s is left to the reaper", held.claim.execution_id)
+        self._release(held)
+
+    def _collect(self, held: Held, ended: Ended) -> None:
+        held.queued = True
+        with self._lock:
+            self._collecting += 1
+
+        def work() -> None:
+            held.alive()
+            held.queued = False
+            try:
+                with _named(held.claim):
+                    finalize.conclude(
+                        held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
+                    )
+            except connections.AWAY as exc:
+                logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
+            except Exception:
+                logger.exception("execution %s broke its collector", held.claim.execution_id)
+                self._give_up(held)
+            finally:
+                was_full = self.full
+                with self._lock:
+                    self._collecting -= 1
+                    self._changed.notify_all()
+                self._release(held)
+                if was_full:
+                    self.serve_in_thread()
+
+        self._collectors.submit(work)
+
+    # -- what is held ----------------------------------------------------------------------------------
+    def _hold(self, held: Held) -> None:
+        with self._lock:
+            self._held[held.claim.token] = held
+
+    def _release(self, held: Held) -> None:
+        with self._lock:
+            self._held.pop(held.claim.token, None)
+
+    def tokens(self) -> set[UUID]:
+        """All claims in our hands."""
+        with self._lock:
+            return set(self._held)
+
+    def living_tokens(self) -> set[UUID]:
+        """Those whose thread shows life: what a stuck thread holds is left to the reaper."""
+        with self._lock:
+            return {token for token, held in self._held.items() if held.shows_life}
+
+    def presume_alive(self) -> None:
+        """All of them: while the database was away, their threads could not show it."""
+        with self._lock:
+            for held in self._held.values():
+                held.alive()
+
+    def lost(self, tokens: set[UUID]) -> None:
+        """These claims are not ours any more."""
+        with self._lock:
+            found = [held for token, held in self._held.items() if token in tokens]
+        for held in found:
+            held.abandon()
+
+    def ended(self, execution_id: str) -> None:
+        """Somebody ended this execution from outside, if it is one of ours."""
+        with self._lock:
+            found = [held for held in self._held.values() if str(held.claim.execution_id) == execution_id]
+        for held in found:
+            held.abandon()
+
+    def occupants(self) -> tuple[Held | None, Held | None]:
+        """(the one that runs, the one that is staged)."""
+        with self._lock:
+            followed = [held for held in self._held.values() if held.runner and not held.runner.over]
+        running = next((held for held in followed if held.runner and held.runner.begun), None)
+        staged = next((held for held in followed if held is not running), None)
+        return running, staged
+
+    def heed(self, wish: Worker.Wish) -> None:
+        """What an operator wants from now on. Paused, what has not begun goes back to the queue."""
+        self.wish = wish
+        if not self.paused:
+            return
+        with self._lock:
+            runners = [held.runner for held in self._held.values() if held.runner is not None]
+        for runner in runners:
+            if not runner.begun:
+                runner.give_back(reason=PAUSED)
+
+    def reconsider_staged(self) -> None:
+        """Give the staged one back if another GPU is free."""
+        running, staged = self.occupants()
+        if running is None or staged is None or staged.runner is None:
+            return
+        try:
+            with connections.step():
+                free_elsewhere = registry.idle_others(name=self.backend.name)
+        except connections.AWAY:
+            return
+        if free_elsewhere:
+            staged.runner.give_back(reason="another worker is free")
+
+    # -- the end ---------------------------------------------------------------------------------------
+    def stop(self, *, drain_seconds: float) -> None:
+        """Take nothing more; what is staged goes back, what runs has so long to end. Does not wait."""
+        self._stop_at = time.monotonic() + drain_seconds
+        self._stopping.set()
+        with self._lock:
+            runners = [held.runner for held in self._held.values() if held.runner is not None]
+        for runner in runners:
+            runner.stop(at=self._stop_at)
+
+    def wait_empty(self, *, timeout: float) -> bool:
+        """Until no seat is occupied and nothing is being collected."""
+        with self._changed:
+            return self._changed.wait_for(self._is_empty, timeout)
+
+    def _is_empty(self) -> bool:
+        return not self._occupied and not self._collecting
+
+
+def _named(claim: Claim) -> AbstractContextManager[None]:
+    """Lines of log written meanwhile are of this execution, its user and the request it came with."""
+    return logs.bound(
+        execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None
+    )
