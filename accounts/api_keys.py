@@ -16,7 +16,7 @@ from accounts.models import ApiKey, User, UserLimits
 from comfyserve.api.errors import Conflict, NotFound
 
 MARK = "csk_"  # a key is recognised by it, by us and by scanners for leaked secrets
-MOST = 50  # keys of one user
+MAX_KEYS = 50  # keys of one user
 
 # One statement finds the key, its user and limits, and notes the use, at most once a minute.
 FIND = """
@@ -35,8 +35,8 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
     secret = MARK + secrets.token_urlsafe(32)
     with transaction.atomic():
         User.objects.select_for_update().get(id=user.id)  # so that parallel requests keep to the limit
-        if ApiKey.objects.filter(user=user).count() >= MOST:
-            raise Conflict(f"You have {MOST} API keys; delete one first")
+        if ApiKey.objects.filter(user=user).count() >= MAX_KEYS:
+            raise Conflict(f"You have {MAX_KEYS} API keys; delete one first")
         key = ApiKey.objects.create(
             user=user, name=name, prefix=secret[:12], digest=_digest(secret), expires_at=expires_at
         )

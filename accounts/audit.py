@@ -123,14 +123,14 @@ def _told(name: str, value: Any) -> Any:
     if any(part in name.lower() for part in SECRET):
         return logs.MASK
     if isinstance(value, bool | int | float):
-        return connections.storable(value)
+        return connections.sanitize_json(value)
     if not isinstance(value, str):
         value = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
     return _clean(value)[:LONGEST]
 
 
 def _clean(text: str) -> str:
-    return logs.scrub(str(connections.storable(text)))
+    return logs.scrub(str(connections.sanitize_json(text)))
 
 
 # -- what strangers can cause --------------------------------------------------------------------------

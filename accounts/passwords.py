@@ -12,7 +12,7 @@ from django.core.mail import send_mail
 from django.db import transaction
 from django.utils.encoding import force_str
 from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
-from kombu.exceptions import OperationalError as BrokerAway
+from kombu.exceptions import OperationalError as BrokerUnavailable
 
 from accounts import audit, sessions, tasks, throttling
 from accounts.models import Session, User
@@ -60,7 +60,7 @@ def ask_reset(*, email: str, address: str) -> None:
     throttling.password_reset(email=email, address=address)
     try:
         tasks.send_password_reset.delay(email)
-    except (BrokerAway, OSError) as exc:
+    except (BrokerUnavailable, OSError) as exc:
         raise Unavailable("E-mail cannot be sent at the moment; try again shortly") from exc
 
 

@@ -1,6 +1,6 @@
 """What a user has and uses, for the operator. It reads tables of other apps, by their names alone.
 
-Bounded, whatever the user has: of executions the latest MOST are looked at.
+Bounded, whatever the user has: of executions the latest MAX_EXECUTIONS are looked at.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from comfyserve.console import html
 from comfyserve.console.pages import Facts, Section, Table
 
 DAYS = 14
-MOST = 20_000  # executions
+MAX_EXECUTIONS = 20_000  # executions
 SHOWN = 20  # sessions, keys and rows of the audit log
 
 BY_DAY = """
@@ -53,7 +53,7 @@ def _alive(status: str) -> Any:
 def by_day(user: User) -> list[tuple[date, int, int, int, float]]:
     """(day in UTC, submitted, completed, failed, GPU seconds) of the last DAYS days, the latest first."""
     with connection.cursor() as cursor:
-        cursor.execute(BY_DAY, [user.pk, DAYS, MOST])
+        cursor.execute(BY_DAY, [user.pk, DAYS, MAX_EXECUTIONS])
         found: list[tuple[date, int, int, int, float]] = cursor.fetchall()
     return found
 

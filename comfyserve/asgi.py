@@ -36,7 +36,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
-    tcp_transport.let_go_when_stuck(send)
+    tcp_transport.abort_stalled_writes(send)
     if is_followed(scope):
         await streams(scope, receive, send)
     elif is_long(scope):

@@ -84,7 +84,7 @@ def oldest_rows(model: type[Model], *, old: Q, done: Q, what: str, dry_run: bool
 
 
 # -- runs ------------------------------------------------------------------------------------------------
-def gently(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterator[Gone]:
+def throttled(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterator[Gone]:
     """The same, resting after each batch for RESTS times as long as it took, until the process is to end."""
     ends = None if seconds is None else time.monotonic() + seconds
     began = time.monotonic()
@@ -100,7 +100,7 @@ def run(clean: Clean) -> None:
     """A run by Celery. What it did is logged, also when it breaks off."""
     counts: Counter[str] = Counter()
     try:
-        for gone in gently(clean(dry_run=False), seconds=RUN_SECONDS):
+        for gone in throttled(clean(dry_run=False), seconds=RUN_SECONDS):
             counts[gone.what] += gone.count
     finally:
         if counts:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Lately(Generic[T]):
+class TtlCache(Generic[T]):
     """What `ask` answered at most `seconds` ago. Each process asks for itself, and so does each thread that
     finds it older; what `ask` raises is not kept."""
 

@@ -1,6 +1,6 @@
 """Where the bytes lie: Django's storage, with what it lacks (ranges, links, a walk), and one kind of failure.
 
-Every function raises StorageAway where the storage does not answer, and takes its time: threads only.
+Every function raises StorageUnavailable where the storage does not answer, and takes its time: threads only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from django.core.files import File as DjangoFile
 from django.core.files.storage import default_storage, storages
 from django.utils.http import content_disposition_header
 
-from .errors import BytesMissing, StorageAway
+from .errors import BytesMissing, StorageUnavailable
 from .s3 import Bucket
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ def _explained(key: str) -> Iterator[None]:
         if exc.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
             raise BytesMissing("The bytes of this file are gone from the storage") from exc
         logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
-        raise StorageAway from exc
+        raise StorageUnavailable from exc
     except (BotoCoreError, Boto3Error, OSError) as exc:
         logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
-        raise StorageAway from exc
+        raise StorageUnavailable from exc
 
 
 def put(key: str, path: Path, *, content_type: str) -> None:
@@ -72,11 +72,11 @@ def put(key: str, path: Path, *, content_type: str) -> None:
                 try:
                     default_storage.save(key, movable)
                 except FileNotFoundError as exc:  # the folder above ours is gone: a disk that is not there
-                    raise StorageAway from exc
+                    raise StorageUnavailable from exc
     if (stored := size_of(key)) != size:
         delete(key)
         logger.error("storage: %s has %d bytes instead of %d", key, stored, size)
-        raise StorageAway
+        raise StorageUnavailable
 
 
 class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it runs

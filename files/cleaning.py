@@ -27,7 +27,7 @@ GRACE = timedelta(hours=24)
 
 
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:
-    """All of it. Raises StorageAway; what was done by then stays done."""
+    """All of it. Raises StorageUnavailable; what was done by then stays done."""
     yield from expired(dry_run=dry_run)
     yield from incoming(dry_run=dry_run)
     yield from orphans(dry_run=dry_run)

@@ -1,7 +1,7 @@
 """What can go wrong with files beyond what a request says.
 
 ApiError
-├── StorageAway      503    the storage does not answer; the same may work later
+├── StorageUnavailable      503    the storage does not answer; the same may work later
 └── BytesMissing     404    there is a row, but its bytes are gone from the storage
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from comfyserve.api.errors import NotFound, Unavailable
 
 
-class StorageAway(Unavailable):
+class StorageUnavailable(Unavailable):
     def __init__(self, message: str = "The file storage is not available; try again shortly") -> None:
         super().__init__(message, retry_after=10)
 

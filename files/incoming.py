@@ -11,7 +11,7 @@ from types import TracebackType
 from django.conf import settings
 
 from . import types
-from .errors import StorageAway
+from .errors import StorageUnavailable
 
 
 class Incoming:
@@ -22,7 +22,7 @@ class Incoming:
             settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=settings.INCOMING_DIR)
         except OSError as exc:
-            raise StorageAway from exc
+            raise StorageUnavailable from exc
         self.path = Path(name)
         self._stream = open(handle, "wb", buffering=0)  # noqa: PTH123, SIM115  (closed in __exit__)
         self.size = 0
@@ -32,7 +32,7 @@ class Incoming:
         self._writing = threading.Lock()
 
     def write(self, piece: bytes) -> None:
-        """StorageAway where this machine's disk is full. Nothing happens where it is closed already."""
+        """StorageUnavailable where this disk is full. Nothing happens where it is closed already."""
         with self._writing:
             if not self._stream.closed:
                 self._write(piece)
@@ -43,7 +43,7 @@ class Incoming:
             while view:
                 view = view[self._stream.write(view) :]
         except OSError as exc:
-            raise StorageAway("There is no room for the file now; try again later") from exc
+            raise StorageUnavailable("There is no room for the file now; try again later") from exc
         if len(self.head) < types.HEAD:
             self.head += piece[: types.HEAD - len(self.head)]
         self._digest.update(piece)

@@ -24,7 +24,7 @@ from comfyserve.api.errors import ValidationFailed
 from comfyserve.db import connections, rows
 
 from . import backend, names, pictures, types
-from .errors import BytesMissing, StorageAway
+from .errors import BytesMissing, StorageUnavailable
 from .incoming import Incoming
 from .models import File, Kind
 
@@ -43,7 +43,7 @@ def accept(
 ) -> File:
     """An upload, stored and with its row. Bytes that the user has already are not stored again.
 
-    Raises ValidationFailed (empty, a picture of absurd size), LimitExceeded for the quota, StorageAway.
+    Raises ValidationFailed (empty, a picture too large), LimitExceeded for the quota, StorageUnavailable.
     Takes as long as the storage takes, with no transaction open meanwhile.
     """
     file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
@@ -236,13 +236,13 @@ def discard(keys: Iterable[str]) -> None:
             continue
         try:
             backend.delete(key)
-        except StorageAway:
+        except StorageUnavailable:
             logger.warning("%s stays in the storage until the sweep", key)
 
 
 @contextmanager
 def opened(file: File) -> Any:
-    """A reader of the bytes. Raises StorageAway, also while reading, and BytesMissing."""
+    """A reader of the bytes. Raises StorageUnavailable, also while reading, and BytesMissing."""
     reader = backend.read(file.key)
     try:
         with backend.reading(file.key):

@@ -6,7 +6,7 @@ import logging
 
 from celery import shared_task
 
-from .errors import StorageAway
+from .errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -20,5 +20,5 @@ def clean() -> None:
 
     try:
         run(cleaning.clean)
-    except StorageAway:
+    except StorageUnavailable:
         logger.warning("the storage is away; the rest is cleaned another time")

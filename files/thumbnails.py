@@ -22,7 +22,7 @@ PIECE = 256 * 1024  # bytes read at once
 def key_of(file: File) -> str | None:
     """Its key in the storage, made now if it is not there yet; None where it can have none.
 
-    Raises StorageAway, and BytesMissing where the picture is gone.
+    Raises StorageUnavailable, and BytesMissing where the picture is gone.
     """
     if not file.may_have_thumbnail:
         return None

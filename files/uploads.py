@@ -38,7 +38,7 @@ async def receive(request: HttpRequest, incoming: Incoming) -> Form:
     """Read the whole body of the request.
 
     Raises ValidationFailed, PayloadTooLarge as soon as there is too much, UnsupportedMediaType,
-    ClientGone, StorageAway where this machine's disk is full.
+    ClientGone, StorageUnavailable where this machine's disk is full.
     """
     form = Form(incoming)
     reading = _Reading(form)

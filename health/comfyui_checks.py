@@ -90,8 +90,8 @@ def _one(row: overview.Row, took: float | None, error: str | None) -> Service:
         return Service(name, "unhealthy", None, error)
     if row.worker.state == Worker.State.FAULTY:
         return Service(name, "degraded", took, "It failed several executions in a row and rests")
-    if row.worker.wish != Worker.Wish.WORK:
-        said = "Paused" if row.worker.wish == Worker.Wish.PAUSE else "Drained"
+    if row.worker.wish != Worker.DesiredState.WORK:
+        said = "Paused" if row.worker.wish == Worker.DesiredState.PAUSE else "Drained"
         return Service(name, "degraded", took, f"{said} by an operator")
     return Service(name, "healthy", took)
 

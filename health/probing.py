@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from typing import Generic, TypeVar
 
-from comfyserve.ttl_cache import Lately
+from comfyserve.ttl_cache import TtlCache
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Shared(Generic[T]):
     def __init__(self, make: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._made = Lately(self._look, seconds=seconds)
+        self._made = TtlCache(self._look, seconds=seconds)
 
     def get(self) -> T:
         """What `make` returns or raises."""

@@ -91,7 +91,7 @@ class WorkerSerializer(serializers.Serializer[Any]):
         ),
     )
     wish = serializers.ChoiceField(
-        choices=Worker.Wish.values, help_text="What an operator wants of it; it holds over restarts"
+        choices=Worker.DesiredState.values, help_text="What an operator wants of it; it holds over restarts"
     )
     host = serializers.CharField(help_text="The machine that it runs on")
     pid = serializers.IntegerField(help_text="Of its process")

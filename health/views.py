@@ -150,7 +150,7 @@ class MayOperateWorkers(IsAdminUser):
 class _WishView(APIView):
     permission_classes = (MayOperateWorkers,)
 
-    def _ask(self, name: str, wish: Worker.Wish) -> Response:
+    def _ask(self, name: str, wish: Worker.DesiredState) -> Response:
         registry.ask(name=name, wish=wish)
         return Response(_worker(overview.row_of(name), overview.models_loaded().get(name)))
 
@@ -162,21 +162,21 @@ class PauseWorker(_WishView):
 
         It holds until it is resumed, also over restarts of the worker. `status` follows within seconds.
         """
-        return self._ask(worker_name, Worker.Wish.PAUSE)
+        return self._ask(worker_name, Worker.DesiredState.PAUSE)
 
 
 class DrainWorker(_WishView):
     @describe(None, shapes.WorkerSerializer, errors=(403,))
     def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
         """Drain Worker: as pause; its status is `drained` as soon as it holds nothing and can be stopped."""
-        return self._ask(worker_name, Worker.Wish.DRAIN)
+        return self._ask(worker_name, Worker.DesiredState.DRAIN)
 
 
 class ResumeWorker(_WishView):
     @describe(None, shapes.WorkerSerializer, errors=(403,))
     def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
         """Resume Worker: it takes executions again."""
-        return self._ask(worker_name, Worker.Wish.WORK)
+        return self._ask(worker_name, Worker.DesiredState.WORK)
 
 
 def _worker(row: overview.Row, models_loaded: list[str] | None) -> dict[str, Any]:

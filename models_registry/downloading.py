@@ -85,7 +85,7 @@ class Downloader:
         try:
             with connections.step():
                 return self._note(download, bytes_done=done, bytes_total=total)
-        except connections.AWAY as exc:
+        except connections.UNAVAILABLE as exc:
             logger.warning("progress of %s not noted: %s", download, exc)
             return True
 
@@ -103,7 +103,7 @@ class Downloader:
             files = ModelFile.objects.filter(host_id=self._host, model_id=download.model_id)
             return bool(files.update(sha256=fetched.sha256))
 
-        if connections.patiently(report, stop=self._stop):
+        if connections.retry_until_available(report, stop=self._stop):
             size = fetched.path.stat().st_size
             self._end(download, state=Download.State.DONE, bytes_done=size, bytes_total=size)
         else:
@@ -114,4 +114,6 @@ class Downloader:
             )
 
     def _end(self, download: Download, **columns: Any) -> None:
-        connections.patiently(lambda: self._note(download, **columns, ended_at=Now()), stop=self._stop)
+        connections.retry_until_available(
+            lambda: self._note(download, **columns, ended_at=Now()), stop=self._stop
+        )

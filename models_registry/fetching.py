@@ -212,7 +212,7 @@ class _Fetch:
         self._looked_at = 0.0
         self._cancelled = False
         self._unwanted = threading.Event()  # cancelled, or the worker stops
-        self._cut = client.Cut()
+        self._cut = client.Cancellation()
         self._sum = ""
 
     def run(self) -> str:
@@ -229,7 +229,7 @@ class _Fetch:
             try:
                 return self._once()
             except (_Again, client.Unreachable, client.TookTooLong) as exc:
-                self._heed()
+                self._check_signals()
                 gained = self._part.size > before
                 tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
                 logger.info("download into %s: %s; try %d", self._part.path, exc, tries)
@@ -238,7 +238,7 @@ class _Fetch:
             except client.OutboundError as exc:
                 raise Failed(exc.message) from exc
             self._unwanted.wait(min(delay, LONGEST_DELAY))
-            self._heed()
+            self._check_signals()
 
     def _once(self) -> None:
         validator = self._part.resumable(self._url)
@@ -292,12 +292,12 @@ class _Fetch:
 
     # -- every now and then ----------------------------------------------------------------------------
     def _look_around(self) -> None:
-        self._heed()
+        self._check_signals()
         if time.monotonic() - self._looked_at > TELL_SECONDS:
             self._looked_at = time.monotonic()
             self._check_room()
 
-    def _heed(self) -> None:
+    def _check_signals(self) -> None:
         if self._cancelled:
             raise Cancelled
         if self._stop.is_set():

@@ -32,10 +32,10 @@ TIDY_SECONDS = 3600.0
 KEPT = timedelta(days=7)  # commands and downloads that have ended, and hosts that are silent
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
-current: Keeper | None = None  # of this process, woken by tickets
+current: ModelAgent | None = None  # of this process, woken by tickets
 
 
-class Keeper:
+class ModelAgent:
     def __init__(
         self,
         *,
@@ -100,7 +100,7 @@ class Keeper:
                     do()
             except loading.Stopped:
                 return
-            except (Unreachable, NoBridge, *connections.AWAY) as exc:
+            except (Unreachable, NoBridge, *connections.UNAVAILABLE) as exc:
                 logger.warning("models of %s, %s: %s", self._host, name, exc)
             except Exception:
                 logger.exception("models of %s, %s: stumbled", self._host, name)
@@ -148,12 +148,12 @@ class Keeper:
         except Unreachable as exc:
             logger.warning("command %s: %s", command, exc)
             end = _failed("ComfyUI does not answer", "unavailable")
-        except (loading.Stopped, *connections.AWAY):
+        except (loading.Stopped, *connections.UNAVAILABLE):
             raise
         except Exception:
             logger.exception("command %s stumbled", command)
             end = _failed("Something went wrong on our side", "unavailable")
-        connections.patiently(
+        connections.retry_until_available(
             lambda: Command.objects.filter(pk=command.pk).update(**end, ended_at=Now()), stop=self._stop
         )
 

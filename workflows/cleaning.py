@@ -59,7 +59,7 @@ def _executions(days: float, *, dry_run: bool) -> Iterator[Gone]:
 
 def _workers(days: float, *, dry_run: bool) -> Iterator[Gone]:
     """Those silent for so long, but for those that an operator wants paused: they shall come back so."""
-    silent = Worker.objects.filter(heartbeat_at__lt=ago(days), wish=Worker.Wish.WORK)
+    silent = Worker.objects.filter(heartbeat_at__lt=ago(days), wish=Worker.DesiredState.WORK)
     yield from rows(silent.order_by("name"), what="silent workers", dry_run=dry_run)
     used = Exists(Worker.objects.filter(object_info=OuterRef("pk")))
     unused = ObjectInfo.objects.filter(~used, created_at__lt=ago(days)).order_by("digest")

@@ -33,12 +33,12 @@ _away_until = 0.0
 def ticket(worker: str | None = None) -> None:
     """Say that there is work: to whichever GPU worker hears it first, or to one by its backend's name."""
     queue = f"gpu.{worker}" if worker else "gpu"
-    _unless_away(lambda: tickets.send(LOOK_FOR_WORK, queue=queue), "ticket")
+    _unless_unavailable(lambda: tickets.send(LOOK_FOR_WORK, queue=queue), "ticket")
 
 
 def wake_webhooks() -> None:
     """Say that there is something in the outbox."""
-    _unless_away(lambda: tickets.send(DELIVER_WEBHOOKS, queue="webhooks"), "ticket")
+    _unless_unavailable(lambda: tickets.send(DELIVER_WEBHOOKS, queue="webhooks"), "ticket")
 
 
 def announce_status(execution_id: UUID, *, ended: bool = False) -> None:
@@ -54,14 +54,14 @@ def announce_progress(execution_id: UUID, columns: dict[str, Any], *, lines: boo
 def announce_preview(execution_id: UUID, preview: dict[str, Any]) -> None:
     """Only to those who listen for previews of this execution: a picture is too large for all."""
     message = json.dumps({"type": "preview", "id": execution_id, "preview": preview}, default=str)
-    _unless_away(lambda: _redis.publish(preview_channel(execution_id), message), "preview")
+    _unless_unavailable(lambda: _redis.publish(preview_channel(execution_id), message), "preview")
 
 
 def somebody_wants_previews(execution_id: UUID) -> bool:
     """Whether a stream with previews of it is open anywhere. False while Redis is away."""
     found: list[int] = []
     name = preview_channel(execution_id)
-    _unless_away(lambda: found.extend(count for _, count in _redis.pubsub_numsub(name)), "question")
+    _unless_unavailable(lambda: found.extend(count for _, count in _redis.pubsub_numsub(name)), "question")
     return any(found)
 
 
@@ -70,10 +70,10 @@ def preview_channel(execution_id: UUID) -> str:
 
 
 def _publish(message: dict[str, Any]) -> None:
-    _unless_away(lambda: _redis.publish(CHANNEL, json.dumps(message, default=str)), "event")
+    _unless_unavailable(lambda: _redis.publish(CHANNEL, json.dumps(message, default=str)), "event")
 
 
-def _unless_away(send: Callable[[], Any], what: str) -> None:
+def _unless_unavailable(send: Callable[[], Any], what: str) -> None:
     global _away_until
     if time.monotonic() < _away_until:
         return

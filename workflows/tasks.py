@@ -10,11 +10,11 @@ from django.conf import settings
 
 from comfyserve import cleaning, logs
 from comfyserve.db import connections
-from models_registry.model_agent import Keeper
+from models_registry.model_agent import ModelAgent
 from workflows.webhooks.dispatcher import Deliverer
 from workflows.worker.backend import own
 from workflows.worker.maintenance import Upkeep
-from workflows.worker.slots import Seats
+from workflows.worker.slots import Slots
 
 from . import cleaning as removing
 from . import notify
@@ -28,29 +28,29 @@ class GpuWorker:
     """What a Celery process that serves the queue `gpu` has beside it."""
 
     def __init__(self) -> None:
-        self.seats = Seats(own())
-        logs.bind_process(worker=self.seats.backend.name)
-        backend = self.seats.backend
-        self.keeper = Keeper(
+        self.slots = Slots(own())
+        logs.bind_process(worker=self.slots.backend.name)
+        backend = self.slots.backend
+        self.keeper = ModelAgent(
             host=backend.name,
             client=backend.client,
-            active=lambda: self.seats.taking and backend.reachable,
+            active=lambda: self.slots.taking and backend.reachable,
             on_files=lambda: matching.has_more(backend.name),
         )
-        self.upkeep = Upkeep(self.seats, on_connect=self.keeper.report_soon)
+        self.upkeep = Upkeep(self.slots, on_connect=self.keeper.report_soon)
         self.keeper.start()
         self.upkeep.start()
 
     def stop(self) -> None:
         """At the signal: staged ones go back at once, the running one has DRAIN_SECONDS."""
-        self.seats.stop(drain_seconds=settings.DRAIN_SECONDS)
+        self.slots.stop(drain_seconds=settings.DRAIN_SECONDS)
 
     def close(self) -> None:
         """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
-        self.seats.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
+        self.slots.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
         self.keeper.stop()
         self.upkeep.stop()
-        self.seats.backend.close()
+        self.slots.backend.close()
 
 
 _gpu: GpuWorker | None = None
@@ -68,16 +68,16 @@ def look_for_work() -> None:
             "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
         )
         return
-    if not (_gpu.seats.idle and _gpu.seats.may_take):
-        _hand_on(name=_gpu.seats.backend.name)
-    _gpu.seats.serve()
+    if not (_gpu.slots.idle and _gpu.slots.may_take):
+        _hand_on(name=_gpu.slots.backend.name)
+    _gpu.slots.serve()
 
 
 def _hand_on(*, name: str) -> None:
     try:
         with connections.step():
             idle = registry.idle_others(name=name)
-    except connections.AWAY as exc:
+    except connections.UNAVAILABLE as exc:
         logger.warning("the ticket is not handed on, the database is away: %s", exc)
         return
     for other in idle[:1]:

@@ -176,7 +176,7 @@ def as_api_error(exc: BaseException) -> ApiError | None:
             return ValidationFailed([Detail("INVALID_VALUE", "A value is out of range")])
         case OperationalError() | InterfaceError():
             logger.error("database unavailable: %s", exc, extra={"action": "database_unavailable"})
-            connections.sift()
+            connections.prune_broken_connections()
             return Unavailable("The database is not available; try again shortly")
         case RequestDataTooBig():
             return PayloadTooLarge("The body is too large")

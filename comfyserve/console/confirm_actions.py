@@ -27,7 +27,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from accounts import audit
 from comfyserve.api.errors import ApiError
 
-MOST = 500  # objects of one action
+MAX_OBJECTS = 500  # objects of one action
 SHOWN = 20  # objects that the question names
 REASONS = 5  # that are told of those with which it did not work
 
@@ -59,9 +59,9 @@ def ask_first(
     def decorator(do: Action) -> Callable[..., Any]:
         @wraps(do)
         def action(self: Any, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponseBase | None:
-            chosen = list(rows[: MOST + 1])
-            if len(chosen) > MOST:
-                self.message_user(request, f"At most {MOST} at once; choose fewer", messages.ERROR)
+            chosen = list(rows[: MAX_OBJECTS + 1])
+            if len(chosen) > MAX_OBJECTS:
+                self.message_user(request, f"At most {MAX_OBJECTS} at once; choose fewer", messages.ERROR)
                 return None
             filled = form(request.POST if "confirmed" in request.POST else None) if form else None
             if "confirmed" in request.POST and (filled is None or filled.is_valid()):

@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-AWAY = (OperationalError, InterfaceError)
+UNAVAILABLE = (OperationalError, InterfaceError)
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0  # seconds
 
 
@@ -45,14 +45,14 @@ def step() -> Iterator[None]:
     _give_back()
     try:
         yield
-    except AWAY:
-        sift()
+    except UNAVAILABLE:
+        prune_broken_connections()
         raise
     finally:
         _give_back()
 
 
-def sift() -> None:
+def prune_broken_connections() -> None:
     """After an error: if this thread's connection broke, throw out the pool's that broke with it.
 
     A server that restarts breaks them all, and each would fail one more request. To ask each at every use
@@ -70,7 +70,7 @@ def release() -> None:
         close_old_connections()
 
 
-def storable(value: Any) -> Any:
+def sanitize_json(value: Any) -> Any:
     """JSON from elsewhere as PostgreSQL takes it: without NUL, lone surrogates, infinity and NaN."""
     match value:
         case str():
@@ -78,14 +78,14 @@ def storable(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {storable(key): storable(each) for key, each in value.items()}
+            return {sanitize_json(key): sanitize_json(each) for key, each in value.items()}
         case list():
-            return [storable(each) for each in value]
+            return [sanitize_json(each) for each in value]
     return value
 
 
 @contextmanager
-def relaxed() -> Iterator[None]:
+def async_commit() -> Iterator[None]:
     """A transaction that does not wait for the disk. For what may be forgotten, never half done.
 
     If the database's machine dies, the last half second of such transactions may be lost. One that waits,
@@ -97,7 +97,7 @@ def relaxed() -> Iterator[None]:
         yield
 
 
-def patiently(
+def retry_until_available(
     do: Callable[[], T],
     *,
     stop: threading.Event | None = None,
@@ -113,7 +113,7 @@ def patiently(
         try:
             with step():
                 return do()
-        except AWAY as exc:
+        except UNAVAILABLE as exc:
             if stop.is_set() or give_up():
                 raise
             logger.warning("the database is away, trying again in %.1f s: %s", delay, exc)

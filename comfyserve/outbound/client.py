@@ -115,7 +115,7 @@ class Answer:
         yield from self._read()
 
 
-class Cut:
+class Cancellation:
     """Ends a `get` that it is given to, from any thread, whatever that waits for; it raises TookTooLong."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ def get(
     headers: Mapping[str, str] | None = None,
     https_only: bool = False,
     idle: float = IDLE_SECONDS,
-    cut: Cut | None = None,
+    cut: Cancellation | None = None,
 ) -> Iterator[Answer]:
     """The answer to a GET, after redirects, whatever its status; its body is to be read from `chunks()`.
 

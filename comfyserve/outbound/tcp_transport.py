@@ -12,7 +12,7 @@ from typing import Any
 STUCK_SECONDS = 300.0  # of ordinary answers and files: a player may pause in the middle of a film
 
 
-def let_go_when_stuck(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
+def abort_stalled_writes(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
     """Have the system break the connection when its client took nothing for so long. Linux only."""
     transport = _transport(send)
     line = transport.get_extra_info("socket") if transport is not None else None

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
-from comfyserve.ttl_cache import Lately
+from comfyserve.ttl_cache import TtlCache
 from health import figures as health_figures
 from health import system
 from workflows.fleet import overview
@@ -129,5 +129,5 @@ def _storage() -> Storage:
         return Storage(known, int(cursor.fetchone()[0] * known), is_estimated=True)
 
 
-storage_lately = Lately(_storage, seconds=STORAGE_SECONDS)
-look = Lately(_look)  # however many operators look
+storage_lately = TtlCache(_storage, seconds=STORAGE_SECONDS)
+look = TtlCache(_look)  # however many operators look

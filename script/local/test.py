@@ -16,7 +16,7 @@ PostgreSQL, Valkey and a real ComfyUI on the CPU start by themselves, for each p
 installed on first use into COMFYUI_DIR, by default ~/.cache/comfyserve/comfyui (1.4 GB), which all clones
 share. TEST_DATABASE_URL and TEST_REDIS_URL name servers to use instead of ours."""
 
-MOST_PROCESSES = 4  # each has servers of its own, some 2 GB
+MAX_PROCESSES = 4  # each has servers of its own, some 2 GB
 
 
 def main(arguments: list[str]) -> None:
@@ -31,4 +31,4 @@ def _at_once() -> list[str]:
     """Tests of one file stay together: they share what is dear to start. Named servers are for one."""
     if os.environ.get("TEST_DATABASE_URL") or os.environ.get("TEST_REDIS_URL"):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "loadfile"]
+    return ["-n", str(min(os.cpu_count() or 1, MAX_PROCESSES)), "--dist", "loadfile"]

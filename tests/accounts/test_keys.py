@@ -37,7 +37,7 @@ class TestMaking:
         assert set(mistakes(body)) == {"expires_at"}
 
     def test_there_is_a_most(self, as_alice: Api, monkeypatch) -> None:
-        monkeypatch.setattr(api_keys, "MOST", 1)
+        monkeypatch.setattr(api_keys, "MAX_KEYS", 1)
         as_alice.post("/auth/keys", {"name": "one"})
         assert_error(as_alice.post("/auth/keys", {"name": "two"}), 409, "conflict")
 

@@ -177,13 +177,13 @@ class TestSlowDNS:
 class TestCut:
     @pytest.mark.parametrize("page", ["silent", "dripping", "dripping_headers"])
     def test_whatever_it_waits_for_ends(self, site, page):
-        cut = client.Cut()
+        cut = client.Cancellation()
         threading.Timer(0.2, cut.make).start()
         with pytest.raises(client.TookTooLong):
             fetch(site.url(page), timeout=30, cut=cut)
 
     def test_what_was_cut_before_is_not_begun(self, site):
-        cut = client.Cut()
+        cut = client.Cancellation()
         cut.make()
         with pytest.raises(client.TookTooLong):
             fetch(site.url("silent"), timeout=30, cut=cut)

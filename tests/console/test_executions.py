@@ -169,7 +169,7 @@ class TestPage:
 
     def test_it_tells_of_each_attempt(self, console, alice):
         execution, claim = running(alice)
-        state_machine.take_back(claim, reason="ComfyUI died", fault=True)
+        state_machine.requeue(claim, reason="ComfyUI died", fault=True)
         assert claims.take(worker="gpu-2") is not None
         page = console.get(f"{LIST}{execution.id}/change/").content.decode()
         attempts = page[page.index(">Attempts<") :]

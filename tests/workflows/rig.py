@@ -10,11 +10,11 @@ from tests.waiting import wait_for
 from tests.workflows import graphs
 from workflows.models import Execution, Worker
 from workflows.worker.backend import Backend
-from workflows.worker.slots import Seats
+from workflows.worker.slots import Slots
 
 
 class Rig:
-    """A worker's seats in this process, with a scripted ComfyUI, and a user."""
+    """A worker's slots in this process, with a scripted ComfyUI, and a user."""
 
     def __init__(self, comfyui: ScriptedComfyUI) -> None:
         self.comfyui = comfyui
@@ -23,8 +23,8 @@ class Rig:
         assert self.backend.session.wait_connected(5)
         self.backend.refresh()
         Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)
-        self.seats = Seats(self.backend)
-        self.seats.taking = True
+        self.slots = Slots(self.backend)
+        self.slots.taking = True
 
     def submit(self, workflow: graphs.Graph) -> str:
         response = self.api.post("/workflows/execute", {"workflow": workflow})
@@ -33,13 +33,13 @@ class Rig:
 
     def run(self, workflow: graphs.Graph) -> str:
         execution_id = self.submit(workflow)
-        self.seats.serve_in_thread()
+        self.slots.serve_in_thread()
         return execution_id
 
     def cancel(self, execution_id: Any) -> int:
         """As the API does it, with the notification that upkeep hears."""
         status = self.api.post(f"/workflows/{execution_id}/cancel").status_code
-        self.seats.ended(str(execution_id))
+        self.slots.ended(str(execution_id))
         return status
 
     def status(self, execution_id: str) -> str:
@@ -56,14 +56,14 @@ class Rig:
         return body
 
     def is_clear(self) -> None:
-        """ComfyUI has nothing to do, and no seat is taken."""
-        assert self.seats.wait_empty(timeout=20)
+        """ComfyUI has nothing to do, and no slot is taken."""
+        assert self.slots.wait_empty(timeout=20)
         assert self.comfyui.running is None
         assert self.comfyui.pending == []
 
     def close(self) -> None:
-        self.seats.stop(drain_seconds=0)
-        self.seats.wait_empty(timeout=10)
+        self.slots.stop(drain_seconds=0)
+        self.slots.wait_empty(timeout=10)
         self.backend.close()
 
 

@@ -17,7 +17,7 @@ from accounts.models import User, UserLimits
 from comfyserve import tickets
 from comfyui import Client, Unreachable
 from files import backend, storing
-from files.errors import StorageAway
+from files.errors import StorageUnavailable
 from files.models import File
 from tests.factories import Api, make_user
 from tests.scripted_comfyui.nodes import PNG, NodeClass
@@ -82,20 +82,20 @@ def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
     monkeypatch.setattr(state_machine, "begin", away)
     execution_id = rig.run(sleep(30))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
-    rig.seats.stop(drain_seconds=0.5)
-    assert rig.seats.wait_empty(timeout=8)
-    assert rig.seats.tokens()  # kept for whoever serves this backend next
+    rig.slots.stop(drain_seconds=0.5)
+    assert rig.slots.wait_empty(timeout=8)
+    assert rig.slots.tokens()  # kept for whoever serves this backend next
 
 
 def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
     def stop_and_fail(*_: Any, **__: Any) -> None:
-        rig.seats.stop(drain_seconds=5)
+        rig.slots.stop(drain_seconds=5)
         raise OperationalError("the database is away")
 
     monkeypatch.setattr(state_machine, "finish", stop_and_fail)
     execution_id = rig.run(sleep(0.1))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
-    assert rig.seats.wait_empty(timeout=8)
+    assert rig.slots.wait_empty(timeout=8)
     execution = Execution.objects.get(id=execution_id)
     assert (execution.status, execution.faults) == ("running", 0)
     assert execution.claim_token is not None
@@ -113,9 +113,9 @@ def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
     monkeypatch.setattr(state_machine, "begin", begin)
     execution_id = rig.run(sleep(0.5))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
-    wait_for(lambda: not rig.seats.living_tokens(), what="it to look dead")
-    rig.seats.presume_alive()
-    assert rig.seats.living_tokens() == rig.seats.tokens() != set()
+    wait_for(lambda: not rig.slots.living_tokens(), what="it to look dead")
+    rig.slots.presume_alive()
+    assert rig.slots.living_tokens() == rig.slots.tokens() != set()
     stuck.set()
     rig.ends(execution_id, "completed")
 
@@ -125,25 +125,25 @@ def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.5)
     free = threading.Event()
     for _ in range(slots.COLLECTORS):
-        rig.seats._collectors.submit(free.wait, 20)
+        rig.slots._collectors.submit(free.wait, 20)
     execution_id = rig.run(sleep(0.1))
-    wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
-    held = rig.seats.tokens()
+    wait_for(lambda: rig.slots._collecting, what="it to end in ComfyUI")
+    held = rig.slots.tokens()
     time.sleep(0.7)  # longer than a thread may give no sign of life
-    assert rig.seats.living_tokens() == held != set()
+    assert rig.slots.living_tokens() == held != set()
     free.set()
     rig.ends(execution_id, "completed")
 
 
 def test_a_cancelled_execution_holds_no_collector_while_the_storage_is_away(rig, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
-        raise StorageAway
+        raise StorageUnavailable
 
     monkeypatch.setattr(backend, "put", full)
     execution_id = rig.run(sleep(0.1))
-    wait_for(lambda: rig.seats._collecting, what="it to end in ComfyUI")
+    wait_for(lambda: rig.slots._collecting, what="it to end in ComfyUI")
     assert rig.cancel(execution_id) == 200
-    assert rig.seats.wait_empty(timeout=5)
+    assert rig.slots.wait_empty(timeout=5)
 
 
 def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, monkeypatch):
@@ -159,10 +159,10 @@ def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, m
         away()
 
     monkeypatch.setattr(input_transfer.File.objects, "filter", gone)
-    rig.seats.serve_in_thread()
+    rig.slots.serve_in_thread()
     assert looked.wait(5)
-    rig.seats.stop(drain_seconds=0.5)
-    assert rig.seats.wait_empty(timeout=8)
+    rig.slots.stop(drain_seconds=0.5)
+    assert rig.slots.wait_empty(timeout=8)
 
 
 # -- ComfyUI -----------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]
     for _ in range(12):
         state_machine.lift_backoff()
-        rig.seats.serve()
+        rig.slots.serve()
         time.sleep(0.05)
     assert {rig.status(id_) for id_ in ids} == {"pending"}
 
@@ -194,7 +194,7 @@ def test_a_comfyui_that_is_slow_to_answer_is_no_fault(rig):
 def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
     settings.LEASE_SECONDS, settings.RENEW_SECONDS = 3, 0.5
     rig.comfyui.faults.delay |= {"/system_stats": 4.0, "/object_info": 4.0}
-    upkeep = Upkeep(rig.seats)
+    upkeep = Upkeep(rig.slots)
     rig.backend._known_generation = -1  # as after a reconnection
     execution_id = rig.run(sleep(6))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -272,7 +272,7 @@ def test_clearing_a_waiting_stray_interrupts_nothing(rig):
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.pending)
     Execution.objects.filter(id=execution_id).update(claim_token=None)
-    rig.backend.clear_strays()
+    rig.backend.cancel_orphan_prompts()
     assert rig.comfyui.pending == []
     assert rig.comfyui.interrupts == []
 
@@ -286,7 +286,7 @@ def test_what_breaks_its_runner_twice_before_it_begins_is_given_up(rig, monkeypa
     execution_id = rig.run(graphs.colour(1))
     wait_for(lambda: rig.status(execution_id) == "failed" or held(execution_id), what="the first try")
     Execution.objects.filter(id=execution_id).update(held=None)
-    rig.seats.serve()
+    rig.slots.serve()
     rig.ends(execution_id, "failed")
 
 

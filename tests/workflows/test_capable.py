@@ -132,7 +132,7 @@ def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
 def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     execution_id = submit(alice)
     claim = claims.take(worker="has")
-    assert state_machine.take_back(claim, reason="it lacks it after all", exclude=True)
+    assert state_machine.requeue(claim, reason="it lacks it after all", exclude=True)
     assert matching.lift() == 1
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
 
@@ -143,7 +143,7 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     execution_id = submit(alice)
     claim = claims.take(worker="stays")
     assert claim is not None
-    state_machine.take_back(claim, reason="this worker does not have it", exclude=True)
+    state_machine.requeue(claim, reason="this worker does not have it", exclude=True)
     matching.lift()
     assert claimed("stays") is None  # the other one may have it
     long_ago = timezone.now() - timedelta(minutes=5)
@@ -153,14 +153,14 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     assert claimed("stays") == execution_id
 
 
-@pytest.mark.parametrize("wish", [Worker.Wish.WORK, Worker.Wish.PAUSE])
+@pytest.mark.parametrize("wish", [Worker.DesiredState.WORK, Worker.DesiredState.PAUSE])
 def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice, wish):
     worker("refused")
     Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, wish=wish)
     submit(alice)
     claim = claims.take(worker="refused")
     assert claim is not None
-    state_machine.take_back(claim, reason="this worker does not have it", exclude=True)
+    state_machine.requeue(claim, reason="this worker does not have it", exclude=True)
     matching.lift()
     assert claimed("refused") is None
 

@@ -235,7 +235,7 @@ class TestWorkers:
         assert [info.digest for info in ObjectInfo.objects.all()] == ["shared"]
 
     def test_a_paused_one_stays_paused(self, silent):
-        silent("paused", days=100, wish=Worker.Wish.PAUSE)
+        silent("paused", days=100, wish=Worker.DesiredState.PAUSE)
         clean()
         assert Worker.objects.get().name == "paused"
 

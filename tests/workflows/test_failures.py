@@ -17,7 +17,7 @@ from django.db import connection
 
 from comfyserve import tickets
 from files import backend
-from files.errors import StorageAway
+from files.errors import StorageUnavailable
 from tests.scripted_comfyui.nodes import NodeClass
 from tests.stack import DATABASE
 from tests.waiting import wait_for
@@ -31,7 +31,7 @@ from workflows.queue import claims, state_machine
 from workflows.worker import backend as backends
 from workflows.worker import runner
 from workflows.worker.maintenance import Upkeep
-from workflows.worker.slots import Seats
+from workflows.worker.slots import Slots
 
 
 def counts(execution_id: str) -> tuple[int, int]:
@@ -68,8 +68,8 @@ def disk_full() -> Exception:
 def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
     rig.comfyui.stop()
     wait_for(lambda: not rig.backend.reachable, what="it to be gone")
-    rig.seats.taking = False
-    upkeep = Upkeep(rig.seats)
+    rig.slots.taking = False
+    upkeep = Upkeep(rig.slots)
     upkeep.start()
     try:
         execution_id = rig.submit(graphs.colour(1))
@@ -102,14 +102,14 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
 def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
     execution_id = rig.run(sleep(2))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
-    rig.seats.stop(drain_seconds=0)
-    assert rig.seats.wait_empty(timeout=5)
+    rig.slots.stop(drain_seconds=0)
+    assert rig.slots.wait_empty(timeout=5)
     rig.comfyui.restart()
     assert rig.backend.session.wait_connected(5)
-    rig.seats = Seats(rig.backend)
-    rig.seats.taking = True
+    rig.slots = Slots(rig.backend)
+    rig.slots.taking = True
     for claim in claims.adopt(worker="gpu", held=[]):
-        rig.seats.resume(claim)
+        rig.slots.resume(claim)
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 1)
 
@@ -117,7 +117,7 @@ def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
 def test_out_of_memory_frees_everything_and_tries_once_more(rig):
     execution_id = rig.run(failing(rig, out_of_memory()))
     wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
-    rig.seats.serve_in_thread()
+    rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     [freed] = rig.comfyui.asked("POST", "/free")
     assert freed.body == {"unload_models": True, "free_memory": True}
@@ -127,7 +127,7 @@ def test_out_of_memory_frees_everything_and_tries_once_more(rig):
 def test_out_of_memory_twice_fails_and_says_so(rig):
     execution_id = rig.run(failing(rig, out_of_memory(), out_of_memory()))
     wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
-    rig.seats.serve_in_thread()
+    rig.slots.serve_in_thread()
     body = rig.ends(execution_id, "failed")
     assert "the GPU ran out of memory" in body["error"]
     assert counts(execution_id) == (2, 1)
@@ -138,7 +138,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
     wait_for(state_machine.lift_backoff, what="the backoff to be over")
-    rig.seats.serve_in_thread()
+    rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)
 
@@ -146,19 +146,19 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
 def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
-    rig.backend.went_well()
+    rig.backend.record_success()
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(5)]
-    rig.seats.serve()
+    rig.slots.serve()
     wait_for(lambda: rig.backend.faulty, what="it to rest")
     tried = len(rig.comfyui.submissions)
     assert tried == backends.FAULTS_UNTIL_PAUSE, "the queue is not eaten"
-    rig.seats.serve()
+    rig.slots.serve()
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
     state_machine.lift_backoff()
-    rig.seats.serve_in_thread()
+    rig.slots.serve_in_thread()
     for execution_id in ids:
         rig.ends(execution_id, "completed")
 
@@ -168,7 +168,7 @@ def test_submissions_are_taken_without_redis_and_run(rig, no_redis, monkeypatch)
     monkeypatch.setattr(notify, "_away_until", 0.0)
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
     execution_id = rig.submit(graphs.colour(1))
-    upkeep = Upkeep(rig.seats)
+    upkeep = Upkeep(rig.slots)
     upkeep.start()  # it looks by itself
     try:
         rig.ends(execution_id, "completed")
@@ -215,11 +215,11 @@ def test_a_database_that_goes_and_comes_back_in_mid_run_costs_nothing(gpu_worker
 
 
 def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
-    monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(seats=rig.seats))
+    monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(slots=rig.slots))
     monkeypatch.setattr(registry, "idle_others", away)
     running = rig.run(sleep(1))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
-    tasks.look_for_work()  # to be handed on, since a seat is taken
+    tasks.look_for_work()  # to be handed on, since a slot is taken
     rig.ends(running, "completed")
 
 
@@ -231,7 +231,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
 
     def put(*arguments: Any, **options: Any) -> None:
         if away.is_set():
-            raise StorageAway
+            raise StorageUnavailable
         original(*arguments, **options)
 
     monkeypatch.setattr(backend, "put", put)
@@ -252,7 +252,7 @@ def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, 
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
     execution_id = rig.run(sleep(0.5))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
-    assert claims.renew(tokens=rig.seats.tokens()) == rig.seats.tokens() != set()
+    assert claims.renew(tokens=rig.slots.tokens()) == rig.slots.tokens() != set()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT extract(epoch FROM lease_expires_at - now()) FROM workflows_execution WHERE id = %s",

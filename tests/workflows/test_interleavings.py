@@ -40,7 +40,7 @@ from workflows.worker import output_collection, runner
 
 
 def test_cancel_between_claim_and_post(rig, monkeypatch):
-    before(monkeypatch, claims, "about_to_post", lambda claim, **_: rig.cancel(claim.execution_id))
+    before(monkeypatch, claims, "mark_submitted", lambda claim, **_: rig.cancel(claim.execution_id))
     execution_id = rig.run(sleep(5))
     rig.ends(execution_id, "cancelled")
     rig.is_clear()
@@ -116,7 +116,7 @@ def test_a_claim_lost_while_collecting_changes_nothing(rig, monkeypatch):
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: rig.comfyui.submissions)
     wait_for(lambda: Execution.objects.get(id=execution_id).claim_token == other, what="the claim to be lost")
-    assert rig.seats.wait_empty(timeout=10)
+    assert rig.slots.wait_empty(timeout=10)
     execution = Execution.objects.get(id=execution_id)
     assert (execution.status, execution.claim_token) == ("running", other)
     assert not File.objects.exists()

@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
     def post(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         known = self.known[claim.execution_id]
-        done = self._with(claim, lambda: claims.about_to_post(claim, boot="b"))
+        done = self._with(claim, lambda: claims.mark_submitted(claim, boot="b"))
         assert done == (self._holds(claim) and known.status == Status.PENDING)
         known.posted |= done
 
@@ -273,12 +273,12 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), fault=st.booleans(), hold=st.booleans(), exclude=st.booleans())
-    def take_back(self, data: Any, fault: bool, hold: bool, exclude: bool) -> None:
+    def requeue(self, data: Any, fault: bool, hold: bool, exclude: bool) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         seconds = 60.0 if hold else None
 
         def do() -> bool:
-            return state_machine.take_back(
+            return state_machine.requeue(
                 claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds
             )
 
@@ -380,7 +380,7 @@ def sql(query: str, *parameters: Any) -> None:
 
 @pytest.fixture
 def two_users(transactional_db, monkeypatch):
-    monkeypatch.setattr(notify, "_unless_away", lambda *_: None)  # nobody listens
+    monkeypatch.setattr(notify, "_unless_unavailable", lambda *_: None)  # nobody listens
     return [make_user("alice"), make_user("bob")]
 
 

@@ -44,20 +44,20 @@ class TestWishes:
         make_worker("gpu")
         reader = Api.of(make_user("reader", is_staff=True))
         assert_error(reader.post("/workers/gpu/pause"), 403, "forbidden")
-        assert Worker.objects.get().wish == Worker.Wish.WORK
+        assert Worker.objects.get().wish == Worker.DesiredState.WORK
 
     def test_a_paused_one_holds_nobody_back(self, db: Any) -> None:
         """Nobody gives it what they have staged, and what it alone has is waited for."""
         make_worker("here", idle=True)
         make_worker("there", idle=True)
-        registry.ask(name="there", wish=Worker.Wish.PAUSE)
+        registry.ask(name="there", wish=Worker.DesiredState.PAUSE)
         assert registry.idle_others(name="here") == []
         assert registry.others_alive(name="here") == ["there"]
 
     def test_a_heartbeat_leaves_the_wish_alone(self, db: Any) -> None:
         make_worker("gpu", wish="drain")
         registry.beat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
-        assert registry.wish_of("gpu") == Worker.Wish.DRAIN
+        assert registry.wish_of("gpu") == Worker.DesiredState.DRAIN
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def live(row: Execution) -> dict[str, Any]:
         "error_details": json.dumps(details, indent=2, default=str) if details else "",
         "outputs": [_shown(output) for output in row.outputs.all()],
         "picture": _picture(row, history, details),
-        "too_many_nodes": len(row.graph.prompt) > graph_svg.MOST,
+        "too_many_nodes": len(row.graph.prompt) > graph_svg.MAX_NODES,
         "attempts": [_attempt(attempt, now) for attempt in history.attempts],
         "deliveries": deliveries,
     }

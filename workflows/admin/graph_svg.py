@@ -11,7 +11,7 @@ from typing import Any
 
 from workflows.graph import parsing
 
-MOST = 300  # nodes; a picture of more helps nobody
+MAX_NODES = 300  # nodes; a picture of more helps nobody
 WIDTH, HEIGHT = 168, 58  # of a node
 ACROSS, BETWEEN, EDGE = 48, 22, 12  # between layers, between nodes of one, around all
 SWEEPS = 3  # over the layers, to put nodes beside what they are linked to
@@ -55,7 +55,7 @@ def draw(
     prompt: parsing.Prompt, *, states: Mapping[str, str], times: Mapping[str, str]
 ) -> Picture | None:  # fmt: skip
     """None where there are too many nodes. `states` and `times` are by node; those not named are waiting."""
-    if not prompt or len(prompt) > MOST:
+    if not prompt or len(prompt) > MAX_NODES:
         return None
     layers = _ordered(prompt, _layers(prompt))
     tallest = max(len(layer) for layer in layers)

@@ -76,7 +76,7 @@ class WorkerAdmin(PageAdmin):
 
     @admin.display(description="Wanted")
     def wanted(self, row: Worker) -> Any:
-        return html.NONE if row.wish == Worker.Wish.WORK else html.badge(row.wish, "warn")
+        return html.NONE if row.wish == Worker.DesiredState.WORK else html.badge(row.wish, "warn")
 
     @admin.display(description="Free memory")
     def memory(self, row: Worker) -> str:
@@ -99,16 +99,16 @@ class WorkerAdmin(PageAdmin):
     # -- the page of one ----------------------------------------------------------------------------------
     def headline(self, row: Any) -> Any:
         return format_html(
-            "{} {}", self.status(row), "" if row.wish == Worker.Wish.WORK else self.wanted(row)
+            "{} {}", self.status(row), "" if row.wish == Worker.DesiredState.WORK else self.wanted(row)
         )
 
     def offers(self, row: Worker) -> list[Offer]:
         found: list[Offer] = []
-        if row.wish != Worker.Wish.WORK:
+        if row.wish != Worker.DesiredState.WORK:
             found.append(("resume", "Resume", False))
-        if row.wish != Worker.Wish.PAUSE:
+        if row.wish != Worker.DesiredState.PAUSE:
             found.append(("pause", "Pause", False))
-        if row.wish != Worker.Wish.DRAIN:
+        if row.wish != Worker.DesiredState.DRAIN:
             found.append(("drain", "Drain", True))
         return [*found, ("cleanup", "Clean up models", False)]
 
@@ -157,7 +157,7 @@ class WorkerAdmin(PageAdmin):
         button="Yes, pause",
     )
     def pause(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        self._ask(request, rows, Worker.Wish.PAUSE, "paused")
+        self._ask(request, rows, Worker.DesiredState.PAUSE, "paused")
 
     @ask_first(
         title="Drain",
@@ -167,11 +167,11 @@ class WorkerAdmin(PageAdmin):
         danger=True,
     )
     def drain(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        self._ask(request, rows, Worker.Wish.DRAIN, "told to drain")
+        self._ask(request, rows, Worker.DesiredState.DRAIN, "told to drain")
 
     @ask_first(title="Resume", text="It takes work again.", button="Yes, resume")
     def resume(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        self._ask(request, rows, Worker.Wish.WORK, "resumed")
+        self._ask(request, rows, Worker.DesiredState.WORK, "resumed")
 
     @ask_first(
         title="Clean up models",
@@ -185,7 +185,7 @@ class WorkerAdmin(PageAdmin):
 
         apply_to_each(self, request, rows, clean, done="cleaned up", recorded=True)
 
-    def _ask(self, request: HttpRequest, rows: Rows, wish: Worker.Wish, done: str) -> None:
+    def _ask(self, request: HttpRequest, rows: Rows, wish: Worker.DesiredState, done: str) -> None:
         apply_to_each(
             self, request, rows, lambda row: registry.ask(name=row.name, wish=wish), done=done, recorded=True
         )

@@ -14,15 +14,15 @@ from django.db.models.functions import Now
 
 from accounts import audit
 from comfyserve.api.errors import NotFound
-from comfyserve.ttl_cache import Lately
+from comfyserve.ttl_cache import TtlCache
 from workflows.models import Execution, Worker
 
 BEATS = 3  # missed, and a worker is silent
 WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
 ACTIONS = {
-    Worker.Wish.WORK: "worker.resume",
-    Worker.Wish.PAUSE: "worker.pause",
-    Worker.Wish.DRAIN: "worker.drain",
+    Worker.DesiredState.WORK: "worker.resume",
+    Worker.DesiredState.PAUSE: "worker.pause",
+    Worker.DesiredState.DRAIN: "worker.drain",
 }
 
 
@@ -31,12 +31,12 @@ def alive() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * BEATS))
 
 
-any_alive_lately = Lately(lambda: alive().exists())
+any_alive_lately = TtlCache(lambda: alive().exists())
 
 
 def taking() -> QuerySet[Worker]:
     """Those that take executions. The wish holds at once, the state follows with the next heartbeat."""
-    return alive().filter(state=Worker.State.ACTIVE, wish=Worker.Wish.WORK, reachable=True)
+    return alive().filter(state=Worker.State.ACTIVE, wish=Worker.DesiredState.WORK, reachable=True)
 
 
 def others_alive(*, name: str) -> list[str]:
@@ -51,7 +51,7 @@ def hoped_for() -> list[str]:
 
 
 def idle_others(*, name: str) -> list[str]:
-    """Other workers whose running seat is free."""
+    """Other workers whose running slot is free."""
     return list(taking().filter(idle=True).exclude(name=name).values_list("name", flat=True))
 
 
@@ -73,13 +73,13 @@ def beat(*, name: str, **columns: Any) -> None:
     Worker.objects.update_or_create(name=name, defaults={**columns, "heartbeat_at": Now()})
 
 
-def wish_of(name: str) -> Worker.Wish:
+def wish_of(name: str) -> Worker.DesiredState:
     """What an operator wants of this worker; to work, where nobody said anything else."""
     found = Worker.objects.filter(name=name).values_list("wish", flat=True).first()
-    return Worker.Wish(found) if found else Worker.Wish.WORK
+    return Worker.DesiredState(found) if found else Worker.DesiredState.WORK
 
 
-def ask(*, name: str, wish: Worker.Wish) -> Worker:
+def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
     """Want something else of this worker, and note who did. NotFound where there is none of that name.
 
     It survives the worker, and holds until somebody wants something else. A worker that lives obeys within

@@ -52,7 +52,7 @@ class Taken:
 def take(graph: Graph, *, user: User) -> Taken:
     """Check every file that the workflow names, and store those that it brings along.
 
-    Raises ValidationFailed with each mistake under its path, and StorageAway. No transaction should be
+    Raises ValidationFailed with each mistake under its path, and StorageUnavailable. No transaction should be
     open: storing takes its time.
     """
     uses = list(_uses(graph))

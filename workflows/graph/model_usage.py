@@ -20,7 +20,7 @@ def note(prompt: parsing.Prompt) -> None:
     try:
         with connections.step():
             usage.used((use.type, use.name) for use in parsing.models_of(prompt))
-    except connections.AWAY as exc:
+    except connections.UNAVAILABLE as exc:
         logger.warning("the use of models was not noted: %s", exc)
 
 
@@ -42,6 +42,6 @@ def near(missing: Iterable[str], prompt: parsing.Prompt) -> dict[str, list[str]]
     try:
         with connections.step():
             found = {name: usage.near(name=name, type_=types[name]) for name in missing if name in types}
-    except connections.AWAY:
+    except connections.UNAVAILABLE:
         return {}
     return {name: names for name, names in found.items() if names}

@@ -31,7 +31,7 @@ class Worker(models.Model):
         )
         DRAINED = "drained"  # by an operator, and it holds nothing: it can be stopped
 
-    class Wish(models.TextChoices):
+    class DesiredState(models.TextChoices):
         """What an operator wants of it, whether it lives or not; who writes it: `workers.ask`."""
 
         WORK = "work"
@@ -43,7 +43,9 @@ class Worker(models.Model):
     pid = models.IntegerField()
     url = models.CharField(max_length=500)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
-    wish = models.CharField(max_length=10, choices=Wish.choices, default=Wish.WORK, db_default=Wish.WORK)
+    wish = models.CharField(
+        max_length=10, choices=DesiredState.choices, default=DesiredState.WORK, db_default=DesiredState.WORK
+    )
     wished_at = models.DateTimeField(null=True, blank=True)
     reachable = models.BooleanField(default=False, help_text="Its ComfyUI answers")
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
@@ -53,8 +55,8 @@ class Worker(models.Model):
     ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
     ram_free = models.BigIntegerField(null=True, blank=True)
     object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)
-    idle = models.BooleanField(default=False, help_text="Its running seat is free")
-    running = models.UUIDField(null=True, blank=True, help_text="Execution in the running seat")
+    idle = models.BooleanField(default=False, help_text="Its running slot is free")
+    running = models.UUIDField(null=True, blank=True, help_text="Execution in the running slot")
     running_since = models.DateTimeField(null=True, blank=True)
     staged = models.UUIDField(null=True, blank=True)
     started_at = models.DateTimeField(db_default=Now())

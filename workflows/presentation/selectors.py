@@ -13,7 +13,7 @@ from django.db.models import QuerySet, prefetch_related_objects
 from accounts.models import User
 from comfyserve.api.errors import NotFound
 from comfyserve.db.rows import Columns
-from comfyserve.ttl_cache import Lately
+from comfyserve.ttl_cache import TtlCache
 from files.models import File
 from workflows.models import Execution, Graph, LogLine, Output, Status
 
@@ -105,7 +105,7 @@ def pending_count() -> int:
 
 
 # What guards the queue against overflow need not be exact.
-pending_count_lately = Lately(pending_count)
+pending_count_lately = TtlCache(pending_count)
 
 
 def any_pending() -> bool:

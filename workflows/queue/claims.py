@@ -64,7 +64,7 @@ def take(*, worker: str) -> Claim | None:
     """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
 
     The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
-    `about_to_post`, whose commit does, nothing follows from a claim that could not be forgotten.
+    `mark_submitted`, whose commit does, nothing follows from a claim that could not be forgotten.
     """
     found = _claims(
         f"""
@@ -131,7 +131,7 @@ def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
         return {row[0] for row in cursor.fetchall()}
 
 
-def about_to_post(claim: Claim, *, boot: str) -> bool:
+def mark_submitted(claim: Claim, *, boot: str) -> bool:
     """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
     noted = rows.execute(
         """
@@ -147,7 +147,7 @@ def held_by(claim: Claim) -> QuerySet[Execution]:
     return Execution.objects.filter(id=claim.execution_id, claim_token=claim.token)
 
 
-def whose(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
+def claim_holder(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
     """After losing a claim: who has the execution now. "here" is this backend, by whatever claim."""
     row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
     if row is None or row["status"] not in ALIVE:

@@ -35,8 +35,15 @@ def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
     values: list[Any] = []
     for id_ in ids:
         for line in lines:
-            data = None if line.data is None else json.dumps(connections.storable(line.data))
-            values += (id_, line.level, connections.storable(line.message), line.node_id, line.kind, data)
+            data = None if line.data is None else json.dumps(connections.sanitize_json(line.data))
+            values += (
+                id_,
+                line.level,
+                connections.sanitize_json(line.message),
+                line.node_id,
+                line.kind,
+                data,
+            )
     if values:
         places = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(values) // 6))
         columns = "execution_id, level, message, node_id, kind, data"

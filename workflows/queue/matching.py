@@ -13,7 +13,7 @@ from datetime import timedelta
 from django.conf import settings
 
 from comfyserve.db import rows
-from comfyserve.ttl_cache import Lately
+from comfyserve.ttl_cache import TtlCache
 from models_registry import usage
 from workflows.fleet import registry
 from workflows.graph import file_inputs, parsing
@@ -39,7 +39,7 @@ def _fleet() -> dict[str, str | None]:
     return dict(Worker.objects.filter(name__in=told).values_list("name", "object_info_id"))
 
 
-fleet_lately = Lately(_fleet, seconds=FLEET_SECONDS)
+fleet_lately = TtlCache(_fleet, seconds=FLEET_SECONDS)
 
 
 def suited(prompt: parsing.Prompt, models: Iterable[parsing.ModelUse]) -> Suited:

@@ -89,7 +89,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
     """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
-    with connections.relaxed():
+    with connections.async_commit():
         if not claims.held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
         _log([claim.execution_id], *lines)
@@ -112,14 +112,14 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         ):
             return False
         if outcome.error_details is not None:
-            details = connections.storable(outcome.error_details)
+            details = connections.sanitize_json(outcome.error_details)
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         # First of all that follows from the commit: who waits for the end hears of it.
         _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
-            output.text = connections.storable(output.text)
+            output.text = connections.sanitize_json(output.text)
         if outcome.outputs:
             rows.insert(*outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
@@ -223,8 +223,8 @@ def _end(
             "status": str(status),
             "completed": status == Status.COMPLETED,
             "token": token,
-            "error": connections.storable(error),
-            "warnings": json.dumps(connections.storable(list(warnings))),
+            "error": connections.sanitize_json(error),
+            "warnings": json.dumps(connections.sanitize_json(list(warnings))),
             "gpu_seconds": gpu_seconds,
             "cost": cost,
         },
@@ -245,7 +245,7 @@ def _output_line(output: Output) -> Line:
 
 
 # -- back to the queue --------------------------------------------------------------------------------
-def take_back(
+def requeue(
     claim: Claim,
     *,
     reason: str,
@@ -260,14 +260,14 @@ def take_back(
     """
     with transaction.atomic():
         return bool(
-            _take_back(
+            _requeue(
                 claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
                 hold_seconds=hold_seconds,
             )
         )  # fmt: skip
 
 
-def _take_back(
+def _requeue(
     held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
     hold_seconds: float | None = None,
 ) -> list[UUID]:  # fmt: skip
@@ -329,9 +329,9 @@ def reap() -> int:
             suspect_lease=F("lease_expires_at"),
             suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
         )
-        taken = _take_back(dead.filter(posted_at=None), reason="its worker is gone")
+        taken = _requeue(dead.filter(posted_at=None), reason="its worker is gone")
         reserved = timedelta(seconds=settings.RESERVED_SECONDS)
-        taken += _take_back(
+        taken += _requeue(
             dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
         )
         store.add("lease_losses", "reaped", count=len(taken))

@@ -118,7 +118,7 @@ class Streams:
         reader = follow.reader
         del response["Content-Length"]
         watch = asyncio.create_task(_close_when_gone(receive, reader))
-        tcp_transport.let_go_when_stuck(send, seconds=settings.SLOW_READER_SECONDS)
+        tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         try:
             await self.hub.join(reader)
             await _start(response, send)
@@ -156,7 +156,7 @@ class Streams:
             self.hub.expect(ending)
             if await ending.wait(wait.seconds):
                 # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
-                with contextlib.suppress(*connections.AWAY):
+                with contextlib.suppress(*connections.UNAVAILABLE):
                     response.content = await self.hub.reads(wait.result) or response.content
         finally:
             watch.cancel()

@@ -213,7 +213,7 @@ class Hub:
             self._woken.clear()
             try:
                 await self._read_once()
-            except connections.AWAY as exc:
+            except connections.UNAVAILABLE as exc:
                 logger.warning("live streams wait, the database is away: %s", exc)
                 await asyncio.sleep(1.0)
                 self._woken.set()
@@ -384,7 +384,7 @@ class Hub:
                 if self._of_user:
                     self._know(await self.reads(event_reader.moving, list(self._of_user)))
                 await self._tell_positions()
-            except connections.AWAY as exc:
+            except connections.UNAVAILABLE as exc:
                 logger.warning("live streams not looked after, the database is away: %s", exc)
             except Exception:
                 logger.exception("live streams stumbled")

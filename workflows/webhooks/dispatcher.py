@@ -126,13 +126,13 @@ def take(*, limit: int) -> list[Taken]:
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
     """Send it once and record what came of it."""
     try:
-        body, headers = connections.patiently(lambda: _message(taken), stop=stop)
+        body, headers = connections.retry_until_available(lambda: _message(taken), stop=stop)
     except Execution.DoesNotExist:
         return  # deleted, and this row with it
     began = time.monotonic()
     answer = _send(taken.url, body, headers)
     seconds = time.monotonic() - began
-    connections.patiently(lambda: _record(taken, answer, seconds=seconds), stop=stop)
+    connections.retry_until_available(lambda: _record(taken, answer, seconds=seconds), stop=stop)
 
 
 def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
@@ -308,7 +308,7 @@ class Deliverer:
             self._woken.clear()
             try:
                 self._look()
-            except connections.AWAY as exc:
+            except connections.UNAVAILABLE as exc:
                 logger.warning("webhooks wait, the database is away: %s", exc)
             except Exception:  # this thread is all that looks
                 logger.exception("webhooks stumbled")
@@ -329,7 +329,7 @@ class Deliverer:
     def _deliver(self, taken: Taken) -> None:
         try:
             deliver(taken, stop=self._stopping)
-        except connections.AWAY as exc:  # only while we stop
+        except connections.UNAVAILABLE as exc:  # only while we stop
             logger.warning("webhook %s of %s is left: %s", taken.event, taken.execution_id, exc)
         except Exception:
             # Left taken: it is due again when that is over.

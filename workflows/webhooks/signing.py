@@ -15,7 +15,7 @@ from standardwebhooks import Webhook as Signer
 from accounts import audit
 from workflows.models import WebhookSecret
 
-MOST = 5  # that sign at once, however often the secret is changed
+MAX_SIGNING_SECRETS = 5  # that sign at once, however often the secret is changed
 
 
 def _new() -> str:
@@ -37,7 +37,7 @@ def valid(*, user_id: int) -> list[WebhookSecret]:
 
 def _valid(user_id: int) -> QuerySet[WebhookSecret]:
     rows = WebhookSecret.objects.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), user_id=user_id)
-    return rows.order_by("-id")[:MOST]
+    return rows.order_by("-id")[:MAX_SIGNING_SECRETS]
 
 
 def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSecret]:

@@ -64,7 +64,7 @@ class Backend:
     def has_bridge(self) -> bool:
         return bool(self.boot)
 
-    def went_well(self) -> None:
+    def record_success(self) -> None:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
 
     def fails_only_with(self, prompt_id: str) -> bool:
@@ -115,7 +115,7 @@ class Backend:
         if digest != self.object_info_digest:
             with connections.step():
                 ObjectInfo.objects.get_or_create(
-                    digest=digest, defaults={"body": connections.storable(object_info)}
+                    digest=digest, defaults={"body": connections.sanitize_json(object_info)}
                 )
                 matching.has_more(self.name)
             self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
@@ -126,7 +126,7 @@ class Backend:
         return {node_id for node_id, node in prompt.items() if node["class_type"] in self._output_classes}
 
     # -- what was left there ---------------------------------------------------------------------------
-    def clear_strays(self) -> None:
+    def cancel_orphan_prompts(self) -> None:
         """Take out of its queue what bears our mark and has no claim here: nobody waits for it."""
         state = self.client.queue()
         ours = {item.prompt_id for item in [*state.pending, *state.running] if _is_marked(item.prompt)}

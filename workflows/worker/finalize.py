@@ -10,7 +10,7 @@ from collections.abc import Callable
 from comfyserve.db import connections
 from comfyui import History, Unreachable
 from files import storing, thumbnails
-from files.errors import BytesMissing, StorageAway
+from files.errors import BytesMissing, StorageUnavailable
 from workflows.graph import comfyui_errors
 from workflows.models import Level, Output, Status
 from workflows.queue import state_machine
@@ -36,7 +36,7 @@ def conclude(
 
     `alive` is called while bytes flow, and says whether the claim is still wanted.
     Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
-    next worker of this backend finds it finished in ComfyUI. Raises database.AWAY, when `stop` is set.
+    next worker of this backend finds it finished in ComfyUI. Raises database.UNAVAILABLE, when `stop` is set.
     """
     history = ended.history
     if _is_first_out_of_memory(claim, history):
@@ -47,10 +47,10 @@ def conclude(
         return
     outputs, lines = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
-    if connections.patiently(lambda: state_machine.finish(claim, outcome), stop=stop):
+    if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
         cleanup.forget(claim, history, backend)
         _make_thumbnails(outputs)
-    elif not connections.patiently(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
+    elif not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
         _drop(outputs)
 
 
@@ -95,7 +95,9 @@ def _free_and_try_again(claim: Claim, backend: Backend, *, stop: threading.Event
     except Unreachable as exc:
         logger.warning("memory of backend %s not freed: %s", backend.name, exc)
     reason = "the GPU ran out of memory; all models were unloaded and it is tried once more"
-    connections.patiently(lambda: state_machine.take_back(claim, reason=reason, fault=True), stop=stop)
+    connections.retry_until_available(
+        lambda: state_machine.requeue(claim, reason=reason, fault=True), stop=stop
+    )
 
 
 def _collect(
@@ -110,8 +112,8 @@ def _collect(
         except Unreachable as exc:
             logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)
             if time.monotonic() - since > GONE_AFTER:
-                connections.patiently(
-                    lambda: state_machine.take_back(claim, reason=GONE_WITH_OUTPUTS), stop=stop
+                connections.retry_until_available(
+                    lambda: state_machine.requeue(claim, reason=GONE_WITH_OUTPUTS), stop=stop
                 )
                 return None
         except Exception:  # the storage raises whatever it likes; all of it means "not now"
@@ -128,7 +130,7 @@ def _make_thumbnails(outputs: list[Output]) -> None:
             if output.file is not None:
                 with connections.step():
                     thumbnails.key_of(output.file)
-        except (BytesMissing, StorageAway, *connections.AWAY) as exc:
+        except (BytesMissing, StorageUnavailable, *connections.UNAVAILABLE) as exc:
             logger.warning("no thumbnail of %s was made: %s", output.file_id, exc)
 
 

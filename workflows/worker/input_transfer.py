@@ -20,7 +20,7 @@ from comfyui import NotFound, Refused, Unreachable
 from comfyui.bridge import Bridge, NoBridge
 from comfyui.types import OutputFile
 from files import pictures, storing, types
-from files.errors import BytesMissing, StorageAway
+from files.errors import BytesMissing, StorageUnavailable
 from files.incoming import Incoming
 from files.models import File
 from workflows.graph import input_files, parsing
@@ -89,7 +89,7 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
         raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
     except Refused as exc:
         raise Unplaceable("ComfyUI does not take it", node_id=node_id, name=name, claim=claim) from exc
-    except StorageAway as exc:
+    except StorageUnavailable as exc:
         raise NotNow("the file storage does not answer") from exc
     except (Unreachable, NoBridge) as exc:
         logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
@@ -119,7 +119,7 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
         # Expired or not: it is pinned. The owner was checked at submission, and is again.
         return File.objects.filter(id=file_id, user_id=claim.user_id).first()
 
-    file = connections.patiently(look)
+    file = connections.retry_until_available(look)
     if file is None:
         raise _Unusable("the file is gone")
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"

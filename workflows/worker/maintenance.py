@@ -31,7 +31,7 @@ from workflows.presentation import selectors
 from workflows.queue import claims, matching, state_machine
 
 from . import cleanup, gpus
-from .slots import Held, Seats
+from .slots import Held, Slots
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ TIDY_SECONDS = 60.0  # between looks for what executions left there
 
 
 class Upkeep:
-    def __init__(self, seats: Seats, *, on_connect: Callable[[], None] = lambda: None) -> None:
-        self._seats = seats
+    def __init__(self, slots: Slots, *, on_connect: Callable[[], None] = lambda: None) -> None:
+        self._slots = slots
         self._on_connect = on_connect  # when this worker may begin with its ComfyUI; must not block
-        self._backend = seats.backend
-        self._name = seats.backend.name
+        self._backend = slots.backend
+        self._name = slots.backend.name
         self._stopping = threading.Event()
         self._started_at = timezone.now()
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
@@ -65,7 +65,7 @@ class Upkeep:
             thread.start()
 
     def stop(self) -> None:
-        """Renewals go on until now: call it when the seats are empty."""
+        """Renewals go on until now: call it when the slots are empty."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
@@ -76,12 +76,12 @@ class Upkeep:
             try:
                 with connections.kept():
                     self._with_the_lock()
-            except (*connections.AWAY, psycopg.Error) as exc:
+            except (*connections.UNAVAILABLE, psycopg.Error) as exc:
                 logger.warning("upkeep: the database is away: %s", exc)
             except Exception:
                 logger.exception("upkeep stumbled")
             finally:
-                self._seats.taking = False
+                self._slots.taking = False
                 self._hang_up()
             self._stopping.wait(1.0)
 
@@ -93,12 +93,12 @@ class Upkeep:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {state_machine.ENDED_CHANNEL}")
             cursor.execute(f"LISTEN {registry.WISH_CHANNEL}")
-        self._seats.heed(registry.wish_of(self._name))  # before anything is taken
-        self._seats.presume_alive()
+        self._slots.heed(registry.wish_of(self._name))  # before anything is taken
+        self._slots.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
-            for heard in self._heard(timeout=self._until_due()):
-                self._react(heard)
+            for notification in self._notifications(timeout=self._until_due()):
+                self._react(notification)
             self._do_what_is_due()
         registry.gone(name=self._name)
 
@@ -120,15 +120,15 @@ class Upkeep:
             connection.connection.close()
         connection.close()
 
-    def _heard(self, *, timeout: float) -> Iterator[psycopg.Notify]:
+    def _notifications(self, *, timeout: float) -> Iterator[psycopg.Notify]:
         """What others tell, as soon as they do; nothing when `timeout` seconds are over."""
         yield from connection.connection.notifies(timeout=timeout, stop_after=1)
 
-    def _react(self, heard: psycopg.Notify) -> None:
+    def _react(self, notification: psycopg.Notify) -> None:
         """An execution was ended from outside, or an operator wants something else of a worker."""
-        if heard.channel == state_machine.ENDED_CHANNEL:
-            self._seats.ended(heard.payload)
-        elif heard.payload == self._name:
+        if notification.channel == state_machine.ENDED_CHANNEL:
+            self._slots.ended(notification.payload)
+        elif notification.payload == self._name:
             self._due["beat"] = self._due["look"] = 0.0
 
     # -- what waits for ComfyUI ------------------------------------------------------------------------
@@ -140,16 +140,16 @@ class Upkeep:
                 if self._backend.refresh():
                     self._met_anew.set()
                 if self._strays.is_set():
-                    self._backend.clear_strays()
+                    self._backend.cancel_orphan_prompts()
                     self._strays.clear()
                     tidy_due = 0.0
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
                     self._backend.look_at_memory()
-                if self._seats.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
+                if self._slots.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
                     tidy_due = time.monotonic() + TIDY_SECONDS
                     cleanup.sweep(self._backend)
-            except (Unreachable, NoBridge, *connections.AWAY) as exc:
+            except (Unreachable, NoBridge, *connections.UNAVAILABLE) as exc:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
                 logger.exception("the watch on backend %s stumbled", self._name)
@@ -177,25 +177,25 @@ class Upkeep:
                 self._due[name] = time.monotonic() + seconds
 
     def _renew(self) -> None:
-        tokens = self._seats.living_tokens()
+        tokens = self._slots.living_tokens()
         if tokens:
-            self._seats.lost(tokens - claims.renew(tokens=tokens))
+            self._slots.lost(tokens - claims.renew(tokens=tokens))
 
     def _connect(self) -> None:
         """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
-        if not self._backend.reachable or (self._seats.taking and not self._met_anew.is_set()):
+        if not self._backend.reachable or (self._slots.taking and not self._met_anew.is_set()):
             return
         self._met_anew.clear()
-        for claim in claims.adopt(worker=self._name, held=self._seats.tokens()):
-            self._seats.resume(claim)
+        for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
+            self._slots.resume(claim)
         self._strays.set()
-        self._seats.taking = True
+        self._slots.taking = True
         self._on_connect()
         self._beat()
         self._look()
 
     def _beat(self) -> None:
-        self._seats.heed(registry.wish_of(self._name))
+        self._slots.heed(registry.wish_of(self._name))
         try:
             self._write_beat()
         except IntegrityError:
@@ -205,10 +205,10 @@ class Upkeep:
 
     def _write_beat(self) -> None:
         stats = self._backend.stats
-        running, staged = self._seats.occupants()
+        running, staged = self._slots.occupants()
         registry.beat(
             name=self._name,
-            state=self._seats.state,
+            state=self._slots.state,
             host=socket.gethostname(),
             pid=os.getpid(),
             url=self._backend.url,
@@ -221,7 +221,7 @@ class Upkeep:
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
             started_at=self._started_at,
-            idle=self._seats.may_take and running is None and staged is None,
+            idle=self._slots.may_take and running is None and staged is None,
             **self._occupation(running, staged),
         )
 
@@ -236,10 +236,10 @@ class Upkeep:
         }
 
     def _look(self) -> None:
-        """Whatever tickets were lost: a free seat and waiting work find each other here."""
-        self._seats.reconsider_staged()
-        if self._seats.free and self._seats.taking and selectors.any_pending():
-            self._seats.serve_in_thread()
+        """Whatever tickets were lost: a free slot and waiting work find each other here."""
+        self._slots.reconsider_staged()
+        if self._slots.free and self._slots.taking and selectors.any_pending():
+            self._slots.serve_in_thread()
 
     def _sweep(self) -> None:
         with alone("sweep") as first:

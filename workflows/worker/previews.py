@@ -19,7 +19,7 @@ EVERY_SECONDS = 0.25
 ASK_SECONDS = 1.0  # how often it is asked whether somebody looks
 SIZE = 256  # pixels of the longer side
 QUALITY = 70
-MOST_PIXELS = 4096 * 4096
+MAX_PIXELS = 4096 * 4096
 
 
 class Previews:
@@ -49,7 +49,7 @@ def _small(data: bytes) -> bytes | None:
     """As a JPEG of SIZE pixels at most; None where it is no picture."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS:
                 return None
             small = picture.convert("RGB")
             small.thumbnail((SIZE, SIZE))

@@ -1,6 +1,6 @@
 """One execution on one ComfyUI: submit or join, follow, and know when to let go.
 
-The websocket is a hint, history is the truth, and both have a deadline. The seat is free as soon as `run`
+The websocket is a hint, history is the truth, and both have a deadline. The slot is free as soon as `run`
 returns: then ComfyUI neither runs nor queues the prompt, or somebody else is responsible for it.
 """
 
@@ -45,7 +45,7 @@ STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
 
 
 class Gone(enum.Enum):
-    """The seat is free and there is nothing to collect."""
+    """The slot is free and there is nothing to collect."""
 
     BACK = "back"  # in the queue again
     LOST = "lost"  # ended from outside, or claimed by somebody else
@@ -67,7 +67,7 @@ class _NotWanted(Exception):
 
 
 class Runner:
-    """`run` in the thread of its seat; `abandon`, `give_back` and `stop` from any other."""
+    """`run` in the thread of its slot; `abandon`, `give_back` and `stop` from any other."""
 
     def __init__(self, claim: Claim, backend: Backend) -> None:
         self.claim = claim
@@ -120,7 +120,7 @@ class Runner:
             with self._backend.session.subscribe(self._id) as subscription:
                 self._subscription = subscription
                 return self._place() or self._follow(subscription)
-        except connections.AWAY as exc:
+        except connections.UNAVAILABLE as exc:
             if self._stop_at is None:
                 raise
             logger.warning("execution %s is left to the next process: %s", self._id, exc)
@@ -159,7 +159,7 @@ class Runner:
         return None
 
     def _about_to_post(self) -> bool:
-        return self._patiently(lambda: claims.about_to_post(self.claim, boot=self._backend.boot))
+        return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> parsing.Prompt | Gone:
         """Its input files onto ComfyUI; the prompt with the names they have there."""
@@ -235,9 +235,9 @@ class Runner:
 
     def _refused(self, fault: Fault) -> Gone:
         """The workflow's fault, unless another backend has what is missing here."""
-        self._backend.went_well()
+        self._backend.record_success()
         if fault.lacks:
-            others = self._patiently(lambda: registry.others_alive(name=self.claim.worker))
+            others = self._retry_until_available(lambda: registry.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
                 return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
         return self._fail(model_usage.with_suggestions(fault, self.claim.prompt))
@@ -247,7 +247,7 @@ class Runner:
         while True:
             event = subscription.get(timeout=self._patience())
             self.alive_at = time.monotonic()
-            ending = self._heed()
+            ending = self._check_signals()
             if ending is None and event is not None:
                 ending = self._hear(event)
             elif ending is None and self.alive_at - self._heard_at >= IDLE_SECONDS:
@@ -267,7 +267,7 @@ class Runner:
         due += [moment for moment in (self._deadline, self._stop_at) if moment is not None and moment > now]
         return max(0.01, min(due) - now)
 
-    def _heed(self) -> Ended | Gone | None:
+    def _check_signals(self) -> Ended | Gone | None:
         """What other threads and the clock want."""
         now = time.monotonic()
         if self._abandoned.is_set():
@@ -302,7 +302,7 @@ class Runner:
         if self.begun:
             return True
         total = self._progress.total_steps
-        if not self._patiently(lambda: state_machine.begin(self.claim, total_steps=total)):
+        if not self._retry_until_available(lambda: state_machine.begin(self.claim, total_steps=total)):
             return False
         self._has_begun()
         return True
@@ -352,7 +352,7 @@ class Runner:
             running = [item.prompt_id for item in self._client.queue().running]
             with connections.step():
                 ours = registry.are_ours(running)
-        except (Unreachable, *connections.AWAY) as exc:
+        except (Unreachable, *connections.UNAVAILABLE) as exc:
             logger.warning("who is before %s is not known: %s", self._id, exc)
             return None
         if ours:
@@ -368,7 +368,7 @@ class Runner:
             return self._back("somebody interrupted it in ComfyUI")
         if history.error is not None and comfyui_errors.is_disk_full(history.error):
             return self._not_now("the disk of its ComfyUI is full", history.error.message)
-        self._backend.went_well()
+        self._backend.record_success()
         return Ended(history, self._lines + self._progress.take_lines(), self._warnings)
 
     # -- letting go ------------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class Runner:
             lines=self._lines + self._progress.take_lines(),
             gpu_seconds=self._gpu_seconds(),
         )
-        return self._patiently(lambda: state_machine.finish(self.claim, outcome))
+        return self._retry_until_available(lambda: state_machine.finish(self.claim, outcome))
 
     def _gpu_seconds(self) -> float:
         if self._deadline is None:
@@ -401,8 +401,8 @@ class Runner:
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
-        self._patiently(
-            lambda: state_machine.take_back(
+        self._retry_until_available(
+            lambda: state_machine.requeue(
                 self.claim,
                 reason=reason,
                 fault=fault,
@@ -434,7 +434,7 @@ class Runner:
         claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
         """
         while True:
-            state = self._patiently(lambda: claims.whose(self.claim))
+            state = self._retry_until_available(lambda: claims.claim_holder(self.claim))
             if state == "here":
                 return Gone.LOST
             if state in ("ended", "elsewhere"):
@@ -448,7 +448,7 @@ class Runner:
             self._pause(1.0)
 
     def _clear(self) -> Gone:
-        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the seat free."""
+        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the slot free."""
         while True:
             try:
                 self._client.delete_queued(self._id)
@@ -471,9 +471,9 @@ class Runner:
         if self._subscription is not None:
             self._subscription.get(timeout=seconds)
 
-    def _patiently(self, do: Callable[[], T]) -> T:
-        """Outlasts the database's absence, but not the time to stop: then it raises database.AWAY."""
-        return connections.patiently(
+    def _retry_until_available(self, do: Callable[[], T]) -> T:
+        """Outlasts the database's absence, but not the time to stop: then it raises database.UNAVAILABLE."""
+        return connections.retry_until_available(
             do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
         )
 
@@ -492,7 +492,7 @@ class Runner:
         try:
             with connections.step():
                 ours = state_machine.write_progress(self.claim, columns=columns, lines=lines)
-        except connections.AWAY as exc:
+        except connections.UNAVAILABLE as exc:
             logger.warning("progress of %s not written: %s", self._id, exc)
             self._lines = lines
             return True

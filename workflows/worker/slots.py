@@ -1,6 +1,6 @@
-"""The two seats of a GPU worker: one execution runs, one is staged behind it in ComfyUI's queue.
+"""The two slots of a GPU worker: one execution runs, one is staged behind it in ComfyUI's queue.
 
-A seat is taken by whoever calls `serve`, a Celery ticket or the upkeep thread, and kept in that thread while
+A slot is taken by whoever calls `serve`, a Celery ticket or the upkeep thread, and kept in that thread while
 there is work. Storing outputs happens beside it in a small pool.
 """
 
@@ -61,11 +61,11 @@ class Held:
             self.runner.abandon()
 
 
-class Seats:
+class Slots:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.taking = False  # set by upkeep: this process has the backend's lock, and may take work
-        self.wish = Worker.Wish.WORK  # of an operator
+        self.wish = Worker.DesiredState.WORK  # of an operator
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._occupied = 0
@@ -78,12 +78,12 @@ class Seats:
 
     # -- taking work -----------------------------------------------------------------------------------
     def serve(self) -> None:
-        """Take a free seat and work until nothing is left to do; returns at once if no seat is free."""
+        """Take a free slot and work until nothing is left to do; returns at once if no slot is free."""
         with self._lock:
             self._tickets += 1
         if self._occupied:
             self.reconsider_staged()
-        with self._seat() as free:
+        with self._slot() as free:
             while free:
                 seen = self._tickets
                 claim = self._next()
@@ -93,23 +93,23 @@ class Seats:
                     break  # no ticket came while we looked: nothing is there
 
     def serve_in_thread(self) -> None:
-        threading.Thread(target=self.serve, name="seat", daemon=True).start()
+        threading.Thread(target=self.serve, name="slot", daemon=True).start()
 
     def resume(self, claim: Claim) -> None:
-        """Go on with what an earlier process of this backend left, whatever seats are taken."""
+        """Go on with what an earlier process of this backend left, whatever slots are taken."""
         held = Held(claim)
         self._hold(held)
 
         def go_on() -> None:
-            with self._seat(extra=True):
+            with self._slot(extra=True):
                 self._tell_idle(False)
                 self._run(held)
             self.serve()
 
-        threading.Thread(target=go_on, name="seat", daemon=True).start()
+        threading.Thread(target=go_on, name="slot", daemon=True).start()
 
     @contextmanager
-    def _seat(self, *, extra: bool = False) -> Iterator[bool]:
+    def _slot(self, *, extra: bool = False) -> Iterator[bool]:
         with self._lock:
             free = extra or self._occupied < SEATS
             self._occupied += free
@@ -131,7 +131,7 @@ class Seats:
                 if self._occupied > 1 and registry.idle_others(name=self.backend.name):
                     return None  # it would wait here while another GPU is free
                 return claims.take(worker=self.backend.name)
-        except connections.AWAY as exc:
+        except connections.UNAVAILABLE as exc:
             logger.warning("no work taken, the database is away: %s", exc)
             return None
 
@@ -142,14 +142,14 @@ class Seats:
     @property
     def paused(self) -> bool:
         """By an operator: nothing new is taken."""
-        return self.wish != Worker.Wish.WORK
+        return self.wish != Worker.DesiredState.WORK
 
     @property
     def state(self) -> Worker.State:
         """What the heartbeat says of this worker."""
-        if self.wish == Worker.Wish.DRAIN and self._is_empty():
+        if self.wish == Worker.DesiredState.DRAIN and self._is_empty():
             return Worker.State.DRAINED
-        if self._stopping.is_set() or self.wish == Worker.Wish.DRAIN:
+        if self._stopping.is_set() or self.wish == Worker.DesiredState.DRAIN:
             return Worker.State.DRAINING
         if self.paused:
             return Worker.State.PAUSED
@@ -161,7 +161,7 @@ class Seats:
 
     @property
     def idle(self) -> bool:
-        """The running seat is free."""
+        """The running slot is free."""
         return self._occupied == 0
 
     @property
@@ -179,7 +179,7 @@ class Seats:
                 staging = registry.set_idle(name=self.backend.name, idle=free)
             for other in staging if free else ():
                 notify.ticket(other)
-        except connections.AWAY as exc:
+        except connections.UNAVAILABLE as exc:
             logger.warning("worker row not written: %s", exc)
 
     # -- running ---------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ class Seats:
         try:
             reason = "its worker stumbled over it"
             with connections.step():
-                state_machine.take_back(held.claim, reason=reason, fault=True, hold_seconds=5.0)
-        except connections.AWAY:
+                state_machine.requeue(held.claim, reason=reason, fault=True, hold_seconds=5.0)
+        except connections.UNAVAILABLE:
             logger.exception("execution %s is left to the reaper", held.claim.execution_id)
         self._release(held)
 
@@ -228,7 +228,7 @@ class Seats:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
                     )
-            except connections.AWAY as exc:
+            except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
@@ -291,7 +291,7 @@ class Seats:
         staged = next((held for held in followed if held is not running), None)
         return running, staged
 
-    def heed(self, wish: Worker.Wish) -> None:
+    def heed(self, wish: Worker.DesiredState) -> None:
         """What an operator wants from now on. Paused, what has not begun goes back to the queue."""
         self.wish = wish
         if not self.paused:
@@ -310,7 +310,7 @@ class Seats:
         try:
             with connections.step():
                 free_elsewhere = registry.idle_others(name=self.backend.name)
-        except connections.AWAY:
+        except connections.UNAVAILABLE:
             return
         if free_elsewhere:
             staged.runner.give_back(reason="another worker is free")
@@ -326,7 +326,7 @@ class Seats:
             runner.stop(at=self._stop_at)
 
     def wait_empty(self, *, timeout: float) -> bool:
-        """Until no seat is occupied and nothing is being collected."""
+        """Until no slot is occupied and nothing is being collected."""
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
 

@@ -9,9 +9,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts import cleaning as accounts
-from comfyserve.cleaning import Clean, gently, told
+from comfyserve.cleaning import Clean, throttled, told
 from files import cleaning as files
-from files.errors import StorageAway
+from files.errors import StorageUnavailable
 from workflows import cleaning as workflows
 
 # Executions first: files that were theirs only are looked for afterwards.
@@ -35,12 +35,12 @@ class Command(BaseCommand):
         try:
             for part in [only] if only else PARTS:
                 going = PARTS[part](dry_run=dry_run)
-                for gone in going if dry_run else gently(going):
+                for gone in going if dry_run else throttled(going):
                     counts[gone.what] += gone.count
                     size += gone.size or 0
                     if gone.name:
                         self.stdout.write(f"{gone.what:<28}  {gone.size or '':>12}  {gone.name}")
-        except StorageAway as exc:
+        except StorageUnavailable as exc:
             raise CommandError(exc.message) from exc
         self.stdout.write(
             f"{'would remove' if dry_run else 'removed'}: {told(counts)}; {size} bytes of files"
