@@ -240,7 +240,7 @@ CORS_ALLOW_HEADERS = [
 ]
 CORS_EXPOSE_HEADERS = [
     "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After",
-    "X-Total-Count", "Idempotency-Replayed", "Content-Disposition",
+    "X-Total-Count", "X-Total-Count-Relation", "Idempotency-Replayed", "Content-Disposition",
     "Preference-Applied",
 ]  # fmt: skip
 HTTPS = env.bool("HTTPS", default=False)  # the service is reached by https only, perhaps through a proxy

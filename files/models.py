@@ -43,8 +43,14 @@ class File(models.Model):
 
     class Meta:
         indexes = [
-            # Read by the list of a user's files.
-            models.Index(fields=["user", "-created_at", "id"], name="file_of_user"),
+            # Read by the list of a user's files, of all kinds and of one; with the expiry, so that what
+            # `offset` skips and what is only counted is never fetched.
+            models.Index(
+                fields=["user", "-created_at", "id"], include=["expires_at"], name="file_of_user_latest"
+            ),
+            models.Index(
+                fields=["user", "kind", "-created_at", "id"], include=["expires_at"], name="file_of_user_kind"
+            ),
             # Read by storing: the same bytes of the same user.
             models.Index(fields=["user", "sha256"], name="file_of_content"),
             # Read by storing and the sweep: who else has these bytes.

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from comfyserve.api import addresses
+from comfyserve.api import addresses, paging
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 
@@ -115,8 +115,8 @@ class ListView(APIView):
         limit, offset = wanted.pop("limit"), wanted.pop("offset")
         rows = queries.files_of(user=user_of(request), **wanted)
         base = addresses.base_of(request._request)
-        page = [serializers.info(file, base=base) for file in rows[offset : offset + limit]]
-        return Response(page, headers={"X-Total-Count": str(rows.count())})
+        page = [serializers.info(file, base=base) for file in paging.page(rows, limit=limit, offset=offset)]
+        return Response(page, headers=paging.count_headers(rows))
 
 
 def user_of(request: Request) -> User:

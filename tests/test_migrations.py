@@ -39,7 +39,9 @@ def complaints(statements: list[str]) -> list[str]:
     return [issue.message for issue in [*errors, *warnings]]
 
 
-def test_the_old_version_can_serve_while_they_run(db):
+# Outside a transaction: what makes an index beside running queries refuses to be described inside of one.
+@pytest.mark.django_db(transaction=True)
+def test_the_old_version_can_serve_while_they_run():
     linter = MigrationLinter(no_cache=True, no_output=True)
     refused = {
         (app, name): found

@@ -54,6 +54,17 @@ def test_the_list_has_the_latest_first_and_counts_all(alice, bob):
     assert response["X-Total-Count"] == "5"
 
 
+def test_a_long_list_is_counted_up_to_a_bound(alice, monkeypatch):
+    monkeypatch.setattr("comfyserve.api.paging.EXACT_UP_TO", 2)
+    submit(alice), submit(alice)
+    exact = alice.get("/workflows/")
+    assert (exact["X-Total-Count"], exact["X-Total-Count-Relation"]) == ("2", "exact")
+    submit(alice)
+    more = alice.get("/workflows/", data={"offset": 2})
+    assert (more["X-Total-Count"], more["X-Total-Count-Relation"]) == ("2", "at-least")
+    assert len(more.json()) == 1
+
+
 def test_the_list_is_filtered_by_status(alice):
     cancelled = submit(alice)
     waiting = submit(alice)

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from comfyserve.api import addresses
+from comfyserve.api import addresses, paging
 from comfyserve.api.idempotency import idempotent
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
@@ -47,13 +47,13 @@ class ListView(APIView):
         """List Workflow Executions: the user's own, latest first."""
         query = checked(ListQuery, request.query_params)
         rows = selectors.executions_of(user=user_of(request), status=query.get("status"))
-        page = list(rows[query["offset"] : query["offset"] + query["limit"]])
+        page = list(paging.page(rows, limit=query["limit"], offset=query["offset"]))
         ids = [row.id for row in page]
         made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
         base = addresses.base_of(request._request)
         return Response(
             [representations.result(row, made=made[row.id], lines=lines[row.id], base=base) for row in page],
-            headers={"X-Total-Count": str(rows.count())},
+            headers=paging.count_headers(rows),
         )
 
 

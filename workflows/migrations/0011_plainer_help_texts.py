@@ -4,20 +4,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('workflows', '0010_lacking'),
+        ("workflows", "0010_lacking"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='worker',
-            name='idle',
-            field=models.BooleanField(default=False, help_text='Its running slot is free'),
+            model_name="worker",
+            name="idle",
+            field=models.BooleanField(default=False, help_text="Its running slot is free"),
         ),
         migrations.AlterField(
-            model_name='worker',
-            name='running',
-            field=models.UUIDField(blank=True, help_text='Execution in the running slot', null=True),
+            model_name="worker",
+            name="running",
+            field=models.UUIDField(blank=True, help_text="Execution in the running slot", null=True),
         ),
     ]

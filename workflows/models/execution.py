@@ -150,8 +150,10 @@ class Execution(models.Model):
             models.Index(
                 fields=["claimed_at"], name="execution_last_claimed", condition=Q(claimed_at__isnull=False)
             ),
-            # Read by the list of a user's executions.
-            models.Index(fields=["user", "-created_at"], name="execution_of_user"),
+            # Read by the list of a user's executions: with the id, so that skipped rows are never fetched.
+            models.Index(fields=["user", "-created_at", "-id"], name="execution_of_user_latest"),
+            # Read by the same list, filtered by status.
+            models.Index(fields=["user", "status", "-created_at", "-id"], name="execution_of_user_status"),
             # Read by quotas: what a user has waiting and running.
             models.Index(
                 fields=["user", "status"],
