@@ -80,7 +80,9 @@ class Refresh(PublicView):
         answer=examples.PAIR,
     )
     def post(self, request: Request) -> Response:
-        """Refresh Token: a new pair of tokens. Using a refresh token twice ends its session."""
+        """Refresh Token: a new pair of tokens. Used again, a token ends its session, except within ten
+        seconds of its first use, when it gets the same answer.
+        """
         pair = sessions.rotate(**checked(shapes.RefreshSerializer, request.data))
         return Response(shapes.TokenPairSerializer(pair).data)
 

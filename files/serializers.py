@@ -64,6 +64,8 @@ class FileQuery(serializers.Serializer[Any]):
 class BytesQuery(serializers.Serializer[Any]):
     """Of a request for bytes. What makes a signed link good is decided by `links`, not here."""
 
+    takes_any = True  # viewers add parameters of their own, against caches for example
+
     expires = serializers.IntegerField(required=False, help_text="Of a signed link")
     signature = serializers.CharField(required=False, help_text="Of a signed link; no token is needed then")
 

@@ -15,6 +15,7 @@ from rest_framework.exceptions import UnsupportedMediaType
 
 from comfyserve.api import bodies
 from comfyserve.api.errors import Detail, PayloadTooLarge, ValidationFailed
+from comfyserve.api.validation import unknown
 
 from .incoming import Incoming
 from .threads import in_thread
@@ -22,7 +23,8 @@ from .threads import in_thread
 FLUSH = 128 * 1024  # bytes gathered before a thread writes them; each slow client has up to so many
 LONGEST_HEADER = 32 * 1024  # of one part; a name may be long, it is cut later
 PARTS = 20
-FIELDS = {"description": 1000, "sha256": 64}  # characters; others are read and ignored
+FIELDS = {"description": 1000, "sha256": 64}  # characters; others are refused
+ALSO_CALLED = {"image": "file", "upload": "file", "files": "file", "file[]": "file", "checksum": "sha256"}
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Form:
     incoming: Incoming
     filename: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
 
 async def receive(request: HttpRequest, incoming: Incoming) -> Form:
@@ -136,6 +139,8 @@ class _Reading:
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._name, self._text = segment.name or "", bytearray()
         if self._name != "file":
+            if self._name not in FIELDS:
+                self._form.unknown.append(self._name)
             return
         if self._form.filename is not None:
             raise ValidationFailed.of("file", "Send one file at a time", "DUPLICATE_FIELD")
@@ -153,9 +158,10 @@ def _too_large(message: str) -> PayloadTooLarge:
 
 
 def _check(form: Form) -> None:
+    mistakes = unknown(form.unknown, ["file", *FIELDS], also_called=ALSO_CALLED)
     if form.filename is None:
-        raise ValidationFailed.of("file", "Field 'file' is required", "REQUIRED_FIELD")
-    mistakes = [
+        mistakes.insert(0, Detail("REQUIRED_FIELD", "Field 'file' is required", "file"))
+    mistakes += [
         Detail("TOO_LONG", f"Field '{name}' has at most {FIELDS[name]} characters", name)
         for name, value in form.fields.items()
         if len(value) > FIELDS[name]

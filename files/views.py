@@ -13,13 +13,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import AllowAny
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses, paging
+from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 
@@ -150,7 +150,7 @@ async def _upload(request: HttpRequest) -> HttpResponseBase:
 
 
 def _rendered(shown: dict[str, Any]) -> HttpResponseBase:
-    return HttpResponse(JSONRenderer().render(shown), content_type="application/json")
+    return HttpResponse(rendered(shown), content_type="application/json")
 
 
 upload = by_method(UploadView, post=_upload)

@@ -28,6 +28,9 @@ Rows = QuerySet[Model]
 LATEST = 10  # downloads that the page of a model shows
 
 
+Command = Callable[..., commands.Done]
+
+
 class WhereForm(forms.Form):
     worker = forms.ChoiceField(required=False, label="On which worker")
 
@@ -238,10 +241,15 @@ class ModelAdmin(PageAdmin):
         self._order(request, rows, answer, commands.unload, "unloaded")
 
     def _order(
-        self, request: HttpRequest, rows: Rows, answer: Answer, command: Callable[..., object], done: str
+        self,
+        request: HttpRequest,
+        rows: Rows,
+        answer: Answer,
+        command: Command,
+        done: str,
     ) -> None:
         def order(row: Model) -> None:
-            command(model=row, worker=answer["worker"] or None)
+            commands.require_done(command(model=row, worker=answer["worker"] or None))
 
         apply_to_each(self, request, rows, order, done=done, recorded=True)
 

@@ -1,6 +1,7 @@
 """Load, unload and cleanup as commands: the API writes a row and waits, the worker does it and answers.
 
-A command that is not done when the API stops waiting still happens; asked again, the same one is joined.
+A command that is not done when the API stops waiting still happens, and the answer is 202; asked again, the
+same one is joined.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from . import loading, queries, tickets
 from .models import Command, Host, Model, ModelFile
 
 FIRST_LOOK, LONGEST_LOOK = 0.03, 0.25  # seconds between looks at the answer
+LATER = "The GPU is busy; it will be done as soon as what runs now has ended"
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What the workers did, by the name of the host."""
+    """What the workers did, by the name of the host; `waiting` are those that will do it later."""
 
     answers: dict[str, dict[str, Any]]
+    waiting: Sequence[str] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -58,6 +61,12 @@ def cleanup(*, max_age_hours: int, worker: str | None) -> Done:
     """Take out of memory what nobody used for so long."""
     hosts = queries.chosen_hosts(worker)  # none: nothing is in any memory
     return _do(Command.Kind.CLEANUP, hosts, arguments={"max_age_hours": max_age_hours})
+
+
+def require_done(done: Done) -> None:
+    """Unavailable where some worker is still to do it."""
+    if done.waiting:
+        raise Unavailable(LATER, retry_after=10)
 
 
 # -- where ---------------------------------------------------------------------------------------------
@@ -95,11 +104,14 @@ def _do(
     arguments: dict[str, Any] | None = None,
 ) -> Done:
     ids = [_open(kind, host, model, arguments or {}) for host in hosts]
-    ended = _wait(ids, seconds=settings.MODEL_COMMAND_SECONDS)
-    failed = [command for command in ended if command.state == Command.State.FAILED]
+    found = _wait(ids, seconds=settings.MODEL_COMMAND_SECONDS)
+    failed = [command for command in found if command.state == Command.State.FAILED]
     if failed:
         raise _error(failed[0])
-    return Done({command.host_id: command.answer for command in ended})
+    return Done(
+        {command.host_id: command.answer for command in found if command.state not in OPEN},
+        waiting=sorted(command.host_id for command in found if command.state in OPEN),
+    )
 
 
 def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[str, Any]) -> UUID:
@@ -117,17 +129,12 @@ def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[s
 
 
 def _wait(ids: Sequence[UUID], *, seconds: float) -> list[Command]:
-    """All of them, ended. Unavailable when that takes longer; the connection is free between looks."""
+    """All of them, ended unless that takes longer. The connection is free between looks."""
     end, pause = time.monotonic() + seconds, FIRST_LOOK
     while True:
         found = list(Command.objects.filter(pk__in=ids))
-        if all(command.state not in OPEN for command in found):
+        if all(command.state not in OPEN for command in found) or time.monotonic() + pause > end:
             return found
-        if time.monotonic() + pause > end:
-            raise Unavailable(
-                "The GPU is busy; it will be done as soon as what runs now has ended. Ask again later",
-                retry_after=10,
-            )
         if not connection.in_atomic_block:
             connection.close()
         time.sleep(pause)

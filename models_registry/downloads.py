@@ -36,8 +36,9 @@ def start(
 ) -> tuple[Model, list[str]]:
     """Have the file fetched to `worker`, or to every worker that lacks it; the model, and which they are.
 
-    A download of this name that is under way is joined. Raises ValidationFailed; Conflict where nobody
-    lacks it; LimitExceeded where the room for models is used up; Unavailable without a worker.
+    A download of this name from this address that is under way is joined. Raises ValidationFailed; Conflict
+    where nobody lacks it, or where another file is on its way under this name; LimitExceeded where the room
+    for models is used up; Unavailable without a worker.
     """
     type_ = _checked(name, model_type, download_url, sha256)
     hosts = queries.some_hosts(worker)
@@ -59,11 +60,21 @@ def start(
         Download.objects.bulk_create(
             [Download(model=model, host=host, **about) for host in lacking], ignore_conflicts=True
         )
+        _refuse_other_source(model, lacking, url=download_url, sha256=sha256.lower())
         note = f"from {download_url} to {', '.join(host.name for host in lacking)}"
         audit.record("model.download", on=model, actor=user, note=note)
         for host in lacking:
             transaction.on_commit(lambda name=host.name: tickets.ticket(name))  # type: ignore[misc]
     return model, [host.name for host in lacking]
+
+
+def _refuse_other_source(model: Model, hosts: Sequence[Host], *, url: str, sha256: str) -> None:
+    """Conflict where a download of this name that is under way fetches something else."""
+    other = ~Q(url=url) | (~Q(sha256=sha256) & ~Q(sha256="") if sha256 else Q(pk__in=[]))
+    if Download.objects.filter(other, model=model, host__in=hosts, state__in=ACTIVE).exists():
+        raise Conflict(
+            f"Another file is being downloaded as {model.name}; cancel that download, or choose another name"
+        )
 
 
 # -- what is asked for ---------------------------------------------------------------------------------

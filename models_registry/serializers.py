@@ -95,18 +95,25 @@ class ModelStatusSerializer(ModelSerializer):
         return {**super().get_fields(), "metadata": metadata}
 
 
+def _waiting_for() -> serializers.ListField:
+    about = "With 202: the workers that will do it later"
+    return serializers.ListField(child=serializers.CharField(), required=False, help_text=about)
+
+
 class ModelDoneSerializer(serializers.Serializer[Any]):
     message = serializers.CharField(help_text="What was done")
     model_name = serializers.CharField(help_text="Of which model")
     model_type = serializers.CharField(required=False, help_text="Its type")
     workers = serializers.ListField(child=serializers.CharField(), required=False, help_text="Where")
     memory_usage_mb = serializers.FloatField(required=False, help_text="What it takes on the device")
+    waiting_for = _waiting_for()
     note = serializers.CharField(required=False, help_text="What could not be done or is not known")
 
 
 class ModelsCleanedSerializer(serializers.Serializer[Any]):
     message = serializers.CharField(help_text="What was done")
     models_unloaded = serializers.ListField(child=serializers.CharField(), help_text="Their names")
+    waiting_for = _waiting_for()
     note = serializers.CharField(required=False, help_text="What could not be done or is not known")
 
 

@@ -22,6 +22,9 @@ NAME = OpenApiParameter(
     "model_name", str, OpenApiParameter.PATH, description="The model's name, with its subfolders"
 )
 
+DONE_OR_LATER = dict.fromkeys((200, 202), shapes.ModelDoneSerializer)
+CLEANED_OR_LATER = dict.fromkeys((200, 202), shapes.ModelsCleanedSerializer)
+
 
 class ManagementView(APIView):
     """For those who may change what is on disk and in memory: MODEL_MANAGEMENT says who."""
@@ -49,32 +52,43 @@ class StatusView(APIView):
 
 
 class LoadView(ManagementView):
-    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.LoadQuery], errors=(403, 422, 503))
+    @describe(
+        None,
+        DONE_OR_LATER,
+        parameters=[NAME, shapes.LoadQuery],
+        errors=(403, 422, 503),
+    )
     def post(self, request: Request, model_name: str) -> Response:
         """Load Model: into memory, without making a picture. It waits for the execution that runs.
 
-        After some seconds of waiting the answer is 503 with `Retry-After`; the model is loaded all the same.
+        After some seconds of waiting the answer is 202; the model is loaded all the same.
         """
         query = checked(shapes.LoadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query["model_type"])
         done = commands.load(model=model, worker=query.get("worker"))
         loaded = sum(answer.get("loaded_bytes", 0) for answer in done.answers.values())
-        return Response(
-            {
-                "message": "Model loaded successfully",
-                "model_name": model.name,
-                "model_type": model.type,
-                "workers": sorted(done.answers),
-                **({"memory_usage_mb": representations.megabytes(loaded)} if loaded else {}),
-                **_note(done),
-            }
-        )
+        shown = {
+            "message": "Model loaded successfully",
+            "model_name": model.name,
+            "model_type": model.type,
+            "workers": sorted(done.answers),
+            **({"memory_usage_mb": representations.megabytes(loaded)} if loaded else {}),
+        }
+        return _answer(done, shown, look=f"/models/{model.name}")
 
 
 class UnloadView(ManagementView):
-    @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.UnloadQuery], errors=(403, 503))
+    @describe(
+        None,
+        DONE_OR_LATER,
+        parameters=[NAME, shapes.UnloadQuery],
+        errors=(403, 503),
+    )
     def post(self, request: Request, model_name: str) -> Response:
-        """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed."""
+        """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed.
+
+        While it runs for longer, the answer is 202, and the model is unloaded afterwards.
+        """
         query = checked(shapes.UnloadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query.get("model_type"))
         done = commands.unload(model=model, worker=query.get("worker"), keep_in_ram=query["keep_in_ram"])
@@ -84,17 +98,26 @@ class UnloadView(ManagementView):
             "model_type": model.type,
             "workers": sorted(done.answers),
         }
-        return Response(shown | _note(done))
+        return _answer(done, shown, look=f"/models/{model.name}")
 
 
 class CleanupView(ManagementView):
-    @describe(None, shapes.ModelsCleanedSerializer, parameters=[shapes.CleanupQuery], errors=(403, 503))
+    @describe(
+        None,
+        CLEANED_OR_LATER,
+        parameters=[shapes.CleanupQuery],
+        errors=(403, 503),
+    )
     def post(self, request: Request) -> Response:
-        """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours."""
+        """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours.
+
+        While the GPU is busy for longer, the answer is 202, and it is done afterwards.
+        """
         query = checked(shapes.CleanupQuery, request.query_params)
         done = commands.cleanup(max_age_hours=query["max_age_hours"], worker=query.get("worker"))
         unloaded = {name for answer in done.answers.values() for name in answer.get("unloaded", [])}
-        return Response({"message": "Cleanup completed", "models_unloaded": sorted(unloaded)} | _note(done))
+        shown = {"message": "Cleanup completed", "models_unloaded": sorted(unloaded)}
+        return _answer(done, shown, look="/models/")
 
 
 class DownloadView(ManagementView):
@@ -140,6 +163,15 @@ class ProgressView(APIView):
 def _may_manage(user: Any) -> bool:
     """Operators, and not those that may only look."""
     return bool(user.is_staff and user.has_perm("models_registry.change_model"))
+
+
+def _answer(done: commands.Done, shown: dict[str, Any], *, look: str) -> Response:
+    """200, or 202 while some worker is still to do it; then `Location` shows what became of it."""
+    if not done.waiting:
+        return Response(shown | _note(done))
+    note = "; ".join([*done.notes, f"GET {look} shows when it is done"])
+    later = {"message": commands.LATER, "waiting_for": list(done.waiting), "note": note}
+    return Response(shown | later, status=202, headers={"Location": look, "Retry-After": "10"})
 
 
 def _note(done: commands.Done) -> dict[str, str]:

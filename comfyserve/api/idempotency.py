@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
 from accounts import idempotency
@@ -16,14 +15,22 @@ from accounts.authentication import AuthenticatedRequest
 from accounts.idempotency import Answer
 
 from .errors import ValidationFailed
+from .rendering import rendered
 
 HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Rest = ParamSpec("Rest")
 
 
-def run(request: AuthenticatedRequest, make: Callable[[], Response]) -> Response:
+def run(
+    request: AuthenticatedRequest,
+    make: Callable[[], Response],
+    *,
+    check_replay: Callable[[Any], None] | None = None,
+) -> Response:
     """`make()`, once for each key: later requests get its answer again, marked `Idempotency-Replayed`.
+
+    `check_replay` gets the answer that is about to be repeated, and raises where it is true no more.
 
     With a key, `make` runs inside a transaction: what must wait for the commit goes to
     `transaction.on_commit`, and what takes long (a `Prefer: wait`) after this function.
@@ -43,24 +50,30 @@ def run(request: AuthenticatedRequest, make: Callable[[], Response]) -> Response
 
     def answer() -> Answer:
         first.append(make())
-        return Answer(first[0].status_code, JSONRenderer().render(first[0].data).decode())
+        return Answer(first[0].status_code, rendered(first[0].data).decode())
 
     given = idempotency.once(user=request.user, key=key, fingerprint=print_, make=answer)
     if not given.replayed:
         return first[0]
-    return Response(json.loads(given.text), status=given.status, headers={"Idempotency-Replayed": "true"})
+    shown = json.loads(given.text)
+    if check_replay is not None:
+        check_replay(shown)
+    return Response(shown, status=given.status, headers={"Idempotency-Replayed": "true"})
 
 
 def idempotent(
     method: Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response],
 ) -> Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response]:
-    """For a view's method: `run` around the whole of it."""
+    """For a view's method: `run` around the whole of it, with the view's `check_replay` if it has one."""
 
     @wraps(method)
     def wrapped(
         view: Any, request: AuthenticatedRequest, /, *args: Rest.args, **kwargs: Rest.kwargs
     ) -> Response:
-        return run(request, lambda: method(view, request, *args, **kwargs))
+        def make() -> Response:
+            return method(view, request, *args, **kwargs)
+
+        return run(request, make, check_replay=getattr(view, "check_replay", None))
 
     vars(wrapped)["takes_idempotency_key"] = True  # read by the schema
     return wrapped

@@ -41,11 +41,16 @@ class Usage:
     def exceeded(self) -> bool:
         return self.count > self.rate.limit
 
+    @property
+    def seconds_until_next(self) -> int:
+        """Until the next window: the second in which a window ends still belongs to it."""
+        return max(0, self.time_left) + 1
+
     def headers(self) -> dict[str, str]:
         return {
             "X-RateLimit-Limit": str(self.rate.limit),
             "X-RateLimit-Remaining": str(max(0, self.rate.limit - self.count)),
-            "X-RateLimit-Reset": str(int(time.time()) + self.time_left),
+            "X-RateLimit-Reset": str(int(time.time()) + self.seconds_until_next),
         }
 
 
@@ -119,5 +124,5 @@ def _count(request: HttpRequest, windows: tuple[Rate, ...], who: str) -> Usage |
 def _refusal(usage: Usage) -> LimitExceeded:
     return LimitExceeded(
         f"Too many requests. Rate limit: {usage.rate}.",
-        headers={**usage.headers(), "Retry-After": str(max(1, usage.time_left))},
+        headers={**usage.headers(), "Retry-After": str(usage.seconds_until_next)},
     )

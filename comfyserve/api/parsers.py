@@ -5,17 +5,47 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from json.decoder import scanstring  # type: ignore[attr-defined]  # not in its stubs
 from typing import IO, Any
 
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
+from .errors import Detail, ValidationFailed
+
 MAX_DEPTH = 100
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
+LONGEST_NUMBER = 4300  # digits that Python reads
+MOST_MISTAKES = 50  # numbers that are named in one answer
 TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
-TOO_LONG = "The JSON has a whole number beyond 64 bits"
+TOO_LONG = "A whole number must fit in 64 bits"
 SURROGATE = re.compile("[\ud800-\udfff]")
+BLANKS = re.compile(r"[ \t\n\r]*")
+# The sender's own, which we keep as text: its numbers may be as long as they like.
+VERBATIM = "metadata"
+Place = tuple["Place | None", str | int]  # the place around it, and the key or index within that
+
+
+class Document(dict[str, Any]):
+    """An object that was sent, with the text that it was read from."""
+
+    text = ""
+
+    def text_of(self, name: str) -> str | None:
+        """The JSON of one of its values, exactly as it was sent; of equal names the last one counts."""
+        decoder, found = json.JSONDecoder(), None
+        at = _past_blanks(self.text, self.text.index("{") + 1)
+        while self.text[at] != "}":
+            key, at = scanstring(self.text, at + 1, True)
+            begin = _past_blanks(self.text, _past_blanks(self.text, at) + 1)
+            _, end = decoder.raw_decode(self.text, begin)
+            if key == name:
+                found = self.text[begin:end]
+            at = _past_blanks(self.text, end)
+            if self.text[at] == ",":
+                at = _past_blanks(self.text, at + 1)
+        return found
 
 
 class StrictJSONParser(BaseParser):
@@ -30,11 +60,21 @@ class StrictJSONParser(BaseParser):
         return loads(stream.read())
 
 
+class _NoNumber:
+    """What stood where JSON has no number, or one that is too large to be read."""
+
+    def __init__(self, mistake: str) -> None:
+        self.mistake = mistake
+
+
 def loads(raw: bytes) -> Any:
-    """`raw` as Python values. ParseError on what PostgreSQL or ComfyUI could not hold."""
+    """`raw` as Python values, an object as a Document.
+
+    ParseError where it cannot be read; ValidationFailed with the path of each number that is none.
+    """
     try:
         text = raw.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = _decoded(text)
     except UnicodeDecodeError as exc:
         raise ParseError("The body is not UTF-8") from exc
     except RecursionError as exc:
@@ -42,43 +82,82 @@ def loads(raw: bytes) -> Any:
     except json.JSONDecodeError as exc:
         where = f"line {exc.lineno} column {exc.colno}"
         raise ParseError(f"The body is not valid JSON: {exc.msg} at {where}") from exc
-    except ValueError as exc:  # Python reads no whole number of more than 4,300 digits
-        raise ParseError(TOO_LONG) from exc
     # Strict JSON has NUL characters and surrogates only as escapes: most bodies need no look at their texts.
     _check(value, texts=b"\\u" in raw)
+    if isinstance(value, dict):
+        value = Document(value)
+        value.text = text
     return value
 
 
-def _refuse(name: str) -> Any:
-    raise ParseError(f"The body is not valid JSON: {name} is not a JSON number")
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_constant, parse_float=_float)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a whole number that Python does not read
+        return json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_whole)
 
 
-def _finite(text: str) -> float:
+def _constant(name: str) -> _NoNumber:
+    return _NoNumber(f"{name} is not a JSON number")
+
+
+def _float(text: str) -> float | _NoNumber:
     number = float(text)
-    if math.isinf(number):
-        raise ParseError(f"The JSON has a number that is too large: {text[:20]}")
-    return number
+    return _NoNumber(f"The number {text[:20]} is too large") if math.isinf(number) else number
+
+
+def _whole(text: str) -> int | _NoNumber:
+    return int(text) if len(text) <= LONGEST_NUMBER else _NoNumber(TOO_LONG)
 
 
 def _check(value: Any, *, texts: bool) -> None:
     """No NUL characters, no lone surrogates, no numbers beyond 64 bits, nothing nested too deeply."""
-    stack = [(value, 0)]
-    while stack:
-        item, depth = stack.pop()
+    mistakes: list[Detail] = []
+    stack: list[tuple[Any, int, Place | None]] = [(value, 0, None)]
+    while stack and len(mistakes) < MOST_MISTAKES:
+        item, depth, place = stack.pop()
         if depth > MAX_DEPTH:
             raise ParseError(TOO_DEEP)
         if isinstance(item, dict):
             if texts:
                 for key in item:
                     _check_text(key)
-            stack.extend((inner, depth + 1) for inner in item.values())
+            stack.extend((inner, depth + 1, (place, key)) for key, inner in item.items())
         elif isinstance(item, list):
-            stack.extend((inner, depth + 1) for inner in item)
+            stack.extend((inner, depth + 1, (place, i)) for i, inner in enumerate(item))
         elif isinstance(item, str):
             if texts:
                 _check_text(item)
-        elif isinstance(item, int) and not SMALLEST <= item <= LARGEST:
-            raise ParseError(TOO_LONG)
+        elif isinstance(item, _NoNumber):
+            mistakes.append(_mistake(item.mistake, place))
+        elif isinstance(item, int) and not SMALLEST <= item <= LARGEST and _root(place) != VERBATIM:
+            mistakes.append(_mistake(TOO_LONG, place))
+    if mistakes:
+        raise ValidationFailed(mistakes[::-1])
+
+
+def _mistake(message: str, place: Place | None) -> Detail:
+    path = ".".join(str(part) for part in list(_parts(place))[::-1])
+    return Detail("INVALID_NUMBER", message, path or None)
+
+
+def _parts(place: Place | None) -> Iterator[str | int]:
+    """From the innermost part outwards."""
+    while place is not None:
+        place, part = place
+        yield part
+
+
+def _root(place: Place | None) -> str | int | None:
+    *_, outermost = (None, *_parts(place))
+    return outermost
+
+
+def _past_blanks(text: str, at: int) -> int:
+    found = BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def _check_text(text: str) -> None:

@@ -8,15 +8,18 @@ idempotency key) and the headers of all responses are added here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import serializers
+from rest_framework.permissions import AllowAny
 
 from .errors import NAMES
 from .idempotency import HEADER as IDEMPOTENCY_KEY
+from .validation import refuse_extras
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -71,6 +74,9 @@ def describe(
     `responses` is a serializer, or a mapping from status to one. `example` and `answer` are a request body
     and the body of its answer; a test checks that they fit the shapes. `parameters` has serializers of the
     query, or OpenApiParameters.
+
+    What is not described is refused: parameters where there is no serializer of them, and a body where
+    `request` is None. Addresses open to strangers (probes, links) take whatever their tools add.
     """
     shapes = dict(responses) if isinstance(responses, Mapping) else {200: responses}
     examples = [OpenApiExample("Request", value=example, request_only=True)] if example is not None else []
@@ -84,9 +90,23 @@ def describe(
             request=request, responses=shapes, parameters=list(parameters), examples=examples, **more
         )
         decorated: View = extended(method)
-        return decorated
+        return _strict(
+            decorated, query=not any(isinstance(each, type) for each in parameters), body=not request
+        )
 
     return decorate
+
+
+def _strict(method: View, *, query: bool, body: bool) -> View:
+    """`method`, refusing parameters or a body that it would drop in silence."""
+
+    @wraps(method)
+    def checked(view: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if AllowAny not in view.permission_classes:
+            refuse_extras(request, query=query, body=body)
+        return method(view, request, *args, **kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
 class Schema(AutoSchema):

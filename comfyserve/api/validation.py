@@ -1,19 +1,84 @@
-"""What was sent, checked against a serializer: a body, or the parameters of a query."""
+"""What was sent, checked against a serializer: a body, or the parameters of a query.
+
+A field that is not known is a mistake, so that a misspelt one is not dropped in silence. A serializer may
+have `also_called`, a mapping from names that other APIs use to ours, and `takes_any` where tools add
+parameters of their own (links, streams).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.http import QueryDict
+from rest_framework.request import Request
 from rest_framework.serializers import BaseSerializer
+
+from comfyserve.near_names import did_you_mean, near
+
+from .errors import Detail, ValidationFailed, flatten
+
+MOST_UNKNOWN = 20  # unknown fields that are named in one answer
 
 
 def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
-    """The values by name, with defaults. ValidationError with all mistakes, which is answered as a 400.
+    """The values by name, with defaults. ValidationFailed with all mistakes.
 
     Of a parameter that is given twice the last one counts. An empty one is a mistake, not an absent one.
     """
     # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
-    serializer = kind(data=data.dict() if isinstance(data, QueryDict) else data)
-    serializer.is_valid(raise_exception=True)
+    given = data.dict() if isinstance(data, QueryDict) else data
+    serializer = kind(data=given)
+    mistakes: list[Detail] = []
+    if not serializer.is_valid():
+        mistakes = flatten(serializer.errors, _codes(serializer.errors))
+    if isinstance(given, Mapping) and not getattr(kind, "takes_any", False):
+        what = "parameter" if isinstance(data, QueryDict) else "field"
+        known = getattr(serializer, "fields", {})
+        mistakes += unknown(given, known, what=what, also_called=getattr(kind, "also_called", {}))
+    if mistakes:
+        raise ValidationFailed(mistakes)
     return dict(serializer.validated_data)
+
+
+def unknown(
+    names: Iterable[str], known: Iterable[str], *, what: str = "field", also_called: Mapping[str, str]
+) -> list[Detail]:
+    """A mistake for each of `names` that is not among the known ones, with those that may be meant."""
+    known = list(known)
+    found = [name for name in names if name not in known][:MOST_UNKNOWN]
+    return [
+        _unknown(name, f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}")
+        for name in found
+    ]
+
+
+def _unknown(name: str, message: str) -> Detail:
+    return Detail("UNKNOWN_FIELD", message, name[:200])
+
+
+def _meant(name: str, known: list[str], also_called: Mapping[str, str]) -> str:
+    alias = also_called.get(name)
+    return did_you_mean([alias] if alias else near(name, known))
+
+
+def refuse_extras(request: Request, *, query: bool, body: bool) -> None:
+    """ValidationFailed for parameters and for JSON fields of an endpoint that takes none."""
+    mistakes: list[Detail] = []
+    if query:
+        names = list(request.query_params)[:MOST_UNKNOWN]
+        mistakes += [_unknown(name, f"There is no parameter '{name[:100]}' here") for name in names]
+    if body and request.content_type == "application/json" and isinstance(request.data, Mapping):
+        names = list(request.data)[:MOST_UNKNOWN]
+        mistakes += [_unknown(name, f"No body is taken here, so no field '{name[:100]}'") for name in names]
+    if mistakes:
+        raise ValidationFailed(mistakes)
+
+
+def _codes(errors: Any) -> Any:
+    """REST framework's error lists with each message replaced by its code."""
+    if isinstance(errors, Mapping):
+        return {name: _codes(each) for name, each in errors.items()}
+    if isinstance(errors, list | tuple):
+        return [_codes(each) for each in errors]
+    return getattr(errors, "code", "invalid")

@@ -131,6 +131,9 @@ def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
     ]
     again = download(person, name, source.url)  # joins the one under way
     assert again.status_code == 200
+    other = download(person, name, f"{source.url}?another=1")
+    assert other.status_code == 409
+    assert "cancel that download" in other.json()["message"]
     assert len(source.asked) == 1
     answer = person.session.delete(f"{person.url}/models/{name}/download", timeout=10)
     assert answer.status_code == 200, answer.text

@@ -309,9 +309,9 @@ def test_tokens_go_to_their_own_hosts_only(fetch, source, settings, monkeypatch,
 
     def door(url, *, headers, **_):
         seen.append(headers.get("Authorization"))
-        raise fetching.http.Refused("far enough")
+        raise fetching.client.Refused("far enough")
 
-    monkeypatch.setattr(fetching.http, "get", door)
+    monkeypatch.setattr(fetching.client, "get", door)
     source.url = url
     with pytest.raises(fetching.Failed, match="far enough"):
         fetch()

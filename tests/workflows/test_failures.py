@@ -133,6 +133,15 @@ def test_out_of_memory_twice_fails_and_says_so(rig):
     assert counts(execution_id) == (2, 1)
 
 
+def test_memory_of_the_machine_is_not_called_the_gpus(rig):
+    allocator = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+    execution_id = rig.run(failing(rig, allocator, MemoryError("Unable to allocate 1.2 GiB for an array")))
+    wait_for(lambda: counts(execution_id) == (1, 1), what="it to come back")
+    rig.slots.serve_in_thread()
+    body = rig.ends(execution_id, "failed")
+    assert "its machine ran out of memory (RAM" in body["error"]
+
+
 def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))

@@ -194,3 +194,27 @@ def test_a_full_queue_is_503_with_retry_after(alice, settings):
 
 def test_strangers_are_refused(client):
     assert client.post("/workflows/execute", {}, content_type="application/json").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"b": 1e16, "a": -0.0}',
+        '{ "id" : 123456789012345678901234567890 }',
+        '{"nested": {"z": 1.10, "a": [1E5, "\\u00e9", "é"]}, "model_used": "mine"}',
+    ],
+)
+def test_metadata_comes_back_as_it_was_sent(alice, text):
+    body = f'{{"workflow": {json.dumps(graphs.colour(1))},\n "metadata": {text}}}'
+    response = alice.post("/workflows/execute", data=body, content_type="application/json")
+    execution_id = response.json()["execution_id"]
+    assert f'"metadata":{text}' in alice.get(f"/workflows/{execution_id}").content.decode()
+    assert f'"metadata":{text}' in alice.get("/workflows/").content.decode()
+
+
+def test_the_models_stand_beside_the_metadata(alice):
+    body = f'{{"workflow": {json.dumps(graphs.txt2img())}, "metadata": {{"x": 1.0}}}}'
+    response = alice.post("/workflows/execute", data=body, content_type="application/json")
+    answer = alice.get(f"/workflows/{response.json()['execution_id']}")
+    assert '"metadata":{"x": 1.0, "model_used": "tiny-sd15.safetensors"}' in answer.content.decode()
+    assert answer.json()["models_used"] == ["tiny-sd15.safetensors"]

@@ -86,7 +86,7 @@ def _facts(row: Execution, now: datetime) -> list[tuple[str, Any]]:
             ("Models", ", ".join(use["name"] for use in row.models_used)),
             ("Time limit", f"{row.timeout_minutes} min"),
             ("Request", row.request_id),
-            ("Metadata", json.dumps(row.metadata, ensure_ascii=False) if row.metadata else ""),
+            ("Metadata", representations.own_metadata(row) if row.metadata else ""),
         ]
     )
 
@@ -104,7 +104,7 @@ def ran(row: Execution, now: datetime) -> float | None:
 
 
 def model_of(row: Execution) -> str:
-    return str(representations.metadata(row).get("model_used") or "")
+    return str(row.metadata.get("model_used") or representations.model_used(row) or "")
 
 
 def _shown(output: Output) -> Shown:

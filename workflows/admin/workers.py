@@ -181,7 +181,8 @@ class WorkerAdmin(PageAdmin):
     )
     def cleanup(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:
         def clean(row: Worker) -> None:
-            commands.cleanup(max_age_hours=answer["max_age_hours"], worker=row.name)
+            done = commands.cleanup(max_age_hours=answer["max_age_hours"], worker=row.name)
+            commands.require_done(done)
 
         apply_to_each(self, request, rows, clean, done="cleaned up", recorded=True)
 

@@ -8,6 +8,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from comfyserve.api.fields import FlagField, NumberField
+from comfyserve.api.parsers import Document
 from workflows.models import Level, Priority, Status, WebhookEvent
 
 
@@ -42,6 +43,15 @@ class WholeNumber(serializers.IntegerField):
 
 
 class ExecuteSerializer(serializers.Serializer[Any]):
+    also_called = {
+        "prompt": "workflow",
+        "graph": "workflow",
+        "webhook": "webhook_url",
+        "callback_url": "webhook_url",
+        "events": "webhook_events",
+        "timeout": "timeout_minutes",
+        "timeout_seconds": "timeout_minutes",
+    }
     workflow = serializers.JSONField(
         help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format"
     )
@@ -77,8 +87,14 @@ class ExecuteSerializer(serializers.Serializer[Any]):
             "webhook_url": found.get("webhook_url") or "",
             "webhook_events": found.get("webhook_events") or [],
             "metadata": found.get("metadata") or {},
+            "metadata_text": _text_of_metadata(data) if found.get("metadata") else "",
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         }
+
+
+def _text_of_metadata(data: Any) -> str:
+    """As it was sent; empty where the text is not known."""
+    return (data.text_of("metadata") or "") if isinstance(data, Document) else ""
 
 
 class RotateSerializer(serializers.Serializer[Any]):
@@ -89,6 +105,8 @@ class RotateSerializer(serializers.Serializer[Any]):
 
 class StreamQuery(serializers.Serializer[Any]):
     """Of a live stream. What makes a signed address good is decided by `stream_links`, not here."""
+
+    takes_any = True  # event source libraries add parameters of their own
 
     previews = FlagField(default=False, help_text="Send pictures of the work so far as well")
     expires = serializers.IntegerField(required=False, help_text="Of a signed address")

@@ -14,7 +14,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -22,10 +22,12 @@ from rest_framework.views import APIView
 from accounts import authentication
 from comfyserve.api import addresses
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
+from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.models import TERMINAL, Execution
 from workflows.presentation import representations, selectors
+from workflows.queue import scheduling
 from workflows.streaming import asgi, event_reader, links
 from workflows.streaming.subscriber import Reader
 
@@ -38,6 +40,12 @@ LAST_EVENT_ID = OpenApiParameter(
     {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
     OpenApiParameter.HEADER,
     description="Go on after this event",
+)
+PREFER = OpenApiParameter(
+    "Prefer",
+    str,
+    OpenApiParameter.HEADER,
+    description="Such as `wait=30`: seconds to wait for the end of the execution before answering",
 )
 
 
@@ -172,9 +180,14 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
     response["Preference-Applied"] = f"wait={seconds}"
 
     def body() -> bytes | None:
+        """The result, or the state of now where it has not ended; None where it was deleted."""
         execution = selectors.by_id(execution_id)
         if execution is None:
             return None
-        return bytes(JSONRenderer().render(representations.result_of(execution, base=base)))
+        if execution.status in TERMINAL:
+            return rendered(representations.result_of(execution, base=base))
+        position = scheduling.positions([execution_id]).get(execution_id)
+        state = representations.status(execution, queue_position=position, estimated_seconds=None)
+        return rendered({**response.data, **state})
 
     asgi.attach(response, asgi.Wait(execution_id, seconds, body))

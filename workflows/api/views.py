@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpRequest
 from rest_framework.request import Request
@@ -9,6 +10,7 @@ from rest_framework.views import APIView
 
 from accounts.models import User
 from comfyserve.api import addresses, paging
+from comfyserve.api.errors import Conflict
 from comfyserve.api.idempotency import idempotent
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
@@ -22,16 +24,26 @@ from . import stream_views
 from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
 
 
-class ExecuteView(APIView):
+class SubmittingView(APIView):
+    def check_replay(self, shown: dict[str, Any]) -> None:
+        """Conflict where the execution of a repeated answer has been deleted since."""
+        if selectors.by_id(UUID(shown["execution_id"])) is None:
+            message = f"The execution {shown['execution_id']} of this Idempotency-Key was deleted; "
+            raise Conflict(message + "use a new key to run the workflow again")
+
+
+class ExecuteView(SubmittingView):
     """Submit a workflow for asynchronous execution."""
 
     @stream_views.waits
     @idempotent
-    @describe(ExecuteSerializer, schemas.SubmittedSerializer)
+    @describe(ExecuteSerializer, schemas.SUBMITTED_OR_ENDED, parameters=[stream_views.PREFER])
     def post(self, request: Request) -> Response:
         """Execute Workflow: submit a workflow for asynchronous execution.
 
-        With `Prefer: wait=30` the answer waits up to that long, and is the result if it has ended by then.
+        With `Prefer: wait=30` the answer waits up to that long. It is the result (as *Get Workflow Result*
+        shows it) if the execution has ended by then, else this answer with how far it is (as *Get Workflow
+        Status*).
         """
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
@@ -124,7 +136,7 @@ class CancelView(APIView):
         return Response({"message": "Workflow cancelled successfully"})
 
 
-class RetryView(APIView):
+class RetryView(SubmittingView):
     """Submit a failed or cancelled execution again, as a new one."""
 
     @idempotent

@@ -157,7 +157,7 @@ def of_error(error: ExecutionError, prompt: parsing.Prompt) -> Fault:
     """A node raised."""
     message = clean(error.message)
     out_of_memory = is_out_of_memory(error)
-    said = "the GPU ran out of memory" if out_of_memory else message
+    said = what_ran_out(error) if out_of_memory else message
     return Fault(
         error=f"Node {error.node_id} ({parsing.title_of(prompt, error.node_id)}) failed: {said}",
         details={
@@ -172,9 +172,23 @@ def of_error(error: ExecutionError, prompt: parsing.Prompt) -> Fault:
 
 
 def is_out_of_memory(error: ExecutionError) -> bool:
+    return _is_out_of_ram(error) or _is_out_of_gpu_memory(error)
+
+
+def what_ran_out(error: ExecutionError) -> str:
+    """For an error that `is_out_of_memory`."""
+    if _is_out_of_ram(error):
+        return "its machine ran out of memory (RAM, not the GPU's)"
+    return "the GPU ran out of memory"
+
+
+def _is_out_of_ram(error: ExecutionError) -> bool:
+    return error.exception_type.endswith("MemoryError") or "DefaultCPUAllocator" in error.message
+
+
+def _is_out_of_gpu_memory(error: ExecutionError) -> bool:
     return "OutOfMemory" in error.exception_type or any(
-        said in error.message
-        for said in ("Allocation on device", "DefaultCPUAllocator", "CUDA out of memory")
+        said in error.message for said in ("Allocation on device", "CUDA out of memory", "HIP out of memory")
     )
 
 

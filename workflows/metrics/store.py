@@ -98,7 +98,7 @@ CAUSE_SQL = """CASE
             WHEN error LIKE 'Given up after%%' THEN 'given_up'
             WHEN error LIKE 'No worker could take it%%' THEN 'not_taken'
             WHEN error_details ->> 'type' = 'timeout' THEN 'timeout'
-            WHEN error LIKE '%%ran out of memory' THEN 'out_of_memory'
+            WHEN error LIKE '%%ran out of memory%%' THEN 'out_of_memory'
             WHEN error_details -> 'node_errors' <> '{}' THEN 'refused'
             ELSE 'node' END"""
 

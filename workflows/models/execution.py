@@ -118,7 +118,8 @@ class Execution(models.Model):
         max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of"
     )
     models_used = models.JSONField(default=list)
-    metadata = models.JSONField(default=dict)
+    metadata = models.JSONField(default=dict, help_text="For queries; users are shown `metadata_text`")
+    metadata_text = models.TextField(blank=True, default="", db_default="", help_text="JSON, as it was sent")
     webhook_url = models.TextField(blank=True, default="")
     warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)

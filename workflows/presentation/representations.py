@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
 
+from comfyserve.api.rendering import JSONText
 from files import links
 from workflows.models import Execution, LogLine, Output, Status
 
@@ -15,10 +17,12 @@ from . import selectors
 
 
 def line(entry: LogLine) -> dict[str, Any]:
-    shown: dict[str, Any] = {"timestamp": entry.timestamp, "level": entry.level, "message": entry.message}
-    if entry.node_id is not None:
-        shown["node_id"] = entry.node_id
-    return shown
+    return {
+        "timestamp": entry.timestamp,
+        "level": entry.level,
+        "message": entry.message,
+        "node_id": entry.node_id,
+    }
 
 
 def outputs(found: Iterable[Output], *, base: str) -> dict[str, list[Any]]:
@@ -80,6 +84,7 @@ def result(
         "warnings": execution.warnings,
         "logs": [line(entry) for entry in lines],
         "metadata": metadata(execution),
+        "models_used": [use["name"] for use in execution.models_used],
         "retried_from": execution.retried_from_id,
     }
 
@@ -96,11 +101,24 @@ def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
     )
 
 
-def metadata(execution: Execution) -> dict[str, Any]:
-    """The user's own, with the models that the workflow names where the user did not say otherwise."""
-    names = [use["name"] for use in execution.models_used]
-    ours: dict[str, Any] = {"model_used": names[0], "models_used": names} if names else {}
-    return {**ours, **execution.metadata}
+def metadata(execution: Execution) -> JSONText:
+    """The user's own exactly as sent, and after it `model_used` where the user did not say otherwise."""
+    text = own_metadata(execution)
+    name = model_used(execution)
+    if name is None or "model_used" in execution.metadata:
+        return JSONText(text)
+    own = text.rstrip()[:-1]
+    comma = ", " if execution.metadata else ""
+    return JSONText(f'{own}{comma}"model_used": {json.dumps(name)}}}')
+
+
+def own_metadata(execution: Execution) -> str:
+    """The user's own, as JSON."""
+    return execution.metadata_text or json.dumps(execution.metadata, ensure_ascii=False)
+
+
+def model_used(execution: Execution) -> str | None:
+    return execution.models_used[0]["name"] if execution.models_used else None
 
 
 def status(

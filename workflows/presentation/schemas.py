@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from drf_spectacular.utils import PolymorphicProxySerializer
 from rest_framework import serializers
 
 from workflows.models import Level, Priority, Status
@@ -13,7 +14,7 @@ class LineSerializer(serializers.Serializer[Any]):
     timestamp = serializers.DateTimeField(help_text="When it happened")
     level = serializers.ChoiceField(choices=Level.choices, help_text="How bad it is")
     message = serializers.CharField(help_text="What happened")
-    node_id = serializers.CharField(required=False, help_text="The node it is about")
+    node_id = serializers.CharField(allow_null=True, help_text="The node it is about, if it is about one")
 
 
 class AcceptedSerializer(serializers.Serializer[Any]):
@@ -51,7 +52,10 @@ class ResultSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="Why it failed, for programs; in lists null"
     )
     logs = LineSerializer(many=True, help_text="The latest lines, 20 at most")
-    metadata = serializers.DictField(help_text="The submitted metadata, and `model_used`, `models_used`")
+    metadata = serializers.DictField(help_text="The submitted metadata as it was sent, and `model_used`")
+    models_used = serializers.ListField(
+        child=serializers.CharField(), help_text="The models that the workflow names, the main one first"
+    )
     retried_from = serializers.UUIDField(allow_null=True, help_text="The execution that this one retries")
     events_url = serializers.CharField(
         required=False, help_text="Its live stream, for a browser: signed, and good for an hour; not in lists"
@@ -59,9 +63,17 @@ class ResultSerializer(serializers.Serializer[Any]):
     workflow = serializers.JSONField(required=False, help_text="As submitted, with `include=workflow`")
 
 
+# With `Prefer: wait` the result, if it comes in time.
+SUBMITTED_OR_ENDED = PolymorphicProxySerializer(
+    component_name="SubmittedOrEnded",
+    serializers=[SubmittedSerializer, ResultSerializer],
+    resource_type_field_name=None,
+)
+
+
 class ProgressSerializer(serializers.Serializer[Any]):
-    current_step = serializers.IntegerField(allow_null=True, help_text="Of the node that runs")
-    total_steps = serializers.IntegerField(allow_null=True, help_text="Of the node that runs")
+    current_step = serializers.IntegerField(allow_null=True, help_text="Of the whole workflow, done so far")
+    total_steps = serializers.IntegerField(allow_null=True, help_text="Of the whole workflow")
     percentage = serializers.FloatField(help_text="Of the whole workflow")
     current_node = serializers.CharField(allow_null=True, help_text="The node that runs")
     eta_seconds = serializers.FloatField(allow_null=True, help_text="Until it ends; null: not known")

@@ -43,6 +43,7 @@ def submit(
     priority: str,
     timeout_minutes: int,
     metadata: Mapping[str, Any],
+    metadata_text: str = "",
     webhook: outbox.Wanted | None = None,
     retried_from: UUID | None = None,
 ) -> Accepted:
@@ -77,6 +78,7 @@ def submit(
             models_used=[{"name": use.name, "type": use.type} for use in used],
             lacking=suited.lacking,
             metadata=dict(metadata),
+            metadata_text=metadata_text,
             webhook_url=webhook.url if webhook else "",
         )
         rows.insert(execution)
@@ -122,6 +124,7 @@ def retry(*, user: User, execution: Execution) -> Accepted:
         priority=execution.priority,
         timeout_minutes=execution.timeout_minutes,
         metadata=execution.metadata,
+        metadata_text=execution.metadata_text,
         webhook=outbox.wanted_of(execution),
         retried_from=execution.id,
     )

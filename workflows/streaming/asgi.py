@@ -149,15 +149,15 @@ class Streams:
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive) -> None:
-        """Puts the result into the response if the execution has ended in time."""
+        """Puts the result into the response, or how far it is where the execution has not ended in time."""
         ending = Ending(wait.execution_id)
         watch = asyncio.create_task(_close_when_gone(receive, ending))
         try:
             self.hub.expect(ending)
-            if await ending.wait(wait.seconds):
-                # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
-                with contextlib.suppress(*connections.UNAVAILABLE):
-                    response.content = await self.hub.reads(wait.result) or response.content
+            await ending.wait(wait.seconds)
+            # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
+            with contextlib.suppress(*connections.UNAVAILABLE):
+                response.content = await self.hub.reads(wait.result) or response.content
         finally:
             watch.cancel()
             self.hub.forget(ending)

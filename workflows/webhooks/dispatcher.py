@@ -23,8 +23,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
-from rest_framework.renderers import JSONRenderer
 
+from comfyserve.api.rendering import rendered
 from comfyserve.db import connections
 from comfyserve.outbound import client
 from workflows.metrics import store
@@ -157,7 +157,7 @@ def _body(taken: Taken) -> bytes:
         "timestamp": taken.created_at,
         "workflow_result": result,
     }
-    return bytes(JSONRenderer().render(payload))
+    return rendered(payload)
 
 
 def _headers(taken: Taken, body: bytes) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from comfyserve.db import connections
 from comfyui import History, Unreachable
+from comfyui.types import ExecutionError
 from files import storing, thumbnails
 from files.errors import BytesMissing, StorageUnavailable
 from workflows.graph import comfyui_errors
@@ -39,8 +40,8 @@ def conclude(
     next worker of this backend finds it finished in ComfyUI. Raises database.UNAVAILABLE, when `stop` is set.
     """
     history = ended.history
-    if _is_first_out_of_memory(claim, history):
-        _free_and_try_again(claim, backend, stop=stop)
+    if history.error is not None and _is_first_out_of_memory(claim, history.error):
+        _free_and_try_again(claim, history.error, backend, stop=stop)
         return
     collected = _collect(claim, history, backend=backend, alive=alive, stop=stop)
     if collected is None:
@@ -84,17 +85,20 @@ def _gpu_seconds(history: History) -> float | None:
     return max(0.0, (history.ended_ms - history.started_ms) / 1000)
 
 
-def _is_first_out_of_memory(claim: Claim, history: History) -> bool:
-    return history.error is not None and comfyui_errors.is_out_of_memory(history.error) and claim.faults == 0
+def _is_first_out_of_memory(claim: Claim, error: ExecutionError) -> bool:
+    return comfyui_errors.is_out_of_memory(error) and claim.faults == 0
 
 
-def _free_and_try_again(claim: Claim, backend: Backend, *, stop: threading.Event) -> None:
+def _free_and_try_again(
+    claim: Claim, error: ExecutionError, backend: Backend, *, stop: threading.Event
+) -> None:
     try:
         backend.client.free(unload_models=True, free_memory=True)
         backend.client.delete_history(str(claim.execution_id))
     except Unreachable as exc:
         logger.warning("memory of backend %s not freed: %s", backend.name, exc)
-    reason = "the GPU ran out of memory; all models were unloaded and it is tried once more"
+    ran_out = comfyui_errors.what_ran_out(error)
+    reason = f"{ran_out}; all models were unloaded and it is tried once more"
     connections.retry_until_available(
         lambda: state_machine.requeue(claim, reason=reason, fault=True), stop=stop
     )
