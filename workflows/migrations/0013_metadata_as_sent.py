@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("workflows", "0011_plainer_help_texts"),
+        ("workflows", "0012_indexes_of_user_lists"),
     ]
 
     operations = [
