@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.models import Session as BrowserSession
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -22,6 +22,7 @@ from accounts import audit
 from accounts.models import Session, User, UserLimits
 from accounts.tokens import Access, Refresh
 from comfyserve.api.errors import Unauthorized
+from comfyserve.db import rows
 from comfyserve.db.rows import Columns
 
 logger = logging.getLogger(__name__)
@@ -69,9 +70,7 @@ def find(*, access_token: str) -> Session | None:
         session_id = token.session_id
     except (TokenError, KeyError, ValueError):
         return None
-    with connection.cursor() as cursor:
-        cursor.execute(_FIND_SQL, [session_id])
-        row = cursor.fetchone()
+    row = rows.prepared(_FIND_SQL, [session_id]).fetchone()
     if row is None:
         return None
     session = _SESSION.read(row)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import QuerySet, prefetch_related_objects
 
 from accounts.models import User
 from comfyserve.api.errors import NotFound
+from comfyserve.db import rows
 from comfyserve.db.rows import Columns
 from comfyserve.ttl_cache import TtlCache
 from files.models import File
@@ -37,9 +37,8 @@ def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> 
 
 
 def by_id(execution_id: UUID) -> Execution | None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s", [execution_id])  # noqa: S608
-        row = cursor.fetchone()
+    sql = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
+    row = rows.prepared(sql, [execution_id]).fetchone()
     return _EXECUTION.read(row) if row else None
 
 
@@ -52,37 +51,35 @@ def executions_of(*, user: User, status: str | None = None) -> QuerySet[Executio
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
     """Of each, in their order, with their files, in one query."""
     found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
-            WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
-            """,  # noqa: S608
-            [list(ids)],
-        )
-        for row in cursor.fetchall():
-            output = _OUTPUT.read(row)
-            if output.file_id is not None:
-                output.file = _FILE.read(row, at=len(_OUTPUT))
-            found[output.execution_id].append(output)
+    cursor = rows.prepared(
+        f"""
+        SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
+        WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
+        """,  # noqa: S608
+        [list(ids)],
+    )
+    for row in cursor.fetchall():
+        output = _OUTPUT.read(row)
+        if output.file_id is not None:
+            output.file = _FILE.read(row, at=len(_OUTPUT))
+        found[output.execution_id].append(output)
     return found
 
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
     found: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
-                SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
-            ORDER BY l.id
-            """,  # noqa: S608
-            [list(ids), LINES_IN_RESULT],
-        )
-        for row in cursor.fetchall():
-            line = _LINE.read(row)
-            found[line.execution_id].append(line)
+    cursor = rows.prepared(
+        f"""
+        SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+            SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
+        ORDER BY l.id
+        """,  # noqa: S608
+        [list(ids), LINES_IN_RESULT],
+    )
+    for row in cursor.fetchall():
+        line = _LINE.read(row)
+        found[line.execution_id].append(line)
     return found
 
 

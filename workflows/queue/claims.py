@@ -113,9 +113,8 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
 
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [Claim(*[*row[:-1], json.loads(row[-1])]) for row in cursor.fetchall()]
+    cursor = rows.prepared(sql, parameters)
+    return [Claim(*[*row[:-1], json.loads(row[-1])]) for row in cursor.fetchall()]
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:

@@ -76,11 +76,10 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
 
     The caller holds the user's submission lock.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority, user_id, priority]
-        )
-        of_kind, of_user, virtual, flow_finish = cursor.fetchone()
+    cursor = rows.prepared(
+        f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority, user_id, priority]
+    )
+    of_kind, of_user, virtual, flow_finish = cursor.fetchall()[0]
     cost = bounded(of_kind if of_kind is not None else of_user)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
     return of_kind, cost, found
@@ -132,36 +131,35 @@ def positions(ids: list[UUID]) -> dict[UUID, int]:
     """
     if not ids:
         return {}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            WITH asked AS (
-                SELECT id, turn, created_at, claim_token, claimed_at, held FROM workflows_execution
-                WHERE id = ANY(%(ids)s) AND status = 'pending'
-            ), staged AS (
-                SELECT id, row_number() OVER (ORDER BY claimed_at) AS n FROM workflows_execution
-                WHERE claim_token IS NOT NULL AND status = 'pending'
-            ), waiting AS (
-                SELECT id, turn, created_at, row_number() OVER (ORDER BY turn, created_at) AS n
-                FROM (SELECT id, turn, created_at FROM workflows_execution
-                      WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
-                        AND turn <= (SELECT max(turn) FROM asked)
-                      ORDER BY turn, created_at LIMIT %(limit)s) w
-            )
-            SELECT asked.id, CASE
-                WHEN asked.claim_token IS NOT NULL THEN (SELECT n FROM staged WHERE staged.id = asked.id)
-                ELSE (SELECT count(*) FROM staged) + coalesce(
-                    (SELECT n FROM waiting WHERE waiting.id = asked.id),
-                    CASE WHEN asked.held IS NOT NULL
-                        THEN (SELECT count(*) FROM waiting
-                              WHERE (waiting.turn, waiting.created_at) < (asked.turn, asked.created_at)) + 1
-                        ELSE %(limit)s + 1 END)
-                END
-            FROM asked
-            """,
-            {"ids": ids, "limit": POSITIONS_UP_TO},
+    cursor = rows.prepared(
+        """
+        WITH asked AS (
+            SELECT id, turn, created_at, claim_token, claimed_at, held FROM workflows_execution
+            WHERE id = ANY(%(ids)s) AND status = 'pending'
+        ), staged AS (
+            SELECT id, row_number() OVER (ORDER BY claimed_at) AS n FROM workflows_execution
+            WHERE claim_token IS NOT NULL AND status = 'pending'
+        ), waiting AS (
+            SELECT id, turn, created_at, row_number() OVER (ORDER BY turn, created_at) AS n
+            FROM (SELECT id, turn, created_at FROM workflows_execution
+                  WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
+                    AND turn <= (SELECT max(turn) FROM asked)
+                  ORDER BY turn, created_at LIMIT %(limit)s) w
         )
-        return dict(cursor.fetchall())
+        SELECT asked.id, CASE
+            WHEN asked.claim_token IS NOT NULL THEN (SELECT n FROM staged WHERE staged.id = asked.id)
+            ELSE (SELECT count(*) FROM staged) + coalesce(
+                (SELECT n FROM waiting WHERE waiting.id = asked.id),
+                CASE WHEN asked.held IS NOT NULL
+                    THEN (SELECT count(*) FROM waiting
+                          WHERE (waiting.turn, waiting.created_at) < (asked.turn, asked.created_at)) + 1
+                    ELSE %(limit)s + 1 END)
+            END
+        FROM asked
+        """,
+        {"ids": ids, "limit": POSITIONS_UP_TO},
+    )
+    return dict(cursor.fetchall())
 
 
 def lowest(priority: str, cap: str | None) -> str:
