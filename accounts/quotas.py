@@ -13,13 +13,13 @@ from django.db import connection
 
 from accounts.models import User, UserLimits
 from comfyserve.api.errors import Detail, LimitExceeded
+from comfyserve.db.locks import AdvisoryLock
 
 TAKE_ONE = """
 INSERT INTO accounts_dailyuse AS d (user_id, day, executions) VALUES (%s, %s, 1)
 ON CONFLICT (user_id, day) DO UPDATE SET executions = d.executions + 1
 RETURNING executions
 """
-STORAGE_LOCK = 0x5354  # the first half of the key of the advisory lock
 
 
 def running_at_once(*, user_id: int) -> int | None:
@@ -80,7 +80,7 @@ def storage_is_limited(*, user: User) -> bool:
 def lock_storage(*, user: User) -> None:
     """Until the transaction ends, nobody else is between looking at the user's storage and adding to it."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [STORAGE_LOCK, user.pk % 2**31])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.STORAGE, user.pk % 2**31])
 
 
 def _take_one_of_today(user: User) -> None:

@@ -40,6 +40,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.postgres",
     "django.contrib.staticfiles",
+    "comfyserve.db",
     "corsheaders",
     "rest_framework",
     "drf_spectacular",
@@ -104,8 +105,26 @@ warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of S
 DATABASES = {
     "default": env.db_url("DATABASE_URL", default="postgresql://comfyserve@127.0.0.1:5432/comfyserve")
 }
+# Nothing waits for ever: not for a statement, not for a lock, not for a client that froze in a transaction.
+DATABASE_STATEMENT_TIMEOUT_SECONDS = env.float("DATABASE_STATEMENT_TIMEOUT_SECONDS", default=30.0)
+DATABASE_LOCK_TIMEOUT_SECONDS = env.float("DATABASE_LOCK_TIMEOUT_SECONDS", default=5.0)
+DATABASE_IDLE_TRANSACTION_SECONDS = env.float("DATABASE_IDLE_TRANSACTION_SECONDS", default=15.0)
+
+
+def _database_options() -> str:
+    """Time-outs as options of each session's start: RESET and SET ... TO DEFAULT come back to them."""
+    timeouts = {
+        "statement_timeout": DATABASE_STATEMENT_TIMEOUT_SECONDS,
+        "lock_timeout": DATABASE_LOCK_TIMEOUT_SECONDS,
+        "idle_in_transaction_session_timeout": DATABASE_IDLE_TRANSACTION_SECONDS,
+    }
+    given = str(DATABASES["default"].get("OPTIONS", {}).get("options", ""))
+    ours = [f"-c {name}={round(seconds * 1000)}" for name, seconds in timeouts.items()]
+    return " ".join([*ours, given]).strip()  # later ones win: what DATABASE_URL says holds
+
+
 DATABASES["default"].update(
-    ENGINE="django.db.backends.postgresql",
+    ENGINE="comfyserve.db.backend",
     CONN_MAX_AGE=0,  # connections belong to the pool
     DISABLE_SERVER_SIDE_CURSORS=True,
     OPTIONS={
@@ -116,6 +135,7 @@ DATABASES["default"].update(
             "timeout": env.float("DATABASE_POOL_TIMEOUT_SECONDS", default=2.0),
         },
         "connect_timeout": 2,
+        "options": _database_options(),
         # A network that swallows everything is noticed within half a minute, not after a quarter of an hour.
         "keepalives_idle": 10,
         "keepalives_interval": 5,

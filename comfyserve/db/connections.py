@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
+from psycopg.errors import ReadOnlySqlTransaction
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# The database cannot do it now: away, restarting, read-only in a failover, out of connections or disk, ending
+# sessions, or another session is in the way (time-outs, deadlocks). The backend translates what PostgreSQL
+# files elsewhere (`comfyserve.db.backend.base`), so that this is the one definition.
 UNAVAILABLE = (OperationalError, InterfaceError)
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0  # seconds
+LONGEST_OUTAGE = 3600.0  # seconds that `retry_until_available` outlasts
 
 
 _thread = threading.local()
@@ -56,12 +63,19 @@ def prune_broken_connections() -> None:
     """After an error: if this thread's connection broke, throw out the pool's that broke with it.
 
     A server that restarts breaks them all, and each would fail one more request. To ask each at every use
-    would cost a round trip.
+    would cost a round trip. A connection to a server that became read-only is thrown out too: the next one
+    may reach the new primary.
     """
+    if connection.connection is not None and _is_read_only(sys.exception()):
+        connection.connection.close()
     broken = connection.connection is not None and connection.connection.closed
     pool = getattr(connection, "pool", None)
     if broken and pool is not None:
         pool.check()
+
+
+def _is_read_only(error: BaseException | None) -> bool:
+    return error is not None and isinstance(error.__cause__, ReadOnlySqlTransaction)
 
 
 def release() -> None:
@@ -103,19 +117,20 @@ def retry_until_available(
     stop: threading.Event | None = None,
     give_up: Callable[[], bool] = lambda: False,
 ) -> T:
-    """Do it, again while the database is away. `do` must be safe to repeat: a fenced update is.
+    """Do it, again while the database is unavailable. `do` must be safe to repeat: a fenced update is.
 
-    Raises the last error only when `stop` is set, or `give_up` says so.
+    Raises the last error when `stop` is set, when `give_up` says so, and after LONGEST_OUTAGE.
     """
     stop = stop or threading.Event()
     delay = FIRST_DELAY
+    until = time.monotonic() + LONGEST_OUTAGE
     while True:
         try:
             with step():
                 return do()
         except UNAVAILABLE as exc:
-            if stop.is_set() or give_up():
+            if stop.is_set() or give_up() or time.monotonic() >= until:
                 raise
-            logger.warning("the database is away, trying again in %.1f s: %s", delay, exc)
+            logger.warning("the database is unavailable, trying again in %.1f s: %s", delay, exc)
             stop.wait(delay)
             delay = min(delay * 2, LONGEST_DELAY)

@@ -22,11 +22,11 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from comfyserve.db import connections
+from comfyserve.db.locks import AdvisoryLock
 from workflows.models import Delta, Tally
 
 logger = logging.getLogger(__name__)
 
-FOLD_LOCK = 4  # first key of the advisory lock of the one that folds
 FOLD_AT_ONCE = 50_000  # deltas
 FLUSH_SECONDS = 5.0
 LAST_TRIES = 3  # at the end of the process
@@ -233,7 +233,7 @@ class Flusher:
 def fold() -> int:
     """Fold deltas into tallies; how many. 0 also where somebody else folds now. Safe to run anywhere."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [FOLD_LOCK])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [AdvisoryLock.FOLDING])
         if not cursor.fetchone()[0]:
             return 0
         cursor.execute(

@@ -14,9 +14,9 @@ from django.conf import settings
 from django.db import connection
 
 from comfyserve.db import rows
+from comfyserve.db.locks import AdvisoryLock
 from workflows.models import Priority
 
-SUBMISSION_LOCK = 1  # first key of the advisory lock that orders one user's submissions
 STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
 POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
@@ -177,9 +177,9 @@ def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
     """
     with connection.cursor() as cursor:
         if wait:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.SUBMISSIONS, user_id])
             return True
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [SUBMISSION_LOCK, user_id])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [AdvisoryLock.SUBMISSIONS, user_id])
         return bool(cursor.fetchone()[0])
 
 

@@ -26,6 +26,7 @@ from django.utils import timezone
 
 from comfyserve.api.rendering import rendered
 from comfyserve.db import connections
+from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
 from workflows.metrics import store
 from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
@@ -35,7 +36,6 @@ from . import signing
 
 logger = logging.getLogger(__name__)
 
-TAKE_LOCK = 4  # first key of an advisory lock: one taker at a time, so that the limits hold
 SENDERS = 32  # threads; nearly all of their time is waiting for receivers
 PER_HOST, PER_USER = 3, 8  # deliveries at once
 LONGEST_DELAY = 2 * 3600.0  # seconds between tries
@@ -109,7 +109,7 @@ RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url
 def take(*, limit: int) -> list[Taken]:
     """As many due deliveries as may be sent now, taken for three time-outs."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [TAKE_LOCK])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.WEBHOOKS])
         cursor.execute(
             _TAKE,
             {

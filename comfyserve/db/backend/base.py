@@ -1,0 +1,41 @@
+"""Django's PostgreSQL backend, except that a server which is unavailable always raises OperationalError.
+
+PostgreSQL files some of what a failover or a time-out does under "internal errors". Whoever retries would
+take them for a mistake of ours. Translating them here covers every statement, commit and cursor.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from django.db import OperationalError
+from django.db.backends.postgresql import base
+from django.db.utils import DatabaseErrorWrapper
+from django.utils.functional import cached_property
+from psycopg import errors
+
+# Everything that means "not now" and is no psycopg.OperationalError.
+NOT_NOW = (
+    errors.ReadOnlySqlTransaction,  # a standby, or a primary that is about to become one
+    errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
+)
+
+
+class _Errors(DatabaseErrorWrapper):
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc_value, NOT_NOW):
+            self.wrapper.errors_occurred = True
+            raise OperationalError(*exc_value.args).with_traceback(traceback) from exc_value
+        super().__exit__(exc_type, exc_value, traceback)
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    @cached_property
+    def wrap_database_errors(self) -> DatabaseErrorWrapper:
+        return _Errors(self)
