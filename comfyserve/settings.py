@@ -124,7 +124,7 @@ def _database_options() -> str:
 
 
 DATABASES["default"].update(
-    ENGINE="comfyserve.db.backend",
+    ENGINE="comfyserve.db.postgresql",
     CONN_MAX_AGE=0,  # connections belong to the pool
     DISABLE_SERVER_SIDE_CURSORS=True,
     OPTIONS={

@@ -15,6 +15,7 @@ from workflows.webhooks.dispatcher import Deliverer
 from workflows.worker.backend import own
 from workflows.worker.maintenance import Upkeep
 from workflows.worker.slots import Slots
+from workflows.worker.sweeps import Sweeper
 
 from . import cleaning as removing
 from . import notify
@@ -38,8 +39,10 @@ class GpuWorker:
             on_files=lambda: matching.has_more(backend.name),
         )
         self.upkeep = Upkeep(self.slots, on_connect=self.keeper.report_soon)
+        self.sweeper = Sweeper()
         self.keeper.start()
         self.upkeep.start()
+        self.sweeper.start()
 
     def stop(self) -> None:
         """At the signal: staged ones go back at once, the running one has DRAIN_SECONDS."""
@@ -49,6 +52,7 @@ class GpuWorker:
         """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
         self.slots.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
         self.keeper.stop()
+        self.sweeper.stop()
         self.upkeep.stop()
         self.slots.backend.close()
 

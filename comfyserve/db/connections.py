@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # The database cannot do it now: away, restarting, read-only in a failover, out of connections or disk, ending
 # sessions, or another session is in the way (time-outs, deadlocks). The backend translates what PostgreSQL
-# files elsewhere (`comfyserve.db.backend.base`), so that this is the one definition.
+# files elsewhere (`comfyserve.db.postgresql.base`), so that this is the one definition.
 UNAVAILABLE = (OperationalError, InterfaceError)
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0  # seconds
 LONGEST_OUTAGE = 3600.0  # seconds that `retry_until_available` outlasts

@@ -21,7 +21,7 @@ from .execution import (
 )
 from .metrics import Delta, Tally
 from .webhook import Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
-from .worker import ObjectInfo, Worker
+from .worker import Duty, ObjectInfo, Worker
 
 __all__ = [
     "ALIVE",
@@ -29,6 +29,7 @@ __all__ = [
     "Delivery",
     "DeliveryAttempt",
     "Delta",
+    "Duty",
     "Execution",
     "Flow",
     "Graph",

@@ -97,6 +97,9 @@ class Execution(models.Model):
     posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
     returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
+    tries = models.IntegerField(
+        default=0, db_default=0, help_text="Times a try failed through no fault of its workflow"
+    )
     faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
     excluded = ArrayField(
         models.CharField(max_length=200), default=list, blank=True, help_text="Backends that refused it"
@@ -147,9 +150,9 @@ class Execution(models.Model):
                 name="execution_flow",
                 condition=Q(status="pending") | Q(claimed_at__isnull=False),
             ),
-            # Read by scheduling.place: the execution claimed last.
+            # Read by scheduling.place: virtual time, the highest start of what was ever claimed.
             models.Index(
-                fields=["claimed_at"], name="execution_last_claimed", condition=Q(claimed_at__isnull=False)
+                fields=["-start"], name="execution_highest_start", condition=Q(claimed_at__isnull=False)
             ),
             # Read by the list of a user's executions: with the id, so that skipped rows are never fetched.
             models.Index(fields=["user", "-created_at", "-id"], name="execution_of_user_latest"),
@@ -161,7 +164,13 @@ class Execution(models.Model):
                 name="execution_alive",
                 condition=Q(status__in=["pending", "running"]),
             ),
-            # Read by estimates: the latest of a kind, and of a user.
+            # Read by estimates: the user's latest of a kind.
+            models.Index(
+                fields=["user", "kind", "-completed_at"],
+                name="execution_kind_of_user",
+                condition=Q(status="completed"),
+            ),
+            # Read by estimates: the latest of a kind.
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),

@@ -17,6 +17,16 @@ class ObjectInfo(models.Model):
         return self.digest[:12]
 
 
+class Duty(models.Model):
+    """What one worker of the fleet does now and then for all: see `workflows.queue.duties`."""
+
+    name = models.CharField(primary_key=True, max_length=50)
+    due_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Worker(models.Model):
     """A backend, one ComfyUI, and the GPU worker that serves it, as its heartbeat tells."""
 

@@ -98,17 +98,21 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
     """
     return _claims(
         f"""
-        WITH e AS (
+        WITH free AS (
+            SELECT id FROM workflows_execution
+            WHERE worker = %s AND claim_token IS NOT NULL AND NOT (claim_token = ANY(%s))
+            FOR NO KEY UPDATE SKIP LOCKED  -- what is locked for long is left to the reaper
+        ), e AS (
             UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
                 lease_expires_at = now() + make_interval(secs => %s)
-            WHERE worker = %s AND claim_token IS NOT NULL AND NOT (claim_token = ANY(%s)) RETURNING *
+            FROM free WHERE workflows_execution.id = free.id RETURNING workflows_execution.*
         ), line AS (
             INSERT INTO workflows_logline (execution_id, level, message)
             SELECT id, 'WARNING', 'Taken over by a new process of worker ' || worker FROM e
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id ORDER BY e.claimed_at
         """,  # noqa: S608
-        [settings.LEASE_SECONDS, worker, list(held)],
+        [worker, list(held), settings.LEASE_SECONDS],
     )
 
 
@@ -118,14 +122,25 @@ def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
-    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours."""
+    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours.
+
+    A row that another session has locked is skipped: one that is held for long must not cost the others
+    their leases. It is still ours, and the reaper skips it too for as long as it is locked.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE workflows_execution SET lease_expires_at = now() + make_interval(secs => %s)
-            WHERE claim_token = ANY(%s) RETURNING claim_token
+            WITH free AS (
+                SELECT id FROM workflows_execution WHERE claim_token = ANY(%(tokens)s)
+                FOR NO KEY UPDATE SKIP LOCKED
+            ), renewed AS (
+                UPDATE workflows_execution e
+                SET lease_expires_at = now() + make_interval(secs => %(seconds)s)
+                FROM free WHERE e.id = free.id
+            )
+            SELECT claim_token FROM workflows_execution WHERE claim_token = ANY(%(tokens)s)
             """,
-            [settings.LEASE_SECONDS, list(tokens)],
+            {"seconds": settings.LEASE_SECONDS, "tokens": list(tokens)},
         )
         return {row[0] for row in cursor.fetchall()}
 

@@ -91,9 +91,12 @@ def lift() -> int:
         UPDATE workflows_execution SET lacking = '{}', excluded = CASE
             WHEN EXISTS (SELECT FROM unnest(%(alive)s::varchar[]) AS there WHERE there <> ALL(excluded))
             THEN excluded ELSE '{}' END
-        WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
-          AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
-                          WHERE there <> ALL(lacking) AND there <> ALL(excluded))
+        WHERE id IN (
+            SELECT id FROM workflows_execution
+            WHERE status = 'pending' AND claim_token IS NULL AND (lacking <> '{}' OR excluded <> '{}')
+              AND NOT EXISTS (SELECT FROM unnest(%(fleet)s::varchar[]) AS there
+                              WHERE there <> ALL(lacking) AND there <> ALL(excluded))
+            FOR UPDATE SKIP LOCKED)
         """,
         {"fleet": list(fleet), "alive": [*fleet, *registry.hoped_for()]},
     )

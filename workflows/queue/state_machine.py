@@ -322,7 +322,10 @@ def reap() -> int:
     """
     claimed = Execution.objects.filter(status__in=ALIVE, claim_token__isnull=False)
     with transaction.atomic():
-        claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at")).update(
+        expired = claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at"))
+        # What somebody has locked is left for the next time: nobody may stop the reaper.
+        free = expired.select_for_update(skip_locked=True, no_key=True).values_list("id", flat=True)
+        Execution.objects.filter(id__in=list(free)).update(
             suspect_lease=F("lease_expires_at"), suspect_since=Now()
         )
         dead = claimed.filter(
@@ -342,7 +345,8 @@ def lift_backoff() -> int:
     """Let those go whose backoff is over; the number of them."""
     due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
     with transaction.atomic():
-        lifted = due.update(held=None, held_until=None)
+        free = due.select_for_update(skip_locked=True).values_list("id", flat=True)
+        lifted = Execution.objects.filter(id__in=list(free)).update(held=None, held_until=None)
         if lifted:
             transaction.on_commit(notify.ticket)
     return lifted

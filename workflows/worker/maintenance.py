@@ -1,8 +1,10 @@
-"""The thread that keeps a GPU worker in order: its lock, its leases, its heartbeat, and the sweeps.
+"""The thread that keeps a GPU worker in order: its lock, its leases, its heartbeat.
 
 One connection is its own for as long as it lives: it holds the advisory lock that makes this process the
 only one to serve its backend, it listens for executions that were ended from outside, and it renews the
-leases. If that connection breaks, the lock is gone, and nothing is taken until it is held again.
+leases. If that connection breaks, the lock is gone, and nothing is taken until it is held again. A duty that
+fails while the connection lives costs neither the lock nor the other duties. Sweeps have a thread of their
+own (`sweeps`).
 """
 
 from __future__ import annotations
@@ -13,8 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -23,21 +23,19 @@ from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from comfyserve.db import connections
+from comfyserve.db.locks import AdvisoryLock
 from comfyui import Unreachable
 from comfyui.bridge import NoBridge
 from workflows.fleet import registry
-from workflows.metrics import store
 from workflows.presentation import selectors
-from workflows.queue import claims, matching, state_machine
+from workflows.queue import claims, state_machine
 
 from . import cleanup, gpus
 from .slots import Held, Slots
 
 logger = logging.getLogger(__name__)
 
-BACKEND_LOCK, SWEEP_LOCK = 2, 3  # first keys of advisory locks
-SWEEP_SECONDS = 3.0
-STALE_SECONDS = 60.0  # between looks for what waits for ever
+LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # longest times on the connection of the leases
 CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
 MEMORY_SECONDS = 10.0  # between looks at its memory
 TIDY_SECONDS = 60.0  # between looks for what executions left there
@@ -108,9 +106,14 @@ class Upkeep:
             cursor.execute(
                 "SELECT set_config('tcp_keepalives_idle', '10', false),"
                 " set_config('tcp_keepalives_interval', '5', false),"
-                " set_config('tcp_keepalives_count', '3', false)"
+                " set_config('tcp_keepalives_count', '3', false),"
+                # Leases must not wait for whoever holds a row: a renewal is due every few seconds.
+                " set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
+                [f"{LEASE_STATEMENT_SECONDS}s", f"{LEASE_LOCK_SECONDS}s"],
             )
-            cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [BACKEND_LOCK, self._name])
+            cursor.execute(
+                "SELECT pg_try_advisory_lock(%s, hashtext(%s))", [AdvisoryLock.BACKEND, self._name]
+            )
             return bool(cursor.fetchone()[0])
 
     @staticmethod
@@ -161,8 +164,6 @@ class Upkeep:
             ("connect", CONNECT_SECONDS, self._connect),
             ("beat", settings.RENEW_SECONDS, self._beat),
             ("look", settings.LOOK_SECONDS, self._look),
-            ("sweep", SWEEP_SECONDS, self._sweep),
-            ("stale", STALE_SECONDS, self._fail_stale),
         ]
 
     def _until_due(self) -> float:
@@ -173,8 +174,21 @@ class Upkeep:
     def _do_what_is_due(self) -> None:
         for name, seconds, do in self._duties():
             if time.monotonic() >= self._due.get(name, 0.0):
-                do()
+                self._fenced(name, do)
                 self._due[name] = time.monotonic() + seconds
+
+    @staticmethod
+    def _fenced(name: str, do: Callable[[], None]) -> None:
+        """One duty that fails must not stop the others, nor cost the lock while the connection lives."""
+        try:
+            do()
+        except Exception as exc:
+            if connection.connection is None or connection.connection.closed:
+                raise
+            if isinstance(exc, connections.UNAVAILABLE):
+                logger.warning("upkeep: %s failed, and is tried again: %s", name, exc)
+            else:
+                logger.exception("upkeep: %s failed", name, extra={"action": "upkeep_duty_failed"})
 
     def _renew(self) -> None:
         tokens = self._slots.living_tokens()
@@ -185,9 +199,9 @@ class Upkeep:
         """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
         if not self._backend.reachable or (self._slots.taking and not self._met_anew.is_set()):
             return
-        self._met_anew.clear()
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
             self._slots.resume(claim)
+        self._met_anew.clear()
         self._strays.set()
         self._slots.taking = True
         self._on_connect()
@@ -240,30 +254,3 @@ class Upkeep:
         self._slots.reconsider_staged()
         if self._slots.free and self._slots.taking and selectors.any_pending():
             self._slots.serve_in_thread()
-
-    def _sweep(self) -> None:
-        with alone("sweep") as first:
-            if first:
-                state_machine.reap()
-                state_machine.lift_backoff()
-                store.fold()
-                state_machine.lift_quotas()
-                matching.lift()
-
-    def _fail_stale(self) -> None:
-        with alone("stale") as first:
-            if first:
-                state_machine.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
-
-
-@contextmanager
-def alone(duty: str) -> Iterator[bool]:
-    """Whether this worker is the one that does a duty of the whole fleet now."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [SWEEP_LOCK, duty])
-        first = bool(cursor.fetchone()[0])
-        try:
-            yield first
-        finally:
-            if first:
-                cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [SWEEP_LOCK, duty])

@@ -23,6 +23,8 @@ NOT_NOW = (
 
 
 class _Errors(DatabaseErrorWrapper):
+    wrapper: base.DatabaseWrapper
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

@@ -1,0 +1,287 @@
+"""Somebody holds the row of one execution, such as a web process that froze or a forgotten psql.
+
+It may cost that execution some time. It must not cost a lease, a sweep, or any other execution.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.db.models.functions import Now
+from psycopg.errors import IdleInTransactionSessionTimeout, LockNotAvailable, QueryCanceled
+
+from comfyserve.db.locks import AdvisoryLock
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.rig import sleep
+from workflows.fleet import registry
+from workflows.metrics import store
+from workflows.models import Execution, Worker
+from workflows.queue import claims, duties, state_machine
+from workflows.webhooks import dispatcher
+from workflows.worker import sweeps
+from workflows.worker.maintenance import Upkeep
+
+
+@contextmanager
+def another_session() -> Iterator[psycopg.Connection[Any]]:
+    """A client of the database outside of ours, with none of our time-outs."""
+    given = connection.get_connection_params()
+    given = {
+        key: value for key, value in given.items() if key in ("dbname", "user", "password", "host", "port")
+    }
+    with psycopg.connect(**given) as session:
+        yield session
+        session.rollback()
+
+
+@contextmanager
+def locked(execution_id: Any) -> Iterator[None]:
+    with another_session() as session:
+        session.execute("SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE", [execution_id])
+        yield
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """What waits for longer in this thread's session fails."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, false)", [f"{seconds}s"])
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("RESET statement_timeout")
+
+
+def two_claims(rig: Any) -> tuple[claims.Claim, claims.Claim]:
+    for seed in (1, 2):
+        rig.submit(graphs.colour(seed))
+    first, second = claims.take(worker="gpu"), claims.take(worker="gpu")
+    assert first is not None
+    assert second is not None
+    return first, second
+
+
+def lease(execution_id: UUID) -> Any:
+    return Execution.objects.values_list("lease_expires_at", flat=True).get(id=execution_id)
+
+
+def test_a_locked_row_costs_no_other_its_lease(rig):
+    held, other = two_claims(rig)
+    before = lease(other.execution_id)
+    with locked(held.execution_id), limited(2):
+        assert claims.renew(tokens=[held.token, other.token]) == {held.token, other.token}
+    assert lease(other.execution_id) > before
+
+
+def test_a_lost_claim_is_not_among_those_renewed(rig):
+    lost, other = two_claims(rig)
+    Execution.objects.filter(id=lost.execution_id).update(claim_token=None)
+    assert claims.renew(tokens=[lost.token, other.token]) == {other.token}
+
+
+def test_a_locked_row_does_not_stop_the_reaper(rig, settings):
+    settings.RENEW_SECONDS = 0
+    held, other = two_claims(rig)
+    Execution.objects.update(lease_expires_at=Now() - state_machine.timedelta(seconds=1))
+    with locked(held.execution_id), limited(2):
+        assert state_machine.reap() == 1
+    assert Execution.objects.get(id=other.execution_id).claim_token is None
+    assert Execution.objects.get(id=held.execution_id).claim_token == held.token
+
+
+def test_a_locked_row_does_not_stop_backoffs_from_ending(rig):
+    held, other = two_claims(rig)
+    for claim in (held, other):
+        state_machine.requeue(claim, reason="a test", hold_seconds=0.001)
+    with locked(held.execution_id), limited(2):
+        assert wait_for(state_machine.lift_backoff) == 1
+
+
+def test_a_worker_takes_over_what_it_can(rig):
+    held, other = two_claims(rig)
+    with locked(held.execution_id), limited(2):
+        assert [claim.execution_id for claim in claims.adopt(worker="gpu", held=[])] == [other.execution_id]
+
+
+def test_a_worker_goes_on_while_a_row_of_its_own_is_locked(rig, settings):
+    """The one that runs is held by a client, and so is the worker's own row: leases and work go on."""
+    settings.RENEW_SECONDS = 0.3
+    upkeep = Upkeep(rig.slots)
+    upkeep.start()
+    try:
+        running = rig.run(sleep(4))
+        wait_for(lambda: rig.status(running) == "running", what="it to run")
+        with another_session() as holder, another_session() as session:
+            session.autocommit = True
+            holder.execute("SELECT 1 FROM workflows_worker FOR UPDATE")
+            holder.execute("SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE", [running])
+            backend = wait_for(lambda: locks_of_upkeep(session), what="the lock of the backend")
+            # Heartbeats fail meanwhile, more than once; the lock stays with the same session.
+            wait_for(lambda: waits_for_worker_row(session), what="a heartbeat that waits")
+            wait_for(lambda: not waits_for_worker_row(session), what="it to give up")
+            wait_for(lambda: waits_for_worker_row(session), what="the next one")
+            assert locks_of_upkeep(session) == backend
+            assert rig.slots.taking
+        rig.ends(running, "completed")
+    finally:
+        upkeep.stop()
+
+
+def locks_of_upkeep(session: psycopg.Connection[Any]) -> list[Any]:
+    """Sessions that hold the lock of a backend."""
+    return session.execute(
+        "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted",
+        [int(AdvisoryLock.BACKEND)],
+    ).fetchall()
+
+
+def waits_for_worker_row(session: psycopg.Connection[Any]) -> bool:
+    found = session.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%workflows_worker%'"
+    )
+    return found.fetchone() is not None
+
+
+# -- time-outs of every connection -------------------------------------------------------------------------
+def test_no_statement_no_lock_and_no_silent_transaction_is_without_end(db):
+    with connection.cursor() as cursor:
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            cursor.execute("SELECT setting::int FROM pg_settings WHERE name = %s", [name])
+            assert 0 < cursor.fetchone()[0] <= 30_000, name
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(rig, django_db_blocker):
+    held, _ = two_claims(rig)
+    with locked(held.execution_id), transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout TO '50ms'")
+        with pytest.raises(OperationalError) as caught:
+            Execution.objects.filter(id=held.execution_id).update(priority="low")
+        assert isinstance(caught.value.__cause__, LockNotAvailable)
+        transaction.set_rollback(True)
+
+
+def test_a_process_that_freezes_inside_a_transaction_loses_its_locks(rig):
+    held, _ = two_claims(rig)
+    frozen, go_on, errors = threading.Event(), threading.Event(), []
+
+    def freeze() -> None:
+        try:
+            with transaction.atomic():
+                with connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL idle_in_transaction_session_timeout TO '200ms'")
+                Execution.objects.select_for_update().get(id=held.execution_id)
+                frozen.set()
+                go_on.wait(20)
+                Execution.objects.filter(id=held.execution_id).update(priority="low")
+        except Exception as exc:  # noqa: BLE001  (looked at below)
+            errors.append(exc)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    assert frozen.wait(5)
+    assert Execution.objects.filter(id=held.execution_id).update(priority="high") == 1
+    go_on.set()
+    thread.join(timeout=10)
+    [error] = errors
+    assert isinstance(error, OperationalError), "whoever retries must see that the database was unavailable"
+    assert isinstance(error.__cause__, IdleInTransactionSessionTimeout | psycopg.OperationalError)
+    assert Execution.objects.get(id=held.execution_id).priority == "high"
+
+
+def test_a_statement_that_takes_too_long_is_unavailability(db):
+    with pytest.raises(OperationalError) as caught:
+        sleep_in_the_database()
+    assert isinstance(caught.value.__cause__, QueryCanceled)
+
+
+@transaction.atomic
+def sleep_in_the_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout TO '20ms'")
+        cursor.execute("SELECT pg_sleep(5)")
+
+
+# -- duties ------------------------------------------------------------------------------------------------
+def test_a_duty_is_done_once_an_interval_whoever_asks(db):
+    assert duties.take_due({"a": 60.0, "b": 60.0}) == {"a", "b"}
+    assert duties.take_due({"a": 60.0, "b": 60.0, "c": 60.0}) == {"c"}
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE workflows_duty SET due_at = now() - interval '1 s' WHERE name = 'b'")
+    assert duties.take_due({"a": 60.0, "b": 60.0, "c": 60.0}) == {"b"}
+
+
+def test_a_duty_that_somebody_is_just_taking_is_not_waited_for(transactional_db):
+    duties.take_due({"a": 0.0})
+    with another_session() as session, limited(2):
+        session.execute("UPDATE workflows_duty SET due_at = now() + interval '1 min' WHERE name = 'a'")
+        assert duties.take_due({"a": 60.0}) == set()
+
+
+def test_a_duty_that_fails_stops_no_other(transactional_db, monkeypatch):
+    done: list[str] = []
+
+    def fails() -> None:
+        raise KeyError("a mistake of ours")
+
+    def note(name: str) -> Callable[[], None]:
+        return lambda: done.append(name)
+
+    names = (("one", 60.0, note("one")), ("broken", 60.0, fails), ("other", 60.0, note("other")))
+    monkeypatch.setattr(sweeps, "DUTIES", names)
+    sweeps.sweep()
+    assert done == ["one", "other"]
+
+
+def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypatch):
+    settings.RENEW_SECONDS = 0.1
+
+    def fails(**_: Any) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(registry, "beat", fails)
+    upkeep = Upkeep(rig.slots)
+    upkeep.start()
+    try:
+        execution_id = rig.run(sleep(2))
+        wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+        before = lease(UUID(execution_id))
+        wait_for(lambda: lease(UUID(execution_id)) not in (before, None), what="a renewal")
+        assert rig.slots.taking
+        rig.ends(execution_id, "completed")
+    finally:
+        upkeep.stop()
+    assert Worker.objects.exists()
+
+
+# -- advisory locks ----------------------------------------------------------------------------------------
+def test_folding_and_choosing_webhooks_are_different_locks(transactional_db):
+    store.note_submitted(priority="normal")
+    with another_session() as session, limited(2):
+        session.execute("SELECT pg_advisory_xact_lock(%s, 0)", [int(AdvisoryLock.WEBHOOKS)])
+        assert store.fold() == 1
+        session.rollback()
+        session.execute("SELECT pg_advisory_xact_lock(%s, 0)", [int(AdvisoryLock.FOLDING)])
+        assert dispatcher.take(limit=1) == []
+
+
+def test_no_code_takes_an_advisory_lock_by_a_number_of_its_own():
+    from script.local.paths import ROOT
+
+    folders = ("accounts", "comfyserve", "files", "health", "models_registry", "workflows")
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            lines = path.read_text().splitlines()
+            for number, line in enumerate(lines):
+                if "advisory_" in line and "lock(" in line:
+                    around = "\n".join(lines[number : number + 3])
+                    assert "AdvisoryLock." in around, f"{path}:{number + 1}: use comfyserve.db.locks"

@@ -1,0 +1,80 @@
+"""The thread of a GPU worker that does its share of the fleet's duties: the reaper and other sweeps.
+
+It is apart from the thread that renews leases, so that a sweep which waits, or fails, costs no lease. Each
+duty is fenced from the others: one that fails is logged and comes again after its interval.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from workflows.metrics import store
+from workflows.queue import duties, matching, state_machine
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between looks at what is due
+
+
+def _fail_stale() -> None:
+    state_machine.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
+
+
+# Name, seconds between two times in the whole fleet, what to do.
+DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
+    ("reap", 3.0, lambda: state_machine.reap()),
+    ("backoff", 2.0, lambda: state_machine.lift_backoff()),
+    ("quotas", 3.0, lambda: state_machine.lift_quotas()),
+    ("lacking", 5.0, lambda: matching.lift()),
+    ("fold", 3.0, lambda: store.fold()),
+    ("stale", 60.0, _fail_stale),
+)
+
+
+class Sweeper:
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="sweeps", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=10)
+
+    def _live(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            sweep()
+
+
+def sweep() -> None:
+    """Do what is due in the fleet and nobody else does. Never raises."""
+    try:
+        with connections.step():
+            due = duties.take_due({name: seconds for name, seconds, _ in DUTIES})
+    except connections.UNAVAILABLE as exc:
+        logger.warning("sweeps wait, the database is unavailable: %s", exc)
+        return
+    except Exception:
+        logger.exception("it is not known which sweeps are due")
+        return
+    for name, _, do in DUTIES:
+        if name in due:
+            _fenced(name, do)
+
+
+def _fenced(name: str, do: Callable[[], object]) -> None:
+    try:
+        with connections.step():
+            do()
+    except connections.UNAVAILABLE as exc:
+        logger.warning("sweep %s waits, the database is unavailable: %s", name, exc)
+    except Exception:
+        logger.exception("sweep %s failed", name, extra={"action": "sweep_failed"})
