@@ -15,11 +15,11 @@ from unfold.admin import StackedInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts import api_keys, sessions, usage
+from accounts.audited_console import EditedAdmin, apply_to_each
 from accounts.models import ApiKey, Session, User, UserLimits
 from comfyserve.api.errors import Conflict
 from comfyserve.console import html
-from comfyserve.console.admin import EditedAdmin
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section
 
 from . import audit_admin  # noqa: F401

@@ -15,7 +15,7 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import audit_signals  # noqa: F401  (connects itself)
+        from accounts import signals  # noqa: F401  (connects itself)
 
         checks.register(check_signing_keys)
         checks.register(check_choices)

@@ -63,7 +63,7 @@ def _asking() -> User | None:
     request = _request.get()
     if request is None:
         return None
-    identity = getattr(request, "_identity", None)
+    identity = getattr(request, "bearer_identity", None)
     if not _is_of_admin(request):
         return identity.user if identity else None
     user = getattr(request, "user", None)

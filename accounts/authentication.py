@@ -27,12 +27,12 @@ def identify(request: HttpRequest) -> Identity | None:
 
     One query at the first call, kept on the request for all later ones.
     """
-    if not hasattr(request, "_identity"):
+    if not hasattr(request, "bearer_identity"):
         token = bearer_token(request)
-        request._identity = _look_up(token) if token else None  # type: ignore[attr-defined]
-        if request._identity is not None:  # type: ignore[attr-defined]
-            logs.bind(user_id=request._identity.user.pk)  # type: ignore[attr-defined]
-    found: Identity | None = request._identity  # type: ignore[attr-defined]
+        request.bearer_identity = _look_up(token) if token else None  # type: ignore[attr-defined]
+        if request.bearer_identity is not None:  # type: ignore[attr-defined]
+            logs.bind(user_id=request.bearer_identity.user.pk)  # type: ignore[attr-defined]
+    found: Identity | None = request.bearer_identity  # type: ignore[attr-defined]
     return found
 
 

@@ -39,22 +39,13 @@ class User(AbstractUser):
         ]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Also keeps `updated_at`, ends the sessions of who is not active, so that none come back, and leaves
-        a row in the audit log of a new password, whoever sets it."""
+        """Also sets `updated_at`."""
         if not self._state.adding:
             self.updated_at = timezone.now()
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "updated_at"}
-        from accounts import audit, sessions
-
-        # Django keeps the plain text here until the row is saved; a mere new hash of it is no change.
-        new_password = getattr(self, "_password", None) is not None and not self._state.adding
-        with transaction.atomic():
+        with transaction.atomic():  # together with what `accounts.signals` does on `post_save`
             super().save(*args, **kwargs)
-            if new_password:
-                audit.record("password.change", on=self)
-            if not self.is_active:
-                sessions.end_all(user=self, reason=Session.End.DEACTIVATED)
 
     @property
     def password_stamp(self) -> str:

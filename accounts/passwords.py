@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 from django.conf import settings
 from django.contrib.auth import password_validation
 from django.contrib.auth.tokens import default_token_generator
 from django.core.exceptions import ValidationError
-from django.core.mail import send_mail
 from django.db import transaction
 from django.utils.encoding import force_str
-from django.utils.http import urlsafe_base64_decode, urlsafe_base64_encode
+from django.utils.http import urlsafe_base64_decode
 from kombu.exceptions import OperationalError as BrokerUnavailable
 
 from accounts import audit, sessions, tasks, throttling
 from accounts.models import Session, User
 from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFailed
-
-logger = logging.getLogger(__name__)
-
-TEXT = """Somebody, perhaps you, asked to reset the password of {email}.
-
-{how}
-
-It works once, and for {minutes} minutes. If it was not you, do nothing: your password stays as it is.
-"""
-WITH_PAGE = "Open this page to choose a new one:\n\n{page}"
-WITHOUT_PAGE = "Send this token with a new password to POST /auth/password/reset/confirm:\n\n{token}"
 
 
 def rules_broken(password: str, user: User) -> list[str]:
@@ -62,22 +48,6 @@ def ask_reset(*, email: str, address: str) -> None:
         tasks.send_password_reset.delay(email)
     except (BrokerUnavailable, OSError) as exc:
         raise Unavailable("E-mail cannot be sent at the moment; try again shortly") from exc
-
-
-def send_reset(*, email: str) -> None:
-    """Sends the e-mail; nothing if no active user has this address."""
-    try:
-        user = User.objects.get_by_natural_key(email)
-    except User.DoesNotExist:
-        return
-    if not user.is_active:
-        return
-    token = f"{urlsafe_base64_encode(str(user.pk).encode())}.{default_token_generator.make_token(user)}"
-    page = settings.PASSWORD_RESET_PAGE.replace("{token}", token)
-    how = WITH_PAGE.format(page=page) if page else WITHOUT_PAGE.format(token=token)
-    text = TEXT.format(email=user.email, how=how, minutes=settings.PASSWORD_RESET_TIMEOUT // 60)
-    send_mail("Reset your password", text, None, [user.email])
-    logger.info("password reset sent", extra={"action": "password_reset_sent", "user_id": user.pk})
 
 
 def reset(*, token: str, new: str) -> None:

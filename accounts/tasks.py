@@ -7,9 +7,9 @@ from celery import shared_task
 
 @shared_task(name="accounts.tasks.send_password_reset")
 def send_password_reset(email: str) -> None:
-    from accounts import passwords
+    from accounts import password_mail
 
-    passwords.send_reset(email=email)
+    password_mail.send_reset(email=email)
 
 
 @shared_task(name="accounts.tasks.clean")

@@ -54,14 +54,14 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
-    "comfyserve.api.middleware.AuditMiddleware",
+    "accounts.middleware.AuditMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "corsheaders.middleware.CorsMiddleware",
-    "comfyserve.api.middleware.RateLimitMiddleware",
+    "accounts.middleware.RateLimitMiddleware",
     "comfyserve.api.middleware.BodyMiddleware",
     "comfyserve.api.middleware.HostileAddressMiddleware",
     "comfyserve.api.middleware.EitherSlashMiddleware",

@@ -84,31 +84,31 @@ class Bridge:
 
     def info(self) -> BridgeInfo | None:
         """None where there is no bridge, or one of a version that is not ours."""
-        answer = self._client._get("/comfyserve/bridge")
+        answer = self._client.get("/comfyserve/bridge")
         if answer.status == 404:
             return None
-        info = self._client._parse(answer, _info)
+        info = self._client.parse(answer, _info)
         return info if info.version == SUPPORTED else None
 
     def memory(self) -> Memory:
-        return self._client._parse(self._there(self._client._get("/comfyserve/memory")), _memory)
+        return self._client.parse(self._there(self._client.get("/comfyserve/memory")), _memory)
 
     def files(self) -> list[ModelFolder]:
         """All model files. Without a bridge from ComfyUI's own routes: one request for each folder."""
-        answer = self._client._get("/comfyserve/files")
+        answer = self._client.get("/comfyserve/files")
         if answer.status == 404:
             return self._files_without()
-        return self._client._parse(answer, _folders)
+        return self._client.parse(answer, _folders)
 
     def _files_without(self) -> list[ModelFolder]:
-        answer = self._client._get("/experiment/models")
+        answer = self._client.get("/experiment/models")
         if answer.status == 404:
             raise NoBridge("this ComfyUI has neither our bridge nor routes that list model files")
-        folders = self._client._parse(answer, _stock_folders)
+        folders = self._client.parse(answer, _stock_folders)
         found = []
         for name, places in folders:
-            listed = self._client._get(f"/experiment/models/{quote(name, safe='')}")
-            files = [] if listed.status == 404 else self._client._parse(listed, _stock_files)
+            listed = self._client.get(f"/experiment/models/{quote(name, safe='')}")
+            files = [] if listed.status == 404 else self._client.parse(listed, _stock_files)
             found.append(
                 ModelFolder(name, places, [file for each in files if (file := _placed(name, places, each))])
             )
@@ -117,8 +117,8 @@ class Bridge:
     def header(self, *, folder: str, name: str) -> dict[str, Any] | None:
         """The header of a safetensors file; None where there is none, or nobody to read it."""
         query = urlencode({"folder": folder, "name": name})
-        answer = self._client._get(f"/comfyserve/header?{query}")
-        return None if answer.status == 404 else self._client._parse(answer, _parsing.mapping)
+        answer = self._client.get(f"/comfyserve/header?{query}")
+        return None if answer.status == 404 else self._client.parse(answer, _parsing.mapping)
 
     def unload(self, *, folder: str, name: str, drop: bool, wait: float = 5.0) -> bool:
         """Take one model off the device, with `drop` out of RAM too.
@@ -126,19 +126,19 @@ class Bridge:
         False when a prompt still runs after `wait` seconds; it happens when that has ended.
         """
         body = {"folder": folder, "name": name, "drop": drop, "wait": wait}
-        answer = self._there(self._client._post("/comfyserve/unload", body))
-        return self._client._parse(answer, lambda raw: bool(raw["status"] == "unloaded"))
+        answer = self._there(self._client.post("/comfyserve/unload", body))
+        return self._client.parse(answer, lambda raw: bool(raw["status"] == "unloaded"))
 
     def leftovers(self) -> Leftovers:
         """What executions left there."""
-        answer = self._there(self._client._get("/comfyserve/leftovers"))
-        return self._client._parse(answer, _leftovers)
+        answer = self._there(self._client.get("/comfyserve/leftovers"))
+        return self._client.parse(answer, _leftovers)
 
     def use(self, name: str, *, older: float) -> int | None:
         """The size of an input below our folder, None where it is not there. Its age begins anew if that is
         more than `older` seconds."""
-        answer = self._there(self._client._post("/comfyserve/use", {"input": name, "older": older}))
-        return self._client._parse(answer, lambda raw: None if raw["size"] is None else int(raw["size"]))
+        answer = self._there(self._client.post("/comfyserve/use", {"input": name, "older": older}))
+        return self._client.parse(answer, lambda raw: None if raw["size"] is None else int(raw["size"]))
 
     def delete(
         self,
@@ -159,8 +159,8 @@ class Bridge:
             ],
             "since": since,
         }
-        answer = self._there(self._client._post("/comfyserve/delete", body))
-        return self._client._parse(answer, lambda raw: int(raw["files"]))
+        answer = self._there(self._client.post("/comfyserve/delete", body))
+        return self._client.parse(answer, lambda raw: int(raw["files"]))
 
     @staticmethod
     def _there(answer: Answer) -> Answer:

@@ -122,32 +122,32 @@ class Client:
             body["front"] = True
         if extra_data is not None:
             body["extra_data"] = dict(extra_data)
-        answer = self._post("/prompt", body)
+        answer = self.post("/prompt", body)
         if answer.status in (400, 413):
             raise _refused(answer)
-        return self._parse(answer, _parsing.submitted)
+        return self.parse(answer, _parsing.submitted)
 
     def queue(self) -> QueueState:
         """What runs and what waits, with whole graphs: some kilobytes for each."""
-        return self._parse(self._get("/queue"), _parsing.queue)
+        return self.parse(self.get("/queue"), _parsing.queue)
 
     def queue_remaining(self) -> int:
         """How many run or wait: a few bytes, unlike `queue`."""
-        return self._parse(self._get("/prompt"), lambda raw: int(raw["exec_info"]["queue_remaining"]))
+        return self.parse(self.get("/prompt"), lambda raw: int(raw["exec_info"]["queue_remaining"]))
 
     def history(self, prompt_id: str) -> History | None:
         """How a prompt ended; None while it has not, and where ComfyUI does not know it (any more)."""
-        answer = self._get(f"/history/{_segment(prompt_id)}")
-        return self._parse(answer, lambda raw: _parsing.history(prompt_id, raw))
+        answer = self.get(f"/history/{_segment(prompt_id)}")
+        return self.parse(answer, lambda raw: _parsing.history(prompt_id, raw))
 
     def delete_history(self, prompt_id: str) -> None:
         """Forget how a prompt ended. Nothing happens where there is nothing to forget."""
-        self._expect_ok(self._post("/history", {"delete": [_given(prompt_id)]}))
+        self._expect_ok(self.post("/history", {"delete": [_given(prompt_id)]}))
 
     def delete_queued(self, prompt_id: str) -> None:
         """Take a waiting prompt out of the queue. It leaves no event and no history, and a running one
         is not touched."""
-        self._expect_ok(self._post("/queue", {"delete": [_given(prompt_id)]}))
+        self._expect_ok(self.post("/queue", {"delete": [_given(prompt_id)]}))
 
     def interrupt(self, prompt_id: str) -> None:
         """Stop this prompt if it runs now, at its next step; nothing happens if it does not.
@@ -155,7 +155,7 @@ class Client:
         There is no way to say "whatever runs". But older versions of ComfyUI do not read the id and
         stop whatever runs: where such a one may be met, see first with `queue` that it is this one.
         """
-        self._expect_ok(self._post("/interrupt", {"prompt_id": _given(prompt_id)}))
+        self._expect_ok(self.post("/interrupt", {"prompt_id": _given(prompt_id)}))
 
     def whereabouts(self, prompt_id: str) -> Whereabouts:
         """Where a prompt is: up to four requests.
@@ -183,7 +183,7 @@ class Client:
         The connection is busy until the block is left.
         """
         query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
-        answer = self._get(f"/view?{query}", stream=True)
+        answer = self.get(f"/view?{query}", stream=True)
         try:
             if answer.status in (400, 403, 404):
                 raise NotFound(f"ComfyUI gives no {file.type} file {file.subfolder}/{file.filename}")
@@ -229,28 +229,28 @@ class Client:
         if answer.status in (400, 403, 413):
             text = answer.body.decode(errors="replace")
             raise Refused(type="upload_refused", message=f"ComfyUI does not take {name!r}", raw=text)
-        return self._parse(answer, _reference)
+        return self.parse(answer, _reference)
 
     # -- the machine --------------------------------------------------------------------------
 
     def free(self, *, unload_models: bool = True, free_memory: bool = False) -> None:
         """Ask for memory back. It happens between two prompts; models stay in RAM unless `free_memory`
         empties the cache of node results too."""
-        self._expect_ok(self._post("/free", {"unload_models": unload_models, "free_memory": free_memory}))
+        self._expect_ok(self.post("/free", {"unload_models": unload_models, "free_memory": free_memory}))
 
     def object_info(self, node: str | None = None) -> dict[str, Any]:
         """Every node class with its inputs and outputs (a megabyte or more, half a second), or one:
         `{}` where there is none of that name."""
         path = "/object_info" if node is None else f"/object_info/{_segment(node)}"
-        return self._parse(self._get(path), _parsing.mapping)
+        return self.parse(self.get(path), _parsing.mapping)
 
     def system_stats(self) -> SystemStats:
-        return self._parse(self._get("/system_stats"), _parsing.system_stats)
+        return self.parse(self.get("/system_stats"), _parsing.system_stats)
 
     def features(self) -> dict[str, Any]:
         """Among others `max_upload_size`. `{}` from a ComfyUI that has no such route."""
-        answer = self._get("/features")
-        return {} if answer.status == 404 else self._parse(answer, _parsing.mapping)
+        answer = self.get("/features")
+        return {} if answer.status == 404 else self.parse(answer, _parsing.mapping)
 
     def ping(self) -> bool:
         """Whether a ComfyUI answers there. Never raises."""
@@ -260,12 +260,12 @@ class Client:
             return False
         return True
 
-    # -- below --------------------------------------------------------------------------------
+    # -- requests of any route, for `bridge` too ----------------------------------------------
 
-    def _get(self, path: str, *, stream: bool = False) -> Answer:
+    def get(self, path: str, *, stream: bool = False) -> Answer:
         return self._request("GET", path, stream=stream)
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
         data = json.dumps(body).encode()
         return self._request("POST", path, body=data, headers={"Content-Type": "application/json"})
 
@@ -307,7 +307,7 @@ class Client:
         if answer.status >= 400:
             raise _unexpected(answer)
 
-    def _parse(self, answer: Answer, parse: Callable[[Any], T]) -> T:
+    def parse(self, answer: Answer, parse: Callable[[Any], T]) -> T:
         self._expect_ok(answer)
         try:
             return parse(json.loads(answer.body))

@@ -1,1 +1,4 @@
-"""Uploads and outputs: storage, ids, expiry, signed links."""
+"""Uploads and outputs: storage, ids, expiry, signed links.
+
+May import: accounts, comfyserve. Begin with `storing`; `backend` is the storage itself (a directory or S3).
+"""

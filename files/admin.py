@@ -10,8 +10,9 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
+from accounts.audited_console import apply_to_each
 from comfyserve.console import html
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Pictures, Section, Table
 

@@ -14,10 +14,11 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from unfold.views import ChangeList
 
+from accounts.audited_console import apply_to_each
 from accounts.models import User
 from comfyserve.api.errors import ApiError
 from comfyserve.console import html
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 
 from . import commands, downloads, kinds, loading, queries

@@ -8,16 +8,14 @@ from urllib.parse import parse_qsl
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import is_valid_path
 
-from accounts import audit, authentication
 from comfyserve import logs
 from comfyserve.db import connections
 
 from . import bodies, errors, limits, request_ids
-from .errors import ApiError, Detail, ValidationFailed
+from .errors import Detail, ValidationFailed
 
 
 class Middleware:
@@ -67,17 +65,6 @@ class RequestIdMiddleware(Middleware):
         return response
 
 
-class AuditMiddleware(Middleware):
-    """What is recorded meanwhile was done by this request."""
-
-    def before(self, request: HttpRequest) -> None:
-        audit.begin(request)
-
-    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
-        audit.end()
-        return response
-
-
 class ErrorsMiddleware(Middleware):
     """What a view outside REST framework raises (streams, the admin) becomes the one shape as well."""
 
@@ -108,22 +95,6 @@ class RateHeadersMiddleware(Middleware):
         for name, value in usage.headers().items() if usage else ():
             response.setdefault(name, value)  # a 429 has its own
         return response
-
-
-class RateLimitMiddleware(Middleware):
-    """Counts the request for its user, or for its address. Inside CORS, so that browsers see a 429."""
-
-    blocks = True
-
-    def before(self, request: HttpRequest) -> HttpResponse | None:
-        if not is_counted(request.path_info):
-            return None
-        try:
-            identity = authentication.identify(request)
-            request.rate_usage = limits.count(request, user=identity and identity.user)  # type: ignore[attr-defined]
-        except (ApiError, DatabaseError) as exc:
-            return errors.response(request, exc)
-        return None
 
 
 class BodyMiddleware(Middleware):

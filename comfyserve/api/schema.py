@@ -18,9 +18,9 @@ from rest_framework import serializers
 from rest_framework.permissions import AllowAny
 
 from .errors import NAMES
-from .idempotency import HEADER as IDEMPOTENCY_KEY
 from .validation import refuse_extras
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 View = TypeVar("View", bound=Callable[..., Any])
 
 MEANINGS = {

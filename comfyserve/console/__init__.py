@@ -1,10 +1,10 @@
-"""The operator's console: what every page of the admin shares. Apps build their own pages on it.
+"""What every page of the admin shares; apps build their own pages on it.
 
-    navigation   the sidebar
-    admin        what a read-only page of rows starts from
-    asking       actions that ask first, on one object or on many
-    paging       counts that stay cheap on big tables
-    parts        badges, progress bars, thumbnails, durations
+    navigation        the sidebar
+    admin             base classes of pages of rows
+    confirm_actions   actions with a confirmation page, on one object or on many
+    paging            counts that stay cheap on big tables
+    html              badges, progress bars, thumbnails, durations
 
-It knows no app; the dashboard, which reads from all of them, is `health.dashboard`.
+It imports no app. `accounts.audited_console` adds the audit log, `health.dashboard` is the first page.
 """

@@ -1,17 +1,13 @@
-"""What pages of rows start from: those to look at, and those that are edited by forms."""
+"""Base classes of the console's pages of rows. `accounts.audited_console` has the one for edited rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin
-
-from accounts import audit
 
 from .paging import EstimatedPaginator
 
@@ -60,51 +56,3 @@ class ReadOnlyAdmin(Operable):
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         return self._may(request, "view") or self._may(request, "change")
-
-
-class EditedAdmin(Operable):
-    """Rows that are edited by forms. What was changed, from what to what, is in the audit log."""
-
-    def construct_change_message(
-        self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
-    ) -> Any:
-        """Django calls it when everything is saved, and then one of `log_addition` and `log_change`."""
-        changes = {self.opts.model_name: _changes(form)}
-        for formset in formsets or []:
-            for each in formset.forms:
-                if each.has_changed():
-                    changes[str(formset.model._meta.model_name)] = _changes(each)
-        request._changes = changes  # type: ignore[attr-defined]
-        return super().construct_change_message(request, form, formsets, add)
-
-    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        self._record(request, obj, "add")
-        return super().log_addition(request, obj, message)
-
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        self._record(request, obj, "change")
-        return super().log_change(request, obj, message)
-
-    def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> Any:
-        audit.record_each(f"{self.opts.model_name}.delete", on=queryset)
-        return super().log_deletions(request, queryset)
-
-    def _record(self, request: HttpRequest, obj: Model, act: str) -> None:
-        """One row for each model of which something changed; all of them name the object of the page."""
-        changed: dict[str, Any] = getattr(request, "_changes", {})
-        for model_name, changes in changed.items():
-            if changes or act == "add":
-                audit.record(f"{model_name}.{act}", on=obj, changes=changes)
-
-
-def _changes(form: Any) -> dict[str, tuple[Any, Any]]:
-    """Of a form that was saved. A new password leaves a row of its own, whoever sets it: not here."""
-    return {
-        name: (_said(form.initial.get(name)), _said(form.cleaned_data.get(name)))
-        for name in form.changed_data
-        if "password" not in name
-    }
-
-
-def _said(value: Any) -> Any:
-    return [str(each) for each in value] if isinstance(value, list | tuple | QuerySet) else value

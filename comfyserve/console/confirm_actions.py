@@ -9,7 +9,7 @@ A page of one object sends its id to the list as if it had been ticked there: `b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -17,19 +17,14 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from accounts import audit
-from comfyserve.api.errors import ApiError
-
 MAX_OBJECTS = 500  # objects of one action
 SHOWN = 20  # objects that the question names
-REASONS = 5  # that are told of those with which it did not work
 
 Answer = dict[str, Any]
 Action = Callable[[Any, HttpRequest, QuerySet[Any], Answer], None]
@@ -108,44 +103,6 @@ def _page(
         "next": _back(request),
     }
     return TemplateResponse(request, "console/ask.html", context)
-
-
-def apply_to_each(
-    owner: Any,
-    request: HttpRequest,
-    rows: Iterable[Any],
-    do: Callable[[Any], object],
-    *,
-    done: str,
-    recorded: bool = False,
-) -> None:
-    """Do it with each, record those with which it worked, tell the operator of both. `done`: "cancelled".
-
-    A row of the audit log is written in the transaction in which it is done. `recorded`: `do` writes it, and
-    has a transaction of its own.
-    """
-    action = f"{owner.opts.model_name}.{request.POST['action']}"
-    worked, reasons = 0, []
-    for row in rows:
-        pk = row.pk
-        try:
-            if recorded:
-                do(row)
-            else:
-                with transaction.atomic():
-                    do(row)
-                    row.pk = pk  # a deleted object has lost it
-                    audit.record(action, on=row, note=done)
-        except ApiError as exc:
-            reasons.append(f"{row}: {exc.message}")
-            continue
-        worked += 1
-    if worked:
-        owner.message_user(request, f"{worked} {done}", messages.SUCCESS)
-    for reason in reasons[:REASONS]:
-        owner.message_user(request, f"Not {done}: {reason}", messages.WARNING)
-    if len(reasons) > REASONS:
-        owner.message_user(request, f"Not {done}: {len(reasons) - REASONS} more", messages.WARNING)
 
 
 @dataclass(frozen=True)

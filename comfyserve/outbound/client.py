@@ -129,7 +129,7 @@ class Cancellation:
             if self._deadline is not None:
                 self._deadline.cut()
 
-    def _of(self, deadline: _Deadline) -> None:
+    def attach(self, deadline: _Deadline) -> None:
         with self._lock:
             self._deadline = deadline
             if self._made:
@@ -181,7 +181,7 @@ def get(
     hops: list[Mapping[str, str]] = []
     with deadline:
         if cut is not None:
-            cut._of(deadline)
+            cut.attach(deadline)
         for _ in range(REDIRECTS + 1):
             response, connection = _exchange("GET", target, sent, None, deadline)
             try:

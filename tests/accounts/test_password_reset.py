@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from accounts import passwords, sessions, tasks, throttling
+from accounts import password_mail, sessions, tasks, throttling
 from accounts.models import User
 from tests.factories import Api, assert_error, mistakes
 
@@ -56,36 +56,36 @@ class TestAsking:
 
 class TestSending:
     def test_it_sends_to_the_account(self, alice: User, mailoutbox) -> None:
-        passwords.send_reset(email="ALICE@example.com")
+        password_mail.send_reset(email="ALICE@example.com")
         assert [mail.to for mail in mailoutbox] == [["alice@example.com"]]
 
     def test_it_sends_nothing_where_there_is_none(self, db: None, mailoutbox) -> None:
-        passwords.send_reset(email="nobody@example.com")
+        password_mail.send_reset(email="nobody@example.com")
         assert mailoutbox == []
 
     def test_it_names_the_page_of_the_operator(self, alice: User, mailoutbox, settings) -> None:
         settings.PASSWORD_RESET_PAGE = "https://front.example.com/reset?token={token}"
-        passwords.send_reset(email="alice@example.com")
+        password_mail.send_reset(email="alice@example.com")
         assert "https://front.example.com/reset?token=" in mailoutbox[0].body
 
 
 class TestConfirming:
     def test_it_sets_the_password_and_ends_the_sessions(self, alice: User, as_alice: Api, mailoutbox) -> None:
-        passwords.send_reset(email="alice@example.com")
+        password_mail.send_reset(email="alice@example.com")
         assert confirm(token_in(mailoutbox[0])).status_code == 200
         assert_error(as_alice.get("/auth/me"), 401, "unauthorized")
         login = Api().post("/auth/login", {"email": "alice@example.com", "password": NEW})
         assert login.status_code == 200
 
     def test_the_token_works_once(self, alice: User, mailoutbox) -> None:
-        passwords.send_reset(email="alice@example.com")
+        password_mail.send_reset(email="alice@example.com")
         token = token_in(mailoutbox[0])
         confirm(token)
         body = assert_error(confirm(token, "yet another battery"), 400, "validation_error")
         assert set(mistakes(body)) == {"token"}
 
     def test_a_weak_password_leaves_the_token_good(self, alice: User, mailoutbox) -> None:
-        passwords.send_reset(email="alice@example.com")
+        password_mail.send_reset(email="alice@example.com")
         token = token_in(mailoutbox[0])
         body = assert_error(confirm(token, "12345"), 400, "validation_error")
         assert set(mistakes(body)) == {"new_password"}
@@ -99,6 +99,6 @@ class TestConfirming:
 
     def test_it_keeps_other_peoples_sessions(self, alice: User, bob: User, mailoutbox) -> None:
         bobs = sessions.start(user=bob)
-        passwords.send_reset(email="alice@example.com")
+        password_mail.send_reset(email="alice@example.com")
         confirm(token_in(mailoutbox[0]))
         assert Api(bobs.access_token).get("/auth/me").status_code == 200

@@ -12,10 +12,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import cleaning
+from accounts.idempotent_views import idempotent
 from accounts.models import ApiKey, IdempotencyRecord
 from comfyserve import urls
 from comfyserve.api.errors import Conflict
-from comfyserve.api.idempotency import idempotent
 from tests.factories import Api, assert_error, make_user
 
 entered, go_on = threading.Event(), threading.Event()

@@ -6,8 +6,9 @@ from django import forms
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.audited_console import apply_to_each
 from comfyserve.api.errors import Conflict
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from workflows.models import ALIVE, Delivery, Execution, Priority, Status
 from workflows.queue import submission
 from workflows.webhooks import outbox

@@ -11,9 +11,10 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
+from accounts.audited_console import apply_to_each
 from comfyserve.api.errors import Conflict
 from comfyserve.console import html
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 from workflows.models import Delivery, DeliveryAttempt

@@ -14,8 +14,9 @@ from django.utils.html import format_html
 from unfold.views import ChangeList
 
 from accounts import audit
+from accounts.audited_console import apply_to_each
 from comfyserve.console import html
-from comfyserve.console.confirm_actions import Answer, apply_to_each, ask_first
+from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 from models_registry import commands

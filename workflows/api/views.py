@@ -8,10 +8,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.idempotent_views import idempotent
 from accounts.models import User
 from comfyserve.api import addresses, paging
 from comfyserve.api.errors import Conflict
-from comfyserve.api.idempotency import idempotent
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.models import Status

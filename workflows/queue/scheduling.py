@@ -13,6 +13,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
+from accounts import quotas
 from comfyserve.db import rows
 from comfyserve.db.locks import AdvisoryLock
 from workflows.models import Priority
@@ -189,8 +190,6 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     The rest stay `held`, so that they stand in nobody's way. `or_all`: all of them where there is no limit
     (any more); else nothing is held there, and nothing is looked for.
     """
-    from accounts import quotas
-
     limit = quotas.running_at_once(user_id=user_id)
     if limit is None and not or_all:
         return 0

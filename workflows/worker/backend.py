@@ -17,7 +17,7 @@ from workflows.graph import parsing
 from workflows.models import Execution, ObjectInfo
 from workflows.queue import matching
 
-from .cleanup import PlacedInputs
+from .placed_inputs import PlacedInputs
 
 logger = logging.getLogger(__name__)
 

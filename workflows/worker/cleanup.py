@@ -7,10 +7,6 @@ and cancelled runs wrote, and placed inputs that nobody used for COMFYUI_INPUTS_
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
@@ -19,40 +15,14 @@ from comfyserve.db import connections
 from comfyui import History, Unreachable
 from comfyui.bridge import Bridge, NoBridge
 from workflows.models import ALIVE, Execution
+from workflows.queue.claims import Claim
 
-if TYPE_CHECKING:
-    from workflows.queue.claims import Claim
-
-    from .backend import Backend
+from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
 # Of no execution that we know: it was deleted, or is another installation's. It goes when it is so old.
 STRANGER_SECONDS = 24 * 3600.0
-
-
-class PlacedInputs:
-    """The files on its ComfyUI that runs of this process need, placed by them or found there."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._needed: dict[UUID, set[str]] = {}
-
-    def need(self, token: UUID, name: str) -> None:
-        """From here on it stays, until `release`. Say it before you look whether it is there."""
-        with self._lock:
-            self._needed.setdefault(token, set()).add(name)
-
-    def release(self, token: UUID) -> None:
-        """The claim's run is over, however."""
-        with self._lock:
-            self._needed.pop(token, None)
-
-    @contextmanager
-    def unneeded(self, names: set[str]) -> Iterator[list[str]]:
-        """Those of them that may go; nobody begins to need one until the block is left."""
-        with self._lock:
-            yield sorted(names - set[str]().union(*self._needed.values()))
 
 
 # -- after an execution ----------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ from rest_framework.response import Response
 from accounts import idempotency
 from accounts.authentication import AuthenticatedRequest
 from accounts.idempotency import Answer
+from comfyserve.api.errors import ValidationFailed
+from comfyserve.api.rendering import rendered
+from comfyserve.api.schema import IDEMPOTENCY_KEY
 
-from .errors import ValidationFailed
-from .rendering import rendered
-
-HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Rest = ParamSpec("Rest")
 
@@ -35,11 +34,11 @@ def run(
     With a key, `make` runs inside a transaction: what must wait for the commit goes to
     `transaction.on_commit`, and what takes long (a `Prefer: wait`) after this function.
     """
-    key = request.headers.get(HEADER)
+    key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:
         return make()
     if not KEY.fullmatch(key):
-        raise ValidationFailed.of(HEADER, "An Idempotency-Key has 1 to 255 visible ASCII characters")
+        raise ValidationFailed.of(IDEMPOTENCY_KEY, "An Idempotency-Key has 1 to 255 visible ASCII characters")
     print_ = idempotency.fingerprint(
         method=str(request.method),
         path=f"{request.path.rstrip('/')}?{request.META.get('QUERY_STRING', '')}",
