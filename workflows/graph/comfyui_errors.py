@@ -7,17 +7,19 @@ paths, the node and its class; tracebacks stay in the worker's log.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from comfyui.errors import Refused
 from comfyui.types import ExecutionError, InputError, NodeErrors
 
-from . import parsing
+from . import parsing, refusals
+from .node_info import Classes
+from .refusals import clean
 
-PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
-LONGEST = 500  # characters of a message
+MOST_SENTENCES = 20  # in one error
+LONGEST_ERROR = 8000  # characters
 
 
 @dataclass(frozen=True)
@@ -31,107 +33,91 @@ class Fault:
 
 
 # -- refusals ------------------------------------------------------------------------------------------
-def of_refusal(refused: Refused, prompt: parsing.Prompt) -> Fault:
-    """Why ComfyUI took no part of the prompt."""
+def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fault:
+    """Why ComfyUI took no part of the prompt. `classes` are those that it has."""
     found = [
-        _input_fault(errors, error, prompt)
+        refusals.told(errors, error, prompt, classes)
         for errors in refused.node_errors.values()
         for error in errors.errors
     ]
-    sentences = [sentence for sentence, _ in found] or [_whole(refused, prompt)]
-    lacks = [name for _, name in found if name] or _lacking_node(refused, prompt)
+    whole = [] if found else list(_whole(refused, prompt, classes))
+    sentences = [each.sentence for each in found] + [sentence for sentence, _ in whole]
     return Fault(
-        error="; ".join(dict.fromkeys(sentences))[: LONGEST * 4],
+        error=_joined(sentences),
         details={
             "type": refused.type,
             "message": clean(refused.message),
-            "node_errors": node_errors(refused.node_errors, prompt),
+            "details": clean(refused.details, refusals.WHOLE),
+            "node_errors": node_errors(refused.node_errors, prompt, classes),
         },
-        lacks=lacks,
+        lacks=list(dict.fromkeys(filter(None, [each.lacks for each in found] + [name for _, name in whole]))),
     )
 
 
-def _whole(refused: Refused, prompt: parsing.Prompt) -> str:
+def _joined(sentences: list[str]) -> str:
+    """Each once, and of very many the first ones and how many more there are."""
+    told = list(dict.fromkeys(sentences))
+    more = f"; and {len(told) - MOST_SENTENCES} more" if len(told) > MOST_SENTENCES else ""
+    return "; ".join(told[:MOST_SENTENCES])[:LONGEST_ERROR] + more
+
+
+def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterator[tuple[str, str | None]]:
+    """(a sentence, the class that is missing if that is it) where no node is blamed."""
     match refused.type:
         case "prompt_no_outputs":
-            return "The workflow has no output node: add one that saves or shows something, such as SaveImage"
-        case "invalid_prompt" | "missing_node_type":
-            missing = _lacking_node(refused, prompt)
-            if missing:
-                return f"No node of the class '{missing[0]}' is installed"
-    return clean(f"ComfyUI refused the workflow: {refused.message}")
-
-
-def _lacking_node(refused: Refused, prompt: parsing.Prompt) -> list[str]:
-    """The class that ComfyUI does not know; it names only the first one, by "Node ID '#7'"."""
-    if refused.type not in ("invalid_prompt", "missing_node_type"):
-        return []
-    found = re.search(r"#([^']+)'", refused.details)
-    node = prompt.get(found.group(1)) if found else None
-    return [str(node["class_type"])] if node else []
-
-
-def _input_fault(errors: NodeErrors, error: InputError, prompt: parsing.Prompt) -> tuple[str, str | None]:
-    """(a sentence, the name of the model that is missing if that is it)."""
-    where = f"Node {errors.node_id} ({parsing.title_of(prompt, errors.node_id)})"
-    name = error.input_name or ""
-    value = prompt.get(errors.node_id, {"inputs": {}})["inputs"].get(name)
-    shown = repr(value)[:80]
-    config = error.extra_info.get("input_config")
-    limits = config[1] if isinstance(config, list) and len(config) > 1 and isinstance(config[1], dict) else {}
-    match error.type:
-        case "value_not_in_list" if _names_file(name, value):
-            return f"{where}: the model {shown} is not installed", str(value)
-        case "value_not_in_list":
-            return f"{where}: input '{name}' can not be {shown}", None
-        case "value_bigger_than_max":
-            return f"{where}: input '{name}' is {shown}, at most {limits.get('max')} is allowed", None
-        case "value_smaller_than_min":
-            return f"{where}: input '{name}' is {shown}, at least {limits.get('min')} is needed", None
-        case "required_input_missing":
-            return f"{where}: input '{error.details or name}' is missing", None
-        case "invalid_input_type":
-            return f"{where}: input '{name}' is {shown}, which is of the wrong type", None
-        case "return_type_mismatch":
-            return (
-                f"{where}: input '{name}' is linked to an output of another type ({clean(error.details)})",
-                None,
+            message = (
+                "The workflow has no output node: add one that saves or shows something, such as SaveImage"
             )
-        case "exception_during_inner_validation" | "exception_during_validation":
-            return f"{where}: one of its links leads to nothing", None
-    return f"{where}: {clean(error.message)} ({clean(error.details)})", None
+            yield message, None
+            return
+        case "invalid_prompt" | "missing_node_type":
+            missing = list(refusals.unknown_classes(prompt, classes, _blamed(refused, prompt)))
+            yield from missing
+            if missing:
+                return
+    details = f" ({clean(refused.details, refusals.WHOLE)})" if refused.details else ""
+    yield f"ComfyUI refused the workflow: {clean(refused.message, refusals.WHOLE)}{details}", None
 
 
-def _names_file(name: str, value: Any) -> bool:
-    return name in parsing.MODEL_INPUTS or (
-        isinstance(value, str) and value.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin"))
-    )
+def _blamed(refused: Refused, prompt: parsing.Prompt) -> str | None:
+    """The node that ComfyUI names, by "Node ID '#7'"."""
+    found = re.search(r"#([^']+)'", refused.details)
+    return found.group(1) if found and found.group(1) in prompt else None
 
 
-def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt) -> dict[str, Any]:
-    """ComfyUI's node errors by node and input, without server paths and tracebacks."""
+def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt, classes: Classes) -> dict[str, Any]:
+    """ComfyUI's node errors by node and input, without paths and tracebacks, each with our sentence."""
     return {
         node_id: {
             "class_type": errors.class_type,
             "title": parsing.title_of(prompt, node_id),
-            "errors": [
-                {
-                    "type": error.type,
-                    "message": clean(error.message),
-                    "details": clean(error.details),
-                    "input": error.input_name,
-                }
-                for error in errors.errors
-            ],
+            "errors": [_node_error(errors, error, prompt, classes) for error in errors.errors],
             "dependent_outputs": errors.dependent_outputs,
         }
         for node_id, errors in found.items()
     }
 
 
+def _node_error(
+    errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes
+) -> dict[str, Any]:
+    told = refusals.told(errors, error, prompt, classes)
+    return {
+        "type": error.type,
+        "message": clean(error.message),
+        "details": clean(error.details),
+        "input": error.input_name,
+        "explanation": told.sentence,
+        "value": told.value,
+        "allowed": told.allowed,
+        "near": list(told.near),
+    }
+
+
 def dropped(
     found: Mapping[str, NodeErrors],
     prompt: parsing.Prompt,
+    classes: Classes,
     *,
     near: Callable[[list[str]], dict[str, list[str]]],
 ) -> list[str]:
@@ -142,9 +128,9 @@ def dropped(
     for errors in found.values():
         outputs = ", ".join(f"{id_} ({parsing.title_of(prompt, id_)})" for id_ in errors.dependent_outputs)
         for error in errors.errors:
-            sentence, missing = _input_fault(errors, error, prompt)
-            sentences.append(f"Left out output {outputs}: {sentence}" if outputs else sentence)
-            lacks += [missing] if missing else []
+            told = refusals.told(errors, error, prompt, classes)
+            sentences.append(f"Left out output {outputs}: {told.sentence}" if outputs else told.sentence)
+            lacks += [told.lacks] if told.lacks else []
     return sentences + near_in_name(near(lacks))
 
 
@@ -195,8 +181,3 @@ def _is_out_of_gpu_memory(error: ExecutionError) -> bool:
 def is_disk_full(error: ExecutionError) -> bool:
     """Its ComfyUI's disk has no room: no fault of the workflow's."""
     return "No space left on device" in error.message or "not enough space on the disk" in error.message
-
-
-def clean(text: str) -> str:
-    """Without server paths, one line, not too long."""
-    return PATHS.sub("…", " ".join(text.split()))[:LONGEST]

@@ -15,8 +15,11 @@ from typing import Any
 
 from comfyserve.api.errors import Detail, ValidationFailed
 
-Link = tuple[str, int]
-Prompt = dict[str, dict[str, Any]]
+from . import links
+from .links import Link as Link
+from .links import Prompt as Prompt
+from .links import link as link
+from .links import links_of as links_of
 
 # Inputs that name a model file, and the type of model they name. The registry knows the same names.
 MODEL_INPUTS = {
@@ -64,9 +67,12 @@ def parse(workflow: Any, *, max_nodes: int, path: str = "workflow") -> Graph:
     mistakes: list[Detail] = []
     graph = _read(workflow, path, max_nodes, mistakes)
     if not mistakes:
+        links.make_uniform(graph.prompt)
         mistakes += _wrong_links(graph)
     if not mistakes:
         mistakes += _cycle(graph)
+    if not mistakes:
+        mistakes += links.too_deep(graph)
     if mistakes:
         raise ValidationFailed(mistakes)
     return graph
@@ -193,22 +199,6 @@ def _inputs_of(inputs: Any, path: str, mistakes: list[Detail]) -> Iterator[tuple
 
 
 # -- links -------------------------------------------------------------------------------------------
-def link(value: Any) -> Link | None:
-    """`value` as (node id, output slot), if ComfyUI would take it for a link."""
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
-        slot = value[1]
-        if isinstance(slot, int) and not isinstance(slot, bool):
-            return value[0], slot
-    return None
-
-
-def links_of(prompt: Prompt, node_id: str) -> Iterator[tuple[str, Link]]:
-    for name, value in prompt[node_id]["inputs"].items():
-        found = link(value)
-        if found:
-            yield name, found
-
-
 def _wrong_links(graph: Graph) -> Iterator[Detail]:
     for node_id in graph.prompt:
         for name, (source, slot) in links_of(graph.prompt, node_id):

@@ -14,10 +14,10 @@ from django.db import transaction
 from accounts import quotas
 from accounts.models import User
 from comfyserve.api import request_ids
-from comfyserve.api.errors import Conflict, Unavailable
+from comfyserve.api.errors import Conflict, Unavailable, ValidationFailed
 from comfyserve.db import rows
 from workflows.fleet import registry
-from workflows.graph import input_files, parsing
+from workflows.graph import input_files, links, node_info, parsing
 from workflows.metrics import store
 from workflows.models import ALIVE, TERMINAL, Execution, Graph, Held, Status
 from workflows.presentation import selectors
@@ -53,6 +53,9 @@ def submit(
     queue is full.
     """
     graph = parsing.parse(workflow, max_nodes=settings.MAX_NODES)
+    wrong = list(links.mistakes(graph, node_info.everywhere()))
+    if wrong:
+        raise ValidationFailed(wrong)
     kind = parsing.kind_of(graph.prompt)
     used = parsing.models_of(graph.prompt)
     taken = input_files.take(graph, user=user)

@@ -19,7 +19,7 @@ from django.conf import settings
 from comfyserve.db import connections
 from comfyui import History, Refused, Subscription, Unreachable, events
 from workflows.fleet import registry
-from workflows.graph import comfyui_errors, model_usage, parsing
+from workflows.graph import comfyui_errors, model_usage, node_info, parsing
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import Level, Status
 from workflows.queue import claims, state_machine
@@ -198,16 +198,27 @@ class Runner:
                 refused, self.claim, prepared, backend=self._backend
             ):
                 return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
-            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt))
+            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, self._classes()))
         except Unreachable as exc:
             return self._post_unanswered(exc)
         prompt = self.claim.prompt
         self._warnings = comfyui_errors.dropped(
-            submitted.node_errors, prompt, near=lambda missing: model_usage.near(missing, prompt)
+            submitted.node_errors,
+            prompt,
+            self._classes(),
+            near=lambda missing: model_usage.near(missing, prompt),
         )
         for sentence in self._warnings:
             self._note(Line(sentence, Level.WARNING))
         return None
+
+    def _classes(self) -> node_info.Classes:
+        """What its ComfyUI has; nothing where the database is away, for messages only."""
+        try:
+            with connections.step():
+                return node_info.of(self._backend.object_info_digest)
+        except connections.UNAVAILABLE:
+            return {}
 
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have it all the same: look before anything else."""

@@ -1,0 +1,127 @@
+"""Links between nodes: made uniform as they come in, and what can be told of wrong ones.
+
+ComfyUI takes a list of two for a link, `[node id, output]`. What people send besides: ids and outputs of the
+wrong type, and lists that are meant as values, which ComfyUI wants as `{"__value__": [...]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from comfyserve.api.errors import Detail
+
+from .node_info import Classes
+
+if TYPE_CHECKING:
+    from .parsing import Graph
+
+Link = tuple[str, int]
+Prompt = dict[str, dict[str, Any]]
+# ComfyUI looks at a workflow by recursion, and Python ends that at 1,000 calls; some are taken before.
+MAX_DEPTH = 900
+AS_VALUE = 'a list that is meant as a value is written {"__value__": [...]}'
+
+
+def link(value: Any) -> Link | None:
+    """`value` as (node id, output slot), if ComfyUI would take it for a link."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        slot = value[1]
+        if isinstance(slot, int) and not isinstance(slot, bool):
+            return value[0], slot
+    return None
+
+
+def links_of(prompt: Prompt, node_id: str) -> Iterator[tuple[str, Link]]:
+    for name, value in prompt[node_id]["inputs"].items():
+        found = link(value)
+        if found:
+            yield name, found
+
+
+def as_link(value: Any, prompt: Prompt) -> list[Any] | None:
+    """`[1, 0]`, `["1", "0"]` and `["1", 0.0]` as ComfyUI writes them, where the node exists."""
+    if not isinstance(value, list) or len(value) != 2 or link(value):
+        return None
+    source, slot = value
+    if isinstance(source, bool) or not isinstance(source, str | int) or str(source) not in prompt:
+        return None
+    output = _whole(slot)
+    return None if output is None else [str(source), output]
+
+
+def _whole(slot: Any) -> int | None:
+    if isinstance(slot, str):
+        return int(slot) if slot.isascii() and slot.isdigit() and len(slot) < 6 else None
+    if isinstance(slot, bool) or not isinstance(slot, int | float):
+        return None
+    return int(slot) if slot == int(slot) else None
+
+
+def make_uniform(prompt: Prompt) -> None:
+    """In place: links as ComfyUI reads them."""
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            uniform = as_link(value, prompt)
+            if uniform is not None:
+                node["inputs"][name] = uniform
+
+
+def mistakes(graph: Graph, known: Sequence[Classes]) -> Iterator[Detail]:
+    """What every ComfyUI of ours that has the classes would stumble over: outputs that a node does not have,
+    and lists of two that are no links where the class takes such an input."""
+    for node_id, node in graph.prompt.items():
+        for name in node["inputs"]:
+            tables = [classes for classes in known if _declares(classes, node["class_type"], name)]
+            verdicts = [explain(graph.prompt, node_id, name, classes) for classes in tables]
+            if verdicts and all(verdicts):
+                message = f"Node {node_id} ({node['class_type']}): {verdicts[0]}"
+                yield Detail("INVALID_LINK", message, graph.paths[node_id, name])
+
+
+def _declares(classes: Classes, class_type: str, name: str) -> bool:
+    return class_type in classes and name in classes[class_type].inputs
+
+
+def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | None:
+    """What is wrong with the link in this input; None where nothing is."""
+    value = prompt[node_id]["inputs"][name]
+    if not isinstance(value, list):
+        return None
+    found = link(value)
+    if found is None:
+        if len(value) == 2:
+            return f"input '{name}' is {value!r:.80}, which is no link [node id, output]; {AS_VALUE}"
+        return f"input '{name}' is a list of {len(value)}; a link is [node id, output], and {AS_VALUE}"
+    source, slot = found
+    if source not in prompt:
+        return f"input '{name}' is linked to node '{source}', which does not exist"
+    about = classes.get(prompt[source]["class_type"])
+    if about is None or slot < len(about.outputs):
+        return None
+    has = f"{len(about.outputs)} ({', '.join(about.outputs)})" if about.outputs else "none"
+    title = f"{source} ({prompt[source]['class_type']})"
+    return f"input '{name}' is linked to output {slot} of node {title}; they count from 0, and it has {has}"
+
+
+def too_deep(graph: Graph) -> Iterator[Detail]:
+    """At most one mistake: the node at the end of a chain that is longer than ComfyUI follows. No cycles."""
+    depths: dict[str, int] = {}
+    for root in graph.prompt:
+        stack = [root]
+        while stack:
+            node_id = stack[-1]
+            sources = [source for _, (source, _) in links_of(graph.prompt, node_id)]
+            waiting = [source for source in sources if source not in depths]
+            if waiting:
+                stack += waiting
+            else:
+                depths[node_id] = 1 + max((depths[source] for source in sources), default=0)
+                stack.pop()
+    deepest = max(depths, key=depths.__getitem__, default=None)
+    if deepest is not None and depths[deepest] > MAX_DEPTH:
+        message = (
+            f"Node {deepest} stands at the end of a chain of {depths[deepest]} linked nodes; "
+            f"ComfyUI follows at most {MAX_DEPTH}"
+        )
+        yield Detail("TOO_DEEP", message, graph.node_paths[deepest])

@@ -1,0 +1,84 @@
+"""What a ComfyUI says of its node classes (`/object_info`), as far as messages and checks need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from comfyserve.ttl_cache import TtlCache
+from workflows.models import ObjectInfo, Worker
+
+
+@dataclass(frozen=True)
+class Input:
+    """`kind` is a type such as INT or MODEL; of a choice it is COMBO, with its `options`."""
+
+    kind: str
+    required: bool
+    options: tuple[Any, ...] | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    inputs: Mapping[str, Input]
+    outputs: tuple[str, ...]
+
+
+Classes = Mapping[str, NodeInfo]
+
+
+def of(digest: str | None) -> Classes:
+    """By class; empty where nothing was told. Read once in each process."""
+    return _table(digest) if digest else {}
+
+
+def _digests() -> list[str]:
+    return sorted(set(Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True)))
+
+
+digests_lately = TtlCache(_digests)
+
+
+def everywhere() -> list[Classes]:
+    """Of each different ComfyUI that a worker has told of; what is known may be some seconds old."""
+    return [_table(digest) for digest in digests_lately()]
+
+
+@lru_cache(maxsize=8)
+def _table(digest: str) -> Classes:
+    body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first() or {}
+    return {name: _node(about) for name, about in body.items() if isinstance(about, dict)}
+
+
+def _node(about: Mapping[str, Any]) -> NodeInfo:
+    outputs = about.get("output")
+    return NodeInfo(
+        inputs=dict(_inputs(about.get("input"))),
+        outputs=tuple(_kind(each) for each in outputs) if isinstance(outputs, list) else (),
+    )
+
+
+def _inputs(sections: Any) -> Iterator[tuple[str, Input]]:
+    for section in ("required", "optional"):
+        found = sections.get(section) if isinstance(sections, dict) else None
+        for name, told in (found or {}).items():
+            if isinstance(told, list) and told:
+                yield name, _input(told, required=section == "required")
+
+
+def _input(told: list[Any], *, required: bool) -> Input:
+    kind, limits = told[0], told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
+    options = kind if isinstance(kind, list) else limits.get("options")
+    return Input(
+        kind=_kind(kind),
+        required=required,
+        options=tuple(options) if isinstance(options, list) else None,
+        limits=limits,
+    )
+
+
+def _kind(told: Any) -> str:
+    return "COMBO" if isinstance(told, list) else str(told)

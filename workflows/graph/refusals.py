@@ -1,0 +1,228 @@
+"""What ComfyUI's validation finds wrong with a node, in sentences: which node and input, what stands there,
+and what may. ComfyUI's own texts are kept beside them; an error of an unknown type is passed on whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comfyserve.near_names import did_you_mean, near
+from comfyui.types import InputError, NodeErrors
+
+from . import links, parsing
+from .node_info import Classes, Input
+
+SHOWN = 80  # characters of a value
+SHOWN_OPTIONS = 20
+WHOLE = 4000  # characters of an error that we do not know
+PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
+MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
+
+
+@dataclass(frozen=True)
+class Told:
+    """One error, told to people. `lacks` is the model that is missing, if that is it."""
+
+    sentence: str
+    value: Any = None
+    allowed: Sequence[Any] | None = None
+    near: Sequence[str] = ()
+    lacks: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One error of one node, with what stands in its input and what the class says of that."""
+
+    node_id: str
+    class_type: str
+    error: InputError
+    prompt: parsing.Prompt
+    classes: Classes
+
+    @property
+    def name(self) -> str:
+        return self.error.input_name or self.error.details.partition(",")[0].partition(":")[0].strip()
+
+    @property
+    def value(self) -> Any:
+        return self.inputs.get(self.name)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        inputs: Mapping[str, Any] = self.prompt.get(self.node_id, {"inputs": {}})["inputs"]
+        return inputs
+
+    @property
+    def shown(self) -> str:
+        return repr(self.value)[:SHOWN]
+
+    @property
+    def declared(self) -> Mapping[str, Input]:
+        return self.classes[self.class_type].inputs if self.class_type in self.classes else {}
+
+    @property
+    def about(self) -> Input:
+        """From the class; what ComfyUI says in the error itself goes before."""
+        known = (
+            self.classes[self.class_type].inputs.get(self.name) if self.class_type in self.classes else None
+        )
+        told = self.error.extra_info.get("input_config")
+        if isinstance(told, list) and told:
+            limits = told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
+            options = told[0] if isinstance(told[0], list) else limits.get("options")
+            kind = "COMBO" if isinstance(told[0], list) else str(told[0])
+            return Input(kind, required=False, options=tuple(options) if options else None, limits=limits)
+        return known or Input("", required=False)
+
+
+def told(errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes) -> Told:
+    """The error as a sentence that names its node."""
+    found = Found(errors.node_id, errors.class_type, error, prompt, classes)
+    made = SENTENCES.get(error.type, _passed_on)(found)
+    return Told(
+        f"{named(prompt, errors.node_id)}: {made.sentence}", made.value, made.allowed, made.near, made.lacks
+    )
+
+
+def named(prompt: parsing.Prompt, node_id: str) -> str:
+    """A node by id, title and class, such as "Node 5 (Sampler, KSampler)"."""
+    title = parsing.title_of(prompt, node_id)
+    class_type = prompt[node_id]["class_type"] if node_id in prompt else title
+    return f"Node {node_id} ({title})" if title == class_type else f"Node {node_id} ({title}, {class_type})"
+
+
+# -- one sentence for each type ------------------------------------------------------------------------
+def _missing(found: Found) -> Told:
+    given = [name for name in found.inputs if name not in found.declared]
+    alike = near(found.name, given)
+    sentence = f"input '{found.name}' is missing"
+    if found.declared and alike:
+        return Told(f"{sentence}; it has no input '{alike[0]}', did you mean '{found.name}'?", near=alike)
+    return Told(sentence)
+
+
+def _bad_link(found: Found) -> Told:
+    sentence = links.explain(found.prompt, found.node_id, found.name, found.classes)
+    return Told(sentence or f"input '{found.name}' is no link [node id, output]", value=found.value)
+
+
+def _other_type(found: Found) -> Told:
+    wanted, got = found.about.kind, found.error.extra_info.get("received_type")
+    link = parsing.link(found.value)
+    if not (wanted and got and link):
+        return Told(
+            f"input '{found.name}' is linked to an output of another type ({clean(found.error.details)})"
+        )
+    source = f"output {link[1]} of {named(found.prompt, link[0])[:200]}"
+    offered = found.classes.get(found.prompt.get(link[0], {}).get("class_type", ""))
+    fitting = [i for i, kind in enumerate(offered.outputs) if kind == wanted] if offered else []
+    hint = f"; output {fitting[0]} gives {wanted}" if fitting else ""
+    return Told(f"input '{found.name}' takes {wanted}, but {source} gives {got}{hint}", value=found.value)
+
+
+def _broke(found: Found) -> Told:
+    """ComfyUI stumbled over the node: the links are looked at here, since it does not say which it was."""
+    wrong = [links.explain(found.prompt, found.node_id, name, found.classes) for name in found.inputs]
+    sentences = [sentence for sentence in wrong if sentence]
+    if sentences:
+        return Told("; ".join(sentences))
+    exception = str(found.error.extra_info.get("exception_type") or "")
+    if exception == "RecursionError":
+        return Told("the chain of nodes before it is longer than ComfyUI can follow")
+    return Told(f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details)})")
+
+
+def _wrong_type(found: Found) -> Told:
+    kind = found.about.kind or "its type"
+    return Told(f"input '{found.name}' is {found.shown}, which can not be read as {kind}", value=found.value)
+
+
+def _out_of_range(found: Found) -> Told:
+    least, most = found.about.limits.get("min"), found.about.limits.get("max")
+    if least is not None and most is not None:
+        allowed = f"{least} to {most} is allowed"
+    elif found.error.type == "value_bigger_than_max":
+        allowed = f"at most {most} is allowed"
+    else:
+        allowed = f"at least {least} is needed"
+    return Told(f"input '{found.name}' is {found.shown}; {allowed}", found.value, [least, most])
+
+
+def _not_in_list(found: Found) -> Told:
+    options = [str(each) for each in found.about.options or ()]
+    alike = near(str(found.value), options)
+    if names_model(found.name, found.value):
+        return Told(
+            f"the model {found.shown} is not installed", found.value, near=alike, lacks=str(found.value)
+        )
+    sentence = f"input '{found.name}' can not be {found.shown}{did_you_mean(alike)}"
+    if 0 < len(options) <= SHOWN_OPTIONS:
+        sentence += f"{'' if alike else ';'} allowed: {', '.join(options)}"
+    elif options and not alike:
+        sentence += f"; it is one of {len(options)} names, such as {', '.join(options[:5])}"
+    return Told(sentence, found.value, options[:SHOWN_OPTIONS], alike)
+
+
+def _custom(found: Found) -> Told:
+    _, dash, why = found.error.details.partition(" - ")
+    reason = clean(why) if dash else "the node does not accept it"
+    return Told(f"input '{found.name}' is {found.shown}: {reason}", value=found.value)
+
+
+def _cycle(found: Found) -> Told:
+    around = found.error.extra_info.get("cycle_nodes")
+    named_ = f": {' -> '.join(str(each) for each in around)}" if isinstance(around, list) else ""
+    return Told(f"the nodes are linked in a circle{named_}")
+
+
+def _passed_on(found: Found) -> Told:
+    """As ComfyUI said it."""
+    error = found.error
+    details = f" ({clean(error.details, WHOLE)})" if error.details else ""
+    return Told(f"{clean(error.message, WHOLE)}{details} [{error.type}]", value=found.value)
+
+
+# ComfyUI's types of error for a node: those of 0.3.75, and of versions after it.
+SENTENCES: Mapping[str, Callable[[Found], Told]] = {
+    "required_input_missing": _missing,
+    "bad_linked_input": _bad_link,
+    "return_type_mismatch": _other_type,
+    "exception_during_inner_validation": _broke,
+    "exception_during_validation": _broke,
+    "invalid_input_type": _wrong_type,
+    "value_smaller_than_min": _out_of_range,
+    "value_bigger_than_max": _out_of_range,
+    "value_not_in_list": _not_in_list,
+    "custom_validation_failed": _custom,
+    "dependency_cycle": _cycle,
+}
+
+
+# -- nodes that are not installed ----------------------------------------------------------------------
+def unknown_classes(
+    prompt: parsing.Prompt, classes: Classes, blamed: str | None
+) -> Iterator[tuple[str, str]]:
+    """(a sentence, the class) of each node whose class is not installed; ComfyUI itself names only one."""
+    for node_id, node in prompt.items():
+        class_type = str(node["class_type"])
+        if node_id == blamed or (classes and class_type not in classes):
+            which = (
+                named(prompt, node_id)
+                if parsing.title_of(prompt, node_id) != class_type
+                else f"Node {node_id}"
+            )
+            alike = did_you_mean(near(class_type, classes, cutoff=0.7))
+            yield f"{which}: no node of the class '{class_type}' is installed{alike}", class_type
+
+
+def names_model(name: str, value: Any) -> bool:
+    return name in parsing.MODEL_INPUTS or (isinstance(value, str) and value.endswith(MODEL_FILES))
+
+
+def clean(text: str, longest: int = 500) -> str:
+    """Without server paths, one line, not too long."""
+    return PATHS.sub("…", " ".join(text.split()))[:longest]
