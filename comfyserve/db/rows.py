@@ -7,7 +7,7 @@ and written by `insert` is the same as Django itself would read and write.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
 
 M = TypeVar("M", bound=Model)
+D = TypeVar("D")
 
 
 class Columns(Generic[M]):
@@ -114,3 +115,18 @@ def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> ps
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
     """Rows changed, by a `prepared` statement."""
     return prepared(sql, parameters).rowcount
+
+
+def as_dataclasses(kind: type[D], cursor: Any, **convert: Callable[[Any], Any]) -> list[D]:
+    """The rows of a statement that was run, each as a `kind` whose fields are the columns' names.
+
+    `convert` changes the values of a column. TypeError where a column has no field, or a field no column.
+    """
+    names = [column[0] for column in cursor.description]
+    found = []
+    for row in cursor.fetchall():
+        values = dict(zip(names, row, strict=True))
+        for name, function in convert.items():
+            values[name] = function(values[name])
+        found.append(kind(**values))
+    return found

@@ -11,7 +11,8 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import User
-from workflows.models import Delivery, Execution
+from workflows.models import TERMINAL, Delivery, Execution, WebhookEvent
+from workflows.models.webhook import EVENT_TRAITS
 from workflows.webhooks import dispatcher, outbox
 from workflows.webhooks.dispatcher import Answer, Taken, judge
 
@@ -150,3 +151,10 @@ def test_https_only_refuses_plain_http(settings) -> None:
         outbox.check(outbox.Wanted("http://93.184.216.34/hook", [], ""))
     assert "https://" in caught.value.details[0].message
     outbox.check(outbox.Wanted("https://93.184.216.34/hook", [], ""))
+
+
+def test_every_event_says_what_it_means() -> None:
+    assert set(EVENT_TRAITS) == set(WebhookEvent)
+    assert [WebhookEvent.at_end(status) for status in TERMINAL] == [
+        event for event in WebhookEvent if event.traits.is_terminal
+    ]

@@ -20,11 +20,12 @@ from .execution import (
     Status,
 )
 from .metrics import Delta, Tally
-from .webhook import Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
+from .webhook import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
 from .worker import Duty, ObjectInfo, Worker
 
 __all__ = [
     "ALIVE",
+    "DEFAULT_EVENTS",
     "TERMINAL",
     "Delivery",
     "DeliveryAttempt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -10,12 +11,43 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from .execution import Status
+
 
 class WebhookEvent(models.TextChoices):
+    """What a webhook reports. A new event needs a member here and its `EventTraits` below."""
+
     STARTED = "workflow.started"
     COMPLETED = "workflow.completed"
     FAILED = "workflow.failed"
     CANCELLED = "workflow.cancelled"
+
+    @property
+    def traits(self) -> EventTraits:
+        return EVENT_TRAITS[self]
+
+    @classmethod
+    def at_end(cls, status: Status) -> WebhookEvent:
+        """The event of an execution that ended with this status."""
+        return next(e for e in cls if e.traits.is_terminal and e.traits.status == status)
+
+
+@dataclass(frozen=True)
+class EventTraits:
+    status: Status  # of the execution when it happens; the body says so, however late it is sent
+    is_terminal: bool  # the execution has ended: its figures are counted and its readers go
+    repeatable: bool = False  # may happen more than once for an execution
+    sent_by_default: bool = True  # to those who named no events
+
+
+EVENT_TRAITS = {
+    WebhookEvent.STARTED: EventTraits(Status.RUNNING, is_terminal=False),
+    WebhookEvent.COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True),
+    WebhookEvent.FAILED: EventTraits(Status.FAILED, is_terminal=True),
+    WebhookEvent.CANCELLED: EventTraits(Status.CANCELLED, is_terminal=True),
+}
+DEFAULT_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.sent_by_default]
+REPEATABLE_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.repeatable]
 
 
 class Webhook(models.Model):
@@ -72,10 +104,14 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
         constraints = [
             # An execution that goes back to the queue and runs again has started once.
-            models.UniqueConstraint(fields=["execution", "event"], name="delivery_once"),
+            models.UniqueConstraint(
+                fields=["execution", "event"],
+                name="delivery_once",
+                condition=~Q(event__in=REPEATABLE_EVENTS) if REPEATABLE_EVENTS else None,
+            ),
         ]
         indexes = [
-            # Read by delivering.take: those under way or waiting, few beside the delivered ones.
+            # Read by dispatcher.take: those under way or waiting, few beside the delivered ones.
             models.Index(fields=["due_at"], name="delivery_waiting", condition=Q(state="waiting")),
         ]
 

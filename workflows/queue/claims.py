@@ -53,10 +53,10 @@ class Claim:
 
 
 _CLAIM_FIELDS = """
-    e.id, e.claim_token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes, e.started_at,
-    e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
-    EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id),
-    coalesce(extract(epoch FROM now() - e.started_at), 0)::float, g.prompt
+    e.id AS execution_id, e.claim_token AS token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes,
+    e.started_at, e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
+    coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt
 """
 
 
@@ -117,8 +117,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
 
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
-    cursor = rows.prepared(sql, parameters)
-    return [Claim(*[*row[:-1], json.loads(row[-1])]) for row in cursor.fetchall()]
+    return rows.as_dataclasses(Claim, rows.prepared(sql, parameters), prompt=json.loads)
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:

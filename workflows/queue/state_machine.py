@@ -29,7 +29,7 @@ from comfyserve.db import connections, rows
 from files import storing
 from workflows import notify
 from workflows.metrics import store
-from workflows.models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status
+from workflows.models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status, WebhookEvent
 from workflows.webhooks import outbox
 
 from . import claims, execution_log, scheduling
@@ -82,7 +82,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
             [total_steps, claim.execution_id, claim.token],
         )
         if changed:
-            _follow_up([claim.execution_id], event="workflow.started", webhook=claim.webhook)
+            _follow_up([claim.execution_id], event=WebhookEvent.STARTED, webhook=claim.webhook)
             _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
     return changed == 1 or claims.held_by(claim).filter(status=Status.RUNNING).exists()
 
@@ -115,7 +115,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             details = connections.sanitize_json(outcome.error_details)
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         # First of all that follows from the commit: who waits for the end hears of it.
-        _follow_up([claim.execution_id], event=f"workflow.{outcome.status}", webhook=claim.webhook)
+        _follow_up([claim.execution_id], event=WebhookEvent.at_end(outcome.status), webhook=claim.webhook)
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
@@ -150,7 +150,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
             return False
         _end([execution_id], Status.CANCELLED)
         _log([execution_id], Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
-        _follow_up([execution_id], event="workflow.cancelled")
+        _follow_up([execution_id], event=WebhookEvent.CANCELLED)
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
         scheduling.lift_quota(user_id=row["user_id"])
@@ -184,7 +184,7 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
             error = f"No worker could take it for {hours:g} hours"
             _end(ids, Status.FAILED, error=error)
             _log(ids, _last_line(Status.FAILED, error))
-            _follow_up(ids, event="workflow.failed")
+            _follow_up(ids, event=WebhookEvent.FAILED)
     return len(ids)
 
 
@@ -281,7 +281,7 @@ def _requeue(
         error = f"Given up after {row.attempt} attempts: {reason}"
         _end([row.id], Status.FAILED, error=error)
         _log([row.id], _last_line(Status.FAILED, error))
-        _follow_up([row.id], event="workflow.failed")
+        _follow_up([row.id], event=WebhookEvent.FAILED)
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     if hold_seconds:
@@ -375,12 +375,12 @@ def _log(ids: Sequence[UUID], *lines: Line) -> None:
     transaction.on_commit(lambda: execution_log.tell(ids, lines))
 
 
-def _follow_up(ids: Sequence[UUID], *, event: str | None = None, webhook: bool = True) -> None:
+def _follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True) -> None:
     """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
 
     webhook: False where it is known that nobody asked for one.
     """
-    ended = event is not None and event != "workflow.started"
+    ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
         outbox.record(ids, event=event)
     if ended and ids:

@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from comfyserve.api.rendering import rendered
-from comfyserve.db import connections
+from comfyserve.db import connections, rows
 from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
 from workflows.metrics import store
@@ -40,8 +40,8 @@ SENDERS = 32  # threads; nearly all of their time is waiting for receivers
 PER_HOST, PER_USER = 3, 8  # deliveries at once
 LONGEST_DELAY = 2 * 3600.0  # seconds between tries
 TRIES_REFUSED = 5  # answers 4xx and 3xx
-# A start that its receiver answers with an error must not hold back the end for a day.
-TRIES_STARTED = 8
+# An earlier event that its receiver answers with an error must not hold back the end for a day.
+TRIES_BEFORE_END = 8
 KEPT_ANSWER = 1024  # characters
 GONE = 410
 TRY_AGAIN = (408, 425, 429)
@@ -119,7 +119,7 @@ def take(*, limit: int) -> list[Taken]:
                 "seconds": settings.WEBHOOK_TIMEOUT_SECONDS * 3,
             },
         )
-        return [Taken(*row) for row in cursor.fetchall()]
+        return rows.as_dataclasses(Taken, cursor)
 
 
 # -- one try ---------------------------------------------------------------------------------------------
@@ -145,9 +145,10 @@ def _body(taken: Taken) -> bytes:
     """Made anew for each try, so that its links are fresh; what it says of the event stays the same."""
     execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
     result = representations.result_of(execution, base=execution.webhook.base)
-    status = "running" if taken.event == WebhookEvent.STARTED else taken.event.removeprefix("workflow.")
-    if taken.event == WebhookEvent.STARTED:
-        # Told late, it still tells of the start; the end has an event of its own.
+    traits = WebhookEvent(taken.event).traits
+    status = traits.status
+    if not traits.is_terminal:
+        # Sent late, it still describes that moment: the end has an event of its own.
         result |= {"status": status, "completed_at": None, "duration_seconds": None, "outputs": {}}
         result |= {"error": None, "error_details": None}
     payload = {
@@ -223,7 +224,7 @@ def _enough(taken: Taken, code: int | None) -> bool:
         return False  # it was not reached: that may change
     if code < 500 and code not in TRY_AGAIN:
         return taken.tries >= TRIES_REFUSED
-    return taken.event == WebhookEvent.STARTED and taken.tries >= TRIES_STARTED
+    return not WebhookEvent(taken.event).traits.is_terminal and taken.tries >= TRIES_BEFORE_END
 
 
 def _backoff(tries: int) -> float:
@@ -253,8 +254,8 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
     else:
         values["finished_at"] = Now()
     with transaction.atomic():
-        rows = Delivery.objects.filter(id=taken.id, token=taken.token)
-        if rows.update(token=None, taken_until=None, **values):
+        delivery = Delivery.objects.filter(id=taken.id, token=taken.token)
+        if delivery.update(token=None, taken_until=None, **values):
             result = "retried" if verdict.state == Delivery.State.WAITING else verdict.state
             store.add("webhook_deliveries", result)
             DeliveryAttempt.objects.create(

@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
 from comfyserve.outbound import client
 from workflows import notify
-from workflows.models import Delivery, DeliveryAttempt, Execution, Webhook, WebhookEvent
+from workflows.models import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Execution, Webhook, WebhookEvent
 
 SHOWN_ATTEMPTS = 50  # of one delivery, the latest
 
@@ -50,7 +50,7 @@ def ask(execution: Execution, wanted: Wanted) -> None:
         execution=execution,
         url=wanted.url,
         host=f"{target.host}:{target.port}",
-        events=list(wanted.events or WebhookEvent.values),
+        events=list(wanted.events or DEFAULT_EVENTS),
         base=wanted.base,
     )
 
@@ -62,7 +62,7 @@ def wanted_of(execution: Execution) -> Wanted | None:
 
 
 # -- the outbox ----------------------------------------------------------------------------------------
-def record(ids: Iterable[UUID], *, event: str) -> None:
+def record(ids: Iterable[UUID], *, event: WebhookEvent) -> None:
     """Put the event of these executions into the outbox, where it was asked for, and once only.
 
     To be called in the transaction that changes the status.
@@ -75,7 +75,7 @@ def record(ids: Iterable[UUID], *, event: str) -> None:
                 w.url, w.host, 'waiting', ''
             FROM workflows_webhook w JOIN workflows_execution e ON e.id = w.execution_id
             WHERE w.execution_id = ANY(%(ids)s) AND %(event)s = ANY(w.events)
-            ON CONFLICT (execution_id, event) DO NOTHING
+            ON CONFLICT DO NOTHING
             """,
             {"event": event, "ids": list(ids)},
         )
