@@ -1,0 +1,8 @@
+"""Files of ComfyUI's own editor, converted into prompts on the server.
+
+`to_prompt` is pure: it is given the file and ComfyUI's `object_info`.
+"""
+
+from .conversion import Conversion, to_prompt
+
+__all__ = ["Conversion", "to_prompt"]
