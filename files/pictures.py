@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -34,6 +35,24 @@ def size_of(path: Path) -> Size | None:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             return Size(picture.width, picture.height)
+    except _BROKEN:
+        return None
+
+
+def texts(content: bytes) -> dict[str, str] | None:
+    """What is written into a picture besides its pixels, such as ComfyUI's `prompt` and `workflow`.
+
+    None where it is no picture that can be read. PNG has texts with names; elsewhere they are "name:text" in
+    EXIF.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(content)) as picture:
+            found = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
+            for text in picture.getexif().values():
+                name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+                if colon:
+                    found.setdefault(name.lower(), rest)
+            return found
     except _BROKEN:
         return None
 

@@ -100,12 +100,6 @@ def test_a_workflow_that_is_no_object(alice, workflow):
     assert "workflow" in refused(alice, workflow)
 
 
-def test_a_workflow_as_the_editor_saves_it_is_refused_with_the_way_out(alice):
-    code, message = refused(alice, {"nodes": [{"id": 1, "type": "KSampler"}], "links": []})["workflow.nodes"]
-    assert code == "UNSUPPORTED_FORMAT"
-    assert "Export (API)" in message
-
-
 def test_all_mistakes_are_named_at_once_by_their_paths(alice):
     workflow = {
         "nodes": {

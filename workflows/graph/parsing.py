@@ -1,8 +1,9 @@
 """Every accepted workflow format becomes one ComfyUI prompt; structural mistakes are named by field.
 
 Accepted are the reference's format (`nodes` by id, each with a list of named `inputs`) and ComfyUI's own
-API format (nodes by id, each with a dict of `inputs`). What only ComfyUI can know (value out of range,
-missing model, no output node) is not judged here: it fails the execution when its turn comes.
+API format (nodes by id, each with a dict of `inputs`); `formats` reads the others. What only ComfyUI can know
+(value out of range, missing model, no output node) is not judged here: it fails the execution when its turn
+comes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .links import Link as Link
 from .links import Prompt as Prompt
 from .links import link as link
 from .links import links_of as links_of
+
+MARK_INPUT = "_comfyserve"  # an input that no node knows; see `mark_outputs`
 
 # Inputs that name a model file, and the type of model they name. The registry knows the same names.
 MODEL_INPUTS = {
@@ -66,16 +69,25 @@ def parse(workflow: Any, *, max_nodes: int, path: str = "workflow") -> Graph:
     """
     mistakes: list[Detail] = []
     graph = _read(workflow, path, max_nodes, mistakes)
-    if not mistakes:
-        links.make_uniform(graph.prompt)
-        mistakes += _wrong_links(graph)
-    if not mistakes:
-        mistakes += _cycle(graph)
-    if not mistakes:
-        mistakes += links.too_deep(graph)
+    if mistakes:
+        raise ValidationFailed(mistakes)
+    return checked(graph, path=path, max_nodes=max_nodes)
+
+
+def checked(graph: Graph, *, path: str, max_nodes: int) -> Graph:
+    """The graph, if its links are good. Raises ValidationFailed."""
+    links.make_uniform(graph.prompt)
+    mistakes = list(_too_many(graph.prompt, path, max_nodes)) or list(_wrong_links(graph))
+    mistakes = mistakes or list(_cycle(graph)) or list(links.too_deep(graph))
     if mistakes:
         raise ValidationFailed(mistakes)
     return graph
+
+
+def _too_many(nodes: Mapping[str, Any], path: str, max_nodes: int) -> Iterator[Detail]:
+    if len(nodes) > max_nodes:
+        message = f"The workflow has {len(nodes)} nodes; at most {max_nodes} are allowed"
+        yield Detail("TOO_MANY_NODES", message, path)
 
 
 # -- reading -----------------------------------------------------------------------------------------
@@ -84,14 +96,8 @@ def _read(workflow: Any, path: str, max_nodes: int, mistakes: list[Detail]) -> G
     nodes, path = _nodes_of(workflow, path, mistakes)
     if nodes is None:
         return graph
-    if len(nodes) > max_nodes:
-        mistakes.append(
-            Detail(
-                "TOO_MANY_NODES",
-                f"The workflow has {len(nodes)} nodes; at most {max_nodes} are allowed",
-                path,
-            )
-        )
+    mistakes += _too_many(nodes, path, max_nodes)
+    if mistakes:
         return graph
     for node_id, node in nodes.items():
         _read_node(graph, str(node_id), node, f"{path}.{node_id}", mistakes)
@@ -104,16 +110,6 @@ def _nodes_of(workflow: Any, path: str, mistakes: list[Detail]) -> tuple[Mapping
         return None, path
     if "nodes" in workflow and not _looks_like_node(workflow["nodes"]):
         nodes, path = workflow["nodes"], f"{path}.nodes"
-        if isinstance(nodes, list):
-            mistakes.append(
-                Detail(
-                    "UNSUPPORTED_FORMAT",
-                    "This is a workflow as ComfyUI's editor saves it. Export it with "
-                    "'Workflow > Export (API)' and send that",
-                    path,
-                )
-            )
-            return None, path
         if not isinstance(nodes, dict):
             mistakes.append(Detail("INVALID_TYPE", f"Field '{path}' must be an object of nodes by id", path))
             return None, path
@@ -307,7 +303,7 @@ def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
     for node_id, node in prompt.items():
         inputs = node["inputs"]
         if node_id in outputs:
-            inputs = {**inputs, "_comfyserve": mark}
+            inputs = {**inputs, MARK_INPUT: mark}
             if isinstance(inputs.get("filename_prefix"), str):
                 inputs["filename_prefix"] = f"{mark}/{inputs['filename_prefix']}"
         marked[node_id] = {**node, "inputs": inputs}

@@ -17,13 +17,14 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Unavailable, ValidationFailed
 from comfyserve.db import rows
 from workflows.fleet import registry
-from workflows.graph import input_files, links, node_info, parsing
+from workflows.graph import formats, input_files, links, node_info, parsing
 from workflows.metrics import store
-from workflows.models import ALIVE, TERMINAL, Execution, Graph, Held, Status
+from workflows.models import ALIVE, TERMINAL, Execution, Graph, Held, Level, Status
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
-from . import deletion, matching, scheduling, state_machine
+from . import deletion, execution_log, matching, scheduling, state_machine
+from .execution_log import Line
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def submit(
     Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
     queue is full.
     """
-    graph = parsing.parse(workflow, max_nodes=settings.MAX_NODES)
+    reading = formats.read(workflow, user=user, max_nodes=settings.MAX_NODES)
+    graph = reading.graph
     wrong = list(links.mistakes(graph, node_info.everywhere()))
     if wrong:
         raise ValidationFailed(wrong)
@@ -85,7 +87,7 @@ def submit(
             webhook_url=webhook.url if webhook else "",
         )
         rows.insert(execution)
-        rows.insert(Graph(execution=execution, submitted=workflow, prompt=taken.prompt))
+        rows.insert(Graph(execution=execution, submitted=reading.source, prompt=taken.prompt))
         input_files.pin(taken, execution_id=execution.id)
         store.note_submitted(priority=priority)
         if webhook:
@@ -93,6 +95,7 @@ def submit(
         if limited:
             scheduling.lift_quota(user_id=user.pk)
         state_machine.accepted(execution.id, able=suited.able)
+        execution_log.write([execution.id], [Line(text, Level.WARNING) for text in reading.warnings])
     logger.info(
         "Accepted, %d nodes, priority %s",
         len(graph.prompt),

@@ -124,9 +124,7 @@ class _Writer:
             "_meta": {"title": live.title},
         }
 
-    def _write_link(
-        self, scope: Scope, live: LiveNode, slot: int, name: str, inputs: dict[str, Any]
-    ) -> None:
+    def _write_link(self, scope: Scope, live: LiveNode, slot: int, name: str, inputs: dict[str, Any]) -> None:
         id_ = scope.id_of(live.id)
         try:
             source = resolving.resolve(scope, live, slot)
@@ -174,7 +172,9 @@ class _Writer:
     # -- what can not be done --------------------------------------------------------------------------
     def _unknown(self, live: LiveNode) -> None:
         node = live.node
-        linked = any(slot.link is not None for slot in node.inputs) or any(slot.links for slot in node.outputs)
+        linked = any(slot.link is not None for slot in node.inputs) or any(
+            slot.links for slot in node.outputs
+        )
         if not linked:
             self._found.warnings.append(
                 f"Node {node.id} of the unknown class '{node.type}' is linked to nothing and was left out"
@@ -186,11 +186,15 @@ class _Writer:
         for widget in live.widgets:
             made = definitions.MADE_IN_BROWSER.get(widget.spec.kind)
             if made and not isinstance(inputs.get(widget.name), list):
-                self._error("NEEDS_EDITOR", live.node, f"it needs {made}, which only the editor's page can make")
+                self._error(
+                    "NEEDS_EDITOR", live.node, f"it needs {made}, which only the editor's page can make"
+                )
 
     def _error(self, code: str, node: Node, message: str, at: str = "") -> None:
         where = f"{node.path}.{at}" if at else node.path
-        self._found.errors.append(Detail(code, f"Node {node.id} ({node.title or node.type}): {message}", where))
+        self._found.errors.append(
+            Detail(code, f"Node {node.id} ({node.title or node.type}): {message}", where)
+        )
 
 
 def is_annotation(node_type: str) -> bool:

@@ -16,8 +16,9 @@ UNDEFINED: Final = object()  # JavaScript's undefined: such a value is left out 
 # Types of inputs that the editor shows as widgets. `COMBO` stands for a list of choices too.
 WIDGET_TYPES = frozenset(
     {
-        "INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "IMAGEUPLOAD", "COLOR", "IMAGECOMPARE", "CHART",
-        "GALLERIA", "TEXTAREA", "LOAD_3D", "PREVIEW_3D", "AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD", "WEBCAM",
+        "INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "IMAGEUPLOAD", "COLOR", "IMAGECOMPARE",
+        "CHART", "GALLERIA", "TEXTAREA", "LOAD_3D", "PREVIEW_3D", "AUDIO_UI", "AUDIOUPLOAD", "AUDIO_RECORD",
+        "WEBCAM",
     }
 )  # fmt: skip
 SEEDS = ("seed", "noise_seed")  # get a control beside them even if the node does not ask for it
@@ -83,7 +84,7 @@ def of(class_type: str, object_info: Mapping[str, Any]) -> Definition | None:
     if not isinstance(about, dict):
         return None
     inputs = list(_ordered(class_type, about))
-    widgets = [widget for each in inputs if each.is_widget for widget in _widgets(each, class_type)]
+    widgets = [widget for each in inputs if each.is_widget for widget in _widgets(each)]
     if class_type == "PreviewAny":
         widgets.append(Widget("preview", "", "MARKDOWN", saved=False))
     names = {widget.name for widget in widgets}
@@ -93,7 +94,9 @@ def of(class_type: str, object_info: Mapping[str, Any]) -> Definition | None:
         inputs={each.name: each.type for each in inputs if not each.is_widget}
         | {each.name: each.type for each in inputs if each.is_widget},
         widgets=tuple(widgets),
-        outputs=tuple("COMBO" if isinstance(type_, list) else str(type_) for type_ in about.get("output") or ()),
+        outputs=tuple(
+            "COMBO" if isinstance(type_, list) else str(type_) for type_ in about.get("output") or ()
+        ),
         places=tuple(
             (bool(each.options.get("forceInput")), 2 if each.controlled or each.name in SEEDS else 1)
             for each in inputs
@@ -152,7 +155,7 @@ def _takes_upload(options: Mapping[str, Any]) -> bool:
 
 
 # -- widgets -------------------------------------------------------------------------------------------
-def _widgets(given: _Input, class_type: str) -> Iterator[Widget]:
+def _widgets(given: _Input) -> Iterator[Widget]:
     """The input's widget and those that come with it."""
     kind = given.widget_type
     match kind:
@@ -171,7 +174,7 @@ def _widgets(given: _Input, class_type: str) -> Iterator[Widget]:
             yield Widget("clear", "clear")
             yield Widget("image", "", kind)
         case _:
-            options = _for_file(given.options, class_type) if kind == "COMBO" else given.options
+            options = _for_file(given.options) if kind == "COMBO" else given.options
             yield Widget(given.name, _default(given, kind), kind, options)
             yield from _companions(given, kind)
 
@@ -187,12 +190,10 @@ def _companions(given: _Input, kind: str) -> Iterator[Widget]:
         yield Widget("control_after_generate", "randomize", sent=False)
         yield Widget("control_filter_list", "", sent=False)
     elif kind == "INT" and given.controlled:
-        yield Widget(
-            asked if isinstance(asked, str) else "control_after_generate", "randomize", sent=False
-        )
+        yield Widget(asked if isinstance(asked, str) else "control_after_generate", "randomize", sent=False)
 
 
-def _for_file(options: Mapping[str, Any], class_type: str) -> Mapping[str, Any]:
+def _for_file(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The editor rewrites the value of a combo that has an upload button beside it."""
     return {**options, "rewritten": True} if _takes_upload(options) else options
 

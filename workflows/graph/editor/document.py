@@ -142,9 +142,15 @@ def _slots(given: Any, path: str) -> Iterator[Slot]:
         links = data.get("links") if "links" in data else data.get("linkIds")
         yield Slot(
             name=str(data.get("name", "")),
-            type=",".join(map(str, type_)) if isinstance(type_, list) else str(type_ if type_ is not None else "*"),
+            type=",".join(map(str, type_))
+            if isinstance(type_, list)
+            else str(type_ if type_ is not None else "*"),
             link=None if link is None else _whole(link, f"{path}.{i}.link"),
-            links=tuple(_whole(id_, f"{path}.{i}.links") for id_ in _list(links, f"{path}.{i}.links") if id_ is not None),
+            links=tuple(
+                _whole(id_, f"{path}.{i}.links")
+                for id_ in _list(links, f"{path}.{i}.links")
+                if id_ is not None
+            ),
             widget=str(widget.get("name", "")) if isinstance(widget, dict) else None,
         )
 

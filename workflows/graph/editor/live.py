@@ -63,7 +63,9 @@ class LiveNode:
     widgets: list[LiveWidget] = field(default_factory=list)
     definition: Definition | None = None
     inside: LiveGraph | None = None  # of a subgraph's instance
-    proxies: list[tuple[str, str]] = field(default_factory=list)  # (node inside, widget) shown on the instance
+    proxies: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (node inside, widget) shown on the instance
 
     @property
     def id(self) -> str:
@@ -80,7 +82,11 @@ class LiveNode:
         return self.definition.title if self.definition else self.node.type
 
     def widget(self, name: str | None) -> LiveWidget | None:
-        return next((widget for widget in self.widgets if widget.name == name), None) if name is not None else None
+        return (
+            next((widget for widget in self.widgets if widget.name == name), None)
+            if name is not None
+            else None
+        )
 
     def widget_of(self, link: int) -> LiveWidget | None:
         """The widget whose value the link replaces."""
@@ -113,7 +119,7 @@ class Builder:
         root = self._graph(self.document.root)
         graphs = [root, *reversed(self._subgraphs.values())]
         for graph in graphs:
-            _apply_primitives(graph, self)
+            _apply_primitives(graph)
         for graph in graphs:
             _copy_inwards(graph)
         self.all = [node for graph in graphs for node in graph.nodes.values()]
@@ -217,7 +223,9 @@ def _innermost_first(document: Document) -> list[str]:
                 continue
             if state.get(id_) is None:
                 state[id_] = 1
-                inner = {node.type for node in document.subgraphs[id_].nodes.values()} & document.subgraphs.keys()
+                inner = {
+                    node.type for node in document.subgraphs[id_].nodes.values()
+                } & document.subgraphs.keys()
                 if any(state.get(other) == 1 for other in inner):
                     raise ValueError(document.subgraphs[id_].name or id_)
                 stack.extend(sorted(other for other in inner if state.get(other) is None))
@@ -291,15 +299,16 @@ def _fill_instance(live: LiveNode) -> None:
 def _copy_inwards(graph: LiveGraph) -> None:
     """What an instance shows is also what the widgets inside it hold, should nothing else reach them."""
     for live in graph.nodes.values():
-        for widget in live.widgets if live.inside else ():
-            slot = next((slot for slot in live.inside.graph.inputs if slot.name == widget.name), None) if live.inside else None
-            if slot and live.inside:
-                for inner in _linked(slot, live.inside):
-                    inner.assign(widget.value, widget.path)
+        if live.inside is None:
+            continue
+        own = {slot.name: slot for slot in live.inside.graph.inputs}
+        for widget in live.widgets:
+            for inner in _linked(own[widget.name], live.inside) if widget.name in own else ():
+                inner.assign(widget.value, widget.path)
 
 
 # -- primitives ----------------------------------------------------------------------------------------
-def _apply_primitives(graph: LiveGraph, builder: Builder) -> None:
+def _apply_primitives(graph: LiveGraph) -> None:
     for live in graph.nodes.values():
         if live.node.type != PRIMITIVE or not live.node.outputs:
             continue

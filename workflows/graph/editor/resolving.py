@@ -86,15 +86,16 @@ def _through_input(at: _At) -> _At | Shown | None:
 
 
 def _out_of_subgraph(scope: Scope, link: Link) -> _At | Shown | None:
-    instance = scope.instance
-    assert instance and scope.parent  # noqa: S101  (a scope within an instance has both)
+    instance, parent = scope.instance, scope.parent
+    if instance is None or parent is None:
+        raise Broken("it is linked to the inputs of a subgraph, outside of any")
     if not 0 <= link.source_slot < len(instance.inputs):
         raise Broken(f"the subgraph has no input {link.source_slot}")
     given = instance.inputs[link.source_slot]
     if given.link is not None:
-        return _At(scope.parent, instance, link.source_slot, None, entering=True)
+        return _At(parent, instance, link.source_slot, None, entering=True)
     widget = instance.widget(given.widget)
-    return Shown(scope.parent.id_of(instance.id), widget) if widget else None
+    return Shown(parent.id_of(instance.id), widget) if widget else None
 
 
 def _through_output(at: _At) -> _At | Output | None:
@@ -103,7 +104,7 @@ def _through_output(at: _At) -> _At | Output | None:
         index = _beside(live, at.slot, at.type or "*")
         return None if index is None else _At(at.scope, live, index, None, entering=True)
     if live.inside:
-        return _into_subgraph(at)
+        return _into_subgraph(at, live.inside)
     if live.node.type in REROUTES:
         return _At(at.scope, live, 0, at.type, entering=True) if live.inputs else None
     if live.node.type == GET:
@@ -113,9 +114,7 @@ def _through_output(at: _At) -> _At | Output | None:
     return None if live.virtual else Output(at.scope.id_of(live.id), at.slot)
 
 
-def _into_subgraph(at: _At) -> _At | None:
-    inside = at.live.inside
-    assert inside  # noqa: S101
+def _into_subgraph(at: _At, inside: LiveGraph) -> _At | None:
     if not 0 <= at.slot < len(inside.graph.outputs):
         raise Broken(f"the subgraph {at.live.title} has no output {at.slot}")
     links = (inside.graph.links.get(id_) for id_ in inside.graph.outputs[at.slot].links)
@@ -127,7 +126,9 @@ def _into_subgraph(at: _At) -> _At | None:
     scope = at.scope.children[at.live.id]
     source = scope.graph.nodes.get(link.source)
     if source is None:
-        raise Broken(f"output {at.slot} of the subgraph {at.live.title} comes from a node that does not exist")
+        raise Broken(
+            f"output {at.slot} of the subgraph {at.live.title} comes from a node that does not exist"
+        )
     return _At(scope, source, link.source_slot, at.type, entering=False)
 
 

@@ -98,7 +98,8 @@ def _nearest(value: float) -> int:
 
 # -- texts -------------------------------------------------------------------------------------------------
 def dynamic(text: str, choose: Choose, *, depth: int = 0) -> str:
-    """A prompt with one of the choices of each {a|b}, without comments. Deeper than 50 blocks it stays as it is."""
+    """A prompt with one of the choices of each {a|b}, without comments. Blocks nested deeper than
+    DEEPEST_CHOICE stay as they are."""
     if depth > DEEPEST_CHOICE:
         return text
     text = _without_comments(text)

@@ -1,0 +1,365 @@
+"""What ComfyUI's editor saves is accepted as it is: converted as the editor itself would convert it.
+
+That it equals the editor's own conversion is tested against the real one in `test_editor_templates`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import datetime
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from accounts.models import User
+from files import storing
+from files.incoming import Incoming
+from tests.factories import assert_error
+from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, File, simple, subgraph
+from workflows.graph.editor import to_prompt
+from workflows.models import Execution, ObjectInfo, Worker
+
+
+@pytest.fixture
+def worker(db: Any) -> Worker:
+    info = ObjectInfo.objects.create(digest="a" * 64, body=OBJECT_INFO)
+    return Worker.objects.create(name="gpu", host="h", pid=1, url="u", reachable=True, object_info=info)
+
+
+def accepted(alice: Any, workflow: Any) -> dict[str, Any]:
+    """The prompt that is kept for the workers."""
+    response = alice.post("/workflows/execute", {"workflow": workflow})
+    assert response.status_code == 200, response.content
+    prompt: dict[str, Any] = Execution.objects.get(id=response.json()["execution_id"]).graph.prompt
+    return prompt
+
+
+def refused(alice: Any, workflow: Any) -> dict[str, tuple[str, str]]:
+    """field -> (code, message) of each mistake."""
+    response = alice.post("/workflows/execute", {"workflow": workflow})
+    body = assert_error(response, 400, "validation_error")
+    return {detail["field"]: (detail["code"], detail["message"]) for detail in body["details"]}
+
+
+def converted(file: File, **options: Any) -> dict[str, Any]:
+    found = to_prompt(file.data, OBJECT_INFO, **options)
+    assert found.errors == []
+    return found.prompt
+
+
+# -- forms ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_both_schemas_of_the_editor(alice, worker, as_objects):
+    assert accepted(alice, simple(links_as_objects=as_objects).data) == SIMPLE_PROMPT
+
+
+def test_a_prompt_as_comfyui_is_sent_it(alice, worker):
+    sent = {"prompt": SIMPLE_PROMPT, "client_id": "x", "extra_data": {"extra_pnginfo": {"workflow": {}}}}
+    assert accepted(alice, sent) == SIMPLE_PROMPT
+
+
+def test_it_can_be_retried(alice, worker):
+    accepted(alice, simple().data)
+    Execution.objects.update(status="failed")
+    [execution] = Execution.objects.all()
+    again = alice.post(f"/workflows/{execution.id}/retry").json()["execution_id"]
+    assert Execution.objects.get(id=again).graph.prompt == SIMPLE_PROMPT
+
+
+def stored(name: str, content: bytes) -> str:
+    with Incoming() as incoming:
+        incoming.write(content)
+        return storing.accept(incoming, user=User.objects.get(username="alice"), filename=name).id
+
+
+def png(**texts: Any) -> bytes:
+    info, buffer = PngImagePlugin.PngInfo(), BytesIO()
+    for name, value in texts.items():
+        info.add_text(name, json.dumps(value))
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def webp(prompt: Any) -> bytes:
+    """As ComfyUI's SaveAnimatedWEBP writes it."""
+    image, buffer = Image.new("RGB", (8, 8)), BytesIO()
+    exif = image.getexif()
+    exif[0x0110] = f"prompt:{json.dumps(prompt)}"
+    image.save(buffer, "WEBP", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("workflow.json", json.dumps(simple().data).encode()),
+        ("story.app.json", json.dumps(simple(extra={"linearMode": True}).data).encode()),
+        ("api.json", json.dumps(SIMPLE_PROMPT).encode()),
+        ("made.png", png(prompt=SIMPLE_PROMPT, workflow={"nodes": [], "links": []})),
+        ("saved.png", png(workflow=simple().data)),
+        (
+            "nan.png",
+            png(
+                prompt=SIMPLE_PROMPT | {"9": {"class_type": "X", "inputs": {}, "is_changed": [float("nan")]}}
+            ),
+        ),
+        ("made.webp", webp(SIMPLE_PROMPT)),
+    ],
+)
+def test_the_id_of_a_file_with_a_workflow_inside(alice, worker, name, content):
+    prompt = accepted(alice, stored(name, content))
+    prompt.pop("9", None)
+    assert prompt == SIMPLE_PROMPT
+
+
+def test_a_picture_that_was_made_here_runs_again_without_the_marks_of_its_run(alice, worker):
+    ran = copy.deepcopy(SIMPLE_PROMPT)
+    ran["3"]["inputs"] |= {"_comfyserve": "some-id.1", "filename_prefix": "some-id.1/cat"}
+    assert accepted(alice, stored("made.png", png(prompt=ran))) == SIMPLE_PROMPT
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("plain.png", png(), "NO_WORKFLOW"),
+        ("broken.png", png()[:20], "INVALID_VALUE"),
+        ("list.json", b"[1]", "NO_WORKFLOW"),
+        ("broken.json", b"{", "INVALID_VALUE"),
+    ],
+)
+def test_a_file_without_a_workflow(alice, worker, name, content, code):
+    assert refused(alice, stored(name, content))["workflow"][0] == code
+
+
+def test_the_file_of_somebody_else(alice, bob, worker):
+    file_id = stored("workflow.json", json.dumps(simple().data).encode())
+    response = bob.post("/workflows/execute", {"workflow": file_id})
+    assert assert_error(response, 400, "validation_error")["details"][0]["code"] == "FILE_NOT_FOUND"
+
+
+# -- widgets -------------------------------------------------------------------------------------------
+def test_values_by_name(alice, worker):
+    file = simple()
+    file.data["nodes"][0]["widgets_values"] = {"method": "fast", "seed": 9, "unknown": 1}
+    assert converted(file)["1"]["inputs"] == {"seed": 9, "width": 64, "method": "fast"}
+
+
+def test_a_list_that_is_too_short_leaves_defaults():
+    file = simple()
+    file.data["nodes"][0]["widgets_values"] = [9]
+    assert converted(file)["1"]["inputs"] == {"seed": 9, "width": 64, "method": "fast"}
+
+
+def test_lists_are_wrapped_lest_they_be_taken_for_links():
+    file = simple()
+    file.data["nodes"][0]["widgets_values"][3] = ["1", 0]
+    assert converted(file)["1"]["inputs"]["method"] == {"__value__": ["1", 0]}
+
+
+def test_a_primitive_gives_its_value_on_the_grid_of_the_widget():
+    file = simple().node(9, "PrimitiveNode", [101, "fixed"], outputs=["INT"])
+    file.data["nodes"][0]["inputs"] = [
+        {"name": "width", "type": "INT", "widget": {"name": "width"}, "link": None}
+    ]
+    file.link(9, (9, 0), (1, "width"))
+    assert converted(file)["1"]["inputs"]["width"] == 104
+    assert "9" not in converted(file)
+
+
+def test_dynamic_prompts_without_their_comments():
+    file = simple()
+    file.data["nodes"][1]["widgets_values"][0] = (
+        "a {red|{light|dark} blue} /* what\never */cat \\{x\\} // end"
+    )
+    prompt = converted(file, choose=lambda choices: choices[-1])
+    assert prompt["2"]["inputs"]["text"] == "a dark blue cat {x} "
+
+
+def test_file_names_with_dates_and_widgets():
+    file = simple()
+    file.data["nodes"][2]["widgets_values"] = [
+        "%date:yyyy-MM-dd%/%Noise.seed% %Words.text% %nothing.here% %x%"
+    ]
+    prompt = converted(file, now=datetime(2026, 3, 4))
+    assert prompt["3"]["inputs"]["filename_prefix"] == "2026-03-04/5 a cat %nothing.here% %x%"
+
+
+@pytest.mark.parametrize("text", ["{" * 5000, "/*" * 50_000, "%" * 50_000, "\\", "{a|"])
+def test_hostile_texts_take_no_time_and_do_no_harm(text):
+    file = simple()
+    file.data["nodes"][1]["widgets_values"][0] = text
+    file.data["nodes"][2]["widgets_values"][0] = text
+    converted(file)
+
+
+# -- links ---------------------------------------------------------------------------------------------
+def test_notes_reroutes_and_groups():
+    file = (
+        simple()
+        .node(8, "Note", ["remember"])
+        .node(9, "MarkdownNote", ["# remember"])
+        .node(7, "Reroute", inputs=[""], outputs=["*"])
+        .link(8, (2, 0), (7, ""))
+        .link(9, (7, 0), (3, "images"))
+    )
+    file.data["groups"] = [{"title": "Group", "bounding": [0, 0, 10, 10]}]
+    assert converted(file) == SIMPLE_PROMPT
+
+
+def test_a_bypassed_node_passes_on_what_fits():
+    file = simple()
+    file.data["nodes"][1]["mode"] = 4
+    prompt = converted(file)
+    assert set(prompt) == {"1", "3"}
+    assert prompt["3"]["inputs"]["images"] == ["1", 0]
+
+
+def test_a_muted_node_is_left_out_with_the_links_to_it():
+    file = simple()
+    file.data["nodes"][1]["mode"] = 2
+    assert converted(file)["3"]["inputs"] == {"filename_prefix": "cat"}
+
+
+def test_thousands_of_reroutes():
+    file = simple()
+    for i in range(3000):
+        file.node(100 + i, "Reroute", inputs=[""], outputs=["*"])
+        file.link(100 + i, (100 + i - 1 if i else 2, 0), (100 + i, ""))
+    file.link(9999, (3099, 0), (3, "images"))
+    assert converted(file)["3"]["inputs"]["images"] == ["2", 0]
+
+
+# -- subgraphs -----------------------------------------------------------------------------------------
+def nested() -> File:
+    """SaveImage of a subgraph with a subgraph inside it, whose widgets are shown outside."""
+    inner = (
+        subgraph("inner", inputs=("image", "text"), outputs=("out",))
+        .node(1, "Text", ["inside", 2.0], inputs=["image", "text!"], outputs=["IMAGE"])
+        .link(1, (-10, 0), (1, "image"))
+        .link(2, (-10, 1), (1, "text"))
+        .link(3, (1, 0), (-20, "0"))
+    )
+    outer = (
+        subgraph("outer", inputs=("text", "width"), outputs=("out",))
+        .node(5, "Noise", [7, "fixed", 256, "fast"], inputs=["width!"], outputs=["IMAGE"])
+        .node(6, "inner", ["between"], inputs=["image", "text!"], outputs=["IMAGE"])
+        .link(1, (5, 0), (6, "image"))
+        .link(2, (-10, 0), (6, "text"))
+        .link(3, (-10, 1), (5, "width"))
+        .link(4, (6, 0), (-20, "0"))
+    )
+    return (
+        File(definitions={"subgraphs": [outer.data, inner.data]})
+        .node(10, "outer", ["outside", 512], inputs=["text!", "width!"], outputs=["IMAGE"])
+        .node(11, "outer", ["twice"], inputs=["text!", "width!"], outputs=["IMAGE"])
+        .node(12, "SaveImage", ["one"], inputs=["images"])
+        .node(13, "SaveImage", ["two"], inputs=["images"])
+        .link(1, (10, 0), (12, "images"))
+        .link(2, (11, 0), (13, "images"))
+    )
+
+
+def test_subgraphs_in_each_other_with_the_widgets_that_they_show(alice, worker):
+    prompt = accepted(alice, nested().data)
+    assert {id_: node["class_type"] for id_, node in prompt.items()} == {
+        "10:5": "Noise", "10:6:1": "Text", "11:5": "Noise", "11:6:1": "Text",
+        "12": "SaveImage", "13": "SaveImage",
+    }  # fmt: skip
+    assert prompt["10:6:1"]["inputs"] == {"text": "outside", "strength": 2.0, "image": ["10:5", 0]}
+    assert prompt["11:6:1"]["inputs"]["text"] == "twice"
+    assert prompt["10:5"]["inputs"] == {"seed": 7, "width": 512, "method": "fast"}
+    assert prompt["11:5"]["inputs"]["width"] == 256
+    assert prompt["12"]["inputs"]["images"] == ["10:6:1", 0]
+
+
+def test_what_an_instance_shows_is_told_by_the_inputs_that_take_it():
+    found = to_prompt(nested().data, OBJECT_INFO)
+    assert found.promoted["10", "text"] == [("10:6:1", "text")]
+    assert found.promoted["11", "width"] == [("11:5", "width")]
+    assert found.paths["10:6:1", "text"] == "workflow.nodes.0.widgets_values.0"
+
+
+def test_values_in_the_order_of_the_widgets_shown():
+    file = nested()
+    file.data["nodes"][0] |= {
+        "properties": {"proxyWidgets": [["5", "seed"], ["-1", "width"], ["-1", "text"]]},
+        "widgets_values": [None, 1024, "by list"],
+    }
+    found = to_prompt(file.data, OBJECT_INFO)
+    assert found.prompt["10:5"]["inputs"]["width"] == 1024
+    assert found.prompt["10:6:1"]["inputs"]["text"] == "by list"
+    assert found.promoted["10", "seed"] == [("10:5", "seed")]
+
+
+def test_a_subgraph_inside_itself_is_refused(alice, worker):
+    file = nested()
+    file.data["definitions"]["subgraphs"][1]["nodes"][0]["type"] = "outer"
+    assert refused(alice, file.data)["workflow.definitions"][0] == "CYCLE"
+
+
+def test_subgraphs_that_would_unfold_without_end_are_refused(alice, worker):
+    levels = [subgraph("0").node(1, "Noise", [])]
+    for i in range(1, 40):
+        levels.append(subgraph(str(i)).node(1, str(i - 1)).node(2, str(i - 1)))
+    file = File(definitions={"subgraphs": [level.data for level in levels]}).node(1, "39")
+    assert refused(alice, file.data)["workflow"][0] == "TOO_MANY_NODES"
+
+
+# -- what can not be converted -------------------------------------------------------------------------
+def test_what_no_worker_has_is_told_by_node(alice, worker):
+    file = simple()
+    file.data["nodes"][1]["type"] = "Txet"
+    code, message = refused(alice, file.data)["workflow.nodes.1.type"]
+    assert (code, message) == ("UNKNOWN_NODE", "Node 2 (Words): no worker has a node of the class 'Txet'")
+
+
+def test_an_unknown_node_that_does_not_run_does_not_matter():
+    for mode in (2, 4):
+        file = (
+            simple()
+            .node(9, "Gone", [1], inputs=["x"], outputs=["IMAGE"], mode=mode)
+            .link(9, (2, 0), (9, "x"))
+        )
+        assert converted(file) == SIMPLE_PROMPT
+
+
+def test_an_unknown_node_that_is_linked_to_nothing_is_left_out_with_a_warning():
+    found = to_prompt(simple().node(9, "Fancy note", ["hello"]).data, OBJECT_INFO)
+    assert found.prompt == SIMPLE_PROMPT
+    assert "Fancy note" in found.warnings[0]
+
+
+def test_what_only_the_page_can_make_is_told(alice, worker):
+    file = simple().node(9, "WebcamCapture", [""], outputs=["IMAGE"])
+    assert refused(alice, file.data)["workflow.nodes.3"][0] == "NEEDS_EDITOR"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda file: file["nodes"].append(5), "workflow.nodes.3"),
+        (lambda file: file["nodes"][0].pop("id"), "workflow.nodes.0.id"),
+        (lambda file: file["nodes"][0].update(type=None), "workflow.nodes.0.type"),
+        (lambda file: file["nodes"][0].update(widgets_values="x"), "workflow.nodes.0.widgets_values"),
+        (lambda file: file["nodes"][1].update(id=1), "workflow.nodes.1.id"),
+        (lambda file: file["nodes"][2]["inputs"][0].update(link=99), "workflow.nodes.2"),
+        (lambda file: file["nodes"].pop(1), "workflow.nodes.1"),
+        (lambda file: file.update(links=[[1]]), "workflow.links.0"),
+        (lambda file: file.update(links=7), "workflow.links"),
+        (lambda file: file.update(definitions={"subgraphs": [None]}), "workflow.definitions.subgraphs.0"),
+        (lambda file: file.update(nodes=[]), "workflow.nodes"),
+    ],
+)  # fmt: skip
+def test_malformed_files_are_refused_by_field(alice, worker, change, field):
+    file = copy.deepcopy(simple().data)
+    change(file)
+    assert field in refused(alice, file)
+
+
+def test_before_any_worker_has_told_of_its_nodes(alice):
+    response = alice.post("/workflows/execute", {"workflow": simple().data})
+    assert_error(response, 503, "service_unavailable")
+    assert response["Retry-After"]
