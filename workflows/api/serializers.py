@@ -53,8 +53,8 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         "timeout_seconds": "timeout_minutes",
     }
     workflow = serializers.JSONField(
-        help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format; the file that ComfyUI's "
-        'editor saves; `{"prompt": …}` as ComfyUI is sent it; or the id of a file that holds one of these'
+        help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format; the file that "
+        'ComfyUI\'s editor saves; `{"prompt": …}` as ComfyUI is sent it; or the id of a file that holds one of these'
     )
     priority = Choice(
         label="Priority",
