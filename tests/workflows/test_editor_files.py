@@ -19,7 +19,7 @@ from files import storing
 from files.incoming import Incoming
 from tests.factories import assert_error
 from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, File, simple, subgraph
-from workflows.graph.editor import to_prompt
+from workflows.graph.editor.conversion import to_prompt
 from workflows.models import Execution, ObjectInfo, Worker
 
 

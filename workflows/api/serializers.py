@@ -54,7 +54,7 @@ class ExecuteSerializer(serializers.Serializer[Any]):
     }
     workflow = serializers.JSONField(
         help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format; the file that "
-        'ComfyUI\'s editor saves; `{"prompt": …}` as ComfyUI is sent it; or the id of a file that holds one of these'
+        "ComfyUI's editor saves; nodes in a `prompt`, as ComfyUI is sent them; or the id of a file with one"
     )
     priority = Choice(
         label="Priority",

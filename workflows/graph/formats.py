@@ -14,7 +14,7 @@ from accounts.models import User
 from comfyserve.api.errors import Detail, Unavailable, ValidationFailed
 
 from . import embedded, object_info, parsing
-from .editor import Conversion, to_prompt
+from .editor.conversion import Conversion, to_prompt
 from .parsing import Graph
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from comfyserve.api.errors import Detail
 from . import definitions, document, resolving, values
 from .definitions import UNDEFINED
 from .document import BYPASSED, MUTED, Malformed, Node
-from .live import NOTES, SWITCHBOARDS, Builder, LiveNode, LiveWidget
+from .live import Builder, LiveNode, LiveWidget
 from .resolving import Broken, Output, Scope, Shown
 from .values import Choose
 
@@ -195,16 +195,3 @@ class _Writer:
         self._found.errors.append(
             Detail(code, f"Node {node.id} ({node.title or node.type}): {message}", where)
         )
-
-
-def is_annotation(node_type: str) -> bool:
-    """Nodes that only the editor's page knows: notes, and panels of switches."""
-    return node_type in NOTES or node_type in SWITCHBOARDS
-
-
-def links_in(prompt: Prompt) -> Iterator[tuple[str, str, str, int]]:
-    """(node, input, source node, output) of each link."""
-    for id_, node in prompt.items():
-        for name, value in node["inputs"].items():
-            if isinstance(value, list):
-                yield id_, name, value[0], value[1]
