@@ -25,12 +25,28 @@ class Unreachable(ComfyUIError):
     have had its effect: look (`Client.whereabouts`) before doing it again.
     `status` is the HTTP status where there was an answer. A 500 to a submission says that ComfyUI
     stumbled over it, before or after queueing it; the same graph will often make it stumble again.
+    `turned_away` says that something before ComfyUI answered in its place (a proxy, a login page, a limit):
+    nothing was accepted, and no workflow is to blame.
     """
+
+    # Redirects, and what protects a ComfyUI. ComfyUI itself gives none of these to what we ask.
+    TURNED_AWAY = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 429})
+    # A proxy that did not reach ComfyUI, or lost it on the way.
+    GATEWAY = frozenset({502, 503, 504})
 
     def __init__(self, message: str, *, sent: bool, status: int | None = None) -> None:
         super().__init__(message)
         self.sent = sent
         self.status = status
+
+    @property
+    def turned_away(self) -> bool:
+        # A page with 200 instead of ComfyUI's JSON is a proxy's too.
+        return self.status is not None and (self.status in self.TURNED_AWAY or self.status < 300)
+
+    @property
+    def by_gateway(self) -> bool:
+        return self.status in self.GATEWAY
 
 
 class Refused(ComfyUIError):

@@ -53,17 +53,26 @@ __all__ = ["Session", "Subscription"]
 
 
 class Session:
-    """Connects at once and for ever, in a thread of its own; `close` ends it.
+    """Connects at once and for ever, in a thread of its own; `close` ends it. With `connect=False` not before
+    `start` is called.
 
     `connected` says whether events arrive now, `generation` counts the connections so far: a follower
     that sees it changed may have missed something. `queue_remaining` is what ComfyUI said last about
-    the length of its queue (running ones included), None before it has.
+    the length of its queue (running ones included), None before it has, and `status_at` when (monotonic).
+
+    ComfyUI forgets the sockets of a client id as soon as any one of them closes, and goes on answering the
+    pings of the others: `connected` may be wrong for ever. It tells every socket that it knows when its queue
+    changes, so a submission that brings no status says that ours is not among them: call `reconnect` then.
     """
 
-    def __init__(self, client_id: str, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, client_id: str, url: str, headers: Mapping[str, str] | None = None, *, connect: bool = True
+    ) -> None:
         self.client_id = client_id
         self.generation = 0
         self.queue_remaining: int | None = None
+        self.status_at = 0.0
+        self._url = url
         scheme, _, rest = url.rstrip("/").partition("://")
         websocket_scheme = "wss" if scheme == "https" else "ws"
         self._address = f"{websocket_scheme}://{rest}/ws?{urlencode({'clientId': client_id})}"
@@ -72,11 +81,33 @@ class Session:
         self._lock = threading.Lock()
         self._connected = threading.Event()
         self._stopping = threading.Event()
+        self._begun = False
         self._told = False  # of this outage, in the log
         self._socket: websocket.WebSocket | None = None
         self._current: str | None = None  # the prompt that runs, for messages that do not name theirs
         self._thread = threading.Thread(target=self._run, name=f"comfyui-session-{client_id}", daemon=True)
-        self._thread.start()
+        if connect:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to connect. Nothing happens where it has begun already, or was closed."""
+        with self._lock:
+            if not self._begun and not self._stopping.is_set():
+                self._begun = True
+                self._thread.start()
+
+    def also_as(self, client_id: str) -> Session:
+        """A second connection, by an id that an earlier process of ours had: what is sent to it reaches the
+        subscriptions of this session too. The caller closes it."""
+        other = Session(client_id, self._url, self._headers, connect=False)
+        other._subscriptions, other._lock = self._subscriptions, self._lock
+        other.start()
+        return other
+
+    def reconnect(self) -> None:
+        """Give up the connection that there is: it is connected anew within a moment."""
+        logger.warning("no events from ComfyUI, connecting anew", extra={"action": "comfyui_reconnect"})
+        self._hang_up()
 
     @property
     def connected(self) -> bool:
@@ -98,7 +129,7 @@ class Session:
         does not answer is not waited for; it ends by itself within CONNECT_TIMEOUT."""
         self._stopping.set()
         self._hang_up()
-        if threading.current_thread() is not self._thread:
+        if self._begun and threading.current_thread() is not self._thread:
             self._thread.join(timeout=GRACE)
 
     def __enter__(self) -> Session:
@@ -193,6 +224,7 @@ class Session:
             self._to_all(event)
         elif isinstance(event, events.QueueStatus):
             self.queue_remaining = event.remaining
+            self.status_at = time.monotonic()
         elif isinstance(event, ABOUT_A_PROMPT):
             self._to_its_prompt(event)
         elif isinstance(event, events.ProgressText) and self._current is not None:

@@ -43,6 +43,7 @@ class Faults:
     no_answer_after_accepting: int = 0  # so many prompts are queued, and the connection is cut
     status: dict[str, int] = field(default_factory=dict)  # path -> what it answers
     body: dict[str, bytes] = field(default_factory=dict)  # path -> what it answers, with 200
+    proxy: int | None = None  # what stands before it answers everything but /ws itself: this, and a page
     delay: dict[str, float] = field(default_factory=dict)  # path -> seconds before it is looked at
     hang: set[str] = field(default_factory=set)  # paths that never answer
     silent: bool = False  # sockets stay open, and nothing is sent on them
@@ -178,6 +179,7 @@ class ScriptedComfyUI:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._sockets: dict[str, tuple[web.WebSocketResponse, asyncio.Transport | None]] = {}
+        self._opened: list[asyncio.Transport | None] = []
         self._engine = Engine(classes=self.classes, send=self._send)
         app = web.Application(middlewares=[self._note_and_spoil], client_max_size=100 * 1024 * 1024)
         app.add_routes(self._routes())
@@ -225,14 +227,16 @@ class ScriptedComfyUI:
                     pass  # it is about to be noticed by its own handler
 
     def _cut_sockets(self) -> None:
-        for _, transport in self._sockets.values():
+        for transport in self._opened:  # forgotten ones too
             if transport is not None:
                 transport.abort()
+        self._opened.clear()
 
     async def _websocket(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(autoping=not self.faults.deaf)
         await socket.prepare(request)
         sid = request.query.get("clientId") or "nobody"
+        self._opened.append(request.transport)
         self._sockets[sid] = (socket, request.transport)
         remaining = {"exec_info": {"queue_remaining": self._engine.remaining}}
         try:
@@ -241,8 +245,8 @@ class ScriptedComfyUI:
                 if message.type is web.WSMsgType.TEXT and json.loads(message.data)["type"] == "feature_flags":
                     await self._send(sid, "feature_flags", FEATURES)
         finally:
-            if self._sockets.get(sid, (None,))[0] is socket:
-                del self._sockets[sid]
+            # As the real one: whichever socket of this id closes, the newest one is forgotten.
+            self._sockets.pop(sid, None)
             self._notice()
         return socket
 
@@ -285,6 +289,8 @@ class ScriptedComfyUI:
         )
         self._notice()
         await asyncio.sleep(faults.delay.get(path, 0))
+        if faults.proxy is not None and path != "/ws":
+            return web.Response(status=faults.proxy, text="<html>no way in</html>", content_type="text/html")
         if path in faults.hang:
             await asyncio.Event().wait()
         if path in faults.status:

@@ -20,6 +20,7 @@ class Rig:
         self.comfyui = comfyui
         self.api = Api.of(make_user("alice"))
         self.backend = Backend(name="gpu", url=comfyui.url, headers={})
+        self.backend.connect()
         assert self.backend.session.wait_connected(5)
         self.backend.refresh()
         Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)

@@ -55,6 +55,28 @@ def idle_others(*, name: str) -> list[str]:
     return list(taking().filter(idle=True).exclude(name=name).values_list("name", flat=True))
 
 
+def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:
+    """Whether an idle worker waits for this staged execution, which may run there.
+
+    So many of the staged ones are wanted as workers are idle, the first in the order: one free slot does not
+    bring back what a whole fleet has staged.
+    """
+    idle = idle_others(name=name)
+    if not idle:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id FROM workflows_execution
+            WHERE status = 'pending' AND claim_token IS NOT NULL AND posted_at IS NOT NULL
+              AND NOT (%(idle)s::varchar[] <@ (excluded || lacking))
+            ORDER BY turn, created_at LIMIT %(count)s
+            """,
+            {"idle": idle, "count": len(idle)},
+        )
+        return execution_id in {row[0] for row in cursor.fetchall()}
+
+
 def are_ours(prompt_ids: Iterable[str]) -> bool:
     """Whether any of these prompts is an execution of ours."""
     return Execution.objects.filter(id__in=[id_ for id_ in prompt_ids if _is_uuid(id_)]).exists()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -39,6 +39,7 @@ class Claim:
     posted_at: datetime | None
     boot: str
     faults: int
+    tries: int  # that failed before this claim, through no fault of the workflow
     request_id: str
     excluded: list[str]
     kind: str
@@ -54,14 +55,16 @@ class Claim:
 
 _CLAIM_FIELDS = """
     e.id AS execution_id, e.claim_token AS token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes,
-    e.started_at, e.posted_at, e.boot, e.faults, e.request_id, e.excluded, e.kind,
+    e.started_at, e.posted_at, e.boot, e.faults, e.tries, e.request_id, e.excluded, e.kind,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt
 """
 
 
-def take(*, worker: str) -> Claim | None:
+def take(*, worker: str, unless_for: Sequence[str] = ()) -> Claim | None:
     """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+
+    What any of `unless_for` may take is left to them: other workers, which are idle.
 
     The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
     `mark_submitted`, whose commit does, nothing follows from a claim that could not be forgotten.
@@ -83,7 +86,7 @@ def take(*, worker: str) -> Claim | None:
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
         WHERE set_config('synchronous_commit', 'off', true) = 'off'
         """,  # noqa: S608  (no value of a user in it)
-        [worker, uuid.uuid4(), worker, settings.LEASE_SECONDS],
+        [worker, list(unless_for), uuid.uuid4(), worker, settings.LEASE_SECONDS],
     )
     for taken in found:
         execution_log.tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])

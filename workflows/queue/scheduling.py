@@ -107,10 +107,11 @@ def remember(ids: Sequence[UUID]) -> None:
 
 
 # The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
+# Parameters: the worker; idle others, to whom is left what any of them may take.
 NEXT_SQL = """
     SELECT id FROM workflows_execution
     WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
-      AND %s::varchar <> ALL(excluded || lacking)
+      AND %s::varchar <> ALL(excluded || lacking) AND %s::varchar[] <@ (excluded || lacking)
     ORDER BY turn, created_at
     LIMIT 1 FOR UPDATE SKIP LOCKED
 """

@@ -256,7 +256,7 @@ def requeue(
     """running | claimed → pending, with its place in the order. False: the claim is lost.
 
     fault: its ComfyUI died while it ran; twice is poison and fails it. exclude: not for this backend again.
-    hold_seconds: nobody may take it for so long.
+    hold_seconds: the try failed, and nobody may take it for so long.
     """
     with transaction.atomic():
         return bool(
@@ -285,6 +285,7 @@ def _requeue(
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     if hold_seconds:
+        values |= {"tries": F("tries") + 1}
         values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
     Execution.objects.filter(id__in=back).update(
         status=Status.PENDING, claim_token=None, lease_expires_at=None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import time
 from typing import Any
+from uuid import uuid4
 
 from django.conf import settings
 
@@ -33,8 +35,9 @@ class Backend:
         self.name = name
         self.url = url
         self.client = Client(url, headers=headers)
-        # The same for every process of this backend, so that a new one hears of what the old one left.
-        self.session = Session(f"comfyserve-{name}", url, headers=headers)
+        # An id for each process: two sockets with one id make each other deaf. Connected by `connect`.
+        self.session = Session(f"comfyserve-{name}-{uuid4().hex[:12]}", url, headers=headers, connect=False)
+        self.strays = threading.Event()  # prompts of ours without a claim may be there: clear them
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
         self.boot = ""
@@ -45,6 +48,10 @@ class Backend:
         self._failed_with: set[str] = set()  # executions, since one went well
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
+
+    def connect(self) -> None:
+        """Once this process is the one that serves the backend."""
+        self.session.start()
 
     # -- is it well ------------------------------------------------------------------------------------
     @property

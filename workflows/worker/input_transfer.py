@@ -31,7 +31,7 @@ from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
-FETCHES = 3  # attempts at an address that does not answer
+FETCHES = 3  # tries of an address that does not answer
 FOLDER = "comfyserve"  # below ComfyUI's input folder
 Alive = Callable[[], Any]
 
@@ -82,7 +82,7 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
     except BytesMissing as exc:
         raise Unplaceable("the file is gone", node_id=node_id, name=name, claim=claim) from exc
     except (client.Unreachable, client.TookTooLong) as exc:
-        if claim.attempt >= FETCHES:
+        if claim.tries + 1 >= FETCHES:
             raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
         raise NotNow(f"an input could not be fetched: {_lower(exc)}") from exc
     except client.OutboundError as exc:

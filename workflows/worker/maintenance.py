@@ -52,7 +52,6 @@ class Upkeep:
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
         self._due: dict[str, float] = {}
         self._met_anew = threading.Event()  # ComfyUI was connected anew: what was left there is not known
-        self._strays = threading.Event()  # they are to be cleared
         self._threads = [
             threading.Thread(target=self._live, name="upkeep", daemon=True),
             threading.Thread(target=self._watch, name="watch", daemon=True),
@@ -91,6 +90,7 @@ class Upkeep:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {state_machine.ENDED_CHANNEL}")
             cursor.execute(f"LISTEN {registry.WISH_CHANNEL}")
+        self._backend.connect()
         self._slots.heed(registry.wish_of(self._name))  # before anything is taken
         self._slots.presume_alive()
         self._due.clear()
@@ -142,9 +142,9 @@ class Upkeep:
             try:
                 if self._backend.refresh():
                     self._met_anew.set()
-                if self._strays.is_set():
-                    self._backend.cancel_orphan_prompts()
-                    self._strays.clear()
+                if self._backend.strays.is_set() and self._backend.reachable:
+                    self._backend.strays.clear()  # first: one that is reported meanwhile is looked for again
+                    self._clear_strays()
                     tidy_due = 0.0
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
@@ -156,6 +156,13 @@ class Upkeep:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
                 logger.exception("the watch on backend %s stumbled", self._name)
+
+    def _clear_strays(self) -> None:
+        try:
+            self._backend.cancel_orphan_prompts()
+        except BaseException:
+            self._backend.strays.set()
+            raise
 
     # -- what is due -----------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
@@ -202,7 +209,7 @@ class Upkeep:
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
             self._slots.resume(claim)
         self._met_anew.clear()
-        self._strays.set()
+        self._backend.strays.set()
         self._slots.taking = True
         self._on_connect()
         self._beat()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 
 from comfyserve.db import connections
-from comfyui import History, Refused, Subscription, Unreachable, events
+from comfyui import History, Refused, Session, Subscription, Unreachable, events
 from workflows.fleet import registry
 from workflows.graph import comfyui_errors, model_usage, node_info, parsing
 from workflows.graph.comfyui_errors import Fault
@@ -42,6 +42,9 @@ GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run 
 STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
 FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that nobody may take it
 STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
+STATUS_SECONDS = 1.0  # so soon after a submission ComfyUI tells every socket that its queue is longer
+LEAVE_SECONDS = 60.0  # a run whose claim is lost, and which nobody has taken again, is kept for so long
+CLEAR_SECONDS = 60.0  # longest time in which the slot waits for ComfyUI to let go of a prompt
 
 
 class Gone(enum.Enum):
@@ -89,8 +92,12 @@ class Runner:
         self._heard_at = time.monotonic()
         self._silent_since: float | None = None  # ComfyUI does not answer
         self._queued_since = time.monotonic()
+        self._looked_unasked = False
+        self._inherited: Session | None = None  # hears what goes to the process that had posted it
         self._lines: list[Line] = []
         self._warnings: list[str] = []
+        self._status_due: float | None = None  # until then our submission is to bring a status
+        self._posted_at = 0.0
         self._next_up = False  # nothing was before it in ComfyUI when it was posted
 
     # -- from other threads ----------------------------------------------------------------------------
@@ -127,6 +134,8 @@ class Runner:
             return Gone.LEFT
         finally:
             self.over = True
+            if self._inherited is not None:
+                self._inherited.close()
             self._backend.placed.release(self.claim.token)
 
     def _place(self) -> Ended | Gone | None:
@@ -153,10 +162,23 @@ class Runner:
             running = self.claim.status == Status.RUNNING
             return self._back("ComfyUI was restarted and lost it", fault=running)
         self._note(Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI"))
+        if where != "ended":
+            self._hear_as_before()
         if self.claim.status == Status.RUNNING:
             self._has_begun()
         self._heard_at = 0.0  # look at once
         return None
+
+    def _hear_as_before(self) -> None:
+        """Events go to the client id that a prompt was posted with: that of the earlier process."""
+        try:
+            state = self._client.queue()
+        except Unreachable as exc:
+            logger.warning("execution %s is followed without events: %s", self._id, exc)
+            return
+        ids = {item.client_id for item in [*state.running, *state.pending] if item.prompt_id == self._id}
+        for client_id in ids - {None, self._backend.session.client_id}:
+            self._inherited = self._backend.session.also_as(str(client_id))
 
     def _about_to_post(self) -> bool:
         return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
@@ -189,18 +211,20 @@ class Runner:
             prepared, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
         )
         self._next_up = not self._backend.session.queue_remaining
+        self._posted_at = time.monotonic()
         try:
             submitted = self._client.submit(
                 prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
             )
         except Refused as refused:
-            if self.claim.attempt < input_transfer.FETCHES and input_transfer.have_gone(
+            if self.claim.tries + 1 < input_transfer.FETCHES and input_transfer.have_gone(
                 refused, self.claim, prepared, backend=self._backend
             ):
                 return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
             return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, self._classes()))
         except Unreachable as exc:
             return self._post_unanswered(exc)
+        self._status_due = time.monotonic() + STATUS_SECONDS
         prompt = self.claim.prompt
         self._warnings = comfyui_errors.dropped(
             submitted.node_errors,
@@ -222,14 +246,19 @@ class Runner:
 
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have it all the same: look before anything else."""
+        if exc.turned_away:
+            return self._not_now("its ComfyUI did not let us in", exc)
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
         except Unreachable as silent:
-            if silent.sent:
+            if exc.status is None and silent.status is None and silent.sent:
                 return None  # slow, it seems: patience is a matter of following
+            self._backend.strays.set()  # it may have been accepted after all
+            if exc.status is not None or silent.status is not None:
+                return self._not_now("its ComfyUI was not reached", exc)
             return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
-        to_blame = self.claim.attempt >= STUMBLES and self._backend.fails_only_with(self._id)
+        to_blame = self.claim.tries + 1 >= STUMBLES and self._backend.fails_only_with(self._id)
         if exc.status == 500 and to_blame:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
@@ -262,7 +291,7 @@ class Runner:
             if ending is None and event is not None:
                 ending = self._hear(event)
             elif ending is None and self.alive_at - self._heard_at >= IDLE_SECONDS:
-                ending = self._look()
+                ending = self._look(unasked=True)
             if ending is None and not self._write():
                 ending = self._leave_to_others()
             if ending is not None:
@@ -275,12 +304,17 @@ class Runner:
             self._heard_at + IDLE_SECONDS,
             self._written_at + WRITE_SECONDS if self.begun else now + IDLE_SECONDS,
         ]
-        due += [moment for moment in (self._deadline, self._stop_at) if moment is not None and moment > now]
+        moments = (self._deadline, self._stop_at, self._status_due)
+        due += [moment for moment in moments if moment is not None and moment > now]
         return max(0.01, min(due) - now)
 
     def _check_signals(self) -> Ended | Gone | None:
         """What other threads and the clock want."""
         now = time.monotonic()
+        if self._status_due is not None and now >= self._status_due:
+            self._status_due = None
+            if self._backend.session.status_at < self._posted_at:
+                self._connect_anew()
         if self._abandoned.is_set():
             return self._leave_to_others()
         if self._deadline is not None and now >= self._deadline:
@@ -291,6 +325,11 @@ class Runner:
         if self._stop_at is not None and now >= self._stop_at:
             return Gone.LEFT
         return None
+
+    def _connect_anew(self) -> None:
+        """ComfyUI tells us nothing, though the connection seems to live: it has forgotten our socket."""
+        if self._backend.session.connected:
+            self._backend.session.reconnect()
 
     def _hear(self, event: events.Event) -> Ended | Gone | None:
         self._heard_at = time.monotonic()
@@ -324,8 +363,14 @@ class Runner:
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
         model_usage.note(self.claim.prompt)
 
-    def _look(self) -> Ended | Gone | None:
-        """Ask ComfyUI itself."""
+    def _doubt_silence(self, *, has_news: bool) -> None:
+        """After a look for want of events: news that no event had brought say that none arrives."""
+        if has_news and self._looked_unasked and self.claim.posted_at is None:
+            self._connect_anew()
+
+    def _look(self, *, unasked: bool = False) -> Ended | Gone | None:
+        """Ask ComfyUI itself. `unasked`: no event made us do it."""
+        self._looked_unasked = unasked
         self._heard_at = time.monotonic()
         try:
             history = self._client.history(self._id)
@@ -334,6 +379,7 @@ class Runner:
         except Unreachable as exc:
             return self._silent(exc)
         self._silent_since = None
+        self._doubt_silence(has_news=history is not None or (where == "running" and not self.begun))
         if history is not None:
             return self._ended(history)
         if where == "unknown":
@@ -351,7 +397,11 @@ class Runner:
         if now - self._silent_since < patience:
             return None
         self._backend.failed(self._id)
-        return self._back("its ComfyUI is gone", fault=self._may_be_to_blame(), hold=True)
+        self._backend.strays.set()  # it may come back with the prompt
+        if exc.turned_away:
+            return self._back("its ComfyUI does not let us in any more", hold=True)
+        to_blame = self.begun if exc.by_gateway else self._may_be_to_blame()
+        return self._back("its ComfyUI is gone", fault=to_blame, hold=True)
 
     def _may_be_to_blame(self) -> bool:
         """Whether it ran when its ComfyUI died. What kills at once may do so before the event is out."""
@@ -424,8 +474,8 @@ class Runner:
         return Gone.BACK
 
     def _backoff(self) -> float:
-        """Seconds; twice as many with each attempt."""
-        return min(FIRST_HOLD * 2.0 ** min(self.claim.attempt - 1, 10), LONGEST_HOLD)
+        """Seconds; twice as many with each try that failed."""
+        return min(FIRST_HOLD * 2.0 ** min(self.claim.tries, 10), LONGEST_HOLD)
 
     def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
         """Take it out of ComfyUI's queue, unless it has just begun there. None: keep following it."""
@@ -442,13 +492,17 @@ class Runner:
         """The claim is gone. ComfyUI's copy is ours to clear only if nobody waits for it here.
 
         Ended: clear it. Claimed for another backend: clear it, since it runs there. Waiting: it may be
-        claimed for this backend again, so keep an eye on it. Claimed for this one: a new process has it.
+        claimed for this backend again, so keep an eye on it, for LEAVE_SECONDS. Claimed for this one: a new
+        process has it. When the worker stops, whoever serves this backend next clears what is left.
         """
+        until = time.monotonic() + LEAVE_SECONDS
         while True:
+            if self._stop_at is not None:
+                return Gone.LOST
             state = self._retry_until_available(lambda: claims.claim_holder(self.claim))
             if state == "here":
                 return Gone.LOST
-            if state in ("ended", "elsewhere"):
+            if state in ("ended", "elsewhere") or time.monotonic() >= until:
                 return self._clear()
             self.alive_at = time.monotonic()
             try:
@@ -459,7 +513,12 @@ class Runner:
             self._pause(1.0)
 
     def _clear(self) -> Gone:
-        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the slot free."""
+        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the slot free.
+
+        One that does not let go of it within CLEAR_SECONDS, or does not let us in, keeps no slot: what is
+        left there is cleared as a stray as soon as it can be.
+        """
+        until, pause = time.monotonic() + CLEAR_SECONDS, 0.2
         while True:
             try:
                 self._client.delete_queued(self._id)
@@ -472,10 +531,14 @@ class Runner:
             except Unreachable as exc:
                 if not exc.sent:
                     return Gone.LOST  # it is dead, and its queue with it
-            self.alive_at = time.monotonic()
-            if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                if exc.turned_away:
+                    until = 0.0
+                pause = min(pause * 2, 5.0)
+            now = self.alive_at = time.monotonic()
+            if now >= until or (self._stop_at is not None and now >= self._stop_at):
+                self._backend.strays.set()
                 return Gone.LOST
-            self._pause(0.2)
+            self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
         """Until something happens to the prompt, but not longer."""

@@ -128,9 +128,9 @@ class Slots:
             return None
         try:
             with connections.step():
-                if self._occupied > 1 and registry.idle_others(name=self.backend.name):
-                    return None  # it would wait here while another GPU is free
-                return claims.take(worker=self.backend.name)
+                # What would wait here is left to another GPU that is free and may take it.
+                idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
+                return claims.take(worker=self.backend.name, unless_for=idle)
         except connections.UNAVAILABLE as exc:
             logger.warning("no work taken, the database is away: %s", exc)
             return None
@@ -194,26 +194,34 @@ class Slots:
             runner.give_back(reason=PAUSED)
         if self._stopping.is_set():
             runner.stop(at=self._stop_at)
+        ending: Ended | Gone = Gone.LOST
         try:
             ending = runner.run()
+        except connections.UNAVAILABLE as exc:
+            logger.error("execution %s goes back, the database failed: %s", held.claim.execution_id, exc)
+            self._give_up(held, "the database was not available", fault=False)
         except Exception:
             logger.exception("execution %s broke its runner", held.claim.execution_id)
-            self._give_up(held)
-            return
+            self._give_up(held, "its worker stumbled over it", fault=True)
+        finally:
+            if ending is not Gone.LEFT and not isinstance(ending, Ended):
+                self._release(held)
         if isinstance(ending, Ended):
             self._collect(held, ending)
-        elif ending is not Gone.LEFT:
-            self._release(held)
 
-    def _give_up(self, held: Held) -> None:
-        """An error of ours. The execution goes back, for a while, and will be poison if it was to blame."""
+    def _give_up(self, held: Held, reason: str, *, fault: bool) -> None:
+        """The execution goes back, for a while. With `fault`, twice is poison. Never raises.
+
+        What its ComfyUI may have of it is cleared once the claim is gone.
+        """
         try:
-            reason = "its worker stumbled over it"
-            with connections.step():
-                state_machine.requeue(held.claim, reason=reason, fault=True, hold_seconds=5.0)
-        except connections.UNAVAILABLE:
+            connections.retry_until_available(
+                lambda: state_machine.requeue(held.claim, reason=reason, fault=fault, hold_seconds=5.0),
+                stop=self._stopping,
+            )
+        except Exception:
             logger.exception("execution %s is left to the reaper", held.claim.execution_id)
-        self._release(held)
+        self.backend.strays.set()
 
     def _collect(self, held: Held, ended: Ended) -> None:
         held.queued = True
@@ -232,7 +240,7 @@ class Slots:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
-                self._give_up(held)
+                self._give_up(held, "its worker stumbled over it", fault=True)
             finally:
                 was_full = self.full
                 with self._lock:
@@ -309,10 +317,10 @@ class Slots:
             return
         try:
             with connections.step():
-                free_elsewhere = registry.idle_others(name=self.backend.name)
+                wanted = registry.is_wanted_elsewhere(staged.claim.execution_id, name=self.backend.name)
         except connections.UNAVAILABLE:
             return
-        if free_elsewhere:
+        if wanted:
             staged.runner.give_back(reason="another worker is free")
 
     # -- the end ---------------------------------------------------------------------------------------
