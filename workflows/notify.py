@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,10 @@ from comfyserve import tickets
 logger = logging.getLogger(__name__)
 
 SKIP_SECONDS = 3.0
+TICKET_DELAY = 0.02  # seconds that an idle worker has to take the word before Celery spreads it
+WAKE_UP_SECONDS = 10  # after so long nobody needs to hear of it: workers look by themselves
+MAX_WAKE_UPS = 100  # that are kept for workers who become idle
+IDLE_THREAD_SECONDS = 60.0  # the thread of the tickets ends when it has nothing to do for so long
 LOOK_FOR_WORK = "workflows.tasks.look_for_work"
 CHANNEL = "comfyserve:events"  # what live streams hear, of all executions
 DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
@@ -31,9 +36,66 @@ _away_until = 0.0
 
 
 def ticket(worker: str | None = None) -> None:
-    """Say that there is work: to whichever GPU worker hears it first, or to one by its backend's name."""
+    """Say that there is work: to whichever GPU worker is idle, or to one by its backend's name.
+
+    An idle worker waits for this word and begins at once. Where none waits, a Celery message follows, which
+    a busy worker hears too: it may have room for a staged execution.
+    """
     queue = f"gpu.{worker}" if worker else "gpu"
-    _unless_unavailable(lambda: tickets.send(LOOK_FOR_WORK, queue=queue), "ticket")
+    _unless_unavailable(lambda: _wake(queue), "wake-up")
+    _followers.add(queue)
+
+
+def wake_key(queue: str) -> str:
+    """The Redis list on which the idle workers of this queue wait."""
+    return f"comfyserve:wake:{queue}"
+
+
+def _wake(queue: str) -> None:
+    """BLPOP hands each word to exactly one of those who wait; what nobody takes is forgotten."""
+    key = wake_key(queue)
+    with _redis.pipeline(transaction=False) as pipe:
+        pipe.rpush(key, 1)
+        pipe.ltrim(key, -MAX_WAKE_UPS, -1)
+        pipe.expire(key, WAKE_UP_SECONDS)
+        pipe.execute()
+
+
+class _Followers:
+    """Sends Celery's tickets beside the path of a request, and only where no idle worker took the word."""
+
+    def __init__(self) -> None:
+        self._queues: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, queue: str) -> None:
+        with self._changed:
+            self._queues.add(queue)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._send, name="tickets", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _send(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._queues, timeout=IDLE_THREAD_SECONDS):
+                    self._thread = None
+                    return
+            time.sleep(TICKET_DELAY)
+            with self._changed:
+                queues, self._queues = self._queues, set()
+            for queue in queues:
+                _unless_unavailable(lambda queue=queue: self._send_one(queue), "ticket")  # type: ignore[misc]
+
+    @staticmethod
+    def _send_one(queue: str) -> None:
+        if _redis.exists(wake_key(queue)):  # a list that is empty does not exist
+            tickets.send(LOOK_FOR_WORK, queue=queue)
+
+
+_followers = _Followers()
 
 
 def wake_webhooks() -> None:

@@ -16,6 +16,7 @@ from workflows.worker.backend import own
 from workflows.worker.maintenance import Upkeep
 from workflows.worker.slots import Slots
 from workflows.worker.sweeps import Sweeper
+from workflows.worker.wake import WakeListener
 
 from . import cleaning as removing
 from . import notify
@@ -40,12 +41,15 @@ class GpuWorker:
         )
         self.upkeep = Upkeep(self.slots, on_connect=self.keeper.report_soon)
         self.sweeper = Sweeper()
+        self.wake = WakeListener(self.slots)
         self.keeper.start()
         self.upkeep.start()
         self.sweeper.start()
+        self.wake.start()
 
     def stop(self) -> None:
         """At the signal: staged ones go back at once, the running one has DRAIN_SECONDS."""
+        self.wake.stop()
         self.slots.stop(drain_seconds=settings.DRAIN_SECONDS)
 
     def close(self) -> None:

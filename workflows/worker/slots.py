@@ -333,6 +333,11 @@ class Slots:
         for runner in runners:
             runner.stop(at=self._stop_at)
 
+    def wait_idle(self, *, timeout: float) -> bool:
+        """Until this worker has nothing to do and may take work; False when `timeout` seconds are over."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.idle and self.may_take, timeout)
+
     def wait_empty(self, *, timeout: float) -> bool:
         """Until no slot is occupied and nothing is being collected."""
         with self._changed:
