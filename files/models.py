@@ -36,6 +36,7 @@ class File(models.Model):
     thumbnail_key = models.CharField(max_length=255, blank=True, default="")  # "": none yet; see thumbnails
     width = models.IntegerField(null=True, blank=True, help_text="Pixels; null where it has none")
     height = models.IntegerField(null=True, blank=True)
+    duration_seconds = models.FloatField(null=True, blank=True, help_text="Of videos and sounds")
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
 
@@ -64,8 +65,9 @@ class File(models.Model):
 
     @property
     def may_have_thumbnail(self) -> bool:
-        """A picture of which none was made yet may turn out to be broken."""
-        return bool(self.content_type.startswith("image/") and self.width) and self.thumbnail_key != self.NONE
+        """A picture or a video of which none was made yet may turn out to be broken."""
+        seen = self.content_type.startswith(("image/", "video/")) and self.width
+        return bool(seen) and self.thumbnail_key != self.NONE
 
     @property
     def keys(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures: their size from the header alone, and thumbnails of those that are not too large."""
+"""Pictures as a viewer shows them: their size from the header, and thumbnails of those not too large."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import pillow_heif
 from PIL import Image, ImageOps
+
+from . import videos
+
+pillow_heif.register_heif_opener()
 
 THUMBNAIL = 256  # pixels of the longer side
 # A decoded picture takes four bytes a pixel. JPEG can be decoded at an eighth of its size.
 DECODED_AT_MOST = 24_000_000  # pixels
 DECODED_AT_MOST_JPEG = 200_000_000
+DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture that is converted; phones make up to 50 millions
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture turned by 90 degrees
 Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than the header
 _one_at_a_time = threading.Lock()  # what is decoded is in memory
 # Everything that a broken file makes Pillow raise.
@@ -31,10 +39,10 @@ class Size:
 
 
 def size_of(path: Path) -> Size | None:
-    """As the header claims; None where it is no picture that can be read."""
+    """As the header claims and a viewer turns it; None where it is no picture that can be read."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
-            return Size(picture.width, picture.height)
+            return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
     except _BROKEN:
         return None
 
@@ -57,8 +65,31 @@ def texts(content: bytes) -> dict[str, str] | None:
         return None
 
 
-def thumbnail(path: Path, target: Path) -> bool:
+def _is_lying(picture: Image.Image) -> bool:
+    """Whether a viewer turns it by 90 degrees. What cannot be read beyond the header is not turned."""
+    try:
+        return picture.getexif().get(ORIENTATION) in LYING
+    except _BROKEN:
+        return False
+
+
+def as_png(path: Path, target: Path) -> bool:
+    """Write the picture upright as a PNG, for programs that do not read its format. False where it fails."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
+                return False
+            with _one_at_a_time:
+                ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
+    except _BROKEN:
+        return False
+    return True
+
+
+def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     """Write a WebP picture of at most 256 by 256 pixels. False where none can be made."""
+    if content_type.startswith("video/"):
+        return _poster(path, target, content_type)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             most = DECODED_AT_MOST_JPEG if picture.format == "JPEG" else DECODED_AT_MOST
@@ -75,7 +106,33 @@ def _write(picture: Image.Image, target: Path) -> None:
     picture.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decoded small
     if picture.width * picture.height > DECODED_AT_MOST:
         raise ValueError("too large even when decoded small")
+    picture = _in_eight_bits(picture)
+    if picture.mode in ("P", "1"):  # scaled by colours, not by their numbers
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     turned = ImageOps.exif_transpose(picture)
-    transparent = "A" in turned.getbands() or "transparency" in turned.info
+    transparent = "A" in turned.getbands() or "a" in turned.getbands() or "transparency" in turned.info
     turned.convert("RGBA" if transparent else "RGB").save(target, "WEBP", quality=80, method=2)
+
+
+def _poster(path: Path, target: Path, content_type: str) -> bool:
+    with _one_at_a_time:
+        frame = videos.frame(path, content_type)
+        if frame is None:
+            return False
+        _write(frame, target)
+    return True
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """Of one channel with 16 bits, or of floats from 0 to 1: Pillow would cut off all that is above 255."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and _brightest(picture) > 255):
+        return picture.convert("I").point(lambda value: value / 256).convert("L")
+    if picture.mode == "F" and _brightest(picture) <= 1.0:
+        return picture.point(lambda value: value * 255).convert("L")
+    return picture
+
+
+def _brightest(picture: Image.Image) -> float:
+    extrema: Any = picture.getextrema()
+    return float(extrema[1])

@@ -47,8 +47,9 @@ class FileInfoSerializer(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Kind.choices, help_text="`upload`, or `output` of an execution")
     description = serializers.CharField(allow_blank=True, help_text="As it was sent")
     sha256 = serializers.CharField(help_text="Checksum of the bytes, in hex")
-    width = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
-    height = serializers.IntegerField(allow_null=True, help_text="Pixels; pictures only")
+    width = serializers.IntegerField(allow_null=True, help_text="Pixels as shown; pictures and videos only")
+    height = serializers.IntegerField(allow_null=True, help_text="Pixels as shown; pictures and videos only")
+    duration_seconds = serializers.FloatField(allow_null=True, help_text="Of videos and sounds")
 
 
 class FileQuery(serializers.Serializer[Any]):
@@ -102,4 +103,5 @@ def info(file: File, *, base: str) -> dict[str, Any]:
         "sha256": file.sha256,
         "width": file.width,
         "height": file.height,
+        "duration_seconds": file.duration_seconds,
     }

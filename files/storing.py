@@ -23,7 +23,7 @@ from accounts.models import User
 from comfyserve.api.errors import ValidationFailed
 from comfyserve.db import connections, rows
 
-from . import backend, names, pictures, types
+from . import backend, names, pictures, types, videos
 from .errors import BytesMissing, StorageUnavailable
 from .incoming import Incoming
 from .models import File, Kind
@@ -102,16 +102,19 @@ def keep(files: Sequence[File]) -> None:
 
 def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) -> File:
     filename = names.clean(filename)
-    size = pictures.size_of(incoming.path)
+    content_type = types.of_content(incoming.head, filename=filename)
+    film = videos.about(incoming.path, content_type)
+    size = film or pictures.size_of(incoming.path)
     return File(
         user_id=user_id,
         kind=kind,
         filename=filename,
-        content_type=types.of_content(incoming.head, filename=filename),
+        content_type=content_type,
         size=incoming.size,
         sha256=incoming.sha256,
         width=size.width if size else None,
         height=size.height if size else None,
+        duration_seconds=film.duration if film else None,
         expires_at=timezone.now() + timedelta(days=days) if (days := settings.FILE_EXPIRY_DAYS) else None,
     )
 

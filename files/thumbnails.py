@@ -52,7 +52,7 @@ def _make(file: File) -> str:
                 incoming.write(piece)
         target = incoming.path.with_name(f"{incoming.path.name}.webp")
         try:
-            if not pictures.thumbnail(incoming.path, target):
+            if not pictures.thumbnail(incoming.path, target, content_type=file.content_type):
                 return File.NONE
             # Called as the bytes that it is made of, by whose index it is found, and by a name of its own.
             place = file.key.partition("/")[2]

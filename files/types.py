@@ -10,8 +10,9 @@ import filetype
 HEAD = 8192  # bytes that are looked at
 UNKNOWN = "application/octet-stream"
 EXTENSIONS = {
-    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif",
-    "image/bmp": ".bmp", "image/tiff": ".tiff", "image/avif": ".avif", "image/x-exr": ".exr",
+    "image/png": ".png", "image/apng": ".png", "image/jpeg": ".jpg", "image/webp": ".webp",
+    "image/gif": ".gif", "image/bmp": ".bmp", "image/tiff": ".tiff", "image/avif": ".avif",
+    "image/heic": ".heic", "image/heif": ".heif", "image/x-exr": ".exr",
     "video/mp4": ".mp4", "video/webm": ".webm", "video/quicktime": ".mov", "video/x-matroska": ".mkv",
     "video/x-msvideo": ".avi", "video/x-m4v": ".m4v",
     "audio/mpeg": ".mp3", "audio/x-wav": ".wav", "audio/wav": ".wav", "audio/ogg": ".ogg",
@@ -20,7 +21,7 @@ EXTENSIONS = {
 }  # fmt: skip
 # What a browser may show in its own window; everything else is a download.
 SHOWN = {
-    "image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif",
+    "image/png", "image/apng", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif",
     "video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-m4v",
     "audio/mpeg", "audio/x-wav", "audio/wav", "audio/ogg", "audio/x-flac", "audio/flac", "audio/mp4",
     "audio/aac", "text/plain", "application/json",

@@ -51,6 +51,7 @@ def _file(output: Output, *, base: str) -> dict[str, Any]:
         "url": links.download_url(file, base=base),
         "width": file.width,
         "height": file.height,
+        "duration_seconds": file.duration_seconds,
         "file_id": file.id,
         "node_id": output.node_id,
         "subfolder": output.subfolder,
