@@ -7,20 +7,29 @@ wrong type, and lists that are meant as values, which ComfyUI wants as `{"__valu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from comfyserve.api.errors import Detail
 
 from .node_info import Classes
-
-if TYPE_CHECKING:
-    from .parsing import Graph
 
 Link = tuple[str, int]
 Prompt = dict[str, dict[str, Any]]
 # ComfyUI looks at a workflow by recursion, and Python ends that at 1,000 calls; some are taken before.
 MAX_DEPTH = 900
 AS_VALUE = 'a list that is meant as a value is written {"__value__": [...]}'
+
+
+@dataclass
+class Graph:
+    """A workflow in ComfyUI's API format, with where each part stood in what was sent."""
+
+    prompt: Prompt = field(default_factory=dict)
+    paths: dict[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # (node, input) -> dotted path of its value
+    node_paths: dict[str, str] = field(default_factory=dict)
 
 
 def link(value: Any) -> Link | None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from comfyserve.api.errors import Detail, ValidationFailed
 
 from . import links
+from .links import Graph as Graph
 from .links import Link as Link
 from .links import Prompt as Prompt
 from .links import link as link
@@ -43,17 +44,6 @@ COSTLY = {
     "steps", "width", "height", "batch_size", "length", "frames", "video_frames", "amount", "scale_by",
     "megapixels", "seconds", "duration", "upscale_by", "sampler_name", "scheduler", "cfg",
 }  # fmt: skip
-
-
-@dataclass
-class Graph:
-    """A workflow in ComfyUI's API format, with where each part stood in what was sent."""
-
-    prompt: Prompt = field(default_factory=dict)
-    paths: dict[tuple[str, str], str] = field(
-        default_factory=dict
-    )  # (node, input) -> dotted path of its value
-    node_paths: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
