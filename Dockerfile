@@ -13,7 +13,7 @@ ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS base
 RUN groupadd --system --gid 10001 comfyserve \
     && useradd --system --uid 10001 --gid 10001 --home-dir /data --no-create-home comfyserve \
-    && install -d -o comfyserve -g comfyserve /data /data/incoming /data/comfyui /data/comfyui/models
+    && install -d -o comfyserve -g comfyserve /data /data/incoming /data/flower /data/comfyui /data/comfyui/models
 ENV PYTHONUNBUFFERED=1 DATA_DIR=/data LOG_FORMAT=json
 WORKDIR /app
 

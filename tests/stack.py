@@ -70,6 +70,12 @@ class Stack:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def celery(self, *arguments: str) -> str:
+        """The output of `celery`, whatever its exit code."""
+        command = [sys.executable, "-m", "celery", "-A", "comfyserve", *arguments]
+        done = subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return done.stdout + done.stderr
+
     def start_web(self, *, env: dict[str, str] | None = None) -> Process:
         """The web process, unless it runs. With `env` it starts anew, with these variables added."""
         if self.web is not None and self.web.alive and env is None:

@@ -12,6 +12,7 @@ from comfyserve import cleaning, logs
 from comfyserve.db import connections
 from models_registry.model_agent import ModelAgent
 from workflows.webhooks.dispatcher import Deliverer
+from workflows.worker import celery_tasks
 from workflows.worker.backend import own
 from workflows.worker.maintenance import Upkeep
 from workflows.worker.slots import Slots
@@ -19,7 +20,7 @@ from workflows.worker.sweeps import Sweeper
 from workflows.worker.wake import WakeListener
 
 from . import cleaning as removing
-from . import notify
+from . import notify, task_events
 from .fleet import registry
 from .queue import matching
 
@@ -66,11 +67,11 @@ _deliverer: Deliverer | None = None
 
 
 # Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
-# meanwhile. A ticket may be lost. It sends no events: they tell Flower nothing, and a third of what Celery
-# does for a ticket goes into them.
-@shared_task(name=notify.LOOK_FOR_WORK, acks_late=False, send_events=False)
-def look_for_work() -> None:
+# meanwhile. A ticket may be lost. It sends no events: in Flower, the execution itself is the task.
+@shared_task(name=notify.LOOK_FOR_WORK, acks_late=False, send_events=False, bind=True)
+def look_for_work(self: Any) -> None:
     """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
+    celery_tasks.hide(self.request.id)
     if _gpu is None:
         logger.error(
             "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
@@ -92,7 +93,7 @@ def _hand_on(*, name: str) -> None:
         notify.ticket(other)
 
 
-@shared_task(name=notify.DELIVER_WEBHOOKS)
+@shared_task(name=notify.DELIVER_WEBHOOKS, send_events=False)
 def deliver_webhooks() -> None:
     """There is something in the outbox."""
     if _deliverer is not None:
@@ -105,11 +106,17 @@ def clean() -> None:
     cleaning.run(removing.clean)
 
 
+@signals.worker_init.connect
+def _prepare(**_: Any) -> None:
+    celery_tasks.disable_commands()
+
+
 @signals.worker_ready.connect
 def _start(sender: Any, **_: Any) -> None:
     global _gpu, _deliverer
     queues = sender.app.amqp.queues.consume_from
     if "gpu" in queues:
+        task_events.serve_as(worker=settings.BACKEND_NAME, hostname=sender.hostname)
         _gpu = GpuWorker()
     if "webhooks" in queues:
         _deliverer = Deliverer()
@@ -130,3 +137,4 @@ def _close(**_: Any) -> None:
         _deliverer.close()
     if _gpu is not None:
         _gpu.close()
+    task_events.close()

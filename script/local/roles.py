@@ -25,9 +25,18 @@ def beat(*, schedule: Path) -> list[str | Path]:
     return [*_celery(), "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
 
 
-def flower(*, host: str, port: int) -> list[str | Path]:
-    """It reads who may come in from FLOWER_BASIC_AUTH, and answers under `/flower/` only."""
-    return [*_celery(), "flower", f"--address={host}", f"--port={port}", f"--url_prefix={FLOWER_PREFIX}"]
+def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
+    """It reads who may come in from FLOWER_BASIC_AUTH, and answers under `/flower/` only.
+
+    `state` is the file in which it keeps what it has seen.
+    """
+    state.parent.mkdir(parents=True, exist_ok=True)
+    return [
+        sys.executable, "-m", "workflows.flower",
+        f"--address={host}", f"--port={port}", f"--url_prefix={FLOWER_PREFIX}",
+        "--persistent=true", f"--db={state}", "--state_save_interval=60000", "--max_tasks=20000",
+        "--tasks_columns=name,uuid,state,kwargs,result,received,started,runtime,worker",
+    ]  # fmt: skip
 
 
 def _celery() -> list[str | Path]:

@@ -46,6 +46,7 @@ def _command(role: str) -> list[str | Path]:
         schedule.parent.mkdir(parents=True, exist_ok=True)
         return roles.beat(schedule=schedule)
     if ":" not in os.environ.get("FLOWER_BASIC_AUTH", ""):
-        # Whoever reaches it can stop workers.
+        # Whoever reaches it sees who runs what, and can cancel it.
         raise UserError("Flower shows itself to nobody until FLOWER_BASIC_AUTH=user:password is set.")
-    return roles.flower(host=host, port=int(os.environ.get("FLOWER_PORT") or "5555"))
+    port = int(os.environ.get("FLOWER_PORT") or "5555")
+    return roles.flower(host=host, port=port, state=data_dir() / "flower" / "state")

@@ -275,7 +275,7 @@ class Services:
     def _app(self) -> list[Program]:
         web = roles.web(host=self.host, port=self.port)
         beat = roles.beat(schedule=self.data / "run" / "beat")
-        flower = roles.flower(host="127.0.0.1", port=self.flower_port)
+        flower = roles.flower(host="127.0.0.1", port=self.flower_port, state=self.data / "flower" / "state")
         programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
         if self._for_demo:  # over before these two would have something to do
             return programs

@@ -101,6 +101,11 @@ def pending_count() -> int:
     return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()
 
 
+def waiting_count() -> int:
+    """How many have not begun to run, of all users: what /metrics/ calls `queue_size`."""
+    return Execution.objects.filter(status=Status.PENDING).count()
+
+
 # What guards the queue against overflow need not be exact.
 pending_count_lately = TtlCache(pending_count)
 

@@ -18,6 +18,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from comfyserve.db import rows
+from workflows import task_events
 from workflows.models import ALIVE, Execution
 
 from . import execution_log, scheduling
@@ -43,6 +44,9 @@ class Claim:
     request_id: str
     excluded: list[str]
     kind: str
+    username: str
+    priority: str
+    models: list[str]
     webhook: bool  # somebody asked to be told
     elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
@@ -56,6 +60,8 @@ class Claim:
 _CLAIM_FIELDS = """
     e.id AS execution_id, e.claim_token AS token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes,
     e.started_at, e.posted_at, e.boot, e.faults, e.tries, e.request_id, e.excluded, e.kind,
+    (SELECT username FROM accounts_user u WHERE u.id = e.user_id) AS username, e.priority,
+    ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt
 """
@@ -90,6 +96,14 @@ def take(*, worker: str, unless_for: Sequence[str] = ()) -> Claim | None:
     )
     for taken in found:
         execution_log.tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
+        task_events.received(
+            taken.execution_id,
+            worker=worker,
+            attempt=taken.attempt,
+            description=task_events.describe(
+                user=taken.username, priority=taken.priority, models=taken.models
+            ),
+        )
     return found[0] if found else None
 
 

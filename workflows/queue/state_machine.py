@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from django.db.models.functions import Now
 
 from comfyserve.db import connections, rows
 from files import storing
-from workflows import notify
+from workflows import notify, task_events
 from workflows.metrics import store
 from workflows.models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status, WebhookEvent
 from workflows.webhooks import outbox
@@ -56,12 +57,18 @@ class Outcome:
     gpu_seconds: float | None = None
 
 
-def accepted(execution_id: UUID, *, able: Sequence[str] = ()) -> None:
+def accepted(execution: Execution, *, able: Sequence[str] = ()) -> None:
     """It waits from now on: what follows from that, in the transaction that makes it. `able` are the workers
     to be told, where not all can run it."""
-    execution_log.write([execution_id], [Line.of_status("Waiting in the queue", Status.PENDING)])
+    execution_log.write([execution.id], [Line.of_status("Waiting in the queue", Status.PENDING)])
     transaction.on_commit(lambda: _hand_out(able))
-    _follow_up([execution_id])
+    _follow_up([execution.id])
+    description = task_events.describe(
+        user=execution.user.username,
+        priority=execution.priority,
+        models=[model["name"] for model in execution.models_used],
+    )
+    transaction.on_commit(lambda: task_events.sent(execution.id, description=description))
 
 
 def _hand_out(workers: Sequence[str]) -> None:
@@ -84,6 +91,7 @@ def begin(claim: Claim, *, total_steps: int) -> bool:
         if changed:
             _follow_up([claim.execution_id], event=WebhookEvent.STARTED, webhook=claim.webhook)
             _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
+            transaction.on_commit(lambda: task_events.started(claim.execution_id, worker=claim.worker))
     return changed == 1 or claims.held_by(claim).filter(status=Status.RUNNING).exists()
 
 
@@ -125,7 +133,16 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         made = [_output_line(output) for output in outcome.outputs]
         _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
         scheduling.lift_quota(user_id=claim.user_id)
+        transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
+
+
+def _report_end(claim: Claim, outcome: Outcome) -> None:
+    id_, worker, runtime = claim.execution_id, claim.worker, outcome.gpu_seconds
+    if outcome.status == Status.COMPLETED:
+        task_events.succeeded(id_, worker=worker, runtime=runtime, outputs=len(outcome.outputs))
+    else:
+        task_events.failed(id_, worker=worker, error=outcome.error, runtime=runtime)
 
 
 def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
@@ -143,7 +160,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         row = (
             Execution.objects.select_for_update()
             .filter(id=execution_id, status__in=ALIVE)
-            .values("claim_token", "user_id")
+            .values("claim_token", "user_id", "worker")
             .first()
         )
         if row is None:
@@ -154,6 +171,10 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
         scheduling.lift_quota(user_id=row["user_id"])
+        claimed = row["claim_token"] is not None
+        transaction.on_commit(
+            lambda: task_events.revoked(execution_id, worker=row["worker"], terminated=claimed)
+        )
     return True
 
 
@@ -185,6 +206,7 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
             _end(ids, Status.FAILED, error=error)
             _log(ids, _last_line(Status.FAILED, error))
             _follow_up(ids, event=WebhookEvent.FAILED)
+            _report(ids, partial(task_events.failed, worker="", error=error))
     return len(ids)
 
 
@@ -274,7 +296,7 @@ def _requeue(
     found = list(
         held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "returns", "attempt", "status")
+        .only("id", "faults", "returns", "attempt", "status", "worker")
     )
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
@@ -282,6 +304,7 @@ def _requeue(
         _end([row.id], Status.FAILED, error=error)
         _log([row.id], _last_line(Status.FAILED, error))
         _follow_up([row.id], event=WebhookEvent.FAILED)
+        _report([row.id], partial(task_events.failed, worker=row.worker, error=error))
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     if hold_seconds:
@@ -302,6 +325,10 @@ def _requeue(
     cause = "fault" if fault else "lacking" if exclude else "other"
     store.add("executions_taken_back", cause, count=len(back))
     _follow_up(back)
+    for row in found:
+        if row not in poison:
+            begun = row.status == Status.RUNNING
+            _report([row.id], partial(task_events.retried, worker=row.worker, reason=reason, begun=begun))
     if back and not hold_seconds:
         transaction.on_commit(notify.ticket)
     return [row.id for row in found]
@@ -388,6 +415,12 @@ def _follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhoo
         store.note_ended(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
+
+
+def _report(ids: Sequence[UUID], event: Callable[[UUID], None]) -> None:
+    """After the commit, tell Celery's monitors."""
+    for id_ in ids:
+        transaction.on_commit(partial(event, id_))
 
 
 def _notify_worker(execution_id: UUID) -> None:

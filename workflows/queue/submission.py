@@ -94,7 +94,7 @@ def submit(
             outbox.ask(execution, webhook)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
-        state_machine.accepted(execution.id, able=suited.able)
+        state_machine.accepted(execution, able=suited.able)
         execution_log.write([execution.id], [Line(text, Level.WARNING) for text in reading.warnings])
     logger.info(
         "Accepted, %d nodes, priority %s",

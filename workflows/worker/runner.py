@@ -27,7 +27,7 @@ from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
 from workflows.queue.state_machine import Outcome
 
-from . import input_transfer
+from . import celery_tasks, input_transfer
 from .backend import Backend
 from .previews import Previews
 from .progress import Progress
@@ -136,6 +136,7 @@ class Runner:
             self.over = True
             if self._inherited is not None:
                 self._inherited.close()
+            celery_tasks.end(self.claim)
             self._backend.placed.release(self.claim.token)
 
     def _place(self) -> Ended | Gone | None:
@@ -359,6 +360,7 @@ class Runner:
 
     def _has_begun(self) -> None:
         self.begun = True
+        celery_tasks.begin(self.claim)
         self._written_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
         model_usage.note(self.claim.prompt)

@@ -1,0 +1,161 @@
+"""Executions in a real Flower: their states, workers, runtimes, and the queues they wait in."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.flower.conftest import FlowerServer
+from tests.stack import Stack
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.test_many_workers import start_pair
+
+pytestmark = pytest.mark.timeout(240)
+
+HOST = socket.gethostname()
+FAILS = {
+    **graphs.colour(7),
+    "3": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "out of paint"}},
+    "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "never"}},
+}
+
+
+def test_thirty_executions_of_three_users_on_two_workers(
+    bare_stack: Stack, comfyui_pair: Any, flower: FlowerServer
+) -> None:
+    stack = bare_stack
+    people = [stack.person("watched") for _ in range(3)]
+    submitted: dict[str, str] = {}
+    for i, person in enumerate(people):
+        for k in range(10):
+            if k == 3:
+                id_, end = person.execute(FAILS), "FAILURE"
+            elif k == 5:
+                id_, end = person.execute(graphs.colour(i * 10 + k), priority="low"), "REVOKED"
+            elif k == 7:
+                id_, end = person.execute(graphs.sleep(1.0, seed=i), priority="high"), "SUCCESS"
+            else:
+                id_, end = person.execute(graphs.colour(i * 10 + k)), "SUCCESS"
+            submitted[id_] = end
+    for id_ in submitted:
+        task = flower.wait_for_state(id_, "PENDING")
+        assert task["name"] == "workflows.execution"
+        assert task["sent"]
+        assert not task["received"]
+    assert flower.lengths() == {"default": 0, "gpu": 30, "models": 0, "webhooks": 0}
+
+    cancelled = [id_ for id_, end in submitted.items() if end == "REVOKED"]
+    for person, id_ in zip(people, cancelled, strict=True):
+        assert person.post(f"/workflows/{id_}/cancel").status_code == 200
+        assert flower.wait_for_state(id_, "REVOKED").get("worker") is None
+    assert flower.lengths()["gpu"] == 27
+
+    start_pair(stack, comfyui_pair)
+    tasks = {id_: flower.wait_for_state(id_, end) for id_, end in submitted.items()}
+    assert flower.lengths()["gpu"] == 0
+    nodes = {f"gpu-gpu-{i}@{HOST}" for i in range(2)}
+    for id_, task in tasks.items():
+        [(worker, status, error, models)] = stack.sql(
+            "SELECT worker, status, error, models_used FROM workflows_execution WHERE id = %s", id_
+        )
+        if status == "cancelled":
+            continue
+        assert task["worker"] == f"gpu-{worker}@{HOST}"
+        assert task["received"] <= task["started"]
+        assert task["runtime"] >= (0.9 if "high" in task["kwargs"] else 0)
+        assert "'user': 'watched" in task["kwargs"]
+        assert f"'models': {models}" in task["kwargs"]
+        assert task["exception"] == error
+        assert task["result"] == ("1 output" if status == "completed" else None)
+    rows = flower.workers()
+    assert set(rows) == nodes
+    assert Counter(task["worker"] for task in tasks.values() if task["worker"]) == {
+        name: rows[name]["task-received"] for name in nodes
+    }
+    assert sum(row["task-succeeded"] for row in rows.values()) == 24
+    assert sum(row.get("task-failed", 0) for row in rows.values()) == 3
+
+
+def test_what_runs_is_active_and_what_was_staged_goes_back_as_a_retry(
+    bare_stack: Stack, comfyui_pair: Any, flower: FlowerServer
+) -> None:
+    stack, ana = bare_stack, bare_stack.person("ana")
+    stack.start_worker("gpu", comfyui_url=comfyui_pair[0].url, env={"COMFYUI_NAME": "gpu-0"})
+    running, staged = (ana.execute(graphs.sleep(8.0, seed=seed)) for seed in range(2))
+    flower.wait_for_state(running, "STARTED")
+    task = flower.wait_for_state(staged, "RECEIVED")
+    assert "'priority': 'normal'" in task["kwargs"]
+    node = f"gpu-gpu-0@{HOST}"
+
+    def active() -> list[Any]:
+        found = flower.get(f"/api/workers?refresh=1&workername={node}")
+        return [(each["id"], each["name"]) for each in found[node].get("active", [])]
+
+    wait_for(lambda: active() == [(running, "workflows.execution")], seconds=20, what="the active task")
+    wait_for(lambda: flower.workers()[node]["active"] == 1, seconds=20, what="one active in a heartbeat")
+
+    stack.sql("UPDATE workflows_worker SET wish = 'pause'")
+    stack.sql("SELECT pg_notify('comfyserve_wish', 'gpu-0')")
+    assert flower.wait_for_state(staged, "RETRY")["exception"] == "its worker is paused"
+    assert flower.workers()[node]["task-received"] == 1
+
+    answer = flower.post(f"/api/task/revoke/{staged}?terminate=true")
+    assert answer.status_code == 200
+    assert answer.json()["message"] == f"Cancelled execution '{staged}'"
+    flower.wait_for_state(staged, "REVOKED")
+    assert flower.post(f"/api/task/revoke/{running}?terminate=true").status_code == 200
+    assert flower.wait_for_state(running, "REVOKED")["worker"] == node
+    wait_for(lambda: active() == [], seconds=20, what="nothing active")
+    for id_ in (running, staged):
+        assert ana.get(f"/workflows/{id_}").json()["status"] == "cancelled"
+    again = flower.post(f"/api/task/revoke/{running}")
+    assert again.status_code == 409
+    assert "ended already" in again.text
+    noted = stack.sql("SELECT note FROM accounts_auditentry WHERE action = 'execution.cancel' AND note <> ''")
+    assert len(noted) == 2
+    assert noted[0][0].startswith("in Flower, by operator from 127.0.0.1")
+
+
+def test_it_remembers_executions_over_a_restart(bare_stack: Stack, flower: FlowerServer) -> None:
+    waiting = bare_stack.person("ben").execute(graphs.colour(1))
+    flower.wait_for_state(waiting, "PENDING")
+    flower.process.stop()
+    flower.start()
+    assert flower.task(waiting)["state"] == "PENDING"
+    assert flower.task(waiting)["kwargs"].startswith("{'user': 'ben")
+
+
+SWITCHED_OFF = (
+    "/api/worker/shutdown/gpu@here",
+    "/api/worker/pool/restart/gpu@here",
+    "/api/worker/pool/grow/gpu@here?n=3",
+    "/api/worker/pool/shrink/gpu@here",
+    "/api/worker/pool/autoscale/gpu@here?min=1&max=2",
+    "/api/worker/queue/add-consumer/gpu@here?queue=x",
+    "/api/worker/queue/cancel-consumer/gpu@here?queue=gpu",
+    "/api/task/send-task/workflows.tasks.clean",
+    "/api/task/apply/workflows.tasks.clean",
+    "/api/task/async-apply/workflows.tasks.clean",
+    "/api/task/timeout/workflows.tasks.clean?workername=gpu@here&hard=1",
+    "/api/task/rate-limit/workflows.tasks.clean?workername=gpu@here&ratelimit=1",
+)
+
+
+def test_nothing_but_cancelling_can_be_done_from_it(flower: FlowerServer) -> None:
+    for path in SWITCHED_OFF:
+        refused = flower.post(path)
+        assert refused.status_code == 403, path
+        assert "in the console" in refused.text
+    assert flower.post("/api/task/revoke/not-an-id").status_code == 404
+    assert flower.post("/api/task/revoke/8a1b5f1e-0000-4000-8000-000000000000").status_code == 404
+
+
+def test_workers_do_not_take_commands_that_would_starve_them(bare_stack: Stack) -> None:
+    worker = bare_stack.start_worker("rest", queues="default")
+    done = bare_stack.celery("control", "--timeout", "5", "cancel_consumer", "default")
+    assert worker.alive
+    assert "no longer consuming" not in done
