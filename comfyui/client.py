@@ -228,7 +228,8 @@ class Client:
         )
         if answer.status in (400, 403, 413):
             text = answer.body.decode(errors="replace")
-            raise Refused(type="upload_refused", message=f"ComfyUI does not take {name!r}", raw=text)
+            kind_of_refusal = "too_large" if answer.status == 413 else "upload_refused"
+            raise Refused(type=kind_of_refusal, message=f"ComfyUI does not take {name!r}", raw=text)
         return self.parse(answer, _reference)
 
     # -- the machine --------------------------------------------------------------------------

@@ -29,6 +29,8 @@ SHOWN = {
 # Of texts that are neither markup nor scripts, the name may say which they are.
 PLAIN = {".json": "application/json", ".csv": "text/csv", ".md": "text/markdown"}
 MEDIA = ("image/", "video/", "audio/", "model/")
+# Pictures that ComfyUI does not read: it is given them as PNG.
+CONVERTED = {"image/heic", "image/heif"}
 _MARKUP = re.compile(rb"<(!doctype|html|head|body|script|iframe|svg|\?xml|[a-z]+[:a-z]* [^>]*xmlns)", re.I)
 _SCRIPT = re.compile(rb"^#!")
 

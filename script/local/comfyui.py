@@ -70,6 +70,7 @@ class ComfyUI:
             # A model stays in memory although other workflows run in between; 100 counts node results.
             "--cache-lru", "100",
             "--preview-method", "latent2rgb",
+            "--max-upload-size", "2049",  # MiB: what MAX_UPLOAD_BYTES lets in, with the form around it
             "--disable-api-nodes",
         ]  # fmt: skip
         if self._only_our_nodes:

@@ -105,8 +105,9 @@ class TestUpload:
 
     def test_too_large_is_refused(self, scripted, scripted_client):
         scripted.faults.status["/upload/image"] = 413
-        with pytest.raises(Refused):
+        with pytest.raises(Refused) as refused:
             scripted_client.upload("a.png", io.BytesIO(PNG))
+        assert refused.value.type == "too_large"
 
     def test_one_that_is_down(self, scripted, scripted_client):
         scripted.stop()
@@ -117,6 +118,12 @@ class TestUpload:
 
 class TestUploadToARealOne:
     """What only a real one does with the files."""
+
+    def test_it_takes_more_than_comfyuis_usual_limit(self, client, subfolder):
+        size = 105 * MEBIBYTE
+        client.upload("large.bin", io.BytesIO(bytes(size)), subfolder=subfolder)
+        with client.view(OutputFile(filename="large.bin", subfolder=subfolder, type="input")) as there:
+            assert there.length == size
 
     @pytest.fixture
     def client(self, comfyui_url):

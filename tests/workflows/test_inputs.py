@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
 
+import pillow_heif
 import pytest
 import requests
 from PIL import Image
@@ -17,6 +18,12 @@ from PIL import Image
 from tests.files.conftest import picture, uploaded
 from tests.stack import Person
 from tests.waiting import wait_for
+
+OTHERS = [
+    (b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"></svg>', "image/svg+xml"),
+    (b"<!doctype html><html>nothing to see</html>", "text/html"),
+    (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(28), "audio/x-wav"),
+]
 
 
 def loading(value: str) -> dict[str, Any]:
@@ -197,6 +204,29 @@ class TestPlaced:
         [saved] = first["outputs"]["images"]
         assert saved_colour(alice.result(alice.execute(loading(saved["file_id"])))) == colour
 
+    @pytest.mark.parametrize("door", ["id", "data", "address"])
+    def test_heic_as_phones_make_it_is_converted(self, alice, door):
+        target = BytesIO()
+        pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 40, 40))).save(target, quality=90)
+        heic = target.getvalue()
+        if door == "id":
+            result = alice.result(alice.execute(loading(uploaded(alice, heic, "IMG_1.HEIC"))))
+        elif door == "data":
+            result = alice.result(alice.execute(loading(data_url(heic))))
+        else:
+            gallery = Gallery(heic)
+            result = alice.result(alice.execute(loading(f"{gallery.url}/picture")))
+            gallery.stop()
+        assert all(abs(a - b) < 12 for a, b in zip(saved_colour(result), (200, 40, 40), strict=True))
+
+    @pytest.mark.parametrize("content, type_", OTHERS)
+    def test_what_is_no_picture_is_refused_by_address_too(self, alice, content, type_):
+        gallery = Gallery(content)
+        result = alice.result(alice.execute(loading(f"{gallery.url}/picture")))
+        gallery.stop()
+        assert result["status"] == "failed"
+        assert f"a picture is needed here, not {type_}" in result["error"]
+
     def test_what_the_user_submitted_is_kept_as_it_was(self, alice):
         workflow = loading(data_url(picture()))
         execution_id = alice.execute(workflow)
@@ -204,13 +234,14 @@ class TestPlaced:
         assert alice.get(f"/workflows/{execution_id}?include=workflow").json()["workflow"] == workflow
 
     @pytest.mark.parametrize(
-        "page, reason", [("missing", "its address answered 404"), ("page", "no picture, video or audio")]
+        "page, reason",
+        [("missing", "its address answered 404"), ("page", "a picture is needed here, not text/html")],
     )
     def test_an_address_that_gives_no_picture_fails_the_execution(self, alice, gallery, page, reason):
         result = alice.result(alice.execute(loading(f"{gallery.url}/{page}")))
         assert result["status"] == "failed"
         assert reason in result["error"]
-        assert "'image' of LoadImage" in result["error"]
+        assert "'image' of Node 1 (LoadImage)" in result["error"]
         assert result["error_details"]["type"] == "input_unavailable"
 
     def test_an_address_that_leads_inside_fails_the_execution(self, alice, gallery):
@@ -220,6 +251,14 @@ class TestPlaced:
 
 
 class TestSubmission:
+    @pytest.mark.parametrize("content, type_", OTHERS)
+    @pytest.mark.parametrize("door", ["id", "data"])
+    def test_what_is_no_picture_is_refused_at_once(self, alice, door, content, type_):
+        value = uploaded(alice, content) if door == "id" else data_url(content)
+        detail = refusal(alice, loading(value))
+        assert (detail["code"], detail["field"]) == ("UNSUPPORTED_TYPE", "workflow.1.inputs.image")
+        assert f"A picture is needed here, not {type_}" in detail["message"]
+
     def test_a_missing_file_is_a_mistake_under_its_path(self, alice):
         detail = refusal(alice, loading("file_" + "0" * 32))
         assert (detail["code"], detail["field"]) == ("FILE_NOT_FOUND", "workflow.1.inputs.image")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -22,7 +22,7 @@ from files import pins, storing, types
 from files import queries as file_queries
 from files.incoming import Incoming
 
-from . import file_inputs
+from . import file_inputs, media_kinds, node_info
 from .parsing import Graph, Prompt
 
 MARK = "comfyserve-input:"  # before a file_id or an address, in a prompt that is kept
@@ -36,6 +36,7 @@ class Use:
     """An input whose value names a file."""
 
     node_id: str
+    class_type: str
     name: str
     value: str
     path: str  # of the value in what was sent
@@ -58,12 +59,14 @@ def take(graph: Graph, *, user: User) -> Taken:
     uses = list(_uses(graph))
     if not uses:
         return Taken(graph.prompt)
-    mistakes = [*_mistaken_files(uses, user), *_mistaken_addresses(uses)]
+    tables = node_info.everywhere()
+    wanted = {use: media_kinds.wanted(use.class_type, use.name, tables) for use in uses}
+    mistakes = [*_mistaken_files(uses, wanted, user), *_mistaken_addresses(uses)]
     if mistakes:
         raise ValidationFailed(mistakes)
     taken = Taken({node_id: {**node} for node_id, node in graph.prompt.items()})
     for use in uses:
-        value = _stored(use, user) if DATA.match(use.value) else use.value
+        value = _stored(use, wanted[use], user) if DATA.match(use.value) else use.value
         node = taken.prompt[use.node_id]
         node["inputs"] = {**node["inputs"], use.name: MARK + value}
         if FILE_ID.fullmatch(value):
@@ -97,7 +100,7 @@ def _uses(graph: Graph) -> Iterator[Use]:
             if class_type not in known:
                 known[class_type] = file_inputs.taking_files(class_type)
             if _takes(known[class_type], class_type, name, value):
-                yield Use(node_id, name, value, path)
+                yield Use(node_id, class_type, name, value, path)
 
 
 def _could_be(value: str) -> bool:
@@ -114,14 +117,25 @@ def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str)
 
 
 # -- checking ----------------------------------------------------------------------------------------
-def _mistaken_files(uses: Sequence[Use], user: User) -> Iterator[Detail]:
-    wanted = {use.value for use in uses if FILE_ID.fullmatch(use.value)}
-    if wanted:
-        rows = file_queries.alive().filter(user=user, id__in=wanted)
-        found = set(rows.values_list("id", flat=True))
-        for use in uses:
-            if use.value in wanted - found:
-                yield _missing(use.value, use.path)
+def _mistaken_files(
+    uses: Sequence[Use], wanted: Mapping[Use, tuple[str, ...]], user: User
+) -> Iterator[Detail]:
+    ids = {use.value for use in uses if FILE_ID.fullmatch(use.value)}
+    if not ids:
+        return
+    rows = file_queries.alive().filter(user=user, id__in=ids)
+    content_types = dict(rows.values_list("id", "content_type"))
+    for use in uses:
+        if use.value in ids - content_types.keys():
+            yield _missing(use.value, use.path)
+        elif use.value in ids and wanted[use]:
+            message = media_kinds.refusal(content_types[use.value], wanted[use])
+            if message:
+                yield _wrong_type(use, message)
+
+
+def _wrong_type(use: Use, message: str) -> Detail:
+    return Detail("UNSUPPORTED_TYPE", message[:1].upper() + message[1:], use.path)
 
 
 def _missing(file_id: str, path: str) -> Detail:
@@ -139,13 +153,13 @@ def _mistaken_addresses(uses: Sequence[Use]) -> Iterator[Detail]:
 
 
 # -- what comes along ----------------------------------------------------------------------------------
-def _stored(use: Use, user: User) -> str:
+def _stored(use: Use, wanted: tuple[str, ...], user: User) -> str:
     """The file_id of what a `data:` URL carries."""
     content = _decoded(use)
     content_type = types.of_content(content)
-    if not types.is_media(content_type):
-        message = f"A picture, video or audio file is needed here, not {content_type}"
-        raise ValidationFailed.of(use.path, message, "UNSUPPORTED_TYPE")
+    message = media_kinds.refusal(content_type, wanted or types.MEDIA)
+    if message:
+        raise ValidationFailed([_wrong_type(use, message)])
     with Incoming() as incoming:
         incoming.write(content)
         try:

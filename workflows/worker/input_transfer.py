@@ -23,7 +23,7 @@ from files import pictures, storing, types
 from files.errors import BytesMissing, StorageUnavailable
 from files.incoming import Incoming
 from files.models import File
-from workflows.graph import input_files, parsing
+from workflows.graph import input_files, media_kinds, node_info, parsing, refusals
 from workflows.graph.comfyui_errors import Fault
 from workflows.queue.claims import Claim
 
@@ -33,14 +33,16 @@ logger = logging.getLogger(__name__)
 
 FETCHES = 3  # tries of an address that does not answer
 FOLDER = "comfyserve"  # below ComfyUI's input folder
+PIECE = 256 * 1024  # bytes read at once
 Alive = Callable[[], Any]
+Wanted = tuple[str, ...]
 
 
 class Unplaceable(Exception):
     """The workflow's fault: the file is gone, or is nothing that could be used."""
 
     def __init__(self, message: str, *, node_id: str, name: str, claim: Claim) -> None:
-        title = parsing.title_of(claim.prompt, node_id)
+        title = refusals.named(claim.prompt, node_id)
         super().__init__(message)
         self.fault = Fault(
             f"Input '{name}' of {title}: {message}",
@@ -68,7 +70,8 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
     for node_id, name, value in input_files.marked(claim.prompt):
         if value not in known:
             with _explained(claim, node_id, name):
-                known[value] = f"{FOLDER}/{_place(claim, value, backend=backend, alive=alive)}"
+                wanted = _wanted(claim, node_id, name, backend)
+                known[value] = f"{FOLDER}/{_place(claim, value, wanted, backend=backend, alive=alive)}"
         names[node_id, name] = known[value]
     return input_files.filled(claim.prompt, names) if names else claim.prompt
 
@@ -88,12 +91,21 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
     except client.OutboundError as exc:
         raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
     except Refused as exc:
-        raise Unplaceable("ComfyUI does not take it", node_id=node_id, name=name, claim=claim) from exc
+        raise Unplaceable(_refused(exc), node_id=node_id, name=name, claim=claim) from exc
     except StorageUnavailable as exc:
         raise NotNow("the file storage does not answer") from exc
     except (Unreachable, NoBridge) as exc:
         logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
         raise NotNow("ComfyUI did not take an input") from exc
+
+
+def _refused(refused: Refused) -> str:
+    if refused.type == "too_large":
+        return (
+            "its ComfyUI does not take a file of this size; its limit is set by --max-upload-size, "
+            "100 MiB unless it says otherwise"
+        )
+    return "ComfyUI does not take it"
 
 
 class _Unusable(Exception):
@@ -105,12 +117,19 @@ def _lower(exc: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _place(claim: Claim, value: str, *, backend: Backend, alive: Alive) -> str:
+def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Wanted:
+    """The beginnings of the content types that this input takes."""
+    with connections.step():
+        classes = node_info.of(backend.object_info_digest)
+    return media_kinds.wanted(claim.prompt[node_id]["class_type"], name, [classes])
+
+
+def _place(claim: Claim, value: str, wanted: Wanted, *, backend: Backend, alive: Alive) -> str:
     """Its name there, below FOLDER."""
     alive()
     if input_files.FILE_ID.fullmatch(value):
         return _place_file(claim, value, backend=backend, alive=alive)
-    return _place_address(claim, value, backend=backend, alive=alive)
+    return _place_address(claim, value, wanted, backend=backend, alive=alive)
 
 
 def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
@@ -122,6 +141,12 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
     file = connections.retry_until_available(look)
     if file is None:
         raise _Unusable("the file is gone")
+    if file.content_type in types.CONVERTED:
+        with Incoming() as incoming:
+            with storing.opened(file) as reader:
+                while piece := _Watched(reader, alive).read(PIECE):
+                    incoming.write(piece)
+            return _place_converted(claim, incoming, backend=backend, alive=alive)
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
     if not _is_there(claim, name, file.size, backend=backend):
         with storing.opened(file) as reader:
@@ -129,7 +154,24 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
     return name
 
 
-def _place_address(claim: Claim, url: str, *, backend: Backend, alive: Alive) -> str:
+def _place_converted(claim: Claim, incoming: Incoming, *, backend: Backend, alive: Alive) -> str:
+    """As a PNG, since ComfyUI does not read the format."""
+    name = f"{incoming.sha256}.png"
+    backend.placed.need(claim.token, name)
+    if _size_there(backend, name):
+        return name
+    target = incoming.path.with_name(f"{incoming.path.name}.png")
+    try:
+        if not pictures.as_png(incoming.path, target):
+            raise _Unusable("the picture can not be read, or is too large to be converted")
+        with target.open("rb") as stream:
+            _send(backend, name, _Watched(stream, alive))
+    finally:
+        target.unlink(missing_ok=True)
+    return name
+
+
+def _place_address(claim: Claim, url: str, wanted: Wanted, *, backend: Backend, alive: Alive) -> str:
     with Incoming() as incoming:
         with client.get(
             url, max_bytes=settings.MAX_UPLOAD_BYTES, timeout=settings.INPUT_FETCH_SECONDS
@@ -140,7 +182,9 @@ def _place_address(claim: Claim, url: str, *, backend: Backend, alive: Alive) ->
                 alive()
                 incoming.write(chunk)
         content_type = types.of_content(incoming.head)
-        _check(incoming, content_type)
+        _check(incoming, content_type, wanted)
+        if content_type in types.CONVERTED:
+            return _place_converted(claim, incoming, backend=backend, alive=alive)
         name = f"{incoming.sha256}{types.extension_of(content_type)}"
         if not _is_there(claim, name, incoming.size, backend=backend):
             with incoming.path.open("rb") as stream:
@@ -148,9 +192,10 @@ def _place_address(claim: Claim, url: str, *, backend: Backend, alive: Alive) ->
         return name
 
 
-def _check(incoming: Incoming, content_type: str) -> None:
-    if not types.is_media(content_type):
-        raise _Unusable(f"its address gives no picture, video or audio file but {content_type}")
+def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
+    message = media_kinds.refusal(content_type, wanted or types.MEDIA)
+    if message:
+        raise _Unusable(message)
     size = pictures.size_of(incoming.path)
     if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
         raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
