@@ -6,7 +6,8 @@ Every function raises StorageUnavailable where the storage does not answer, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,24 +60,38 @@ def _explained(key: str) -> Iterator[None]:
         raise StorageUnavailable from exc
 
 
-def put(key: str, path: Path, *, content_type: str) -> None:
+def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None) -> None:
     """Move a file from this machine's disk into the storage under a key that is new. `path` may be gone
-    afterwards."""
+    afterwards. What is on disk when this returns is there after a power cut too.
+
+    `on_bytes` is called as bytes travel, for whoever has to show that it is not stuck.
+    """
     size = path.stat().st_size
     with _explained(key):
         s3 = bucket()
         if s3 is not None:
-            s3.put(key, path, content_type=content_type)
+            s3.put(key, path, content_type=content_type, on_bytes=on_bytes)
         else:
             with _Movable(path) as movable:
                 try:
                     default_storage.save(key, movable)
+                    _sync(Path(default_storage.path(key)))
                 except FileNotFoundError as exc:  # the folder above ours is gone: a disk that is not there
                     raise StorageUnavailable from exc
     if (stored := size_of(key)) != size:
         delete(key)
         logger.error("storage: %s has %d bytes instead of %d", key, stored, size)
         raise StorageUnavailable
+
+
+def _sync(path: Path) -> None:
+    """The bytes and their name onto the disk: a row that names them is about to be committed."""
+    for each in (path, path.parent):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it runs

@@ -7,6 +7,7 @@ shared among threads.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ class Bucket(S3Storage):  # type: ignore[misc]
     def key_of(self, name: str) -> str:
         return str(self._normalize_name(name))
 
-    def put(self, name: str, path: Path, *, content_type: str) -> None:
-        """Large ones in parts. boto3 sends a checksum with each, which the server verifies.
+    def put(
+        self, name: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None
+    ) -> None:
+        """Large ones in parts. boto3 sends a checksum with each, which the server verifies. `on_bytes` is
+        called from other threads, as bytes leave.
 
         By path, since boto3 would read the parts of an open file into memory, ten ahead.
         """
@@ -69,6 +73,7 @@ class Bucket(S3Storage):  # type: ignore[misc]
             self.bucket_name,
             self.key_of(name),
             ExtraArgs={"ContentType": content_type},
+            Callback=on_bytes,
             Config=TransferConfig(
                 multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=PARTS_AT_ONCE
             ),

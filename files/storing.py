@@ -8,7 +8,7 @@ the same content, coming in again, is stored under another one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -63,18 +63,25 @@ def accept(
     return file
 
 
-def store(*, user_id: int, kind: str, filename: str, chunks: Iterable[bytes]) -> File:
+def store(
+    *,
+    user_id: int,
+    kind: str,
+    filename: str,
+    chunks: Iterable[bytes],
+    on_bytes: Callable[[int], Any] | None = None,
+) -> File:
     """Put the bytes into the storage and make their row, not saved yet: the caller decides when it shows.
 
     Save it with `keep`, or let the bytes go with `drop`. The key is new each time, so that a writer that
-    lost its claim overwrites nothing.
+    lost its claim overwrites nothing. `on_bytes` is called as bytes travel to the storage.
     """
     with Incoming() as incoming:
         for chunk in chunks:
             incoming.write(chunk)
         file = _described(incoming, user_id=user_id, kind=kind, filename=filename)
         try:
-            _put(incoming, file)
+            _put(incoming, file, on_bytes=on_bytes)
         except BaseException:
             drop(file)
             raise
@@ -131,10 +138,10 @@ def _check(incoming: Incoming, file: File) -> None:
         )
 
 
-def _put(incoming: Incoming, file: File) -> None:
+def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | None = None) -> None:
     name = uuid4().hex
     file.key = f"{file.kind}s/{name[:2]}/{name}"
-    backend.put(file.key, incoming.path, content_type=file.content_type)
+    backend.put(file.key, incoming.path, content_type=file.content_type, on_bytes=on_bytes)
 
 
 # -- the same bytes ----------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Backend:
         self.object_info_digest: str | None = None
         self.boot = ""
         self.placed = PlacedInputs()
+        self.stored_at = 0.0  # when the outputs of a run were stored last (monotonic)
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0

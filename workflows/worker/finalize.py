@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from comfyserve.db import connections
 from comfyui import History, Unreachable
-from comfyui.types import ExecutionError
+from comfyui.types import ExecutionError, OutputFile
 from files import storing, thumbnails
 from files.errors import BytesMissing, StorageUnavailable
+from files.models import File
 from workflows.graph import comfyui_errors
 from workflows.models import Level, Output, Status
 from workflows.queue import state_machine
@@ -28,12 +29,15 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
 GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
 GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its disk
+# The storage may be away until the execution's time is over, but at least and at most so many seconds.
+STORE_SECONDS, LONGEST_STORE_SECONDS = 600.0, 3600.0
+STORE_TRIES = 5  # of outputs that fail while others are stored, or in a way that no outage explains
 
 
 def conclude(
     claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event
 ) -> None:
-    """Collect and record. Storage or ComfyUI away: tried again; the GPU works on meanwhile.
+    """Collect and record. Storage or ComfyUI away: tried again for a while; the GPU works on.
 
     `alive` is called while bytes flow, and says whether the claim is still wanted.
     Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
@@ -43,16 +47,35 @@ def conclude(
     if history.error is not None and _is_first_out_of_memory(claim, history.error):
         _free_and_try_again(claim, history.error, backend, stop=stop)
         return
-    collected = _collect(claim, history, backend=backend, alive=alive, stop=stop)
+    collecting = _Collecting(claim, history, backend=backend, alive=alive, stop=stop)
+    try:
+        collected = collecting.collect()
+    except _CannotStore:
+        outputs = collecting.what_there_is()
+        _record(claim, _not_stored(ended, outputs), outputs=outputs, stop=stop)
+        return
     if collected is None:
         return
     outputs, lines = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
-    if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
+    if _record(claim, outcome, outputs=outputs, stop=stop):
         cleanup.forget(claim, history, backend)
         _make_thumbnails(outputs)
-    elif not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
+
+
+def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: threading.Event) -> bool:
+    """The end of the execution. False: the claim was lost, and what was stored for it goes."""
+    try:
+        if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
+            return True
+    except connections.UNAVAILABLE:
+        raise  # it may be recorded after all: what is not is found by the storage's sweep
+    except Exception:
         _drop(outputs)
+        raise
+    if not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
+        _drop(outputs)
+    return False
 
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
@@ -104,27 +127,103 @@ def _free_and_try_again(
     )
 
 
-def _collect(
-    claim: Claim, history: History, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event
-) -> tuple[list[Output], list[Line]] | None:
-    delay, since = FIRST_DELAY, time.monotonic()
-    while True:
-        try:
-            if not alive():
-                return None  # it was cancelled, or somebody else has it: no collector waits for that
-            return output_collection.collect(claim, history, client=backend.client, alive=alive)
-        except Unreachable as exc:
-            logger.warning("outputs of %s not collected: %s", claim.execution_id, exc)
-            if time.monotonic() - since > GONE_AFTER:
-                connections.retry_until_available(
-                    lambda: state_machine.requeue(claim, reason=GONE_WITH_OUTPUTS), stop=stop
-                )
-                return None
-        except Exception:  # the storage raises whatever it likes; all of it means "not now"
-            logger.exception("outputs of %s not stored", claim.execution_id)
-        if stop.wait(delay):
-            return None
-        delay = min(delay * 2, LONGEST_DELAY)
+class _Collecting:
+    """The outputs of one run on their way into the storage: tried again, each try going on where the last one
+    ended, for a bounded time. What was stored for a run that ends without it is dropped."""
+
+    def __init__(
+        self, claim: Claim, history: History, *, backend: Backend, alive: Callable[[], bool],
+        stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self._claim, self._history, self._backend = claim, history, backend
+        self._alive, self._stop = alive, stop
+        self._began = time.monotonic()
+        self._stored: dict[OutputFile, File] = {}
+        self._own_failures = 0  # that cannot be an outage of the storage
+
+    def collect(self) -> tuple[list[Output], list[Line]] | None:
+        """(outputs, lines about what was missing). None: lost, given back, or left to the next process.
+
+        Raises _CannotStore when it is given up.
+        """
+        delay = FIRST_DELAY
+        while self._alive():  # else it was cancelled, or somebody else has it
+            try:
+                collected = output_collection.collect(
+                    self._claim, self._history,
+                    client=self._backend.client, alive=self._alive, stored=self._stored,
+                )  # fmt: skip
+                self._backend.stored_at = time.monotonic()
+                return collected
+            except Unreachable as exc:
+                if self._comfyui_is_gone(exc):
+                    break
+            except Exception as exc:  # noqa: BLE001  (counted and told there)
+                self._judge(exc)
+            if self._stop.wait(delay):
+                break
+            delay = min(delay * 2, LONGEST_DELAY)
+        self.drop()
+        return None
+
+    def drop(self) -> None:
+        for file in self._stored.values():
+            storing.drop(file)
+        self._stored.clear()
+
+    def _comfyui_is_gone(self, exc: Unreachable) -> bool:
+        """Whether it was away for so long that the run went back to the queue."""
+        logger.warning("outputs of %s not collected: %s", self._claim.execution_id, exc)
+        if time.monotonic() - self._began < GONE_AFTER:
+            return False
+        connections.retry_until_available(
+            lambda: state_machine.requeue(self._claim, reason=GONE_WITH_OUTPUTS), stop=self._stop
+        )
+        return True
+
+    def _judge(self, exc: Exception) -> None:
+        """Raises _CannotStore where trying again helps nobody any more."""
+        away = isinstance(exc, StorageUnavailable | OSError)
+        if away:
+            logger.warning("outputs of %s not stored: %s", self._claim.execution_id, exc)
+        else:
+            logger.error(
+                "outputs of %s not stored", self._claim.execution_id, exc_info=exc,
+                extra={"action": "output_not_stored"},
+            )  # fmt: skip
+        # Where other runs could store theirs meanwhile, it is something about these outputs.
+        if not away or self._backend.stored_at > self._began:
+            self._own_failures += 1
+        waited = time.monotonic() - self._began
+        if self._own_failures >= STORE_TRIES or waited >= self._patience():
+            raise _CannotStore from exc
+
+    def _patience(self) -> float:
+        """Seconds: what is left of the execution's time, within bounds that suit an outage."""
+        left = self._claim.timeout_minutes * 60 - (_gpu_seconds(self._history) or 0.0)
+        return min(max(STORE_SECONDS, left), LONGEST_STORE_SECONDS)
+
+    def what_there_is(self) -> list[Output]:
+        """Outputs of the files that could be stored."""
+        found = self._history.files
+        return [
+            output_collection.output_of(self._claim, written, self._stored[written])
+            for written in found
+            if written in self._stored
+        ]
+
+
+class _CannotStore(Exception):
+    """The outputs cannot be brought into the storage, after many tries or a long time."""
+
+
+def _not_stored(ended: Ended, outputs: list[Output]) -> Outcome:
+    error = "The workflow ran, but its outputs could not be stored"
+    details = {"type": "outputs_not_stored", "node_errors": {}}
+    return Outcome(
+        Status.FAILED, error=error, error_details=details, outputs=outputs, lines=ended.lines,
+        warnings=ended.warnings, gpu_seconds=_gpu_seconds(ended.history),
+    )  # fmt: skip
 
 
 def _make_thumbnails(outputs: list[Output]) -> None:

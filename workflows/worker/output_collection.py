@@ -28,32 +28,41 @@ GROUP_OF = {extension: group for group, extensions in GROUPS.items() for extensi
 
 
 def collect(
-    claim: Claim, history: History, *, client: Client, alive: Callable[[], Any]
+    claim: Claim,
+    history: History,
+    *,
+    client: Client,
+    alive: Callable[[], Any],
+    stored: dict[OutputFile, File],
 ) -> tuple[list[Output], list[Line]]:
     """(outputs, not saved yet, with their files in storage; lines about what was missing).
 
+    `stored` is what an earlier try had brought into the storage, and grows: nothing is brought there twice.
     `alive` is called while bytes flow. Raises Unreachable, or what the storage raises: try again then.
     """
     outputs: list[Output] = []
     lines: list[Line] = []
     for written in history.files:
         try:
-            file = _store(claim, written, client=client, alive=alive)
+            if written not in stored:
+                stored[written] = _store(claim, written, client=client, alive=alive)
         except NotFound:
             message = f"The file {written.filename} of node {written.node_id} is gone from ComfyUI"
             lines.append(Line(message, Level.WARNING, written.node_id))
             continue
-        outputs.append(
-            Output(
-                group=group_of(written.filename),
-                node_id=written.node_id,
-                subfolder=_plain(written.subfolder, claim),
-                temporary=written.type == "temp",
-                file=file,
-            )
-        )
+        outputs.append(output_of(claim, written, stored[written]))
     outputs += [Output(group="texts", node_id=node_id, text=text) for node_id, text in history.texts]
     return outputs, lines
+
+
+def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
+    return Output(
+        group=group_of(written.filename),
+        node_id=written.node_id,
+        subfolder=_plain(written.subfolder, claim),
+        temporary=written.type == "temp",
+        file=file,
+    )
 
 
 def group_of(filename: str) -> str:
@@ -70,7 +79,11 @@ def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable
                 yield chunk
 
         return storing.store(
-            user_id=claim.user_id, kind=Kind.OUTPUT, filename=written.filename, chunks=chunks()
+            user_id=claim.user_id,
+            kind=Kind.OUTPUT,
+            filename=written.filename,
+            chunks=chunks(),
+            on_bytes=lambda _: alive(),
         )
 
 

@@ -1,0 +1,199 @@
+"""Outputs on their way into a storage that is slow, away, or does not take one of them."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from files import backend
+from files.errors import StorageUnavailable
+from files.models import File
+from files.s3 import Bucket
+from tests.waiting import wait_for
+from tests.workflows.rig import sleep
+from workflows.models import Execution
+from workflows.worker import finalize, slots
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(finalize, "FIRST_DELAY", 0.02)
+    monkeypatch.setattr(finalize, "LONGEST_DELAY", 0.05)
+
+
+class Storage:
+    """The real one, with calls counted and made to fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.puts: list[str] = []
+        self.deleted: list[str] = []
+        self.fails = lambda count: False
+        self.error: Exception = StorageUnavailable()
+        self._put, self._delete = backend.put, backend.delete
+        monkeypatch.setattr(backend, "put", self.put)
+        monkeypatch.setattr(backend, "delete", self.delete)
+
+    def put(self, key: str, *args: Any, **given: Any) -> None:
+        self.puts.append(key)
+        if self.fails(len(self.puts)):
+            raise self.error
+        self._put(key, *args, **given)
+
+    def delete(self, key: str) -> None:
+        self.deleted.append(key)
+        self._delete(key)
+
+    @property
+    def left(self) -> set[str]:
+        """Keys of what is stored now."""
+        return {stored.key for stored in backend.walk("outputs/")}
+
+
+@pytest.fixture
+def storage(monkeypatch):
+    return Storage(monkeypatch)
+
+
+def three_pictures() -> dict[str, Any]:
+    saves = {
+        str(number): {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": f"p{number}"},
+        }
+        for number in (2, 3, 4)
+    }
+    return {"1": {"class_type": "Sleep", "inputs": {"seconds": 0.1}}, **saves}
+
+
+def test_a_second_try_goes_on_where_the_first_one_ended(rig, storage):
+    storage.fails = lambda count: count == 3
+    before = storage.left
+    body = rig.ends(rig.run(three_pictures()), "completed")
+    assert len(body["outputs"]["images"]) == 3
+    assert len(storage.puts) == 4, "only the one that failed is stored again"
+    named = set(File.objects.values_list("key", flat=True))
+    # Equal pictures are kept once, and the others go after the commit.
+    wait_for(lambda: storage.left - before == named, what="what no row names to go")
+
+
+def test_a_storage_that_stays_away_ends_the_execution_in_words(rig, storage, monkeypatch):
+    monkeypatch.setattr(finalize, "LONGEST_STORE_SECONDS", 0.5)
+    storage.fails = lambda count: True
+    body = rig.ends(rig.run(three_pictures()), "failed")
+    assert body["error"] == "The workflow ran, but its outputs could not be stored"
+    rig.is_clear()
+    assert rig.slots.tokens() == set()
+
+
+def test_what_could_be_stored_of_a_run_that_is_given_up_is_kept(rig, storage, monkeypatch):
+    monkeypatch.setattr(finalize, "LONGEST_STORE_SECONDS", 0.5)
+    storage.fails = lambda count: count > 2
+    body = rig.ends(rig.run(three_pictures()), "failed")
+    assert len(body["outputs"]["images"]) == 2
+
+
+def test_an_error_that_no_outage_explains_is_tried_five_times(rig, storage):
+    storage.error = KeyError("a mistake of ours")
+    storage.fails = lambda count: True
+    rig.ends(rig.run(sleep(0.1)), "failed")
+    assert len(storage.puts) == finalize.STORE_TRIES
+
+
+def test_an_output_that_fails_while_others_are_stored_does_not_keep_its_place(rig, storage):
+    """The storage works, and does not take this one: as with an outage of it, hours would be lost."""
+    poisoned: set[str] = set()
+
+    def fails(count: int) -> bool:
+        if not poisoned:
+            poisoned.add(threading.current_thread().name)
+        return threading.current_thread().name in poisoned
+
+    storage.fails = fails
+    bad = rig.run(sleep(0.1))
+    wait_for(lambda: storage.puts, what="the first one to fail")
+    good = rig.run(sleep(0.1))
+    rig.ends(good, "completed")
+    rig.ends(bad, "failed")
+
+
+def test_a_run_that_is_cancelled_while_its_outputs_are_tried_leaves_nothing(rig, storage):
+    before = storage.left
+    storage.fails = lambda count: count > 2
+    execution_id = rig.run(three_pictures())
+    wait_for(lambda: len(storage.puts) > 3, what="the third one to fail")
+    assert rig.cancel(execution_id) == 200
+    assert rig.slots.wait_empty(timeout=5)
+    assert storage.left == before
+
+
+def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
+    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.5)
+    uploading, go_on, original = threading.Event(), threading.Event(), backend.put
+
+    def slow(key: str, *args: Any, on_bytes: Any, **given: Any) -> None:
+        uploading.set()
+        while not go_on.wait(0.05):
+            on_bytes(1000)
+        original(key, *args, **given)
+
+    monkeypatch.setattr(backend, "put", slow)
+    execution_id = rig.run(sleep(0.1))
+    assert uploading.wait(5)
+    threading.Event().wait(1.0)  # longer than a thread may give no sign of life
+    assert rig.slots.living_tokens() == rig.slots.tokens() != set()
+    go_on.set()
+    rig.ends(execution_id, "completed")
+    assert Execution.objects.get(id=execution_id).attempt == 1
+
+
+def test_an_upload_that_stands_still_is_none(rig, monkeypatch):
+    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.3)
+    uploading, go_on, original = threading.Event(), threading.Event(), backend.put
+
+    def stuck(key: str, *args: Any, **given: Any) -> None:
+        uploading.set()
+        go_on.wait(10)
+        original(key, *args, **given)
+
+    monkeypatch.setattr(backend, "put", stuck)
+    rig.run(sleep(0.1))
+    assert uploading.wait(5)
+    wait_for(lambda: not rig.slots.living_tokens(), what="it to look dead")
+    go_on.set()
+    assert rig.slots.wait_empty(timeout=10)
+
+
+def test_bytes_that_leave_for_s3_are_told(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 3_000_000)
+
+    class Takes(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 65536)))
+            self.send_response(200)
+            self.send_header("ETag", '"a"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Takes)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    bucket = Bucket(
+        bucket_name="b", endpoint_url=address, access_key="a", secret_key="b", region_name="us-east-1"
+    )
+    told: list[int] = []
+    bucket.put("key", path, content_type="text/plain", on_bytes=told.append)
+    bucket.client.close()
+    server.shutdown()
+    server.server_close()
+    assert len(told) > 3
+    assert sum(told) >= 3_000_000
