@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 from urllib.parse import urlsplit
@@ -25,4 +26,17 @@ def backend_name(*, name: str, url: str, host: str | None = None) -> str:
     first = urlsplit(url.split(",")[0].strip())
     port = first.port or (443 if first.scheme == "https" else 80)
     address = f"{first.hostname or 'unknown'}:{port}"
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", f"{host or socket.gethostname()}:{address}")[:100]
+    return _fitting(f"{host or socket.gethostname()}:{address}")
+
+
+def own_comfyui_name(*, data_dir: str, shared_database: bool) -> str:
+    """Of the ComfyUI that script/serve and script/demo start, whose port is another one each time.
+
+    In a database that several folders may share, the folder makes it unique.
+    """
+    folder = f"-{hashlib.sha256(data_dir.encode()).hexdigest()[:6]}" if shared_database else ""
+    return _fitting(f"{socket.gethostname()}:comfyui{folder}")
+
+
+def _fitting(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", name)[:100]

@@ -165,7 +165,13 @@ class Services:
     def _runner(self) -> Supervisor | Unsupervised:
         programs = self._programs()
         if self._for_demo:
-            return Unsupervised(logs=self.logs, env=self.env, programs=programs, stores=ORDER[:1])
+            return Unsupervised(
+                logs=self.logs,
+                env=self.env,
+                programs=programs,
+                stores=ORDER[:1],
+                workers=[program.name for program in self._workers()],
+            )
         return Supervisor(self.data / "run", logs=self.logs, env=self.env, programs=programs, order=ORDER)
 
     def _migrate(self) -> None:
@@ -252,11 +258,18 @@ class Services:
 
     def _workers(self) -> list[Program]:
         """A GPU worker for each ComfyUI, and one for everything else."""
+        from comfyserve.backends import own_comfyui_name  # late: its package loads Celery
+
         command = ROOT / "script" / "worker"
         programs = []
         for number, url in enumerate(self.comfyui_urls, 1):
             env = {"COMFYUI_URL": url}
-            if len(self.comfyui_urls) > 1 and os.environ.get("COMFYUI_NAME"):
+            if self._comfyui and not os.environ.get("COMFYUI_NAME"):
+                # Its port is another one each time; its worker is the same.
+                env["COMFYUI_NAME"] = own_comfyui_name(
+                    data_dir=str(self.data), shared_database=self._postgres is None
+                )
+            elif len(self.comfyui_urls) > 1 and os.environ.get("COMFYUI_NAME"):
                 env["COMFYUI_NAME"] = f"{os.environ['COMFYUI_NAME']}-{number}"
             programs.append(
                 Program(

@@ -1,7 +1,7 @@
 """The same programs as `supervisor.py` starts, as children of our own: for the demo, which is soon over.
 
-Here nothing is started again: what ends too early is an error that is told at once. And what holds no data
-is not asked to end but ended: all that an execution has come to is in the database.
+Here nothing is started again: what ends too early is an error that is told at once. And only what holds data
+is asked to end, and before it the workers, which sign off in the database; the rest is ended.
 """
 
 from __future__ import annotations
@@ -15,14 +15,24 @@ from script.local.paths import ROOT
 from script.local.processes import Process
 from script.local.supervisor import Program
 
+SIGN_OFF_SECONDS = 10  # for a worker, which has nothing left to run
+
 
 class Unsupervised:
-    """Groups start when told to, and stop together. `stores` are the groups that hold data."""
+    """Groups start when told to, and stop together. `stores` are the groups that hold data, `workers` the
+    names of the programs that are to sign off there."""
 
     def __init__(
-        self, *, logs: Path, env: Mapping[str, str], programs: Sequence[Program], stores: Sequence[str]
+        self,
+        *,
+        logs: Path,
+        env: Mapping[str, str],
+        programs: Sequence[Program],
+        stores: Sequence[str],
+        workers: Sequence[str],
     ) -> None:
         self._programs = list(programs)
+        self._workers = list(workers)
         self._stores = list(stores)
         self._logs = logs
         self._env = dict(env)
@@ -44,12 +54,20 @@ class Unsupervised:
                 raise UserError(explain(process.tail(15), what, process.log))
 
     def stop(self) -> None:
+        workers, stores = [], []
         for program, process in self._running:
-            if program.group in self._stores:
+            if program.name in self._workers:
                 process.ask_to_stop()
+                workers.append(process)
+            elif program.group in self._stores:
+                stores.append((program, process))
             else:
                 process.kill()
-        for program, process in self._running:
+        for process in workers:
+            process.stop(seconds=SIGN_OFF_SECONDS)
+        for _, process in stores:
+            process.ask_to_stop()
+        for program, process in stores:
             process.stop(seconds=program.stop_seconds)
         self._running.clear()
 
