@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -45,6 +46,18 @@ ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution 
 
 
 @dataclass(frozen=True)
+class Began:
+    """When ComfyUI began an execution, while the row does not say so yet."""
+
+    at: float  # monotonic seconds
+    total_steps: int
+
+    @property
+    def seconds_ago(self) -> float:
+        return time.monotonic() - self.at
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended, all of it: written in one transaction."""
 
@@ -55,6 +68,7 @@ class Outcome:
     lines: Sequence[Line] = field(default=())
     warnings: Sequence[str] = field(default=())
     gpu_seconds: float | None = None
+    began: Began | None = None  # a run that ended before its begin was recorded: both are written at once
 
 
 def accepted(execution: Execution, *, able: Sequence[str] = ()) -> None:
@@ -77,20 +91,21 @@ def _hand_out(workers: Sequence[str]) -> None:
 
 
 # -- running -----------------------------------------------------------------------------------------
-def begin(claim: Claim, *, total_steps: int) -> bool:
+def begin(claim: Claim, *, total_steps: int, seconds_ago: float = 0.0) -> bool:
     """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
     with transaction.atomic():
         changed = rows.execute(
             """
             UPDATE workflows_execution
-            SET status = 'running', started_at = statement_timestamp(), total_steps = %s
+            SET status = 'running', total_steps = %s,
+                started_at = statement_timestamp() - make_interval(secs => %s)
             WHERE id = %s AND claim_token = %s AND status = 'pending'
             """,
-            [total_steps, claim.execution_id, claim.token],
+            [total_steps, seconds_ago, claim.execution_id, claim.token],
         )
         if changed:
             _follow_up([claim.execution_id], event=WebhookEvent.STARTED, webhook=claim.webhook)
-            _log([claim.execution_id], Line.of_status("Starting workflow execution", Status.RUNNING))
+            _log([claim.execution_id], _first_line())
             transaction.on_commit(lambda: task_events.started(claim.execution_id, worker=claim.worker))
     return changed == 1 or claims.held_by(claim).filter(status=Status.RUNNING).exists()
 
@@ -117,6 +132,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             warnings=outcome.warnings,
             gpu_seconds=outcome.gpu_seconds,
             cost=outcome.gpu_seconds or 0.0,
+            began=outcome.began,
         ):
             return False
         if outcome.error_details is not None:
@@ -131,7 +147,9 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if outcome.outputs:
             rows.insert(*outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
-        _log([claim.execution_id], *outcome.lines, *made, _last_line(outcome.status, outcome.error))
+        first = [_first_line()] if outcome.began else []
+        last = _last_line(outcome.status, outcome.error)
+        _log([claim.execution_id], *first, *outcome.lines, *made, last)
         scheduling.lift_quota(user_id=claim.user_id)
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
@@ -139,6 +157,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
 
 def _report_end(claim: Claim, outcome: Outcome) -> None:
     id_, worker, runtime = claim.execution_id, claim.worker, outcome.gpu_seconds
+    if outcome.began:
+        task_events.started(id_, worker=worker)
     if outcome.status == Status.COMPLETED:
         task_events.succeeded(id_, worker=worker, runtime=runtime, outputs=len(outcome.outputs))
     else:
@@ -219,6 +239,7 @@ def _end(
     warnings: Sequence[str] = (),
     gpu_seconds: float | None = None,
     cost: float | None = None,
+    began: Began | None = None,
 ) -> int:
     """The terminal update of those that live, and are claimed with `token` where it is given; their number.
 
@@ -229,11 +250,15 @@ def _end(
         """
         UPDATE workflows_execution SET
             status = %(status)s, completed_at = statement_timestamp(),
+            started_at = coalesce(
+                started_at, statement_timestamp() - make_interval(secs => %(began_ago)s::float)),
+            total_steps = coalesce(%(total_steps)s::int, total_steps),
             error = %(error)s, warnings = %(warnings)s::jsonb, gpu_seconds = %(gpu_seconds)s,
             finish = start + (finish - start) / cost * coalesce(
                 %(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
             percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
-            current_step = CASE WHEN %(completed)s THEN total_steps ELSE current_step END,
+            current_step = CASE WHEN %(completed)s THEN coalesce(%(total_steps)s::int, total_steps)
+                ELSE current_step END,
             current_node = CASE WHEN %(completed)s THEN NULL ELSE current_node END,
             eta_seconds = NULL, claim_token = NULL, lease_expires_at = NULL, suspect_lease = NULL,
             held = NULL, held_until = NULL
@@ -249,8 +274,14 @@ def _end(
             "warnings": json.dumps(connections.sanitize_json(list(warnings))),
             "gpu_seconds": gpu_seconds,
             "cost": cost,
+            "began_ago": None if began is None else began.seconds_ago,
+            "total_steps": None if began is None else began.total_steps,
         },
     )
+
+
+def _first_line() -> Line:
+    return Line.of_status("Starting workflow execution", Status.RUNNING)
 
 
 def _last_line(status: str, error: str | None) -> Line:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 
 from comfyserve.db import connections
 from comfyui import History, Unreachable
@@ -18,11 +20,11 @@ from workflows.models import Level, Output, Status
 from workflows.queue import state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
-from workflows.queue.state_machine import Outcome
+from workflows.queue.state_machine import Began, Outcome
 
 from . import cleanup, output_collection
 from .backend import Backend
-from .runner import Ended
+from .runner import RECORD_BEGIN_SECONDS, Ended
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +51,18 @@ def conclude(
         return
     collecting = _Collecting(claim, history, backend=backend, alive=alive, stop=stop)
     try:
-        collected = collecting.collect()
+        with _LateBegin(claim, ended.began) as late:
+            collected = collecting.collect()
     except _CannotStore:
         outputs = collecting.what_there_is()
-        _record(claim, _not_stored(ended, outputs), outputs=outputs, stop=stop)
+        outcome = dataclasses.replace(_not_stored(ended, outputs), began=late.unrecorded)
+        _record(claim, outcome, outputs=outputs, stop=stop)
         return
     if collected is None:
         return
     outputs, lines = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
+    outcome = dataclasses.replace(outcome, began=late.unrecorded)
     if _record(claim, outcome, outputs=outputs, stop=stop):
         cleanup.forget(claim, history, backend)
         _make_thumbnails(outputs)
@@ -76,6 +81,42 @@ def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: thre
     if not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
         _drop(outputs)
     return False
+
+
+class _LateBegin:
+    """Writes that an execution has begun, if collecting its outputs takes longer than a moment.
+
+    with _LateBegin(claim, ended.began) as late:
+        ...  # collect
+    late.unrecorded  # what the end has to write
+    """
+
+    def __init__(self, claim: Claim, began: Began | None) -> None:
+        self.unrecorded = began
+        self._claim = claim
+        self._timer = threading.Timer(RECORD_BEGIN_SECONDS, self._record)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        if self.unrecorded is not None:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._timer.ident is not None:
+            self._timer.join()
+
+    def _record(self) -> None:
+        began = self.unrecorded
+        assert began is not None  # noqa: S101  (the timer runs only then)
+        try:
+            with connections.step():
+                state_machine.begin(self._claim, total_steps=began.total_steps, seconds_ago=began.seconds_ago)
+        except connections.UNAVAILABLE as exc:
+            logger.warning("begin of %s not written: %s", self._claim.execution_id, exc)
+            return  # the end writes it
+        self.unrecorded = None
 
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:

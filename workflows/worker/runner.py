@@ -25,7 +25,7 @@ from workflows.models import Level, Status
 from workflows.queue import claims, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
-from workflows.queue.state_machine import Outcome
+from workflows.queue.state_machine import Began, Outcome
 
 from . import celery_tasks, input_transfer
 from .backend import Backend
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IDLE_SECONDS = 3.0  # without an event: look at queue and history
+RECORD_BEGIN_SECONDS = 0.04  # a run that is shorter is written once, at its end
 WRITE_SECONDS = 0.5  # at most so often progress is written
 GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run is lost
 STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
@@ -63,6 +64,7 @@ class Ended:
     history: History
     lines: list[Line] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
+    began: Began | None = None  # where the row does not say yet that it has begun
 
 
 class _NotWanted(Exception):
@@ -96,6 +98,7 @@ class Runner:
         self._inherited: Session | None = None  # hears what goes to the process that had posted it
         self._lines: list[Line] = []
         self._warnings: list[str] = []
+        self._began: Began | None = None  # until the row says it
         self._status_due: float | None = None  # until then our submission is to bring a status
         self._posted_at = 0.0
         self._next_up = False  # nothing was before it in ComfyUI when it was posted
@@ -293,7 +296,7 @@ class Runner:
                 ending = self._hear(event)
             elif ending is None and self.alive_at - self._heard_at >= IDLE_SECONDS:
                 ending = self._look(unasked=True)
-            if ending is None and not self._write():
+            if ending is None and not (self._record_begin() and self._write()):
                 ending = self._leave_to_others()
             if ending is not None:
                 return ending
@@ -307,7 +310,9 @@ class Runner:
         ]
         moments = (self._deadline, self._stop_at, self._status_due)
         due += [moment for moment in moments if moment is not None and moment > now]
-        return max(0.01, min(due) - now)
+        if self._began is not None:
+            due.append(self._began.at + RECORD_BEGIN_SECONDS)
+        return max(0.001, min(due) - now)
 
     def _check_signals(self) -> Ended | Gone | None:
         """What other threads and the clock want."""
@@ -352,11 +357,23 @@ class Runner:
         """ComfyUI has begun it. False: the claim is lost."""
         if self.begun:
             return True
-        total = self._progress.total_steps
-        if not self._retry_until_available(lambda: state_machine.begin(self.claim, total_steps=total)):
-            return False
+        self._began = Began(time.monotonic(), self._progress.total_steps)
         self._has_begun()
-        return True
+        return not self.claim.webhook or self._record_begin(now=True)
+
+    def _record_begin(self, *, now: bool = False) -> bool:
+        """Write that it has begun, a moment later: most of what is short ends first, and is written once.
+
+        A webhook of the begin is owed at once. False: the claim is lost.
+        """
+        began = self._began
+        if began is None or not (now or began.seconds_ago >= RECORD_BEGIN_SECONDS):
+            return True
+        self._began = None
+        steps, ago = began.total_steps, began.seconds_ago
+        return self._retry_until_available(
+            lambda: state_machine.begin(self.claim, total_steps=steps, seconds_ago=ago)
+        )
 
     def _has_begun(self) -> None:
         self.begun = True
@@ -432,7 +449,7 @@ class Runner:
         if history.error is not None and comfyui_errors.is_disk_full(history.error):
             return self._not_now("the disk of its ComfyUI is full", history.error.message)
         self._backend.record_success()
-        return Ended(history, self._lines + self._progress.take_lines(), self._warnings)
+        return Ended(history, self._lines + self._progress.take_lines(), self._warnings, self._began)
 
     # -- letting go ------------------------------------------------------------------------------------
     def _timed_out(self) -> Gone:
@@ -464,6 +481,7 @@ class Runner:
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
+        self._record_begin(now=True)  # so that it counts as one that was taken back while it ran
         self._retry_until_available(
             lambda: state_machine.requeue(
                 self.claim,

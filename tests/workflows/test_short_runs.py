@@ -1,0 +1,46 @@
+"""Runs that end before their begin was written: both are written at once, and nothing shows."""
+
+from __future__ import annotations
+
+import threading
+
+from files import backend
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.rig import before
+from workflows.models import Execution
+from workflows.queue import state_machine
+
+
+def test_it_has_begun_and_ended_in_result_and_log(rig):
+    result = rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert result["created_at"] <= result["started_at"] <= result["completed_at"]
+    messages = [line["message"] for line in result["logs"]]
+    assert messages.index("Starting workflow execution") < messages.index("Workflow completed successfully")
+    execution = Execution.objects.get()
+    assert execution.current_step == execution.total_steps > 0
+
+
+def test_its_begin_is_written_when_collecting_takes_long(rig, monkeypatch):
+    go_on = threading.Event()
+    before(monkeypatch, backend, "put", lambda *_, **__: go_on.wait(20))
+    execution_id = rig.run(graphs.colour(1))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to have begun")
+    go_on.set()
+    result = rig.ends(execution_id, "completed")
+    begun = [line for line in result["logs"] if line["message"] == "Starting workflow execution"]
+    assert len(begun) == 1
+
+
+def test_a_cancel_wins_against_an_end_whose_begin_was_not_written(rig, monkeypatch):
+    cancelled: list[int] = []
+    before(
+        monkeypatch,
+        state_machine,
+        "finish",
+        lambda claim, _: cancelled.append(rig.cancel(claim.execution_id)),
+    )
+    result = rig.ends(rig.run(graphs.colour(1)), "cancelled")
+    assert cancelled == [200]
+    assert result["outputs"] == {}
+    rig.is_clear()
