@@ -111,12 +111,13 @@ def _prepare(**_: Any) -> None:
     celery_tasks.disable_commands()
 
 
-@signals.worker_ready.connect
-def _start(sender: Any, **_: Any) -> None:
+# Not `worker_ready`, which comes once the broker answers: work is found without it.
+@signals.celeryd_after_setup.connect
+def _start(sender: str, instance: Any, **_: Any) -> None:
     global _gpu, _deliverer
-    queues = sender.app.amqp.queues.consume_from
+    queues = instance.app.amqp.queues.consume_from
     if "gpu" in queues:
-        task_events.serve_as(worker=settings.BACKEND_NAME, hostname=sender.hostname)
+        task_events.serve_as(worker=settings.BACKEND_NAME, hostname=sender)
         _gpu = GpuWorker()
     if "webhooks" in queues:
         _deliverer = Deliverer()

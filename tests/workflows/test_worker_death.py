@@ -8,6 +8,7 @@ import signal
 import pytest
 import requests
 
+from script.local import ports
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import sleep
@@ -175,3 +176,11 @@ def test_a_second_worker_for_one_backend_takes_nothing(bare_stack, comfyui):
     first.kill()
     last = person.execute(graphs.colour(200))
     assert person.result(last, seconds=30)["status"] == "completed"
+
+
+def test_a_worker_that_starts_without_redis_works(bare_stack, comfyui):
+    stack = bare_stack
+    person = stack.person("no-redis")
+    nowhere = {"REDIS_URL": f"redis://127.0.0.1:{ports.free_port()}/0"}
+    stack.start_worker("lonely", comfyui_url=comfyui.url, env=nowhere, wait=False)
+    assert person.result(person.execute(graphs.colour(44)), seconds=40)["status"] == "completed"
