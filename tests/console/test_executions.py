@@ -19,7 +19,7 @@ from files.models import File, Kind
 from tests.console.conftest import client_of
 from tests.factories import make_user
 from tests.workflows import graphs
-from workflows.models import Execution, LineKind, LogLine, Output, Status, Worker
+from workflows.models import Execution, FailureCause, LineKind, LogLine, Output, Status, Worker
 from workflows.queue import claims, execution_log, scheduling, state_machine, submission
 
 LIST = "/admin/workflows/execution/"
@@ -45,11 +45,18 @@ def running(user: Any, workflow: Any = None) -> tuple[Execution, claims.Claim]:
     return execution, claim
 
 
-def failed(user: Any, workflow: Any = None, error: str = "Node 1 failed: no", **details: Any) -> Execution:
+def failed(
+    user: Any,
+    workflow: Any = None,
+    error: str = "Node 1 failed: no",
+    cause: FailureCause | None = FailureCause.NODE,
+    **details: Any,
+) -> Execution:
     execution, claim = running(user, workflow)
-    state_machine.finish(
-        claim, state_machine.Outcome(Status.FAILED, error=error, error_details=details or None)
+    outcome = state_machine.Outcome(
+        Status.FAILED, error=error, error_details=details or None, failure_cause=cause
     )
+    state_machine.finish(claim, outcome)
     return execution
 
 
@@ -114,7 +121,12 @@ class TestList:
             Worker.objects.create(name=name, host="h", pid=1, url="http://x")
         for name in ("tiny-sd15.safetensors", "other.safetensors"):
             Model.objects.create(type="checkpoint", name=name, last_used=timezone.now())
-        execution = failed(alice, graphs.txt2img(), error="Node 5 failed: the GPU ran out of memory")
+        execution = failed(
+            alice,
+            graphs.txt2img(),
+            error="Node 5 failed: the GPU ran out of memory",
+            cause=FailureCause.OUT_OF_MEMORY,
+        )
         page = console.get(LIST, chosen).content.decode()
         assert (str(execution.id) in page) == found
 

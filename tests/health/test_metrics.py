@@ -15,7 +15,7 @@ from health import figures
 from health.probing import Shared
 from tests.workflows import graphs
 from workflows.metrics import store
-from workflows.models import Delta, Execution, Status, Tally, Worker
+from workflows.models import Delta, Execution, FailureCause, Status, Tally, Worker
 from workflows.queue import claims, state_machine, submission
 from workflows.queue.state_machine import Outcome
 
@@ -53,17 +53,17 @@ def submit(alice):
     return submit
 
 
-def run_one(status: Status = Status.COMPLETED, *, seconds: float = 3, error: str | None = None) -> None:
+def run_one(
+    status: Status = Status.COMPLETED, *, seconds: float = 3, cause: FailureCause | None = None
+) -> None:
     """Take the next execution and end it, after it ran so long."""
     claim = claims.take(worker="w")
     assert claim is not None
     assert state_machine.begin(claim, total_steps=1)
     began = timezone.now() - timezone.timedelta(seconds=seconds)
     Execution.objects.filter(id=claim.execution_id).update(started_at=began, created_at=began)
-    details = {"type": "timeout"} if error else None
-    assert state_machine.finish(
-        claim, Outcome(status, error=error, error_details=details, gpu_seconds=seconds)
-    )
+    outcome = Outcome(status, error=cause and "no", failure_cause=cause, gpu_seconds=seconds)
+    assert state_machine.finish(claim, outcome)
 
 
 def metrics(**headers) -> dict:
@@ -121,7 +121,7 @@ class TestJson:
         submit(), submit(), submit()
         run_one(seconds=2)
         run_one(seconds=4)
-        run_one(Status.FAILED, seconds=100, error="no")
+        run_one(Status.FAILED, seconds=100, cause=FailureCause.NODE)
         assert metrics()["average_execution_time_seconds"] == pytest.approx(3, abs=0.2)
 
     def test_the_average_is_null_while_nothing_was_completed(self):
@@ -174,7 +174,7 @@ class TestToken:
 class TestPrometheus:
     def test_ended_ones_are_counted_by_status_and_priority(self, submit):
         submit("high"), submit("low"), submit("low")
-        run_one(), run_one(Status.FAILED, error="no")
+        run_one(), run_one(Status.FAILED, cause=FailureCause.NODE)
         state_machine.cancel(Execution.objects.get(status="pending").id)
         found = scrape()
         name = "comfyserve_executions_ended_total"
@@ -205,7 +205,7 @@ class TestPrometheus:
 
     def test_failures_are_counted_by_cause(self, submit):
         submit()
-        run_one(Status.FAILED, error="Timed out: it ran longer than 30 minutes")
+        run_one(Status.FAILED, cause=FailureCause.TIMEOUT)
         assert sample(scrape(), "comfyserve_execution_failures_total", cause="timeout") == 1
 
     def test_what_waits_is_told_by_priority_with_the_age_of_the_oldest(self, submit):

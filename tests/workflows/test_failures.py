@@ -26,7 +26,7 @@ from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
 from workflows import notify, tasks
 from workflows.fleet import registry
-from workflows.models import Execution
+from workflows.models import Execution, FailureCause
 from workflows.queue import claims, state_machine
 from workflows.worker import backend as backends
 from workflows.worker import runner
@@ -130,6 +130,7 @@ def test_out_of_memory_twice_fails_and_says_so(rig):
     rig.slots.serve_in_thread()
     body = rig.ends(execution_id, "failed")
     assert "the GPU ran out of memory" in body["error"]
+    assert Execution.objects.get(id=execution_id).failure_cause == FailureCause.OUT_OF_MEMORY
     assert counts(execution_id) == (2, 1)
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import CharField, Q, QuerySet
-from django.db.models.expressions import RawSQL
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import TextFilter
@@ -19,8 +18,7 @@ from unfold.contrib.filters.admin import TextFilter
 from accounts.models import User
 from comfyserve.console.filters import Dropdown
 from models_registry.models import Model
-from workflows.metrics import store
-from workflows.models import Execution, Status, Worker
+from workflows.models import Execution, FailureCause, Status, Worker
 
 LATEST = 100_000  # executions among which what no index serves is looked for
 USERS = 1_000  # that one search finds
@@ -88,16 +86,15 @@ class CauseFilter(Dropdown):
     parameter_name = "cause"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        return [(cause, words_of(cause)) for cause in store.CAUSES]
+        return [(cause, words_of(cause)) for cause in FailureCause.values]
 
     def queryset(self, request: HttpRequest, rows: Rows) -> Rows:  # noqa: ARG002
         if not self.value():
             return rows
-        sql = (
-            f"(SELECT {store.CAUSE_SQL} FROM workflows_graph g WHERE g.execution_id = workflows_execution.id)"  # noqa: S608
-        )
-        cause = RawSQL(sql, [], output_field=CharField())  # noqa: S611  (no value of a user in it)
-        return among_latest(rows.filter(status=Status.FAILED).alias(cause=cause).filter(cause=self.value()))
+        wanted = Q(failure_cause=self.value())
+        if self.value() == FailureCause.OTHER:
+            wanted |= Q(failure_cause=None)
+        return among_latest(rows.filter(wanted, status=Status.FAILED))
 
 
 def words_of(cause: str) -> str:

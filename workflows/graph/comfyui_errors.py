@@ -13,6 +13,7 @@ from typing import Any
 
 from comfyui.errors import Refused
 from comfyui.types import ExecutionError, InputError, NodeErrors
+from workflows.models import FailureCause
 
 from . import parsing, refusals
 from .node_info import Classes
@@ -29,7 +30,7 @@ class Fault:
     error: str  # for people
     details: dict[str, Any]  # for programs
     lacks: list[str] = field(default_factory=list)  # models or nodes that this ComfyUI does not have
-    out_of_memory: bool = False
+    cause: FailureCause = field(kw_only=True)
 
 
 # -- refusals ------------------------------------------------------------------------------------------
@@ -50,6 +51,7 @@ def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fa
             "details": clean(refused.details, refusals.WHOLE),
             "node_errors": node_errors(refused.node_errors, prompt, classes),
         },
+        cause=FailureCause.REFUSED,
         lacks=list(dict.fromkeys(filter(None, [each.lacks for each in found] + [name for _, name in whole]))),
     )
 
@@ -153,7 +155,7 @@ def of_error(error: ExecutionError, prompt: parsing.Prompt) -> Fault:
             "class_type": error.node_type,
             "node_errors": {},
         },
-        out_of_memory=out_of_memory,
+        cause=FailureCause.OUT_OF_MEMORY if out_of_memory else FailureCause.NODE,
     )
 
 

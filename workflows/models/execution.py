@@ -29,6 +29,20 @@ class Priority(models.TextChoices):
     HIGH = "high"
 
 
+class FailureCause(models.TextChoices):
+    """What failed an execution, for figures and the console; `error` explains it to its user."""
+
+    NODE = "node"  # a node raised
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    REFUSED = "refused"  # ComfyUI found mistakes in the workflow
+    INPUT = "input"  # a file that it needs is gone or unusable
+    UNREADABLE = "unreadable"  # ComfyUI breaks on reading the workflow
+    GIVEN_UP = "given_up"  # too many attempts were cut off
+    NOT_TAKEN = "not_taken"  # no worker could run it
+    OTHER = "other"  # not recorded: it failed under an earlier version
+
+
 class Held(models.TextChoices):
     """Why a waiting execution may not be taken yet."""
 
@@ -126,6 +140,7 @@ class Execution(models.Model):
     webhook_url = models.TextField(blank=True, default="")
     warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
+    failure_cause = models.CharField(max_length=20, choices=FailureCause.choices, null=True, blank=True)  # noqa: DJ001  (null: it did not fail, or under an earlier version)
     gpu_seconds = models.FloatField(null=True, blank=True)
 
     class Meta:

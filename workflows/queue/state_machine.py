@@ -31,7 +31,18 @@ from comfyserve.db import connections, rows
 from files import storing
 from workflows import notify, task_events
 from workflows.metrics import store
-from workflows.models import ALIVE, Execution, Graph, Held, Level, LineKind, Output, Status, WebhookEvent
+from workflows.models import (
+    ALIVE,
+    Execution,
+    FailureCause,
+    Graph,
+    Held,
+    Level,
+    LineKind,
+    Output,
+    Status,
+    WebhookEvent,
+)
 from workflows.webhooks import outbox
 
 from . import claims, execution_log, scheduling
@@ -64,6 +75,7 @@ class Outcome:
     status: Status
     error: str | None = None
     error_details: dict[str, Any] | None = None
+    failure_cause: FailureCause | None = None  # of a failed one
     outputs: Sequence[Output] = ()
     lines: Sequence[Line] = field(default=())
     warnings: Sequence[str] = field(default=())
@@ -129,6 +141,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             outcome.status,
             token=claim.token,
             error=outcome.error,
+            cause=outcome.failure_cause,
             warnings=outcome.warnings,
             gpu_seconds=outcome.gpu_seconds,
             cost=outcome.gpu_seconds or 0.0,
@@ -223,7 +236,7 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
         if ids:
             hours = older_than.total_seconds() / 3600
             error = f"No worker could take it for {hours:g} hours"
-            _end(ids, Status.FAILED, error=error)
+            _end(ids, Status.FAILED, error=error, cause=FailureCause.NOT_TAKEN)
             _log(ids, _last_line(Status.FAILED, error))
             _follow_up(ids, event=WebhookEvent.FAILED)
             _report(ids, partial(task_events.failed, worker="", error=error))
@@ -236,6 +249,7 @@ def _end(
     *,
     token: UUID | None = None,
     error: str | None = None,
+    cause: FailureCause | None = None,
     warnings: Sequence[str] = (),
     gpu_seconds: float | None = None,
     cost: float | None = None,
@@ -253,7 +267,8 @@ def _end(
             started_at = coalesce(
                 started_at, statement_timestamp() - make_interval(secs => %(began_ago)s::float)),
             total_steps = coalesce(%(total_steps)s::int, total_steps),
-            error = %(error)s, warnings = %(warnings)s::jsonb, gpu_seconds = %(gpu_seconds)s,
+            error = %(error)s, failure_cause = %(cause)s, warnings = %(warnings)s::jsonb,
+            gpu_seconds = %(gpu_seconds)s,
             finish = start + (finish - start) / cost * coalesce(
                 %(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
             percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
@@ -271,6 +286,7 @@ def _end(
             "completed": status == Status.COMPLETED,
             "token": token,
             "error": connections.sanitize_json(error),
+            "cause": cause,
             "warnings": json.dumps(connections.sanitize_json(list(warnings))),
             "gpu_seconds": gpu_seconds,
             "cost": cost,
@@ -332,7 +348,7 @@ def _requeue(
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
         error = f"Given up after {row.attempt} attempts: {reason}"
-        _end([row.id], Status.FAILED, error=error)
+        _end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
         _log([row.id], _last_line(Status.FAILED, error))
         _follow_up([row.id], event=WebhookEvent.FAILED)
         _report([row.id], partial(task_events.failed, worker=row.worker, error=error))

@@ -136,6 +136,7 @@ def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list
         Status.FAILED,
         error=fault.error,
         error_details=fault.details,
+        failure_cause=fault.cause,
         outputs=outputs,
         lines=[*lines, named],
         warnings=warnings,

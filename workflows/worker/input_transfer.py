@@ -25,6 +25,7 @@ from files.incoming import Incoming
 from files.models import File
 from workflows.graph import input_files, media_kinds, node_info, parsing, refusals
 from workflows.graph.comfyui_errors import Fault
+from workflows.models import FailureCause
 from workflows.queue.claims import Claim
 
 from .backend import Backend
@@ -53,6 +54,7 @@ class Unplaceable(Exception):
                 "input": name,
                 "node_errors": {},
             },
+            cause=FailureCause.INPUT,
         )
 
 

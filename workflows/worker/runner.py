@@ -21,7 +21,7 @@ from comfyui import History, Refused, Session, Subscription, Unreachable, events
 from workflows.fleet import registry
 from workflows.graph import comfyui_errors, model_usage, node_info, parsing
 from workflows.graph.comfyui_errors import Fault
-from workflows.models import Level, Status
+from workflows.models import FailureCause, Level, Status
 from workflows.queue import claims, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
@@ -267,6 +267,7 @@ class Runner:
             fault = Fault(
                 "ComfyUI can not read the workflow (it answered 500)",
                 {"type": "unreadable", "node_errors": {}},
+                cause=FailureCause.UNREADABLE,
             )
             return self._fail(fault)
         return self._not_now("ComfyUI did not take it", exc)
@@ -457,6 +458,7 @@ class Runner:
         fault = Fault(
             f"Timed out: it ran longer than {minutes} minute{'s' if minutes != 1 else ''}",
             {"type": "timeout", "timeout_minutes": minutes, "node_errors": {}},
+            cause=FailureCause.TIMEOUT,
         )
         return self._clear() if self._record_failure(fault) else self._leave_to_others()
 
@@ -470,6 +472,7 @@ class Runner:
             Status.FAILED,
             error=fault.error,
             error_details=fault.details,
+            failure_cause=fault.cause,
             lines=self._lines + self._progress.take_lines(),
             gpu_seconds=self._gpu_seconds(),
         )
