@@ -48,6 +48,17 @@ def missing(hosts: Iterable[str], *, names: Iterable[str]) -> dict[str, set[str]
     return {host: anywhere - set(names) for host, names in found.items()}
 
 
+def whereabouts(names: Iterable[str]) -> dict[str, set[str]]:
+    """By name: the hosts that have a model file of that name, alive or not. One query, or none."""
+    wanted = {name.replace("\\", "/") for name in names}
+    found: dict[str, set[str]] = {}
+    if wanted:
+        rows = ModelFile.objects.filter(model__name__in=wanted)
+        for name, host in rows.values_list("model__name", "host_id"):
+            found.setdefault(name, set()).add(host)
+    return found
+
+
 def near(*, name: str, type_: str | None) -> list[str]:
     """Names of models there are that are like `name`, the nearest first; one query.
 

@@ -42,6 +42,23 @@ class WholeNumber(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
+class WorkflowField(serializers.JSONField):
+    """A workflow in any form that is accepted; which those are is decided by `graph.formats`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault(
+            "help_text",
+            "Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format; the file that ComfyUI's "
+            "editor saves; nodes in a `prompt`, as ComfyUI is sent them; or the id of a file with one",
+        )
+        super().__init__(**kwargs)
+
+
+class ValidateSerializer(serializers.Serializer[Any]):
+    also_called = {"prompt": "workflow", "graph": "workflow"}
+    workflow = WorkflowField()
+
+
 class ExecuteSerializer(serializers.Serializer[Any]):
     also_called = {
         "prompt": "workflow",
@@ -52,10 +69,7 @@ class ExecuteSerializer(serializers.Serializer[Any]):
         "timeout": "timeout_minutes",
         "timeout_seconds": "timeout_minutes",
     }
-    workflow = serializers.JSONField(
-        help_text="Nodes by id, as in the reference (`nodes`) or in ComfyUI's API format; the file that "
-        "ComfyUI's editor saves; nodes in a `prompt`, as ComfyUI is sent them; or the id of a file with one"
-    )
+    workflow = WorkflowField()
     priority = Choice(
         label="Priority",
         choices=[("low", ""), ("normal", ""), ("high", "")],

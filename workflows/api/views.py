@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,12 @@ from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.models import Status
 from workflows.presentation import representations, schemas, selectors
-from workflows.queue import scheduling, submission
+from workflows.queue import dry_run, scheduling, submission
 from workflows.streaming import links
 from workflows.webhooks import outbox
 
 from . import stream_views
-from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery
+from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery, ValidateSerializer
 
 
 class SubmittingView(APIView):
@@ -49,6 +50,20 @@ class ExecuteView(SubmittingView):
         webhook = wanted_webhook(given, request._request)
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
         return Response(_accepted(accepted))
+
+
+class ValidateView(APIView):
+    """Check a workflow without running it."""
+
+    @describe(ValidateSerializer, schemas.ReportSerializer)
+    def post(self, request: Request) -> Response:
+        """Validate Workflow: what ComfyUI would say of it, and where it could run, without running it.
+
+        The answer is 200 whether it is valid or not. It goes by what the workers told of their nodes and
+        models; execution does not depend on it.
+        """
+        given = checked(ValidateSerializer, request.data)
+        return Response(asdict(dry_run.check(user=user_of(request), workflow=given["workflow"])))
 
 
 class ListView(APIView):

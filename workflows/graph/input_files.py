@@ -74,6 +74,24 @@ def take(graph: Graph, *, user: User) -> Taken:
     return taken
 
 
+def mistakes(graph: Graph, *, user: User) -> list[Detail]:
+    """What `take` would refuse, without storing anything; of a `data:` URL only that it can be read."""
+    uses = list(_uses(graph))
+    found = [*_mistaken_files(uses, user), *_mistaken_addresses(uses)]
+    for use in uses:
+        if DATA.match(use.value):
+            try:
+                _decoded(use)
+            except ValidationFailed as exc:
+                found += exc.details
+    return found
+
+
+def names_file(value: str) -> bool:
+    """Whether it is written as a file of ours, an address, or a `data:` URL."""
+    return _could_be(value)
+
+
 def pin(taken: Taken, *, execution_id: UUID) -> None:
     """Keep its files until it has ended. In the transaction that makes the execution; ValidationFailed if
     one has just gone."""

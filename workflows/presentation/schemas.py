@@ -35,6 +35,58 @@ class RetriedSerializer(AcceptedSerializer):
     retried_from = serializers.UUIDField(help_text="The execution that was retried")
 
 
+class ProblemSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField(help_text="Stable, such as `VALUE_BIGGER_THAN_MAX`")
+    message = serializers.CharField(help_text="What is wrong, and what may be meant")
+    field = serializers.CharField(allow_null=True, help_text="Where it stands in what was sent")
+    certain = serializers.BooleanField(help_text="False: ComfyUI may know better by now")
+    node_id = serializers.CharField(allow_null=True, help_text="The node it is about")
+    class_type = serializers.CharField(allow_null=True, help_text="The node's class")
+    input = serializers.CharField(allow_null=True, help_text="The node's input")
+    value = serializers.JSONField(allow_null=True, help_text="What stands there")
+    allowed = serializers.ListField(allow_null=True, help_text="Least and most, or the first choices")
+    near = serializers.ListField(child=serializers.CharField(), help_text="Names that may have been meant")
+
+
+class OutputNodeSerializer(serializers.Serializer[Any]):
+    node_id = serializers.CharField(help_text="A node that saves or shows something")
+    title = serializers.CharField(help_text="Its title, else its class")
+    class_type = serializers.CharField(help_text="Its class")
+    will_run = serializers.BooleanField(help_text="False: ComfyUI leaves it out, for one of the problems")
+
+
+class ModelPlaceSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="As the workflow names it")
+    type = serializers.CharField(help_text="Such as `checkpoint`")
+    workers = serializers.ListField(child=serializers.CharField(), help_text="That have it")
+    near = serializers.ListField(child=serializers.CharField(), help_text="Like it in name, if nobody has it")
+
+
+class CandidateSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="The worker's name")
+    alive = serializers.BooleanField(help_text="Its heartbeat is fresh and its ComfyUI answers")
+    heard_at = serializers.DateTimeField(help_text="Its last word")
+    can_run = serializers.BooleanField(help_text="All of the workflow")
+    certain = serializers.BooleanField(help_text="False: it may have something else by now")
+    lacks = serializers.ListField(child=serializers.CharField(), help_text="Node classes and models")
+
+
+class ReportSerializer(serializers.Serializer[Any]):
+    valid = serializers.BooleanField(
+        allow_null=True,
+        help_text="Whether ComfyUI would run all of it; null: no worker told of its nodes",
+    )
+    certain = serializers.BooleanField(
+        help_text="False: what is known may be out of date, and ComfyUI may say otherwise"
+    )
+    problems = ProblemSerializer(many=True, help_text="All that is wrong, for the worker that lacks least")
+    warnings = serializers.ListField(child=serializers.CharField(), help_text="Good to know")
+    outputs = OutputNodeSerializer(many=True, help_text="The output nodes")
+    models = ModelPlaceSerializer(many=True, help_text="The models it names")
+    workers = CandidateSerializer(many=True, help_text="The likeliest first")
+    estimated_duration = serializers.FloatField(allow_null=True, help_text="Seconds; null: not known yet")
+
+
 class ResultSerializer(serializers.Serializer[Any]):
     execution_id = serializers.UUIDField(help_text="The id of the execution")
     status = serializers.ChoiceField(choices=Status.choices, help_text="Where it is")

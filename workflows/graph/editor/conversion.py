@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from comfyserve.api.errors import Detail
+from comfyserve.near_names import did_you_mean, near
 
 from . import definitions, document, resolving, values
 from .definitions import UNDEFINED
@@ -180,7 +181,11 @@ class _Writer:
                 f"Node {node.id} of the unknown class '{node.type}' is linked to nothing and was left out"
             )
             return
-        self._error("UNKNOWN_NODE", node, f"no worker has a node of the class '{node.type}'", at="type")
+        alike = did_you_mean(near(node.type, self._builder.object_info, cutoff=0.7))
+        package = node.properties.get("cnr_id") or node.properties.get("aux_id")
+        hint = f"; it may come from the package '{str(package)[:100]}'" if package else ""
+        message = f"no worker has a node of the class '{node.type}'{alike}{hint}"
+        self._error("UNKNOWN_NODE", node, message, at="type")
 
     def _missing_browser(self, live: LiveNode, inputs: Mapping[str, Any]) -> None:
         for widget in live.widgets:

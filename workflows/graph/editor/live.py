@@ -105,7 +105,7 @@ class Builder:
 
     def __init__(self, document: Document, object_info: Mapping[str, Any]) -> None:
         self.document = document
-        self._object_info = object_info
+        self.object_info = object_info
         self._definitions: dict[str, Definition | None] = {}
         self._subgraphs: dict[str, LiveGraph] = {}
         self.errors: list[Detail] = []
@@ -148,7 +148,7 @@ class Builder:
 
     def _definition(self, class_type: str) -> Definition | None:
         if class_type not in self._definitions:
-            known = None if class_type in VIRTUAL else definitions.of(class_type, self._object_info)
+            known = None if class_type in VIRTUAL else definitions.of(class_type, self.object_info)
             self._definitions[class_type] = known
         return self._definitions[class_type]
 
