@@ -313,7 +313,8 @@ def test_what_no_worker_has_is_told_by_node(alice, worker):
     file = simple()
     file.data["nodes"][1]["type"] = "Txet"
     code, message = refused(alice, file.data)["workflow.nodes.1.type"]
-    assert (code, message) == ("UNKNOWN_NODE", "Node 2 (Words): no worker has a node of the class 'Txet'")
+    assert code == "UNKNOWN_NODE"
+    assert message == "Node 2 (Words): no worker has a node of the class 'Txet'; did you mean 'Text'?"
 
 
 def test_an_unknown_node_that_does_not_run_does_not_matter():

@@ -146,7 +146,7 @@ MODELS = {**LOADER, "Shows": node_info({"model": ["MODEL"]}, output_node=True)}
 def has_model(host: str, name: str) -> None:
     row, _ = Host.objects.get_or_create(name=host)
     model, _ = Model.objects.get_or_create(name=name, type="checkpoint")
-    ModelFile.objects.create(host=row, model=model, folder="/m", path=name, size=1, changed=timezone.now())
+    ModelFile.objects.create(host=row, model=model, folder="/m", path=name, size=1, changed=0)
 
 
 def test_a_missing_model_with_near_names_is_not_certain(alice, db):
