@@ -43,7 +43,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
     node_id = serializers.CharField(allow_null=True, help_text="The node it is about")
     class_type = serializers.CharField(allow_null=True, help_text="The node's class")
     input = serializers.CharField(allow_null=True, help_text="The node's input")
-    value = serializers.JSONField(allow_null=True, help_text="What stands there")
+    value = serializers.JSONField(help_text="What stands there; may be null")
     allowed = serializers.ListField(allow_null=True, help_text="Least and most, or the first choices")
     near = serializers.ListField(child=serializers.CharField(), help_text="Names that may have been meant")
 
