@@ -59,11 +59,10 @@ def take(graph: Graph, *, user: User) -> Taken:
     uses = list(_uses(graph))
     if not uses:
         return Taken(graph.prompt)
-    tables = node_info.everywhere()
-    wanted = {use: media_kinds.wanted(use.class_type, use.name, tables) for use in uses}
-    mistakes = [*_mistaken_files(uses, wanted, user), *_mistaken_addresses(uses)]
-    if mistakes:
-        raise ValidationFailed(mistakes)
+    wanted = _wanted(uses)
+    wrong = [*_mistaken_files(uses, wanted, user), *_mistaken_addresses(uses)]
+    if wrong:
+        raise ValidationFailed(wrong)
     taken = Taken({node_id: {**node} for node_id, node in graph.prompt.items()})
     for use in uses:
         value = _stored(use, wanted[use], user) if DATA.match(use.value) else use.value
@@ -77,7 +76,7 @@ def take(graph: Graph, *, user: User) -> Taken:
 def mistakes(graph: Graph, *, user: User) -> list[Detail]:
     """What `take` would refuse, without storing anything; of a `data:` URL only that it can be read."""
     uses = list(_uses(graph))
-    found = [*_mistaken_files(uses, user), *_mistaken_addresses(uses)]
+    found = [*_mistaken_files(uses, _wanted(uses), user), *_mistaken_addresses(uses)]
     for use in uses:
         if DATA.match(use.value):
             try:
@@ -85,6 +84,12 @@ def mistakes(graph: Graph, *, user: User) -> list[Detail]:
             except ValidationFailed as exc:
                 found += exc.details
     return found
+
+
+def _wanted(uses: Sequence[Use]) -> dict[Use, tuple[str, ...]]:
+    """The kinds of media that each input takes."""
+    tables = node_info.everywhere() if uses else []
+    return {use: media_kinds.wanted(use.class_type, use.name, tables) for use in uses}
 
 
 def names_file(value: str) -> bool:
