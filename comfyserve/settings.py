@@ -257,11 +257,24 @@ CORS_ALLOW_HEADERS = [
     "prefer",
     "x-request-id",
     "last-event-id",
+    # As tracing and HTTP libraries of browsers send them, and for ranges and caches.
+    "baggage",
+    "cache-control",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "pragma",
+    "range",
+    "sentry-trace",
+    "traceparent",
+    "tracestate",
+    "x-requested-with",
 ]
 CORS_EXPOSE_HEADERS = [
     "X-Request-ID", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After",
     "X-Total-Count", "X-Total-Count-Relation", "Idempotency-Replayed", "Content-Disposition",
-    "Preference-Applied",
+    "Preference-Applied", "ETag", "Content-Range", "Accept-Ranges", "Content-Length", "Location",
+    "X-Next-Cursor", "X-Total-Count-Relation",
 ]  # fmt: skip
 HTTPS = env.bool("HTTPS", default=False)  # the service is reached by https only, perhaps through a proxy
 if HTTPS:

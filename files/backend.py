@@ -18,8 +18,8 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files import File as DjangoFile
 from django.core.files.storage import default_storage, storages
-from django.utils.http import content_disposition_header
 
+from . import names
 from .errors import BytesMissing, StorageUnavailable
 from .s3 import Bucket
 
@@ -153,7 +153,7 @@ def link(key: str, *, filename: str, content_type: str, attachment: bool) -> str
     s3 = bucket()
     if s3 is None:
         return None
-    disposition = content_disposition_header(attachment, filename) or "inline"
+    disposition = names.disposition(filename, attachment=attachment)
     return str(
         s3.public_client.generate_presigned_url(
             "get_object",

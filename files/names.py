@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from urllib.parse import quote, unquote
+
+from django.utils.http import content_disposition_header
 
 LONGEST = 255
 # Control characters, what turns the direction of writing, and lone surrogates.
@@ -24,3 +29,35 @@ def clean(name: str) -> str:
         else:
             name = name[:LONGEST]
     return name or "file"
+
+
+def of_part(filename: str | None, extended: str | None) -> str | None:
+    """The name that a part of a form gives its file, from `filename` and `filename*` (RFC 5987).
+
+    Some clients (.NET) write a `filename` as mail does, "=?utf-8?B?...?=".
+    """
+    if extended:
+        charset, _, rest = extended.partition("'")
+        _, _, quoted = rest.partition("'")
+        try:
+            return unquote(quoted, encoding=charset or "utf-8", errors="strict")
+        except (LookupError, UnicodeDecodeError):
+            return filename or extended
+    if filename and re.fullmatch(r"=\?[^?]+\?[bBqQ]\?.*\?=", filename):
+        try:
+            return str(make_header(decode_header(filename)))
+        except (HeaderParseError, LookupError, UnicodeDecodeError, ValueError):
+            return filename
+    return filename
+
+
+def disposition(filename: str, *, attachment: bool) -> str:
+    """The Content-Disposition header; beside a name beyond ASCII a plain one, for simple clients."""
+    if filename.isascii():
+        return content_disposition_header(attachment, filename) or "inline"
+    plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()
+    plain = re.sub(r'["\\]|\s+(?=\.)', "", plain).strip() or "file"
+    if plain.startswith("."):
+        plain = f"file{plain}"
+    kind = "attachment" if attachment else "inline"
+    return f"{kind}; filename=\"{plain}\"; filename*=utf-8''{quote(filename, safe='')}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from comfyserve.api.fields import FlagField, MomentField
+from comfyserve.api.fields import FlagField, MomentField, TextField
 
 from . import links
 from .models import File, Kind
@@ -56,6 +56,11 @@ class FileQuery(serializers.Serializer[Any]):
     kind = serializers.ChoiceField(choices=Kind.choices, required=False, help_text="Only these")
     created_after = MomentField(required=False, help_text="At this moment or later")
     created_before = MomentField(required=False, help_text="Before this moment")
+    cursor = TextField(
+        required=False,
+        max_length=300,
+        help_text="`X-Next-Cursor` of the page before: nothing is skipped or repeated meanwhile",
+    )
     limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
     offset = serializers.IntegerField(
         min_value=0, max_value=2**31, default=0, help_text="How many to leave out"

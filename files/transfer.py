@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.utils.http import content_disposition_header
 
 from accounts import authentication
 from comfyserve.api.errors import NotFound, Unauthorized
 from comfyserve.api.validation import checked
 
-from . import backend, links, queries, ranges, storing, thumbnails, types, uploads
+from . import backend, links, names, queries, ranges, storing, thumbnails, types, uploads
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import File
@@ -166,9 +165,7 @@ def _with_headers(response: HttpResponseBase, content: Content) -> HttpResponseB
     response["Cache-Control"] = content.caching
     response["Accept-Ranges"] = "bytes"
     response["Content-Type"] = content.content_type
-    response["Content-Disposition"] = content_disposition_header(content.attachment, content.filename) or (
-        "inline"
-    )
+    response["Content-Disposition"] = names.disposition(content.filename, attachment=content.attachment)
     response["X-Content-Type-Options"] = "nosniff"
     response["Content-Security-Policy"] = SANDBOX
     response["Cross-Origin-Resource-Policy"] = "cross-origin"

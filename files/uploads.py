@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from comfyserve.api import bodies
 from comfyserve.api.errors import Detail, PayloadTooLarge, ValidationFailed
 from comfyserve.api.validation import unknown
 
+from . import names
 from .incoming import Incoming
 from .threads import in_thread
 
 FLUSH = 128 * 1024  # bytes gathered before a thread writes them; each slow client has up to so many
 LONGEST_HEADER = 32 * 1024  # of one part; a name may be long, it is cut later
 PARTS = 20
+EXTENDED = re.compile(r";\s*filename\*\s*=\s*([^;]+)", re.IGNORECASE)
 FIELDS = {"description": 1000, "sha256": 64}  # characters; others are refused
 ALSO_CALLED = {"image": "file", "upload": "file", "files": "file", "file[]": "file", "checksum": "sha256"}
 
@@ -144,13 +147,20 @@ class _Reading:
             return
         if self._form.filename is not None:
             raise ValidationFailed.of("file", "Send one file at a time", "DUPLICATE_FIELD")
-        if segment.filename is None:
+        filename = _filename_of(segment)
+        if filename is None:
             raise ValidationFailed.of("file", "Field 'file' must be a file, with a name", "INVALID_TYPE")
-        self._form.filename = segment.filename
+        self._form.filename = filename
 
     def _end(self) -> None:
         if self._name in FIELDS:
             self._form.fields[self._name] = self._text.decode("utf-8", "replace")
+
+
+def _filename_of(segment: multipart.MultipartSegment) -> str | None:
+    header = next((value for name, value in segment.headerlist if name == "Content-Disposition"), "")
+    extended = EXTENDED.search(header)
+    return names.of_part(segment.filename, extended[1].strip() if extended else None)
 
 
 def _too_large(message: str) -> PayloadTooLarge:

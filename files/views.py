@@ -112,11 +112,14 @@ class ListView(APIView):
     def get(self, request: Request) -> Response:
         """List files: the user's uploads and outputs, latest first."""
         wanted = checked(FileQuery, request.query_params)
-        limit, offset = wanted.pop("limit"), wanted.pop("offset")
+        part = {name: wanted.pop(name, None) for name in ("limit", "offset", "cursor")}
         rows = queries.files_of(user=user_of(request), **wanted)
         base = addresses.base_of(request._request)
-        page = [serializers.info(file, base=base) for file in paging.page(rows, limit=limit, offset=offset)]
-        return Response(page, headers=paging.count_headers(rows))
+        page = list(paging.page(rows, **part))
+        return Response(
+            [serializers.info(file, base=base) for file in page],
+            headers=paging.count_headers(rows) | paging.next_headers(page, limit=part["limit"]),
+        )
 
 
 def user_of(request: Request) -> User:

@@ -1,23 +1,65 @@
-"""One page of a list by `limit` and `offset`, at a cost that does not grow with the table."""
+"""One page of a list by `limit` and `offset` or `cursor`, at a cost that does not grow with the table.
+
+A cursor goes on after the last row of a page, so that rows that come or go meanwhile make none appear twice
+and none be skipped. Lists are ordered by `-created_at` and then by their primary key.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
-from django.db.models import Model, QuerySet
+from django.core.exceptions import ValidationError
+from django.db.models import Model, Q, QuerySet
+
+from .errors import ValidationFailed
 
 M = TypeVar("M", bound=Model)
 
 EXACT_UP_TO = 3_000  # rows that are counted; who has more is told "at least"
 
 
-def page(rows: QuerySet[M], *, limit: int, offset: int) -> QuerySet[M]:
-    """That page of `rows`, in their order, in one query.
+def page(rows: QuerySet[M], *, limit: int, offset: int, cursor: str | None = None) -> QuerySet[M]:
+    """That page of `rows`, in their order, in one query. ValidationFailed for a cursor that is not ours.
 
     The rows that `offset` skips are read from the index alone: only those of the page are fetched.
     """
+    if cursor is not None:
+        rows = _after(rows, cursor)
     chosen = rows.values("pk")[offset : offset + limit]
     return rows.model._default_manager.filter(pk__in=chosen).order_by(*rows.query.order_by)
+
+
+def next_headers(page: Sequence[Any], *, limit: int) -> dict[str, str]:
+    """`X-Next-Cursor`, where there may be more."""
+    if len(page) < limit:
+        return {}
+    last = page[-1]
+    text = f"{last.created_at.isoformat()}|{last.pk}"
+    return {"X-Next-Cursor": base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")}
+
+
+def _after(rows: QuerySet[M], cursor: str) -> QuerySet[M]:
+    _, by_key = rows.query.order_by
+    moment, key = _read(cursor, rows.model)
+    further = Q(pk__lt=key) if str(by_key).startswith("-") else Q(pk__gt=key)
+    return rows.filter(Q(created_at__lt=moment) | (Q(created_at=moment) & further))
+
+
+def _read(cursor: str, model: type[Model]) -> tuple[datetime, Any]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        moment, _, key = text.partition("|")
+        read = datetime.fromisoformat(moment)
+        if read.tzinfo is None:
+            raise ValueError("no offset")
+        return read, model._meta.pk.to_python(key)
+    except (ValueError, binascii.Error, ValidationError) as exc:
+        message = "This is not a cursor of ours; begin again without one"
+        raise ValidationFailed.of("cursor", message) from exc
 
 
 def count_headers(rows: QuerySet[Any]) -> dict[str, str]:

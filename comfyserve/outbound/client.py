@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import certifi
+import idna
 import urllib3
 from django.conf import settings
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -259,8 +260,9 @@ def _host(parts: SplitResult) -> str:
         except ValueError:
             raise Refused("The address has no valid host") from None
     try:
-        host = host.encode("idna").decode("ascii").lower().rstrip(".")
-    except UnicodeError:
+        # IDNA 2008, as browsers do it: the codec of Python's own makes another name of straße.de.
+        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii").rstrip(".")
+    except idna.IDNAError:
         raise Refused("The address has no valid host") from None
     if not re.fullmatch(r"[a-z0-9_-]([a-z0-9_.-]{0,251}[a-z0-9_-])?", host) or ".." in host:
         raise Refused("The address has no valid host")

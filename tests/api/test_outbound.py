@@ -478,3 +478,15 @@ class TestPost:
     def test_its_time_is_up_even_if_bytes_drip(self, site):
         with pytest.raises(TookTooLong):
             client.post(site.url("dripping_headers"), b"", timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    "host, asked_for",
+    [
+        ("straße.de", "xn--strae-oqa.de"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("例え.jp", "xn--r8jz45g.jp"),
+    ],
+)
+def test_hosts_beyond_ascii_are_named_as_browsers_name_them(host, asked_for):
+    assert client.parse(f"https://{host}/x").host == asked_for

@@ -148,7 +148,7 @@ class TestBrowsers:
 
     def test_names_beyond_ascii_arrive(self, alice):
         answer = alice.get(f"/files/{uploaded(alice, picture(), 'Bär 🐻.png')}")
-        expected = "inline; filename*=utf-8''B%C3%A4r%20%F0%9F%90%BB.png"
+        expected = "inline; filename=\"Bar.png\"; filename*=utf-8''B%C3%A4r%20%F0%9F%90%BB.png"
         assert answer.headers["Content-Disposition"] == expected
 
 

@@ -128,6 +128,25 @@ class TestGood:
         )
         assert answer.json()["filename"] == expected
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "filename*=UTF-8''stra%C3%9Fe.txt",
+            "filename=\"x.txt\"; filename*=UTF-8''stra%C3%9Fe.txt",
+            'filename="=?utf-8?B?c3RyYcOfZS50eHQ=?="',
+            "filename*=ISO-8859-1''stra%DFe.txt",
+        ],
+    )
+    def test_a_name_beyond_ascii_comes_back_in_both_ways(self, alice, given):
+        body = f'--xyz\r\nContent-Disposition: form-data; name="file"; {given}\r\n\r\nx\r\n--xyz--\r\n'
+        headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+        answer = alice.session.post(
+            f"{alice.url}/files/upload", data=body.encode(), headers=headers, timeout=10
+        )
+        assert answer.json()["filename"] == "straße.txt"
+        shown = alice.get(f"/files/{answer.json()['file_id']}").headers["Content-Disposition"]
+        assert shown == "inline; filename=\"strae.txt\"; filename*=utf-8''stra%C3%9Fe.txt"
+
     def test_two_names_for_the_same_bytes_are_stored_once(self, alice, site):
         content = os.urandom(1000)
         before = site.stored()

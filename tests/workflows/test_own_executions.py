@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from django.db.models.functions import Now
 
 from tests.factories import assert_error
 from tests.workflows import graphs
-from workflows.models import Execution, Status
+from workflows.models import Execution, Graph, Output, Status
 from workflows.queue import claims, state_machine
 
 
@@ -144,3 +145,43 @@ def test_a_retry_outlives_what_it_was_retried_from_and_still_names_it(alice):
     retried = alice.post(f"/workflows/{execution_id}/retry").json()["execution_id"]
     assert alice.delete(f"/workflows/{execution_id}").status_code == 200
     assert alice.get(f"/workflows/{retried}").json()["retried_from"] == execution_id
+
+
+def test_a_cursor_skips_nothing_while_executions_are_deleted(alice):
+    wanted = [submit(alice) for _ in range(9)][::-1]
+    seen: list[str] = []
+    path: str | None = "/workflows/?limit=2"
+    while path:
+        page = alice.get(path)
+        ids = [entry["execution_id"] for entry in page.json()]
+        seen += ids
+        for execution_id in ids:
+            alice.post(f"/workflows/{execution_id}/cancel")
+            assert alice.delete(f"/workflows/{execution_id}").status_code == 200
+        cursor = page.headers.get("X-Next-Cursor")
+        path = f"/workflows/?limit=2&cursor={cursor}" if cursor else None
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("cursor", ["x", "bm90IG9uZQ", "MjAyNi0wMS0wMXwx", "%00"])
+def test_a_cursor_that_is_not_ours_is_named(alice, cursor):
+    body = assert_error(alice.get(f"/workflows/?cursor={cursor}"), 400, "validation_error")
+    assert [detail["field"] for detail in body["details"]] == ["cursor"]
+
+
+def test_a_list_is_bounded_and_says_what_the_page_of_an_execution_says(alice):
+    execution_id = submit(alice)
+    details = {"type": "refused", "node_errors": {}}
+    Execution.objects.filter(id=execution_id).update(status="failed", error="It failed", completed_at=Now())
+    Graph.objects.filter(execution_id=execution_id).update(error_details=details)
+    for position in range(30):
+        Output.objects.create(
+            execution_id=execution_id, position=position, group="texts", node_id="1", text="x" * 2000
+        )
+    whole = alice.get(f"/workflows/{execution_id}").json()
+    [listed] = alice.get("/workflows/").json()
+    assert [len(each["text"]) for each in listed["outputs"]["texts"]] == [500] * 20
+    assert listed["truncated"] is True
+    differing = {name for name in listed if listed[name] != whole.get(name)}
+    assert differing == {"outputs", "truncated"}
+    assert listed["error_details"] == details

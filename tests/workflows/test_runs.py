@@ -222,8 +222,22 @@ def test_every_kind_of_output_is_listed_by_kind(person):
     assert [image["temporary"] for image in outputs["images"] if image["node_id"] == "3"] == [True]
     [film] = outputs["videos"]
     assert film["content_type"] == "video/webm"
-    assert film["width"] is None
+    assert (film["width"], film["height"]) == (16, 16)
+    assert film["duration_seconds"] > 0
     assert outputs["texts"] == [{"node_id": "6", "text": "some words"}]
+
+
+def test_outputs_stand_in_the_order_of_the_graph(person):
+    graph = graphs.colour(1)
+    for number in range(3, 13):
+        graph[str(number)] = {
+            **graph["2"],
+            "inputs": {**graph["2"]["inputs"], "filename_prefix": f"n{number}"},
+        }
+    for seed in (11, 12, 13):
+        graph["1"]["inputs"]["color"] = seed
+        result = person.result(person.execute(graph))
+        assert [image["node_id"] for image in result["outputs"]["images"]] == [str(n) for n in range(2, 13)]
 
 
 def test_what_took_before_is_the_next_ones_estimate(person):

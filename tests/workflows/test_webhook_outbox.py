@@ -11,6 +11,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import User
+from tests.factories import make_user
 from workflows.models import TERMINAL, Delivery, Execution, WebhookEvent
 from workflows.models.webhook import EVENT_TRAITS
 from workflows.webhooks import dispatcher, outbox
@@ -99,6 +100,26 @@ def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) 
         outbox.record([each.id], event="workflow.completed")
     found = sorted(each.url for each in dispatcher.take(limit=99))
     assert found == [other] + [crowded] * dispatcher.PER_HOST
+
+
+def test_one_users_hanging_receivers_delay_no_other_user(asked: Execution) -> None:
+    shared = "http://127.0.0.77:9/"
+    bob = make_user("bob")
+    for user in [asked.user] * 8 + [bob]:
+        each = Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
+        outbox.ask(each, outbox.Wanted(shared, [], "http://localhost"))
+        outbox.record([each.id], event="workflow.completed")
+    taken = dispatcher.take(limit=99)
+    assert sorted(each.user_id for each in taken) == [asked.user_id] * dispatcher.PER_HOST + [bob.pk]
+
+
+def test_an_end_is_not_held_up_by_a_start_that_was_refused(asked: Execution) -> None:
+    outbox.record([asked.id], event="workflow.started")
+    outbox.record([asked.id], event="workflow.completed")
+    [start] = dispatcher.take(limit=9)
+    assert dispatcher.take(limit=9) == []  # it is being sent
+    dispatcher._record(start, Answer(500, {}), seconds=0.1)
+    assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.completed"]
 
 
 # -- retries ---------------------------------------------------------------------------------------------

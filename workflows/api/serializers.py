@@ -132,6 +132,11 @@ class StreamQuery(serializers.Serializer[Any]):
 
 class ListQuery(serializers.Serializer[Any]):
     status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
+    cursor = TextField(
+        required=False,
+        max_length=300,
+        help_text="`X-Next-Cursor` of the page before: nothing is skipped or repeated meanwhile",
+    )
     limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
     offset = serializers.IntegerField(
         min_value=0, max_value=2**31, default=0, help_text="How many to leave out"

@@ -71,16 +71,18 @@ class ListView(APIView):
 
     @describe(None, schemas.ResultSerializer(many=True), parameters=[ListQuery])
     def get(self, request: Request) -> Response:
-        """List Workflow Executions: the user's own, latest first."""
+        """List Workflow Executions: the user's own, latest first.
+
+        Each as *Get Workflow Result* shows it, but with long texts cut and at most 20 outputs of a kind;
+        `truncated` says whether anything is missing.
+        """
         query = checked(ListQuery, request.query_params)
         rows = selectors.executions_of(user=user_of(request), status=query.get("status"))
-        page = list(paging.page(rows, limit=query["limit"], offset=query["offset"]))
-        ids = [row.id for row in page]
-        made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
-        base = addresses.base_of(request._request)
+        part: dict[str, Any] = {name: query.get(name) for name in ("limit", "offset", "cursor")}
+        page = list(paging.page(rows, **part))
         return Response(
-            [representations.result(row, made=made[row.id], lines=lines[row.id], base=base) for row in page],
-            headers=paging.count_headers(rows),
+            representations.listed(page, base=addresses.base_of(request._request)),
+            headers=paging.count_headers(rows) | paging.next_headers(page, limit=query["limit"]),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from comfyui.errors import Refused
@@ -19,6 +20,7 @@ from . import parsing, refusals
 from .node_info import Classes
 from .refusals import clean
 
+MOST_NODES = 100  # told of in `node_errors`
 MOST_SENTENCES = 20  # in one error
 LONGEST_ERROR = 8000  # characters
 
@@ -96,7 +98,7 @@ def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt, classes
             "errors": [_node_error(errors, error, prompt, classes) for error in errors.errors],
             "dependent_outputs": errors.dependent_outputs,
         }
-        for node_id, errors in found.items()
+        for node_id, errors in islice(found.items(), MOST_NODES)
     }
 
 

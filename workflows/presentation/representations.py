@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -88,6 +88,43 @@ def result(
         "models_used": [use["name"] for use in execution.models_used],
         "retried_from": execution.retried_from_id,
     }
+
+
+LISTED_OUTPUTS = 20  # of a kind
+LISTED_TEXT = 500  # characters
+
+
+def listed(page: Sequence[Execution], *, base: str) -> list[dict[str, Any]]:
+    """The *get* shape of each, bounded; `truncated` says whether something was left out."""
+    ids = [row.id for row in page]
+    made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
+    details = selectors.error_details_of([row.id for row in page if row.error])
+    return [
+        _bounded(
+            result(
+                row,
+                made=made[row.id],
+                lines=lines[row.id],
+                base=base,
+                error_details=details.get(row.id),
+            )
+        )
+        for row in page
+    ]
+
+
+def _bounded(shown: dict[str, Any]) -> dict[str, Any]:
+    truncated = False
+    for group, items in shown["outputs"].items():
+        truncated |= len(items) > LISTED_OUTPUTS
+        del items[LISTED_OUTPUTS:]
+        for item in items if group == "texts" else ():
+            truncated |= len(item.get("text") or "") > LISTED_TEXT
+            item |= {"text": item["text"][:LISTED_TEXT]} if item.get("text") else {}
+    for entry in shown["logs"]:
+        truncated |= len(entry["message"]) > LISTED_TEXT
+        entry["message"] = entry["message"][:LISTED_TEXT]
+    return {**shown, "truncated": truncated}
 
 
 def result_of(execution: Execution, *, base: str) -> dict[str, Any]:

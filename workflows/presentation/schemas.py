@@ -100,8 +100,9 @@ class ResultSerializer(serializers.Serializer[Any]):
         help_text="By kind, such as `images`: filename, url, width, height and more of each",
     )
     error = serializers.CharField(allow_null=True, help_text="Why it failed, for people")
-    error_details = serializers.JSONField(
-        allow_null=True, help_text="Why it failed, for programs; in lists null"
+    error_details = serializers.JSONField(allow_null=True, help_text="Why it failed, for programs")
+    truncated = serializers.BooleanField(
+        required=False, help_text="In lists: whether outputs or texts were left out or cut"
     )
     logs = LineSerializer(many=True, help_text="The latest lines, 20 at most")
     metadata = serializers.DictField(help_text="The submitted metadata as it was sent, and `model_used`")

@@ -96,6 +96,13 @@ def error_details(execution_id: UUID) -> Any:
     return Graph.objects.filter(execution_id=execution_id).values_list("error_details", flat=True).first()
 
 
+def error_details_of(ids: Sequence[UUID]) -> dict[UUID, Any]:
+    """The same of several that failed; no query where there are none."""
+    if not ids:
+        return {}
+    return dict(Graph.objects.filter(execution_id__in=ids).values_list("execution_id", "error_details"))
+
+
 def pending_count() -> int:
     """How many wait, of all users: a count over the small index of the waiting."""
     return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()

@@ -1,8 +1,9 @@
 """Sending what is in the outbox: what is due, whom it may burden, and what to make of the answer.
 
-Deliveries of one execution go in their order, one after the other. So many at once go to one host and for
-one user, so that a receiver that is slow or dead delays no other's. A delivery that is being sent is taken
-for a while; a sender that dies leaves it to be taken again: at least once, under the same `webhook-id`.
+Deliveries of one execution go in their order, one after the other; one that its receiver refused is waited
+for no longer. So many at once go to one host and for one user, so that a receiver that is slow or dead delays
+no other's. A delivery that is being sent is taken for a while; a sender that dies leaves it to be taken
+again: at least once, under the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from . import signing
 logger = logging.getLogger(__name__)
 
 SENDERS = 32  # threads; nearly all of their time is waiting for receivers
-PER_HOST, PER_USER = 3, 8  # deliveries at once
+PER_HOST, PER_USER = 3, 8  # deliveries at once of one user, to one host and in all
+HOST_IN_ALL = 12  # to one host, of all users: who leaves theirs hanging does not take the turns of others
 LONGEST_DELAY = 2 * 3600.0  # seconds between tries
 TRIES_REFUSED = 5  # answers 4xx and 3xx
 # An earlier event that its receiver answers with an error must not hold back the end for a day.
@@ -81,22 +83,27 @@ WITH busy AS (
     WHERE state = 'waiting' AND taken_until > statement_timestamp()
 ), due AS (
     SELECT id, host, user_id, due_at,
-        row_number() OVER (PARTITION BY host ORDER BY due_at, id)
-            + (SELECT count(*) FROM busy WHERE busy.host = d.host) AS at_host
+        row_number() OVER (PARTITION BY host, user_id ORDER BY due_at, id)
+            + (SELECT count(*) FROM busy WHERE busy.host = d.host AND busy.user_id = d.user_id) AS at_host
     FROM workflows_delivery d
     WHERE state = 'waiting' AND due_at <= statement_timestamp()
         AND (taken_until IS NULL OR taken_until <= statement_timestamp())
         AND NOT EXISTS (
             SELECT 1 FROM workflows_delivery earlier
-            WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting')
+            WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting'
+                -- What was tried and refused, and is to be tried again, holds nothing up.
+                AND (earlier.tries = 0 OR earlier.taken_until > statement_timestamp()))
 ), possible AS (
     -- Counted among those that their host has room for: a crowded host takes no place from others.
     SELECT id, at_host,
+        row_number() OVER (PARTITION BY host ORDER BY at_host, due_at, id)
+            + (SELECT count(*) FROM busy WHERE busy.host = due.host) AS of_host,
         row_number() OVER (PARTITION BY user_id ORDER BY due_at, id)
             + (SELECT count(*) FROM busy WHERE busy.user_id = due.user_id) AS of_user
     FROM due WHERE at_host <= %(per_host)s
 ), chosen AS (
-    SELECT id FROM possible WHERE of_user <= %(per_user)s ORDER BY at_host, of_user, id LIMIT %(limit)s
+    SELECT id FROM possible WHERE of_user <= %(per_user)s AND of_host <= %(host_in_all)s
+    ORDER BY at_host, of_user, id LIMIT %(limit)s
 )
 UPDATE workflows_delivery d SET token = gen_random_uuid(), tries = tries + 1,
     taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
@@ -116,6 +123,7 @@ def take(*, limit: int) -> list[Taken]:
                 "limit": limit,
                 "per_host": PER_HOST,
                 "per_user": PER_USER,
+                "host_in_all": HOST_IN_ALL,
                 "seconds": settings.WEBHOOK_TIMEOUT_SECONDS * 3,
             },
         )

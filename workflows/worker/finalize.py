@@ -121,6 +121,9 @@ class _LateBegin:
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
     history, warnings = ended.history, ended.warnings
+    # What was promised and is missing is told in the result, not only in the log.
+    missing = [line.message for line in lines if line.level == Level.WARNING]
+    warnings = list(dict.fromkeys([*warnings, *missing]))
     seconds = _gpu_seconds(history)
     if history.error is None:
         return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, warnings=warnings, gpu_seconds=seconds)

@@ -13,6 +13,7 @@ from comfyui import Client, NotFound
 from comfyui.types import History, OutputFile
 from files import storing
 from files.models import File, Kind
+from workflows.graph import refusals
 from workflows.models import Level, Output
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
@@ -42,16 +43,21 @@ def collect(
     """
     outputs: list[Output] = []
     lines: list[Line] = []
-    for written in history.files:
+    place = {node_id: number for number, node_id in enumerate(claim.prompt)}
+    for written in sorted(history.files, key=lambda each: place.get(each.node_id, len(place))):
         try:
             if written not in stored:
                 stored[written] = _store(claim, written, client=client, alive=alive)
         except NotFound:
-            message = f"The file {written.filename} of node {written.node_id} is gone from ComfyUI"
+            message = (
+                f"{refusals.named(claim.prompt, written.node_id)}: its file {written.filename!r} is missing "
+                "from the outputs, since ComfyUI does not give it"
+            )
             lines.append(Line(message, Level.WARNING, written.node_id))
             continue
         outputs.append(output_of(claim, written, stored[written]))
-    outputs += [Output(group="texts", node_id=node_id, text=text) for node_id, text in history.texts]
+    texts = sorted(history.texts, key=lambda each: place.get(each[0], len(place)))
+    outputs += [Output(group="texts", node_id=node_id, text=text) for node_id, text in texts]
     return outputs, lines
 
 
