@@ -31,7 +31,7 @@ class SubmittedSerializer(AcceptedSerializer):
     estimated_duration = serializers.FloatField(allow_null=True, help_text="Seconds; null: not known yet")
 
 
-class RetriedSerializer(AcceptedSerializer):
+class RetriedSerializer(SubmittedSerializer):
     retried_from = serializers.UUIDField(help_text="The execution that was retried")
 
 
@@ -103,6 +103,9 @@ class ResultSerializer(serializers.Serializer[Any]):
     error_details = serializers.JSONField(allow_null=True, help_text="Why it failed, for programs")
     truncated = serializers.BooleanField(
         required=False, help_text="In lists: whether outputs or texts were left out or cut"
+    )
+    warnings = serializers.ListField(
+        child=serializers.CharField(), help_text="What went differently than asked, such as outputs left out"
     )
     logs = LineSerializer(many=True, help_text="The latest lines, 20 at most")
     metadata = serializers.DictField(help_text="The submitted metadata as it was sent, and `model_used`")
