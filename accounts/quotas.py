@@ -15,9 +15,9 @@ from accounts.models import User, UserLimits
 from comfyserve.api.errors import Detail, LimitExceeded
 from comfyserve.db.locks import AdvisoryLock
 
-TAKE_ONE = """
-INSERT INTO accounts_dailyuse AS d (user_id, day, executions) VALUES (%s, %s, 1)
-ON CONFLICT (user_id, day) DO UPDATE SET executions = d.executions + 1
+TAKE = """
+INSERT INTO accounts_dailyuse AS d (user_id, day, executions) VALUES (%(user)s, %(day)s, %(count)s)
+ON CONFLICT (user_id, day) DO UPDATE SET executions = d.executions + %(count)s
 RETURNING executions
 """
 
@@ -47,18 +47,19 @@ def highest_priority(*, user: User) -> str | None:
     return (limits.highest_priority or None) if limits else None
 
 
-def check_submission(*, user: User, waiting: int) -> None:
-    """LimitExceeded, naming the quota, if the user may submit no more now; else counts one for today.
+def check_submission(*, user: User, waiting: int, adding: int = 1) -> None:
+    """LimitExceeded, naming the quota, if the user may not submit `adding` more now; else counts them for
+    today.
 
     Call it in the transaction that makes the execution, while one submission of the user excludes the
     others (an advisory lock), with the number of executions that wait: then parallel submissions keep to
     the quota, and the day's count is undone with the transaction.
     """
     most = _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING)
-    if most is not None and waiting >= most:
+    if most is not None and waiting + adding > most:
         message = f"Quota exceeded: at most {most} executions may be waiting, and {waiting} are."
         raise _refusal(message, "executions_waiting", retry_after=60)
-    _take_one_of_today(user)
+    _take_of_today(user, count=adding)
 
 
 def check_storage(*, user: User, used: int, adding: int) -> None:
@@ -83,13 +84,13 @@ def lock_storage(*, user: User) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.STORAGE, user.pk % 2**31])
 
 
-def _take_one_of_today(user: User) -> None:
+def _take_of_today(user: User, *, count: int) -> None:
     most = _limit(user, "executions_per_day", settings.QUOTA_EXECUTIONS_PER_DAY)
     if most is None:
         return
     now = datetime.now(UTC)
     with connection.cursor() as cursor:
-        cursor.execute(TAKE_ONE, [user.pk, now.date()])
+        cursor.execute(TAKE, {"user": user.pk, "day": now.date(), "count": count})
         taken = cursor.fetchone()[0]
     if taken > most:
         midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)

@@ -49,6 +49,7 @@ INSTALLED_APPS = [
     "files",
     "models_registry",
     "workflows",
+    "apps_catalog",
     "health",
 ]
 

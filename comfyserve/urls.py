@@ -15,6 +15,7 @@ urlpatterns = [
     ),
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
+    path("apps/", include("apps_catalog.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),

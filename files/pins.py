@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from django.db import transaction
@@ -24,10 +24,21 @@ def ask(living: Living) -> None:
 
 def pin(file_ids: Iterable[str], *, holder: UUID) -> set[str]:
     """Pin them, in the transaction that makes the holder; those that could be, since they still exist."""
-    rows = File.objects.filter(id__in=set(file_ids)).order_by("id").select_for_update(no_key=True)
-    found = set(rows.values_list("id", flat=True))
+    return pin_all({holder: file_ids})
+
+
+def pin_all(wanted: Mapping[UUID, Iterable[str]]) -> set[str]:
+    """The same for several holders, in two statements."""
+    by_holder = {holder: set(ids) for holder, ids in wanted.items()}
+    rows = File.objects.filter(id__in=set().union(*by_holder.values())).order_by("id")
+    found = set(rows.select_for_update(no_key=True).values_list("id", flat=True))
     Pin.objects.bulk_create(
-        [Pin(file_id=file_id, holder=holder) for file_id in sorted(found)], ignore_conflicts=True
+        [
+            Pin(file_id=file_id, holder=holder)
+            for holder, ids in by_holder.items()
+            for file_id in sorted(ids & found)
+        ],
+        ignore_conflicts=True,
     )
     return found
 
@@ -57,6 +68,6 @@ def delete_unneeded(files: Sequence[File]) -> list[File]:
 
 
 def delete(file: File) -> None:
-    """Conflict while a waiting or running execution needs it."""
+    """Conflict while a waiting or running execution needs it, or a saved app has it."""
     if not delete_unneeded([file]) and File.objects.filter(id=file.id).exists():
         raise Conflict("A waiting or running execution needs this file; cancel it first")

@@ -8,7 +8,7 @@ from typing import Any
 def is_followed(scope: dict[str, Any]) -> bool:
     """Live streams (`…/events`) and submissions that wait (`Prefer: wait`)."""
     path = str(scope["path"]).rstrip("/")
-    if path == "/workflows/execute":
+    if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
         return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
     return path.startswith("/workflows/") and path.endswith("/events")
 

@@ -16,8 +16,10 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from accounts import api_keys
 from accounts.models import User
+from apps_catalog import catalog
 from files.models import File, Kind
 from tests.factories import Api
+from tests.workflows import graphs
 from workflows.models import Execution
 
 METHODS = ["get", "head", "options", "post", "put", "patch", "delete"]
@@ -54,9 +56,18 @@ def _file(user: User) -> Any:
 OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "execution_id": _execution,
     "file_id": _file,
+    "app": lambda user: _app(user),
     "delivery_id": lambda user: 1,  # looked for among those of the execution
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
+
+
+def _app(user: User) -> Any:
+    """As all but its owner call it."""
+    made = catalog.create(user=user, name="theirs", workflow=graphs.colour(1))
+    return made.app.address
+
+
 # These name no object that belongs to a user.
 SHARED = {"model_name", "path", "worker_name"}
 # Staff may ask these; all others get 403, whatever they name.

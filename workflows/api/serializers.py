@@ -59,17 +59,16 @@ class ValidateSerializer(serializers.Serializer[Any]):
     workflow = WorkflowField()
 
 
-class ExecuteSerializer(serializers.Serializer[Any]):
+class SubmissionOptions(serializers.Serializer[Any]):
+    """What may be said of every submission beside what is to run."""
+
     also_called = {
-        "prompt": "workflow",
-        "graph": "workflow",
         "webhook": "webhook_url",
         "callback_url": "webhook_url",
         "events": "webhook_events",
         "timeout": "timeout_minutes",
         "timeout_seconds": "timeout_minutes",
     }
-    workflow = WorkflowField()
     priority = Choice(
         label="Priority",
         choices=[("low", ""), ("normal", ""), ("high", "")],
@@ -96,8 +95,9 @@ class ExecuteSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
+        own = {name: found[name] for name in found.keys() - SubmissionOptions._declared_fields.keys()}
         return {
-            "workflow": found["workflow"],
+            **own,
             "priority": found.get("priority") or Priority.NORMAL,
             "webhook_url": found.get("webhook_url") or "",
             "webhook_events": found.get("webhook_events") or [],
@@ -105,6 +105,11 @@ class ExecuteSerializer(serializers.Serializer[Any]):
             "metadata_text": _text_of_metadata(data) if found.get("metadata") else "",
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         }
+
+
+class ExecuteSerializer(SubmissionOptions):
+    also_called = {"prompt": "workflow", "graph": "workflow", **SubmissionOptions.also_called}
+    workflow = WorkflowField()
 
 
 def _text_of_metadata(data: Any) -> str:
@@ -130,12 +135,22 @@ class StreamQuery(serializers.Serializer[Any]):
     )
 
 
+class PageQuery(serializers.Serializer[Any]):
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    offset = serializers.IntegerField(
+        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+    )
+
+
 class ListQuery(serializers.Serializer[Any]):
     status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
     cursor = TextField(
         required=False,
         max_length=300,
         help_text="`X-Next-Cursor` of the page before: nothing is skipped or repeated meanwhile",
+    )
+    app = serializers.CharField(
+        required=False, max_length=300, help_text="Only runs of this app: `owner/name`"
     )
     limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
     offset = serializers.IntegerField(

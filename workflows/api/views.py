@@ -15,7 +15,7 @@ from comfyserve.api import addresses, paging
 from comfyserve.api.errors import Conflict
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
-from workflows.models import Status
+from workflows.models import Execution, Status
 from workflows.presentation import representations, schemas, selectors
 from workflows.queue import dry_run, scheduling, submission
 from workflows.streaming import links
@@ -49,7 +49,7 @@ class ExecuteView(SubmittingView):
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
-        return Response(_accepted(accepted))
+        return Response(accepted_body(accepted))
 
 
 class ValidateView(APIView):
@@ -77,7 +77,9 @@ class ListView(APIView):
         `truncated` says whether anything is missing.
         """
         query = checked(ListQuery, request.query_params)
-        rows = selectors.executions_of(user=user_of(request), status=query.get("status"))
+        rows = selectors.executions_of(
+            user=user_of(request), status=query.get("status"), app=query.get("app")
+        )
         part: dict[str, Any] = {name: query.get(name) for name in ("limit", "offset", "cursor")}
         page = list(paging.page(rows, **part))
         return Response(
@@ -100,7 +102,9 @@ class ResultView(APIView):
         shown = representations.result_of(execution, base=base)
         shown["events_url"] = links.events_url(execution.id, base=base)
         if include == "workflow":
-            shown["workflow"] = execution.graph.submitted
+            shown["workflow"] = _workflow_of(execution)
+        if execution.app or execution.batch_id:
+            shown["inputs"] = selectors.inputs([execution.id]).get(execution.id)
         return Response(shown)
 
     @describe(None, schemas.DoneSerializer, errors=(409,))
@@ -163,7 +167,7 @@ class RetryView(SubmittingView):
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id, with_graph=True)
         return Response(
-            _accepted(submission.retry(user=user, execution=execution), retried_from=execution.id)
+            accepted_body(submission.retry(user=user, execution=execution), retried_from=execution.id)
         )
 
 
@@ -177,13 +181,20 @@ def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.Wanted
     return wanted
 
 
+def _workflow_of(execution: Execution) -> Any:
+    """As submitted; None where the owner of the app that it ran does not show it."""
+    hidden_from = (execution.app or {}).get("hidden_from")
+    return None if hidden_from not in (None, execution.user_id) else execution.graph.submitted
+
+
 def user_of(request: Request) -> User:
     """Who asks; the permission class has seen to it that there is somebody."""
     assert isinstance(request.user, User)  # noqa: S101
     return request.user
 
 
-def _accepted(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
+def accepted_body(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
+    """What a submission is answered, with what is `more` to say."""
     shown = {
         "execution_id": accepted.execution.id,
         "status": Status.PENDING,

@@ -21,6 +21,7 @@ from comfyserve.outbound import client
 from files import pins, storing, types
 from files import queries as file_queries
 from files.incoming import Incoming
+from files.models import File
 
 from . import file_inputs, media_kinds, node_info
 from .parsing import Graph, Prompt
@@ -50,22 +51,35 @@ class Taken:
     files: dict[str, str] = field(default_factory=dict)  # file_id -> path
 
 
-def take(graph: Graph, *, user: User) -> Taken:
-    """Check every file that the workflow names, and store those that it brings along.
+Lent = frozenset[str]  # ids of files that the workflow came with, whoever's they are
+
+
+def take_all(graphs: Sequence[tuple[Graph, Lent]], *, user: User) -> list[Taken]:
+    """Check every file that the workflows name, and store those that they bring along.
 
     Raises ValidationFailed with each mistake under its path, and StorageUnavailable. No transaction should be
-    open: storing takes its time.
+    open: storing takes its time. What several bring along in the same words is stored once.
     """
-    uses = list(_uses(graph))
-    if not uses:
-        return Taken(graph.prompt)
-    wanted = _wanted(uses)
-    wrong = [*_mistaken_files(uses, wanted, user), *_mistaken_addresses(uses)]
+    known: dict[str, frozenset[str] | None] = {}
+    uses = [list(_uses(graph, known)) for graph, _ in graphs]
+    if not any(uses):
+        return [Taken(graph.prompt) for graph, _ in graphs]
+    every = [(use, lent) for own, (_, lent) in zip(uses, graphs, strict=True) for use in own]
+    wanted = _wanted([use for use, _ in every])
+    wrong = [*_mistaken_files(every, wanted, user), *_mistaken_addresses([use for use, _ in every])]
     if wrong:
         raise ValidationFailed(wrong)
-    taken = Taken({node_id: {**node} for node_id, node in graph.prompt.items()})
+    stored: dict[str, str] = {}
+    for use, _ in every:
+        if DATA.match(use.value) and use.value not in stored:
+            stored[use.value] = store_data_url(use.value, wanted=wanted[use], path=use.path, user=user)
+    return [_taken(graph, own, stored) for (graph, _), own in zip(graphs, uses, strict=True)]
+
+
+def _taken(graph: Graph, uses: Sequence[Use], stored: dict[str, str]) -> Taken:
+    taken = Taken({node_id: {**node} for node_id, node in graph.prompt.items()} if uses else graph.prompt)
     for use in uses:
-        value = _stored(use, wanted[use], user) if DATA.match(use.value) else use.value
+        value = stored.get(use.value, use.value)
         node = taken.prompt[use.node_id]
         node["inputs"] = {**node["inputs"], use.name: MARK + value}
         if FILE_ID.fullmatch(value):
@@ -75,12 +89,15 @@ def take(graph: Graph, *, user: User) -> Taken:
 
 def mistakes(graph: Graph, *, user: User) -> list[Detail]:
     """What `take` would refuse, without storing anything; of a `data:` URL only that it can be read."""
-    uses = list(_uses(graph))
-    found = [*_mistaken_files(uses, _wanted(uses), user), *_mistaken_addresses(uses)]
+    uses = list(_uses(graph, {}))
+    found = [
+        *_mistaken_files([(use, frozenset()) for use in uses], _wanted(uses), user),
+        *_mistaken_addresses(uses),
+    ]
     for use in uses:
         if DATA.match(use.value):
             try:
-                _decoded(use)
+                _decoded(use.value, use.path)
             except ValidationFailed as exc:
                 found += exc.details
     return found
@@ -97,21 +114,27 @@ def names_file(value: str) -> bool:
     return _could_be(value)
 
 
-def pin(taken: Taken, *, execution_id: UUID) -> None:
-    """Keep its files until it has ended. In the transaction that makes the execution; ValidationFailed if
-    one has just gone."""
-    if not taken.files:
+def pin_all(holders: Sequence[tuple[UUID, Taken]]) -> None:
+    """Keep the files of each until it has ended. In the transaction that makes the executions;
+    ValidationFailed if one has just gone."""
+    wanted = {holder: taken.files for holder, taken in holders if taken.files}
+    if not wanted:
         return
-    found = pins.pin(taken.files, holder=execution_id)
-    gone = [_missing(file_id, path) for file_id, path in taken.files.items() if file_id not in found]
+    found = pins.pin_all(wanted)
+    gone = {
+        path: _missing(file_id, path)
+        for files in wanted.values()
+        for file_id, path in files.items()
+        if file_id not in found
+    }
     if gone:
-        raise ValidationFailed(gone)
+        raise ValidationFailed(gone.values())
 
 
 # -- finding -----------------------------------------------------------------------------------------
-def _uses(graph: Graph) -> Iterator[Use]:
-    """In the order of the graph. Asks the database only if some value could be a file."""
-    known: dict[str, frozenset[str] | None] = {}
+def _uses(graph: Graph, known: dict[str, frozenset[str] | None]) -> Iterator[Use]:
+    """In the order of the graph. Asks the database only if some value could be a file, and of each class
+    that is not in `known` yet."""
     for node_id, node in graph.prompt.items():
         for name, value in node["inputs"].items():
             if not isinstance(value, str) or not _could_be(value):
@@ -141,24 +164,26 @@ def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str)
 
 # -- checking ----------------------------------------------------------------------------------------
 def _mistaken_files(
-    uses: Sequence[Use], wanted: Mapping[Use, tuple[str, ...]], user: User
+    uses: Sequence[tuple[Use, Lent]], wanted: Mapping[Use, tuple[str, ...]], user: User
 ) -> Iterator[Detail]:
-    ids = {use.value for use in uses if FILE_ID.fullmatch(use.value)}
+    ids = {use.value for use, _ in uses if FILE_ID.fullmatch(use.value)}
     if not ids:
         return
-    rows = file_queries.alive().filter(user=user, id__in=ids)
-    content_types = dict(rows.values_list("id", "content_type"))
-    for use in uses:
-        if use.value in ids - content_types.keys():
+    shown = dict(file_queries.alive().filter(user=user, id__in=ids).values_list("id", "content_type"))
+    # One that is lent is pinned by whoever lends it: it may have expired, and is there all the same.
+    lent = dict(File.objects.filter(id__in=ids - shown.keys()).values_list("id", "content_type"))
+    for use, may_use in uses:
+        if use.value not in ids:
+            continue
+        content_type = shown.get(use.value) or (lent.get(use.value) if use.value in may_use else None)
+        if content_type is None:
             yield _missing(use.value, use.path)
-        elif use.value in ids and wanted[use]:
-            message = media_kinds.refusal(content_types[use.value], wanted[use])
-            if message:
-                yield _wrong_type(use, message)
+        elif wanted[use] and (message := media_kinds.refusal(content_type, wanted[use])):
+            yield _wrong_type(use.path, message)
 
 
-def _wrong_type(use: Use, message: str) -> Detail:
-    return Detail("UNSUPPORTED_TYPE", message[:1].upper() + message[1:], use.path)
+def _wrong_type(path: str, message: str) -> Detail:
+    return Detail("UNSUPPORTED_TYPE", message[:1].upper() + message[1:], path)
 
 
 def _missing(file_id: str, path: str) -> Detail:
@@ -176,24 +201,27 @@ def _mistaken_addresses(uses: Sequence[Use]) -> Iterator[Detail]:
 
 
 # -- what comes along ----------------------------------------------------------------------------------
-def _stored(use: Use, wanted: tuple[str, ...], user: User) -> str:
-    """The file_id of what a `data:` URL carries."""
-    content = _decoded(use)
-    content_type = types.of_content(content)
-    message = media_kinds.refusal(content_type, wanted or types.MEDIA)
+def store_data_url(value: str, *, wanted: tuple[str, ...], path: str, user: User) -> str:
+    """The file_id of what a `data:` URL carries. `wanted` are beginnings of types, empty for any media.
+
+    ValidationFailed under `path` where it can not be used.
+    """
+    content = _decoded(value, path)
+    message = media_kinds.refusal(types.of_content(content), wanted or types.MEDIA)
     if message:
-        raise ValidationFailed([_wrong_type(use, message)])
+        raise ValidationFailed([_wrong_type(path, message)])
+    content_type = types.of_content(content)
     with Incoming() as incoming:
         incoming.write(content)
         try:
             name = f"input{types.extension_of(content_type)}"
             return storing.accept(incoming, user=user, filename=name).id
         except ValidationFailed as exc:
-            raise ValidationFailed([Detail(d.code, d.message, use.path) for d in exc.details]) from exc
+            raise ValidationFailed([Detail(d.code, d.message, path) for d in exc.details]) from exc
 
 
-def _decoded(use: Use) -> bytes:
-    head, comma, body = use.value.partition(",")
+def _decoded(value: str, path: str) -> bytes:
+    head, comma, body = value.partition(",")
     try:
         if not comma:
             raise ValueError("no comma")
@@ -202,7 +230,7 @@ def _decoded(use: Use) -> bytes:
             return raw
         return base64.b64decode(re.sub(rb"\s", b"", raw), validate=True)
     except (ValueError, binascii.Error) as exc:
-        raise ValidationFailed.of(use.path, "This data: URL can not be read", "INVALID_DATA_URL") from exc
+        raise ValidationFailed.of(path, "This data: URL can not be read", "INVALID_DATA_URL") from exc
 
 
 # -- what a worker finds -------------------------------------------------------------------------------

@@ -76,9 +76,9 @@ METRICS = {
 
 
 # -- in the transaction of the change -------------------------------------------------------------------
-def note_submitted(*, priority: str) -> None:
+def note_submitted(*, priority: str, count: int = 1) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(_SUBMITTED_SQL, [[priority]])
+        cursor.execute(_SUBMITTED_SQL, [[priority], count, count])
 
 
 def note_ended(ids: Sequence[UUID]) -> None:
@@ -89,7 +89,7 @@ def note_ended(ids: Sequence[UUID]) -> None:
 
 _SUBMITTED_SQL = """
     INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
-    VALUES ('executions_submitted', %s, 0, 1, 1)
+    VALUES ('executions_submitted', %s, 0, %s, %s)
 """
 
 _ENDED_SQL = """

@@ -5,6 +5,7 @@ Begin with `execution`. Who may change a status: `workflows.queue.state_machine`
 
 from __future__ import annotations
 
+from .batch import Batch
 from .execution import (
     ALIVE,
     TERMINAL,
@@ -28,6 +29,7 @@ __all__ = [
     "ALIVE",
     "DEFAULT_EVENTS",
     "TERMINAL",
+    "Batch",
     "Delivery",
     "DeliveryAttempt",
     "Delta",

@@ -142,6 +142,16 @@ class Execution(models.Model):
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
     failure_cause = models.CharField(max_length=20, choices=FailureCause.choices, null=True, blank=True)  # noqa: DJ001  (null: it did not fail, or under an earlier version)
     gpu_seconds = models.FloatField(null=True, blank=True)
+    app = models.JSONField(
+        null=True, blank=True,
+        help_text="Of a run of an app: see apps_catalog.running",
+    )  # fmt: skip
+    # Set at submission; an execution that was retried leaves its batch. No constraint, as above.
+    batch = models.ForeignKey(
+        "workflows.Batch", null=True, blank=True, on_delete=models.DO_NOTHING, related_name="executions",
+        db_index=False, db_constraint=False,
+    )  # fmt: skip
+    batch_position = models.IntegerField(null=True, blank=True)
 
     class Meta:
         indexes = [
@@ -206,6 +216,12 @@ class Execution(models.Model):
                 name="execution_retries",
                 condition=Q(retried_from__isnull=False),
             ),
+            # Read by the page of a batch, and by what acts on all of one.
+            models.Index(
+                fields=["batch", "batch_position"],
+                name="execution_batch",
+                condition=Q(batch__isnull=False),
+            ),
             # Read by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
@@ -261,6 +277,9 @@ class Graph(models.Model):
     )
     submitted = models.JSONField(help_text="As the user sent it")
     prompt = models.JSONField(help_text="As ComfyUI takes it")
+    inputs = models.JSONField(
+        null=True, blank=True, help_text="Named values it was made with, by an app or a batch"
+    )
     error_details = models.JSONField(null=True, blank=True)
 
     def __str__(self) -> str:

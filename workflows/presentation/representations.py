@@ -71,6 +71,7 @@ def result(
     error_details: Any = None,
 ) -> dict[str, Any]:
     """The *get* shape."""
+    made = list(made)
     return {
         "execution_id": execution.id,
         "status": execution.status,
@@ -87,6 +88,8 @@ def result(
         "metadata": metadata(execution),
         "models_used": [use["name"] for use in execution.models_used],
         "retried_from": execution.retried_from_id,
+        **_of_app(execution, made, base=base),
+        **({"batch_id": execution.batch_id} if execution.batch_id else {}),
     }
 
 
@@ -125,6 +128,18 @@ def _bounded(shown: dict[str, Any]) -> dict[str, Any]:
         truncated |= len(entry["message"]) > LISTED_TEXT
         entry["message"] = entry["message"][:LISTED_TEXT]
     return {**shown, "truncated": truncated}
+
+
+def _of_app(execution: Execution, made: Iterable[Output], *, base: str) -> dict[str, Any]:
+    """Of a run of an app: which one, and what it made by the app's own names."""
+    app = execution.app
+    if not app:
+        return {}
+    by_node: dict[str, list[Any]] = {}
+    for output in made:
+        by_node.setdefault(output.node_id, []).append(one_output(output, base=base))
+    named = {name: by_node.get(node_id, []) for name, node_id in app["outputs"].items()}
+    return {"app": app["name"], "version": app["version"], "named_outputs": named}
 
 
 def result_of(execution: Execution, *, base: str) -> dict[str, Any]:

@@ -116,7 +116,21 @@ class ResultSerializer(serializers.Serializer[Any]):
     events_url = serializers.CharField(
         required=False, help_text="Its live stream, for a browser: signed, and good for an hour; not in lists"
     )
-    workflow = serializers.JSONField(required=False, help_text="As submitted, with `include=workflow`")
+    workflow = serializers.JSONField(
+        required=False,
+        help_text="As submitted, with `include=workflow`; null where it is of an app that does not show it",
+    )
+    app = serializers.CharField(required=False, help_text="Of a run of an app: `owner/name`")
+    version = serializers.IntegerField(required=False, help_text="Of that app")
+    inputs = serializers.DictField(
+        required=False, help_text="The values that an app or a batch ran with, by name; not in lists"
+    )
+    named_outputs = serializers.DictField(
+        child=serializers.ListField(child=serializers.DictField()),
+        required=False,
+        help_text="Of a run of an app: the same outputs by the names that the app gives them",
+    )
+    batch_id = serializers.UUIDField(required=False, help_text="The batch that it belongs to")
 
 
 # With `Prefer: wait` the result, if it comes in time.

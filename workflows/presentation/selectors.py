@@ -42,9 +42,11 @@ def by_id(execution_id: UUID) -> Execution | None:
     return _EXECUTION.read(row) if row else None
 
 
-def executions_of(*, user: User, status: str | None = None) -> QuerySet[Execution]:
-    """The user's executions, latest first."""
+def executions_of(*, user: User, status: str | None = None, app: str | None = None) -> QuerySet[Execution]:
+    """The user's executions, latest first. `app` is `owner/name`."""
     rows = Execution.objects.filter(user=user).order_by("-created_at", "-id")
+    if app:
+        rows = rows.filter(app__name=app)
     return rows.filter(status=status) if status else rows
 
 
@@ -89,6 +91,12 @@ def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[
     if level:
         rows = rows.filter(level=level)
     return list(rows.order_by("-id")[:tail])[::-1], rows.count()
+
+
+def inputs(ids: Sequence[UUID]) -> dict[UUID, Any]:
+    """The named values of those that were made with some, in one query."""
+    rows = Graph.objects.filter(execution_id__in=ids, inputs__isnull=False)
+    return dict(rows.values_list("execution_id", "inputs"))
 
 
 def error_details(execution_id: UUID) -> Any:

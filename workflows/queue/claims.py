@@ -48,6 +48,7 @@ class Claim:
     priority: str
     models: list[str]
     webhook: bool  # somebody asked to be told
+    batch: bool  # it belongs to one
     elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
 
@@ -63,6 +64,7 @@ _CLAIM_FIELDS = """
     (SELECT username FROM accounts_user u WHERE u.id = e.user_id) AS username, e.priority,
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
+    e.batch_id IS NOT NULL AS batch,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt
 """
 

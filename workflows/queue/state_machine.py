@@ -45,12 +45,13 @@ from workflows.models import (
 )
 from workflows.webhooks import outbox
 
-from . import claims, execution_log, scheduling
+from . import batch_countdown, claims, execution_log, scheduling
 from .claims import Claim
 from .execution_log import Line
 
 logger = logging.getLogger(__name__)
 
+MOST_TICKETS = 16
 MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
 MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
@@ -83,22 +84,29 @@ class Outcome:
     began: Began | None = None  # a run that ended before its begin was recorded: both are written at once
 
 
-def accepted(execution: Execution, *, able: Sequence[str] = ()) -> None:
-    """It waits from now on: what follows from that, in the transaction that makes it. `able` are the workers
-    to be told, where not all can run it."""
-    execution_log.write([execution.id], [Line.of_status("Waiting in the queue", Status.PENDING)])
-    transaction.on_commit(lambda: _hand_out(able))
-    _follow_up([execution.id])
-    description = task_events.describe(
-        user=execution.user.username,
-        priority=execution.priority,
-        models=[model["name"] for model in execution.models_used],
-    )
-    transaction.on_commit(lambda: task_events.sent(execution.id, description=description))
+def accepted(executions: Sequence[Execution], *, able: Sequence[str] = ()) -> None:
+    """They wait from now on: what follows from that, in the transaction that makes them. `able` are the
+    workers to be told, where not all can run them."""
+    ids = [execution.id for execution in executions]
+    execution_log.write(ids, [Line.of_status("Waiting in the queue", Status.PENDING)])
+    transaction.on_commit(lambda: _hand_out(able, count=len(ids)))
+    _follow_up(ids)
+    transaction.on_commit(lambda: _describe(executions))
 
 
-def _hand_out(workers: Sequence[str]) -> None:
-    for worker in workers or (None,):
+def _describe(executions: Sequence[Execution]) -> None:
+    for execution in executions:
+        description = task_events.describe(
+            user=execution.user.username,
+            priority=execution.priority,
+            models=[model["name"] for model in execution.models_used],
+        )
+        task_events.sent(execution.id, description=description)
+
+
+def _hand_out(workers: Sequence[str], *, count: int) -> None:
+    """One ticket for each execution, up to as many as wake a large fleet: a worker looks again by itself."""
+    for worker in workers or (None,) * min(count, MOST_TICKETS):
         notify.ticket(worker)
 
 
@@ -152,7 +160,12 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             details = connections.sanitize_json(outcome.error_details)
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
         # First of all that follows from the commit: who waits for the end hears of it.
-        _follow_up([claim.execution_id], event=WebhookEvent.at_end(outcome.status), webhook=claim.webhook)
+        _follow_up(
+            [claim.execution_id],
+            event=WebhookEvent.at_end(outcome.status),
+            webhook=claim.webhook,
+            batch=claim.batch,
+        )
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
@@ -209,6 +222,30 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
             lambda: task_events.revoked(execution_id, worker=row["worker"], terminated=claimed)
         )
     return True
+
+
+def cancel_all(ids: Sequence[UUID], *, by: str) -> int:
+    """The same for several of one user, in one transaction; the number of those that had not ended."""
+    with transaction.atomic():
+        alive = Execution.objects.filter(id__in=ids, status__in=ALIVE).order_by("id").select_for_update()
+        found = list(alive.values_list("id", "claim_token", "user_id", "worker"))
+        if not found:
+            return 0
+        ended = [row[0] for row in found]
+        _end(ended, Status.CANCELLED)
+        _log(ended, Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
+        _follow_up(ended, event=WebhookEvent.CANCELLED)
+        for execution_id, token, _, _ in found:
+            if token is not None:
+                _notify_worker(execution_id)
+        scheduling.lift_quota(user_id=found[0][2])
+        transaction.on_commit(lambda: _tell_revoked(found))
+    return len(found)
+
+
+def _tell_revoked(cancelled: Sequence[tuple[UUID, UUID | None, int, str]]) -> None:
+    for execution_id, token, _, worker in cancelled:
+        task_events.revoked(execution_id, worker=worker, terminated=token is not None)
 
 
 def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Place, by: str) -> bool:
@@ -450,16 +487,20 @@ def _log(ids: Sequence[UUID], *lines: Line) -> None:
     transaction.on_commit(lambda: execution_log.tell(ids, lines))
 
 
-def _follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True) -> None:
+def _follow_up(
+    ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True, batch: bool = True
+) -> None:
     """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
 
-    webhook: False where it is known that nobody asked for one.
+    webhook: False where it is known that nobody asked for one. batch: False where none belongs to a batch.
     """
     ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
         outbox.record(ids, event=event)
     if ended and ids:
         store.note_ended(ids)
+        if batch:
+            batch_countdown.note_ended(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from comfyserve.db import rows
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, parsing
 from workflows.metrics import store
-from workflows.models import ALIVE, TERMINAL, Execution, Graph, Held, Level, Status
+from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Level, Status
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
@@ -28,6 +28,9 @@ from .execution_log import Line
 
 logger = logging.getLogger(__name__)
 
+MISTAKES_SHOWN = 100
+ROWS_AT_ONCE = 100  # in one statement: each has a whole graph
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -35,6 +38,33 @@ class Accepted:
     queue_position: int | None
     estimated_seconds: float | None
     note: str | None  # what the user should know, such as that no worker lives
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one execution is to run: the workflow as it was sent, and the graph that it became.
+
+    `app` and `inputs` are kept for the result of a run that an app or a batch made. `lent` are files of other
+    users that the workflow may use all the same, since it came with them.
+    """
+
+    workflow: Any
+    graph: parsing.Graph
+    app: dict[str, Any] | None = None
+    inputs: dict[str, Any] | None = None
+    lent: frozenset[str] = frozenset()
+    warnings: Sequence[str] = ()  # of reading it; they go into the log
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A work that was checked; nothing of it is in the database yet, but files that it brought along."""
+
+    work: Work
+    kind: str
+    used: list[parsing.ModelUse]
+    taken: input_files.Taken
+    suited: matching.Suited
 
 
 def submit(
@@ -46,77 +76,179 @@ def submit(
     metadata: Mapping[str, Any],
     metadata_text: str = "",
     webhook: outbox.Wanted | None = None,
-    retried_from: UUID | None = None,
+    retried_from: Execution | None = None,
 ) -> Accepted:
     """Put a workflow in the queue. `webhook` is to be checked before.
 
     Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
     queue is full.
     """
+    return submit_work(
+        user=user, work=read(workflow, user=user), priority=priority, timeout_minutes=timeout_minutes,
+        metadata=metadata, metadata_text=metadata_text, webhook=webhook, retried_from=retried_from,
+    )  # fmt: skip
+
+
+def read(workflow: Any, *, user: User) -> Work:
+    """A workflow in any form that is accepted. Raises as `formats.read` does."""
     reading = formats.read(workflow, user=user, max_nodes=settings.MAX_NODES)
-    graph = reading.graph
-    wrong = list(links.mistakes(graph, node_info.everywhere()))
-    if wrong:
-        raise ValidationFailed(wrong)
-    kind = parsing.kind_of(graph.prompt)
-    used = parsing.models_of(graph.prompt)
-    taken = input_files.take(graph, user=user)
-    suited = matching.suited(graph.prompt, used)
-    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
-    with transaction.atomic():
-        scheduling.lock_submissions(user_id=user.pk)
-        _check_room(user)
-        known, cost, place = scheduling.place(kind=kind, user_id=user.pk, priority=priority)
-        limited = quotas.runs_are_limited(user=user)
-        execution = Execution(
-            user=user,
-            priority=priority,
-            timeout_minutes=timeout_minutes,
-            request_id=request_ids.current() or "",
-            retried_from_id=retried_from,
-            turn=place.turn,
-            start=place.start,
-            finish=place.finish,
-            cost=cost,
-            held=Held.QUOTA if limited else None,
-            kind=kind,
-            models_used=[{"name": use.name, "type": use.type} for use in used],
-            lacking=suited.lacking,
-            metadata=dict(metadata),
-            metadata_text=metadata_text,
-            webhook_url=webhook.url if webhook else "",
-        )
-        rows.insert(execution)
-        rows.insert(Graph(execution=execution, submitted=reading.source, prompt=taken.prompt))
-        input_files.pin(taken, execution_id=execution.id)
-        store.note_submitted(priority=priority)
-        if webhook:
-            outbox.ask(execution, webhook)
-        if limited:
-            scheduling.lift_quota(user_id=user.pk)
-        state_machine.accepted(execution, able=suited.able)
-        execution_log.write([execution.id], [Line(text, Level.WARNING) for text in reading.warnings])
-    logger.info(
-        "Accepted, %d nodes, priority %s",
-        len(graph.prompt),
-        priority,
-        extra={"execution_id": str(execution.id)},
-    )
+    return Work(reading.source, reading.graph, warnings=reading.warnings)
+
+
+def submit_work(
+    *,
+    user: User,
+    work: Work,
+    priority: str,
+    timeout_minutes: int,
+    metadata: Mapping[str, Any],
+    metadata_text: str = "",
+    webhook: outbox.Wanted | None = None,
+    retried_from: Execution | None = None,
+) -> Accepted:
+    """The same of a work that was read already."""
+    [execution], [known] = submit_works(
+        user=user, works=[work], priority=priority, timeout_minutes=timeout_minutes, metadata=metadata,
+        metadata_text=metadata_text, webhook=webhook,
+        retried_from=[retried_from.id if retried_from else None],
+    )  # fmt: skip
     return Accepted(
         execution=execution,
         queue_position=scheduling.positions([execution.id]).get(execution.id),
         estimated_seconds=known,
-        note=None
-        if registry.any_alive_lately()
-        else "No GPU worker is running; the workflow waits until one is",
+        note=note_for_submitter(),
     )
 
 
-def _check_room(user: User) -> None:
+def note_for_submitter() -> str | None:
+    if registry.any_alive_lately():
+        return None
+    return "No GPU worker is running; the workflow waits until one is"
+
+
+def submit_works(
+    *,
+    user: User,
+    works: Sequence[Work],
+    priority: str,
+    timeout_minutes: int,
+    metadata: Mapping[str, Any],
+    metadata_text: str = "",
+    webhook: outbox.Wanted | None = None,
+    retried_from: Sequence[UUID | None] = (),
+    batch: Batch | None = None,
+    positions: Sequence[int] = (),
+) -> tuple[list[Execution], list[float | None]]:
+    """Put all of them in the queue, or none; the executions, and the seconds that each is known to take.
+
+    `retried_from` and `positions` (within `batch`) have one entry for each work, or none at all. The
+    number of statements does not grow with that of the works.
+    """
+    prepared = _prepare(works, user=user)
+    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
+    limited = quotas.runs_are_limited(user=user)
+    with transaction.atomic():
+        scheduling.lock_submissions(user_id=user.pk)
+        _check_room(user, count=len(works))
+        known, places = scheduling.places(
+            kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
+        )
+        executions = [
+            Execution(
+                user=user,
+                priority=priority,
+                timeout_minutes=timeout_minutes,
+                request_id=request_ids.current() or "",
+                retried_from_id=earlier,
+                turn=place.turn,
+                start=place.start,
+                finish=place.finish,
+                cost=cost,
+                held=Held.QUOTA if limited else None,
+                kind=each.kind,
+                models_used=[{"name": use.name, "type": use.type} for use in each.used],
+                lacking=each.suited.lacking,
+                metadata=dict(metadata),
+                metadata_text=metadata_text,
+                webhook_url=webhook.url if webhook else "",
+                app=each.work.app,
+                batch_id=batch.id if batch else None,
+                batch_position=position,
+            )
+            for each, (cost, place), earlier, position in zip(
+                prepared, places, _or_none(retried_from, works), _or_none(positions, works), strict=True
+            )
+        ]
+        _insert(executions, prepared)
+        store.note_submitted(priority=priority, count=len(works))
+        if webhook:
+            for execution in executions:
+                outbox.ask(execution, webhook)
+        if limited:
+            scheduling.lift_quota(user_id=user.pk)
+        able = sorted({worker for each in prepared for worker in each.suited.able})
+        state_machine.accepted(executions, able=able)
+        for execution, each in zip(executions, prepared, strict=True):
+            lines = [Line(text, Level.WARNING) for text in each.work.warnings]
+            execution_log.write([execution.id], lines)
+    for execution, each in zip(executions, prepared, strict=True):
+        logger.info(
+            "Accepted, %d nodes, priority %s",
+            len(each.work.graph.prompt),
+            priority,
+            extra={"execution_id": str(execution.id)},
+        )
+    return executions, known
+
+
+def _or_none(given: Sequence[Any], works: Sequence[Work]) -> Sequence[Any]:
+    return given or [None] * len(works)
+
+
+def _prepare(works: Sequence[Work], *, user: User) -> list[_Prepared]:
+    """Outside of the transaction: files that come along are stored, which takes its time."""
+    known = node_info.everywhere()
+    wrong = [mistake for work in works for mistake in links.mistakes(work.graph, known)]
+    if wrong:
+        raise ValidationFailed(wrong[:MISTAKES_SHOWN])
+    taken = input_files.take_all([(work.graph, work.lent) for work in works], user=user)
+    suited: dict[Any, matching.Suited] = {}
+    prepared = []
+    for work, own in zip(works, taken, strict=True):
+        prompt = work.graph.prompt
+        used = parsing.models_of(prompt)
+        needs = (frozenset(node["class_type"] for node in prompt.values()), frozenset(used))
+        if needs not in suited:
+            suited[needs] = matching.suited(prompt, used)
+        prepared.append(_Prepared(work, parsing.kind_of(prompt), used, own, suited[needs]))
+    return prepared
+
+
+def _insert(executions: Sequence[Execution], prepared: Sequence[_Prepared]) -> None:
+    for begin in range(0, len(executions), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        rows.insert(*executions[part])
+        rows.insert(
+            *(
+                Graph(
+                    execution=execution,
+                    submitted=each.work.workflow,
+                    prompt=each.taken.prompt,
+                    inputs=each.work.inputs,
+                )
+                for execution, each in zip(executions[part], prepared[part], strict=True)
+            )
+        )
+    input_files.pin_all(
+        [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
+    )
+
+
+def _check_room(user: User, *, count: int) -> None:
     counted = quotas.waiting_is_limited(user=user)
     waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
-    quotas.check_submission(user=user, waiting=waiting)
-    if selectors.pending_count_lately() >= settings.MAX_PENDING:
+    quotas.check_submission(user=user, waiting=waiting, adding=count)
+    if selectors.pending_count_lately() + count > settings.MAX_PENDING:
         raise Unavailable("The queue is full; try again later", retry_after=60)
 
 
@@ -124,16 +256,24 @@ def retry(*, user: User, execution: Execution) -> Accepted:
     """Submit a failed or cancelled execution again, as a new one. Conflict for any other."""
     if execution.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(f"Only a failed or cancelled execution can be retried; this one is {execution.status}")
-    return submit(
+    return submit_work(
         user=user,
-        workflow=execution.graph.submitted,
+        work=work_of(execution),
         priority=execution.priority,
         timeout_minutes=execution.timeout_minutes,
         metadata=execution.metadata,
         metadata_text=execution.metadata_text,
         webhook=outbox.wanted_of(execution),
-        retried_from=execution.id,
+        retried_from=execution,
     )
+
+
+def work_of(execution: Execution) -> Work:
+    """The same again. Files that an app lent to it are lent once more."""
+    app = execution.app
+    again = read(execution.graph.submitted, user=execution.user)
+    lent = frozenset((app or {}).get("files", ()))
+    return replace(again, app=app, inputs=execution.graph.inputs, lent=lent)
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:

@@ -137,8 +137,8 @@ def _place(claim: Claim, value: str, wanted: Wanted, *, backend: Backend, alive:
 def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
     def look() -> File | None:
         alive()
-        # Expired or not: it is pinned. The owner was checked at submission, and is again.
-        return File.objects.filter(id=file_id, user_id=claim.user_id).first()
+        # Expired or not: it is pinned. Who may use it was checked before it was pinned for this execution.
+        return File.objects.filter(id=file_id, pins__holder=claim.execution_id).first()
 
     file = connections.retry_until_available(look)
     if file is None:

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from django.urls import path, register_converter
+
+from . import views
+
+
+class AppAddress:
+    """`name` or `owner/name`, with `@version` or without. What follows a name in a path is no name."""
+
+    regex = r"[^/]+(?:/(?!(?:run|batch|schema|versions)(?:/|$))[^/]+)?"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(AppAddress, "app")
+
+urlpatterns = [
+    path("", views.ListView.as_view(), name="apps"),
+    path("<app:app>/run", views.RunView.as_view(), name="app-run"),
+    path("<app:app>/schema", views.SchemaView.as_view(), name="app-schema"),
+    path("<app:app>/versions", views.VersionsView.as_view(), name="app-versions"),
+    path("<app:app>", views.AppView.as_view(), name="app"),
+]

@@ -1,0 +1,197 @@
+"""Batches: many executions that are submitted together, followed, cancelled and retried as one.
+
+The queue knows executions only: their places are those that they would have one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import transaction
+from django.db.models import Avg, Count, F, QuerySet
+
+from accounts.models import User
+from comfyserve.api.errors import Conflict, Detail, NotFound, PayloadTooLarge, ValidationFailed
+from comfyserve.outbound import client
+from workflows.graph import parsing
+from workflows.models import ALIVE, Batch, Execution, Status
+from workflows.webhooks import outbox
+
+from . import state_machine, submission
+from .submission import Work
+
+MOST = 1000  # executions in one
+MOST_BYTES = 64 * 1024 * 1024  # of all its graphs
+MISTAKES_SHOWN = 20
+
+
+def submit(
+    *,
+    user: User,
+    works: Sequence[Work],
+    app: str = "",
+    priority: str,
+    timeout_minutes: int,
+    metadata: Mapping[str, Any],
+    webhook: outbox.Wanted | None = None,
+) -> Batch:
+    """Put all of them in the queue, or none. The webhook is told once, when the last one has ended.
+
+    Raises what `submission.submit` does, and PayloadTooLarge.
+    """
+    _check_size(works)
+    target = client.parse(webhook.url) if webhook else None
+    batch = Batch(
+        id=uuid4(),
+        user=user,
+        total=len(works),
+        remaining=len(works),
+        app=app,
+        metadata=dict(metadata),
+        webhook_url=webhook.url if webhook else "",
+        webhook_host=f"{target.host}:{target.port}" if target else "",
+        webhook_base=webhook.base if webhook else "",
+    )
+    with transaction.atomic():
+        batch.save(force_insert=True)
+        submission.submit_works(
+            user=user, works=works, priority=priority, timeout_minutes=timeout_minutes, metadata=metadata,
+            batch=batch, positions=range(len(works)),
+        )  # fmt: skip
+    batch.refresh_from_db(fields=["created_at"])
+    return batch
+
+
+def _check_size(works: Sequence[Work]) -> None:
+    size = max(len(json.dumps(work.workflow)) for work in works) * len(works)
+    if size > MOST_BYTES:
+        raise PayloadTooLarge(
+            f"The batch has {size} bytes of graphs; at most {MOST_BYTES} are allowed. Split it"
+        )
+
+
+def values_of(*, inputs: Any = None, grid: Any = None) -> tuple[list[dict[str, Any]], str]:
+    """The sets of values that a request asks for, as a list or as a grid; and the path of the list.
+
+    A grid has a list of values for each name, and stands for each combination, the last name turning first.
+    """
+    if (inputs is None) == (grid is None):
+        raise ValidationFailed.of("inputs", "Send either `inputs`, a list, or `grid`, lists by name")
+    if grid is not None:
+        for name, values in grid.items():
+            if not isinstance(values, list) or not values:
+                raise ValidationFailed.of(f"grid.{name}", "A list with at least one value is needed")
+        count = 1
+        for values in grid.values():
+            count *= len(values)
+        _check_count(count, "grid")
+        combined = itertools.product(*grid.values())
+        return [dict(zip(grid, chosen, strict=True)) for chosen in combined], "grid"
+    _check_count(len(inputs), "inputs")
+    return list(inputs), "inputs"
+
+
+def _check_count(count: int, path: str) -> None:
+    if not 1 <= count <= MOST:
+        raise ValidationFailed.of(path, f"A batch has 1 to {MOST} executions; this would be {count}")
+
+
+def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, path: str) -> list[Work]:
+    """The workflow with each set of values; a value's name is `<node>.<input>`."""
+    graph = submission.read(workflow, user=user).graph
+    mistakes: list[Detail] = []
+    works = []
+    for i, given in enumerate(values):
+        prompt = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in graph.prompt.items()}
+        paths = dict(graph.paths)
+        for name, value in given.items():
+            node_id, _, own = name.rpartition(".")
+            where = f"{path}.{i}.{name}"
+            if node_id not in prompt:
+                mistakes.append(Detail("INVALID_VALUE", f"The workflow has no node '{node_id[:100]}'", where))
+                continue
+            prompt[node_id]["inputs"][own] = value
+            paths[node_id, own] = where
+        works.append(Work(prompt, parsing.Graph(prompt, paths, graph.node_paths), inputs=dict(given)))
+        if len(mistakes) >= MISTAKES_SHOWN:
+            break
+    if mistakes:
+        raise ValidationFailed(mistakes[:MISTAKES_SHOWN])
+    return works
+
+
+# -- looking -----------------------------------------------------------------------------------------------
+def batches_of(user: User) -> QuerySet[Batch]:
+    """The user's batches, latest first."""
+    return Batch.objects.filter(user=user).order_by("-created_at", "id")
+
+
+def batch_of(*, user: User, batch_id: str) -> Batch:
+    """NotFound also where the id is malformed, and where it is somebody else's."""
+    try:
+        found = Batch.objects.filter(user=user, id=UUID(batch_id)).first()
+    except ValueError:
+        found = None
+    if found is None:
+        raise NotFound(f"There is no batch {batch_id[:100]}")
+    return found
+
+
+def counts(ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+    """How many of each status, and how far all are in percent, for each batch; one query."""
+    found: dict[UUID, dict[str, Any]] = {id_: {"counts": dict.fromkeys(Status.values, 0)} for id_ in ids}
+    done: dict[UUID, float] = dict.fromkeys(ids, 0.0)
+    rows = Execution.objects.filter(batch__in=ids).values("batch_id", "status")
+    for row in rows.annotate(count=Count("id"), percentage=Avg("percentage")).order_by():
+        found[row["batch_id"]]["counts"][row["status"]] = row["count"]
+        ended = row["status"] not in ALIVE
+        done[row["batch_id"]] += row["count"] * (100.0 if ended else row["percentage"])
+    for id_, shown in found.items():
+        total = sum(shown["counts"].values())
+        shown["percentage"] = round(done[id_] / total, 1) if total else 100.0
+    return found
+
+
+def executions_of(batch: Batch) -> QuerySet[Execution]:
+    """In their order."""
+    return Execution.objects.filter(batch=batch).order_by("batch_position", "id")
+
+
+# -- acting ------------------------------------------------------------------------------------------------
+def cancel(batch: Batch, *, by: str = "its user") -> int:
+    """Cancel all that have not ended; their number. Conflict where none is left."""
+    ids = list(executions_of(batch).filter(status__in=ALIVE).values_list("id", flat=True))
+    cancelled = state_machine.cancel_all(ids, by=by)
+    if not cancelled:
+        raise Conflict("All executions of the batch have ended already")
+    return cancelled
+
+
+def retry(batch: Batch, *, user: User) -> int:
+    """Submit what failed or was cancelled again, each in its place. Conflict where none did.
+
+    The earlier executions stay, outside of the batch.
+    """
+    with transaction.atomic():
+        batch = Batch.objects.select_for_update().get(id=batch.id)
+        failed = executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
+        earlier = list(failed.select_related("graph"))
+        if not earlier:
+            raise Conflict("Nothing of the batch has failed")
+        Execution.objects.filter(id__in=[each.id for each in earlier]).update(batch=None)
+        Batch.objects.filter(id=batch.id).update(remaining=F("remaining") + len(earlier), completed_at=None)
+        submission.submit_works(
+            user=user,
+            works=[submission.work_of(each) for each in earlier],
+            priority=earlier[0].priority,
+            timeout_minutes=earlier[0].timeout_minutes,
+            metadata=batch.metadata,
+            retried_from=[each.id for each in earlier],
+            batch=batch,
+            positions=[each.batch_position or 0 for each in earlier],
+        )
+    return len(earlier)
