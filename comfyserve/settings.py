@@ -12,6 +12,7 @@ from pathlib import Path
 import environ
 
 from comfyserve import logs, storage_url
+from comfyserve.api import reference_order
 from comfyserve.backends import DEFAULT_URL, backend_name
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -306,7 +307,9 @@ UNFOLD = {
 # -- the description of the API ---------------------------------------------------------------------
 SPECTACULAR_SETTINGS = {
     "TITLE": "ComfyServe",
-    "DESCRIPTION": "ComfyUI as a dependable multi-user REST API.",
+    "DESCRIPTION": reference_order.DESCRIPTION,
+    "TAGS": [{"name": name, "description": about} for name, about in reference_order.TAGS.items()],
+    "SORT_OPERATIONS": "comfyserve.api.reference_order.key",
     "VERSION": "0.1.0",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,

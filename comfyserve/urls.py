@@ -6,9 +6,12 @@ from django.contrib import admin
 from django.urls import include, path
 
 from comfyserve.api import docs
+from comfyserve.home import views as home
 from workflows.api import webhook_views
 
 urlpatterns = [
+    path("", home.HomeView.as_view(), name="home"),
+    path("favicon.ico", home.favicon, name="favicon"),
     path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),
     path(
         "auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"

@@ -32,6 +32,8 @@ PUBLIC = {
     "/auth/password/reset",  # whoever forgot the password cannot log in
     "/auth/password/reset/confirm",
     "/schema",
+    "/",
+    "/favicon.ico",
     "/docs",
     "/redoc",
     "/health/",

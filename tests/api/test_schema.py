@@ -46,7 +46,7 @@ class TestSchema:
 
     def test_every_endpoint_is_in_it(self) -> None:
         paths = {path for path, *_ in EndpointEnumerator().get_api_endpoints()}
-        pages = {"/schema", "/docs", "/redoc"}
+        pages = {"/", "/schema", "/docs", "/redoc"}
         assert paths - pages == set(schema()["paths"])
 
     @pytest.mark.parametrize("name, operation", list(operations()))

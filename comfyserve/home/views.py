@@ -1,0 +1,91 @@
+"""`/` and `/favicon.ico`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import Resolver404, resolve
+from django.utils.cache import patch_vary_headers
+from drf_spectacular.utils import extend_schema
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+ICON = (Path(__file__).parent / "favicon.ico").read_bytes()
+ICON_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Door:
+    """Something to find here; `url` is relative to the service unless it lives elsewhere."""
+
+    name: str
+    url: str
+    about: str
+
+
+DOORS = (
+    Door("API documentation", "/docs", "try every call in the browser"),
+    Door("API reference", "/redoc", "the same, to read"),
+    Door("OpenAPI schema", "/schema", "the same, for generators"),
+    Door("Apps", "/apps/", "saved workflows with a form of their own"),
+    Door("Console", "/admin/", "executions, workers, models, users: for operators"),
+    Door("Health", "/health/detailed", "how each part is"),
+    Door("Metrics", "/metrics/", "figures, as JSON and for Prometheus"),
+)
+
+
+def doors() -> list[Door]:
+    """Those that this installation has."""
+    flower = settings.FLOWER_URL
+    elsewhere = [Door("Flower", flower, "executions as Celery tasks, queues, workers")] if flower else []
+    return [door for door in DOORS if _is_here(door.url)] + elsewhere
+
+
+def _is_here(path: str) -> bool:
+    try:
+        resolve(path)
+    except Resolver404:
+        return False
+    return True
+
+
+class HomeView(APIView):
+    permission_classes = (AllowAny,)
+    authentication_classes = ()
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse | Response:
+        title = settings.SPECTACULAR_SETTINGS["TITLE"]
+        version = settings.SPECTACULAR_SETTINGS["VERSION"]
+        answer: HttpResponse | Response
+        if _wants_page(request):
+            values: dict[str, Any] = {"title": title, "version": version, "doors": doors()}
+            answer = render(request._request, "home.html", values)
+            answer["Content-Security-Policy"] = POLICY
+        else:
+            answer = Response(
+                {"name": title, "version": version, "links": [asdict(door) for door in doors()]}
+            )
+        patch_vary_headers(answer, ["Accept"])
+        return answer
+
+
+def _wants_page(request: Request) -> bool:
+    """A browser names HTML; scripts take anything, or JSON."""
+    return request._request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+
+
+def favicon(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    return HttpResponse(
+        ICON, content_type="image/x-icon", headers={"Cache-Control": f"public, max-age={ICON_SECONDS}"}
+    )
