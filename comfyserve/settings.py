@@ -323,6 +323,7 @@ SPECTACULAR_SETTINGS = {
         "ExecutionStatusEnum": "workflows.models.Status",
         "ConditionEnum": "health.serializers.CONDITIONS",
     },
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "defaultModelsExpandDepth": 0},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

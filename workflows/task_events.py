@@ -43,7 +43,7 @@ Fields = dict[str, Any]
 # -- what happened ---------------------------------------------------------------------------------------
 def describe(*, user: str, priority: str, models: Sequence[str]) -> Fields:
     """What monitors show of an execution. No prompt: that is its user's alone."""
-    arguments = {"user": user, "priority": priority, "models": list(models)}
+    arguments = {"user": user, "priority": str(priority), "models": list(models)}
     return {"args": "()", "kwargs": repr(arguments)}
 
 

@@ -35,7 +35,7 @@ def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
         sys.executable, "-m", "workflows.flower",
         f"--address={host}", f"--port={port}", f"--url_prefix={FLOWER_PREFIX}",
         "--persistent=true", f"--db={state}", "--state_save_interval=60000", "--max_tasks=20000",
-        "--tasks_columns=name,uuid,state,kwargs,result,received,started,runtime,worker",
+        "--tasks_columns=uuid,state,worker,runtime,started,kwargs,name",
     ]  # fmt: skip
 
 

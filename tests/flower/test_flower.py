@@ -44,6 +44,8 @@ def test_thirty_executions_of_three_users_on_two_workers(
     for id_ in submitted:
         task = flower.wait_for_state(id_, "PENDING")
         assert task["name"] == "workflows.execution"
+        assert task["kwargs"].startswith("{'user': 'watched")
+        assert "'priority': '" in task["kwargs"]
         assert task["sent"]
         assert not task["received"]
     assert flower.lengths() == {"default": 0, "gpu": 30, "models": 0, "webhooks": 0}
