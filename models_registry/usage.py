@@ -73,5 +73,13 @@ def near(*, name: str, type_: str | None) -> list[str]:
     return [each for stem in close for each in by_stem[stem]][:SUGGESTIONS]
 
 
+def embeddings_on(host: str) -> list[str] | None:
+    """Names of the embeddings on a host; None where its files are not known."""
+    files = ModelFile.objects.filter(host=host)
+    if not files.exists():
+        return None
+    return list(files.filter(model__type="embedding").values_list("model__name", flat=True))
+
+
 def _stem(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0].lower() or name.lower()

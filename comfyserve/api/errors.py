@@ -200,6 +200,8 @@ def _from_drf(exc: exceptions.APIException) -> ApiError:
         known.status = status.HTTP_401_UNAUTHORIZED
         known.headers["WWW-Authenticate"] = "Bearer"
     known.error = NAMES.get(known.status, "error")
+    if isinstance(exc, exceptions.UnsupportedMediaType) and "in request" in known.message:
+        known.message += " Send JSON, with the header Content-Type: application/json"
     if isinstance(exc, exceptions.ParseError):
         known.details = [Detail("PARSE_ERROR", known.message, None)]
     return known

@@ -73,7 +73,7 @@ def loads(raw: bytes) -> Any:
     ParseError where it cannot be read; ValidationFailed with the path of each number that is none.
     """
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows tools put a mark of byte order before it
         value = _decoded(text)
     except UnicodeDecodeError as exc:
         raise ParseError("The body is not UTF-8") from exc

@@ -26,6 +26,9 @@ def workflow_of(file_id: str, *, user: User, path: str) -> Any:
 
     Raises ValidationFailed where there is no such file or no workflow in it, and StorageUnavailable.
     """
+    if file_id.lstrip().startswith("{"):
+        message = f"Field '{path}' is a text with JSON in it; send the object itself, not a string"
+        raise ValidationFailed.of(path, message, "INVALID_TYPE")
     if not FILE_ID.fullmatch(file_id):
         raise ValidationFailed.of(
             path, f"Field '{path}' must be a workflow, or the id of a file with one inside"

@@ -36,6 +36,18 @@ def with_suggestions(fault: Fault, prompt: parsing.Prompt) -> Fault:
     )
 
 
+def embeddings(prompt: parsing.Prompt, *, worker: str) -> list[str] | None:
+    """The names of those that the worker's ComfyUI has; None where none is asked for, or it is not known."""
+    texts = (value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str))
+    if not any("embedding:" in text.lower() for text in texts):
+        return None
+    try:
+        with connections.step():
+            return usage.embeddings_on(worker)
+    except connections.UNAVAILABLE:
+        return None
+
+
 def near(missing: Iterable[str], prompt: parsing.Prompt) -> dict[str, list[str]]:
     """For each of the missing models those that there are and may have been meant, where there are any."""
     types = {use.name: use.type for use in parsing.models_of(prompt)}

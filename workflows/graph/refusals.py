@@ -19,6 +19,7 @@ SHOWN = 80  # characters of a value
 SHOWN_OPTIONS = 20
 WHOLE = 4000  # characters of an error that we do not know
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
+EDITOR_ONLY = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GroupNode"}
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
 
 
@@ -149,6 +150,8 @@ def _out_of_range(found: Found) -> Told:
         allowed = f"at most {most} is allowed"
     else:
         allowed = f"at least {least} is needed"
+    if "seed" in found.name and isinstance(found.value, int) and found.value < 0:
+        allowed += "; no seed is drawn here, so send a number of your own"
     return Told(f"input '{found.name}' is {found.shown}; {allowed}", found.value, [least, most])
 
 
@@ -216,6 +219,8 @@ def unknown_classes(
                 else f"Node {node_id}"
             )
             alike = did_you_mean(near(class_type, classes, cutoff=0.7))
+            if class_type in EDITOR_ONLY:
+                alike = "; it exists in ComfyUI's editor only: send what 'Export (API)' saves"
             yield f"{which}: no node of the class '{class_type}' is installed{alike}", class_type
 
 

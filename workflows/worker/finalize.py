@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
 GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
+NOTHING_TOLD = (
+    "It ended without any output: none of its output nodes told ComfyUI of a file or a text. "
+    "Some custom nodes save without telling unless they show a preview; SaveImage always tells"
+)
 GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its disk
 # The storage may be away until the execution's time is over, but at least and at most so many seconds.
 STORE_SECONDS, LONGEST_STORE_SECONDS = 600.0, 3600.0
@@ -124,6 +128,8 @@ def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list
     # What was promised and is missing is told in the result, not only in the log.
     missing = [line.message for line in lines if line.level == Level.WARNING]
     warnings = list(dict.fromkeys([*warnings, *missing]))
+    if history.error is None and not outputs and not warnings:
+        warnings.append(NOTHING_TOLD)
     seconds = _gpu_seconds(history)
     if history.error is None:
         return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, warnings=warnings, gpu_seconds=seconds)

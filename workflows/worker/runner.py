@@ -19,7 +19,7 @@ from django.conf import settings
 from comfyserve.db import connections
 from comfyui import History, Refused, Session, Subscription, Unreachable, events
 from workflows.fleet import registry
-from workflows.graph import comfyui_errors, model_usage, node_info, parsing
+from workflows.graph import advice, comfyui_errors, model_usage, node_info, parsing
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause, Level, Status
 from workflows.queue import claims, state_machine
@@ -211,8 +211,11 @@ class Runner:
             return prepared
         if not self._about_to_post():
             return self._leave_to_others()
+        classes = self._classes()
         prompt = parsing.mark_outputs(
-            prepared, outputs=self._backend.output_nodes(self.claim.prompt), mark=self.claim.mark
+            advice.with_separators(prepared, classes),
+            outputs=self._backend.output_nodes(self.claim.prompt),
+            mark=self.claim.mark,
         )
         self._next_up = not self._backend.session.queue_remaining
         self._posted_at = time.monotonic()
@@ -225,7 +228,7 @@ class Runner:
                 refused, self.claim, prepared, backend=self._backend
             ):
                 return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
-            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, self._classes()))
+            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, classes))
         except Unreachable as exc:
             return self._post_unanswered(exc)
         self._status_due = time.monotonic() + STATUS_SECONDS
@@ -233,8 +236,11 @@ class Runner:
         self._warnings = comfyui_errors.dropped(
             submitted.node_errors,
             prompt,
-            self._classes(),
+            classes,
             near=lambda missing: model_usage.near(missing, prompt),
+        )
+        self._warnings += advice.warnings(
+            prompt, classes, model_usage.embeddings(prompt, worker=self._backend.name)
         )
         for sentence in self._warnings:
             self._note(Line(sentence, Level.WARNING))

@@ -1,0 +1,147 @@
+"""Inputs as people really send them: see docs/field-cases.md, where each has its source."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.factories import assert_error
+from tests.scripted_comfyui.nodes import PNG, NodeClass
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from workflows.graph import advice
+from workflows.graph.node_info import Input, NodeInfo
+
+CLASSES = {
+    "LoraLoader": NodeInfo(
+        {
+            "lora_name": Input("COMBO", True, ("styles/ink.safetensors",)),
+            "strength_model": Input("FLOAT", True),
+            "strength_clip": Input("FLOAT", False),
+        },
+        ("MODEL", "CLIP"),
+    )
+}
+
+
+@pytest.fixture
+def person(gpu_worker):
+    return gpu_worker.person()
+
+
+def test_a_model_saved_with_backslashes_is_found():
+    graph = {"1": {"class_type": "LoraLoader", "inputs": {"lora_name": "styles\\ink.safetensors"}}}
+    fitted = advice.with_separators(graph, CLASSES)
+    assert fitted["1"]["inputs"]["lora_name"] == "styles/ink.safetensors"
+    assert graph["1"]["inputs"]["lora_name"] == "styles\\ink.safetensors", "what was sent is kept"
+
+
+def test_an_optional_input_that_is_misspelt_is_told():
+    inputs = {"lora_name": "styles/ink.safetensors", "strength_model": 1.0, "strenght_clip": 0.5}
+    [warning] = advice.warnings({"1": {"class_type": "LoraLoader", "inputs": inputs}}, CLASSES, None)
+    assert warning == (
+        "Node 1 (LoraLoader): it has no input 'strenght_clip', which is passed over; "
+        "did you mean 'strength_clip'?"
+    )
+
+
+def test_a_missing_embedding_is_told_with_near_names():
+    inputs = {"text": "a cat, (embedding:easynegativ:1.2), embedding:There.pt"}
+    graph = {"1": {"class_type": "CLIPTextEncode", "inputs": inputs}}
+    [warning] = advice.warnings(graph, {}, ["EasyNegative.safetensors", "there.pt"])
+    assert warning.startswith("Node 1 (CLIPTextEncode): the embedding 'easynegativ' is not installed and has")
+    assert "did you mean 'EasyNegative.safetensors'" in warning
+
+
+def test_a_missing_embedding_is_a_warning_of_the_result(person):
+    wait_for(lambda: person.get("/models/?available_only=true").json()["models"], what="the models")
+    result = person.result(person.execute(graphs.txt2img(text="clouds, embedding:nowhere")))
+    assert result["status"] == "completed"
+    assert any("the embedding 'nowhere' is not installed" in warning for warning in result["warnings"])
+
+
+def test_a_seed_of_minus_one_is_explained(person):
+    result = person.result(person.execute(graphs.txt2img(seed=-1)))
+    assert (
+        "input 'seed' is -1; 0 to 18446744073709551615 is allowed; no seed is drawn here" in result["error"]
+    )
+
+
+def test_a_false_that_is_a_text_is_told(person):
+    graph = graphs.colour(5)
+    graph["2"] = {
+        "class_type": "SaveAnimatedWEBP",
+        "inputs": {
+            "images": ["1", 0], "filename_prefix": "x", "fps": 6.0, "lossless": "false", "quality": 80,
+            "method": "default",
+        },
+    }  # fmt: skip
+    [warning] = person.result(person.execute(graph))["warnings"]
+    assert "input 'lossless' is the text 'false', which ComfyUI takes for true" in warning
+
+
+def test_a_fraction_that_is_cut_off_is_told(person):
+    graph = graphs.colour(5)
+    graph["1"]["inputs"]["width"] = 16.7
+    result = person.result(person.execute(graph))
+    assert result["warnings"] == ["Node 1 (EmptyImage): input 'width' is 16.7, of which ComfyUI takes 16"]
+    assert result["outputs"]["images"][0]["width"] == 16
+
+
+def test_a_node_of_the_editor_only_is_explained(person):
+    graph = graphs.colour(5)
+    graph["3"] = {"class_type": "PrimitiveNode", "inputs": {}}
+    error = person.result(person.execute(graph))["error"]
+    assert "no node of the class 'PrimitiveNode' is installed; it exists in ComfyUI's editor only" in error
+
+
+def test_a_node_that_saves_without_telling_leaves_a_warning(rig):
+    async def quiet(run, inputs):
+        run.save(PNG, prefix="quiet", extension="png")
+
+    rig.comfyui.classes["Quiet"] = NodeClass(run=quiet, is_output=True)
+    rig.backend.look_again()
+    rig.backend.refresh()
+    body = rig.ends(rig.run({"1": {"class_type": "Quiet", "inputs": {}}}), "completed")
+    assert body["outputs"] == {}
+    [warning] = body["warnings"]
+    assert warning.startswith("It ended without any output")
+
+
+def test_an_output_that_comfyui_does_not_give_is_a_warning(rig):
+    async def lost(run, inputs):
+        return {"images": [{"filename": "v1..final_00001_.png", "subfolder": "", "type": "output"}]}
+
+    rig.comfyui.classes["Lost"] = NodeClass(run=lost, is_output=True)
+    rig.backend.look_again()
+    rig.backend.refresh()
+    body = rig.ends(rig.run({"1": {"class_type": "Lost", "inputs": {}}}), "completed")
+    assert body["warnings"] == [
+        "Node 1 (Lost): its file 'v1..final_00001_.png' is missing from the outputs, "
+        "since ComfyUI does not give it"
+    ]
+
+
+def test_a_mark_of_byte_order_is_passed_over(alice):
+    body = b"\xef\xbb\xbf" + json.dumps({"workflow": graphs.colour(1), "metadata": {"a": 1.0}}).encode()
+    response = alice.post("/workflows/execute", data=body, content_type="application/json")
+    assert response.status_code == 200, response.content
+    shown = alice.get(f"/workflows/{response.json()['execution_id']}")
+    assert '"metadata":{"a": 1.0}' in shown.content.decode()
+
+
+def test_a_form_is_told_what_to_send(alice):
+    response = alice.post(
+        "/workflows/execute", data="workflow={}", content_type="application/x-www-form-urlencoded"
+    )
+    body = assert_error(response, 415, "unsupported_media_type")
+    assert "Send JSON, with the header Content-Type: application/json" in body["message"]
+
+
+def test_a_workflow_inside_a_string_is_explained(alice):
+    response = alice.post("/workflows/execute", {"workflow": json.dumps(graphs.colour(1))})
+    body = assert_error(response, 400, "validation_error")
+    [detail] = body["details"]
+    assert (detail["code"], detail["field"]) == ("INVALID_TYPE", "workflow")
+    assert "send the object itself, not a string" in detail["message"]
