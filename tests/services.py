@@ -160,6 +160,19 @@ def _runs_tests(config: pytest.Config) -> bool:
     return not config.option.collectonly and not hands_out
 
 
+NEED_COMFYUI = {"comfyui", "comfyui_pair", "gpu_worker", "deployment", "_first_comfyui"}
+WHOLE_INSTALLATIONS = ("local", "deploy", "faults")  # folders of tests that start one, or build one
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `script/check` leaves out."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in WHOLE_INSTALLATIONS or NEED_COMFYUI & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.comfyui)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     if not _runs_tests(session.config) or not session.items:

@@ -24,11 +24,14 @@ def main(arguments: list[str]) -> None:
         print(HELP)
         return
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or _at_once())])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or processes())])
 
 
-def _at_once() -> list[str]:
-    """Tests of one file stay together: they share what is dear to start. Named servers are for one."""
+def processes() -> list[str]:
+    """pytest's options for several processes at once; named servers are for one.
+
+    Tests of one file stay together: they share what is expensive to start.
+    """
     if os.environ.get("TEST_DATABASE_URL") or os.environ.get("TEST_REDIS_URL"):
         return []
     return ["-n", str(min(os.cpu_count() or 1, MAX_PROCESSES)), "--dist", "loadfile"]
