@@ -18,7 +18,7 @@ from accounts.models import User
 from files import storing
 from files.incoming import Incoming
 from tests.factories import assert_error
-from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, File, simple, subgraph
+from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, File, node_info, simple, subgraph
 from workflows.graph.editor.conversion import to_prompt
 from workflows.models import Execution, ObjectInfo, Worker
 
@@ -193,6 +193,42 @@ def test_hostile_texts_take_no_time_and_do_no_harm(text):
     file.data["nodes"][1]["widgets_values"][0] = text
     file.data["nodes"][2]["widgets_values"][0] = text
     converted(file)
+
+
+def test_a_choice_that_brings_inputs_of_its_own():
+    options = [
+        {"key": "by size", "inputs": {"required": {"width": ["INT", {"default": 64}], "mask": ["MASK"]}}},
+        {"key": "by factor", "inputs": {"required": {"factor": ["FLOAT", {"default": 1.0}]}}},
+    ]
+    resize = {
+        "image": ["IMAGE"],
+        "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": options}],
+        "method": [["fast", "good"]],
+    }
+    known = OBJECT_INFO | {"Resize": node_info(resize, ("IMAGE",))}
+    for values, inputs in (
+        (["by size", 512, "good"], {"mode": "by size", "mode.width": 512, "method": "good"}),
+        (["by factor", 2.5, "fast"], {"mode": "by factor", "mode.factor": 2.5, "method": "fast"}),
+        ([], {"mode": "by size", "mode.width": 64, "method": "fast"}),
+    ):
+        file = simple().node(9, "Resize", values, inputs=["image"]).link(9, (1, 0), (9, "image"))
+        found = to_prompt(file.data, known)
+        assert found.prompt["9"]["inputs"] == {**inputs, "image": ["1", 0]}
+
+
+def test_values_of_widgets_that_the_class_does_not_declare_are_told():
+    file = simple()
+    file.data["nodes"][0]["widgets_values"].append("more")
+    found = to_prompt(file.data, OBJECT_INFO)
+    assert found.prompt == SIMPLE_PROMPT
+    assert "the last 1 of its saved values" in found.warnings[0]
+
+
+def test_group_nodes_of_older_editors_are_told_with_the_way_out(alice, worker):
+    file = simple().node(9, "workflow>My group", [1], inputs=["image"]).link(9, (1, 0), (9, "image"))
+    code, message = refused(alice, file.data)["workflow.nodes.3.type"]
+    assert code == "UNSUPPORTED_NODE"
+    assert "subgraph" in message
 
 
 # -- links ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from .values import Choose
 
 Prompt = dict[str, dict[str, Any]]
 Place = tuple[str, str]  # (node id in the prompt, name of its input)
+GROUP_NODES = ("workflow>", "workflow/")
 DEEPEST = 100  # subgraphs within each other
 
 
@@ -180,6 +181,12 @@ class _Writer:
             self._found.warnings.append(
                 f"Node {node.id} of the unknown class '{node.type}' is linked to nothing and was left out"
             )
+            return
+        if node.type.startswith(GROUP_NODES):
+            message = (
+                "it is a group node of older editors; open the file in the editor and make it a subgraph"
+            )
+            self._error("UNSUPPORTED_NODE", node, message, at="type")
             return
         alike = did_you_mean(near(node.type, self._builder.object_info, cutoff=0.7))
         package = node.properties.get("cnr_id") or node.properties.get("aux_id")

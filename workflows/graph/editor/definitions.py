@@ -7,7 +7,8 @@ read such a list, both must be known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ SAVES_FILES = frozenset(
         "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent",
     }
 )  # fmt: skip
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a choice that brings inputs of its own with it
 MADE_IN_BROWSER = {"LOAD_3D": "a picture of the 3D scene", "WEBCAM": "a picture from the webcam"}
 
 
@@ -78,12 +80,17 @@ class _Input:
         return bool(self.name in SEEDS if asked is None else asked)
 
 
-def of(class_type: str, object_info: Mapping[str, Any]) -> Definition | None:
-    """The class as the editor shows it; None where ComfyUI does not know it."""
+def of(
+    class_type: str, object_info: Mapping[str, Any], values: Sequence[Any] | Mapping[str, Any] = ()
+) -> Definition | None:
+    """The class as the editor shows it; None where ComfyUI does not know it.
+
+    `values` are the saved ones: which inputs a class has may depend on what is chosen in one of them.
+    """
     about = object_info.get(class_type)
     if not isinstance(about, dict):
         return None
-    inputs = list(_ordered(class_type, about))
+    inputs = _chosen(list(_ordered(class_type, about)), values)
     widgets = [widget for each in inputs if each.is_widget for widget in _widgets(each)]
     if class_type == "PreviewAny":
         widgets.append(Widget("preview", "", "MARKDOWN", saved=False))
@@ -122,7 +129,33 @@ def _ordered(class_type: str, about: Mapping[str, Any]) -> Iterator[_Input]:
     yield from (each for name, each in found.items() if name not in named)
 
 
-def _inputs(about: Mapping[str, Any]) -> Iterator[_Input]:
+def _chosen(inputs: list[_Input], values: Sequence[Any] | Mapping[str, Any]) -> list[_Input]:
+    """With the inputs that the chosen options bring with them, each right after its choice."""
+    found: list[_Input] = []
+    rest, place = inputs[::-1], 0
+    while rest:
+        each = rest.pop()
+        if each.type == DYNAMIC_COMBO:
+            options = [option for option in each.choices if isinstance(option, dict)]
+            keys = tuple(option.get("key") for option in options)
+            each = dataclasses.replace(each, type="COMBO", options={}, choices=keys)
+            value = _value_at(values, each.name, place, default=keys[0] if keys else None)
+            brought = next((option.get("inputs") for option in options if option.get("key") == value), None)
+            inner = list(_inputs({"input": brought or {}}, prefix=f"{each.name}."))
+            rest += inner[::-1]
+        found.append(each)
+        if each.is_widget:
+            place += sum(widget.saved for widget in _widgets(each))
+    return found
+
+
+def _value_at(values: Sequence[Any] | Mapping[str, Any], name: str, place: int, *, default: Any) -> Any:
+    if isinstance(values, Mapping):
+        return values.get(name, default)
+    return values[place] if place < len(values) else default
+
+
+def _inputs(about: Mapping[str, Any], prefix: str = "") -> Iterator[_Input]:
     sections = about.get("input") or {}
     for section in ("required", "optional"):
         for name, spec in (sections.get(section) or {}).items():
@@ -132,7 +165,7 @@ def _inputs(about: Mapping[str, Any]) -> Iterator[_Input]:
             type_, choices = spec[0], options.get("options") or ()
             if isinstance(type_, list):
                 type_, choices = "COMBO", type_
-            yield _Input(str(name), str(type_), options, tuple(choices), section == "optional")
+            yield _Input(f"{prefix}{name}", str(type_), options, tuple(choices), section == "optional")
 
 
 def _added(class_type: str, found: Mapping[str, _Input]) -> Iterator[_Input]:

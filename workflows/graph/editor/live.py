@@ -106,7 +106,6 @@ class Builder:
     def __init__(self, document: Document, object_info: Mapping[str, Any]) -> None:
         self.document = document
         self.object_info = object_info
-        self._definitions: dict[str, Definition | None] = {}
         self._subgraphs: dict[str, LiveGraph] = {}
         self.errors: list[Detail] = []
         self.warnings: list[str] = []
@@ -139,18 +138,15 @@ class Builder:
     def _node(self, node: Node) -> LiveNode:
         if node.type in self._subgraphs:
             return self._instance(node, self._subgraphs[node.type])
-        definition = self._definition(node.type)
+        definition = self._definition(node)
         if definition is None:
             if node.type not in VIRTUAL:
                 self.unknown[node.path] = node
             return LiveNode(node, node.inputs, [slot.type for slot in node.outputs])
         return self._real(node, definition)
 
-    def _definition(self, class_type: str) -> Definition | None:
-        if class_type not in self._definitions:
-            known = None if class_type in VIRTUAL else definitions.of(class_type, self.object_info)
-            self._definitions[class_type] = known
-        return self._definitions[class_type]
+    def _definition(self, node: Node) -> Definition | None:
+        return None if node.type in VIRTUAL else definitions.of(node.type, self.object_info, node.values)
 
     def _real(self, node: Node, definition: Definition) -> LiveNode:
         widgets = [LiveWidget(spec, spec.default, initial=spec.default) for spec in definition.widgets]
@@ -186,6 +182,11 @@ class Builder:
             return
         given = _migrated(definition, list(enumerate(node.values)))
         places = [widget for widget in live.widgets if widget.spec.saved]
+        if len(given) > len(places):
+            self.warnings.append(
+                f"Node {node.id} ({live.title}): the last {len(given) - len(places)} of its saved values are "
+                "left out; it was saved with another version of its class, which had more widgets"
+            )
         for widget, (i, value) in zip(places, given, strict=False):
             if node.type.startswith("KSampler") and widget.name == "sampler_name" and isinstance(value, str):
                 value = value.removeprefix("sample_")
