@@ -84,7 +84,7 @@ class Session(models.Model):
             models.Index(fields=["user"], name="session_live", condition=Q(ended_at=None)),
             # Read by throttling: has this account been logged in to from this address?
             models.Index(fields=["user", "address"], name="session_address"),
-            # Read by housekeeping.sweep().
+            # Read by cleaning.
             models.Index(fields=["expires_at"], name="session_expires"),
         ]
 

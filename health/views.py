@@ -29,7 +29,6 @@ from .detailed import detailed
 
 JSON = "application/json"
 KINDS = ("text/plain", "application/openmetrics-text")  # what Prometheus takes
-_TEXT = [(200, kind) for kind in KINDS]
 TEXTS = (
     "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
     "text/plain;version=0.0.4", *reversed(KINDS),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-import time
 
 from script.local.console import UserError
 
@@ -53,14 +52,4 @@ def answers(host: str, port: int, *, timeout: float = 0.5) -> bool:
         socket.create_connection((host, port), timeout=timeout).close()
     except OSError:
         return False
-    return True
-
-
-def wait_closed(port: int, *, seconds: float) -> bool:
-    """Wait until nobody listens on `port`. False when somebody still does."""
-    end = time.monotonic() + seconds
-    while not is_free(port):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
     return True

@@ -20,5 +20,6 @@ def test_every_test_that_the_page_names_exists():
     assert len(rows) > 20
     for row in rows:
         for file, names in re.findall(r"`(test_\w+\.py)`(?::((?: `\w+`,?)+))?", row):
+            assert file in sources, f"there is no {file}"
             for name in re.findall(r"`(\w+)`", names) or [""]:
                 assert name in sources[file], f"{file} has no {name}"

@@ -84,11 +84,6 @@ class ScriptedComfyUI:
     def interrupts(self) -> list[Request]:
         return self.asked("POST", "/interrupt")
 
-    @property
-    def deletions(self) -> list[Request]:
-        """From the queue; those from history are `asked("POST", "/history")`."""
-        return self.asked("POST", "/queue")
-
     def asked(self, method: str, path: str) -> list[Request]:
         return [each for each in tuple(self.requests) if (each.method, each.path) == (method, path)]
 
@@ -139,10 +134,6 @@ class ScriptedComfyUI:
     def send(self, message: str | bytes) -> None:
         """Anything, as it is, to every websocket."""
         self._call(self._send_raw(message))
-
-    def forget_files(self) -> None:
-        """As when somebody empties the output folder."""
-        self._call(self._soon(self._engine.files.clear))
 
     def restart(self) -> None:
         """Queue, history, files and what runs are lost, sockets are cut. `requests` is kept."""

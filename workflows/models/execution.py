@@ -1,4 +1,4 @@
-"""Tables of executions. Who may change a status: `lifecycle`, and nobody else."""
+"""Tables of executions. Who may change a status: `queue.state_machine`, and nobody else."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Execution(models.Model):
         db_constraint=False,
     )  # fmt: skip
 
-    # the order: DESIGN "The order of the queue", formula in scheduling.place
+    # the order: docs/scheduling.md, formula in queue.scheduling
     turn = models.FloatField()
     start = models.FloatField()
     finish = models.FloatField()

@@ -1,4 +1,4 @@
-"""Tables of the figures for `/metrics/`; who writes them: `statistics`."""
+"""Tables of the figures for `/metrics/`; who writes them: `workflows.metrics.store`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.db import models
 class Delta(models.Model):
     """One step of a figure, as it happened. Only ever added; the sweep folds them into `Tally`.
 
-    What a figure means, and what its labels are, says `statistics.METRICS`.
+    What a figure means, and what its labels are, says `store.METRICS`.
     """
 
     id = models.BigAutoField(primary_key=True)

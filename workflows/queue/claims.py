@@ -1,6 +1,6 @@
 """Claims: which worker has which execution, and until when that is believed.
 
-A claim changes no status; it is what every later change is fenced with (`lifecycle`).
+A claim changes no status; it is what every later change is fenced with (`state_machine`).
 """
 
 from __future__ import annotations

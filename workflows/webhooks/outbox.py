@@ -1,8 +1,8 @@
 """Webhooks: the outbox, and what users ask of it.
 
 A delivery is a row that is written in the transaction which changes the status. So none is lost when the
-broker, a worker or the receiver is away; `delivering` sends them, and a message to its queue only makes it
-look sooner.
+broker, a worker or the receiver is unavailable; `dispatcher` sends them, and a message to its queue only
+makes it look sooner.
 """
 
 from __future__ import annotations
