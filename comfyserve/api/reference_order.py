@@ -5,6 +5,7 @@ from __future__ import annotations
 TAGS = {
     "auth": "Accounts, sessions, API keys",
     "workflows": "Submit, follow, cancel, fetch",
+    "apps": "Workflows under a name, with typed inputs",
     "models": "Model files on disk and in memory",
     "files": "Uploads and outputs",
     "health": "Probes",

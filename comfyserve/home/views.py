@@ -9,7 +9,6 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import Resolver404, resolve
 from django.utils.cache import patch_vary_headers
 from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import AllowAny
@@ -37,7 +36,7 @@ DOORS = (
     Door("API documentation", "/docs", "try every call in the browser"),
     Door("API reference", "/redoc", "the same, to read"),
     Door("OpenAPI schema", "/schema", "the same, for generators"),
-    Door("Apps", "/apps/", "saved workflows with a form of their own"),
+    Door("Apps", "/docs#/apps", "workflows under a name, with typed inputs"),
     Door("Console", "/admin/", "executions, workers, models, users: for operators"),
     Door("Health", "/health/detailed", "how each part is"),
     Door("Metrics", "/metrics/", "figures, as JSON and for Prometheus"),
@@ -45,18 +44,10 @@ DOORS = (
 
 
 def doors() -> list[Door]:
-    """Those that this installation has."""
+    """With Flower, where its address is known."""
     flower = settings.FLOWER_URL
     elsewhere = [Door("Flower", flower, "executions as Celery tasks, queues, workers")] if flower else []
-    return [door for door in DOORS if _is_here(door.url)] + elsewhere
-
-
-def _is_here(path: str) -> bool:
-    try:
-        resolve(path)
-    except Resolver404:
-        return False
-    return True
+    return [*DOORS, *elsewhere]
 
 
 class HomeView(APIView):

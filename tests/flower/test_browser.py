@@ -81,5 +81,5 @@ def test_the_front_page_leads_to_the_documentation(stack: Stack, page: Any) -> N
     page.wait_for_selector("text=Submit, follow, cancel, fetch")
     assert page.locator("text=The first call").count() == 1
     sections = page.locator("h3.opblock-tag").all_inner_texts()
-    assert [text.split()[0] for text in sections][:4] == ["auth", "workflows", "models", "files"]
+    assert [text.split()[0] for text in sections][:5] == ["auth", "workflows", "apps", "models", "files"]
     shoot(page, "swagger")
