@@ -215,7 +215,7 @@ class Person:
     def post(self, path: str, json: Any = None, **options: Any) -> requests.Response:
         return self.session.post(self.url + path, json=json, timeout=30, **options)
 
-    def execute(self, workflow: dict[str, Any], **more: Any) -> str:
+    def execute(self, workflow: dict[str, Any] | str, **more: Any) -> str:
         """Submit a workflow; its execution id."""
         answer = self.post("/workflows/execute", {"workflow": workflow, **more})
         assert answer.status_code == 200, answer.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfyui import Client
-from tests.workflows import editor_page
+from tests.workflows import editor_page, graphs
 
 SAMPLE = 24
 # The editor itself misreads these: it looks for the widgets that a subgraph shows by the numbers of inputs,
@@ -35,3 +35,20 @@ def test_templates_are_converted_as_the_editor_does(browser: Any, comfyui: Any) 
             theirs = editor_page.convert(page, found[name])
             differ[name] = editor_page.differences(theirs, found[name], known)
     assert {name: told for name, told in differ.items() if told} == {}
+
+
+def test_what_the_editor_saves_runs_and_what_it_made_runs_again(
+    browser: Any, gpu_worker: Any, comfyui: Any
+) -> None:
+    person = gpu_worker.person("artist")
+    with editor_page.editor(browser, comfyui.url) as page:
+        saved = page.evaluate(
+            "async graph => { await app.loadApiJson(graph, 'story'); return app.graph.serialize() }",
+            graphs.txt2img(steps=1, text="a {calm|wild} sea"),
+        )
+    checked = person.post("/workflows/validate", {"workflow": saved}).json()
+    assert (checked["valid"], checked["problems"]) == (True, [])
+    made = person.result(person.execute(saved))
+    assert made["status"] == "completed", made
+    again = person.result(person.execute(made["outputs"]["images"][0]["file_id"]))
+    assert again["status"] == "completed", again
