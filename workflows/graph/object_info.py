@@ -27,7 +27,7 @@ def _union(digests: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def of(digest: str) -> dict[str, Any]:
     """By the digest of what a ComfyUI says; read once in each process."""
     body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first()

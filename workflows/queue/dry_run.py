@@ -124,12 +124,15 @@ def _judged(graph: Graph, places: Mapping[str, set[str]]) -> list[_Judged]:
     """Each worker's verdict: those that live first, then by the number of mistakes."""
     alive = set(registry.alive().filter(reachable=True).values_list("name", flat=True))
     found = []
+    verdicts: dict[tuple[str, frozenset[str]], Verdict] = {}  # workers of one kind share theirs
     for worker in Worker.objects.exclude(object_info=None).order_by("name"):
-        has = {name for name, hosts in places.items() if worker.name in hosts}
-        known = object_info.of(worker.object_info_id or "")
+        has = frozenset(name for name, hosts in places.items() if worker.name in hosts)
+        digest = worker.object_info_id or ""
+        known = object_info.of(digest)
+        if known and (digest, has) not in verdicts:
+            verdicts[digest, has] = validation.verdict_of(graph.prompt, known, models=has)
         if known:
-            verdict = validation.verdict_of(graph.prompt, known, models=has)
-            found.append(_Judged(worker, worker.name in alive, verdict))
+            found.append(_Judged(worker, worker.name in alive, verdicts[digest, has]))
     return sorted(found, key=lambda each: (not each.alive, each.verdict.count))
 
 
@@ -175,7 +178,7 @@ def _problems(graph: Graph, best: _Judged) -> list[Problem]:
                 node_id=id_, class_type=class_type,
             )
             for id_, (sentence, class_type) in zip(
-                verdict.unknown, refusals.unknown_classes(graph.prompt, classes, None), strict=True
+                verdict.unknown, refusals.unknown_classes(graph.prompt, classes, None), strict=False
             )
         ]  # fmt: skip
     if verdict.refusal == validation.NO_OUTPUTS:
