@@ -44,9 +44,19 @@ def require(request: HttpRequest) -> User:
     return identity.user
 
 
+def is_valid(authorization: str) -> bool:
+    """Whether an Authorization header carries a credential that is good now. One query at most."""
+    token = _bearer(authorization)
+    return _look_up(token) is not None if token else False
+
+
 def bearer_token(request: HttpRequest) -> str | None:
     """What follows "Bearer" in the header; "" if nothing does; None where another scheme or none is used."""
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    return _bearer(request.headers.get("Authorization", ""))
+
+
+def _bearer(authorization: str) -> str | None:
+    scheme, _, token = authorization.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 

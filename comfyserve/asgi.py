@@ -1,8 +1,8 @@
 """One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`, all
-else on Django's WSGI handler.
+else to Django's synchronous handling in request threads. Before all of them is the gate.
 
-Django's WSGI handling of a view costs half the CPU of its ASGI handling of the same view. Its ASGI handler
-keeps a thread for each request that ever needed one, so streams, which last for hours, have their own.
+Synchronous handling of a view costs half the CPU of Django's ASGI handling of the same view. That keeps a
+thread for each request that ever needed one, so streams, which last for hours, have their own.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from a2wsgi import WSGIMiddleware
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
 
-from comfyserve.api.bodies import LimitBodies  # noqa: E402
+from accounts import authentication  # noqa: E402
+from comfyserve.api.gate.application import Gate  # noqa: E402
+from comfyserve.api.gate.threads import DjangoThreads  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 from health.shutdown import Life  # noqa: E402
 from workflows.streaming.asgi import Streams  # noqa: E402
 
-wsgi = WSGIMiddleware(wsgi_application, workers=16)  # type: ignore[arg-type]
+requests = DjangoThreads(wsgi_application, threads=16, name="request")
 # Probes have threads of their own: they answer also while all others wait for a database that hangs. And
 # those that say that the process lives do not wait behind those that ask what else does.
-alive = WSGIMiddleware(wsgi_application, workers=2)  # type: ignore[arg-type]
-probes = WSGIMiddleware(wsgi_application, workers=6)  # type: ignore[arg-type]
+alive = DjangoThreads(wsgi_application, threads=2, name="alive")
+probes = DjangoThreads(wsgi_application, threads=6, name="probe")
 ALIVE = ("/health", "/health/liveness")
 streams = Streams(wsgi_application)
 
@@ -42,14 +43,14 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     elif is_long(scope):
         await asgi(scope, receive, send)
     elif scope["path"].rstrip("/") in ALIVE:
-        await alive(scope, receive, send)  # type: ignore[arg-type]
+        await alive(scope, receive, send)
     elif scope["path"].startswith("/health/"):
-        await probes(scope, receive, send)  # type: ignore[arg-type]
+        await probes(scope, receive, send)
     else:
-        await wsgi(scope, receive, send)  # type: ignore[arg-type]
+        await requests(scope, receive, send)
 
 
-application = LimitBodies(halves)
+application = Gate(halves, is_valid=authentication.is_valid)
 
 
 async def lifespan(receive: Any, send: Any) -> None:

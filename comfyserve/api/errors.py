@@ -5,6 +5,7 @@
     ├── Unauthorized         401 unauthorized
     ├── Forbidden            403 forbidden
     ├── NotFound             404 not_found
+    ├── RequestTimeout       408 request_timeout        the body came too slowly
     ├── Conflict             409 conflict
     ├── PayloadTooLarge      413 payload_too_large
     ├── Unprocessable        422 unprocessable_entity
@@ -87,6 +88,11 @@ class NotFound(ApiError):
     error = "not_found"
 
 
+class RequestTimeout(ApiError):
+    status = 408
+    error = "request_timeout"
+
+
 class Conflict(ApiError):
     status = 409
     error = "conflict"
@@ -122,6 +128,7 @@ NAMES = {
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
+    408: "request_timeout",
     409: "conflict",
     413: "payload_too_large",
     415: "unsupported_media_type",

@@ -14,8 +14,10 @@ from django.urls import is_valid_path
 from comfyserve import logs
 from comfyserve.db import connections
 
-from . import bodies, errors, limits, request_ids
+from . import errors, limits, request_ids
 from .errors import Detail, ValidationFailed
+from .gate.application import REFUSAL
+from .gate.routes import route_of
 
 
 class Middleware:
@@ -98,11 +100,14 @@ class RateHeadersMiddleware(Middleware):
 
 
 class BodyMiddleware(Middleware):
-    """Refuses what is too long or compressed, before anything of it is read."""
+    """Answers what the gate refused; refuses what is too long or compressed, before any of it is read."""
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
+        refusal = getattr(request, "scope", {}).get(REFUSAL)
+        if refusal is not None:
+            return errors.response(request, refusal)
         length = request.META.get("CONTENT_LENGTH") or "0"
-        limit = bodies.limit_for(request.path_info)
+        limit = route_of(request.method or "", request.path_info).body_bytes
         if length.isdigit() and int(length[:20]) > limit:
             message = f"The body has more than {limit} bytes"
             return errors.json_error(413, message, headers={"Connection": "close"})

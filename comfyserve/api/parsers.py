@@ -12,13 +12,13 @@ from typing import IO, Any
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
+from . import json_limits
 from .errors import Detail, ValidationFailed
+from .json_limits import MAX_DEPTH, TOO_DEEP
 
-MAX_DEPTH = 100
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
 LONGEST_NUMBER = 4300  # digits that Python reads
 MOST_MISTAKES = 50  # numbers that are named in one answer
-TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
 TOO_LONG = "A whole number must fit in 64 bits"
 SURROGATE = re.compile("[\ud800-\udfff]")
 BLANKS = re.compile(r"[ \t\n\r]*")
@@ -72,6 +72,7 @@ def loads(raw: bytes) -> Any:
 
     ParseError where it cannot be read; ValidationFailed with the path of each number that is none.
     """
+    json_limits.check(raw)
     try:
         text = raw.decode("utf-8-sig")  # Windows tools put a mark of byte order before it
         value = _decoded(text)

@@ -15,6 +15,7 @@ def web(*, host: str, port: int) -> list[str | Path]:
     return [
         sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", host, "--port", str(port),
         "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
+        "--http", "comfyserve.api.gate.protocol:Protocol",
         # Which proxy's word counts is said by TRUSTED_PROXY_HOPS and HTTPS, and by nothing else.
         "--no-proxy-headers",
     ]  # fmt: skip

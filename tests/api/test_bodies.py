@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfyserve.api.bodies import FORM
+from comfyserve.api.gate.routes import FORM
 from comfyserve.asgi import application
 from tests.factories import Api, assert_error
 
@@ -30,7 +30,10 @@ class Asked:
         path: str = "/auth/login",
         length: int | None = None,
         headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+        stalls: bool = False,
     ) -> None:
+        self.stalls = stalls  # before the last piece
         self.pieces = list(pieces)
         self.read = 0
         self.sent: list[dict[str, Any]] = []
@@ -43,7 +46,7 @@ class Asked:
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
@@ -57,6 +60,8 @@ class Asked:
 
     async def _receive(self) -> dict[str, Any]:
         if self.read >= len(self.pieces):
+            await asyncio.Event().wait()
+        if self.stalls and self.read == len(self.pieces) - 1:
             await asyncio.Event().wait()
         self.read += 1
         more = self.read < len(self.pieces)

@@ -13,7 +13,7 @@ DOCUMENTS = {
     "lone surrogate in a key": b'{"\\udfff": 1}',
     "deep lists": b"[" * 10_000 + b"]" * 10_000,
     "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
-    "unclosed deep lists": b"[" * 1_000_000,
+    "unclosed deep lists": b"[" * 50_000,
     "infinite": b'{"a": 1e400}',
     "minus infinite": b'{"a": -1e999}',
     "NaN": b'{"a": NaN}',
@@ -69,7 +69,7 @@ class TestHostileJson:
     def test_an_odd_value_in_any_field_is_no_crash(self, as_alice: Api, value: object) -> None:
         for path in ENDPOINTS:
             response = as_alice.post(path, dict.fromkeys(FIELDS, value))
-            assert response.status_code in (201, 400, 401, 404), (path, response.content[:300])
+            assert response.status_code in (201, 400, 401, 404, 413), (path, response.content[:300])
 
     def test_the_largest_seed_of_comfyui_passes_the_parser(self, as_alice: Api) -> None:
         body = as_alice.post("/auth/login", {"seed": 2**64 - 1}).json()

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import random
 import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
-from django.core.signals import request_started
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import set_script_prefix
 
+from comfyserve.api.gate.threads import DjangoThreads, send_start, send_whole
 from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
 
@@ -83,15 +79,11 @@ class Streams:
     def __init__(self, handler: BaseHandler) -> None:
         self.hub = Hub()
         _hubs.append(self.hub)
-        self._handler = handler
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="stream-requests")
+        self._requests = DjangoThreads(handler, threads=8, name="stream-request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
-        if body is None:
-            return
-        loop = asyncio.get_running_loop()
-        response = await loop.run_in_executor(self._threads, self._answer, scope, body)
+        response = await self._requests.respond(scope)
+        assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
         follow = getattr(response, "follow", None)
         if follow is not None:
             response.headers.pop("Content-Length", None)  # of what it would be without going on
@@ -100,18 +92,7 @@ class Streams:
             return
         if isinstance(follow, Wait):
             await self._wait(follow, response, receive)
-        response["Content-Length"] = str(len(response.content))
-        await _start(response, send)
-        await send({"type": "http.response.body", "body": response.content})
-
-    def _answer(self, scope: Scope, body: bytes) -> HttpResponse:
-        """Django's ordinary handling, middleware and all."""
-        set_script_prefix(scope.get("root_path", "") or "/")
-        request_started.send(sender=type(self._handler), scope=scope)
-        response = self._handler.get_response(ASGIRequest(scope, io.BytesIO(body)))
-        assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
-        response.close()  # gives the database connection back
-        return response
+        await send_whole(response, send)
 
     # -- a stream ----------------------------------------------------------------------------------------
     async def _stream(self, follow: Follow, response: HttpResponse, receive: Receive, send: Send) -> None:
@@ -121,7 +102,7 @@ class Streams:
         tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         try:
             await self.hub.join(reader)
-            await _start(response, send)
+            await send_start(response, send)
             await _piece(send, HELLO)
             if not self.hub.closing:
                 await self._give(follow, send)
@@ -184,25 +165,7 @@ class Streams:
     async def end(self) -> None:
         await self.hub.close()
         await self.hub.end()
-        self._threads.shutdown(wait=False)
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The whole of it; it was measured before it came here. None: the client has gone."""
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _start(response: HttpResponse, send: Send) -> None:
-    headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
-    headers += [(b"set-cookie", morsel.OutputString().encode()) for morsel in response.cookies.values()]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        self._requests.shutdown()
 
 
 async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:

@@ -1,0 +1,202 @@
+"""The ASGI application around all others. It refuses nothing itself: Django answers, in the one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
+
+from comfyserve.api.bodies import STREAM, BodyStream
+from comfyserve.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Unauthorized, as_api_error
+from comfyserve.db import connections
+
+from .lanes import LARGE_BODIES, Lane
+from .routes import SMALL, Route, route_of
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Keys in the scope of a request that has passed.
+BODY = "comfyserve.buffered"  # the whole body, a file to read from
+LANE = "comfyserve.lane"  # the Lane in which it is handled, or None
+REFUSAL = "comfyserve.refusal"  # the ApiError to answer with; the body is not there then
+
+IN_MEMORY = 256 * 1024  # bytes of a body; the rest is on disk
+AT_ONCE = 64  # bodies above SMALL that arrive at the same time
+CLOSE = {"Connection": "close"}
+
+
+class Gone(Exception):
+    """The client went before its body was complete."""
+
+
+class Gate:
+    def __init__(self, app: App, *, is_valid: Callable[[str], bool]) -> None:
+        """`is_valid`: whether an Authorization header carries a good credential. It may ask the database."""
+        self.app = app
+        self._is_valid = is_valid
+        self._arriving = 0
+        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="gate")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        # WSGI spells `X_Name` and `X-Name` alike: a client could override what our proxy wrote.
+        headers = [pair for pair in scope["headers"] if b"_" not in pair[0]]
+        scope = {**scope, "headers": headers}
+        route = route_of(scope["method"], scope["path"])
+        if route.streamed:
+            await self._streamed(scope, receive, send, route)
+            return
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
+            try:
+                size = await self._read(scope, receive, route, body)
+            except Gone:
+                return
+            except ApiError as refusal:
+                await self._refuse(scope, send, refusal)
+                return
+            body.seek(0)
+            lane = LARGE_BODIES if size > SMALL else route.lane
+            known = {**scope, "headers": _with_length(headers, size), BODY: body, LANE: lane}
+            await self.app(known, _replay(body, receive), send)
+
+    async def _streamed(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
+        try:
+            if _length(scope["headers"]) > route.body_bytes:
+                raise _too_large(route)
+            await self._authenticate(scope["headers"])
+        except ApiError as refusal:
+            await self._refuse(scope, send, refusal)
+            return
+        stream = BodyStream(receive, route)
+        await self.app({**scope, STREAM: stream}, stream.for_django, send)
+
+    async def _refuse(self, scope: Scope, send: Send, refusal: ApiError) -> None:
+        with tempfile.SpooledTemporaryFile() as empty:
+            headers = _with_length(scope["headers"], 0)
+            refused = {**scope, "headers": headers, BODY: empty, LANE: None, REFUSAL: refusal}
+            await self.app(refused, _nothing(), send)
+
+    # -- the body ----------------------------------------------------------------------------------------
+    async def _read(self, scope: Scope, receive: Receive, route: Route, body: IO[bytes]) -> int:
+        """Its size, when all of it has arrived. Raises Gone, or the ApiError to refuse it with."""
+        declared = _length(scope["headers"])
+        if declared > route.body_bytes:
+            raise _too_large(route)
+        if declared > SMALL:
+            await self._authenticate(scope["headers"])
+        elif not declared and not _is_chunked(scope["headers"]):
+            return 0
+        large = declared > SMALL
+        self._admit(large)
+        try:
+            return await self._receive_all(scope, receive, route, body, large=large)
+        finally:
+            self._arriving -= large
+
+    def _admit(self, large: bool) -> None:
+        if large and self._arriving >= AT_ONCE:
+            raise PayloadTooLarge("Too many large requests arrive at once; try again shortly", headers=CLOSE)
+        self._arriving += large
+
+    async def _receive_all(
+        self, scope: Scope, receive: Receive, route: Route, body: IO[bytes], *, large: bool
+    ) -> int:
+        began, size, more = time.monotonic(), 0, True
+        while more:
+            try:
+                async with asyncio.timeout(began + route.deadline(size) - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout("The body came too slowly", headers=CLOSE) from None
+            if message["type"] == "http.disconnect":
+                raise Gone
+            size += len(message.get("body", b""))
+            if size > route.body_bytes:
+                raise _too_large(route)
+            if size > SMALL and not large:  # it did not say so before
+                await self._authenticate(scope["headers"])
+                large = True
+            body.write(message.get("body", b""))
+            more = message.get("more_body", False)
+        return size
+
+    async def _authenticate(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Whether a credential comes along that is good now; one look into the database."""
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        loop = asyncio.get_running_loop()
+        try:
+            known = await loop.run_in_executor(self._lookups, self._is_known, given.decode("latin-1"))
+        except Exception as exc:
+            raise as_api_error(exc) or exc from exc
+        if not known:
+            raise Unauthorized(
+                "Authentication required: send an Authorization header with a valid bearer token",
+                headers={"WWW-Authenticate": "Bearer", **CLOSE},
+            )
+
+    def _is_known(self, authorization: str) -> bool:
+        try:
+            return self._is_valid(authorization)
+        finally:
+            connections.release()
+
+
+def _too_large(route: Route) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body has more than {route.body_bytes} bytes", headers=CLOSE)
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int:
+    text = next((value for name, value in headers if name == b"content-length"), b"0")
+    return int(text[:20]) if text.isdigit() else 0
+
+
+def _is_chunked(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" for name, _ in headers)
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[bytes, bytes]]:
+    others = [pair for pair in headers if pair[0] not in (b"transfer-encoding", b"content-length")]
+    return [*others, (b"content-length", str(size).encode())] if size else others
+
+
+def _nothing() -> Receive:
+    """Instead of a body that was refused: what still comes of it is not read."""
+    told = False
+
+    async def empty() -> dict[str, Any]:
+        nonlocal told
+        if told:
+            await asyncio.Event().wait()
+        told = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return empty
+
+
+def _replay(body: IO[bytes], receive: Receive) -> Receive:
+    """For an application that reads the body by itself; afterwards what comes is the disconnect."""
+    told = False
+
+    async def again() -> dict[str, Any]:
+        nonlocal told
+        while told:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return message
+        told = True
+        return {"type": "http.request", "body": b"" if body.closed else body.read(), "more_body": False}
+
+    return again
+
+
+def lane_of(scope: Scope) -> Lane | None:
+    found: Lane | None = scope.get(LANE)
+    return found

@@ -1,0 +1,61 @@
+"""How large a request's body may be, and how long it may take to arrive: one table for all routes.
+
+Whatever is not named here takes bodies of 64 KiB. A body that is larger wants a valid credential before any
+more of it is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from .lanes import PASSWORDS, Lane
+
+SMALL = 64 * 1024  # bytes of a body that anybody may send
+FORM = 64 * 1024  # bytes of an upload's form beside its file
+BODY_SECONDS = 15.0  # for any body
+BODY_RATE = 32 * 1024  # bytes a second, on average, after those seconds
+UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # a view reads the file as it comes, without a thread
+
+# Those below may carry graphs, batches and inputs.
+LARGE = ("/workflows", "/apps", "/batches", "/v1", "/api", "/comfyui", "/mcp", "/prompt")
+UPLOADS = ("/files/upload",)  # read by their views, piece by piece
+HASHING = (
+    "/auth/register",
+    "/auth/login",
+    "/auth/password",
+    "/auth/password/reset/confirm",
+    "/admin/login",
+)
+WRITING = ("POST", "PUT", "PATCH")
+
+
+@dataclass(frozen=True)
+class Route:
+    body_bytes: int
+    seconds: float = BODY_SECONDS
+    rate: int = BODY_RATE
+    streamed: bool = False  # the view reads the body itself
+    lane: Lane | None = None
+
+    def deadline(self, received: int) -> float:
+        """Seconds after the headers by which more must have come, when so many bytes have."""
+        return self.seconds + received / self.rate
+
+
+def route_of(method: str, path: str) -> Route:
+    path = path.rstrip("/")
+    if method in WRITING:
+        if path in UPLOADS and method == "POST":
+            limit = settings.MAX_UPLOAD_BYTES + FORM
+            return Route(limit, seconds=UPLOAD_SECONDS, rate=UPLOAD_RATE, streamed=True)
+        if path in HASHING:
+            return Route(_small(), lane=PASSWORDS)
+        if any(path == start or path.startswith(f"{start}/") for start in LARGE):
+            return Route(settings.MAX_BODY_BYTES)
+    return Route(_small())
+
+
+def _small() -> int:
+    return min(SMALL, int(settings.MAX_BODY_BYTES))

@@ -1,0 +1,109 @@
+"""Django's ordinary, synchronous handling of a request, in a thread that waits for no client.
+
+The thread gets a body that is there already. A response that is complete goes to the client from the event
+loop; of one that is a stream, a thread makes the next piece when the client has taken the one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.core.signals import request_started
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase, StreamingHttpResponse
+from django.urls import set_script_prefix
+
+from comfyserve.api.errors import ApiError
+from comfyserve.db import connections
+
+from .application import BODY, LANE, REFUSAL, Receive, Scope, Send, lane_of
+
+T = TypeVar("T")
+PIECE = 64 * 1024  # bytes of a stream that are gathered at once
+
+
+class DjangoThreads:
+    """The ASGI application for whatever is answered at once. Each has threads of its own."""
+
+    def __init__(self, handler: BaseHandler, *, threads: int, name: str) -> None:
+        self._handler = handler
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        response = await self.respond(scope)
+        if isinstance(response, StreamingHttpResponse):
+            await self._send_stream(response, send)
+        else:
+            await send_whole(response, send)
+
+    async def respond(self, scope: Scope) -> HttpResponseBase:
+        """Django's response. One in a lane waits for its turn first, without a thread."""
+        lane = lane_of(scope)
+        try:
+            async with lane.turn() if lane else nullcontext():
+                return await self._in_thread(self._answer, scope)
+        except ApiError as refusal:  # of the lane
+            return await self._in_thread(self._answer, {**scope, LANE: None, REFUSAL: refusal})
+        finally:
+            scope[BODY].close()  # nobody needs it while the response waits or streams
+
+    async def _in_thread(self, do: Callable[..., T], *given: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *given)
+
+    def _answer(self, scope: Scope) -> HttpResponseBase:
+        set_script_prefix(scope.get("root_path", "") or "/")
+        request_started.send(sender=type(self._handler), scope=scope)
+        response = self._handler.get_response(ASGIRequest(scope, scope[BODY]))
+        if response.streaming:
+            connections.release()
+        else:
+            response.close()  # gives the database connection back
+        return response
+
+    async def _send_stream(self, response: StreamingHttpResponse, send: Send) -> None:
+        try:
+            await send(_start(response))
+            pieces = iter(response)
+            while piece := await self._in_thread(_gathered, pieces):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await self._in_thread(response.close)
+
+    def shutdown(self) -> None:
+        self._threads.shutdown(wait=False)
+
+
+async def send_whole(response: HttpResponseBase, send: Send) -> None:
+    assert isinstance(response, HttpResponse)  # noqa: S101  (it does not stream)
+    response["Content-Length"] = str(len(response.content))
+    await send(_start(response))
+    await send({"type": "http.response.body", "body": response.content})
+
+
+async def send_start(response: HttpResponseBase, send: Send) -> None:
+    await send(_start(response))
+
+
+def _start(response: HttpResponseBase) -> dict[str, Any]:
+    headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
+    headers += [(b"set-cookie", morsel.OutputString().encode()) for morsel in response.cookies.values()]
+    return {"type": "http.response.start", "status": response.status_code, "headers": headers}
+
+
+def _gathered(pieces: Iterator[bytes]) -> bytes:
+    """The next pieces, joined to PIECE bytes or a little more; empty at the end."""
+    found: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            break
+    return b"".join(found)

@@ -1,0 +1,232 @@
+"""What an anonymous client, or one with an account, can hold or fill: nothing that others need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from rest_framework.exceptions import ParseError
+
+from comfyserve.api import json_limits, parsers
+from comfyserve.api.errors import Unavailable
+from comfyserve.api.gate import protocol, routes
+from comfyserve.api.gate.lanes import Lane
+from tests.api.test_bodies import Asked
+from tests.factories import Api
+from tests.workflows import graphs
+
+MANY = 40  # more than request threads
+HONEST_SECONDS = 5.0  # for an answer, on a busy machine; a held thread would take minutes
+
+
+@pytest.fixture
+def sockets(stack) -> Iterator[contextlib.ExitStack]:
+    stack.start_web()
+    with contextlib.ExitStack() as opened:
+        yield opened
+
+
+def connect(stack, opened: contextlib.ExitStack, sent: bytes) -> socket.socket:
+    address = urlsplit(stack.url)
+    client = opened.enter_context(socket.socket())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect((address.hostname, address.port))
+    client.sendall(sent)
+    return client
+
+
+def assert_honest_is_served(person) -> None:
+    began = time.monotonic()
+    for _ in range(5):
+        assert person.get("/auth/me").status_code == 200
+    assert time.monotonic() - began < HONEST_SECONDS
+
+
+class TestSlowClients:
+    def test_bodies_that_never_end_hold_no_thread(self, stack, sockets):
+        person = stack.person()
+        for _ in range(MANY):
+            connect(
+                stack, sockets,
+                b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{",
+            )  # fmt: skip
+        assert_honest_is_served(person)
+
+    def test_readers_that_read_nothing_hold_no_thread(self, stack, sockets):
+        person = stack.person()
+        path = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
+        for _ in range(MANY):
+            connect(stack, sockets, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert_honest_is_served(person)
+
+    def test_submissions_that_wait_for_their_body_hold_nothing(self, stack, sockets):
+        person = stack.person()
+        before = psutil.Process(stack.web.pid).memory_info().rss
+        head = (
+            "POST /workflows/execute HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n"
+            f"Authorization: {person.session.headers['Authorization']}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 10000000\r\n\r\n"
+        )
+        for _ in range(10):
+            connect(stack, sockets, head.encode() + b" " * 3_000_000)
+        assert_honest_is_served(person)
+        assert psutil.Process(stack.web.pid).memory_info().rss - before < 30_000_000
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_body_that_comes_too_slowly_is_408(self, monkeypatch):
+        monkeypatch.setattr(routes.Route, "deadline", lambda *_: 0.05)
+        asked = Asked([b"x" * 10, b"", b"x"], length=100, stalls=True)
+        assert asked.status == 408
+        assert b"request_timeout" in asked.body
+
+    def test_headers_that_never_end_are_cut_off(self, monkeypatch):
+        monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.2)
+        assert answer_to(b"GET / HTTP/1.1\r\nHost: x\r\n") == b""
+
+    def test_endless_headers_are_refused(self):
+        assert answer_to(b"GET / HTTP/1.1\r\n" + b"X: %s\r\n" % (b"x" * 100_000)).startswith(b"HTTP/1.1 431")
+
+
+def answer_to(sent: bytes) -> bytes:
+    """What uvicorn with our protocol answers until it closes the connection."""
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    async def talk() -> bytes:
+        async def app(scope: object, receive: object, send: object) -> None:
+            raise AssertionError("never asked")
+
+        config, loop = Config(app, lifespan="off", log_config=None), asyncio.get_running_loop()
+        made = lambda: protocol.Protocol(config, ServerState(), {}, loop)  # noqa: E731
+        server = await loop.create_server(made, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(sent)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        return answer
+
+    return asyncio.run(talk())
+
+
+@pytest.mark.django_db(transaction=True)
+class TestGreedyClients:
+    @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "GET"])
+    def test_a_body_to_a_method_that_takes_none_is_refused_unread(self, method):
+        asked = Asked([b"x" * 400] * 100, path="/files/upload", length=200_000_000, method=method)
+        assert asked.status == 413
+        assert asked.read == 0
+
+    def test_a_large_body_wants_a_login_before_it_is_read(self):
+        asked = Asked([b"x"], path="/workflows/execute", length=1_000_000)
+        assert asked.status == 401
+        assert asked.read == 0
+
+    def test_a_body_that_grows_large_wants_a_login(self):
+        asked = Asked([b" " * 30_000] * 100, path="/workflows/execute")
+        assert asked.status == 401
+        assert asked.read == 3
+
+    def test_a_large_body_of_a_user_is_read(self, as_alice: Api):
+        body = [b'{"workflow": {"nodes": 1, "x": "', *[b"y" * 50_000] * 10, b'"}}']
+        asked = Asked(body, path="/workflows/execute", headers=as_alice.headers)
+        assert asked.status == 400
+        assert b"validation_error" in asked.body
+
+    @pytest.mark.parametrize("path", ["/auth/login", "/auth/me", "/nowhere", "/workflows/events"])
+    def test_nobody_may_send_more_than_64_kib_elsewhere(self, path):
+        asked = Asked([b"x"], path=path, length=70_000)
+        assert asked.status in (401, 413)
+        assert asked.read == 0
+
+    def test_a_header_with_an_underscore_does_not_override_the_proxys(self, settings, caplog, monkeypatch):
+        settings.TRUSTED_PROXY_HOPS = 1
+        seen = []
+        monkeypatch.setattr(
+            "accounts.registration.register", lambda **given: seen.append(given["address"]) or 1 / 0
+        )
+        account = b'{"email": "a@example.com", "username": "a", "password": "correct horse"}'
+        Asked(
+            [account],
+            path="/auth/register",
+            length=len(account),
+            headers={"X-Forwarded-For": "8.8.8.8", "X_Forwarded_For": "9.9.9.9"},
+        )
+        assert seen == ["8.8.8.8"]
+
+
+class TestLanes:
+    def test_no_more_than_its_width_are_inside_and_too_many_are_refused(self):
+        async def scene() -> tuple[int, bool]:
+            lane, inside, most = Lane("x", width=2, waiting=3, seconds=10), 0, 0
+            leave = asyncio.Event()
+
+            async def pass_through() -> None:
+                nonlocal inside, most
+                async with lane.turn():
+                    inside += 1
+                    most = max(most, inside)
+                    await leave.wait()
+                    inside -= 1
+
+            tasks = [asyncio.create_task(pass_through()) for _ in range(5)]
+            await asyncio.sleep(0)
+            try:
+                async with lane.turn():
+                    refused = False
+            except Unavailable:
+                refused = True
+            leave.set()
+            await asyncio.gather(*tasks)
+            return most, refused
+
+        assert asyncio.run(scene()) == (2, True)
+
+    def test_who_waits_too_long_is_refused(self):
+        async def scene() -> None:
+            lane = Lane("x", width=1, waiting=3, seconds=0.01)
+            async with lane.turn(), lane.turn():
+                pass
+
+        with pytest.raises(Unavailable):
+            asyncio.run(scene())
+
+    @pytest.mark.parametrize("path", ["/auth/login", "/auth/register/", "/auth/password", "/admin/login/"])
+    def test_what_hashes_a_password_has_a_lane(self, path):
+        assert routes.route_of("POST", path).lane is not None
+
+
+class TestJson:
+    @pytest.mark.parametrize("piece", [b"[],", b"1,", b'{"a":1},', b'"",'])
+    def test_too_many_elements_are_refused_before_parsing(self, piece, monkeypatch):
+        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        with pytest.raises(ParseError, match="elements"):
+            parsers.loads(b"[" + piece * json_limits.MAX_ELEMENTS + b"1]")
+
+    def test_depth_is_refused_before_parsing(self, monkeypatch):
+        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        with pytest.raises(ParseError, match="levels"):
+            parsers.loads(b"[" * 200 + b"]" * 200)
+
+    def test_commas_and_brackets_in_texts_do_not_count(self):
+        text = ',:[{\\"' * json_limits.MAX_ELEMENTS
+        assert len(parsers.loads(f'["{text}"]'.encode())[0]) == 5 * json_limits.MAX_ELEMENTS
+
+    def test_a_text_without_an_end_is_searched_once(self):
+        began = time.monotonic()
+        with pytest.raises(ParseError):
+            parsers.loads(b'["' + b'\\",' * 1_000_000)
+        assert time.monotonic() - began < 5
+
+
+def test_a_graph_is_accepted_as_before(stack):
+    stack.start_web()
+    stack.person().execute(graphs.colour(1))
