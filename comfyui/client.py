@@ -14,7 +14,7 @@ Nothing is tried twice: only the caller knows whether that would be right. Error
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Literal, TypeVar
@@ -110,6 +110,7 @@ class Client:
         client_id: str,
         front: bool = False,
         extra_data: Mapping[str, Any] | None = None,
+        partial_execution_targets: Sequence[str] | None = None,
     ) -> Submitted:
         """Put a prompt into ComfyUI's queue.
 
@@ -122,6 +123,8 @@ class Client:
             body["front"] = True
         if extra_data is not None:
             body["extra_data"] = dict(extra_data)
+        if partial_execution_targets is not None:
+            body["partial_execution_targets"] = list(partial_execution_targets)
         answer = self.post("/prompt", body)
         if answer.status in (400, 413):
             raise _refused(answer)

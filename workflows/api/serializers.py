@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from comfyserve.api.fields import FlagField, NumberField
 from comfyserve.api.parsers import Document
@@ -107,9 +108,39 @@ class SubmissionOptions(serializers.Serializer[Any]):
         }
 
 
+class ExtraData(serializers.DictField):
+    """Of what ComfyUI takes there, what is of use here: keys of partner services stay with the operator."""
+
+    KNOWN = ("extra_pnginfo",)
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().to_internal_value(data)
+        strange = {
+            name: [ErrorDetail(f"There is no field 'extra_data.{name[:100]}'", "UNKNOWN_FIELD")]
+            for name in found.keys() - set(self.KNOWN)
+        }
+        if strange:
+            raise serializers.ValidationError(strange)
+        if not isinstance(found.get("extra_pnginfo", {}), dict):
+            raise serializers.ValidationError({"extra_pnginfo": "extra_pnginfo must be an object"})
+        return found
+
+
 class ExecuteSerializer(SubmissionOptions):
     also_called = {"prompt": "workflow", "graph": "workflow", **SubmissionOptions.also_called}
     workflow = WorkflowField()
+    extra_data = ExtraData(
+        required=False,
+        allow_null=True,
+        help_text="As ComfyUI takes it: `extra_pnginfo` is written into the pictures that are saved",
+    )
+    partial_execution_targets = serializers.ListField(
+        child=TextField(max_length=200),
+        required=False,
+        allow_null=True,
+        allow_empty=False,
+        help_text="Run only these output nodes and what they need",
+    )
 
 
 def _text_of_metadata(data: Any) -> str:

@@ -280,6 +280,9 @@ class Graph(models.Model):
     inputs = models.JSONField(
         null=True, blank=True, help_text="Named values it was made with, by an app or a batch"
     )
+    extras = models.JSONField(
+        default=dict, db_default={}, help_text="`extra_data` and `partial_execution_targets` for ComfyUI"
+    )
     error_details = models.JSONField(null=True, blank=True)
 
     def __str__(self) -> str:

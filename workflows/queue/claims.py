@@ -51,6 +51,7 @@ class Claim:
     batch: bool  # it belongs to one
     elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
+    extras: dict[str, Any]  # for ComfyUI beside the prompt
 
     @property
     def mark(self) -> str:
@@ -65,7 +66,7 @@ _CLAIM_FIELDS = """
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     e.batch_id IS NOT NULL AS batch,
-    coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt
+    coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras
 """
 
 
@@ -136,7 +137,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
 
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
-    return rows.as_dataclasses(Claim, rows.prepared(sql, parameters), prompt=json.loads)
+    return rows.as_dataclasses(Claim, rows.prepared(sql, parameters), prompt=json.loads, extras=json.loads)
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:

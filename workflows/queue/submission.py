@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from django.db import transaction
 from accounts import quotas
 from accounts.models import User
 from comfyserve.api import request_ids
-from comfyserve.api.errors import Conflict, Unavailable, ValidationFailed
+from comfyserve.api.errors import Conflict, Detail, Unavailable, ValidationFailed
 from comfyserve.db import rows
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, parsing
@@ -54,6 +54,7 @@ class Work:
     inputs: dict[str, Any] | None = None
     lent: frozenset[str] = frozenset()
     warnings: Sequence[str] = ()  # of reading it; they go into the log
+    extras: Mapping[str, Any] = field(default_factory=dict)  # for ComfyUI beside the prompt
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,38 @@ def submit(
     metadata_text: str = "",
     webhook: outbox.Wanted | None = None,
     retried_from: Execution | None = None,
+    extra_data: Mapping[str, Any] | None = None,
+    partial_execution_targets: Sequence[str] | None = None,
 ) -> Accepted:
-    """Put a workflow in the queue. `webhook` is to be checked before.
+    """Put a workflow in the queue. `webhook` is to be checked before. `extra_data` is given to ComfyUI as it
+    is; with `partial_execution_targets` only these output nodes are run.
 
     Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
     queue is full.
     """
+    work = read(workflow, user=user)
+    extras = _extras(work.graph, extra_data, partial_execution_targets)
     return submit_work(
-        user=user, work=read(workflow, user=user), priority=priority, timeout_minutes=timeout_minutes,
+        user=user, work=replace(work, extras=extras), priority=priority, timeout_minutes=timeout_minutes,
         metadata=metadata, metadata_text=metadata_text, webhook=webhook, retried_from=retried_from,
     )  # fmt: skip
+
+
+def _extras(
+    graph: parsing.Graph, extra_data: Mapping[str, Any] | None, targets: Sequence[str] | None
+) -> dict[str, Any]:
+    """ValidationFailed for targets that are no nodes of the graph."""
+    wrong = [
+        Detail(
+            "INVALID_VALUE", f"The workflow has no node '{target[:100]}'", f"partial_execution_targets.{i}"
+        )
+        for i, target in enumerate(targets or ())
+        if target not in graph.prompt
+    ]
+    if wrong:
+        raise ValidationFailed(wrong)
+    given = {"extra_data": extra_data, "partial_execution_targets": list(targets or ())}
+    return {name: value for name, value in given.items() if value}
 
 
 def read(workflow: Any, *, user: User) -> Work:
@@ -235,6 +258,7 @@ def _insert(executions: Sequence[Execution], prepared: Sequence[_Prepared]) -> N
                     submitted=each.work.workflow,
                     prompt=each.taken.prompt,
                     inputs=each.work.inputs,
+                    extras=dict(each.work.extras),
                 )
                 for execution, each in zip(executions[part], prepared[part], strict=True)
             )
@@ -273,7 +297,8 @@ def work_of(execution: Execution) -> Work:
     app = execution.app
     again = read(execution.graph.submitted, user=execution.user)
     lent = frozenset((app or {}).get("files", ()))
-    return replace(again, app=app, inputs=execution.graph.inputs, lent=lent)
+    graph = execution.graph
+    return replace(again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras)
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:

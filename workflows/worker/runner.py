@@ -82,7 +82,9 @@ class Runner:
         self._backend = backend
         self._client = backend.client
         self._id = str(claim.execution_id)
-        self._progress = Progress(claim.prompt, backend.output_nodes(claim.prompt))
+        targets = claim.extras.get("partial_execution_targets")
+        outputs = backend.output_nodes(claim.prompt)
+        self._progress = Progress(claim.prompt, outputs.intersection(targets) if targets else outputs)
         self._previews = Previews(claim.execution_id)
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
@@ -221,7 +223,11 @@ class Runner:
         self._posted_at = time.monotonic()
         try:
             submitted = self._client.submit(
-                prompt=prompt, prompt_id=self._id, client_id=self._backend.session.client_id
+                prompt=prompt,
+                prompt_id=self._id,
+                client_id=self._backend.session.client_id,
+                extra_data=self.claim.extras.get("extra_data"),
+                partial_execution_targets=self.claim.extras.get("partial_execution_targets"),
             )
         except Refused as refused:
             if self.claim.tries + 1 < input_transfer.FETCHES and input_transfer.have_gone(
