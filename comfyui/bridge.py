@@ -19,7 +19,7 @@ from comfyui.client import Answer, Client
 from comfyui.errors import ComfyUIError
 from comfyui.types import OutputFile
 
-SUPPORTED = 2  # version of the routes
+SUPPORTED = 3  # version of the routes; since 3 each prompt has folders of its own
 
 
 class NoBridge(ComfyUIError):

@@ -1,8 +1,8 @@
 """ComfyServe's bridge: a custom node for ComfyUI. Put this folder into ComfyUI's `custom_nodes`.
 
 It tells which models this ComfyUI holds in memory and from which files they come, lets go of one of them,
-lists model files, reads their headers, and deletes files that ComfyServe left. It needs nothing that
-ComfyUI does not bring.
+lists model files, reads their headers, and deletes files that ComfyServe left. It gives each prompt of
+ComfyServe folders of its own, see `confinement`. It needs nothing that ComfyUI does not bring.
 
     GET  /comfyserve/bridge          version, and an id that is new with every start of ComfyUI
     GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
@@ -18,9 +18,10 @@ and the node ComfyServeWarm, which puts what it is given on the device and makes
 
 from __future__ import annotations
 
-from . import origins
+from . import confinement, origins
 
 origins.watch()  # before any model is loaded
+confinement.confine()  # before any prompt runs
 
 from . import routes  # noqa: E402, F401  (registers the routes)
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402

@@ -17,10 +17,8 @@ from typing import Any
 import folder_paths
 from server import PromptServer
 
-# <execution id>.<attempt>
-MARK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\.\d{1,9}")
-INPUT = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,8})?")
-INPUTS = "comfyserve"  # below the input folder
+from .marks import INPUT, INPUTS, MARK
+
 MARKED_INPUT = "_comfyserve"  # of output nodes in our prompts
 
 
@@ -98,7 +96,7 @@ def delete(
         needed = _names_in_queue()
         gone += [size for name in inputs if name not in needed for size in _delete_input(name)]
     if since is not None:
-        gone += [size for file in files for size in _delete_written(file, since=since)]
+        gone += [size for file in files for size in _delete_written(file, since=since, marks=marks)]
     return len(gone), sum(gone)
 
 
@@ -117,8 +115,9 @@ def _delete_input(name: str) -> Iterator[int]:
     yield from _unlink(Path(folder_paths.get_input_directory()) / INPUTS / name)
 
 
-def _delete_written(file: dict[str, Any], *, since: float) -> Iterator[int]:
-    """A node may name whatever it likes as its output: what lies elsewhere, or was there before, stays."""
+def _delete_written(file: dict[str, Any], *, since: float, marks: list[str]) -> Iterator[int]:
+    """A node may name whatever it likes as its output: what lies elsewhere, is another attempt's, or was
+    there before, stays."""
     place = {"output": folder_paths.get_output_directory, "temp": folder_paths.get_temp_directory}.get(
         str(file.get("type"))
     )
@@ -127,7 +126,12 @@ def _delete_written(file: dict[str, Any], *, since: float) -> Iterator[int]:
     root = Path(place()).resolve()
     try:
         path = (root / str(file.get("subfolder", "")) / str(file["filename"])).resolve()
-        if path.is_relative_to(root) and path.is_file() and path.stat().st_mtime >= since:
+        if not path.is_relative_to(root):
+            return
+        first = path.relative_to(root).parts[:1]
+        if first and MARK.fullmatch(first[0]) and first[0] not in marks:
+            return
+        if path.is_file() and path.stat().st_mtime >= since:
             yield from _unlink(path)
     except (OSError, ValueError):  # gone, or no name that a file could have
         return

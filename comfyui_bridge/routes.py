@@ -13,7 +13,7 @@ from server import PromptServer
 
 from . import between, inventory, leftovers, memory
 
-VERSION = 2  # of these routes; one more with each change that old clients would stumble over
+VERSION = 3  # of these routes; one more with each change that old clients would stumble over
 BOOT = uuid.uuid4().hex  # of this process: another one after every start of ComfyUI
 STARTED_AT = time.time()
 LONGEST_WAIT = 60.0  # seconds

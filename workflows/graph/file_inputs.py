@@ -1,53 +1,78 @@
-"""Which inputs of nodes take a file by its name: as the ComfyUIs of our workers say."""
+"""Which inputs of nodes take a file by its name, as the ComfyUIs of our workers say; and what may stand there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+import re
+from collections.abc import Iterator
 from typing import Any
 
-from workflows.models import ObjectInfo, Worker
+from comfyserve.api.errors import Detail
 
-# Of ComfyUI's own nodes, for as long as no worker has said anything.
-USUAL: Mapping[str, frozenset[str]] = {
-    "LoadImage": frozenset({"image"}),
-    "LoadImageMask": frozenset({"image"}),
-    "LoadAudio": frozenset({"audio"}),
-    "LoadVideo": frozenset({"file"}),
-    "Load3D": frozenset({"model_file"}),
-}
+from . import node_classes
+from .node_classes import USUAL
+from .parsing import Graph, link, title_of
+
+__all__ = ["USUAL", "classes", "misplaced", "taking_files"]
+
+_ANNOTATED = re.compile(r"\[(input|output|temp)\]\s*$", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:")
+_PLACED = re.compile(r"https?://|data:", re.IGNORECASE)
 
 
 def taking_files(class_type: str) -> frozenset[str] | None:
-    """The names of a class's inputs that take a file; None where no worker knows the class.
-
-    One small query; what a ComfyUI says is read once in each process.
-    """
-    digests = set(Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True))
-    known = [table[class_type] for table in map(_table, sorted(digests)) if class_type in table]
-    return frozenset[str]().union(*known) if known else None
+    """The names of a class's inputs that take a file; None where no worker knows the class."""
+    known = node_classes.known(class_type)
+    return frozenset[str]().union(*(each.files for each in known)) if known else None
 
 
 def classes(digest: str) -> frozenset[str]:
     """All that a ComfyUI knows, by the digest of what it says."""
-    return frozenset(_table(digest))
+    return frozenset(node_classes.table_of(digest))
 
 
-@lru_cache(maxsize=8)
-def _table(digest: str) -> dict[str, frozenset[str]]:
-    body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first() or {}
-    return {class_type: frozenset(_uploads(about)) for class_type, about in body.items()}
+def misplaced(graph: Graph) -> Iterator[Detail]:
+    """What stands in file inputs and is none of our files: paths, links, wrapped values."""
+    for node_id, node in graph.prompt.items():
+        known = taking_files(node["class_type"])
+        names = USUAL.get(node["class_type"], frozenset[str]()) if known is None else known
+        for name in names & node["inputs"].keys():
+            value = node["inputs"][name]
+            if not _may_stand(value):
+                yield _refusal(graph, node_id, name, value)
+        if node["class_type"] == "Load3D" and _has_path(node["inputs"].get("image")):
+            yield _refusal(graph, node_id, "image", node["inputs"]["image"])
 
 
-def _uploads(about: Any) -> list[str]:
-    """ComfyUI marks them for its own editor: `image_upload`, `audio_upload`, `video_upload` and the like."""
-    found = []
-    sections = about.get("input", {}) if isinstance(about, dict) else {}
-    for section in ("required", "optional"):
-        for name, told in (sections.get(section) or {}).items():
-            options = told[1] if isinstance(told, list) and len(told) > 1 else None
-            if isinstance(options, dict) and any(
-                key.endswith("_upload") and value is True for key, value in options.items()
-            ):
-                found.append(name)
-    return found
+def is_path(value: str) -> bool:
+    """Whether ComfyUI would look elsewhere than under a plain name in its input folder."""
+    return bool(
+        "/" in value
+        or "\\" in value
+        or "\0" in value
+        or value.strip() in (".", "..")
+        or value.startswith("~")
+        or _DRIVE.match(value)
+        or _ANNOTATED.search(value)
+    )
+
+
+def _may_stand(value: Any) -> bool:
+    return isinstance(value, str) and bool(_PLACED.match(value) or not is_path(value))
+
+
+def _has_path(value: Any) -> bool:
+    """In any text of a value that consists of several."""
+    if isinstance(value, dict):
+        return any(map(_has_path, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_path, value))
+    return isinstance(value, str) and not value.startswith("data:") and is_path(value)
+
+
+def _refusal(graph: Graph, node_id: str, name: str, value: Any) -> Detail:
+    what = "a link" if link(value) else "a path" if isinstance(value, str) else "this value"
+    message = (
+        f"The input '{name}' of node {node_id} ({title_of(graph.prompt, node_id)}) takes a file: give a "
+        f"file_id, an http(s) address or a data: URL, not {what}"
+    )
+    return Detail("PATH_NOT_ALLOWED", message, graph.paths.get((node_id, name)))

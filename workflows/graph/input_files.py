@@ -249,3 +249,8 @@ def filled(prompt: Prompt, names: dict[tuple[str, str], str]) -> Prompt:
         node = done[node_id]
         done[node_id] = {**node, "inputs": {**node["inputs"], name: value}}
     return done
+
+
+def as_given(prompt: Prompt) -> Prompt:
+    """The kept prompt as its user could submit it again: what pictures carry as metadata."""
+    return filled(prompt, {(node_id, name): value for node_id, name, value in marked(prompt)})

@@ -148,13 +148,21 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
             mistakes.append(
                 Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where)
             )
-        inputs[name] = value
-        graph.paths[node_id, name] = where
+        if name != OWN_INPUT:
+            inputs[name] = _unwrapped(value)
+            graph.paths[node_id, name] = where
     graph.node_paths[node_id] = path
     graph.prompt[node_id] = {"class_type": class_type, "inputs": inputs}
     title = _title_of(node)
     if title:
         graph.prompt[node_id]["_meta"] = {"title": title}
+
+
+def _unwrapped(value: Any) -> Any:
+    """ComfyUI takes `{"__value__": x}` for x; only lists need it, which would be links otherwise."""
+    if isinstance(value, dict) and "__value__" in value and not isinstance(value["__value__"], list):
+        return value["__value__"]
+    return value
 
 
 def _title_of(node: Mapping[str, Any]) -> str:
@@ -298,3 +306,9 @@ def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
                 inputs["filename_prefix"] = f"{mark}/{inputs['filename_prefix']}"
         marked[node_id] = {**node, "inputs": inputs}
     return marked
+
+
+def literal_prefix(prefix: Any) -> str:
+    """A file name's prefix as a path below the folder of the attempt: no "..", no root, not empty."""
+    parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or DEFAULT_PREFIX

@@ -22,6 +22,7 @@ from .execution import (
     Status,
 )
 from .metrics import Delta, Tally
+from .node_rule import NodeRule
 from .webhook import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
 from .worker import Duty, ObjectInfo, Worker
 
@@ -42,6 +43,7 @@ __all__ = [
     "Level",
     "LineKind",
     "LogLine",
+    "NodeRule",
     "ObjectInfo",
     "Output",
     "Priority",

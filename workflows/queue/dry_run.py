@@ -109,7 +109,11 @@ def check(*, user: User, workflow: Any) -> Report:
     except ValidationFailed as exc:
         return Report(valid=False, certain=True, problems=[_of_detail(each) for each in exc.details])
     graph = reading.graph
-    structural = [*links.mistakes(graph, node_info.everywhere()), *input_files.mistakes(graph, user=user)]
+    structural = [
+        *links.mistakes(graph, node_info.everywhere()),
+        *node_policy.mistakes(graph, user_id=user.pk),
+        *input_files.mistakes(graph, user=user),
+    ]
     if structural:
         problems = [_of_detail(each) for each in structural]
         return Report(valid=False, certain=True, problems=problems, warnings=reading.warnings)

@@ -17,7 +17,7 @@ from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Detail, Unavailable, ValidationFailed
 from comfyserve.db import rows
 from workflows.fleet import registry
-from workflows.graph import formats, input_files, links, node_info, parsing
+from workflows.graph import formats, input_files, links, node_info, node_policy, parsing
 from workflows.metrics import store
 from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Level, Status
 from workflows.presentation import selectors
@@ -84,8 +84,8 @@ def submit(
     """Put a workflow in the queue. `webhook` is to be checked before. `extra_data` is given to ComfyUI as it
     is; with `partial_execution_targets` only these output nodes are run.
 
-    Raises ValidationFailed for structural mistakes, LimitExceeded for a quota, Unavailable when the whole
-    queue is full.
+    Raises ValidationFailed for structural mistakes, denied nodes and paths, LimitExceeded for a quota,
+    Unavailable when the whole queue is full.
     """
     work = read(workflow, user=user)
     extras = _extras(work.graph, extra_data, partial_execution_targets)
@@ -232,6 +232,9 @@ def _prepare(works: Sequence[Work], *, user: User) -> list[_Prepared]:
     """Outside of the transaction: files that come along are stored, which takes its time."""
     known = node_info.everywhere()
     wrong = [mistake for work in works for mistake in links.mistakes(work.graph, known)]
+    wrong = wrong or [
+        mistake for work in works for mistake in node_policy.mistakes(work.graph, user_id=user.pk)
+    ]
     if wrong:
         raise ValidationFailed(wrong[:MISTAKES_SHOWN])
     taken = input_files.take_all([(work.graph, work.lent) for work in works], user=user)

@@ -15,7 +15,7 @@ from django.conf import settings
 from comfyserve.db import connections
 from comfyui import Client, Session, SystemStats, Unreachable
 from comfyui.bridge import Bridge
-from workflows.graph import parsing
+from workflows.graph import node_classes, parsing
 from workflows.models import Execution, ObjectInfo
 from workflows.queue import matching
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FAULTS_UNTIL_PAUSE = 3  # system faults in a row
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds
-MARK = "_comfyserve"  # the input by which we know our prompts
+MARK = parsing.OWN_INPUT  # by it we know our prompts
 
 
 class Backend:
@@ -43,6 +43,7 @@ class Backend:
         self.boot = ""
         self.placed = PlacedInputs()
         self.stored_at = 0.0  # when the outputs of a run were stored last (monotonic)
+        self.node_classes: dict[str, node_classes.NodeClass] = {}
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0
@@ -70,6 +71,7 @@ class Backend:
 
     @property
     def has_bridge(self) -> bool:
+        """Our node is there: each prompt has folders of its own, and what it leaves can be deleted."""
         return bool(self.boot)
 
     def record_success(self) -> None:
@@ -127,6 +129,7 @@ class Backend:
                 )
                 matching.has_more(self.name)
             self._output_classes = {name for name, info in object_info.items() if info.get("output_node")}
+            self.node_classes = {name: node_classes.read(name, info) for name, info in object_info.items()}
             self.object_info_digest = digest
 
     def output_nodes(self, prompt: parsing.Prompt) -> set[str]:

@@ -202,7 +202,8 @@ class _Collecting:
             try:
                 collected = output_collection.collect(
                     self._claim, self._history,
-                    client=self._backend.client, alive=self._alive, stored=self._stored,
+                    client=self._backend.client, confined=self._backend.has_bridge,
+                    alive=self._alive, stored=self._stored,
                 )  # fmt: skip
                 self._backend.stored_at = time.monotonic()
                 return collected

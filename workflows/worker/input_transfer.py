@@ -227,6 +227,15 @@ def _send(backend: Backend, name: str, stream: _Watched) -> None:
     backend.client.upload(name, source, subfolder=FOLDER)
 
 
+def placed_for(claim: Claim, prepared: parsing.Prompt) -> list[str]:
+    """The names, below FOLDER, of all files that were placed for the prompt."""
+    names = {
+        str(prepared[node_id]["inputs"][name]).removeprefix(f"{FOLDER}/")
+        for node_id, name, _ in input_files.marked(claim.prompt)
+    }
+    return sorted(names)
+
+
 def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backend: Backend) -> bool:
     """Whether files that were placed are gone again, of nodes for which the prompt was refused."""
     blamed = {errors.node_id for errors in refused.node_errors.values()}

@@ -18,6 +18,8 @@ from workflows.models import Level, Output
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
 
+from . import own_outputs
+
 LONGEST_SUBFOLDER = 500  # characters, as the column has
 GROUPS = {
     "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "exr"),
@@ -33,18 +35,21 @@ def collect(
     history: History,
     *,
     client: Client,
+    confined: bool,
     alive: Callable[[], Any],
     stored: dict[OutputFile, File],
 ) -> tuple[list[Output], list[Line]]:
-    """(outputs, not saved yet, with their files in storage; lines about what was missing).
+    """(outputs, not saved yet, with their files in storage; lines about what was missing or left out).
+
+    Only what is the execution's own: see `own_outputs` for that, and for `confined`.
 
     `stored` is what an earlier try had brought into the storage, and grows: nothing is brought there twice.
     `alive` is called while bytes flow. Raises Unreachable, or what the storage raises: try again then.
     """
     outputs: list[Output] = []
-    lines: list[Line] = []
+    files, lines = own_outputs.select(claim, history.files, confined=confined)
     place = {node_id: number for number, node_id in enumerate(claim.prompt)}
-    for written in sorted(history.files, key=lambda each: place.get(each.node_id, len(place))):
+    for written in sorted(files, key=lambda each: place.get(each.node_id, len(place))):
         try:
             if written not in stored:
                 stored[written] = _store(claim, written, client=client, alive=alive)

@@ -207,7 +207,32 @@ class Runner:
         if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
             raise _NotWanted
 
+    def _denied(self) -> Fault | None:
+        """The policy again: it may have changed, and only here it is known which ComfyUI runs the workflow."""
+        backend, prompt = self._backend, self.claim.prompt
+
+        def judge() -> list[tuple[str, str]]:
+            policy = node_policy.Policy(user_id=self.claim.user_id, confines=backend.has_bridge)
+            return list(policy.denials(prompt, backend.node_classes))
+
+        denials = self._retry_until_available(judge)
+        if not denials:
+            return None
+        node_id, sentence = denials[0]
+        return Fault(
+            sentence, {"type": "node_not_allowed", "message": sentence, "node_id": node_id, "node_errors": {}}
+        )
+
+    def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any]:
+        """For the bridge: whose folders these are, what it may read, and what its files carry as metadata."""
+        inputs = input_transfer.placed_for(self.claim, prepared)
+        workflow = input_files.as_given(self.claim.prompt)
+        return {"comfyserve": {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow}}
+
     def _post(self) -> Ended | Gone | None:
+        denied = self._denied()
+        if denied is not None:
+            return self._fail(denied)
         prepared = self._prepare()
         if isinstance(prepared, Gone):
             return prepared
@@ -226,7 +251,7 @@ class Runner:
                 prompt=prompt,
                 prompt_id=self._id,
                 client_id=self._backend.session.client_id,
-                extra_data=self.claim.extras.get("extra_data"),
+                extra_data=self._extra_data(prepared),
                 partial_execution_targets=self.claim.extras.get("partial_execution_targets"),
             )
         except Refused as refused:

@@ -1,0 +1,239 @@
+"""Two users on one real ComfyUI: nobody reads, writes or names what is another's."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from comfyui import Client
+from comfyui.bridge import Bridge
+from tests.files.conftest import picture, uploaded
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.graphs import Graph
+from workflows.graph import node_classes
+
+TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "text"}}
+
+
+@pytest.fixture
+def alice(gpu_worker):
+    return gpu_worker.person("alice")
+
+
+@pytest.fixture
+def bob(gpu_worker):
+    return gpu_worker.person("bob")
+
+
+def loading(value: Any, class_type: str = "LoadImage", name: str = "image", **more: Any) -> Graph:
+    return {
+        "1": {"class_type": class_type, "inputs": {name: value, **more}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+def refusal(person: Any, workflow: Graph) -> list[dict[str, Any]]:
+    answer = person.post("/workflows/execute", {"workflow": workflow})
+    assert answer.status_code == 400, answer.text
+    details: list[dict[str, Any]] = answer.json()["details"]
+    return details
+
+
+def file_of(person: Any, output: dict[str, Any]) -> bytes:
+    answer = person.get(f"/files/{output['file_id']}")
+    assert answer.status_code == 200, answer.text
+    return bytes(answer.content)
+
+
+class TestReading:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "../output/x.png", "/etc/passwd", "comfyserve/" + "0" * 64 + ".png", "./comfyserve", "~/x.png",
+            "x.png [output]", "x.png [temp]", "x.png [input]", "x.png[output]", "..", "C:x.png", "a\\b.png",
+            {"__value__": "/etc/passwd"}, {"__value__": {"__value__": "x"}}, {"__value__": ["/etc/passwd", 0]},
+            ["3", 0], 7, None,
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize(
+        "class_type, name, more",
+        [
+            ("LoadImage", "image", {}),
+            ("LoadImageMask", "image", {"channel": "red"}),
+            ("LoadImageOutput", "image", {}),
+            ("LoadLatent", "latent", {}),
+            ("LoadVideo", "file", {}),
+        ],
+    )
+    def test_a_file_input_takes_nothing_that_we_did_not_place(self, alice, value, class_type, name, more):
+        workflow = loading(value, class_type, name, **more) | {"3": TEXT}
+        [detail] = refusal(alice, workflow)
+        assert (detail["code"], detail["field"]) == ("PATH_NOT_ALLOWED", f"workflow.1.inputs.{name}")
+        assert f"of node 1 ({class_type})" in detail["message"]
+
+    @pytest.mark.parametrize("value", ["../temp/x.png", "x.png [temp]"])
+    def test_so_do_the_pictures_of_a_3d_view(self, alice, value):
+        image = {"image": value, "mask": "a", "normal": "b", "recording": ""}
+        [detail] = refusal(alice, loading(image, "Load3D", "image", model_file="x.glb", width=64, height=64))
+        assert detail["code"] == "PATH_NOT_ALLOWED"
+
+    def test_a_plain_name_finds_nothing_of_others(self, alice, comfyui):
+        (comfyui.folder / "input" / "private.png").write_bytes(picture())
+        result = alice.result(alice.execute(loading("private.png")))
+        assert result["status"] == "failed"
+        (comfyui.folder / "input" / "private.png").unlink()
+
+    def test_what_was_placed_for_another_is_not_there(self, alice, bob, comfyui):
+        """Posted to ComfyUI itself, past our checks: the bridge is a wall of its own."""
+        bob.result(bob.execute(loading(uploaded(bob, picture((1, 2, 3))))))
+        names = [path.name for path in (comfyui.folder / "input" / "comfyserve").iterdir()]
+        assert names
+        for value in (f"comfyserve/{names[0]}", f"../comfyserve/{names[0]}", f"comfyserve/{names[0]} [input]"):
+            answer = post(comfyui, loading(value), inputs=[])
+            assert answer.status_code == 400, answer.text
+            assert "Invalid image file" in answer.text
+        assert post(comfyui, loading(f"comfyserve/{names[0]}"), inputs=[names[0]]).status_code == 200
+
+    def test_lists_of_folders_name_nobodys(self, alice, comfyui):
+        alice.result(alice.execute(loading(uploaded(alice, picture()))))
+        running = alice.execute(graphs.sleep(0.5))
+        wait_for(lambda: any((comfyui.folder / "input").glob(f"{running}.*")), what="its folder")
+        listed = requests.get(f"{comfyui.url}/object_info/LoadImageDataSetFromFolder", timeout=10).text
+        assert "comfyserve" not in listed
+        assert running not in listed
+        alice.result(running)
+
+
+def post(comfyui: Any, workflow: Graph, *, inputs: list[str], mark: str | None = None) -> requests.Response:
+    """As a worker posts it."""
+    prompt_id = str(uuid.uuid4())
+    mark = mark or f"{prompt_id}.1"
+    extra = {"comfyserve": {"mark": mark, "inputs": inputs, "workflow": workflow}}
+    body = {"prompt": workflow, "prompt_id": prompt_id, "client_id": "test", "extra_data": extra}
+    return requests.post(f"{comfyui.url}/prompt", json=body, timeout=20)
+
+
+class TestWriting:
+    @pytest.mark.parametrize(
+        "prefix, subfolder",
+        [
+            ("../x", ""), ("", ""), (".", ""), (7, ""), ("/tmp/x", "tmp"), ("a/../../b", "a"),
+            ("..\\..\\x", ""), ("%year%/../x", None), ({"__value__": "../x"}, ""),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_a_prefix_stays_in_the_folder_of_its_attempt(self, alice, comfyui, prefix, subfolder, linked):
+        if linked and not isinstance(prefix, str):
+            pytest.skip("a link brings a text")
+        before = unmarked(comfyui)
+        workflow = graphs.colour(3, prefix=prefix)
+        if linked:
+            workflow["3"] = {"class_type": "PrimitiveString", "inputs": {"value": prefix}}
+            workflow["2"]["inputs"]["filename_prefix"] = ["3", 0]
+        result = alice.result(alice.execute(workflow))
+        assert result["status"] == "completed", result
+        [image] = result["outputs"]["images"]
+        if subfolder is not None:
+            assert image["subfolder"] == subfolder
+        assert unmarked(comfyui) == before
+
+    def test_the_same_node_writes_for_each_prompt_into_its_own(self, alice, bob):
+        """Nodes live longer than a prompt, with the folder of their construction."""
+        workflow = graphs.colour(4) | {"3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+        for person in (alice, bob, alice):
+            result = person.result(person.execute(workflow))
+            assert len(result["outputs"]["images"]) == 2, result
+
+
+def unmarked(comfyui: Any) -> set[str]:
+    """What lies in no attempt's folder."""
+    places = (comfyui.folder / "output", comfyui.folder / "temp", comfyui.folder)
+    return {
+        str(path)
+        for place in places
+        for path in place.iterdir()
+        if not node_mark(path.name) and path.name not in ("user", "__pycache__")
+    }
+
+
+def node_mark(name: str) -> bool:
+    return len(name.rpartition(".")[0]) == 36
+
+
+class TestCollecting:
+    @pytest.mark.parametrize(
+        "place",
+        [
+            {"subfolder": "", "type": "output"}, {"subfolder": "", "type": "temp"},
+            {"subfolder": "", "type": "input"}, {"subfolder": "../output", "type": "temp"},
+            {"subfolder": "{own}/..", "type": "output"},
+        ],
+    )  # fmt: skip
+    def test_what_a_node_echoes_is_not_fetched(self, alice, comfyui, place):
+        secret = comfyui.folder / place["type"] / "secret.png"
+        secret.write_bytes(picture())
+        camera = {"filename": "secret.png", **place}
+        workflow = graphs.colour(5) | {
+            "3": {"class_type": "Preview3D", "inputs": {"model_file": "x.glb", "camera_info": camera}}
+        }
+        result = alice.result(alice.execute(workflow))
+        assert result["status"] == "completed", result
+        assert [each["node_id"] for group in result["outputs"].values() for each in group if "file_id" in each] == ["2"]
+        assert secret.exists()
+        secret.unlink()
+
+
+class TestMetadata:
+    def test_a_picture_carries_the_users_own_workflow(self, alice, comfyui):
+        file_id = uploaded(alice, picture((9, 9, 9)))
+        workflow = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": file_id}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sub/mine"}},
+        }
+        result = alice.result(alice.execute(workflow))
+        [image] = result["outputs"]["images"]
+        text = Image.open(io.BytesIO(file_of(alice, image))).text  # type: ignore[attr-defined]
+        assert json.loads(text["prompt"]) == workflow
+        again = alice.result(alice.execute(json.loads(text["prompt"])))
+        assert again["status"] == "completed", again
+
+
+class TestPolicy:
+    @pytest.mark.parametrize(
+        "class_type",
+        [
+            "LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder", "LoadTrainingDataset",
+            "SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder", "SaveTrainingDataset", "SaveLoRA",
+            "TrainLoraNode", "CheckpointSave", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "RegexMatch",
+            "RegexExtract", "RegexReplace", "ImageOnlyCheckpointSave",
+        ],
+    )  # fmt: skip
+    def test_what_reads_writes_trains_or_blocks_is_denied(self, alice, class_type):
+        node = {"class_type": class_type, "inputs": {}, "_meta": {"title": "My node"}}
+        [detail] = refusal(alice, graphs.colour(1) | {"9": node})
+        assert (detail["code"], detail["field"]) == ("NODE_NOT_ALLOWED", "workflow.9.class_type")
+        assert detail["message"].startswith(f"Node 9, 'My node' ({class_type}), may not be used: ")
+
+    def test_every_stock_node_that_takes_a_path_is_decided(self, comfyui):
+        """A new ComfyUI may bring one that nobody has looked at."""
+        answer = requests.get(f"{comfyui.url}/object_info", timeout=30).json()
+        found = [node_classes.read(name, about) for name, about in answer.items()]
+        stock = [node for node in found if not node.is_custom]
+        assert len(stock) > 300
+        assert [node.name for node in stock if node.reason_to_deny == node_classes.UNKNOWN] == []
+        sets = (set(node_classes.DENIED), node_classes.CONFINED, node_classes.HARMLESS)
+        assert not any(one & other for one in sets for other in sets if one is not other)
+
+    def test_the_test_comfyui_confines(self, comfyui):
+        client = Client(comfyui.url)
+        try:
+            assert Bridge(client).info() is not None
+        finally:
+            client.close()

@@ -1,0 +1,173 @@
+"""What the ComfyUIs of the fleet say about their node classes, and which of ComfyUI's own touch files.
+
+Each stock class that takes a path, a file or a folder stands in one of CONFINED, DENIED and HARMLESS. One that
+stands in none, of a newer ComfyUI perhaps, is denied until an operator allows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from comfyserve.ttl_cache import TtlCache
+from workflows.models import ObjectInfo, Worker
+
+CUSTOM = "custom_nodes"  # ComfyUI's package of nodes that it does not bring along
+
+_BY_PATH = "it reads or writes files by their path"
+_MODELS = "it saves models for everybody"
+_TRAINS = "it trains models"
+_REGEX = "a regular expression can block ComfyUI for everybody"
+_REMOTE = "it sends data to a service on the internet"
+UNKNOWN = "it takes a path, and nobody has decided yet who may use it"
+
+DENIED: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            "LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder", "LoadTrainingDataset",
+            "SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder", "SaveTrainingDataset",
+            "LoadImageSetFromFolderNode", "LoadImageSetNode", "LoadImageTextSetFromFolderNode",
+        ),
+        _BY_PATH,
+    ),
+    **dict.fromkeys(
+        (
+            "CheckpointSave", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLoRA", "SaveLoRANode",
+            "ImageOnlyCheckpointSave",
+        ),
+        _MODELS,
+    ),
+    **dict.fromkeys(("TrainLoraNode", "LossGraphNode", "LoraModelLoader"), _TRAINS),
+    **dict.fromkeys(("RegexMatch", "RegexExtract", "RegexReplace"), _REGEX),
+}  # fmt: skip
+
+_ECHO = "without ComfyServe's bridge in ComfyUI it can name the files of others"
+WITHOUT_BRIDGE: Mapping[str, str] = dict.fromkeys(("Load3D", "Preview3D", "WebcamCapture"), _ECHO)
+
+# They read what was placed for their prompt, and write into its own folder.
+CONFINED = frozenset({
+    "LoadImage", "LoadImageMask", "LoadImageOutput", "LoadLatent", "LoadVideo", "LoadAudio", "RecordAudio",
+    "Load3D", "WebcamCapture", "Preview3D", "MaskPreview", "PreviewImage", "PreviewAudio",
+    "SaveImage", "SaveLatent", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveSVGNode", "SaveGLB", "SaveVideo",
+    "SaveWEBM", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus",
+})  # fmt: skip
+
+# Their inputs only look like paths: a choice from a list, or a text.
+HARMLESS = frozenset({"DiffusersLoader", "ImageStitch", "AddTextPrefix", "PreviewAny", "CheckpointLoader"})
+
+# File inputs that ComfyUI does not mark for its editor; and all usual ones, while no worker has reported.
+UNMARKED: Mapping[str, frozenset[str]] = {
+    "LoadLatent": frozenset({"latent"}),
+    "WebcamCapture": frozenset({"image"}),
+    "OpenAIInputFiles": frozenset({"file"}),
+    "GeminiInputFiles": frozenset({"file"}),
+}
+USUAL: Mapping[str, frozenset[str]] = {
+    **UNMARKED,
+    "LoadImage": frozenset({"image"}),
+    "LoadImageMask": frozenset({"image"}),
+    "LoadImageOutput": frozenset({"image"}),
+    "LoadAudio": frozenset({"audio"}),
+    "LoadVideo": frozenset({"file"}),
+    "Load3D": frozenset({"model_file"}),
+}
+_PATHLIKE = re.compile(r"path|folder|dir|file|prefix|regex", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NodeClass:
+    name: str
+    module: str  # "nodes", "comfy_extras.nodes_video", "custom_nodes.something"
+    title: str
+    category: str
+    files: frozenset[str]  # inputs that take a file
+    touches_files: bool  # by the names and kinds of its inputs, or since it is an output node
+
+    @property
+    def is_custom(self) -> bool:
+        return self.module.partition(".")[0] == CUSTOM
+
+    @property
+    def calls_a_service(self) -> bool:
+        return self.module.partition(".")[0] == "comfy_api_nodes"
+
+    @property
+    def reason_to_deny(self) -> str | None:
+        """Why nobody may use it by default; None where everybody may."""
+        if self.is_custom:
+            return None
+        if self.calls_a_service:
+            return _REMOTE
+        if self.name in DENIED:
+            return DENIED[self.name]
+        is_known = self.name in CONFINED or self.name in HARMLESS
+        return UNKNOWN if self.touches_files and not is_known else None
+
+
+def _digests() -> tuple[str, ...]:
+    found = Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True)
+    return tuple(sorted({str(digest) for digest in found}))
+
+
+digests_lately = TtlCache(_digests)
+
+
+def known(class_type: str) -> list[NodeClass]:
+    """The class as each ComfyUI of the fleet has it; empty where none has."""
+    tables = (table_of(digest) for digest in digests_lately())
+    return [table[class_type] for table in tables if class_type in table]
+
+
+def all_known() -> dict[str, NodeClass]:
+    """Every class of the fleet by its name; of one that differs between ComfyUIs, the first."""
+    found: dict[str, NodeClass] = {}
+    for digest in digests_lately():
+        for name, node_class in table_of(digest).items():
+            found.setdefault(name, node_class)
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=8)
+def table_of(digest: str) -> dict[str, NodeClass]:
+    """What a ComfyUI knows, by the digest of what it says. Read once in each process."""
+    body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first() or {}
+    return {name: read(name, about) for name, about in body.items()}
+
+
+def read(name: str, about: Any) -> NodeClass:
+    """A class as it stands in ComfyUI's `/object_info`."""
+    about = about if isinstance(about, dict) else {}
+    inputs = list(_inputs(about))
+    marked = {input_ for input_, _, options in inputs if _is_upload(options)}
+    return NodeClass(
+        name=name,
+        module=str(about.get("python_module") or "nodes"),
+        title=str(about.get("display_name") or name),
+        category=str(about.get("category") or ""),
+        files=frozenset(marked | UNMARKED.get(name, frozenset())),
+        touches_files=bool(about.get("output_node"))
+        or name in UNMARKED
+        or any(_is_upload(options) or _looks_like_path(input_, kind) for input_, kind, options in inputs),
+    )
+
+
+def _inputs(about: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(name, type, options) of each; a list of choices is the type COMBO."""
+    sections = about.get("input") or {}
+    for section in ("required", "optional"):
+        for name, told in (sections.get(section) or {}).items():
+            kind = told[0] if isinstance(told, list) and told else told
+            options = told[1] if isinstance(told, list) and len(told) > 1 else None
+            yield name, "COMBO" if isinstance(kind, list) else kind, options if isinstance(options, dict) else {}
+
+
+def _is_upload(options: dict[str, Any]) -> bool:
+    """ComfyUI marks them for its own editor: `image_upload`, `audio_upload`, `video_upload` and the like."""
+    return any(key.endswith("_upload") and value is True for key, value in options.items())
+
+
+def _looks_like_path(name: str, kind: Any) -> bool:
+    return kind in ("LOAD_3D", "WEBCAM") or (kind in ("STRING", "COMBO") and bool(_PATHLIKE.search(name)))
