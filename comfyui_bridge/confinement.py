@@ -1,9 +1,10 @@
 """Each prompt of ComfyServe sees folders of its own for input, output and temp, and nothing else.
 
-ComfyServe sends with a prompt, in `extra_data.comfyserve`, the mark of the attempt (`<execution id>.<attempt>`),
-the placed inputs that it may read, and the workflow as its user sent it. While ComfyUI validates or executes that
-prompt, the functions of `folder_paths` give the folder `<mark>` below the shared one, and refuse paths outside.
-ComfyUI executes one prompt at a time; prompts from elsewhere see the shared folders as ever.
+ComfyServe sends with a prompt, in `extra_data.comfyserve`: the mark of the attempt
+(`<execution id>.<attempt>`), the placed inputs that it may read, and the workflow as its user sent it. While
+ComfyUI validates or executes that prompt, the functions of `folder_paths` give the folder `<mark>` below the
+shared one, and refuse paths outside. ComfyUI executes one prompt at a time; prompts from elsewhere see the
+shared folders as ever.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def current() -> Roots | None:
 
 
 def roots_of(extra_data: Any) -> Roots | None:
-    """What ComfyServe sent along. ValueError where that is malformed: such a prompt must not run unconfined."""
+    """What ComfyServe sent along. ValueError where it is malformed: such a prompt must not run unconfined."""
     told = extra_data.get(KEY) if isinstance(extra_data, dict) else None
     if told is None:
         return None
@@ -135,7 +136,9 @@ def _on_prompt(json_data: Any) -> Any:
     return json_data
 
 
-def _execute(self: Any, prompt: Any, prompt_id: str, extra_data: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _execute(
+    self: Any, prompt: Any, prompt_id: str, extra_data: Any = None, *args: Any, **kwargs: Any
+) -> Any:
     global _running
     roots = roots_of(extra_data)
     if roots is not None:
@@ -156,7 +159,8 @@ def _rebase(objects: Any, roots: Roots | None) -> None:
         for name, value in list(getattr(node, "__dict__", {}).items()):
             if isinstance(value, str) and (place := _place_of(value)) is not None:
                 kind, rest = place
-                setattr(node, name, os.path.join(roots.of(kind) if roots else shared(kind), rest).rstrip(os.sep))
+                root = roots.of(kind) if roots else shared(kind)
+                setattr(node, name, os.path.join(root, rest).rstrip(os.sep))
 
 
 def _nodes_in(objects: Any) -> Iterator[Any]:
@@ -216,13 +220,13 @@ def _save_image_path(filename_prefix: Any, output_dir: str, *args: Any, **kwargs
         raise OutsideItsFolders("A workflow writes only into its own folders")
     root = os.path.join(roots.of(place[0]), place[1]).rstrip(os.sep)
     prefix = literal_prefix(filename_prefix, mark=roots.mark)
-    folder, filename, counter, subfolder, prefix = _stock["get_save_image_path"](prefix, root, *args, **kwargs)
+    folder, filename, counter, _, prefix = _stock["get_save_image_path"](prefix, root, *args, **kwargs)
     below = os.path.relpath(folder, shared(place[0]))
     return folder, filename, counter, below.replace(os.sep, "/"), prefix
 
 
 def literal_prefix(prefix: Any, *, mark: str) -> str:
-    """As a path below the prompt's folder: no "..", no root, not empty. ComfyServe may have put the mark first."""
+    """As a path below the prompt's folder: no "..", no root, not empty. The mark may stand first already."""
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
     if parts and parts[0] == mark:
         parts = parts[1:]

@@ -5,13 +5,13 @@ import pytest
 from accounts.models import User
 from tests.factories import PASSWORD, Api, make_user
 from tests.stack import Stack
-from workflows.graph import node_classes, node_policy
+from workflows.graph import node_info, node_policy
 
 
 @pytest.fixture(autouse=True)
 def policy_is_read_anew() -> None:
     """What one test said of workers and node rules is not known to the next."""
-    node_classes.digests_lately.forget()
+    node_info.digests_lately.forget()
     node_policy.fleet_confines_lately.forget()
     node_policy.rules_lately.forget()
 

@@ -58,8 +58,8 @@ class TestReading:
         [
             "../output/x.png", "/etc/passwd", "comfyserve/" + "0" * 64 + ".png", "./comfyserve", "~/x.png",
             "x.png [output]", "x.png [temp]", "x.png [input]", "x.png[output]", "..", "C:x.png", "a\\b.png",
-            {"__value__": "/etc/passwd"}, {"__value__": {"__value__": "x"}}, {"__value__": ["/etc/passwd", 0]},
-            ["3", 0], 7, None,
+            {"__value__": "/etc/passwd"}, {"__value__": {"__value__": "x"}}, ["3", 0], 7, None,
+            {"__value__": ["/etc/passwd", 0]},
         ],
     )  # fmt: skip
     @pytest.mark.parametrize(
@@ -95,7 +95,8 @@ class TestReading:
         bob.result(bob.execute(loading(uploaded(bob, picture((1, 2, 3))))))
         names = [path.name for path in (comfyui.folder / "input" / "comfyserve").iterdir()]
         assert names
-        for value in (f"comfyserve/{names[0]}", f"../comfyserve/{names[0]}", f"comfyserve/{names[0]} [input]"):
+        name = f"comfyserve/{names[0]}"
+        for value in (name, f"../{name}", f"{name} [input]", str(comfyui.folder / "input" / name)):
             answer = post(comfyui, loading(value), inputs=[])
             assert answer.status_code == 400, answer.text
             assert "Invalid image file" in answer.text
@@ -185,7 +186,8 @@ class TestCollecting:
         }
         result = alice.result(alice.execute(workflow))
         assert result["status"] == "completed", result
-        assert [each["node_id"] for group in result["outputs"].values() for each in group if "file_id" in each] == ["2"]
+        files = [each for group in result["outputs"].values() for each in group if "file_id" in each]
+        assert [file["node_id"] for file in files] == ["2"]
         assert secret.exists()
         secret.unlink()
 

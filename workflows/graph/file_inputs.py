@@ -1,4 +1,4 @@
-"""Which inputs of nodes take a file by its name, as the ComfyUIs of our workers say; and what may stand there."""
+"""Which inputs of nodes take a file, as the ComfyUIs of our workers say, and what may stand there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the ComfyUIs of the fleet say about their node classes, and which of ComfyUI's own touch files.
 
-Each stock class that takes a path, a file or a folder stands in one of CONFINED, DENIED and HARMLESS. One that
-stands in none, of a newer ComfyUI perhaps, is denied until an operator allows it.
+Each stock class that takes a path, a file or a folder stands in one of CONFINED, DENIED and HARMLESS. One
+that stands in none, of a newer ComfyUI perhaps, is denied until an operator allows it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from comfyserve.ttl_cache import TtlCache
-from workflows.models import ObjectInfo, Worker
+from workflows.models import ObjectInfo
+
+from . import node_info
 
 CUSTOM = "custom_nodes"  # ComfyUI's package of nodes that it does not bring along
 
@@ -107,24 +108,16 @@ class NodeClass:
         return UNKNOWN if self.touches_files and not is_known else None
 
 
-def _digests() -> tuple[str, ...]:
-    found = Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True)
-    return tuple(sorted({str(digest) for digest in found}))
-
-
-digests_lately = TtlCache(_digests)
-
-
 def known(class_type: str) -> list[NodeClass]:
     """The class as each ComfyUI of the fleet has it; empty where none has."""
-    tables = (table_of(digest) for digest in digests_lately())
+    tables = (table_of(digest) for digest in node_info.digests_lately())
     return [table[class_type] for table in tables if class_type in table]
 
 
 def all_known() -> dict[str, NodeClass]:
     """Every class of the fleet by its name; of one that differs between ComfyUIs, the first."""
     found: dict[str, NodeClass] = {}
-    for digest in digests_lately():
+    for digest in node_info.digests_lately():
         for name, node_class in table_of(digest).items():
             found.setdefault(name, node_class)
     return dict(sorted(found.items()))
@@ -161,7 +154,8 @@ def _inputs(about: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
         for name, told in (sections.get(section) or {}).items():
             kind = told[0] if isinstance(told, list) and told else told
             options = told[1] if isinstance(told, list) and len(told) > 1 else None
-            yield name, "COMBO" if isinstance(kind, list) else kind, options if isinstance(options, dict) else {}
+            kind = "COMBO" if isinstance(kind, list) else kind
+            yield name, kind, options if isinstance(options, dict) else {}
 
 
 def _is_upload(options: dict[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """Who may use which node class: defaults for ComfyUI's own, and what operators decided.
 
 A rule for the user wins over one for a group of theirs, that over one for everybody, and any rule over the
-default. Of several groups one that allows is enough. A rule for the class wins over one for its module. Custom
-nodes are allowed by default: an operator has installed them.
+default. Of several groups one that allows is enough. A rule for the class wins over one for its module.
+Custom nodes are allowed by default: an operator has installed them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Rule:
 
 def _rules() -> Mapping[str, tuple[Rule, ...]]:
     found: dict[str, tuple[Rule, ...]] = {}
-    for node, access, user_id, group_id in NodeRule.objects.values_list("node", "access", "user_id", "group_id"):
+    columns = NodeRule.objects.values_list("node", "access", "user_id", "group_id")
+    for node, access, user_id, group_id in columns:
         rule = Rule(access == NodeRule.Access.ALLOW, user_id, group_id)
         found[node] = (*found.get(node, ()), rule)
     return found
@@ -73,7 +74,7 @@ post_delete.connect(_forget, sender=NodeRule, dispatch_uid="node_policy.deleted"
 
 
 class Policy:
-    """The policy as it holds for one user. Rules are read at most RULES_SECONDS ago; groups only if needed."""
+    """The policy for one user. Rules were read at most RULES_SECONDS ago; groups are only if needed."""
 
     def __init__(self, *, user_id: Any, confines: bool | None = None) -> None:
         self._user_id = user_id
@@ -82,8 +83,8 @@ class Policy:
 
     def of(self, class_type: str, known: Iterable[NodeClass] | None = None) -> Verdict:
         """What the user may do with a class; where ComfyUIs differ about it, the strictest."""
-        verdicts = [self._judge(each) for each in (node_classes.known(class_type) if known is None else known)]
-        verdicts = verdicts or [self._judge_unknown(class_type)]
+        known = node_classes.known(class_type) if known is None else known
+        verdicts = [self._judge(each) for each in known] or [self._judge_unknown(class_type)]
         return min(verdicts, key=lambda verdict: ("denied", "confined", "allowed").index(verdict.access))
 
     def _judge(self, node: NodeClass) -> Verdict:
@@ -109,7 +110,7 @@ class Policy:
         rules = self._rules.get(key, ())
         for by, applying in (
             ("user", [rule for rule in rules if rule.user_id is not None and rule.user_id == self._user_id]),
-            ("group", [rule for rule in rules if rule.group_id is not None and rule.group_id in self._groups]),
+            ("group", [rule for rule in rules if rule.group_id and rule.group_id in self._groups]),
             ("everybody", [rule for rule in rules if rule.user_id is None and rule.group_id is None]),
         ):
             if applying:
@@ -122,7 +123,9 @@ class Policy:
         return frozenset(Group.objects.filter(user=self._user_id).values_list("id", flat=True))
 
     # -- a whole workflow ---------------------------------------------------------------------------------
-    def denials(self, prompt: Prompt, known: Mapping[str, NodeClass] | None = None) -> Iterator[tuple[str, str]]:
+    def denials(
+        self, prompt: Prompt, known: Mapping[str, NodeClass] | None = None
+    ) -> Iterator[tuple[str, str]]:
         """(node id, sentence) of each node that the user may not use. `known` are the classes of the ComfyUI
         that would run it."""
         verdicts: dict[str, Verdict] = {}
@@ -134,7 +137,8 @@ class Policy:
             if verdicts[class_type].access == "denied":
                 yield node_id, _sentence(prompt, node_id, verdicts[class_type].reason)
             elif not self._confines and _linked_prefix(prompt, node_id):
-                yield node_id, _sentence(prompt, node_id, "its filename_prefix is a link; write the text instead")
+                reason = "its filename_prefix is a link; write the text instead"
+                yield node_id, _sentence(prompt, node_id, reason)
 
 
 def mistakes(graph: Graph, *, user_id: Any) -> Iterator[Detail]:

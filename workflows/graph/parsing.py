@@ -24,6 +24,7 @@ from .links import link as link
 from .links import links_of as links_of
 
 MARK_INPUT = "_comfyserve"  # an input that no node knows; see `mark_outputs`
+DEFAULT_PREFIX = "ComfyUI"
 
 # Inputs that name a model file, and the type of model they name. The registry knows the same names.
 MODEL_INPUTS = {
@@ -148,7 +149,7 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
             mistakes.append(
                 Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where)
             )
-        if name != OWN_INPUT:
+        if name != MARK_INPUT:  # of a posted prompt, out of a picture's metadata
             inputs[name] = _unwrapped(value)
             graph.paths[node_id, name] = where
     graph.node_paths[node_id] = path
@@ -302,8 +303,9 @@ def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
         inputs = node["inputs"]
         if node_id in outputs:
             inputs = {**inputs, MARK_INPUT: mark}
-            if isinstance(inputs.get("filename_prefix"), str):
-                inputs["filename_prefix"] = f"{mark}/{inputs['filename_prefix']}"
+            prefix = inputs.get("filename_prefix")
+            if prefix is not None and not link(prefix):
+                inputs["filename_prefix"] = f"{mark}/{literal_prefix(prefix)}"
         marked[node_id] = {**node, "inputs": inputs}
     return marked
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
@@ -44,15 +42,11 @@ class NodeRule(models.Model):
     def __str__(self) -> str:
         return f"{self.access} {self.node} for {self.who}"
 
-    @property
-    def who(self) -> str:
-        return str(self.user or self.group or "everybody")
-
     def clean(self) -> None:
         super().clean()
         if self.user_id is not None and self.group_id is not None:
             raise ValidationError("A rule is for a user or for a group, not for both")
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.node = self.node.strip()
-        super().save(*args, **kwargs)
+    @property
+    def who(self) -> str:
+        return str(self.user or self.group or "everybody")

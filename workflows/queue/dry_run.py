@@ -25,6 +25,7 @@ from workflows.graph import (
     input_files,
     links,
     node_info,
+    node_policy,
     object_info,
     parsing,
     refusals,

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FAULTS_UNTIL_PAUSE = 3  # system faults in a row
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds
-MARK = parsing.OWN_INPUT  # by it we know our prompts
+MARK = parsing.MARK_INPUT  # by it we know our prompts
 
 
 class Backend:

@@ -257,11 +257,8 @@ class _Collecting:
 
     def what_there_is(self) -> list[Output]:
         """Outputs of the files that could be stored."""
-        found = self._history.files
         return [
-            output_collection.output_of(self._claim, written, self._stored[written])
-            for written in found
-            if written in self._stored
+            output_collection.output_of(self._claim, written, file) for written, file in self._stored.items()
         ]
 
 

@@ -1,4 +1,4 @@
-"""Which of the files that ComfyUI names as outputs are this execution's own: those in its attempt's folder."""
+"""Which of the files that ComfyUI names as outputs are the execution's own: those in its folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def select(
 ) -> tuple[list[OutputFile], list[Line]]:
     """(the files where they lie, a line for each that is none of ours).
 
-    A node can make ComfyUI name any file at all. Where ComfyUI has no bridge (not `confined`), what lies in no
-    attempt's folder is taken as well: previews do.
+    A node can make ComfyUI name any file at all. Where ComfyUI has no bridge (not `confined`), what lies in
+    no attempt's folder is taken as well: previews do.
     """
     named = list(named)
     mark = _mark(claim, named)

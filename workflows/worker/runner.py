@@ -19,7 +19,7 @@ from django.conf import settings
 from comfyserve.db import connections
 from comfyui import History, Refused, Session, Subscription, Unreachable, events
 from workflows.fleet import registry
-from workflows.graph import advice, comfyui_errors, model_usage, node_info, parsing
+from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause, Level, Status
 from workflows.queue import claims, state_machine
@@ -208,7 +208,7 @@ class Runner:
             raise _NotWanted
 
     def _denied(self) -> Fault | None:
-        """The policy again: it may have changed, and only here it is known which ComfyUI runs the workflow."""
+        """The policy again: it may have changed, and only here it is known which ComfyUI runs it."""
         backend, prompt = self._backend, self.claim.prompt
 
         def judge() -> list[tuple[str, str]]:
@@ -219,9 +219,8 @@ class Runner:
         if not denials:
             return None
         node_id, sentence = denials[0]
-        return Fault(
-            sentence, {"type": "node_not_allowed", "message": sentence, "node_id": node_id, "node_errors": {}}
-        )
+        details = {"type": "node_not_allowed", "message": sentence, "node_id": node_id, "node_errors": {}}
+        return Fault(sentence, details, cause=FailureCause.REFUSED)
 
     def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any]:
         """For the bridge: whose folders these are, what it may read, and what its files carry as metadata."""
