@@ -142,7 +142,7 @@ class Policy:
 
 
 def mistakes(graph: Graph, *, user_id: Any) -> Iterator[Detail]:
-    """Of a submission: each denied node, under the path of its class, and what may not stand in file inputs."""
+    """Of a submission: each denied node, under the path of its class; and paths in file inputs."""
     for node_id, sentence in Policy(user_id=user_id).denials(graph.prompt):
         yield Detail("NODE_NOT_ALLOWED", sentence, f"{graph.node_paths[node_id]}.class_type")
     yield from file_inputs.misplaced(graph)
