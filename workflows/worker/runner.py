@@ -222,11 +222,16 @@ class Runner:
         details = {"type": "node_not_allowed", "message": sentence, "node_id": node_id, "node_errors": {}}
         return Fault(sentence, details, cause=FailureCause.REFUSED)
 
-    def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any]:
-        """For the bridge: whose folders these are, what it may read, and what its files carry as metadata."""
+    def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any] | None:
+        """What the user sent; for the bridge, whose folders these are, what may be read there, and what files
+        carry as metadata."""
+        given: dict[str, Any] | None = self.claim.extras.get("extra_data")
+        if not self._backend.has_bridge:
+            return given
         inputs = input_transfer.placed_for(self.claim, prepared)
         workflow = input_files.as_given(self.claim.prompt)
-        return {"comfyserve": {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow}}
+        own = {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow}
+        return {**(given or {}), "comfyserve": own}
 
     def _post(self) -> Ended | Gone | None:
         denied = self._denied()

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("auth", "0012_alter_user_first_name_max_length"),
-        ("workflows", "0018_index_of_batches"),
+        ("workflows", "0019_extras"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
