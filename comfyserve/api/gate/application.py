@@ -28,6 +28,8 @@ REFUSAL = "comfyserve.refusal"  # the ApiError to answer with; the body is not t
 
 IN_MEMORY = 256 * 1024  # bytes of a body; the rest is on disk
 AT_ONCE = 64  # bodies above SMALL that arrive at the same time
+# What is still read of a body that is too large, so that its sender comes to read the refusal.
+DROPPED_TIMES, DROPPED_SECONDS = 8, 3.0  # so many times what is allowed, by its own word
 CLOSE = {"Connection": "close"}
 
 
@@ -60,6 +62,8 @@ class Gate:
             except Gone:
                 return
             except ApiError as refusal:
+                if isinstance(refusal, PayloadTooLarge):
+                    await _drop_rest(scope, receive, route)
                 await self._refuse(scope, send, refusal)
                 return
             body.seek(0)
@@ -150,7 +154,28 @@ class Gate:
 
 
 def _too_large(route: Route) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body has more than {route.body_bytes} bytes", headers=CLOSE)
+    where = "" if route.streamed else "; send large files to /files/upload and name them by their file_id"
+    return PayloadTooLarge(f"The body has more than {route.body_bytes} bytes{where}", headers=CLOSE)
+
+
+async def _drop_rest(scope: Scope, receive: Receive, route: Route) -> None:
+    """Read what a client still sends of a body that is refused, for a while and up to a limit.
+
+    Many clients read no answer before all is sent: they would see a reset connection and not the refusal. Who
+    waits for "100 Continue", or means to send very much, is answered at once.
+    """
+    declared = _length(scope["headers"])
+    if route.body_bytes <= SMALL:
+        return  # nothing of that kind is sent there by mistake
+    if b"expect" in dict(scope["headers"]) or not 0 < declared <= DROPPED_TIMES * route.body_bytes:
+        return
+    more = True
+    try:
+        async with asyncio.timeout(DROPPED_SECONDS):
+            while more:
+                more = (await receive()).get("more_body", False)
+    except TimeoutError:
+        return
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int:
