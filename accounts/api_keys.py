@@ -75,5 +75,13 @@ def delete(*, user: User, key_id: int) -> None:
     audit.record("key.revoke", on=key, note=f"of {user.email}")
 
 
+@transaction.atomic
+def delete_all(*, user: User) -> None:
+    """All keys of the user stop working now."""
+    for key in ApiKey.objects.filter(user=user):
+        audit.record("key.revoke", on=key, note=f"of {user.email}, with a reset of the password")
+    ApiKey.objects.filter(user=user).delete()
+
+
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

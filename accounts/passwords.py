@@ -11,7 +11,7 @@ from django.utils.encoding import force_str
 from django.utils.http import urlsafe_base64_decode
 from kombu.exceptions import OperationalError as BrokerUnavailable
 
-from accounts import audit, sessions, tasks, throttling
+from accounts import api_keys, audit, sessions, tasks, throttling
 from accounts.models import Session, User
 from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFailed
 
@@ -52,7 +52,11 @@ def ask_reset(*, email: str, address: str) -> None:
 
 def reset(*, token: str, new: str) -> None:
     """Sets the password. ValidationFailed if the token is used, too old or not ours, or the password weak."""
-    _set(_user_of(token), new)
+    user = _user_of(token)
+    with transaction.atomic():
+        _set(user, new)
+        # Whoever needs a reset may have lost the account to somebody who made keys for later.
+        api_keys.delete_all(user=user)
 
 
 def _user_of(reset_token: str) -> User:

@@ -9,6 +9,7 @@ alike, so that a refusal tells nothing. A success gives its attempt back.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,7 +109,9 @@ def _known(email: str, address: str) -> bool:
 
 
 def _account(email: str) -> str:
-    return hashlib.sha256(email.lower().encode()).hexdigest()[:32]
+    # Spellings that only look different share a counter: İ casefolds to i with a combining dot.
+    plain = unicodedata.normalize("NFKC", email).casefold().replace("\u0307", "")
+    return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
 def _counted(key: str, window: Window) -> tuple[int, int]:

@@ -80,6 +80,7 @@ _SECRETS = re.compile(
     r"(?P<keep>://[^/\s:@]*:)[^@\s/]+(?=@)"  # a password in an address
     r"|(?P<keep2>(?i:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"  # a JSON web token
+    r"|\b(?:csk|whsec|hf)_[A-Za-z0-9_+/=-]{8,}"  # API keys, webhook secrets, Hugging Face tokens
     r"|(?P<keep3>(?i:\b(?:password|passwd|secret|token|api_key|signature|sig)[\"']?\s*[=:]\s*[\"']?))[^\s\"'&,;)}]{4,}"
 )
 MASK = "***"
@@ -118,6 +119,12 @@ class Json(JsonFormatter):
         return scrub(super().format(record))
 
 
+# A newline in a message would begin a line that looks like another's. Tracebacks keep theirs.
+_ESCAPED = {number: f"\\x{number:02x}" for number in (*range(9), *range(10, 32), 0x7F, 0x85)} | {
+    0x0A: "\\n", 0x0D: "\\r", 0x2028: "\\u2028", 0x2029: "\\u2029",
+}  # fmt: skip
+
+
 class Line(logging.Formatter):
     """A line to read: time, level, logger, [what is in hand], message."""
 
@@ -128,6 +135,9 @@ class Line(logging.Formatter):
         known = [str(value) for name in FIELDS if (value := getattr(record, name, None)) is not None]
         record.in_hand = " ".join(known) or "-"
         return scrub(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        return super().formatMessage(record).translate(_ESCAPED)
 
 
 def chosen_format(wanted: str, *, debug: bool) -> str:

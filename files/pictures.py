@@ -23,6 +23,9 @@ DECODED_AT_MOST_JPEG = 200_000_000
 DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture that is converted; phones make up to 50 millions
 ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture turned by 90 degrees
 Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than the header
+# Opening these reads a header and decodes nothing. Others (.ico, .icns, .psd, ...) decode a picture within
+# them when they are opened, before its size can be judged.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _one_at_a_time = threading.Lock()  # what is decoded is in memory
 # Everything that a broken file makes Pillow raise.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
@@ -41,7 +44,7 @@ class Size:
 def size_of(path: Path) -> Size | None:
     """As the header claims and a viewer turns it; None where it is no picture that can be read."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
     except _BROKEN:
         return None
@@ -54,7 +57,10 @@ def texts(content: bytes) -> dict[str, str] | None:
     EXIF.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(content)) as picture:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(BytesIO(content), formats=FORMATS) as picture,
+        ):
             found = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
             for text in picture.getexif().values():
                 name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
@@ -76,7 +82,7 @@ def _is_lying(picture: Image.Image) -> bool:
 def as_png(path: Path, target: Path) -> bool:
     """Write the picture upright as a PNG, for programs that do not read its format. False where it fails."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
                 return False
             with _one_at_a_time:
@@ -91,7 +97,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     if content_type.startswith("video/"):
         return _poster(path, target, content_type)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             most = DECODED_AT_MOST_JPEG if picture.format == "JPEG" else DECODED_AT_MOST
             if picture.width * picture.height > most:
                 return False

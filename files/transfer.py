@@ -113,7 +113,10 @@ def _permitted(request: HttpRequest, file_id: str, *, subject: str) -> File:
         return queries.file_of(file_id=file_id, user=authentication.require(request))
     if not links.is_signed(subject, expires=request.GET.get("expires", ""), signature=signature):
         raise Unauthorized("The link has expired or was altered; fetch a new one")
-    return queries.file_of(file_id=file_id)
+    file = queries.file_of(file_id=file_id)
+    if not file.user.is_active:  # links end with the account that they were made for
+        raise Unauthorized("The link is not valid any more")
+    return file
 
 
 def _with_charset(content_type: str) -> str:

@@ -49,6 +49,8 @@ def wrapped(address: Address) -> list[ipaddress.IPv4Address]:
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in NAT64 or int(address) >> 32 == 0:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if int(address) >> 32 == 0xFFFF0000:  # ::ffff:0:0:0/96, IPv4-translated (SIIT)
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     if (int(address) >> 32) & 0xFFFFFFFF in (0x00005EFE, 0x02005EFE):  # ISATAP
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return [one for one in found if one is not None]

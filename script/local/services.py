@@ -123,6 +123,9 @@ class Services:
                 self._postgres.prepare()
         if self._valkey:
             self._valkey.prepare()
+        if self.host in ("127.0.0.1", "localhost", "::1"):
+            # A web page elsewhere must not reach the service by a name of its own (DNS rebinding).
+            os.environ.setdefault("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
         self.env = os.environ | {
             "DATA_DIR": str(self.data),
             "SECRET_KEY": os.environ.get("SECRET_KEY") or self._kept_secret("secret-key"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from accounts import password_mail, sessions, tasks, throttling
+from accounts import api_keys, password_mail, sessions, tasks, throttling
 from accounts.models import User
 from tests.factories import Api, assert_error, mistakes
 
@@ -76,6 +76,13 @@ class TestConfirming:
         assert_error(as_alice.get("/auth/me"), 401, "unauthorized")
         login = Api().post("/auth/login", {"email": "alice@example.com", "password": NEW})
         assert login.status_code == 200
+
+    def test_it_revokes_the_api_keys(self, alice: User, mailoutbox) -> None:
+        _, secret = api_keys.create(user=alice, name="made by a thief")
+        assert Api(secret).get("/auth/me").status_code == 200
+        password_mail.send_reset(email="alice@example.com")
+        confirm(token_in(mailoutbox[0]))
+        assert Api(secret).get("/auth/me").status_code == 401
 
     def test_the_token_works_once(self, alice: User, mailoutbox) -> None:
         password_mail.send_reset(email="alice@example.com")

@@ -48,6 +48,16 @@ class TestWhole:
     def test_it_wants_a_login_or_a_signature(self, alice, file_id):
         assert_error(requests.get(f"{alice.url}/files/{file_id}", timeout=10), 401, "unauthorized")
 
+    def test_a_signed_link_ends_with_the_account(self, alice, site, file_id):
+        url = alice.get(f"/files/{file_id}/info").json()["download_url"]
+        assert requests.get(url, timeout=10).status_code == 200
+        active = "UPDATE accounts_user SET is_active = %s WHERE email = %s"
+        site.stack.sql(active, False, alice.email)
+        try:
+            assert_error(requests.get(url, timeout=10), 401, "unauthorized")
+        finally:
+            site.stack.sql(active, True, alice.email)
+
     def test_another_users_file_is_not_found(self, bob, file_id):
         assert_error(bob.get(f"/files/{file_id}"), 404, "not_found")
 

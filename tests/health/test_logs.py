@@ -129,3 +129,14 @@ def test_what_was_in_hand_before_is_in_hand_again():
         record = logging.makeLogRecord({})
         logs.Context().filter(record)
     assert record.execution_id == "outer"
+
+
+@pytest.mark.parametrize("secret", ["csk_abcdefghij012", "whsec_MfKQ9r8GKYqrTwjU", "hf_abcdefghijklmno"])
+def test_bare_keys_are_masked(secret):
+    assert logs.scrub(f"sent {secret} there") == "sent *** there"
+
+
+def test_a_newline_in_a_message_begins_no_line():
+    record = logging.LogRecord("x", logging.INFO, "", 0, "a\n2026-01-01 INFO forged\rb\x1b[2J", (), None)
+    assert "\n" not in (line := logs.Line().format(record))
+    assert "a\\n2026-01-01 INFO forged\\rb\\x1b[2J" in line

@@ -25,3 +25,23 @@ def test_a_workflow_becomes_a_picture(stack, comfyui):
     assert served.status_code == 200
     assert served.headers["Content-Type"] == "image/png"
     assert Image.open(BytesIO(served.content)).size == (64, 64)
+
+
+def test_a_text_that_is_long_becomes_a_file(stack, comfyui):
+    stack.start_worker(comfyui_url=comfyui.url, keep=True)
+    person = stack.person()
+    text = "word " * 20_000
+    graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": text}}}
+    result = person.result(person.execute(graph))
+    assert result["status"] == "completed", result
+    [made] = result["outputs"]["texts"]
+    assert made["size"] == len(text)
+    assert requests.get(made["url"], timeout=10).text == text
+
+
+def test_metadata_may_have_64_kib(bare_stack):
+    person = bare_stack.person()
+    for metadata, status in (({"a": "x" * 60_000}, 200), ({"a": "x" * 70_000}, 400)):
+        answer = person.post("/workflows/execute", {"workflow": graphs.colour(1), "metadata": metadata})
+        assert answer.status_code == status, answer.text
+    assert answer.json()["details"][0]["field"] == "metadata"

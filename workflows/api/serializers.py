@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,8 @@ from rest_framework.exceptions import ErrorDetail
 from comfyserve.api.fields import FlagField, NumberField
 from comfyserve.api.parsers import Document
 from workflows.models import Level, Priority, Status, WebhookEvent
+
+MAX_METADATA_BYTES = 64 * 1024  # it comes back with each result and each row of a list
 
 
 class Choice(serializers.ChoiceField):
@@ -96,6 +99,8 @@ class SubmissionOptions(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
+        text = _text_of_metadata(data) if found.get("metadata") else ""
+        _check_metadata(text or json.dumps(found.get("metadata"), ensure_ascii=False))
         own = {name: found[name] for name in found.keys() - SubmissionOptions._declared_fields.keys()}
         return {
             **own,
@@ -103,7 +108,7 @@ class SubmissionOptions(serializers.Serializer[Any]):
             "webhook_url": found.get("webhook_url") or "",
             "webhook_events": found.get("webhook_events") or [],
             "metadata": found.get("metadata") or {},
-            "metadata_text": _text_of_metadata(data) if found.get("metadata") else "",
+            "metadata_text": text,
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         }
 
@@ -141,6 +146,13 @@ class ExecuteSerializer(SubmissionOptions):
         allow_empty=False,
         help_text="Run only these output nodes and what they need",
     )
+
+
+def _check_metadata(text: str) -> None:
+    size = len(text.encode(errors="replace"))
+    if size > MAX_METADATA_BYTES:
+        message = f"Metadata may have at most {MAX_METADATA_BYTES} bytes as JSON; this has {size}"
+        raise serializers.ValidationError({"metadata": [message]}, code="TOO_LONG")
 
 
 def _text_of_metadata(data: Any) -> str:

@@ -20,6 +20,7 @@ from workflows.queue.execution_log import Line
 
 from . import own_outputs
 
+MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
 LONGEST_SUBFOLDER = 500  # characters, as the column has
 GROUPS = {
     "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "exr"),
@@ -62,8 +63,18 @@ def collect(
             continue
         outputs.append(output_of(claim, written, stored[written]))
     texts = sorted(history.texts, key=lambda each: place.get(each[0], len(place)))
-    outputs += [Output(group="texts", node_id=node_id, text=text) for node_id, text in texts]
+    outputs += [_text(claim, node_id, text) for node_id, text in texts]
     return outputs, lines
+
+
+def _text(claim: Claim, node_id: str, text: str) -> Output:
+    """In the row, where lists and results carry it; a long one as a file."""
+    content = text.encode(errors="replace")
+    if len(content) <= MAX_TEXT_BYTES:
+        return Output(group="texts", node_id=node_id, text=text)
+    name = f"text_{node_id}.txt"
+    file = storing.store(user_id=claim.user_id, kind=Kind.OUTPUT, filename=name, chunks=[content])
+    return Output(group="texts", node_id=node_id, file=file)
 
 
 def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
