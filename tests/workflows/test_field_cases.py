@@ -100,10 +100,10 @@ def test_a_node_that_saves_without_telling_leaves_a_warning(rig):
     async def quiet(run, inputs):
         run.save(PNG, prefix="quiet", extension="png")
 
-    rig.comfyui.classes["Quiet"] = NodeClass(run=quiet, is_output=True)
+    rig.comfyui.classes["PreviewImage"] = NodeClass(run=quiet, is_output=True)
     rig.backend.look_again()
     rig.backend.refresh()
-    body = rig.ends(rig.run({"1": {"class_type": "Quiet", "inputs": {}}}), "completed")
+    body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert body["outputs"] == {}
     [warning] = body["warnings"]
     assert warning.startswith("It ended without any output")
@@ -113,12 +113,12 @@ def test_an_output_that_comfyui_does_not_give_is_a_warning(rig):
     async def lost(run, inputs):
         return {"images": [{"filename": "v1..final_00001_.png", "subfolder": "", "type": "output"}]}
 
-    rig.comfyui.classes["Lost"] = NodeClass(run=lost, is_output=True)
+    rig.comfyui.classes["PreviewImage"] = NodeClass(run=lost, is_output=True)
     rig.backend.look_again()
     rig.backend.refresh()
-    body = rig.ends(rig.run({"1": {"class_type": "Lost", "inputs": {}}}), "completed")
+    body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert body["warnings"] == [
-        "Node 1 (Lost): its file 'v1..final_00001_.png' is missing from the outputs, "
+        "Node 1 (PreviewImage): its file 'v1..final_00001_.png' is missing from the outputs, "
         "since ComfyUI does not give it"
     ]
 

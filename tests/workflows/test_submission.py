@@ -212,3 +212,16 @@ def test_the_models_stand_beside_the_metadata(alice):
     answer = alice.get(f"/workflows/{response.json()['execution_id']}")
     assert '"metadata":{"x": 1.0, "model_used": "tiny-sd15.safetensors"}' in answer.content.decode()
     assert answer.json()["models_used"] == ["tiny-sd15.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "node, field, meant",
+    [
+        ({"class_type": "A", "input": {"a": 1}}, "workflow.1.input", "inputs"),
+        ({"class_type": "A", "inputs": [{"name": "a", "valeu": 1}]}, "workflow.1.inputs.0.valeu", "value"),
+    ],
+)
+def test_a_part_of_a_node_that_is_misspelt_is_named(alice, node, field, meant):
+    code, message = refused(alice, {"1": node})[field]
+    assert code == "UNKNOWN_FIELD"
+    assert f"did you mean '{meant}'" in message

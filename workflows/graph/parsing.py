@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfyserve import near_names
 from comfyserve.api.errors import Detail, ValidationFailed
 
 from . import links
@@ -143,6 +144,8 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
                 f"{path}.id",
             )
         )
+    if "inputs" not in node:
+        mistakes += _misspelt(node, "inputs", path)
     inputs: dict[str, Any] = {}
     for name, value, where in _inputs_of(node.get("inputs", {}), f"{path}.inputs", mistakes):
         if name in inputs:
@@ -191,6 +194,15 @@ def _inputs_of(inputs: Any, path: str, mistakes: list[Detail]) -> Iterator[tuple
             yield entry["name"], entry["value"], f"{where}.value"
         elif entry.get("required"):
             mistakes.append(Detail("REQUIRED_FIELD", f"Field '{where}.value' is required", f"{where}.value"))
+        else:
+            mistakes += _misspelt(entry, "value", where)
+
+
+def _misspelt(given: Mapping[str, Any], wanted: str, path: str) -> list[Detail]:
+    """A mistake where a field that is not there seems to be there under another name."""
+    found = near_names.near(wanted, given, cutoff=0.75)
+    message = f"There is no field '{found[0][:100]}'; did you mean '{wanted}'?" if found else ""
+    return [Detail("UNKNOWN_FIELD", message, f"{path}.{found[0][:100]}")] if found else []
 
 
 # -- links -------------------------------------------------------------------------------------------
