@@ -73,7 +73,8 @@ def test_a_second_try_goes_on_where_the_first_one_ended(rig, storage):
     before = storage.left
     body = rig.ends(rig.run(three_pictures()), "completed")
     assert len(body["outputs"]["images"]) == 3
-    assert len(storage.puts) == 4, "only the one that failed is stored again"
+    stored = [key for key in storage.puts if key.startswith("outputs/")]  # thumbnails come when they come
+    assert len(stored) == 4, "only the one that failed is stored again"
     named = set(File.objects.values_list("key", flat=True))
     # Equal pictures are kept once, and the others go after the commit.
     wait_for(lambda: storage.left - before == named, what="what no row names to go")
