@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 
 import pytest
 import requests
@@ -184,3 +185,26 @@ def test_a_worker_that_starts_without_redis_works(bare_stack, comfyui):
     nowhere = {"REDIS_URL": f"redis://127.0.0.1:{ports.free_port()}/0"}
     stack.start_worker("lonely", comfyui_url=comfyui.url, env=nowhere, wait=False)
     assert person.result(person.execute(graphs.colour(44)), seconds=40)["status"] == "completed"
+
+
+def test_inputs_that_kill_their_worker_twice_are_poison(bare_stack, comfyui):
+    """A server that never answers holds the execution in its preparation; what kills there is a stand-in."""
+    stack = bare_stack
+    person = stack.person("deadly")
+    with socket.create_server(("127.0.0.77", 0)) as server:
+        server.settimeout(30)
+        address = f"http://127.0.0.77:{server.getsockname()[1]}/a.png"
+        graph = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": address}},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+        execution_id = person.execute(graph)
+        for _ in range(2):
+            worker = stack.start_worker("prepares", comfyui_url=comfyui.url)
+            connection, _ = server.accept()
+            with connection:
+                worker.kill()
+        stack.start_worker("prepares", comfyui_url=comfyui.url)
+        result = person.result(execution_id)
+    assert result["status"] == "failed"
+    assert result["error"] == "Given up: its worker died 2 times while it prepared the inputs"

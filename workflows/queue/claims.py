@@ -115,6 +115,9 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
     `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
     had the others has lost it: a frozen process that wakes finds its token gone.
+
+    One that was not posted yet counts a fault: a process that stops gives such a one back, so this one died
+    while it fetched and measured its inputs.
     """
     return _claims(
         f"""
@@ -124,6 +127,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
             FOR NO KEY UPDATE SKIP LOCKED  -- what is locked for long is left to the reaper
         ), e AS (
             UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
+                faults = faults + (posted_at IS NULL)::int,
                 lease_expires_at = now() + make_interval(secs => %s)
             FROM free WHERE workflows_execution.id = free.id RETURNING workflows_execution.*
         ), line AS (

@@ -191,6 +191,15 @@ def _report_end(claim: Claim, outcome: Outcome) -> None:
         task_events.failed(id_, worker=worker, error=outcome.error, runtime=runtime)
 
 
+def fail_if_deadly(claim: Claim) -> bool:
+    """Fail an adopted claim whose inputs were being prepared each time that its worker died. False: go on."""
+    if claim.posted_at is not None or claim.faults < MAX_FAULTS:
+        return False
+    error = f"Given up: its worker died {claim.faults} times while it prepared the inputs"
+    finish(claim, Outcome(Status.FAILED, error=error))
+    return True
+
+
 def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
     """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
     files = [output.file_id for output in outputs if output.file_id is not None]

@@ -207,7 +207,8 @@ class Upkeep:
         if not self._backend.reachable or (self._slots.taking and not self._met_anew.is_set()):
             return
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
-            self._slots.resume(claim)
+            if not state_machine.fail_if_deadly(claim):
+                self._slots.resume(claim)
         self._met_anew.clear()
         self._backend.strays.set()
         self._slots.taking = True
