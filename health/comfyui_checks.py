@@ -93,6 +93,8 @@ def _one(row: overview.Row, took: float | None, error: str | None) -> Service:
     if row.worker.wish != Worker.DesiredState.WORK:
         said = "Paused" if row.worker.wish == Worker.DesiredState.PAUSE else "Drained"
         return Service(name, "degraded", took, f"{said} by an operator")
+    if not row.worker.boot:
+        return Service(name, "healthy", took, "Without our bridge: users' files are not kept apart there")
     return Service(name, "healthy", took)
 
 

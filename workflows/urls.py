@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .api import stream_views, views, webhook_views
+from .api import node_views, stream_views, views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),
     path("execute", views.ExecuteView.as_view()),
     path("validate", views.ValidateView.as_view()),
+    path("nodes", node_views.NodesView.as_view()),
     path("events", stream_views.AllEventsView.as_view()),
     path("<str:execution_id>", views.ResultView.as_view()),
     path("<str:execution_id>/status", views.StatusView.as_view()),

@@ -69,6 +69,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         [
             Rows("Workers", "memory", "workflows.Worker"),
             Rows("Models", "deployed_code", "models_registry.Model"),
+            Rows("Node rules", "rule", "workflows.NodeRule"),
         ],
     ),
     (

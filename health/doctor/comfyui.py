@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import DatabaseError
 
 from comfyui import Client, Unreachable
+from comfyui.bridge import SUPPORTED
 from health.checks import explain
 from workflows.fleet import overview
 
@@ -78,17 +79,25 @@ def _options(argv: Sequence[str]) -> Iterator[Finding]:
         yield note("comfyui", "started without --preview-method", "Start it with --preview-method latent2rgb")
 
 
+def _version(answer: requests.Response) -> int | None:
+    try:
+        return int(answer.json()["version"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _bridge(url: str) -> Iterator[Finding]:
     try:
         answer = requests.get(url + BRIDGE, headers=settings.COMFYUI_HEADERS, timeout=5)
     except requests.RequestException:
         return
-    if answer.status_code == 200:
-        yield good("bridge", "ComfyUI has our node")
+    if answer.status_code == 200 and _version(answer) == SUPPORTED:
+        yield good("bridge", "ComfyUI has our node: each execution has folders of its own")
     else:
         to_do = "Copy comfyui_bridge/ into ComfyUI's custom_nodes and start it again"
         yield note(
             "bridge",
-            "ComfyUI does not have our node: memory and models are not shown, its folders not cleaned",
+            "ComfyUI does not have our node, or an old one: users' files are not kept apart there, so that "
+            "more nodes are denied; memory and models are not shown, its folders not cleaned",
             to_do,
         )

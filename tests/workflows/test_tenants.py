@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import requests
+from django.contrib.auth.models import Group
 from PIL import Image
 
 from comfyui import Client
 from comfyui.bridge import Bridge
+from tests.factories import Api, make_user
 from tests.files.conftest import picture, uploaded
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import Graph
-from workflows.graph import node_classes
+from workflows.graph import node_classes, node_policy
+from workflows.models import NodeRule, ObjectInfo, Worker
 
 TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "text"}}
 
@@ -239,3 +242,75 @@ class TestPolicy:
             assert Bridge(client).info() is not None
         finally:
             client.close()
+
+
+class TestRules:
+    """What operators decide. In this process: no ComfyUI is needed."""
+
+    @pytest.fixture
+    def person(self, db) -> Any:
+        return make_user("carol")
+
+    @pytest.fixture
+    def fleet(self, db) -> None:
+        about = {"python_module": "custom_nodes.pack", "input": {"required": {"path": ["STRING", {}]}}}
+        new = {
+            "python_module": "comfy_extras.nodes_new",
+            "input": {"required": {"file_path": ["STRING", {}]}},
+        }
+        body = {
+            "PackNode": about,
+            "NewNode": new,
+            "SaveImage": {"python_module": "nodes", "output_node": True},
+        }
+        info = ObjectInfo.objects.create(digest="d" * 64, body=body)
+        Worker.objects.create(name="w", host="h", pid=1, url="u", object_info=info, reachable=True, boot="b")
+
+    def verdict(self, user: Any, class_type: str) -> str:
+        return node_policy.Policy(user_id=user.pk).of(class_type).access
+
+    def test_custom_nodes_are_allowed_and_unknown_stock_ones_denied(self, person, fleet):
+        assert self.verdict(person, "PackNode") == "allowed"
+        assert self.verdict(person, "NewNode") == "denied"
+        assert self.verdict(person, "SaveImage") == "confined"
+
+    def test_a_user_goes_before_a_group_and_that_before_everybody(self, person, fleet):
+        group = Group.objects.create(name="trainers")
+        person.groups.add(group)
+        for scope, access in (({}, "deny"), ({"group": group}, "allow"), ({"user": person}, "deny")):
+            NodeRule.objects.create(node="PackNode", access=access, **scope)
+            assert self.verdict(person, "PackNode") == {"allow": "allowed", "deny": "denied"}[access]
+        assert self.verdict(make_user("dave"), "PackNode") == "denied"
+
+    @pytest.mark.parametrize("node", ["custom_nodes", "custom_nodes.pack"])
+    def test_a_rule_for_a_module_holds_for_its_classes(self, person, fleet, node):
+        NodeRule.objects.create(node=node, access="deny")
+        assert self.verdict(person, "PackNode") == "denied"
+        NodeRule.objects.create(node="PackNode", access="allow")
+        assert self.verdict(person, "PackNode") == "allowed"
+
+    def test_without_the_bridge_more_is_denied(self, person, fleet):
+        assert self.verdict(person, "Preview3D") == "confined"
+        Worker.objects.update(boot="")
+        node_policy.fleet_confines_lately.forget()
+        assert self.verdict(person, "Preview3D") == "denied"
+        workflow = graphs.colour(1) | {"3": TEXT}
+        workflow["2"]["inputs"]["filename_prefix"] = ["3", 0]
+        denials = dict(node_policy.Policy(user_id=person.pk).denials(workflow))
+        assert "filename_prefix is a link" in denials["2"]
+
+    def test_the_api_shows_what_the_user_may_do(self, person, fleet):
+        NodeRule.objects.create(node="PackNode", access="deny", user=person)
+        shown = {node["class_type"]: node for node in Api.of(person).get("/workflows/nodes").json()}
+        assert (shown["PackNode"]["access"], shown["PackNode"]["decided_by"]) == ("denied", "user")
+        assert shown["SaveImage"]["access"] == "confined"
+        assert shown["NewNode"]["reason"]
+
+    def test_the_console_lists_each_class(self, fleet, client):
+        admin = make_user("root", is_staff=True, is_superuser=True)
+        client.force_login(admin)
+        NodeRule.objects.create(node="PackNode", access="deny", user=admin)
+        page = client.get("/admin/workflows/noderule/classes/").content.decode()
+        assert all(name in page for name in ("PackNode", "NewNode", "SaveImage", "deny: root"))
+        assert client.get("/admin/workflows/noderule/").status_code == 200
+        assert client.get("/admin/workflows/noderule/add/").status_code == 200

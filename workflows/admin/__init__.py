@@ -6,4 +6,4 @@ and its page); `actions` is what an operator may do, `detail` what the page of o
 
 from __future__ import annotations
 
-from . import executions, webhooks, workers  # noqa: F401
+from . import executions, node_rules, webhooks, workers  # noqa: F401
