@@ -10,9 +10,9 @@ from workflows.graph import node_classes, node_policy
 
 
 class NodeSerializer(serializers.Serializer[dict[str, str]]):
-    class_type = serializers.CharField()
+    class_type = serializers.CharField(help_text="As a workflow names it")
     title = serializers.CharField(help_text="As ComfyUI shows it")
-    category = serializers.CharField(allow_blank=True)
+    category = serializers.CharField(allow_blank=True, help_text="As ComfyUI sorts it")
     module = serializers.CharField(
         help_text="Where ComfyUI has it from; custom nodes begin with custom_nodes"
     )
