@@ -52,7 +52,7 @@ class Simulation:
     def next(self) -> str:
         chosen = min(self.waiting)
         self.waiting.remove(chosen)
-        self.virtual = chosen[3]
+        self.virtual = max(self.virtual, chosen[3])
         return chosen[2]
 
 

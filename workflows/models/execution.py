@@ -169,11 +169,17 @@ class Execution(models.Model):
             ),
             # Read by workers (adopt, staged elsewhere) and the reaper.
             models.Index(fields=["worker"], name="execution_claimed", condition=Q(claim_token__isnull=False)),
-            # Read by scheduling.place: the highest finish of a flow.
+            # Read by scheduling (place, settle): the first and last that wait in a flow, and the last that
+            # was claimed in it.
             models.Index(
                 fields=["user", "priority", "finish"],
-                name="execution_flow",
-                condition=Q(status="pending") | Q(claimed_at__isnull=False),
+                name="execution_flow_waiting",
+                condition=Q(status="pending", claimed_at=None),
+            ),
+            models.Index(
+                fields=["user", "priority", "finish"],
+                name="execution_flow_claimed",
+                condition=Q(claimed_at__isnull=False),
             ),
             # Read by scheduling.place: virtual time, the highest start of what was ever claimed.
             models.Index(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from accounts import quotas
 from comfyserve.db import rows
@@ -20,6 +21,8 @@ from workflows.models import Priority
 
 STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
+NEW_COST = 10.0  # GPU seconds: at least so much is reckoned for a kind that the user has not run yet
+MIN_CHARGE = 0.5  # GPU seconds: at least so much is charged for what ran, also if all of it was cached
 POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
 
 
@@ -35,7 +38,7 @@ class Place:
 def place_at(*, virtual: float, flow_finish: float, cost: float, weight: float) -> Place:
     """The formula, pure.
 
-    virtual: `start` of the execution claimed last. flow_finish: highest `finish` among the flow's
+    virtual: the highest `start` of what was ever claimed. flow_finish: highest `finish` among the flow's
     executions that wait or were claimed. cost: estimated GPU seconds.
     """
     start = max(virtual, flow_finish)
@@ -50,26 +53,71 @@ def bounded(cost: float | None) -> float:
     return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
 
 
-# What executions of a kind took lately, and what those of a user did. Parameters: kind, user.
+def reckoned(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
+    """The cost to reckon with. Nobody's runs lower what others are charged, and a kind that the user has not
+    run yet (such as one with renamed nodes) does not become cheap by many quick ones before.
+
+    own: median of the user's own runs of this kind. mean: of what the user completed lately. of_kind: median
+    of everybody's runs of this kind.
+    """
+    if own is not None:
+        return bounded(own)
+    other = mean if mean is not None else of_kind
+    return UNKNOWN_COST if other is None else max(bounded(other), NEW_COST)
+
+
+# What the user's completed executions of a kind took lately, all that the user completed, and everybody's of
+# that kind.
 _TOOK_SQL = """
     (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
         SELECT gpu_seconds FROM workflows_execution
-        WHERE kind = %s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k),
+        WHERE user_id = %(user)s AND kind = %(kind)s AND status = 'completed'
+        ORDER BY completed_at DESC LIMIT 20) own),
     (SELECT avg(gpu_seconds) FROM (
         SELECT gpu_seconds FROM workflows_execution
-        WHERE user_id = %s ORDER BY created_at DESC LIMIT 20) u)
+        WHERE user_id = %(user)s AND status = 'completed' ORDER BY created_at DESC, id DESC LIMIT 20) u),
+    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+        SELECT gpu_seconds FROM workflows_execution
+        WHERE kind = %(kind)s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k)
 """
 
-# Virtual time, and the highest finish of a flow. Parameters: user, priority, both twice.
-_FLOW_SQL = """
+# Of each of the user's flows what was claimed with the highest finish, and the weight of its priority.
+_SERVED_SQL = """
+    SELECT w.priority, w.weight, c.start, c.finish
+    FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
+    LATERAL (
+        (SELECT start, finish FROM workflows_execution
+         WHERE user_id = %(user)s AND priority = w.priority AND claimed_at IS NOT NULL
+         ORDER BY finish DESC LIMIT 1)
+        UNION ALL
+        (SELECT start, finish FROM workflows_flow WHERE user_id = %(user)s AND priority = w.priority)
+    ) AS c
+"""
+
+# Virtual time, and where the flow has got to: behind all that waits in it, and behind what the user was given
+# in any priority, reckoned at this flow's weight. So the weights of several priorities do not add up.
+_FLOW_SQL = f"""
     greatest(0, (SELECT start FROM workflows_execution
-                 WHERE claimed_at IS NOT NULL ORDER BY claimed_at DESC LIMIT 1),
+                 WHERE claimed_at IS NOT NULL ORDER BY start DESC LIMIT 1),
              (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1)),
     greatest(0, (SELECT finish FROM workflows_execution
-                 WHERE user_id = %s AND priority = %s AND (status = 'pending' OR claimed_at IS NOT NULL)
+                 WHERE user_id = %(user)s AND priority = %(priority)s
+                     AND status = 'pending' AND claimed_at IS NULL
                  ORDER BY finish DESC LIMIT 1),
-             (SELECT finish FROM workflows_flow WHERE user_id = %s AND priority = %s))
-"""
+             (SELECT max(s.start + (s.finish - s.start) * s.weight / %(weight)s) FROM ({_SERVED_SQL}) AS s))
+"""  # noqa: S608
+
+
+def _flow(user_id: int, priority: str) -> dict[str, Any]:
+    """Parameters of the statements about a user's flows."""
+    weights = settings.PRIORITY_WEIGHTS
+    return {
+        "user": user_id,
+        "priority": priority,
+        "weight": weight_of(priority),
+        "priorities": list(weights),
+        "weights": [float(weight) for weight in weights.values()],
+    }
 
 
 def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
@@ -77,13 +125,65 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
 
     The caller holds the user's submission lock.
     """
-    cursor = rows.prepared(
-        f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", [kind, user_id, user_id, priority, user_id, priority]
-    )
-    of_kind, of_user, virtual, flow_finish = cursor.fetchall()[0]
-    cost = bounded(of_kind if of_kind is not None else of_user)
+    cursor = rows.prepared(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", {"kind": kind} | _flow(user_id, priority))
+    own, mean, of_kind, virtual, flow_finish = cursor.fetchall()[0]
+    cost = reckoned(own=own, mean=mean, of_kind=of_kind)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
-    return of_kind, cost, found
+    return of_kind if own is None else own, cost, found
+
+
+# What waits in a flow and starts before the flow's floor moves behind it, with all that waits in that flow.
+_SETTLE_SQL = f"""
+    WITH floors AS (
+        SELECT w.priority, w.weight,
+            max(s.start + (s.finish - s.start) * s.weight / w.weight) AS floor,
+            max(s.start + (s.finish - s.start) * s.weight / w.weight)
+                FILTER (WHERE s.priority <> w.priority) AS of_others
+        FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
+            ({_SERVED_SQL}) AS s
+        GROUP BY w.priority, w.weight
+    ), behind AS (
+        SELECT f.priority, f.floor - first.start AS delta FROM floors f, LATERAL (
+            SELECT start FROM workflows_execution
+            WHERE user_id = %(user)s AND priority = f.priority AND status = 'pending' AND claimed_at IS NULL
+            ORDER BY finish LIMIT 1) AS first
+        WHERE f.floor - first.start > %(step)s / f.weight
+            OR f.of_others - first.start > %(least)s / f.weight
+    ), free AS (
+        SELECT e.id, b.delta FROM workflows_execution e JOIN behind b USING (priority)
+        WHERE e.user_id = %(user)s AND e.status = 'pending' AND e.claimed_at IS NULL
+        FOR NO KEY UPDATE OF e SKIP LOCKED
+    )
+    UPDATE workflows_execution e
+    SET turn = e.turn + f.delta, start = e.start + f.delta, finish = e.finish + f.delta
+    FROM free f WHERE e.id = f.id
+"""  # noqa: S608
+
+
+def settle(*, user_id: int) -> int:
+    """Move what waits of a user behind what the user was really given; the number of those moved.
+
+    Places are made with estimates, and each priority has its own. When an end shows that more was used, or
+    executions of several priorities were claimed, all that waits moves on by the difference: wrong estimates
+    and many priorities gain nothing. Within one, less than the step is left until it has grown. Safe to run
+    anywhere, any time; 0 also where a submission of the user is just being placed.
+    """
+    with transaction.atomic():
+        if not lock_submissions(user_id=user_id, wait=False):
+            return 0
+        return rows.execute(
+            _SETTLE_SQL, {"step": STEP_SECONDS, "least": MIN_CHARGE / 2} | _flow(user_id, Priority.NORMAL)
+        )
+
+
+def settle_served() -> int:
+    """The same for everybody of whom something is claimed now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT user_id FROM workflows_execution WHERE claim_token IS NOT NULL LIMIT 1000"
+        )
+        users = [row[0] for row in cursor.fetchall()]
+    return sum(settle(user_id=user_id) for user_id in users)
 
 
 def places(
@@ -158,9 +258,10 @@ NEXT_SQL = """
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
     """(what this kind of workflow took before, or None; the cost to reckon with), in GPU seconds."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_TOOK_SQL}", [kind, user_id])
-        of_kind, of_user = cursor.fetchone()
-    return of_kind, bounded(of_kind if of_kind is not None else of_user)
+        cursor.execute(f"SELECT {_TOOK_SQL}", {"kind": kind, "user": user_id})
+        own, mean, of_kind = cursor.fetchone()
+    known = of_kind if own is None else own
+    return known, reckoned(own=own, mean=mean, of_kind=of_kind)
 
 
 def positions(ids: list[UUID]) -> dict[UUID, int]:

@@ -315,8 +315,9 @@ def _end(
             total_steps = coalesce(%(total_steps)s::int, total_steps),
             error = %(error)s, failure_cause = %(cause)s, warnings = %(warnings)s::jsonb,
             gpu_seconds = %(gpu_seconds)s,
-            finish = start + (finish - start) / cost * coalesce(
-                %(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
+            finish = start + (finish - start) / cost * greatest(
+                coalesce(%(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
+                CASE WHEN started_at IS NOT NULL THEN %(least)s::float END),
             percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
             current_step = CASE WHEN %(completed)s THEN coalesce(%(total_steps)s::int, total_steps)
                 ELSE current_step END,
@@ -336,6 +337,7 @@ def _end(
             "warnings": json.dumps(connections.sanitize_json(list(warnings))),
             "gpu_seconds": gpu_seconds,
             "cost": cost,
+            "least": scheduling.MIN_CHARGE,
             "began_ago": None if began is None else began.seconds_ago,
             "total_steps": None if began is None else began.total_steps,
         },

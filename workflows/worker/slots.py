@@ -19,7 +19,7 @@ from comfyserve.db import connections
 from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Worker
-from workflows.queue import claims, state_machine
+from workflows.queue import claims, scheduling, state_machine
 from workflows.queue.claims import Claim
 
 from . import finalize
@@ -206,6 +206,7 @@ class Slots:
         finally:
             if ending is not Gone.LEFT and not isinstance(ending, Ended):
                 self._release(held)
+                self._settle(held)
         if isinstance(ending, Ended):
             self._collect(held, ending)
 
@@ -247,6 +248,7 @@ class Slots:
                     self._collecting -= 1
                     self._changed.notify_all()
                 self._release(held)
+                self._settle(held)
                 if was_full:
                     self.serve_in_thread()
 
@@ -260,6 +262,15 @@ class Slots:
     def _release(self, held: Held) -> None:
         with self._lock:
             self._held.pop(held.claim.token, None)
+
+    @staticmethod
+    def _settle(held: Held) -> None:
+        """What its user was really given moves the user's others in the order. The sweep does what fails."""
+        try:
+            with connections.step():
+                scheduling.settle(user_id=held.claim.user_id)
+        except connections.UNAVAILABLE as exc:
+            logger.warning("the order is corrected later, the database is unavailable: %s", exc)
 
     def tokens(self) -> set[UUID]:
         """All claims in our hands."""

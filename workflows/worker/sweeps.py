@@ -15,7 +15,7 @@ from django.conf import settings
 
 from comfyserve.db import connections
 from workflows.metrics import store
-from workflows.queue import duties, matching, state_machine
+from workflows.queue import duties, matching, scheduling, state_machine
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
     ("backoff", 2.0, lambda: state_machine.lift_backoff()),
     ("quotas", 3.0, lambda: state_machine.lift_quotas()),
     ("lacking", 5.0, lambda: matching.lift()),
+    ("order", 3.0, lambda: scheduling.settle_served()),
     ("fold", 3.0, lambda: store.fold()),
     ("stale", 60.0, _fail_stale),
 )
