@@ -117,7 +117,10 @@ def test_what_runs_is_active_and_what_was_staged_goes_back_as_a_retry(
     again = flower.post(f"/api/task/revoke/{running}")
     assert again.status_code == 409
     assert "ended already" in again.text
-    noted = stack.sql("SELECT note FROM accounts_auditentry WHERE action = 'execution.cancel' AND note <> ''")
+    noted = stack.sql(
+        "SELECT note FROM accounts_auditentry WHERE action = 'execution.cancel' AND object_id = ANY(%s)",
+        [running, staged],
+    )
     assert len(noted) == 2
     assert noted[0][0].startswith("in Flower, by operator from 127.0.0.1")
 
