@@ -19,13 +19,33 @@ from server import PromptServer
 
 from .marks import INPUT, INPUTS, MARK
 
+OLD_TEMP = 3600.0  # seconds
 MARKED_INPUT = "_comfyserve"  # of output nodes in our prompts
 
 
 # -- what there is -------------------------------------------------------------------------------------
 def found() -> dict[str, Any]:
-    """By name, each with the seconds since it was changed last: marks, inputs, prompts in history."""
+    """By name, each with the seconds since it was changed last: marks, inputs, prompts in history.
+
+    Files in temp that carry no mark are deleted once they are OLD_TEMP seconds old: ComfyUI itself empties
+    that folder only when it starts, and it is nobody's archive.
+    """
+    _delete_old_temp()
     return {"marks": _marks(), "inputs": _inputs(), "history": _history()}
+
+
+def _delete_old_temp() -> None:
+    try:
+        entries = list(os.scandir(folder_paths.get_temp_directory()))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            is_old = time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD_TEMP
+            if is_old and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink()
+        except OSError:
+            continue  # gone just now
 
 
 def _marks() -> dict[str, float]:

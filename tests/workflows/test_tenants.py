@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 import uuid
 from typing import Any
 
@@ -169,6 +171,21 @@ def unmarked(comfyui: Any) -> set[str]:
 
 def node_mark(name: str) -> bool:
     return len(name.rpartition(".")[0]) == 36
+
+
+def test_old_previews_without_a_mark_are_swept(comfyui):
+    old, new = (comfyui.folder / "temp" / f"{uuid.uuid4().hex}.png" for _ in range(2))
+    for path in (old, new):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    os.utime(old, (time.time() - 7200,) * 2)
+    client = Client(comfyui.url)
+    try:
+        Bridge(client).leftovers()
+    finally:
+        client.close()
+    assert [path.exists() for path in (old, new)] == [False, True]
+    new.unlink()
 
 
 class TestCollecting:
