@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, transaction
+from django.db.models.functions import Now
 
 from comfyserve.api.errors import as_api_error
 from comfyserve.db import connections
@@ -217,3 +219,20 @@ def test_one_idle_worker_brings_back_one_staged_execution_of_a_fleet(rig, idle_o
         staged.append(claim)
     wanted = [registry.is_wanted_elsewhere(each.execution_id, name=each.worker) for each in staged]
     assert wanted == [True, False, False]
+
+
+# -- what waits for long -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("columns", "fails"),
+    [
+        ({}, True),
+        ({"held": "quota"}, False),
+        ({"held_until": Now()}, False),
+        ({"claimed_at": Now()}, False),
+    ],
+    ids=["waited", "held by a quota", "let go by a quota just now", "came back just now"],
+)
+def test_only_what_nobody_could_take_for_so_long_is_stale(rig, columns, fails):
+    rig.submit(graphs.colour(1))
+    Execution.objects.update(created_at=Now() - timedelta(hours=49), **columns)
+    assert state_machine.fail_stale(older_than=timedelta(hours=48)) == int(fails)

@@ -335,7 +335,7 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
         return 0
     return rows.execute(
         """
-        UPDATE workflows_execution SET held = NULL WHERE id IN (
+        UPDATE workflows_execution SET held = NULL, held_until = statement_timestamp() WHERE id IN (
             SELECT id FROM workflows_execution
             WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
             ORDER BY turn, created_at

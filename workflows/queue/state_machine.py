@@ -25,7 +25,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Case, F, QuerySet, When
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from comfyserve.db import connections, rows
 from files import storing
@@ -272,11 +272,17 @@ def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Pl
 
 
 def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
-    """Fail what waits for longer than that with no worker to take it; the number of them."""
+    """Fail what waits for longer than that with no worker to take it; the number of them.
+
+    Time counts from when it could be taken: not while a quota held it, and anew where it came back.
+    """
     with transaction.atomic():
         ids = list(
             Execution.objects.select_for_update(skip_locked=True)
             .filter(status=Status.PENDING, claim_token=None, created_at__lt=Now() - older_than)
+            .alias(since=Greatest("created_at", "claimed_at", "held_until"))
+            .filter(since__lt=Now() - older_than)
+            .exclude(held__isnull=False, held=Held.QUOTA)
             .values_list("id", flat=True)[:limit]
         )
         if ids:
