@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from accounts import audit
 from accounts.models import User
-from comfyserve.api.errors import Conflict, Detail, LimitExceeded, NotFound, ValidationFailed
+from comfyserve.api.errors import Conflict, Detail, Forbidden, LimitExceeded, NotFound, ValidationFailed
 from comfyserve.outbound import client
 
 from . import kinds, queries, tickets
@@ -137,11 +137,16 @@ def latest(*, name: str, model_type: str | None) -> tuple[Model, list[Download],
     return model, list(rows), queries.entry_of(model).is_available
 
 
-def cancel(*, name: str, model_type: str | None) -> Model:
-    """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way."""
+def cancel(*, name: str, model_type: str | None, only_of: User | None = None) -> Model:
+    """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way.
+
+    `only_of`: Forbidden where somebody else asked for it.
+    """
     model = _known(name=name, model_type=model_type)
     under_way = Download.objects.filter(model=model, state__in=ACTIVE)
     with transaction.atomic():
+        if only_of is not None and under_way.exclude(user=only_of).exists():
+            raise Forbidden("Somebody else asked for this download; only they or an operator may cancel it")
         if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):
             raise NotFound(f"No download of {model.name} is under way")
         audit.record("model.cancel_download", on=model)

@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.authentication import AuthenticatedRequest
+from accounts.models import User
 from comfyserve.api.errors import Forbidden
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
@@ -145,8 +146,11 @@ class DownloadView(ManagementView):
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.TypeQuery], errors=(403,))
     def delete(self, request: Request, model_name: str) -> Response:
         """Cancel Download: what was fetched so far is deleted."""
+        assert isinstance(request.user, User)  # noqa: S101  (the permission class has seen to it)
         model = downloads.cancel(
-            name=model_name, model_type=checked(shapes.TypeQuery, request.query_params).get("model_type")
+            name=model_name,
+            model_type=checked(shapes.TypeQuery, request.query_params).get("model_type"),
+            only_of=None if _may_manage(request.user) else request.user,
         )
         return Response({"message": "Model download cancelled", "model_name": model.name})
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.models_registry.conftest import CHECKPOINT, LISTED
 from tests.models_registry.sources import Source, serving
+from tests.stack import Person
 from tests.waiting import wait_for
 from tests.workflows import graphs
 
@@ -126,6 +127,10 @@ def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
     assert told["bytes_total"] == len(source.content)
     [listed] = [each for each in person.get("/models/").json()["models"] if each["name"] == name]
     assert (listed["is_downloading"], listed["is_loaded"]) == (True, False)
+    stranger = Person(person.url, "stranger-to-downloads")
+    refused = stranger.session.delete(f"{person.url}/models/{name}/download", timeout=10)
+    assert refused.status_code == 403, refused.text
+    assert progress(person, name)["is_downloading"] is True
     assert not [
         each for each in person.get("/models/?available_only=true").json()["models"] if each["name"] == name
     ]
