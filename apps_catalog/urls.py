@@ -22,6 +22,7 @@ register_converter(AppAddress, "app")
 urlpatterns = [
     path("", views.ListView.as_view(), name="apps"),
     path("<app:app>/run", views.RunView.as_view(), name="app-run"),
+    path("<app:app>/batch", views.BatchView.as_view(), name="app-batch"),
     path("<app:app>/schema", views.SchemaView.as_view(), name="app-schema"),
     path("<app:app>/versions", views.VersionsView.as_view(), name="app-versions"),
     path("<app:app>", views.AppView.as_view(), name="app"),

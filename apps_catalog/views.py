@@ -13,9 +13,12 @@ from comfyserve.api import paging
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.api import stream_views
-from workflows.api.serializers import PageQuery
-from workflows.api.views import accepted_body, user_of, wanted_webhook
+from workflows.api.batch_schemas import BatchInfoSerializer
+from workflows.api.batch_views import batch_body, batch_options
+from workflows.api.serializers import BatchOptions, PageQuery
+from workflows.api.views import SubmittingView, accepted_body, user_of, wanted_webhook
 from workflows.presentation.schemas import DoneSerializer
+from workflows.queue import batches
 
 from . import catalog, representations, running
 from .models import AppVersion
@@ -115,12 +118,12 @@ class VersionsView(APIView):
         return Response(shown, headers=paging.count_headers(rows))
 
 
-class RunView(APIView):
+class RunView(SubmittingView):
     """Run it."""
 
     @stream_views.waits
     @idempotent
-    @describe(RunSerializer, AppRunSerializer)
+    @describe(RunSerializer, AppRunSerializer, parameters=[stream_views.PREFER])
     def post(self, request: Request, app: str) -> Response:
         """Run App: with values for its inputs; answers as `/workflows/execute` does.
 
@@ -132,6 +135,22 @@ class RunView(APIView):
         given = checked(RunSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         return Response(run_body(running.run(user=user, app=app, webhook=webhook, **given)))
+
+
+class BatchView(APIView):
+    """Run it many times."""
+
+    @idempotent
+    @describe(BatchOptions, BatchInfoSerializer)
+    def post(self, request: Request, app: str) -> Response:
+        """Run App in Batch: with many sets of values, as a list or a grid, all of them or none."""
+        user = user_of(request)
+        catalog.find(user=user, address=app)
+        given = checked(BatchOptions, request.data)
+        options = batch_options(given, request)
+        values, path = batches.values_of(inputs=given.get("inputs"), grid=given.get("grid"))
+        batch = running.run_many(user=user, app=app, inputs=values, path=path, **options)
+        return Response(batch_body(batch))
 
 
 def run_body(run: running.Run) -> dict[str, Any]:

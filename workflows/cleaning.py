@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 
 from comfyserve.cleaning import Gone, ago, oldest_rows, rows
 
-from .models import Delivery, LogLine, ObjectInfo, WebhookSecret, Worker
+from .models import Batch, Delivery, Execution, LogLine, ObjectInfo, WebhookSecret, Worker
 from .queue import deletion
 
 BATCH = 100  # executions, each with dozens of rows
@@ -24,6 +24,9 @@ def clean(*, dry_run: bool = False) -> Iterator[Gone]:
     """Each kind after the time that its setting gives; 0 keeps it for ever."""
     if days := settings.EXECUTION_RETENTION_DAYS:
         yield from _executions(days, dry_run=dry_run)
+        empty = ~Exists(Execution.objects.filter(batch=OuterRef("pk")))
+        whole = Batch.objects.filter(empty, completed_at__lt=ago(days)).order_by("completed_at")
+        yield from rows(whole, what="batches", dry_run=dry_run)
     ended = Q(execution__completed_at__isnull=False)
     if days := settings.LOG_RETENTION_DAYS:
         old = Q(timestamp__lt=ago(days))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .api import node_views, stream_views, views, webhook_views
+from .api import batch_views, node_views, stream_views, views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),
@@ -10,6 +10,12 @@ urlpatterns = [
     path("validate", views.ValidateView.as_view()),
     path("nodes", node_views.NodesView.as_view()),
     path("events", stream_views.AllEventsView.as_view()),
+    path("batch", batch_views.SubmitView.as_view()),
+    path("batches", batch_views.ListView.as_view()),
+    path("batches/<str:batch_id>", batch_views.BatchView.as_view()),
+    path("batches/<str:batch_id>/cancel", batch_views.CancelView.as_view()),
+    path("batches/<str:batch_id>/retry", batch_views.RetryView.as_view()),
+    path("batches/<str:batch_id>/contact-sheet", batch_views.ContactSheetView.as_view()),
     path("<str:execution_id>", views.ResultView.as_view()),
     path("<str:execution_id>/status", views.StatusView.as_view()),
     path("<str:execution_id>/logs", views.LogsView.as_view()),

@@ -20,7 +20,7 @@ from apps_catalog import catalog
 from files.models import File, Kind
 from tests.factories import Api
 from tests.workflows import graphs
-from workflows.models import Execution
+from workflows.models import Batch, Execution
 
 METHODS = ["get", "head", "options", "post", "put", "patch", "delete"]
 
@@ -58,6 +58,7 @@ def _file(user: User) -> Any:
 OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "execution_id": _execution,
     "file_id": _file,
+    "batch_id": lambda user: Batch.objects.create(user=user, total=1, remaining=1).id,
     "app": lambda user: _app(user),
     "delivery_id": lambda user: 1,  # looked for among those of the execution
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,

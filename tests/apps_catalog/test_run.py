@@ -144,3 +144,19 @@ def test_a_data_url_is_stored_and_its_id_told(alice):
     assert mistakes(assert_error(response, 400, "validation_error")) == {"inputs.image": "INVALID_VALUE"}
     gone = alice.post("/apps/portrait/run", {"inputs": {"image": "file_gone"}})
     assert mistakes(assert_error(gone, 400, "validation_error")) == {"inputs.image": "FILE_NOT_FOUND"}
+
+
+def test_a_batch_of_an_app_by_the_names_of_its_inputs(bob, app):
+    sent = {"grid": {"about": ["a cat", "a dog"], "seed": [1, 2, 3]}}
+    batch = bob.post("/apps/alice/portrait/batch", sent).json()
+    assert (batch["total"], batch["app"]) == (6, "alice/portrait")
+    members = bob.get(f"/workflows/batches/{batch['batch_id']}").json()["executions"]
+    assert members[5]["inputs"] == {"about": "a dog", "seed": 3, "steps": 4, "sampler": "euler"}
+    assert bob.get(f"/workflows/{members[0]['execution_id']}").json()["app"] == "alice/portrait"
+
+
+def test_mistakes_of_a_batch_are_told_by_number_and_name(bob, app):
+    sent = {"inputs": [{"about": "x"}, {"about": 7}, {"steps": 3}]}
+    body = assert_error(bob.post("/apps/alice/portrait/batch", sent), 400, "validation_error")
+    assert mistakes(body) == {"inputs.1.about": "INVALID_TYPE", "inputs.2.about": "REQUIRED_FIELD"}
+    assert Execution.objects.count() == 0

@@ -11,7 +11,8 @@ from rest_framework.exceptions import ErrorDetail
 
 from comfyserve.api.fields import FlagField, NumberField
 from comfyserve.api.parsers import Document
-from workflows.models import Level, Priority, Status, WebhookEvent
+from workflows.models import Level, Priority, Status
+from workflows.models.webhook import EXECUTION_EVENTS
 
 MAX_METADATA_BYTES = 64 * 1024  # it comes back with each result and each row of a list
 
@@ -88,7 +89,8 @@ class SubmissionOptions(serializers.Serializer[Any]):
         help_text="Told when it starts and ends",
     )
     webhook_events = serializers.ListField(
-        child=Choice(label="Webhook event", choices=WebhookEvent.choices), required=False, allow_null=True,
+        child=Choice(label="Webhook event", choices=[(event, "") for event in EXECUTION_EVENTS]),
+        required=False, allow_null=True,
         help_text="Which events to send to `webhook_url`; all by default",
     )  # fmt: skip
     metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
@@ -212,3 +214,22 @@ class ResultQuery(serializers.Serializer[Any]):
     include = Choice(
         label="Include", choices=[("workflow", "")], required=False, help_text="The submitted workflow too"
     )
+
+
+class BatchOptions(SubmissionOptions):
+    """What may be said of a batch: one set of values for each execution, or a grid of them."""
+
+    webhook_events = None  # type: ignore[assignment]  # there is one event, and it is sent
+    inputs = serializers.ListField(
+        child=serializers.DictField(), required=False, allow_null=True,
+        help_text="Values by name for each execution; up to 1,000",
+    )  # fmt: skip
+    grid = serializers.DictField(
+        child=serializers.ListField(), required=False, allow_null=True,
+        help_text="Lists of values by name: each combination is an execution, the last name turning first",
+    )  # fmt: skip
+
+
+class BatchSerializer(BatchOptions):
+    also_called = ExecuteSerializer.also_called
+    workflow = WorkflowField()

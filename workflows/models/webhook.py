@@ -21,6 +21,7 @@ class WebhookEvent(models.TextChoices):
     COMPLETED = "workflow.completed"
     FAILED = "workflow.failed"
     CANCELLED = "workflow.cancelled"
+    BATCH_COMPLETED = "batch.completed"
 
     @property
     def traits(self) -> EventTraits:
@@ -45,8 +46,11 @@ EVENT_TRAITS = {
     WebhookEvent.COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True),
     WebhookEvent.FAILED: EventTraits(Status.FAILED, is_terminal=True),
     WebhookEvent.CANCELLED: EventTraits(Status.CANCELLED, is_terminal=True),
+    # Of a batch, sent once to the batch's own webhook; tied to the execution that was the last to end.
+    WebhookEvent.BATCH_COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
 }
 DEFAULT_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.sent_by_default]
+EXECUTION_EVENTS = [event for event in WebhookEvent if event != WebhookEvent.BATCH_COMPLETED]
 REPEATABLE_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.repeatable]
 
 

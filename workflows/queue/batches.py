@@ -9,16 +9,17 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from django.db import transaction
-from django.db.models import Avg, Count, F, QuerySet
+from django.db.models import F
 
 from accounts.models import User
-from comfyserve.api.errors import Conflict, Detail, NotFound, PayloadTooLarge, ValidationFailed
+from comfyserve.api.errors import Conflict, Detail, PayloadTooLarge, ValidationFailed
 from comfyserve.outbound import client
 from workflows.graph import parsing
 from workflows.models import ALIVE, Batch, Execution, Status
+from workflows.presentation import batch_selectors
 from workflows.webhooks import outbox
 
 from . import state_machine, submission
@@ -124,47 +125,10 @@ def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, 
     return works
 
 
-# -- looking -----------------------------------------------------------------------------------------------
-def batches_of(user: User) -> QuerySet[Batch]:
-    """The user's batches, latest first."""
-    return Batch.objects.filter(user=user).order_by("-created_at", "id")
-
-
-def batch_of(*, user: User, batch_id: str) -> Batch:
-    """NotFound also where the id is malformed, and where it is somebody else's."""
-    try:
-        found = Batch.objects.filter(user=user, id=UUID(batch_id)).first()
-    except ValueError:
-        found = None
-    if found is None:
-        raise NotFound(f"There is no batch {batch_id[:100]}")
-    return found
-
-
-def counts(ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """How many of each status, and how far all are in percent, for each batch; one query."""
-    found: dict[UUID, dict[str, Any]] = {id_: {"counts": dict.fromkeys(Status.values, 0)} for id_ in ids}
-    done: dict[UUID, float] = dict.fromkeys(ids, 0.0)
-    rows = Execution.objects.filter(batch__in=ids).values("batch_id", "status")
-    for row in rows.annotate(count=Count("id"), percentage=Avg("percentage")).order_by():
-        found[row["batch_id"]]["counts"][row["status"]] = row["count"]
-        ended = row["status"] not in ALIVE
-        done[row["batch_id"]] += row["count"] * (100.0 if ended else row["percentage"])
-    for id_, shown in found.items():
-        total = sum(shown["counts"].values())
-        shown["percentage"] = round(done[id_] / total, 1) if total else 100.0
-    return found
-
-
-def executions_of(batch: Batch) -> QuerySet[Execution]:
-    """In their order."""
-    return Execution.objects.filter(batch=batch).order_by("batch_position", "id")
-
-
 # -- acting ------------------------------------------------------------------------------------------------
 def cancel(batch: Batch, *, by: str = "its user") -> int:
     """Cancel all that have not ended; their number. Conflict where none is left."""
-    ids = list(executions_of(batch).filter(status__in=ALIVE).values_list("id", flat=True))
+    ids = list(batch_selectors.executions_of(batch).filter(status__in=ALIVE).values_list("id", flat=True))
     cancelled = state_machine.cancel_all(ids, by=by)
     if not cancelled:
         raise Conflict("All executions of the batch have ended already")
@@ -178,7 +142,7 @@ def retry(batch: Batch, *, user: User) -> int:
     """
     with transaction.atomic():
         batch = Batch.objects.select_for_update().get(id=batch.id)
-        failed = executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
+        failed = batch_selectors.executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
         earlier = list(failed.select_related("graph"))
         if not earlier:
             raise Conflict("Nothing of the batch has failed")

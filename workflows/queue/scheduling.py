@@ -193,35 +193,31 @@ def places(
     its cost and its place). Two queries at most; the caller holds the user's submission lock.
     """
     known, cost, first = place(kind=kinds[0], user_id=user_id, priority=priority)
-    took = {kinds[0]: known}
+    took = {kinds[0]: (known, cost)}
     others = set(kinds) - took.keys()
     if others:
-        took |= _took(sorted(others))
+        took |= _took(sorted(others), user_id=user_id)
     found = [(cost, first)]
+    weight = weight_of(priority)
     for kind in kinds[1:]:
-        seconds = took[kind]
-        # Of a kind that nobody has seen, the cost is the user's own mean, which the first may have had.
-        each = bounded(seconds) if seconds is not None else (cost if known is None else UNKNOWN_COST)
+        _, each = took[kind]
         last = found[-1][1].finish
-        weight = weight_of(priority)
         found.append((each, place_at(virtual=last, flow_finish=last, cost=each, weight=weight)))
-    return [took[kind] for kind in kinds], found
+    return [took[kind][0] for kind in kinds], found
 
 
-def _took(kinds: Sequence[str]) -> dict[str, float | None]:
-    """What the latest of each kind took, in GPU seconds."""
+def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None, float]]:
+    """Of each kind what `estimate` gives, in one query."""
+    of_each = _TOOK_SQL.replace("%(kind)s", "asked.kind")
     with connection.cursor() as cursor:
         cursor.execute(
-            """
-            SELECT asked.kind, (
-                SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
-                    SELECT gpu_seconds FROM workflows_execution
-                    WHERE kind = asked.kind AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k)
-            FROM unnest(%s::varchar[]) AS asked(kind)
-            """,
-            [list(kinds)],
+            f"SELECT asked.kind, {of_each} FROM unnest(%(kinds)s::varchar[]) AS asked(kind)",  # noqa: S608
+            {"kinds": list(kinds), "user": user_id},
         )
-        return dict(cursor.fetchall())
+        return {
+            kind: (of_kind if own is None else own, reckoned(own=own, mean=mean, of_kind=of_kind))
+            for kind, own, mean, of_kind in cursor.fetchall()
+        }
 
 
 def remember(ids: Sequence[UUID]) -> None:

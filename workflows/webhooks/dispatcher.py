@@ -31,7 +31,7 @@ from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
 from workflows.metrics import store
 from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
-from workflows.presentation import representations
+from workflows.presentation import batch_selectors, representations
 
 from . import signing
 
@@ -151,6 +151,8 @@ def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
 
 def _body(taken: Taken) -> bytes:
     """Made anew for each try, so that its links are fresh; what it says of the event stays the same."""
+    if taken.event == WebhookEvent.BATCH_COMPLETED:
+        return _batch_body(taken)
     execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
     result = representations.result_of(execution, base=execution.webhook.base)
     traits = WebhookEvent(taken.event).traits
@@ -165,6 +167,21 @@ def _body(taken: Taken) -> bytes:
         "status": status,
         "timestamp": taken.created_at,
         "workflow_result": result,
+    }
+    return rendered(payload)
+
+
+def _batch_body(taken: Taken) -> bytes:
+    execution = Execution.objects.select_related("batch").get(id=taken.execution_id)
+    batch = execution.batch
+    if batch is None:  # it was retried since, and so has left the batch
+        raise Execution.DoesNotExist
+    payload = {
+        "event": taken.event,
+        "batch_id": batch.id,
+        "timestamp": taken.created_at,
+        "batch": batch_selectors.shown([batch])[0],
+        "executions": batch_selectors.members(batch_selectors.executions_of(batch)),
     }
     return rendered(payload)
 
