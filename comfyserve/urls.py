@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from apps_catalog import openapi
 from comfyserve.api import docs
 from comfyserve.home import views as home
 from workflows.api import webhook_views
@@ -22,7 +23,7 @@ urlpatterns = [
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),
-    path("schema", docs.SchemaView.as_view(), name="schema"),
+    path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),
     path("redoc", docs.RedocView.as_view(url_name="schema"), name="redoc"),
     path("admin/dashboard/", include("health.dashboard.views")),

@@ -62,6 +62,8 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         [
             Page("Dashboard", "monitoring", "admin:index"),
             Rows("Executions", "photo_library", "workflows.Execution"),
+            Rows("Apps", "apps", "apps_catalog.App"),
+            Rows("Versions of apps", "history", "apps_catalog.AppVersion"),
         ],
     ),
     (

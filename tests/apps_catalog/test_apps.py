@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from django.contrib.auth.models import Group
 
 from accounts.models import User
 from files.models import File, Kind, Pin
-from tests.factories import assert_error, mistakes
+from tests.console.conftest import client_of
+from tests.factories import assert_error, make_user, mistakes
 from tests.workflows import graphs
 from workflows.models import ObjectInfo
 
@@ -257,3 +259,27 @@ class TestFiles:
     def test_anothers_file_is_not_taken(self, alice, bob):
         response = alice.post("/apps/", PORTRAIT | {"workflow": self._workflow(self._file("bob"))})
         assert_error(response, 400, "validation_error")
+
+
+class TestOpenApi:
+    def test_each_app_is_an_operation_for_who_may_run_it(self, alice, bob, stranger, worker):
+        from openapi_spec_validator import validate
+
+        saved(alice, visibility="everybody", inputs=[{"name": "about", "node": "2", "input": "text"}])
+        json_ = {"Accept": "application/vnd.oai.openapi+json"}
+        schema = json.loads(bob.get("/schema", headers=json_).content)
+        validate(schema)
+        body = schema["paths"]["/apps/alice/portrait/run"]["post"]["requestBody"]
+        inputs = body["content"]["application/json"]["schema"]["allOf"][1]["properties"]["inputs"]
+        assert list(inputs["properties"]) == ["about"]
+        public = json.loads(stranger.get("/schema", headers=json_).content)
+        assert "/apps/alice/portrait/run" not in public["paths"]
+
+
+def test_the_console_shows_apps_and_versions(alice, worker):
+    saved(alice)
+    console = client_of(make_user("operator", is_staff=True, is_superuser=True))
+    for model in ("app", "appversion"):
+        page = console.get(f"/admin/apps_catalog/{model}/")
+        assert page.status_code == 200
+        assert b"alice/portrait" in page.content
