@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path, register_converter
 
 from . import views
+from .pages import page_or
 
 
 class AppAddress:
@@ -20,10 +21,10 @@ class AppAddress:
 register_converter(AppAddress, "app")
 
 urlpatterns = [
-    path("", views.ListView.as_view(), name="apps"),
+    path("", page_or(views.ListView.as_view()), name="apps"),
     path("<app:app>/run", views.RunView.as_view(), name="app-run"),
     path("<app:app>/batch", views.BatchView.as_view(), name="app-batch"),
     path("<app:app>/schema", views.SchemaView.as_view(), name="app-schema"),
     path("<app:app>/versions", views.VersionsView.as_view(), name="app-versions"),
-    path("<app:app>", views.AppView.as_view(), name="app"),
+    path("<app:app>", page_or(views.AppView.as_view()), name="app"),
 ]

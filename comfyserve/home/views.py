@@ -36,7 +36,7 @@ DOORS = (
     Door("API documentation", "/docs", "try every call in the browser"),
     Door("API reference", "/redoc", "the same, to read"),
     Door("OpenAPI schema", "/schema", "the same, for generators"),
-    Door("Apps", "/docs#/apps", "workflows under a name, with typed inputs"),
+    Door("Apps", "/apps/", "workflows under a name, with a form to run each"),
     Door("Console", "/admin/", "executions, workers, models, users: for operators"),
     Door("Health", "/health/detailed", "how each part is"),
     Door("Metrics", "/metrics/", "figures, as JSON and for Prometheus"),

@@ -1,0 +1,40 @@
+"""The page of apps for people: the same addresses as the API's, for whoever asks for HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+
+# Everything from this server, but pictures: an S3 serves those under an address of its own.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: https: http:; media-src 'self' https: http:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+def page_or(view: Any) -> Any:
+    """The page for browsers, which log in with the account there; the API's view for all else."""
+
+    def chosen(request: HttpRequest, **arguments: str) -> HttpResponseBase:
+        if request.method in ("GET", "HEAD") and _asks_for_html(request):
+            return _page(request)
+        answer: HttpResponseBase = view(request, **arguments)
+        return answer
+
+    # As REST framework marks its own views; the schema's generator looks for it.
+    chosen.cls, chosen.initkwargs, chosen.csrf_exempt = view.cls, view.initkwargs, True  # type: ignore[attr-defined]
+    return chosen
+
+
+def _asks_for_html(request: HttpRequest) -> bool:
+    return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+
+
+def _page(request: HttpRequest) -> HttpResponse:
+    response = render(request, "apps_catalog/page.html")
+    response["Content-Security-Policy"] = POLICY
+    response["Vary"] = "Accept"
+    return response

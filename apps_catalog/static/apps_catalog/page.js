@@ -1,0 +1,183 @@
+// The page of apps: log in, choose one, fill in its form, follow the run, see the result.
+const main = document.getElementById("main");
+const logout = document.getElementById("logout");
+const address = decodeURIComponent(location.pathname.replace(/^\/apps\/?/, "").replace(/\/$/, ""));
+const FILES = ["image", "mask", "video", "audio", "file"];
+let token = sessionStorage.getItem("comfyserve.token");
+
+// `make("p", { className: "x" }, "text", child)`: text is never read as HTML.
+function make(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+async function api(path, options = {}) {
+  const headers = { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}), ...options.headers };
+  const response = await fetch(path, { ...options, headers });
+  const body = await response.json();
+  if (response.status === 401 && token) { leave(); }
+  if (!response.ok) {
+    const details = (body.details ?? []).map((detail) => detail.message);
+    throw new Error(details.join("\n") || body.message);
+  }
+  return body;
+}
+
+const post = (path, body) => api(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+function leave() {
+  sessionStorage.removeItem("comfyserve.token");
+  token = null;
+  showLogin();
+}
+
+function showLogin() {
+  logout.hidden = true;
+  const error = make("p", { className: "error", role: "alert" });
+  const form = make("form", {}, make("h1", {}, "Log in"),
+    make("label", {}, "E-mail address", make("input", { name: "email", type: "email", autocomplete: "username", required: true })),
+    make("label", {}, "Password", make("input", { name: "password", type: "password", autocomplete: "current-password", required: true })),
+    make("button", { className: "main" }, "Log in"), error);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      const pair = await post("/auth/login", Object.fromEntries(new FormData(form)));
+      token = pair.access_token;
+      sessionStorage.setItem("comfyserve.token", token);
+      start();
+    } catch (problem) { error.textContent = problem.message; }
+  });
+  main.replaceChildren(form);
+}
+
+async function showGallery() {
+  const apps = await api("/apps/?limit=100");
+  const list = make("ul", { className: "gallery" }, ...apps.map((app) => make("li", {},
+    make("a", { href: `/apps/${app.app}` }, make("strong", {}, app.title), make("br"), app.description || app.app))));
+  main.replaceChildren(make("h1", {}, "Apps"), apps.length ? list : make("p", {}, "There is no app that you may run yet."));
+}
+
+function control(name, property) {
+  const type = property["x-type"];
+  const value = property.default ?? "";
+  if (property.enum) {
+    return make("select", { name }, ...property.enum.map((each) => make("option", { selected: each === value }, each)));
+  }
+  if (type === "boolean") { return make("input", { name, type: "checkbox", checked: value === true }); }
+  if (FILES.includes(type)) { return make("input", { name, type: "file", accept: { image: "image/*", mask: "image/*", video: "video/*", audio: "audio/*" }[type] ?? "" }); }
+  if (type === "integer" || type === "number") {
+    const placeholder = property["x-random"] ? "Random" : "";
+    return make("input", { name, type: "number", value, placeholder, step: property["x-step"] ?? (type === "integer" ? 1 : "any"), min: property.minimum ?? "", max: property.maximum ?? "" });
+  }
+  return type === "text" ? make("textarea", { name, rows: 4, value }) : make("input", { name, value });
+}
+
+async function valueOf(field, property) {
+  const type = property["x-type"];
+  if (type === "boolean") { return field.checked; }
+  if (FILES.includes(type)) {
+    if (!field.files.length) { return field.dataset.fileId ?? null; }
+    const form = new FormData();
+    form.append("file", field.files[0]);
+    return (await api("/files/upload", { method: "POST", body: form })).file_id;
+  }
+  if (type === "integer" || type === "number") { return field.value === "" ? null : Number(field.value); }
+  return field.value;
+}
+
+function curl(inputs) {
+  const body = JSON.stringify({ inputs }).replaceAll("'", "'\\''");
+  return `curl -X POST ${location.origin}/apps/${address}/run \\\n  -H "Authorization: Bearer $TOKEN" \\\n  -H "Content-Type: application/json" \\\n  -d '${body}'`;
+}
+
+async function showApp() {
+  const [app, schema] = await Promise.all([api(`/apps/${address}`), api(`/apps/${address}/schema`)]);
+  document.title = `${app.title} · ComfyServe`;
+  const properties = schema.inputs.properties;
+  const error = make("p", { className: "error", role: "alert" });
+  const shown = make("pre", { hidden: true, tabIndex: 0 });
+  const curlButton = make("button", { type: "button" }, "Show the curl");
+  const form = make("form", {}, ...Object.entries(properties).map(([name, property]) =>
+    make("label", {}, property.title, control(name, property))), make("button", { className: "main" }, "Run"), curlButton, error, shown);
+  const result = make("section", { className: "result", ariaLabel: "Result" });
+  const history = make("ul", { className: "history", ariaLabel: "History" });
+  main.replaceChildren(make("h1", {}, app.title), make("p", {}, app.description), make("div", { className: "work" }, form, make("div", {}, result, history)));
+  const gather = async () => {
+    const inputs = {};
+    for (const [name, property] of Object.entries(properties)) {
+      const value = await valueOf(form.elements.namedItem(name), property);
+      if (value !== null) { inputs[name] = value; }
+    }
+    return inputs;
+  };
+  const fill = (inputs) => {
+    for (const [name, value] of Object.entries(inputs ?? {})) {
+      const field = form.elements.namedItem(name);
+      if (!field) { continue; }
+      if (field.type === "checkbox") { field.checked = value; } else if (field.type === "file") { field.dataset.fileId = value; } else { field.value = value; }
+    }
+  };
+  const refresh = async () => {
+    const runs = await api(`/workflows/?limit=20&status=completed&app=${encodeURIComponent(app.app)}`);
+    history.replaceChildren(...runs.map((run) => {
+      const picture = (run.outputs.images ?? [])[0];
+      const button = make("button", { type: "button", ariaLabel: `Result of ${run.created_at}` }, picture?.thumbnail_url ? make("img", { src: picture.thumbnail_url, alt: "" }) : "Result");
+      button.addEventListener("click", async () => showResult(await api(`/workflows/${run.execution_id}`), result, fill));
+      return make("li", {}, button);
+    }));
+  };
+  curlButton.addEventListener("click", async () => { shown.textContent = curl(await gather()); shown.hidden = false; });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    error.textContent = "";
+    try {
+      const run = await post(`/apps/${address}/run`, { inputs: await gather() });
+      await follow(run.execution_id, result);
+      showResult(await api(`/workflows/${run.execution_id}`), result, fill);
+      await refresh();
+    } catch (problem) { error.textContent = problem.message; }
+  });
+  await refresh();
+}
+
+async function follow(id, where) {
+  const bar = make("progress", { max: 100, value: 0, ariaLabel: "Progress" });
+  const preview = make("img", { alt: "Preview", hidden: true });
+  where.replaceChildren(bar, preview);
+  const { events_url: url } = await api(`/workflows/${id}`);
+  await new Promise((done) => {
+    const stream = new EventSource(`${url}&previews=true`);
+    stream.addEventListener("progress", (event) => { bar.value = JSON.parse(event.data).percentage ?? bar.value; });
+    stream.addEventListener("preview", (event) => {
+      const data = JSON.parse(event.data);
+      preview.src = data.image;
+      preview.hidden = false;
+    });
+    stream.addEventListener("end", () => { stream.close(); done(); });
+  });
+}
+
+function showResult(run, where, fill) {
+  const made = Object.values(run.outputs).flat().map((each) => {
+    if (each.text) { return make("p", {}, each.text); }
+    if ((each.content_type ?? "").startsWith("video/")) { return make("video", { src: each.url, controls: true }); }
+    if ((each.content_type ?? "").startsWith("audio/")) { return make("audio", { src: each.url, controls: true }); }
+    if ((each.content_type ?? "").startsWith("image/")) { return make("img", { src: each.url, alt: each.filename }); }
+    return make("a", { href: each.url }, each.filename);
+  });
+  const again = make("button", { type: "button" }, "Use these inputs again");
+  again.addEventListener("click", () => fill(run.inputs));
+  where.replaceChildren(...(run.error ? [make("p", { className: "error", role: "alert" }, run.error)] : made), make("p", {}, again));
+}
+
+async function start() {
+  if (!token) { showLogin(); return; }
+  logout.hidden = false;
+  try { await (address ? showApp() : showGallery()); } catch (problem) {
+    if (token) { main.replaceChildren(make("p", { className: "error", role: "alert" }, problem.message)); }
+  }
+}
+
+logout.addEventListener("click", async () => { await api("/auth/logout", { method: "POST" }).catch(() => null); leave(); });
+start();
