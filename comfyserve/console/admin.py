@@ -1,4 +1,4 @@
-"""Base classes of the console's pages of rows. `accounts.audited_console` has the one for edited rows."""
+"""Base ModelAdmin classes of the console. `accounts.audited_console` has the one for editable rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .paging import EstimatedPaginator
 
 
 class Operable(ModelAdmin):  # type: ignore[misc]
-    """Actions go through the domain's own doors, and say who may use them:
+    """Actions call the domain's own functions and declare the permission they need:
 
-    `permissions=["operate"]` wants the model's change permission, `["remove"]` its delete permission.
+    `permissions=["operate"]` requires the model's change permission, `["remove"]` its delete permission.
     """
 
     paginator = EstimatedPaginator
@@ -30,7 +30,7 @@ class Operable(ModelAdmin):  # type: ignore[misc]
         return self._may(request, "delete")
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """Django would pass over an action that is not permitted; we refuse it."""
+        """Django silently ignores an action that is not permitted; we reject it."""
         wanted = request.POST.get("action")
         known = {name for _, name, _ in self._get_base_actions()}
         if wanted in known and wanted not in self.get_actions(request):
@@ -43,7 +43,7 @@ class Operable(ModelAdmin):  # type: ignore[misc]
 
 
 class ReadOnlyAdmin(Operable):
-    """Rows to look at. Django's own forms to add, change and delete are closed to everybody."""
+    """Read-only rows. Django's own add, change and delete forms are disabled for everyone."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         return False

@@ -1,4 +1,4 @@
-"""Addresses of the console's own files. Asked late: settings cannot know them."""
+"""URLs of the console's static files. Resolved lazily: settings cannot resolve them at import time."""
 
 from __future__ import annotations
 

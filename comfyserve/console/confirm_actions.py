@@ -1,10 +1,10 @@
-"""Actions that ask first. One way for one object and for many: the list's own actions.
+"""Actions with a confirmation page. One object or many: both use the changelist's actions.
 
-    @ask_first(title="Cancel", text="They end at once.", button="Cancel them", danger=True)
+    @ask_first(title="Cancel", text="They stop immediately.", button="Cancel them", danger=True)
     def cancel(self, request, rows, answer):
         apply_to_each(self, request, rows, lambda row: submission.cancel(execution=row), done="cancelled")
 
-A page of one object sends its id to the list as if it had been ticked there: `button_of`.
+The page of one object posts its id to the changelist as if it had been ticked there: `button_of`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-MAX_OBJECTS = 500  # objects of one action
-SHOWN = 20  # objects that the question names
+MAX_OBJECTS = 500  # objects per action
+SHOWN = 20  # objects named in the question
 
 Answer = dict[str, Any]
 Action = Callable[[Any, HttpRequest, QuerySet[Any], Answer], None]
@@ -48,7 +48,8 @@ def ask_first(
     danger: bool = False,
     form: type[forms.Form] | None = None,
 ) -> Callable[[Action], Callable[..., Any]]:
-    """Make an admin action of a function that does it; what `form` was answered is its last argument."""
+    """Turn a function into an admin action with confirmation; it receives the cleaned `form` data as its last
+    argument."""
     question = Question(title, text, button, danger, form)
 
     def decorator(do: Action) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ def _cleaned(form: forms.Form | None) -> Answer:
 
 
 def _back(request: HttpRequest) -> str:
-    """Where the operator came from; only to this service."""
+    """Where the operator came from; only URLs of this service."""
     wanted = request.POST.get("next", "")
     here = url_has_allowed_host_and_scheme(
         wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
@@ -98,7 +99,7 @@ def _page(
         "ids": [row.pk for row in chosen],
         "checkbox_name": ACTION_CHECKBOX_NAME,
         "action": name,
-        # Without the filters: what was chosen may have left them meanwhile.
+        # Without the filters: the selected objects may no longer match them.
         "target": request.path,
         "next": _back(request),
     }
@@ -107,7 +108,7 @@ def _page(
 
 @dataclass(frozen=True)
 class Button:
-    """For a page of one object; see `console/button.html`."""
+    """For the page of one object; see `console/button.html`."""
 
     label: str
     action: str

@@ -1,4 +1,4 @@
-"""Filters of lists as plain form fields: a browser's own, which keyboards and screen readers know."""
+"""Changelist filters as native form fields, which work with keyboards and screen readers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class Dropdown(DropdownFilter):  # type: ignore[misc]
 
 
 class FieldDropdown(ChoicesDropdownFilter):  # type: ignore[misc]
-    """Of a field with choices."""
+    """For a field with choices."""
 
     form_class = PlainForm

@@ -1,4 +1,4 @@
-"""Small pieces of pages. Everything that comes from outside is escaped here, by `format_html`."""
+"""Small HTML fragments. All external values are escaped here, by `format_html`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TONES = {
 
 
 def badge(text: object, tone: str | None = None, *, title: str = "") -> SafeString:
-    """A word with a colour; `tone` is good, busy, bad, warn or plain, and follows from known words."""
+    """A coloured badge; `tone` is good, busy, bad, warn or plain, and is derived from known words."""
     tone = tone or TONES.get(str(text), "plain")
     return format_html('<span class="cs-badge cs-{}" title="{}">{}</span>', tone, title, text)
 
 
 def progress(percentage: float, *, label: str) -> SafeString:
-    """A bar from 0 to 100 with the number beside it; `label` is what screen readers say."""
+    """A progress bar from 0 to 100 with the number beside it; `label` is read by screen readers."""
     shown = round(min(max(percentage, 0.0), 100.0))
     return format_html(
         '<span class="cs-progress"><progress max="100" value="{}" aria-label="{}"></progress>'
@@ -38,7 +38,7 @@ def progress(percentage: float, *, label: str) -> SafeString:
 
 
 def picture(address: str | None, *, text: str, link: str | None = None) -> SafeString:
-    """A thumbnail, or an empty frame where there is none. `text` is for who cannot see it."""
+    """A thumbnail, or an empty frame if there is none. `text` is the alternative text."""
     if address is None:
         return format_html('<span class="cs-thumb cs-none" title="{}"></span>', text)
     image = format_html('<img class="cs-thumb" src="{}" alt="{}" loading="lazy">', address, text)
@@ -65,7 +65,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(moment: datetime | None) -> SafeString | str:
-    """How long ago, with the moment itself on hover."""
+    """Relative time, with the exact time as a tooltip."""
     if moment is None:
         return NONE
     passed = (timezone.now() - moment).total_seconds()
@@ -79,7 +79,7 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 
 def _roughly(seconds: float) -> str:
-    """In the largest unit only: who wants to know more finds the moment itself."""
+    """In the largest unit only; the tooltip has the exact time."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -87,12 +87,12 @@ def _roughly(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """With a separator for thousands."""
+    """With thousands separators."""
     return NONE if value is None else f"{value:,.0f}"
 
 
 def size(value: float | None) -> str:
-    """Bytes in words: 12 B, 3.4 MiB."""
+    """Human-readable bytes: 12 B, 3.4 MiB."""
     if value is None:
         return NONE
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -103,5 +103,5 @@ def size(value: float | None) -> str:
 
 
 def pairs(entries: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Those that have a value."""
+    """Only those that have a value."""
     return [(name, value) for name, value in entries if value not in (None, "", NONE)]

@@ -1,4 +1,4 @@
-"""The sidebar: pages in sections, each shown to whoever may see it. A page more is one line more here."""
+"""The sidebar: sections of pages, filtered by permission. Adding a page takes one line here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from django.urls import reverse
 
 @dataclass(frozen=True)
 class Rows:
-    """The list of a model's rows; shown once the model is registered in the admin."""
+    """A model's changelist; shown if the model is registered in the admin."""
 
     title: str
-    icon: str  # of Material Symbols, which unfold brings along
+    icon: str  # from Material Symbols, which unfold bundles
     model: str  # app_label.ModelName
 
     def link(self, request: HttpRequest) -> str | None:
@@ -34,7 +34,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Page:
-    """A named address of this service."""
+    """A named URL of this service."""
 
     title: str
     icon: str
@@ -46,7 +46,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Another service, by the setting that names its address; shown where that is set."""
+    """Another service, by the setting that holds its URL; shown if that is set."""
 
     title: str
     icon: str
@@ -100,7 +100,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
 
 
 def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
-    """What unfold shows: only sections with something in them."""
+    """The structure unfold expects: only non-empty sections."""
     if not request.user.is_authenticated:
         return []
     shown = [(title, [_item(entry, request) for entry in entries]) for title, entries in SECTIONS]

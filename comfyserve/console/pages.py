@@ -1,4 +1,5 @@
-"""The page of one object: facts, tables and buttons, described in Python and drawn by one template."""
+"""The detail page of one object: facts, tables and buttons, described in Python and rendered by one
+template."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from .confirm_actions import Button, button_of
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; those without a value are left out."""
+    """Names and values; those without a value are omitted."""
 
     title: str
     entries: list[tuple[str, Any]]
@@ -42,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """Something long, to read or to copy."""
+    """A long text, to read or copy."""
 
     title: str
     text: str
@@ -57,11 +58,12 @@ class Pictures:
 
 
 Section = Facts | Table | Text | Pictures
-Offer = tuple[str, str, bool]  # (action of the list, label, whether it is dangerous)
+Offer = tuple[str, str, bool]  # (changelist action, label, whether it is destructive)
 
 
 class PageAdmin(ReadOnlyAdmin):
-    """Rows with a page each. A subclass says what is on it; with `refresh_seconds` it refreshes itself."""
+    """Read-only rows with a detail page each. A subclass defines its content; with `refresh_seconds` it
+    refreshes itself."""
 
     refresh_seconds = 0
 
@@ -69,11 +71,11 @@ class PageAdmin(ReadOnlyAdmin):
         raise NotImplementedError
 
     def offers(self, row: Any) -> list[Offer]:  # noqa: ARG002
-        """What makes sense for this object now; shown to whoever may do it."""
+        """Actions that are valid in the object's current state; shown to users with permission."""
         return []
 
     def headline(self, row: Any) -> Any:  # noqa: ARG002
-        """Before the buttons: mostly a badge."""
+        """Shown before the buttons: usually a badge."""
         return ""
 
     def get_urls(self) -> list[URLPattern]:
@@ -96,7 +98,7 @@ class PageAdmin(ReadOnlyAdmin):
         return TemplateResponse(request, "console/page.html", context)
 
     def live_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """What refreshes itself: all but the frame."""
+        """The part that refreshes itself: everything but the frame."""
         context = self._context(request, self._found(request, object_id))
         return TemplateResponse(request, "console/page_live.html", context)
 
@@ -110,7 +112,7 @@ class PageAdmin(ReadOnlyAdmin):
 
     @staticmethod
     def _page_of(request: HttpRequest) -> str:
-        """The page itself, also where its live part asks: there one comes back to."""
+        """The URL of the full page, also when its live part is requested: actions redirect there."""
         path_ = request.path
         return path_.removesuffix("live/") + "change/" if path_.endswith("/live/") else path_
 

@@ -1,4 +1,4 @@
-"""Counts that stay cheap on big tables: exact while small, the planner's guess beyond that."""
+"""Row counts that stay cheap on big tables: exact while small, the planner's estimate beyond that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXACT_UP_TO = 10_000  # rows
 
 
 class EstimatedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts as `estimated_count` does; `is_estimated` says whether the count is a guess."""
+    """Counts with `estimated_count`; `is_estimated` says whether the count is an estimate."""
 
     @cached_property
     def _counted(self) -> tuple[int, bool]:
@@ -32,14 +32,14 @@ class EstimatedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 def estimated_count(rows: QuerySet[Any]) -> tuple[int, bool]:
-    """(how many, whether that is a guess). Never reads more than EXACT_UP_TO rows that match.
+    """(count, whether it is an estimate). Never reads more than EXACT_UP_TO matching rows.
 
-    The planner is asked first: where it expects many, they are not counted at all.
+    The planner is asked first: if it expects many rows, they are not counted at all.
     """
     plain = rows.order_by()
     try:
         guess = _planned(plain)
-    except EmptyResultSet:  # what is asked for can match nothing, such as a list of no ids
+    except EmptyResultSet:  # the query can match nothing, such as an empty list of ids
         return 0, False
     if guess > EXACT_UP_TO:
         return guess, True

@@ -1,4 +1,5 @@
-"""PostgreSQL as all apps use it: connections, retries while it is unavailable, rows of hand-written SQL.
+"""PostgreSQL access shared by all apps: connections, retries while it is unavailable, mapping of hand-written
+SQL.
 
-Imports nothing of the apps. Begin with `connections`.
+Imports no app. Start with `connections`.
 """

@@ -19,7 +19,7 @@ class DatabaseConfig(AppConfig):
 
 
 def _lift_timeouts(*, using: str, **_: Any) -> None:
-    """An index on a large table takes longer than any statement of ours. Waits for locks stay bounded."""
+    """Building an index on a large table takes longer than our statement timeout. Lock waits stay bounded."""
     with connections[using].cursor() as cursor:
         cursor.execute("SET statement_timeout TO 0")
         cursor.execute(f"SET lock_timeout TO '{MIGRATION_LOCK_SECONDS}s'")

@@ -1,4 +1,4 @@
-"""PostgreSQL from long-lived threads: give connections back, and outlast a restart of the server."""
+"""PostgreSQL from long-lived threads: return connections to the pool, and survive a server restart."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from psycopg.errors import ReadOnlySqlTransaction
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# The database cannot do it now: away, restarting, read-only in a failover, out of connections or disk, ending
-# sessions, or another session is in the way (time-outs, deadlocks). The backend translates what PostgreSQL
-# files elsewhere (`comfyserve.db.postgresql.base`), so that this is the one definition.
+# Temporary database failures: unavailable, restarting, read-only during a failover, out of connections or
+# disk, terminating sessions, or blocked by another session (timeouts, deadlocks). The backend
+# (`comfyserve.db.postgresql.base`) maps the codes that psycopg classifies differently, so that this is the
+# only definition.
 UNAVAILABLE = (OperationalError, InterfaceError)
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0  # seconds
-LONGEST_OUTAGE = 3600.0  # seconds that `retry_until_available` outlasts
+LONGEST_OUTAGE = 3600.0  # seconds that `retry_until_available` keeps retrying
 
 
 _thread = threading.local()
@@ -30,9 +31,9 @@ _thread = threading.local()
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """This thread's connection is its own until the end of the block: steps do not give it back.
+    """Keep this thread's connection until the end of the block: steps do not return it to the pool.
 
-    For what belongs to a connection, such as advisory locks and LISTEN.
+    For state that belongs to a connection, such as advisory locks and LISTEN.
     """
     _thread.keeps = True
     try:
@@ -48,7 +49,7 @@ def _give_back() -> None:
 
 @contextmanager
 def step() -> Iterator[None]:
-    """A database step of a thread that lives on: its connection goes back to the pool afterwards."""
+    """A database step in a long-lived thread: its connection returns to the pool afterwards."""
     _give_back()
     try:
         yield
@@ -60,11 +61,11 @@ def step() -> Iterator[None]:
 
 
 def prune_broken_connections() -> None:
-    """After an error: if this thread's connection broke, throw out the pool's that broke with it.
+    """After an error: if this thread's connection is broken, discard the broken ones in the pool as well.
 
-    A server that restarts breaks them all, and each would fail one more request. To ask each at every use
-    would cost a round trip. A connection to a server that became read-only is thrown out too: the next one
-    may reach the new primary.
+    A server restart breaks them all, and each would fail one more request. Checking each connection on every
+    checkout would cost a round trip. A connection to a server that became read-only is discarded too: the
+    next one may reach the new primary.
     """
     if connection.connection is not None and _is_read_only(sys.exception()):
         connection.connection.close()
@@ -79,13 +80,13 @@ def _is_read_only(error: BaseException | None) -> bool:
 
 
 def release() -> None:
-    """Give this thread's connection back before something long. In a transaction (a test's) it stays."""
+    """Return this thread's connection before a long operation. Inside a transaction (a test's) it is kept."""
     if not connection.in_atomic_block:
         close_old_connections()
 
 
 def sanitize_json(value: Any) -> Any:
-    """JSON from elsewhere as PostgreSQL takes it: without NUL, lone surrogates, infinity and NaN."""
+    """External JSON made acceptable to PostgreSQL: without NUL, lone surrogates, infinity and NaN."""
     match value:
         case str():
             return value.replace("\0", "").encode(errors="replace").decode()
@@ -100,10 +101,10 @@ def sanitize_json(value: Any) -> Any:
 
 @contextmanager
 def async_commit() -> Iterator[None]:
-    """A transaction that does not wait for the disk. For what may be forgotten, never half done.
+    """A transaction that does not wait for the WAL flush. For data that may be lost, but never partially.
 
-    If the database's machine dies, the last half second of such transactions may be lost. One that waits,
-    such as the next ordinary one, makes all earlier ones safe as well.
+    If the database host crashes, up to half a second of such transactions may be lost. A later synchronous
+    commit makes all earlier ones durable as well.
     """
     with transaction.atomic():
         with connection.cursor() as cursor:
@@ -117,9 +118,10 @@ def retry_until_available(
     stop: threading.Event | None = None,
     give_up: Callable[[], bool] = lambda: False,
 ) -> T:
-    """Do it, again while the database is unavailable. `do` must be safe to repeat: a fenced update is.
+    """Call `do`, retrying while the database is unavailable. `do` must be safe to repeat, as a fenced update
+    is.
 
-    Raises the last error when `stop` is set, when `give_up` says so, and after LONGEST_OUTAGE.
+    Raises the last error when `stop` is set, when `give_up` returns true, and after LONGEST_OUTAGE.
     """
     stop = stop or threading.Event()
     delay = FIRST_DELAY
@@ -131,6 +133,6 @@ def retry_until_available(
         except UNAVAILABLE as exc:
             if stop.is_set() or give_up() or time.monotonic() >= until:
                 raise
-            logger.warning("the database is unavailable, trying again in %.1f s: %s", delay, exc)
+            logger.warning("the database is unavailable, retrying in %.1f s: %s", delay, exc)
             stop.wait(delay)
             delay = min(delay * 2, LONGEST_DELAY)

@@ -1,6 +1,6 @@
-"""The numbers of all advisory locks: the first key of PostgreSQL's two-key locks.
+"""All advisory lock numbers: the first key of PostgreSQL's two-key locks.
 
-One list, so that no two purposes ever share a number. The second key says which one of its kind.
+One list, so that no two purposes share a number. The second key identifies the object.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import enum
 
 @enum.unique
 class AdvisoryLock(enum.IntEnum):
-    SUBMISSIONS = 1  # of one user: quotas hold, places in the order do not collide
+    SUBMISSIONS = 1  # per user: serialises quota checks and assignment of queue positions
     BACKEND = 2  # one process serves a ComfyUI (session lock on the connection that renews its leases)
-    FOLDING = 4  # one process folds the figures
-    WEBHOOKS = 5  # one process chooses deliveries, so that limits per host and user hold
-    STORAGE = 0x5354  # of one user: the storage quota holds
+    FOLDING = 4  # one process aggregates the metrics
+    WEBHOOKS = 5  # one process selects deliveries, so that limits per host and user hold
+    STORAGE = 0x5354  # per user: serialises storage quota checks

@@ -1,7 +1,7 @@
-"""Models into PostgreSQL and out of it by SQL that is made once, for where every request and run passes.
+"""Model instances to and from PostgreSQL with precompiled SQL, for the hot paths of requests and runs.
 
-Django builds the SQL of a query anew each time, which takes longer than to run it. What is read by `Columns`
-and written by `insert` is the same as Django itself would read and write.
+Django compiles a query's SQL anew each time, which takes longer than executing it. `Columns` reads and
+`insert` writes exactly what Django itself would.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Columns(Generic[M]):
         return len(self._names)
 
     def read(self, row: Sequence[Any], *, at: int = 0) -> M:
-        """The object whose columns begin at that place of the row."""
+        """The instance whose columns start at that position of the row."""
         values = list(row[at : at + len(self)])
         for position, field in self._decoded:
             values[position] = field.from_db_value(values[position], None, connection)
@@ -52,9 +52,9 @@ class Columns(Generic[M]):
 
 
 def insert(*objects: Model) -> None:
-    """Save new objects of one model, in one statement. What they leave to the database is read back.
+    """Insert new instances of one model in one statement. Database defaults are read back.
 
-    Neither `save` nor signals of the model are called.
+    Neither `save` nor the model's signals are called.
     """
     model = type(objects[0])
     fields = model._meta.concrete_fields
@@ -64,7 +64,7 @@ def insert(*objects: Model) -> None:
     ]
     left = is_left[0]
     if any(other != left for other in is_left):
-        raise ValueError("objects that are inserted together must leave the same to the database")
+        raise ValueError("objects inserted together must use the same database defaults")
     values = [
         field.get_db_prep_save(value, connection)
         for row in given
@@ -94,11 +94,11 @@ def _insertion(model: type[Model], left: tuple[bool, ...], count: int) -> str:
 
 
 def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> psycopg.Cursor[Any]:
-    """Run a statement that PostgreSQL plans once for each connection, and read its rows from the cursor.
+    """Run a statement that PostgreSQL plans once per connection, and read its rows from the cursor.
 
-    For statements that every request or run executes: planning one of them takes longer than to run it.
-    Django's own cursor puts the values into the text, so that each is a new statement. The text must
-    therefore not vary, but for a few forms. Errors are Django's, as from its own cursor.
+    For statements on hot paths: planning them takes longer than executing them. Django's own cursor
+    interpolates the values client-side, so that each is a new statement. The text must therefore not vary,
+    except between a few forms. Errors are Django's, as from its own cursor.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
@@ -113,14 +113,15 @@ def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> ps
 
 
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
-    """Rows changed, by a `prepared` statement."""
+    """The number of rows changed by a `prepared` statement."""
     return prepared(sql, parameters).rowcount
 
 
 def as_dataclasses(kind: type[D], cursor: Any, **convert: Callable[[Any], Any]) -> list[D]:
-    """The rows of a statement that was run, each as a `kind` whose fields are the columns' names.
+    """The rows of an executed statement, each as a `kind` whose fields are named after the columns.
 
-    `convert` changes the values of a column. TypeError where a column has no field, or a field no column.
+    `convert` maps the values of a column. Raises TypeError for a column without a field, or a field without a
+    column.
     """
     names = [column[0] for column in cursor.description]
     found = []

@@ -1,4 +1,4 @@
-"""The one guarded way out: resolve, check and pin an address, with limits of size and time.
+"""The guarded outbound HTTP client: resolve, validate and pin an address, with size and time limits.
 
-Imports nothing of the apps. Begin with `client`.
+Imports no app. Start with `client`.
 """

@@ -1,15 +1,15 @@
-"""The guarded door: every request to an address that a user named goes through here.
+"""The guarded HTTP client: every request to a user-supplied URL goes through here.
 
-The name is resolved once, each address is judged, and the connection goes to an address that was judged,
-never to what a second look-up might say. Each redirect is judged in the same way. Size and time are
+The name is resolved once, each address is checked, and the connection goes to a checked address,
+never to the result of a second lookup. Each redirect is checked in the same way. Size and time are
 limited. Proxies of the environment are not used: they would resolve the name themselves.
 
     OutboundError            `str()` is a sentence for the user, without internal addresses
-    ├── Refused              the address itself is not acceptable: a mistake of whoever named it
-    ├── Unreachable          no connection, or it broke; trying again may help
-    ├── TookTooLong          the time is up; trying again may help
-    ├── TooLarge             more bytes than allowed
-    └── Unusable             the answer makes no sense: endless redirects, compressed, malformed
+    ├── Refused              the address itself is not acceptable: an error of the caller
+    ├── Unreachable          no connection, or it was lost; a retry may help
+    ├── TookTooLong          deadline exceeded; a retry may help
+    ├── TooLarge             more bytes than the limit
+    └── Unusable             the response is unusable: endless redirects, compressed, malformed
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from .public_addresses import Address, Allowed, is_public
 USER_AGENT = "ComfyServe"
 CONNECT_SECONDS = 10.0
 RESOLVE_SECONDS = 5.0
-IDLE_SECONDS = 30.0  # without a byte, unless the caller says otherwise
+IDLE_SECONDS = 30.0  # of inactivity, unless the caller overrides it
 REDIRECTS = 5
 MAX_URL = 8192  # characters
-MAX_ANSWER = 64 * 1024  # bytes of the answer to a POST that are kept
+MAX_ANSWER = 64 * 1024  # bytes kept of the response to a POST
 PIECE = 256 * 1024
 REDIRECTING = (301, 302, 303, 307, 308)
 # Headers that may follow a redirect to another host; all others might be credentials.
@@ -79,7 +79,7 @@ class Unusable(OutboundError):
 
 @dataclass(frozen=True)
 class Target:
-    """An address taken apart, with the host as it is asked for in DNS."""
+    """A parsed URL, with the host as it is queried in DNS."""
 
     scheme: str
     host: str
@@ -99,12 +99,12 @@ class Target:
 
 @dataclass
 class Answer:
-    """What came back. `chunks()` may be read once, inside the `with` of `get`."""
+    """The response. `chunks()` may be read once, inside the `with` of `get`."""
 
     status: int
-    headers: Mapping[str, str]  # any case
+    headers: Mapping[str, str]  # case-insensitive
     url: str  # after redirects
-    hops: list[Mapping[str, str]] = field(repr=False)  # headers of the redirects on the way
+    hops: list[Mapping[str, str]] = field(repr=False)  # headers of the redirects that were followed
     _read: Any = field(repr=False)
 
     @property
@@ -117,7 +117,8 @@ class Answer:
 
 
 class Cancellation:
-    """Ends a `get` that it is given to, from any thread, whatever that waits for; it raises TookTooLong."""
+    """Cancels the `get` it is passed to, from any thread, whatever that is blocked on; it raises
+    TookTooLong."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -146,9 +147,9 @@ class Posted:
 
 # -- the public functions ----------------------------------------------------------------------------
 def check(url: str, *, https_only: bool = False, resolve: bool = True) -> None:
-    """Refused if we would never go there. A name that DNS does not know now is no mistake: it may later.
+    """Refused if the URL could never be fetched. A name that does not resolve now is accepted: it may later.
 
-    Without `resolve` only what can be seen in the text is judged, and DNS is not asked.
+    Without `resolve` only the text is checked, and DNS is not queried.
     """
     target = parse(url, https_only=https_only)
     literal = _literal(target.host)
@@ -170,11 +171,11 @@ def get(
     idle: float = IDLE_SECONDS,
     cut: Cancellation | None = None,
 ) -> Iterator[Answer]:
-    """The answer to a GET, after redirects, whatever its status; its body is to be read from `chunks()`.
+    """The response to a GET, after redirects, whatever its status; read its body from `chunks()`.
 
-    `timeout` is for all of it in seconds, `idle` for a pause in it. A caller's header goes to another
-    host only if it cannot be a credential. Raises OutboundError; TooLarge before the first byte where
-    the answer tells its length.
+    `timeout` limits the whole exchange, `idle` a pause in it, both in seconds. A caller's header is sent to
+    another host only if it cannot be a credential. Raises OutboundError; TooLarge before the first byte if
+    Content-Length exceeds the limit.
     """
     deadline = _Deadline(timeout, idle=idle)
     sent = {"Accept": "*/*", "User-Agent": USER_AGENT, **(headers or {}), "Accept-Encoding": "identity"}
@@ -210,7 +211,7 @@ def post(
     *,
     https_only: bool = False,
 ) -> Posted:
-    """The answer to a POST; a redirect is an answer like any other. Raises OutboundError."""
+    """The response to a POST; redirects are not followed. Raises OutboundError."""
     deadline = _Deadline(timeout, idle=timeout)
     sent = {"User-Agent": USER_AGENT, **(headers or {}), "Accept-Encoding": "identity"}
     target = parse(url, https_only=https_only)
@@ -229,7 +230,7 @@ def post(
 
 # -- addresses ---------------------------------------------------------------------------------------
 def parse(url: str, *, https_only: bool = False) -> Target:
-    """Refused for everything but a plain http(s) address with a plain host."""
+    """Refused for anything but a plain http(s) URL with a plain host."""
     if not isinstance(url, str) or len(url) > MAX_URL:
         raise Refused(f"An address has at most {MAX_URL} characters")
     if re.search(r"[\x00-\x20\x7f\\]", url):
@@ -250,17 +251,18 @@ def parse(url: str, *, https_only: bool = False) -> Target:
 
 
 def _host(parts: SplitResult) -> str:
-    """As DNS is asked for it. Odd spellings of numeric addresses (0x7f.1, 2130706433, 127.1) are refused."""
+    """The host as queried in DNS. Odd spellings of numeric addresses (0x7f.1, 2130706433, 127.1) are
+    refused."""
     host = (parts.hostname or "").rstrip(".")
     if ":" in host:
         try:
             if "%" in host:
-                raise ValueError("a zone names one of our interfaces")
+                raise ValueError("a zone refers to one of our interfaces")
             return str(ipaddress.IPv6Address(host))
         except ValueError:
             raise Refused("The address has no valid host") from None
     try:
-        # IDNA 2008, as browsers do it: the codec of Python's own makes another name of straße.de.
+        # IDNA 2008, as browsers use it: Python's built-in codec encodes straße.de differently.
         host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii").rstrip(".")
     except idna.IDNAError:
         raise Refused("The address has no valid host") from None
@@ -293,7 +295,7 @@ def _allowed(entries: tuple[str, ...]) -> Allowed:
 
 
 def addresses_of(target: Target, *, seconds: float | None = None) -> list[Address]:
-    """Where a connection may go, in the resolver's order. Refused if it knows addresses, but none of them."""
+    """Allowed addresses, in the resolver's order. Refused if the name resolves, but to none of them."""
     try:
         known = dns.addresses_of(target.host, target.port, seconds=seconds or RESOLVE_SECONDS)
     except TimeoutError:
@@ -304,16 +306,16 @@ def addresses_of(target: Target, *, seconds: float | None = None) -> list[Addres
     free = allowed.host(target.host)
     good = [address for address in known if free or is_public(address) or allowed.address(address)]
     if not good:
-        # Not which address it has: that would tell of the inside.
+        # The address is not given: that would disclose the internal network.
         raise Refused(f"The host {target.host} is not one of the public internet")
     return good
 
 
 # -- time --------------------------------------------------------------------------------------------
 class _Deadline:
-    """Ends an exchange when its time is up, whatever it waits for just then.
+    """Aborts an exchange at its deadline, whatever it is blocked on.
 
-    Time-outs of sockets begin anew with every byte; so the connection is cut from another thread.
+    Socket timeouts restart with every byte; so the connection is closed from another thread.
     """
 
     def __init__(self, seconds: float, *, idle: float) -> None:
@@ -339,11 +341,11 @@ class _Deadline:
 
     @property
     def pause(self) -> float:
-        """How long the next byte may take."""
+        """Seconds until the next byte must arrive."""
         return min(self._idle, self.left)
 
     def watch(self, sock: socket.socket) -> None:
-        """A handle of our own on the connection: TLS takes the socket object apart."""
+        """Our own handle on the connection: TLS detaches the socket object."""
         self._release()
         with self._lock:
             self._handle = sock.dup()
@@ -367,7 +369,7 @@ class _Deadline:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """What the libraries raise, in our words."""
+        """Library exceptions mapped to ours."""
         try:
             yield
         except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as exc:
@@ -386,7 +388,7 @@ class _Deadline:
 def _exchange(
     method: str, target: Target, headers: Mapping[str, str], body: bytes | None, deadline: _Deadline
 ) -> tuple[urllib3.BaseHTTPResponse, HTTPConnection]:
-    """Send, and read as far as the end of the headers. Whoever calls closes both."""
+    """Send, and read up to the end of the headers. The caller closes both."""
     addresses = addresses_of(target, seconds=min(RESOLVE_SECONDS, deadline.left))
     connection = _connection(target, addresses, deadline)
     try:
@@ -408,7 +410,7 @@ def _connection(target: Target, addresses: list[Address], deadline: _Deadline) -
 
 
 class _Pins:
-    """Connects to the addresses that were judged; the host's name stays for TLS and the Host header."""
+    """Connects to the checked addresses; the hostname stays for TLS and the Host header."""
 
     def pin(self, addresses: list[Address], deadline: _Deadline) -> None:
         self._addresses, self._deadline = addresses, deadline
@@ -442,7 +444,7 @@ class _PinnedTLS(_Pins, HTTPSConnection):
 
 @lru_cache(maxsize=1)
 def _trust() -> ssl.SSLContext:
-    """The system's authorities (an operator may have added one), and those that come with Python."""
+    """The system's CAs (an operator may have added one), and those that ship with Python."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
@@ -460,7 +462,7 @@ def _answer(
         raise TooLarge(f"It has {int(told)} bytes; at most {max_bytes} are allowed")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("", "identity"):
-        # What is decompressed has no size that we could trust beforehand.
+        # The decompressed size cannot be known in advance.
         raise Unusable("The other side answers with compressed content although none was asked for")
 
     def read() -> Iterator[bytes]:

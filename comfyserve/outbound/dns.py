@@ -1,4 +1,4 @@
-"""Asking DNS with a limit in time: the system's resolver has none that we can set, and may take minutes."""
+"""DNS lookups with a timeout: the system's resolver has none that we can set, and may take minutes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from .public_addresses import Address
 
-AT_ONCE = 64  # look-ups, those that nobody waits for any more among them
+AT_ONCE = 64  # concurrent lookups, including those whose caller has given up
 
 _free = threading.BoundedSemaphore(AT_ONCE)
 
 
 def addresses_of(host: str, port: int, *, seconds: float) -> list[Address]:
-    """In the resolver's order, each once. Raises TimeoutError, and what the resolver raises."""
+    """In the resolver's order, without duplicates. Raises TimeoutError, and what the resolver raises."""
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     if not _free.acquire(timeout=seconds):
         raise TimeoutError("DNS does not answer")
@@ -33,7 +33,7 @@ def addresses_of(host: str, port: int, *, seconds: float) -> list[Address]:
 def _ask(host: str, port: int, answers: queue.SimpleQueue[Any]) -> None:
     try:
         answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except Exception as exc:  # noqa: BLE001  (told to who waits)
+    except Exception as exc:  # noqa: BLE001  (passed on to the caller)
         answers.put(exc)
     finally:
         _free.release()

@@ -1,7 +1,7 @@
-"""Which addresses of the internet we may be sent to by a user: public ones, and what the operator allows.
+"""Which addresses users may make us connect to: public ones, and what the operator allows.
 
-Everything else (loopback, private, link-local, metadata services, multicast, reserved) is refused, also
-where an IPv6 address only wraps such an IPv4 address.
+Everything else (loopback, private, link-local, metadata services, multicast, reserved) is refused, also if an
+IPv6 address embeds such an IPv4 address.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Named here although most are not "global" for Python too: its tables differ between versions.
+# Listed here although Python considers most of them not "global" either: its tables differ between versions.
 REFUSED = [
     ipaddress.ip_network(text)
     for text in (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
         "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15",
         "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's host, from inside
+        "168.63.129.16/32",  # Azure's platform address, reachable from its VMs
         "::/96", "64:ff9b:1::/48", "100::/64", "2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7",
         "fe80::/10", "fec0::/10", "ff00::/8",
     )
@@ -28,13 +28,13 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, and each IPv4 address that it wraps, is one of the public internet."""
+    """Whether the address, and each IPv4 address embedded in it, is public."""
     return all(_is_public(one) for one in (address, *wrapped(address)))
 
 
 def _is_public(address: Address) -> bool:
     if NAT64.version == address.version and address in NAT64:
-        return True  # its IPv4 address is judged by itself
+        return True  # its IPv4 address is checked separately
     return (
         address.is_global
         and not address.is_multicast
@@ -43,7 +43,7 @@ def _is_public(address: Address) -> bool:
 
 
 def wrapped(address: Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that a packet to this IPv6 address may end at: mapped, NAT64, 6to4, Teredo."""
+    """The IPv4 addresses that a packet to this IPv6 address may reach: mapped, NAT64, 6to4, Teredo."""
     if not isinstance(address, ipaddress.IPv6Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -57,7 +57,7 @@ def wrapped(address: Address) -> list[ipaddress.IPv4Address]:
 
 
 class Allowed:
-    """What the operator lets through although private: networks, addresses, hosts, `*.domain`."""
+    """Private targets that the operator allows: networks, addresses, hosts, `*.domain`."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._networks: list[Network] = []
@@ -73,7 +73,7 @@ class Allowed:
                     self._hosts.add(entry)
 
     def address(self, address: Address) -> bool:
-        """Also where it is an IPv4 address in IPv6 clothes."""
+        """Also if it is an IPv4 address embedded in IPv6."""
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any(
             one in network

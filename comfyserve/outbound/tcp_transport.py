@@ -1,7 +1,7 @@
-"""The TCP connection under a request, which ASGI does not show: uvicorn's, by the `send` that it gives.
+"""The TCP connection of a request, which ASGI does not expose: uvicorn's, found through its `send`.
 
-A server that has written a response into a connection whose client reads nothing keeps what it could not
-send, even after it has closed it, for as long as that client likes. Under other servers nothing happens here.
+After a server has written a response to a client that does not read, the kernel keeps the unsent data, even
+after close, for as long as the client likes. Under other servers these functions do nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-STUCK_SECONDS = 300.0  # of ordinary answers and files: a player may pause in the middle of a film
+STUCK_SECONDS = 300.0  # for ordinary responses and files: a player may pause in the middle of a film
 
 
 def abort_stalled_writes(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
-    """Have the system break the connection when its client took nothing for so long. Linux only."""
+    """Have the kernel drop the connection once its client has acknowledged nothing for that long. Linux
+    only."""
     transport = _transport(send)
     line = transport.get_extra_info("socket") if transport is not None else None
     if line is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -24,7 +25,7 @@ def abort_stalled_writes(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
 
 
 def cut(send: Any) -> None:
-    """Break the connection now; what was not sent is dropped."""
+    """Abort the connection now; unsent data is dropped."""
     transport = _transport(send)
     if transport is not None:
         transport.abort()

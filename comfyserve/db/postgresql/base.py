@@ -1,7 +1,7 @@
-"""Django's PostgreSQL backend, except that a server which is unavailable always raises OperationalError.
+"""Django's PostgreSQL backend, except that an unavailable server always raises OperationalError.
 
-PostgreSQL files some of what a failover or a time-out does under "internal errors". Whoever retries would
-take them for a mistake of ours. Translating them here covers every statement, commit and cursor.
+PostgreSQL reports some effects of a failover or timeout as "internal errors". Callers that retry would treat
+them as bugs. Translating them here covers every statement, commit and cursor.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg import errors
 
-# Everything that means "not now" and is no psycopg.OperationalError.
+# Temporary failures that are not a psycopg.OperationalError.
 NOT_NOW = (
-    errors.ReadOnlySqlTransaction,  # a standby, or a primary that is about to become one
+    errors.ReadOnlySqlTransaction,  # a standby, or a primary during promotion
     errors.IdleInTransactionSessionTimeout,
     errors.TransactionTimeout,
 )
