@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
+from PIL import Image
+
 from tests.browser import serious_faults
+from tests.waiting import wait_for
 from tests.workflows import graphs
 
 
@@ -37,3 +42,19 @@ def test_another_user_runs_it_from_the_page(gpu_worker, page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.emulate_media(color_scheme="dark")
     assert serious_faults(page) == ""
+
+
+def test_a_batch_of_twelve_gives_a_contact_sheet(gpu_worker):
+    owner, artist = gpu_worker.person("sheet-owner"), gpu_worker.person("sheet-artist")
+    app = {
+        "name": "colour", "workflow": graphs.colour(255), "visibility": "everybody",
+        "inputs": [{"name": "colour", "node": "1", "input": "color"}],
+    }  # fmt: skip
+    saved = owner.post("/apps/", json=app).json()
+    grid = {"colour": [number * 1000 for number in range(12)]}
+    batch = artist.post(f"/apps/{saved['app']}/batch", json={"grid": grid}).json()
+    path = f"/workflows/batches/{batch['batch_id']}"
+    wait_for(lambda: artist.get(path).json()["status"] == "completed", seconds=60, what="the batch's end")
+    assert artist.get(path).json()["counts"]["completed"] == 12
+    sheet = Image.open(io.BytesIO(artist.get(f"{path}/contact-sheet").content))
+    assert sheet.size == (4 * 264 + 8, 3 * 282 + 8)
