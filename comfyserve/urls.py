@@ -20,6 +20,7 @@ urlpatterns = [
     path("auth/", include("accounts.urls")),
     path("workflows/", include("workflows.urls")),
     path("apps/", include("apps_catalog.urls")),
+    path("api/v2/", include("doors.comfy_v2.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),

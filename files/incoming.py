@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from blake3 import blake3
 from django.conf import settings
 
 from . import types
@@ -28,6 +29,7 @@ class Incoming:
         self.size = 0
         self.head = b""  # the first bytes, to tell the type by
         self._digest = hashlib.sha256()
+        self._blake3 = blake3()
         # A client may go while a thread writes: a number of a closed file could be another's by then.
         self._writing = threading.Lock()
 
@@ -47,11 +49,16 @@ class Incoming:
         if len(self.head) < types.HEAD:
             self.head += piece[: types.HEAD - len(self.head)]
         self._digest.update(piece)
+        self._blake3.update(piece)
         self.size += len(piece)
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+    @property
+    def blake3(self) -> str:
+        return self._blake3.hexdigest()
 
     def __enter__(self) -> Incoming:
         return self

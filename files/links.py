@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.utils import timezone
 
 from comfyserve.api.signed_links import SignedLinks
 
@@ -23,6 +25,11 @@ def download_url(file: File, *, base: str) -> str:
         attachment=not types.is_shown(file.content_type),
     )
     return presigned or _signed(file.id, base=base)
+
+
+def valid_until() -> datetime:
+    """Until when an address that is made now works at least."""
+    return timezone.now() + timedelta(seconds=settings.SIGNED_LINK_SECONDS)
 
 
 def thumbnail_url(file: File, *, base: str) -> str | None:

@@ -32,6 +32,9 @@ class File(models.Model):
     content_type = models.CharField(max_length=100, help_text="By content, not by the sender's word")
     size = models.BigIntegerField(help_text="Bytes")
     sha256 = models.CharField(max_length=64)
+    blake3 = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="Empty for files of earlier versions"
+    )
     key = models.CharField(max_length=255, help_text="Name in the storage; files with equal bytes share it")
     thumbnail_key = models.CharField(max_length=255, blank=True, default="")  # "": none yet; see thumbnails
     width = models.IntegerField(null=True, blank=True, help_text="Pixels; null where it has none")
@@ -54,6 +57,8 @@ class File(models.Model):
             ),
             # Read by storing: the same bytes of the same user.
             models.Index(fields=["user", "sha256"], name="file_of_content"),
+            # Read by the Comfy API: whether the user has bytes with this hash.
+            models.Index(fields=["user", "blake3"], name="file_of_blake3", condition=~Q(blake3="")),
             # Read by storing and the sweep: who else has these bytes.
             models.Index(fields=["key"], name="file_of_key"),
             # Read by the sweep of what has expired.

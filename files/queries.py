@@ -27,6 +27,11 @@ def file_of(*, file_id: str, user: User | None = None) -> File:
     return found
 
 
+def with_blake3(*, user: User, blake3: str) -> File | None:
+    """A file of the user that has these bytes, the newest."""
+    return alive().filter(user=user, blake3=blake3).order_by("-created_at").first() if blake3 else None
+
+
 def files_of(
     *,
     user: User,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from accounts import quotas
 from accounts.models import User
-from comfyserve.api.errors import ValidationFailed
+from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.db import connections, rows
 
 from . import backend, names, pictures, types, videos
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 THUMBNAILS = "thumbnails"
 PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/")
+# Columns that say something of the bytes and are the same in all rows that share them.
+OF_BYTES = (
+    "key", "thumbnail_key", "size", "sha256", "blake3", "content_type", "width", "height", "duration_seconds"
+)  # fmt: skip
 USED = """
 SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
 """
@@ -60,6 +64,27 @@ def accept(
     except BaseException:
         drop(file)
         raise
+    return file
+
+
+def copy(original: File, *, filename: str) -> File:
+    """Another upload of the same user over the same bytes, which are not sent again.
+
+    Raises NotFound where the bytes went meanwhile.
+    """
+    file = File(
+        user_id=original.user_id,
+        kind=Kind.UPLOAD,
+        filename=names.clean(filename),
+        expires_at=_expiry(),
+        **{name: getattr(original, name) for name in OF_BYTES},
+    )
+    whole = _is_whole(original)
+    with transaction.atomic():
+        quotas.lock_storage(user=User(pk=original.user_id))
+        if not whole or not File.objects.filter(user_id=original.user_id, key=original.key).exists():
+            raise NotFound("There are no such bytes any more")
+        file.save(force_insert=True)
     return file
 
 
@@ -119,11 +144,16 @@ def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) ->
         content_type=content_type,
         size=incoming.size,
         sha256=incoming.sha256,
+        blake3=incoming.blake3,
         width=size.width if size else None,
         height=size.height if size else None,
         duration_seconds=film.duration if film else None,
-        expires_at=timezone.now() + timedelta(days=days) if (days := settings.FILE_EXPIRY_DAYS) else None,
+        expires_at=_expiry(),
     )
+
+
+def _expiry() -> datetime | None:
+    return timezone.now() + timedelta(days=days) if (days := settings.FILE_EXPIRY_DAYS) else None
 
 
 def _check(incoming: Incoming, file: File) -> None:

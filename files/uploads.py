@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,15 +38,17 @@ class Form:
     filename: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    allowed: Mapping[str, int] = field(default_factory=lambda: FIELDS)
 
 
-async def receive(request: HttpRequest, incoming: Incoming) -> Form:
-    """Read the whole body of the request.
+async def receive(request: HttpRequest, incoming: Incoming, *, allowed: Mapping[str, int] = FIELDS) -> Form:
+    """Read the whole body of the request. `allowed` are the fields beside the file, and how many characters
+    each may have.
 
     Raises ValidationFailed, PayloadTooLarge as soon as there is too much, UnsupportedMediaType,
     ClientGone, StorageUnavailable where this machine's disk is full.
     """
-    form = Form(incoming)
+    form = Form(incoming, allowed=allowed)
     reading = _Reading(form)
     with (
         _explained(),
@@ -123,7 +125,7 @@ class _Reading:
             self._others += len(event)
             if self._others > bodies.FORM:
                 raise _too_large(f"The form has more than {bodies.FORM} bytes beside the file")
-            if self._name in FIELDS:
+            if self._name in self._form.allowed:
                 self._text += event
 
     async def flush(self) -> None:
@@ -142,7 +144,7 @@ class _Reading:
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._name, self._text = segment.name or "", bytearray()
         if self._name != "file":
-            if self._name not in FIELDS:
+            if self._name not in self._form.allowed:
                 self._form.unknown.append(self._name)
             return
         if self._form.filename is not None:
@@ -153,7 +155,7 @@ class _Reading:
         self._form.filename = filename
 
     def _end(self) -> None:
-        if self._name in FIELDS:
+        if self._name in self._form.allowed:
             self._form.fields[self._name] = self._text.decode("utf-8", "replace")
 
 
@@ -168,13 +170,13 @@ def _too_large(message: str) -> PayloadTooLarge:
 
 
 def _check(form: Form) -> None:
-    mistakes = unknown(form.unknown, ["file", *FIELDS], also_called=ALSO_CALLED)
+    mistakes = unknown(form.unknown, ["file", *form.allowed], also_called=ALSO_CALLED)
     if form.filename is None:
         mistakes.insert(0, Detail("REQUIRED_FIELD", "Field 'file' is required", "file"))
     mistakes += [
-        Detail("TOO_LONG", f"Field '{name}' has at most {FIELDS[name]} characters", name)
+        Detail("TOO_LONG", f"Field '{name}' has at most {form.allowed[name]} characters", name)
         for name, value in form.fields.items()
-        if len(value) > FIELDS[name]
+        if len(value) > form.allowed[name]
     ]
     if "\x00" in form.fields.get("description", ""):
         mistakes.append(Detail("INVALID_VALUE", "NUL characters are not allowed", "description"))

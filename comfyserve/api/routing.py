@@ -10,13 +10,15 @@ def is_followed(scope: dict[str, Any]) -> bool:
     path = str(scope["path"]).rstrip("/")
     if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
         return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
-    return path.startswith("/workflows/") and path.endswith("/events")
+    return path.startswith(("/workflows/", "/api/v2/jobs/")) and path.endswith("/events")
 
 
 def is_long(scope: dict[str, Any]) -> bool:
     """A GPU that is to load a model (`Prefer: wait`), and file transfers."""
     path = str(scope["path"]).rstrip("/")
-    if path == "/files/upload":
+    if path == "/files/upload" or (path == "/api/v2/assets" and scope["method"] == "POST"):
+        return True
+    if path.startswith("/api/v2/assets/") and path.endswith("/content"):
         return True
     if path.startswith("/models/") and scope["method"] == "POST":
         return True

@@ -92,7 +92,7 @@ class ExecutionEventsView(StreamView):
         reader = Reader(
             user_id=execution.user_id, execution_id=execution.id, last_event_id=last, previews=previews
         )
-        return _following(request, reader)
+        return following(request, reader)
 
 
 class AllEventsView(StreamView):
@@ -110,7 +110,7 @@ class AllEventsView(StreamView):
         missed, and may repeat what was told in the seconds before: compare the numbers.
         """
         user = authentication.require(request._request)
-        return _following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))
+        return following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))
 
 
 def _execution(request: Request, execution_id: str) -> Execution:
@@ -136,7 +136,11 @@ def _last_event_id(request: Request) -> int | None:
     return int(text)
 
 
-def _following(request: Request, reader: Reader) -> HttpResponse:
+def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
+    """The response that is a stream for this reader. `form` has `encode` and `end` of `asgi.Follow`.
+
+    Raises LimitExceeded where the user has too many streams open.
+    """
     limit = settings.STREAMS_PER_USER
     if limit and asgi.open_streams(reader.user_id) >= limit:
         raise LimitExceeded(
@@ -146,7 +150,7 @@ def _following(request: Request, reader: Reader) -> HttpResponse:
     # A proxy must not collect a stream before it passes it on.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = HttpResponse(b"", content_type="text/event-stream; charset=utf-8", headers=headers)
-    asgi.attach(response, asgi.Follow(reader, addresses.base_of(request._request)))
+    asgi.attach(response, asgi.Follow(reader, addresses.base_of(request._request), **form))
     return response
 
 

@@ -32,6 +32,10 @@ MISTAKES_SHOWN = 100
 ROWS_AT_ONCE = 100  # in one statement: each has a whole graph
 
 
+class QueueFull(Unavailable):
+    """As many executions wait, of all users, as may."""
+
+
 @dataclass(frozen=True)
 class Accepted:
     execution: Execution
@@ -276,7 +280,7 @@ def _check_room(user: User, *, count: int) -> None:
     waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting, adding=count)
     if selectors.pending_count_lately() + count > settings.MAX_PENDING:
-        raise Unavailable("The queue is full; try again later", retry_after=60)
+        raise QueueFull("The queue is full; try again later", retry_after=60)
 
 
 def retry(*, user: User, execution: Execution) -> Accepted:

@@ -28,6 +28,7 @@ from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
 
 from .broadcaster import Hub
+from .event_reader import Event
 from .subscriber import Ending, Reader
 
 Scope = dict[str, Any]
@@ -45,10 +46,16 @@ END = b"event: end\ndata: {}\n\n"
 
 @dataclass(frozen=True)
 class Follow:
-    """The answer is a stream for this reader."""
+    """The answer is a stream for this reader.
+
+    `encode` and `end` are for clients that expect events of another form than ours: `encode` gets an event
+    and `base`, and gives its bytes or none. It runs in the event loop: it asks no database.
+    """
 
     reader: Reader
     base: str
+    encode: Callable[[Event, str], bytes] = lambda event, base: event.encoded(base=base)
+    end: bytes = END
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,9 @@ class Streams:
         found = await self.hub.catch_up(reader)
         while not reader.closed and time.monotonic() < ends_at:
             if found:
-                await _piece(send, b"".join(event.encoded(base=follow.base) for event in found))
+                await _piece(send, b"".join(follow.encode(event, follow.base) for event in found))
             if reader.execution_id is not None and any(event.ends for event in found):
-                await _piece(send, END)
+                await _piece(send, follow.end)
                 return
             if not await reader.wait(HEARTBEAT_SECONDS):
                 await _piece(send, HEARTBEAT)

@@ -20,7 +20,7 @@ UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # a view reads the file as it come
 
 # Those below may carry graphs, batches and inputs.
 LARGE = ("/workflows", "/apps", "/batches", "/v1", "/api", "/comfyui", "/mcp", "/prompt")
-UPLOADS = ("/files/upload",)  # read by their views, piece by piece
+UPLOADS = ("/files/upload", "/api/v2/assets")  # read by their views, piece by piece
 HASHING = (
     "/auth/register",
     "/auth/login",

@@ -1,0 +1,153 @@
+"""Assets are our files: the user's own uploads and outputs. By hash, too, only the user's own are found."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts import authentication, idempotency
+from accounts.models import User
+from comfyserve.api import addresses
+from comfyserve.api.errors import ApiError, ValidationFailed
+from comfyserve.api.rendering import rendered
+from comfyserve.api.schema import IDEMPOTENCY_KEY
+from files import links, pins, queries, storing, transfer, uploads
+from files.incoming import Incoming
+from files.models import File
+from files.threads import in_request_thread, in_thread
+from files.views import by_method
+from workflows.api.views import user_of
+
+from .errors import ComfyError, ComfyView, in_comfy_shape
+
+HASH = re.compile(r"blake3:[0-9a-f]{64}")
+# Characters of the form's fields. The type goes by content; tags are taken and not kept.
+FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": 1000}
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
+    """The Comfy API's `Asset`. `base` is the address of this service as its user sees it."""
+    return {
+        "id": file.id,
+        "hash": hash_of(file),
+        "size_bytes": file.size,
+        "content_type": file.content_type,
+        "file_path": file.filename,
+        "created_at": file.created_at,
+        "url": links.download_url(file, base=base),
+        "url_expires_at": links.valid_until(),
+        "expires_at": file.expires_at,
+        **more,
+    }
+
+
+def hash_of(file: File) -> str | None:
+    """Null for files that were stored before their blake3 was kept."""
+    return f"blake3:{file.blake3}" if file.blake3 else None
+
+
+class AssetView(ComfyView):
+    def get(self, request: Request, file_id: str) -> Response:
+        file = queries.file_of(file_id=file_id, user=user_of(request))
+        return Response(asset(file, base=addresses.base_of(request._request)))
+
+    def delete(self, request: Request, file_id: str) -> Response:
+        pins.delete(queries.file_of(file_id=file_id, user=user_of(request)))
+        return Response(status=204)
+
+
+class ByHashView(ComfyView):
+    """Whether the user has these bytes."""
+
+    def head(self, request: Request, digest: str) -> Response:
+        found = queries.with_blake3(user=user_of(request), blake3=digest.removeprefix("blake3:"))
+        return Response(status=200 if found else 404)
+
+
+class FromHashView(ComfyView):
+    """Another asset over bytes that the user has."""
+
+    def post(self, request: Request) -> Response:
+        given = request.data if isinstance(request.data, dict) else {}
+        digest, name = given.get("hash"), given.get("file_path")
+        if not isinstance(digest, str) or not HASH.fullmatch(digest):
+            raise ValidationFailed.of("hash", "'hash' is 'blake3:' and 64 hexadecimal digits")
+        if name is not None and not isinstance(name, str):
+            raise ValidationFailed.of("file_path", "'file_path' must be a string", "INVALID_TYPE")
+        original = queries.with_blake3(user=user_of(request), blake3=digest.removeprefix("blake3:"))
+        if original is None:
+            raise ComfyError(404, "blob_not_found", f"You have no asset with the hash {digest}")
+        made = storing.copy(original, filename=name or original.filename)
+        return Response(asset(made, base=addresses.base_of(request._request), created_new=False), status=201)
+
+
+class AssetsView(ComfyView):
+    def post(self, request: Request) -> None:
+        """Answered by `upload`, which reads the form as it comes."""
+
+
+class ContentView(ComfyView):
+    def get(self, request: Request, file_id: str) -> None:
+        """Answered by `content`."""
+
+
+@in_comfy_shape
+async def _upload(request: HttpRequest) -> HttpResponseBase:
+    user = await in_request_thread(authentication.require, request)
+    incoming = await in_thread(Incoming)
+    try:
+        form = await uploads.receive(request, incoming, allowed=FIELDS)
+        return await in_request_thread(_accept, request, user, form)
+    finally:
+        await in_thread(incoming.close)
+
+
+def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpResponse:
+    expected = form.fields.get("expected_hash", "").removeprefix("blake3:").lower()
+    if expected and expected != form.incoming.blake3:
+        raise ComfyError(409, "hash_mismatch", f"What arrived has the hash blake3:{form.incoming.blake3}")
+    name = form.fields.get("file_path") or form.filename or ""
+    file = storing.accept(form.incoming, user=user, filename=name.rpartition("/")[2])
+    base = addresses.base_of(request)
+
+    def answer() -> idempotency.Answer:
+        new = not File.objects.filter(user=user, key=file.key).exclude(id=file.id).exists()
+        return idempotency.Answer(201, rendered(asset(file, base=base, created_new=new)).decode())
+
+    given = _once(request, user, file, answer)
+    headers = {"Idempotency-Replayed": "true"} if given.replayed else {}
+    return HttpResponse(given.text, status=given.status, content_type="application/json", headers=headers)
+
+
+def _once(request: HttpRequest, user: User, file: File, answer: Any) -> idempotency.Answer:
+    """The bytes are stored once in any case; a repeated key answers with the first asset of them."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        made: idempotency.Answer = answer()
+        return made
+    try:
+        if not KEY.fullmatch(key):
+            message = "An Idempotency-Key has 1 to 255 visible ASCII characters"
+            raise ValidationFailed.of(IDEMPOTENCY_KEY, message)
+        mark = idempotency.fingerprint(method="POST", path=request.path, body=[file.sha256, file.filename])
+        given = idempotency.once(user=user, key=key, fingerprint=mark, make=answer)
+    except ApiError:
+        storing.delete(file)
+        raise
+    if given.replayed:
+        storing.delete(file)
+    return given
+
+
+@in_comfy_shape
+async def _content(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    return await transfer.download(request, file_id)
+
+
+upload = by_method(AssetsView, post=_upload)
+content = by_method(ContentView, get=_content, head=_content)

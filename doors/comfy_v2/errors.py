@@ -1,0 +1,102 @@
+"""The Comfy API's shape of error: `{"error": {"code", "message", "details"}}`, made of our own errors."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from functools import wraps
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from comfyserve.api.errors import (
+    ApiError,
+    LimitExceeded,
+    Unprocessable,
+    ValidationFailed,
+    as_api_error,
+)
+from comfyserve.api.rendering import rendered
+from workflows.queue.submission import QueueFull
+
+AsyncView = Callable[..., Awaitable[HttpResponseBase]]
+
+
+class ComfyError(ApiError):
+    """One with a code that only the Comfy API knows."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.error = status, code
+
+
+class ComfyView(APIView):
+    """A view of this door. Its shapes are the Comfy API's and described there, not in our schema."""
+
+    schema = None
+
+    def get_exception_handler(self) -> Any:
+        return _handle
+
+
+def in_comfy_shape(view: AsyncView) -> AsyncView:
+    """The same for views outside REST framework."""
+
+    @wraps(view)
+    async def wrapped(request: HttpRequest, **arguments: str) -> HttpResponseBase:
+        try:
+            return await view(request, **arguments)
+        except Exception as exc:
+            known = as_api_error(exc)
+            if known is None:
+                raise
+            status, body, headers = _parts(known)
+            return HttpResponse(
+                rendered(body), status=status, content_type="application/json", headers=headers
+            )
+
+    return wrapped
+
+
+def _handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
+    known = as_api_error(exc)
+    if known is None:
+        return None  # Django's handler500; the traceback goes to the log there
+    status, body, headers = _parts(known)
+    return Response(body, status=status, headers=headers)
+
+
+def _parts(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    status, code = _status_and_code(known)
+    headers = dict(known.headers)
+    if status == 429:
+        headers.setdefault("Retry-After", "5")
+    error: dict[str, Any] = {"code": code, "message": _message(known)}
+    if known.details:
+        error["details"] = {"errors": [asdict(detail) for detail in known.details]}
+    return status, {"error": error}, headers
+
+
+def _status_and_code(known: ApiError) -> tuple[int, str]:
+    match known:
+        case ComfyError():
+            return known.status, known.error
+        case ValidationFailed():
+            missing = {detail.code for detail in known.details} == {"FILE_NOT_FOUND"}
+            return 422, "missing_asset" if missing else "invalid_workflow"
+        case QueueFull() | LimitExceeded():
+            return 429, "queue_full"
+        case Unprocessable():
+            return 422, "idempotency_key_reuse"
+    return known.status, known.error
+
+
+def _message(known: ApiError) -> str:
+    """With the first mistake: the SDK shows nothing but this."""
+    if not known.details:
+        return known.message
+    first, more = known.details[0], len(known.details) - 1
+    where = f"{first.field}: " if first.field else ""
+    return f"{where}{first.message}" + (f" (and {more} more)" if more else "")
