@@ -1,8 +1,9 @@
-"""One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`, all
-else to Django's synchronous handling in request threads. Before all of them is the gate.
+"""One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`,
+everything else to Django's synchronous handling in request threads. The gate wraps all of them.
 
-Synchronous handling of a view costs half the CPU of Django's ASGI handling of the same view. That keeps a
-thread for each request that ever needed one, so streams, which last for hours, have their own.
+Synchronous handling of a view costs half the CPU of Django's ASGI handling of the same view. Django's ASGI
+handler keeps a thread for each request that ever needed one, so streams, which last for hours, have their
+own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from health.shutdown import Life  # noqa: E402
 from workflows.streaming.asgi import Streams  # noqa: E402
 
 requests = DjangoThreads(wsgi_application, threads=16, name="request")
-# Probes have threads of their own: they answer also while all others wait for a database that hangs. And
-# those that say that the process lives do not wait behind those that ask what else does.
+# Probes have their own threads: they respond even while all others wait for a hanging database. And liveness
+# probes do not wait behind probes that check dependencies.
 alive = DjangoThreads(wsgi_application, threads=2, name="alive")
 probes = DjangoThreads(wsgi_application, threads=6, name="probe")
 ALIVE = ("/health", "/health/liveness")

@@ -1,4 +1,4 @@
-"""What a backend (one ComfyUI process with the worker that serves it) is called."""
+"""Names of backends (a backend is one ComfyUI process with the worker that serves it)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def backend_name(*, name: str, url: str, host: str | None = None) -> str:
 
 
 def own_comfyui_name(*, data_dir: str, shared_database: bool) -> str:
-    """Of the ComfyUI that script/serve and script/demo start, whose port is another one each time.
+    """For the ComfyUI that script/serve and script/demo start, whose port differs each time.
 
-    In a database that several folders may share, the folder makes it unique.
+    In a database shared by several checkouts, the folder makes it unique.
     """
     folder = f"-{hashlib.sha256(data_dir.encode()).hexdigest()[:6]}" if shared_database else ""
     return _fitting(f"{socket.gethostname()}:comfyui{folder}")

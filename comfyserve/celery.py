@@ -1,4 +1,4 @@
-"""The Celery application: how work is woken and spread. What is queued lives in PostgreSQL."""
+"""The Celery application: wake-ups and work distribution. The queue itself lives in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ app.autodiscover_tasks()
 
 @signals.worker_shutting_down.connect
 def _stop_cleaning(**_: Any) -> None:
-    """Celery waits for tasks that run; a run of cleaning ends after its batch."""
+    """Celery waits for running tasks; a cleanup run stops after its current batch."""
     cleaning.stopping.set()

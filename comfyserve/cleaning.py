@@ -1,9 +1,9 @@
-"""What the cleaning of every app shares: how it tells what goes, and how it spares the running system.
+"""Cleanup shared by all apps: reporting what is removed, and limiting the load on the running system.
 
-An app's `cleaning.clean` yields what goes, batch by batch, and removes it unless `dry_run` is set. Each batch
-is a short transaction of its own, done when it is yielded: whoever stops in between loses nothing, and the
-next run goes on there. Ages are reckoned by the database's clock, so that a machine whose clock is wrong
-throws nothing away.
+An app's `cleaning.clean` yields what it removes, batch by batch, and removes it unless `dry_run` is set. Each
+batch is a short transaction of its own, committed when it is yielded: stopping in between loses nothing, and
+the next run continues there. Ages are computed with the database's clock, so that a machine with a wrong
+clock deletes nothing early.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from django.db.models.functions import Now
 logger = logging.getLogger(__name__)
 
 BATCH = 500  # rows
-RESTS = 4.0  # times as long as a batch took: a fifth of one processor at most
+RESTS = 4.0  # multiples of a batch's duration: uses a fifth of one core at most
 LONGEST_REST = 5.0  # seconds
-RUN_SECONDS = 300.0  # of one run by Celery; the next one goes on
+RUN_SECONDS = 300.0  # per run by Celery; the next one continues
 
-stopping = threading.Event()  # this process is to end
+stopping = threading.Event()  # this process is shutting down
 
 
 @dataclass(frozen=True)
 class Gone:
     what: str  # such as "executions"
-    name: str = ""  # which one, where it is one that people know by name
+    name: str = ""  # which one, if it has a user-visible name
     count: int = 1
     size: int | None = None  # bytes, where they are known
 
@@ -42,19 +42,20 @@ Clean = Callable[..., Iterator[Gone]]  # (*, dry_run: bool)
 
 
 def ago(amount: float, *, unit: str = "days") -> Any:
-    """The moment so long ago, for a query."""
+    """The time that long ago, for a query."""
     return Now() - timedelta(**{unit: amount})
 
 
 # -- rows ------------------------------------------------------------------------------------------------
 def rows(going: QuerySet[Any], *, what: str, dry_run: bool) -> Iterator[Gone]:
-    """Rows that go with what refers to them. `going` is ordered by what its index begins with."""
+    """Rows to delete together with what references them. `going` is ordered by the columns its index starts
+    with."""
     if dry_run:
         if count := going.count():
             yield Gone(what, count=count)
         return
     while ids := list(going.values_list("pk", flat=True)[:BATCH]):
-        # Asked again: what changed since then stays.
+        # Checked again: rows changed since then are kept.
         count = going.order_by().filter(pk__in=ids).delete()[1].get(going.model._meta.label, 0)
         if not count:
             return
@@ -62,9 +63,9 @@ def rows(going: QuerySet[Any], *, what: str, dry_run: bool) -> Iterator[Gone]:
 
 
 def oldest_rows(model: type[Model], *, old: Q, done: Q, what: str, dry_run: bool) -> Iterator[Gone]:
-    """Rows of a table that grows at its end: those that are `old` and `done`, in the order of their ids.
+    """Rows of an append-only table: those that are `old` and `done`, in the order of their ids.
 
-    Needs no index on their age. A look ends with the first batch in which nothing is old.
+    Needs no index on their age. The scan ends with the first batch that has no old rows.
     """
     last = 0
     flag = ExpressionWrapper(old, output_field=BooleanField())
@@ -85,7 +86,7 @@ def oldest_rows(model: type[Model], *, old: Q, done: Q, what: str, dry_run: bool
 
 # -- runs ------------------------------------------------------------------------------------------------
 def throttled(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterator[Gone]:
-    """The same, resting after each batch for RESTS times as long as it took, until the process is to end."""
+    """The same, sleeping after each batch for RESTS times its duration, until the process shuts down."""
     ends = None if seconds is None else time.monotonic() + seconds
     began = time.monotonic()
     for gone in clean:
@@ -97,7 +98,7 @@ def throttled(clean: Iterator[Gone], *, seconds: float | None = None) -> Iterato
 
 
 def run(clean: Clean) -> None:
-    """A run by Celery. What it did is logged, also when it breaks off."""
+    """A run by Celery. Its result is logged, also when it fails."""
     counts: Counter[str] = Counter()
     try:
         for gone in throttled(clean(dry_run=False), seconds=RUN_SECONDS):

@@ -1,8 +1,8 @@
-"""What a log line looks like, and whose it is.
+"""Log formats and log context.
 
-Each record carries what is in hand where it is written: request, execution, user, worker. So the story of one
-execution is found by its id across web, worker and webhooks. Lines are JSON for machines, or one to read for
-a terminal (`LOG_FORMAT`). Secrets do not get into either.
+Each record carries the context in which it is written: request, execution, user, worker. So one execution can
+be traced by its id across web, worker and webhooks. Lines are JSON for machines, or plain text for a terminal
+(`LOG_FORMAT`). Secrets are masked in both.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _of_process: dict[str, Any] = {}
 
 
 def bind(**fields: Any) -> None:
-    """What this thread or task has in hand from now on, such as `user_id=7`."""
+    """Set context of this thread or task from now on, such as `user_id=7`."""
     _in_hand.set({**_in_hand.get(), **fields})
 
 
 def clear() -> None:
-    """Nothing is in hand any more: a request begins."""
+    """Clear the context: a request begins."""
     _in_hand.set({})
 
 
 @contextmanager
 def bound(*, request_id: str | None = None, **fields: Any) -> Iterator[None]:
-    """Have these in hand for a while; with `request_id` also the request that it goes back to."""
+    """Set context for the duration of the block; with `request_id` also the request it belongs to."""
     before, request_before = _in_hand.get(), request_ids.current()
     bind(**fields)
     if request_id:
@@ -53,12 +53,12 @@ def bound(*, request_id: str | None = None, **fields: Any) -> Iterator[None]:
 
 
 def bind_process(**fields: Any) -> None:
-    """What all lines of this process are of, such as `worker="gpu-1"`."""
+    """Context of all lines of this process, such as `worker="gpu-1"`."""
     _of_process.update(fields)
 
 
 class Context(logging.Filter):
-    """Puts what is in hand on the record, unless the call itself named it in `extra`."""
+    """Adds the context to the record, unless the call itself gave the field in `extra`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = {**_of_process, "request_id": request_ids.current(), **_in_hand.get()}
@@ -69,7 +69,7 @@ class Context(logging.Filter):
 
 
 class OnlyCrashes(logging.Filter):
-    """Django tells of every answer from 400 up; comfyserve.requests has a line for each already."""
+    """Django logs every response from 400 up; comfyserve.requests already has a line for each."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.exc_info is not None
@@ -93,7 +93,7 @@ def scrub(text: str) -> str:
 
 # -- the two forms -----------------------------------------------------------------------------------------
 class Json(JsonFormatter):
-    """One JSON object a line: time, level, logger, message, what is in hand, and what `extra` gives."""
+    """One JSON object per line: time, level, logger, message, context, and the fields of `extra`."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s", json_ensure_ascii=False)
@@ -119,14 +119,14 @@ class Json(JsonFormatter):
         return scrub(super().format(record))
 
 
-# A newline in a message would begin a line that looks like another's. Tracebacks keep theirs.
+# A newline in a message would start a line that looks like another record. Tracebacks keep theirs.
 _ESCAPED = {number: f"\\x{number:02x}" for number in (*range(9), *range(10, 32), 0x7F, 0x85)} | {
     0x0A: "\\n", 0x0D: "\\r", 0x2028: "\\u2028", 0x2029: "\\u2029",
 }  # fmt: skip
 
 
 class Line(logging.Formatter):
-    """A line to read: time, level, logger, [what is in hand], message."""
+    """A readable line: time, level, logger, [context], message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(in_hand)s] %(message)s")
@@ -141,7 +141,7 @@ class Line(logging.Formatter):
 
 
 def chosen_format(wanted: str, *, debug: bool) -> str:
-    """`json` or `line`. `auto`: a line where somebody reads it, JSON where a program does."""
+    """`json` or `line`. `auto`: a line on a terminal, JSON otherwise."""
     if wanted in ("json", "line"):
         return wanted
     if wanted != "auto":
@@ -151,5 +151,6 @@ def chosen_format(wanted: str, *, debug: bool) -> str:
 
 @signals.setup_logging.connect(weak=False, dispatch_uid="logs_as_django")
 def _leave_it_to_django(**_: Any) -> None:
-    """Celery sets up no logging of its own while somebody listens here. Warnings are lines like others."""
+    """Celery sets up no logging of its own if this signal has a receiver. Warnings are logged like other
+    records."""
     logging.captureWarnings(True)

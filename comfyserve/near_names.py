@@ -1,4 +1,4 @@
-"""Names that may have been meant where one is not known: for messages that say "did you mean"."""
+"""Suggestions for unknown names: for messages that say "did you mean"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ SUGGESTIONS = 3
 
 
 def near(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
-    """Up to three of `names` that are like `name`, the nearest first. Case and punctuation count little."""
+    """Up to three of `names` that are similar to `name`, the closest first. Case and punctuation count
+    little."""
     by_key: dict[str, list[str]] = {}
     for each in sorted(names):
         by_key.setdefault(_key(each), []).append(each)
@@ -19,7 +20,7 @@ def near(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
 
 
 def did_you_mean(found: Iterable[str]) -> str:
-    """Such as "; did you mean 'a' or 'b'?"; empty where there is nothing to suggest."""
+    """Such as "; did you mean 'a' or 'b'?"; empty if there is nothing to suggest."""
     quoted = [f"'{each}'" for each in found]
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""
 

@@ -107,14 +107,14 @@ warnings.filterwarnings("ignore", message="No directory at")  # whitenoise, of S
 DATABASES = {
     "default": env.db_url("DATABASE_URL", default="postgresql://comfyserve@127.0.0.1:5432/comfyserve")
 }
-# Nothing waits for ever: not for a statement, not for a lock, not for a client that froze in a transaction.
+# Every wait is bounded: for statements, for locks, for clients that hang inside a transaction.
 DATABASE_STATEMENT_TIMEOUT_SECONDS = env.float("DATABASE_STATEMENT_TIMEOUT_SECONDS", default=30.0)
 DATABASE_LOCK_TIMEOUT_SECONDS = env.float("DATABASE_LOCK_TIMEOUT_SECONDS", default=5.0)
 DATABASE_IDLE_TRANSACTION_SECONDS = env.float("DATABASE_IDLE_TRANSACTION_SECONDS", default=15.0)
 
 
 def _database_options() -> str:
-    """Time-outs as options of each session's start: RESET and SET ... TO DEFAULT come back to them."""
+    """Timeouts as session start options: RESET and SET ... TO DEFAULT restore them."""
     timeouts = {
         "statement_timeout": DATABASE_STATEMENT_TIMEOUT_SECONDS,
         "lock_timeout": DATABASE_LOCK_TIMEOUT_SECONDS,
@@ -122,7 +122,7 @@ def _database_options() -> str:
     }
     given = str(DATABASES["default"].get("OPTIONS", {}).get("options", ""))
     ours = [f"-c {name}={round(seconds * 1000)}" for name, seconds in timeouts.items()]
-    return " ".join([*ours, given]).strip()  # later ones win: what DATABASE_URL says holds
+    return " ".join([*ours, given]).strip()  # later ones win: options in DATABASE_URL take precedence
 
 
 DATABASES["default"].update(
@@ -138,7 +138,7 @@ DATABASES["default"].update(
         },
         "connect_timeout": 2,
         "options": _database_options(),
-        # A network that swallows everything is noticed within half a minute, not after a quarter of an hour.
+        # A network that drops everything is detected within half a minute, not after a quarter of an hour.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -168,7 +168,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-# A ticket must never fail or slow the request that sends it: the workers look by themselves as well.
+# Sending a ticket must never fail or slow down a request: the workers poll as well.
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 0.3,
@@ -183,8 +183,8 @@ CELERY_TASK_ROUTES = {
     "models_registry.tasks.*": {"queue": "models"},
 }
 
-# Housekeeping only: nothing that must happen depends on beat. A run that nobody took until the next one is
-# due is dropped: a worker that was away does not find a hundred of them.
+# Housekeeping only: nothing essential depends on beat. A run that was not taken before the next one is due
+# expires: a worker that was down does not find a hundred of them.
 CELERY_BEAT_SCHEDULE = {
     f"clean-{app}": {"task": f"{app}.tasks.clean", "schedule": seconds, "options": {"expires": seconds}}
     for app, seconds in {"accounts": 3600.0, "files": 3600.0, "workflows": 600.0}.items()
@@ -218,7 +218,7 @@ REST_FRAMEWORK = {
 }
 ACCESS_TOKEN_MINUTES = env.int("ACCESS_TOKEN_MINUTES", default=30)
 REFRESH_TOKEN_DAYS = env.int("REFRESH_TOKEN_DAYS", default=7)
-# To change a key: the new one in JWT_SIGNING_KEY, the old one in the fallbacks until its tokens are gone.
+# To rotate a key: the new one in JWT_SIGNING_KEY, the old one in the fallbacks until its tokens have expired.
 JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
@@ -238,10 +238,10 @@ RATE_LIMITS = env.str("RATE_LIMITS", default="60/m,1000/h,10000/d")  # or "off"
 # Accounts made from one address; 0: no limit.
 REGISTRATIONS_PER_HOUR = env.int("REGISTRATIONS_PER_HOUR", default=0 if RATE_LIMITS == "off" else 20)
 RATELIMIT_USE_CACHE = "limits"
-# How many proxies of ours are before us: the client's address is that far from the right of
-# X-Forwarded-For. 0: the header is not believed.
+# How many of our proxies are in front: the client's address is that far from the right of X-Forwarded-For. 0:
+# the header is ignored.
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
-# Of each user; rows of UserLimits say otherwise for one. 0: no limit.
+# Per user; a row of UserLimits overrides them for one user. 0: no limit.
 QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0)
 QUOTA_EXECUTIONS_PER_DAY = env.int("QUOTA_EXECUTIONS_PER_DAY", default=0)
 QUOTA_EXECUTIONS_RUNNING = env.int("QUOTA_EXECUTIONS_RUNNING", default=0)
@@ -344,9 +344,10 @@ STORAGES = {
 INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
 FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
-# An input that a workflow names by its address: seconds in all. Its size: MAX_UPLOAD_BYTES.
+# An input given by URL: seconds in total. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
-# A file that was placed on a ComfyUI stays for the next execution that takes the same; since its last use.
+# A file transferred to a ComfyUI is kept for later executions with the same input; seconds since its last
+# use.
 COMFYUI_INPUTS_KEPT_SECONDS = env.int("COMFYUI_INPUTS_KEPT_SECONDS", default=3600)
 
 # -- what users name and we fetch ---------------------------------------------------------------------
@@ -362,7 +363,7 @@ COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
 
 # -- models -------------------------------------------------------------------------------------------
 MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # who may; or "staff"
-# How long a request to load or unload waits for the GPU before it answers 503; it happens all the same.
+# How long a request to load or unload waits for the GPU before it answers 503; the command still runs.
 MODEL_COMMAND_SECONDS = env.float("MODEL_COMMAND_SECONDS", default=20.0)
 MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between looks at the model files
 # Downloads. Loading a pickle (.ckpt, .pt, ...) runs code that is in it.
@@ -408,7 +409,8 @@ IDEMPOTENCY_KEY_HOURS = env.float("IDEMPOTENCY_KEY_HOURS", default=24)
 
 # -- health -------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as bearer; empty: open to all
-# After SIGTERM the web process says "not ready" and serves on for so long, for load balancers to notice.
+# After SIGTERM the web process reports "not ready" and keeps serving for this long, for load balancers to
+# notice.
 SHUTDOWN_DELAY_SECONDS = env.float("SHUTDOWN_DELAY_SECONDS", default=0.0)
 
 # -- webhooks -------------------------------------------------------------------------------------------
@@ -442,13 +444,16 @@ LOGGING = {
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
-        # The server's own handlers go; what it says comes to ours.
+        # The server's own handlers are removed; its records go to ours.
         "uvicorn": {"handlers": [], "propagate": True, "level": LOG_LEVEL},
         "uvicorn.error": {"handlers": [], "propagate": True},
-        "uvicorn.access": {"handlers": [], "propagate": False},  # comfyserve.requests says it better
+        "uvicorn.access": {
+            "handlers": [],
+            "propagate": False,
+        },  # comfyserve.requests logs it with more detail
         "django.request": {"filters": ["crashes"]},
         "celery.beat": {"level": _QUIET},
-        # That a ticket came and went. What it led to has lines of its own.
+        # That a task was received and succeeded. Its effects have log lines of their own.
         "celery.worker.strategy": {"level": _QUIET},
         "celery.app.trace": {"level": _QUIET},
     },

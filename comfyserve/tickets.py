@@ -1,4 +1,4 @@
-"""Short messages to Celery's workers from those who must not wait: requests, and threads that hold leases."""
+"""Short messages to Celery workers from code that must not block: requests, and threads that hold leases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .celery import app
 
 
 def connection_to(url: str) -> Connection:
-    """Unlike what a worker reads from, it waits for nothing and tries once."""
+    """Unlike the workers' connections, it never blocks and tries once."""
     once = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "socket_timeout": 1.0}
     return Connection(url, transport_options=settings.CELERY_BROKER_TRANSPORT_OPTIONS | once)
 
@@ -19,6 +19,6 @@ _connection = connection_to(settings.CELERY_BROKER_URL)
 
 
 def send(task: str, *, queue: str) -> None:
-    """Raises what redis and kombu raise, within a second or so, where Redis is away."""
+    """Raises redis and kombu errors, within a second or so, if Redis is unavailable."""
     with producers[_connection].acquire(block=True, timeout=1.0) as producer:
         app.send_task(task, queue=queue, retry=False, producer=producer)

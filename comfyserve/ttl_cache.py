@@ -1,4 +1,4 @@
-"""Answers that may be a moment old: asked for often, and dear."""
+"""Caching of answers that may be slightly stale: requested often, and expensive."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 class TtlCache(Generic[T]):
-    """What `ask` answered at most `seconds` ago. Each process asks for itself, and so does each thread that
-    finds it older; what `ask` raises is not kept."""
+    """The result of `ask`, at most `seconds` old. Each process refreshes its own, and so does each thread
+    that finds it expired; exceptions of `ask` are not cached."""
 
     def __init__(self, ask: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._ask = ask
@@ -26,5 +26,5 @@ class TtlCache(Generic[T]):
         return known[1]
 
     def forget(self) -> None:
-        """Ask anew at the next call."""
+        """Refresh at the next call."""
         self._known = None

@@ -1,4 +1,4 @@
-"""Every address of the service. Both spellings of a path answer, with and without a trailing slash."""
+"""Root URL configuration. Paths work with and without a trailing slash."""
 
 from __future__ import annotations
 

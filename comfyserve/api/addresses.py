@@ -1,4 +1,4 @@
-"""The address of this service as its users see it."""
+"""The public base URL of this service."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from django.http import HttpRequest
 
 
 def base_of(request: HttpRequest) -> str:
-    """Such as `http://localhost:8000`; PUBLIC_URL where that is set. Without a slash at the end."""
+    """Such as `http://localhost:8000`; PUBLIC_URL if set. Without a trailing slash."""
     return settings.PUBLIC_URL or f"{request.scheme}://{request.get_host()}"

@@ -1,4 +1,4 @@
-"""An upload's body, which its view reads as it arrives."""
+"""The body of an upload, read by its view as it arrives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STREAM = "comfyserve.body"  # the key of a BodyStream in the scope
 
 
 class BodyStream:
-    """A body that a view reads as it comes. Django, which would read it whole first, is told it is empty."""
+    """A body that a view reads as it arrives. Django, which would buffer it whole, sees an empty one."""
 
     def __init__(self, receive: Receive, route: Route) -> None:
         self._receive = receive
@@ -26,7 +26,7 @@ class BodyStream:
         self._told = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Raises ClientGone when the rest does not come, or comes too slowly."""
+        """Raises ClientGone when the rest does not arrive, or arrives too slowly."""
         began, received, more = time.monotonic(), 0, True
         while more:
             left = began + self._route.deadline(received) - time.monotonic()
@@ -43,7 +43,8 @@ class BodyStream:
                 yield piece
 
     async def for_django(self) -> dict[str, Any]:
-        """What Django gets instead. It waits for the disconnect afterwards; the reader sees that one."""
+        """The receive callable Django gets instead. Afterwards it waits for the disconnect, which the reader
+        sees."""
         if self._told:
             await asyncio.Event().wait()
         self._told = True
@@ -51,7 +52,7 @@ class BodyStream:
 
 
 class ClientGone(ApiError):
-    """Nobody hears the answer, unless it is only slow."""
+    """No client receives the response, unless it is only slow."""
 
     status = 400
     error = "validation_error"

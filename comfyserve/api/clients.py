@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer, or what the trusted hop said, never what the client wrote."""
+"""The client's address: the peer, or what the trusted proxy reported, never what the client sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def client_address(request: HttpRequest) -> str:
 
 
 def network(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that one customer gets in IPv6."""
+    """The rate-limit key of a client: an IPv4 address, or the /64 assigned to one customer in IPv6."""
     parsed = ipaddress.ip_address(address)
     if parsed.version == 4:
         return address

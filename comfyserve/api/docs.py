@@ -1,4 +1,4 @@
-"""/schema, /docs and /redoc: all from this server, nothing from elsewhere."""
+"""/schema, /docs and /redoc: served entirely by this server, without third-party hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, Spec
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-# Scripts and styles come from our static files; ReDoc searches in a worker and draws its own logo.
+# Scripts and styles are our static files; ReDoc searches in a worker and draws its own logo.
 POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; "
     "frame-ancestors 'none'"
@@ -20,7 +20,7 @@ POLICY = (
 
 @lru_cache(maxsize=1)
 def schema() -> dict[str, Any]:
-    """The whole schema; made once in each process, it takes some 100 ms."""
+    """The full schema; generated once per process, which takes some 100 ms."""
     made: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
     return made
 

@@ -1,4 +1,4 @@
-"""The one shape of error, and the exceptions that become it.
+"""The error format of the API, and the exceptions rendered in it.
 
     ApiError
     ├── ValidationFailed     400 validation_error       carries one Detail for each mistake
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Detail:
-    """One mistake: a stable code, a sentence, and the dotted path of the element it is about."""
+    """One error: a stable code, a sentence, and the dotted path of the element it concerns."""
 
     code: str
     message: str
@@ -151,7 +151,7 @@ def body(error: str, message: str, details: Iterable[Detail] = ()) -> dict[str, 
 
 
 def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
-    """DRF's exception handler: every exception of a view becomes the one shape."""
+    """DRF's exception handler: renders every exception of a view in the error format."""
     known = as_api_error(exc)
     if known is None:
         return None  # Django's handler500 below; the traceback goes to the log there
@@ -223,7 +223,7 @@ CODES = {
 
 
 def flatten(detail: Any, codes: Any, path: str = "") -> list[Detail]:
-    """DRF's nested error lists as one flat list with dotted paths."""
+    """Flattens DRF's nested error lists into details with dotted paths."""
     if isinstance(detail, dict):
         found: list[Detail] = []
         for key, value in detail.items():
@@ -267,7 +267,8 @@ def handler404(request: HttpRequest, exception: Exception | None) -> JsonRespons
 
 
 def handler500(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
-    """Django calls it while the exception is in hand: a database that is away is no crash of ours."""
+    """Called by Django while the exception is being handled: an unavailable database is not a server
+    error."""
     known = as_api_error(sys.exc_info()[1] or Exception())
     if isinstance(known, Unavailable):
         return JsonResponse(body(known.error, known.message), status=known.status, headers=known.headers)

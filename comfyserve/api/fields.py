@@ -1,4 +1,4 @@
-"""Fields that take only what the description of the API says: no number for a string, no "yes" for true."""
+"""Strict fields that accept only what the schema documents: no number for a string, no "yes" for true."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class NumberField(serializers.FloatField):
 
 
 class FlagField(serializers.BooleanField):
-    """Of a query: `true` or `false`, also as Python writes them, or 1 or 0."""
+    """For queries: `true` or `false`, also as Python spells them, or 1 or 0."""
 
     TRUE_VALUES = {"true", "True", "1"}
     FALSE_VALUES = {"false", "False", "0"}
 
 
 class MomentField(serializers.DateTimeField):
-    """A moment with its offset from UTC; without one it would be anybody's guess."""
+    """A timestamp with its UTC offset; without one it would be ambiguous."""
 
     def to_internal_value(self, value: Any) -> datetime:
         if not isinstance(value, str) or not RFC3339.fullmatch(value):

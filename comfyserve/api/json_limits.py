@@ -1,4 +1,4 @@
-"""What a JSON document may contain, judged from its bytes before it is parsed.
+"""Limits on JSON documents, checked on the bytes before parsing.
 
 Parsing makes some 140 bytes of Python objects out of each `[],`: 10 MiB of them would take half a gigabyte.
 """
@@ -13,15 +13,15 @@ MAX_DEPTH = 100
 MAX_ELEMENTS = 200_000  # values and keys: a graph of 2,000 nodes with 20 inputs each has 90,000
 TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
 TOO_MANY = f"The JSON has more than {MAX_ELEMENTS} elements"
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one without an end is searched once
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # an unterminated string is searched once
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def check(raw: bytes) -> None:
-    """ParseError where the document has too many elements or is nested too deeply."""
+    """ParseError if the document has too many elements or is nested too deeply."""
     if _separators(raw) <= MAX_ELEMENTS and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return
-    bare = _STRINGS.sub(b"", raw)  # commas and brackets in texts are no elements
+    bare = _STRINGS.sub(b"", raw)  # commas and brackets inside strings do not count
     if _separators(bare) > MAX_ELEMENTS:
         raise ParseError(TOO_MANY)
     depth = 0

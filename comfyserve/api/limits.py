@@ -1,8 +1,8 @@
-"""How many requests a client may send: django-ratelimit's windows, counted in Redis.
+"""Request rate limits: django-ratelimit's windows, counted in Redis.
 
-A client is a user, or an address where nobody is logged in. The shortest window is counted first and a
-refused request is counted in no longer one, so that hammering costs a minute and not the day.
-If Redis is away, requests are let through, logged and counted (`comfyserve_rate_limit_skipped_total`).
+A client is a user, or an address if nobody is logged in. The shortest window is counted first and a rejected
+request is counted in no longer one, so that hammering costs a minute and not the day. If Redis is
+unavailable, requests are allowed, logged and counted (`comfyserve_rate_limit_skipped_total`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from .errors import LimitExceeded
 from .rates import Rate
 
 logger = logging.getLogger(__name__)
-skipped = Counter("comfyserve_rate_limit_skipped", "Requests let through uncounted because Redis was away")
+skipped = Counter(
+    "comfyserve_rate_limit_skipped", "Requests allowed without counting because Redis was unavailable"
+)
 
-AWAY_SECONDS = 2.0  # after a failure Redis is not asked for so long
+AWAY_SECONDS = 2.0  # seconds without calling Redis after a failure
 
 
 @dataclass(frozen=True)
 class Usage:
-    """One window, as the headers tell it."""
+    """One window, as reported in the headers."""
 
     rate: Rate
     count: int
@@ -55,7 +57,7 @@ class Usage:
 
 
 class Breaker:
-    """Remembers that Redis is away, so that not every request waits to find out."""
+    """Remembers that Redis is unavailable, so that not every request waits for a timeout."""
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -66,31 +68,33 @@ class Breaker:
 
     def trip(self, exc: Exception) -> None:
         self.until = time.monotonic() + AWAY_SECONDS
-        logger.warning("Redis is away; rate limits let through: %s", exc, extra={"action": "limits_skipped"})
+        logger.warning(
+            "Redis is unavailable; requests are not rate limited: %s", exc, extra={"action": "limits_skipped"}
+        )
 
 
 breaker = Breaker()
 
 
 def rates_for(user: Any) -> tuple[Rate, ...]:
-    """The user's own windows if the operator set some, else the default. `user` None: a stranger."""
+    """The user's own windows if the operator set some, else the default. `user` None: anonymous."""
     own = getattr(getattr(user, "limits", None), "rate_limits", "")
     if own:
         try:
             return rates.parse(own)
         except ValueError:
-            logger.exception("user %s has rate limits that make no sense", user.pk)
+            logger.exception("user %s has invalid rate limits", user.pk)
     return rates.parse(settings.RATE_LIMITS)
 
 
 def untouched(windows: tuple[Rate, ...]) -> Usage | None:
-    """The full limit: for what is not counted."""
+    """The full limit, for requests that are not counted."""
     rate = rates.described(windows)
     return Usage(rate, 0, rate.period) if rate else None
 
 
 def count(request: HttpRequest, *, user: Any) -> Usage | None:
-    """Count the request in every window; the one to describe. LimitExceeded if one is full."""
+    """Count the request in every window; returns the one to report. LimitExceeded if one is full."""
     windows = rates_for(user)
     if not windows:
         return None

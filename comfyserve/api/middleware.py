@@ -1,4 +1,4 @@
-"""What every request passes on its way in, and every response on its way out, on both halves."""
+"""Middleware for every request and response, on both the WSGI and the ASGI half."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .gate.routes import route_of
 
 
 class Middleware:
-    """Middleware for both halves of the server: `before` the view, `after` on its answer."""
+    """Base for both halves of the server: `before` the view, `after` on its response."""
 
     sync_capable = async_capable = True
-    blocks = False  # `before` asks the database or Redis: on the ASGI half it gets a thread
+    blocks = False  # `before` queries the database or Redis: on the ASGI half it runs in a thread
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
@@ -42,14 +42,14 @@ class Middleware:
         return self.after(request, early or await self.get_response(request))
 
     def _alone(self, request: HttpRequest) -> HttpResponse | None:
-        """Such a request may last for hours: its database connection goes back to the pool at once."""
+        """Such a request may last for hours: its database connection returns to the pool immediately."""
         try:
             return self.before(request)
         finally:
             connections.release()
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
-        """An answer here is the answer; the view is not asked."""
+        """A response returned here is final; the view is not called."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:  # noqa: ARG002
         return response
@@ -68,7 +68,7 @@ class RequestIdMiddleware(Middleware):
 
 
 class ErrorsMiddleware(Middleware):
-    """What a view outside REST framework raises (streams, the admin) becomes the one shape as well."""
+    """Renders exceptions of views outside REST framework (streams, the admin) in the error format as well."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         known = errors.as_api_error(exception)
@@ -80,8 +80,8 @@ UNCOUNTED = ("/health", "/metrics", settings.STATIC_URL.rstrip("/"), CONSOLE)
 
 
 def is_counted(path: str) -> bool:
-    """Probes, metrics and static files are not counted, and so touch no Redis. Nor is the console, whose
-    pages refresh themselves, but for the way into it."""
+    """Probes, metrics and static files are not counted, and so need no Redis. Nor is the console, whose pages
+    refresh themselves, except its login."""
     return _is_below(path, CONSOLE_LOGIN) or not any(_is_below(path, start) for start in UNCOUNTED)
 
 
@@ -100,7 +100,8 @@ class RateHeadersMiddleware(Middleware):
 
 
 class BodyMiddleware(Middleware):
-    """Answers what the gate refused; refuses what is too long or compressed, before any of it is read."""
+    """Returns the gate's rejection; rejects URLs that are too long and compressed bodies before reading
+    them."""
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
         refusal = getattr(request, "scope", {}).get(REFUSAL)
@@ -120,7 +121,7 @@ class BodyMiddleware(Middleware):
 
 
 class HostileAddressMiddleware(Middleware):
-    """A NUL character in the path names nothing; in a query parameter it is a mistake. No view sees one."""
+    """A NUL character in the path is 404; in a query parameter it is a validation error. No view sees one."""
 
     def before(self, request: HttpRequest) -> HttpResponse | None:
         if "\x00" in request.path_info:
@@ -134,7 +135,7 @@ class HostileAddressMiddleware(Middleware):
 
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"
-# No script but our own files; unfold's Alpine makes functions of the attributes in its templates.
+# Only our own scripts; unfold's Alpine evaluates the attributes in its templates, which needs unsafe-eval.
 CONSOLE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
@@ -142,14 +143,14 @@ CONSOLE_POLICY = (
 
 
 class SecurityHeadersMiddleware(Middleware):
-    """What browsers may do with an answer. The docs set their own policy; JSON allows nothing."""
+    """Security headers for browsers. The docs set their own policy; JSON allows nothing."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         if _is_below(request.path_info, CONSOLE):
             response.setdefault("Content-Security-Policy", CONSOLE_POLICY)
         if response.get("Content-Type", "").startswith("application/json"):
             response.setdefault("Content-Security-Policy", POLICY)
-            # Answers are a user's own; files and pages say for themselves whether they may be kept.
+            # Responses belong to one user; files and pages set their own caching headers.
             response.setdefault("Cache-Control", "no-store")
         return response
 

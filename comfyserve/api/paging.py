@@ -1,7 +1,7 @@
 """One page of a list by `limit` and `offset` or `cursor`, at a cost that does not grow with the table.
 
-A cursor goes on after the last row of a page, so that rows that come or go meanwhile make none appear twice
-and none be skipped. Lists are ordered by `-created_at` and then by their primary key.
+A cursor continues after the last row of a page, so that concurrent inserts and deletes cause no duplicates
+and no gaps. Lists are ordered by `-created_at` and then by their primary key.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .errors import ValidationFailed
 
 M = TypeVar("M", bound=Model)
 
-EXACT_UP_TO = 3_000  # rows that are counted; who has more is told "at least"
+EXACT_UP_TO = 3_000  # rows counted at most; beyond that the total is "at least"
 
 
 def page(rows: QuerySet[M], *, limit: int, offset: int, cursor: str | None = None) -> QuerySet[M]:
-    """That page of `rows`, in their order, in one query. ValidationFailed for a cursor that is not ours.
+    """One page of `rows`, in their order, in one query. ValidationFailed for an invalid cursor.
 
-    The rows that `offset` skips are read from the index alone: only those of the page are fetched.
+    Rows skipped by `offset` are read from the index alone: only those of the page are fetched.
     """
     if cursor is not None:
         rows = _after(rows, cursor)
@@ -34,7 +34,7 @@ def page(rows: QuerySet[M], *, limit: int, offset: int, cursor: str | None = Non
 
 
 def next_headers(page: Sequence[Any], *, limit: int) -> dict[str, str]:
-    """`X-Next-Cursor`, where there may be more."""
+    """`X-Next-Cursor`, if there may be more."""
     if len(page) < limit:
         return {}
     last = page[-1]

@@ -1,4 +1,4 @@
-"""JSON as we accept it: hostile documents are 400, never 500, whatever field they are in."""
+"""Strict JSON parsing: hostile documents are 400, never 500, whatever field they are in."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .json_limits import MAX_DEPTH, TOO_DEEP
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
 LONGEST_NUMBER = 4300  # digits that Python reads
-MOST_MISTAKES = 50  # numbers that are named in one answer
+MOST_MISTAKES = 50  # invalid numbers reported in one response
 TOO_LONG = "A whole number must fit in 64 bits"
 SURROGATE = re.compile("[\ud800-\udfff]")
 BLANKS = re.compile(r"[ \t\n\r]*")
-# The sender's own, which we keep as text: its numbers may be as long as they like.
+# The sender's own JSON, which we keep as text: its numbers may be of any length.
 VERBATIM = "metadata"
 Place = tuple["Place | None", str | int]  # the place around it, and the key or index within that
 
 
 class Document(dict[str, Any]):
-    """An object that was sent, with the text that it was read from."""
+    """A JSON object together with the text it was parsed from."""
 
     text = ""
 
     def text_of(self, name: str) -> str | None:
-        """The JSON of one of its values, exactly as it was sent; of equal names the last one counts."""
+        """The JSON of one of its values, exactly as sent; of duplicate keys the last one counts."""
         decoder, found = json.JSONDecoder(), None
         at = _past_blanks(self.text, self.text.index("{") + 1)
         while self.text[at] != "}":
@@ -61,7 +61,7 @@ class StrictJSONParser(BaseParser):
 
 
 class _NoNumber:
-    """What stood where JSON has no number, or one that is too large to be read."""
+    """Placeholder for an invalid JSON number, or one too large to be read."""
 
     def __init__(self, mistake: str) -> None:
         self.mistake = mistake
@@ -70,11 +70,11 @@ class _NoNumber:
 def loads(raw: bytes) -> Any:
     """`raw` as Python values, an object as a Document.
 
-    ParseError where it cannot be read; ValidationFailed with the path of each number that is none.
+    ParseError if it cannot be parsed; ValidationFailed with the path of each invalid number.
     """
     json_limits.check(raw)
     try:
-        text = raw.decode("utf-8-sig")  # Windows tools put a mark of byte order before it
+        text = raw.decode("utf-8-sig")  # Windows tools prepend a byte order mark
         value = _decoded(text)
     except UnicodeDecodeError as exc:
         raise ParseError("The body is not UTF-8") from exc
@@ -83,7 +83,8 @@ def loads(raw: bytes) -> Any:
     except json.JSONDecodeError as exc:
         where = f"line {exc.lineno} column {exc.colno}"
         raise ParseError(f"The body is not valid JSON: {exc.msg} at {where}") from exc
-    # Strict JSON has NUL characters and surrogates only as escapes: most bodies need no look at their texts.
+    # Valid JSON has NUL characters and surrogates only as escapes: most bodies need no check of their
+    # strings.
     _check(value, texts=b"\\u" in raw)
     if isinstance(value, dict):
         value = Document(value)

@@ -2,7 +2,7 @@
 
 django-ratelimit asks its cache three times for each window: add (SET NX), has_key and INCR, together 2 ms
 for three windows. Here `add` counts and sets the expiry in one script, and `incr` or `get` right after it
-answer from what it learnt. One client for the process: Django would make one for each thread, and on
+answer from its result. One client for the process: Django would make one for each thread, and on
 the ASGI half one for each request.
 """
 
@@ -26,7 +26,7 @@ return count
 
 @lru_cache(maxsize=4)
 def client(url: str) -> redis.Redis:
-    """Gives up soon: a request must not wait for a Redis that is away. One retry, for a stale connection."""
+    """Short timeouts: a request must not wait for an unavailable Redis. One retry, for a stale connection."""
     return redis.Redis.from_url(
         url, socket_connect_timeout=0.3, socket_timeout=1.0, retry=Retry(NoBackoff(), 1)
     )
@@ -43,7 +43,7 @@ class CountingCache(BaseCache):
         self._counts: dict[str, int] = {}
 
     def add(self, key: str, value: Any, timeout: Any = None, version: int | None = None) -> bool:
-        """Adds `value` to the count. True if that is all it holds, as of a key that was just made."""
+        """Adds `value` to the count. True if the count was created by this call."""
         made = self.make_and_validate_key(key, version=version)
         count = int(_script(settings.REDIS_URL)(keys=[made], args=[int(value), int(timeout)]))
         self._counts = {made: count}

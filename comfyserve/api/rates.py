@@ -1,4 +1,4 @@
-"""What `60/m,1000/h,10000/d` means."""
+"""Parsing of `60/m,1000/h,10000/d`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rate:
 
 @lru_cache(maxsize=1000)
 def parse(text: str) -> tuple[Rate, ...]:
-    """The windows, shortest first; none where `text` is `off`. ValueError if it makes no sense."""
+    """The windows, shortest first; none if `text` is `off`. ValueError if it is invalid."""
     if text.strip() == "off":
         return ()
     found = []
@@ -37,7 +37,7 @@ def parse(text: str) -> tuple[Rate, ...]:
 
 
 def validate(text: str) -> None:
-    """For fields of the admin."""
+    """A validator for fields of the admin."""
     try:
         parse(text)
     except ValueError as exc:
@@ -45,5 +45,5 @@ def validate(text: str) -> None:
 
 
 def described(rates: tuple[Rate, ...]) -> Rate | None:
-    """The window that the headers of a good answer tell about: the hour, else the longest."""
+    """The window reported in the headers of a successful response: the hour, else the longest."""
     return next((rate for rate in rates if rate.period == HOUR), rates[-1] if rates else None)

@@ -1,4 +1,4 @@
-"""In which order the description of the API shows its operations: that of the reference, then the rest."""
+"""The order of operations in the OpenAPI schema: that of the reference, then the rest."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ Here, *Authorize* takes the token.
 
 
 def key(endpoint: tuple[str, str, str, object]) -> tuple[int, int, str, int]:
-    """To sort drf-spectacular's endpoints (path, regular expression of it, method, view) by."""
+    """Sort key for drf-spectacular's endpoints (path, its regular expression, method, view)."""
     path, _, method, _ = endpoint
     tag = path.split("/")[1]
     tags = list(TAGS)

@@ -1,4 +1,4 @@
-"""Answers as JSON, with parts that are JSON text already and go out exactly as they came in."""
+"""JSON responses with embedded JSON text that is sent exactly as it was received."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rest_framework.utils.encoders import JSONEncoder
 
 
 class JSONText:
-    """JSON to be placed into an answer unchanged: the order of its keys and its numbers as they are."""
+    """JSON text embedded in a response unchanged: the order of its keys and its numbers as they are."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.token = uuid4().hex  # stands for it until all is text
+        self.token = uuid4().hex  # placeholder until everything is rendered
 
 
 class _Encoder(JSONEncoder):
@@ -31,7 +31,7 @@ class _Encoder(JSONEncoder):
 
 
 class Renderer(JSONRenderer):
-    """REST framework's, which also takes `JSONText`."""
+    """REST framework's renderer, extended to `JSONText`."""
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None

@@ -1,6 +1,6 @@
-"""The id of the request in hand: taken from the caller if it is sane, else made.
+"""The id of the current request: the caller's if it is valid, else generated.
 
-It is on every response and in every log line, and goes with each Celery message to the worker.
+It is on every response and in every log line, and is passed with each Celery message to the worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from celery import signals
 
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-HEADER = "comfyserve_request_id"  # of a Celery message
+HEADER = "comfyserve_request_id"  # header of a Celery message
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -28,7 +28,7 @@ def current() -> str | None:
 
 
 def end() -> None:
-    """What the thread logs next belongs to no request."""
+    """Later log lines of this thread belong to no request."""
     _current.set(None)
 
 
@@ -46,12 +46,12 @@ def _take_up(task: Any, **_: Any) -> None:
 
 @signals.task_postrun.connect(dispatch_uid="request_id_end")
 def _put_down(task: Any, **_: Any) -> None:
-    # A task that is called as a function inside a request leaves the request's id alone.
+    # A task called as a function within a request keeps the request's id.
     if _carried(task) and not task.request.is_eager:
         end()
 
 
 def _carried(task: Any) -> str | None:
-    """A worker has the message's headers among the request's own fields, a task run in place beside them."""
+    """A worker finds the message's headers among the request's fields, an eager task beside them."""
     found: str | None = task.request.get(HEADER) or (task.request.headers or {}).get(HEADER)
     return found

@@ -1,4 +1,4 @@
-"""Which requests last long, and so belong to the ASGI half of the server."""
+"""Which requests are long-lived, and so belong to the ASGI half of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_followed(scope: dict[str, Any]) -> bool:
 
 
 def is_long(scope: dict[str, Any]) -> bool:
-    """A GPU that is to load a model (`Prefer: wait`), and file transfers."""
+    """Model loads that wait for a GPU (`Prefer: wait`), and file transfers."""
     path = str(scope["path"]).rstrip("/")
     if path == "/files/upload" or (path == "/api/v2/assets" and scope["method"] == "POST"):
         return True

@@ -1,4 +1,4 @@
-"""The description of the API: what every operation has in common is said here, once.
+"""OpenAPI schema generation: what all operations have in common is defined here, once.
 
 A view's method says what is its own with `describe` (or drf-spectacular's `extend_schema`); its docstring
 is `Title: sentence.` The errors that follow from its form (a body, a path parameter, a login, an
@@ -27,17 +27,17 @@ MEANINGS = {
     400: "The request has mistakes; `details` has one entry for each",
     401: "Authentication is required, or the token is not valid (any more)",
     403: "Not allowed",
-    404: "There is no such thing, or it is another user's",
+    404: "Not found, or it belongs to another user",
     405: "The method is not available here; `Allow` lists those that are",
-    406: "Nothing that the `Accept` header asks for can be made",
-    409: "Not in the state that things are in",
+    406: "None of the media types in the `Accept` header is available",
+    409: "Not possible in the current state",
     413: "The body is too large",
-    415: "The body is not of a type that is read here",
-    416: "The `Range` lies outside of the file",
+    415: "The media type of the body is not supported",
+    416: "The `Range` is outside the file",
     422: "The `Idempotency-Key` was used for another request",
     429: "Too many requests, or a quota is used up; `Retry-After` says when to try again",
-    500: "A mistake of ours; quote the `request_id`",
-    503: "Something that is needed is not available; `Retry-After` says when to try again",
+    500: "Internal error; quote the `request_id`",
+    503: "A dependency is unavailable; `Retry-After` says when to retry",
 }
 
 
@@ -98,7 +98,7 @@ def describe(
 
 
 def _strict(method: View, *, query: bool, body: bool) -> View:
-    """`method`, refusing parameters or a body that it would drop in silence."""
+    """Wraps `method`: rejects parameters or a body that it would silently ignore."""
 
     @wraps(method)
     def checked(view: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +110,7 @@ def _strict(method: View, *, query: bool, body: bool) -> View:
 
 
 class Schema(AutoSchema):
-    """drf-spectacular's schema of one operation, with what ours have in common."""
+    """drf-spectacular's schema of one operation, with our common parts."""
 
     def get_summary(self) -> str | None:
         return self._doc()[0] or None
@@ -140,12 +140,12 @@ class Schema(AutoSchema):
         described: dict[str, Any] = self._get_response_for_code(  # type: ignore[no-untyped-call]
             ErrorSerializer, str(code), media_types=["application/json"]
         )
-        # Examples of the view are of its good answers.
+        # The view's examples apply to its successful responses.
         described["content"]["application/json"].pop("examples", None)
         return {**described, "description": MEANINGS[code]}
 
     def _errors(self) -> set[int]:
-        """What follows from the operation's form, and what the view says is its own."""
+        """What follows from the operation's signature, and what the view declares itself."""
         found = {400, 405, 406, 413, 415, 429, 500, 503, *getattr(self._handler(), "own_errors", ())}
         if self.view.authentication_classes:
             found.add(401)
@@ -198,7 +198,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 
 def share(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """A postprocessing hook of drf-spectacular: common headers and errors are written once, then named."""
+    """A postprocessing hook of drf-spectacular: common headers and errors become shared components."""
     components = result.setdefault("components", {})
     errors = components["responses"] = {}
     components["headers"] = HEADERS

@@ -1,6 +1,6 @@
-"""What was sent, checked against a serializer: a body, or the parameters of a query.
+"""Validation of input against a serializer: a body, or query parameters.
 
-A field that is not known is a mistake, so that a misspelt one is not dropped in silence. A serializer may
+Unknown fields are rejected, so that a misspelt one is not silently ignored. A serializer may
 have `also_called`, a mapping from names that other APIs use to ours, and `takes_any` where tools add
 parameters of their own (links, streams).
 """
@@ -18,15 +18,15 @@ from comfyserve.near_names import did_you_mean, near
 
 from .errors import Detail, ValidationFailed, flatten
 
-MOST_UNKNOWN = 20  # unknown fields that are named in one answer
+MOST_UNKNOWN = 20  # unknown fields reported in one response
 
 
 def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
-    """The values by name, with defaults. ValidationFailed with all mistakes.
+    """The values by name, with defaults. ValidationFailed with all errors.
 
-    Of a parameter that is given twice the last one counts. An empty one is a mistake, not an absent one.
+    Of a parameter given twice the last one counts. An empty one is an error, not an absent one.
     """
-    # As a plain dict: REST framework takes an empty parameter of a QueryDict for one that is not there.
+    # As a plain dict: REST framework treats an empty parameter of a QueryDict as absent.
     given = data.dict() if isinstance(data, QueryDict) else data
     serializer = kind(data=given)
     mistakes: list[Detail] = []
@@ -44,7 +44,7 @@ def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
 def unknown(
     names: Iterable[str], known: Iterable[str], *, what: str = "field", also_called: Mapping[str, str]
 ) -> list[Detail]:
-    """A mistake for each of `names` that is not among the known ones, with those that may be meant."""
+    """A detail for each of `names` that is unknown, with suggestions."""
     known = list(known)
     found = [name for name in names if name not in known][:MOST_UNKNOWN]
     return [
@@ -63,7 +63,7 @@ def _meant(name: str, known: list[str], also_called: Mapping[str, str]) -> str:
 
 
 def refuse_extras(request: Request, *, query: bool, body: bool) -> None:
-    """ValidationFailed for parameters and for JSON fields of an endpoint that takes none."""
+    """ValidationFailed for parameters and JSON fields sent to an endpoint that takes none."""
     mistakes: list[Detail] = []
     if query:
         names = list(request.query_params)[:MOST_UNKNOWN]

@@ -1,1 +1,1 @@
-"""The front door, `/`: what this is and where things are, a page for people and JSON for scripts."""
+"""The landing page, `/`: what this service is and where to find things, as HTML or JSON."""

@@ -25,7 +25,7 @@ ICON_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Door:
-    """Something to find here; `url` is relative to the service unless it lives elsewhere."""
+    """A link on the page; `url` is relative to the service unless it is external."""
 
     name: str
     url: str
@@ -72,7 +72,7 @@ class HomeView(APIView):
 
 
 def _wants_page(request: Request) -> bool:
-    """A browser names HTML; scripts take anything, or JSON."""
+    """Browsers accept HTML explicitly; scripts accept anything, or JSON."""
     return request._request.get_preferred_type(["application/json", "text/html"]) == "text/html"
 
 

@@ -1,4 +1,4 @@
-"""The ASGI application around all others. It refuses nothing itself: Django answers, in the one shape."""
+"""The outermost ASGI application. It renders no rejection itself: Django does, in the error format."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Keys in the scope of a request that has passed.
+# Keys in the scope of an accepted request.
 BODY = "comfyserve.buffered"  # the whole body, a file to read from
 LANE = "comfyserve.lane"  # the Lane in which it is handled, or None
-REFUSAL = "comfyserve.refusal"  # the ApiError to answer with; the body is not there then
+REFUSAL = "comfyserve.refusal"  # the ApiError to respond with; there is no body then
 
-IN_MEMORY = 256 * 1024  # bytes of a body; the rest is on disk
+IN_MEMORY = 256 * 1024  # bytes of a body kept in memory; the rest is spooled to disk
 AT_ONCE = 64  # bodies above SMALL that arrive at the same time
-# What is still read of a body that is too large, so that its sender comes to read the refusal.
-DROPPED_TIMES, DROPPED_SECONDS = 8, 3.0  # so many times what is allowed, by its own word
+# How much is still read of a body that is too large, so that its sender gets to read the error.
+DROPPED_TIMES, DROPPED_SECONDS = 8, 3.0  # multiples of the limit, by its Content-Length
 CLOSE = {"Connection": "close"}
 
 
 class Gone(Exception):
-    """The client went before its body was complete."""
+    """The client disconnected before its body was complete."""
 
 
 class Gate:
     def __init__(self, app: App, *, is_valid: Callable[[str], bool]) -> None:
-        """`is_valid`: whether an Authorization header carries a good credential. It may ask the database."""
+        """`is_valid`: whether an Authorization header carries a valid credential. It may query the
+        database."""
         self.app = app
         self._is_valid = is_valid
         self._arriving = 0
@@ -49,7 +50,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # WSGI spells `X_Name` and `X-Name` alike: a client could override what our proxy wrote.
+        # WSGI maps `X_Name` and `X-Name` to the same key: a client could override what our proxy set.
         headers = [pair for pair in scope["headers"] if b"_" not in pair[0]]
         scope = {**scope, "headers": headers}
         route = route_of(scope["method"], scope["path"])
@@ -90,7 +91,7 @@ class Gate:
 
     # -- the body ----------------------------------------------------------------------------------------
     async def _read(self, scope: Scope, receive: Receive, route: Route, body: IO[bytes]) -> int:
-        """Its size, when all of it has arrived. Raises Gone, or the ApiError to refuse it with."""
+        """Its size once it has fully arrived. Raises Gone, or the ApiError to reject it with."""
         declared = _length(scope["headers"])
         if declared > route.body_bytes:
             raise _too_large(route)
@@ -125,7 +126,7 @@ class Gate:
             size += len(message.get("body", b""))
             if size > route.body_bytes:
                 raise _too_large(route)
-            if size > SMALL and not large:  # it did not say so before
+            if size > SMALL and not large:  # not announced by Content-Length
                 await self._authenticate(scope["headers"])
                 large = True
             body.write(message.get("body", b""))
@@ -133,7 +134,7 @@ class Gate:
         return size
 
     async def _authenticate(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Whether a credential comes along that is good now; one look into the database."""
+        """Whether the request carries a valid credential; one database query."""
         given = next((value for name, value in headers if name == b"authorization"), b"")
         loop = asyncio.get_running_loop()
         try:
@@ -159,10 +160,10 @@ def _too_large(route: Route) -> PayloadTooLarge:
 
 
 async def _drop_rest(scope: Scope, receive: Receive, route: Route) -> None:
-    """Read what a client still sends of a body that is refused, for a while and up to a limit.
+    """Read what a client still sends of a rejected body, for a while and up to a limit.
 
-    Many clients read no answer before all is sent: they would see a reset connection and not the refusal. Who
-    waits for "100 Continue", or means to send very much, is answered at once.
+    Many clients read no response before everything is sent: they would see a reset connection and not the
+    error. Clients that wait for "100 Continue", or announce a very large body, are answered immediately.
     """
     declared = _length(scope["headers"])
     if route.body_bytes <= SMALL:
@@ -193,7 +194,7 @@ def _with_length(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[by
 
 
 def _nothing() -> Receive:
-    """Instead of a body that was refused: what still comes of it is not read."""
+    """Instead of a rejected body: the rest of it is not read."""
     told = False
 
     async def empty() -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _nothing() -> Receive:
 
 
 def _replay(body: IO[bytes], receive: Receive) -> Receive:
-    """For an application that reads the body by itself; afterwards what comes is the disconnect."""
+    """For an application that reads the body itself; afterwards only the disconnect follows."""
     told = False
 
     async def again() -> dict[str, Any]:

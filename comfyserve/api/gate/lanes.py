@@ -1,4 +1,4 @@
-"""Costly requests, a few at a time. Those that wait hold no thread; too many waiting are refused."""
+"""Concurrency limits for costly requests. Waiting requests hold no thread; too many of them are rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfyserve.api.errors import Unavailable
 
 
 class Lane:
-    """At most `width` at once, at most `waiting` behind them, none of them for more than `seconds`."""
+    """At most `width` at once, at most `waiting` queued behind them, none of them for more than `seconds`."""
 
     def __init__(self, name: str, *, width: int, waiting: int, seconds: float) -> None:
         self._name = name
@@ -18,12 +18,12 @@ class Lane:
         self._limit = width + waiting
         self._seconds = seconds
         self._inside = 0
-        # A semaphore belongs to the loop that first waits for it; tests use several loops.
+        # A semaphore belongs to the loop that first awaits it; tests use several loops.
         self._semaphores: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Raises Unavailable when the lane is full or the turn does not come in time."""
+        """Raises Unavailable when the lane is full or no slot frees up in time."""
         if self._inside >= self._limit:
             raise self._full()
         self._inside += 1

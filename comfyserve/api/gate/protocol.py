@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with a deadline and a limit for what comes before the application sees a request.
+"""uvicorn's HTTP protocol with a deadline and a size limit for headers, before the application sees a
+request.
 
-Given to uvicorn as `--http comfyserve.api.gate.protocol:Protocol`.
+Passed to uvicorn as `--http comfyserve.api.gate.protocol:Protocol`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TOO_MUCH = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes a connection whose headers are slow or endless: no application hears of it."""
+    """Closes a connection whose headers are slow or endless, without calling the application."""
 
     _header_timer: TimerHandle | None = None
     _header_bytes = 0

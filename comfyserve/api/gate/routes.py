@@ -1,7 +1,7 @@
-"""How large a request's body may be, and how long it may take to arrive: one table for all routes.
+"""How large a request body may be, and how long it may take to arrive: one table for all routes.
 
-Whatever is not named here takes bodies of 64 KiB. A body that is larger wants a valid credential before any
-more of it is read.
+Routes not listed accept bodies of 64 KiB. A larger body requires a valid credential before any more of it is
+read.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from django.conf import settings
 
 from .lanes import PASSWORDS, Lane
 
-SMALL = 64 * 1024  # bytes of a body that anybody may send
+SMALL = 64 * 1024  # bytes of a body accepted without a credential
 FORM = 64 * 1024  # bytes of an upload's form beside its file
 BODY_SECONDS = 15.0  # for any body
-BODY_RATE = 32 * 1024  # bytes a second, on average, after those seconds
-UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # a view reads the file as it comes, without a thread
+BODY_RATE = 32 * 1024  # bytes per second, on average, after those seconds
+UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # the view streams the file, without a thread
 
-# Those below may carry graphs, batches and inputs.
+# The routes below may carry graphs, batches and inputs.
 LARGE = ("/workflows", "/apps", "/batches", "/v1", "/api", "/comfyui", "/mcp", "/prompt")
 UPLOADS = ("/files/upload", "/api/v2/assets")  # read by their views, piece by piece
 HASHING = (
@@ -40,7 +40,7 @@ class Route:
     lane: Lane | None = None
 
     def deadline(self, received: int) -> float:
-        """Seconds after the headers by which more must have come, when so many bytes have."""
+        """Seconds after the headers by which more must have arrived, given the bytes received so far."""
         return self.seconds + received / self.rate
 
 

@@ -1,7 +1,7 @@
-"""Django's ordinary, synchronous handling of a request, in a thread that waits for no client.
+"""Django's ordinary, synchronous handling of a request, in a thread that never waits for a client.
 
-The thread gets a body that is there already. A response that is complete goes to the client from the event
-loop; of one that is a stream, a thread makes the next piece when the client has taken the one before.
+The thread receives a complete body. A complete response is sent from the event loop; of a streaming one, a
+thread produces the next chunk once the client has taken the previous one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from comfyserve.db import connections
 from .application import BODY, LANE, REFUSAL, Receive, Scope, Send, lane_of
 
 T = TypeVar("T")
-PIECE = 64 * 1024  # bytes of a stream that are gathered at once
+PIECE = 64 * 1024  # bytes of a stream sent per chunk
 
 
 class DjangoThreads:
-    """The ASGI application for whatever is answered at once. Each has threads of its own."""
+    """The ASGI application for short requests. Each instance has its own threads."""
 
     def __init__(self, handler: BaseHandler, *, threads: int, name: str) -> None:
         self._handler = handler
@@ -43,7 +43,7 @@ class DjangoThreads:
             await send_whole(response, send)
 
     async def respond(self, scope: Scope) -> HttpResponseBase:
-        """Django's response. One in a lane waits for its turn first, without a thread."""
+        """Django's response. In a lane it waits for its slot first, without a thread."""
         lane = lane_of(scope)
         try:
             async with lane.turn() if lane else nullcontext():
@@ -51,7 +51,7 @@ class DjangoThreads:
         except ApiError as refusal:  # of the lane
             return await self._in_thread(self._answer, {**scope, LANE: None, REFUSAL: refusal})
         finally:
-            scope[BODY].close()  # nobody needs it while the response waits or streams
+            scope[BODY].close()  # not needed while the response waits or streams
 
     async def _in_thread(self, do: Callable[..., T], *given: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, do, *given)
@@ -63,7 +63,7 @@ class DjangoThreads:
         if response.streaming:
             connections.release()
         else:
-            response.close()  # gives the database connection back
+            response.close()  # returns the database connection
         return response
 
     async def _send_stream(self, response: StreamingHttpResponse, send: Send) -> None:
@@ -98,7 +98,7 @@ def _start(response: HttpResponseBase) -> dict[str, Any]:
 
 
 def _gathered(pieces: Iterator[bytes]) -> bytes:
-    """The next pieces, joined to PIECE bytes or a little more; empty at the end."""
+    """The next chunks, joined to PIECE bytes or a little more; empty at the end."""
     found: list[bytes] = []
     size = 0
     for piece in pieces:
