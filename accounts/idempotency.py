@@ -1,17 +1,22 @@
 """One answer for all requests of a user that carry the same `Idempotency-Key`, for a day (a setting).
 
-The key's row, the work and the answer are one transaction. So a second request at the same moment waits
-at the row's unique constraint, a crash leaves no key that is taken for ever, and a request that fails
-leaves none at all.
+A key is claimed in a short transaction of its own. Then the request prepares its work (it stores files, asks
+DNS) with no transaction open. From `begin_commit` on, the rows that it makes and the answer that is repeated
+later are one transaction, which also checks that the key is still this request's.
+
+A crash before that commit leaves a claim that expires; nothing was made, and the key can be used again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -20,17 +25,23 @@ from psycopg.errors import LockNotAvailable
 
 from accounts.models import IdempotencyRecord, User
 from comfyserve.api.errors import Conflict, Unprocessable
+from comfyserve.db import connections
 
-WAIT_MILLISECONDS = 1000  # a second request waits so long for the first one's answer
+WAIT_SECONDS = 1.0  # a second request waits so long for the first one's answer
+LOOK_SECONDS = 0.05  # how often it looks meanwhile
+CLAIM_SECONDS = 120.0  # a request that has not answered by then may be superseded by another of its key
+IN_FLIGHT = 0  # the status of a record that has no answer yet
 
-# No row comes back if the key is taken. One that is older than `kept` is taken over; null: for ever.
-TAKE = """
+# No row comes back if the key is taken. A claim that has expired is taken over, and an answer that is older
+# than `kept` (null: never).
+CLAIM = """
 INSERT INTO accounts_idempotencyrecord AS r (user_id, key, fingerprint, status, answer, created_at)
-VALUES (%(user)s, %(key)s, %(fingerprint)s, 0, '', now())
+VALUES (%(user)s, %(key)s, %(fingerprint)s, 0, '', clock_timestamp())
 ON CONFLICT (user_id, key) DO UPDATE
-SET fingerprint = EXCLUDED.fingerprint, status = 0, answer = '', created_at = now()
-WHERE r.created_at < now() - %(kept)s::interval
-RETURNING id
+SET fingerprint = EXCLUDED.fingerprint, status = 0, answer = '', created_at = EXCLUDED.created_at
+WHERE r.created_at < clock_timestamp() - %(kept)s::interval
+    OR r.status = 0 AND r.created_at < clock_timestamp() - %(claim)s::interval
+RETURNING id, created_at
 """
 
 
@@ -41,46 +52,121 @@ class Answer:
     replayed: bool = False
 
 
+@dataclass
+class _Claim:
+    """A key that this request holds. Its time tells it from a later claim of the same key."""
+
+    record_id: int
+    claimed_at: datetime
+    transaction: ExitStack = field(default_factory=ExitStack)
+    committing: bool = False
+
+    def begin_commit(self) -> None:
+        if self.committing:
+            return
+        self.committing = True
+        self.transaction.enter_context(transaction.atomic())
+        if not self._record().select_for_update().exists():
+            raise Conflict("This request took too long, and its Idempotency-Key was used again meanwhile")
+
+    def write(self, answer: Answer) -> None:
+        self._record().update(status=answer.status, answer=answer.text)
+
+    def release(self) -> None:
+        """Let the key be used again at once; should that fail, it expires."""
+        with suppress(*connections.UNAVAILABLE):
+            self._record().delete()
+
+    def _record(self) -> Any:
+        found = IdempotencyRecord.objects.filter(id=self.record_id, created_at=self.claimed_at)
+        return found.filter(status=IN_FLIGHT)
+
+
+_current: ContextVar[_Claim | None] = ContextVar("idempotency_claim", default=None)
+
+
 def fingerprint(*, method: str, path: str, body: Any) -> str:
     """The same for the same request, however its JSON is laid out."""
     text = json.dumps([method, path, body], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@transaction.atomic
+def begin_commit() -> None:
+    """To be called between the slow preparation of a request and its first write.
+
+    From here to the request's answer is one transaction. Nothing happens without an Idempotency-Key.
+    Conflict if another request has taken over the key.
+    """
+    claim = _current.get()
+    if claim is not None:
+        claim.begin_commit()
+
+
 def once(*, user: User, key: str, fingerprint: str, make: Callable[[], Answer]) -> Answer:
     """What `make` answers, or has answered to the same request before.
 
-    Conflict while the first request is still being answered; Unprocessable if the key was used for
-    another request. What `make` raises undoes the key.
+    `make` calls `begin_commit` before it writes. What it raises undoes that, and frees the key. Conflict
+    while the first request is still being answered; Unprocessable if the key was used for another request.
     """
-    record_id = _take(user, key, fingerprint)
-    if record_id is None:
-        return _again(IdempotencyRecord.objects.get(user=user, key=key), fingerprint)
-    answer = make()
-    IdempotencyRecord.objects.filter(id=record_id).update(status=answer.status, answer=answer.text)
+    found = _claim_or_answer(user, key, fingerprint)
+    if isinstance(found, Answer):
+        return found
+    with _held(found):
+        answer = make()
+        found.begin_commit()
+        found.write(answer)
     return answer
 
 
-def _take(user: User, key: str, fingerprint: str) -> int | None:
+@contextmanager
+def _held(claim: _Claim) -> Iterator[None]:
+    before = _current.set(claim)
+    try:
+        with claim.transaction:
+            yield
+    except BaseException:
+        claim.release()
+        raise
+    finally:
+        _current.reset(before)
+
+
+def _claim_or_answer(user: User, key: str, fingerprint: str) -> _Claim | Answer:
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        claim = _claim(user, key, fingerprint)
+        if claim is not None:
+            return claim
+        record = IdempotencyRecord.objects.filter(user=user, key=key).first()
+        if record is not None and record.fingerprint != fingerprint:
+            message = "This Idempotency-Key was used for another request; use a new key for a new one"
+            raise Unprocessable(message)
+        if record is not None and record.status != IN_FLIGHT:
+            return Answer(record.status, record.answer, replayed=True)
+        if time.monotonic() > until:
+            message = "A request with this Idempotency-Key is still being answered; ask again"
+            raise Conflict(message, headers={"Retry-After": "1"})
+        time.sleep(LOOK_SECONDS)
+
+
+def _claim(user: User, key: str, fingerprint: str) -> _Claim | None:
+    """None where another request has the key, or is just committing its answer."""
     hours = settings.IDEMPOTENCY_KEY_HOURS
-    kept = timedelta(hours=hours) if hours else None
-    given: dict[str, Any] = {"user": user.pk, "key": key, "fingerprint": fingerprint, "kept": kept}
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_MILLISECONDS}ms"])
-        try:
-            cursor.execute(TAKE, given)
-        except OperationalError as exc:
-            if isinstance(exc.__cause__, LockNotAvailable):
-                message = "A request with this Idempotency-Key is still being answered; ask again"
-                raise Conflict(message, headers={"Retry-After": "1"}) from exc
-            raise
-        row = cursor.fetchone()
-        cursor.execute("SET LOCAL lock_timeout TO DEFAULT")
-    return row[0] if row else None
-
-
-def _again(record: IdempotencyRecord, fingerprint: str) -> Answer:
-    if record.fingerprint != fingerprint:
-        raise Unprocessable("This Idempotency-Key was used for another request; use a new key for a new one")
-    return Answer(record.status, record.answer, replayed=True)
+    given: dict[str, Any] = {
+        "user": user.pk,
+        "key": key,
+        "fingerprint": fingerprint,
+        "kept": timedelta(hours=hours) if hours else None,
+        "claim": timedelta(seconds=CLAIM_SECONDS),
+    }
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
+            cursor.execute(CLAIM, given)
+            row = cursor.fetchone()
+            cursor.execute("SET LOCAL lock_timeout TO DEFAULT")
+    except OperationalError as exc:
+        if isinstance(exc.__cause__, LockNotAvailable):
+            return None
+        raise
+    return _Claim(*row) if row else None

@@ -31,8 +31,9 @@ def run(
 
     `check_replay` gets the answer that is about to be repeated, and raises where it is true no more.
 
-    With a key, `make` runs inside a transaction: what must wait for the commit goes to
-    `transaction.on_commit`, and what takes long (a `Prefer: wait`) after this function.
+    `make` does what may take long first, and calls `idempotency.begin_commit` before it writes: from there
+    on it is inside a transaction. What must wait for the commit goes to `transaction.on_commit`; a
+    `Prefer: wait` comes after this function.
     """
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:

@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
+from accounts import idempotency
 from accounts.models import User
 from comfyserve.api.errors import Conflict, Detail, NotFound, ValidationFailed
 from files import pins
@@ -113,6 +114,7 @@ def create(
         group=_group(user, visibility, group),
     )  # fmt: skip
     version = _version(user, workflow, inputs, outputs)
+    idempotency.begin_commit()
     try:
         with transaction.atomic():
             app.save(force_insert=True)

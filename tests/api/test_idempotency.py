@@ -11,14 +11,20 @@ from django.utils import timezone
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import cleaning
+from accounts import cleaning, idempotency
 from accounts.idempotent_views import idempotent
 from accounts.models import ApiKey, IdempotencyRecord
 from comfyserve import urls
 from comfyserve.api.errors import Conflict
 from tests.factories import Api, assert_error, make_user
 
-entered, go_on = threading.Event(), threading.Event()
+entered, go_on, superseding = threading.Event(), threading.Event(), threading.Event()
+
+
+def prepare() -> None:
+    entered.set()
+    if not superseding.is_set():
+        go_on.wait(10)
 
 
 class Make(APIView):
@@ -27,12 +33,14 @@ class Make(APIView):
     @idempotent
     def post(self, request) -> Response:
         name = request.data["name"]
+        if name == "slow to prepare":
+            prepare()
+        idempotency.begin_commit()
         made = ApiKey.objects.create(user=request.user, name=name, digest=str(ApiKey.objects.count()))
         if name == "refused":
             raise Conflict("no")
         if name == "slow":
-            entered.set()
-            go_on.wait(10)
+            prepare()
         return Response({"z": made.id, "a": timezone.now()}, headers={"X-Mine": "yes"})
 
 
@@ -124,8 +132,8 @@ class TestAtTheSameMoment:
 
     def test_while_the_first_is_being_answered_the_second_is_told_so(self) -> None:
         api = Api.of(make_user("alice"))
-        entered.clear()
-        go_on.clear()
+        for event in (entered, go_on, superseding):
+            event.clear()
 
         def slow() -> int:
             try:
@@ -142,3 +150,30 @@ class TestAtTheSameMoment:
         assert_error(second, 409, "conflict")
         assert second["Retry-After"] == "1"
         assert ApiKey.objects.count() == 1
+
+    def test_a_claim_whose_request_died_expires_and_a_late_one_makes_nothing(self) -> None:
+        api = Api.of(make_user("alice"))
+        for event in (entered, go_on, superseding):
+            event.clear()
+
+        def slow():
+            try:
+                return make(api, name="slow to prepare")
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(slow)
+            assert entered.wait(10)
+            assert_error(make(api, name="slow to prepare"), 409, "conflict")
+            IdempotencyRecord.objects.update(
+                created_at=timezone.now() - timedelta(seconds=idempotency.CLAIM_SECONDS + 1)
+            )
+            superseding.set()
+            second = make(api, name="slow to prepare")
+            go_on.set()
+            late = first.result()
+            assert second.status_code == 200
+        assert_error(late, 409, "conflict")
+        assert ApiKey.objects.count() == 1
+        assert make(api, name="slow to prepare").content == second.content

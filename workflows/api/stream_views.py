@@ -164,7 +164,7 @@ def seconds_to_wait(request: HttpRequest) -> int:
 def waits(method: Callable[..., Response]) -> Callable[..., Response]:
     """For a view's method that accepts a submission: its answer may wait for the end, and is the result then.
 
-    Outside of `idempotent`: what that runs is one transaction.
+    Outside of `idempotent`, which ends with a transaction.
     """
 
     @wraps(method)

@@ -14,6 +14,7 @@ from uuid import uuid4
 from django.db import transaction
 from django.db.models import F
 
+from accounts import idempotency
 from accounts.models import User
 from comfyserve.api.errors import Conflict, Detail, PayloadTooLarge, ValidationFailed
 from comfyserve.outbound import client
@@ -57,11 +58,13 @@ def submit(
         webhook_host=f"{target.host}:{target.port}" if target else "",
         webhook_base=webhook.base if webhook else "",
     )
+    prepared = submission.prepare(works, user=user)
+    idempotency.begin_commit()
     with transaction.atomic():
         batch.save(force_insert=True)
         submission.submit_works(
-            user=user, works=works, priority=priority, timeout_minutes=timeout_minutes, metadata=metadata,
-            batch=batch, positions=range(len(works)),
+            user=user, prepared=prepared, priority=priority, timeout_minutes=timeout_minutes,
+            metadata=metadata, batch=batch, positions=range(len(works)),
         )  # fmt: skip
     batch.refresh_from_db(fields=["created_at"])
     return batch
@@ -140,17 +143,25 @@ def retry(batch: Batch, *, user: User) -> int:
 
     The earlier executions stay, outside of the batch.
     """
+    failed = batch_selectors.executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
+    earlier = list(failed.select_related("graph"))
+    if not earlier:
+        raise Conflict("Nothing of the batch has failed")
+    prepared = submission.prepare([submission.work_of(each) for each in earlier], user=user)
+    idempotency.begin_commit()
     with transaction.atomic():
         batch = Batch.objects.select_for_update().get(id=batch.id)
-        failed = batch_selectors.executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
-        earlier = list(failed.select_related("graph"))
-        if not earlier:
+        # Another request may have retried some of them meanwhile.
+        mine = set(failed.values_list("id", flat=True))
+        pairs = [(each, own) for each, own in zip(earlier, prepared, strict=True) if each.id in mine]
+        if not pairs:
             raise Conflict("Nothing of the batch has failed")
+        earlier = [each for each, _ in pairs]
         Execution.objects.filter(id__in=[each.id for each in earlier]).update(batch=None)
         Batch.objects.filter(id=batch.id).update(remaining=F("remaining") + len(earlier), completed_at=None)
         submission.submit_works(
             user=user,
-            works=[submission.work_of(each) for each in earlier],
+            prepared=[own for _, own in pairs],
             priority=earlier[0].priority,
             timeout_minutes=earlier[0].timeout_minutes,
             metadata=batch.metadata,

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from accounts import quotas
+from accounts import idempotency, quotas
 from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Detail, Unavailable, ValidationFailed
@@ -62,7 +62,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A work that was checked; nothing of it is in the database yet, but files that it brought along."""
 
     work: Work
@@ -135,8 +135,8 @@ def submit_work(
 ) -> Accepted:
     """The same of a work that was read already."""
     [execution], [known] = submit_works(
-        user=user, works=[work], priority=priority, timeout_minutes=timeout_minutes, metadata=metadata,
-        metadata_text=metadata_text, webhook=webhook,
+        user=user, prepared=prepare([work], user=user), priority=priority, timeout_minutes=timeout_minutes,
+        metadata=metadata, metadata_text=metadata_text, webhook=webhook,
         retried_from=[retried_from.id if retried_from else None],
     )  # fmt: skip
     return Accepted(
@@ -156,7 +156,7 @@ def note_for_submitter() -> str | None:
 def submit_works(
     *,
     user: User,
-    works: Sequence[Work],
+    prepared: Sequence[Prepared],
     priority: str,
     timeout_minutes: int,
     metadata: Mapping[str, Any],
@@ -168,15 +168,15 @@ def submit_works(
 ) -> tuple[list[Execution], list[float | None]]:
     """Put all of them in the queue, or none; the executions, and the seconds that each is known to take.
 
-    `retried_from` and `positions` (within `batch`) have one entry for each work, or none at all. The
-    number of statements does not grow with that of the works.
+    `prepared` comes from `prepare`, outside of any transaction. `retried_from` and `positions` (within
+    `batch`) have one entry for each of it, or none at all. The number of statements does not grow with it.
     """
-    prepared = _prepare(works, user=user)
     priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
     limited = quotas.runs_are_limited(user=user)
+    idempotency.begin_commit()
     with transaction.atomic():
         scheduling.lock_submissions(user_id=user.pk)
-        _check_room(user, count=len(works))
+        _check_room(user, count=len(prepared))
         known, places = scheduling.places(
             kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
         )
@@ -203,11 +203,11 @@ def submit_works(
                 batch_position=position,
             )
             for each, (cost, place), earlier, position in zip(
-                prepared, places, _or_none(retried_from, works), _or_none(positions, works), strict=True
+                prepared, places, _or_none(retried_from, prepared), _or_none(positions, prepared), strict=True
             )
         ]
         _insert(executions, prepared)
-        store.note_submitted(priority=priority, count=len(works))
+        store.note_submitted(priority=priority, count=len(prepared))
         if webhook:
             for execution in executions:
                 outbox.ask(execution, webhook)
@@ -228,12 +228,15 @@ def submit_works(
     return executions, known
 
 
-def _or_none(given: Sequence[Any], works: Sequence[Work]) -> Sequence[Any]:
-    return given or [None] * len(works)
+def _or_none(given: Sequence[Any], prepared: Sequence[Prepared]) -> Sequence[Any]:
+    return given or [None] * len(prepared)
 
 
-def _prepare(works: Sequence[Work], *, user: User) -> list[_Prepared]:
-    """Outside of the transaction: files that come along are stored, which takes its time."""
+def prepare(works: Sequence[Work], *, user: User) -> list[Prepared]:
+    """Check the works and store the files that they bring along; that takes as long as the storage does.
+
+    Not to be called inside a transaction. Raises ValidationFailed, LimitExceeded and StorageUnavailable.
+    """
     known = node_info.everywhere()
     wrong = [mistake for work in works for mistake in links.mistakes(work.graph, known)]
     wrong = wrong or [
@@ -250,11 +253,11 @@ def _prepare(works: Sequence[Work], *, user: User) -> list[_Prepared]:
         needs = (frozenset(node["class_type"] for node in prompt.values()), frozenset(used))
         if needs not in suited:
             suited[needs] = matching.suited(prompt, used)
-        prepared.append(_Prepared(work, parsing.kind_of(prompt), used, own, suited[needs]))
+        prepared.append(Prepared(work, parsing.kind_of(prompt), used, own, suited[needs]))
     return prepared
 
 
-def _insert(executions: Sequence[Execution], prepared: Sequence[_Prepared]) -> None:
+def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> None:
     for begin in range(0, len(executions), ROWS_AT_ONCE):
         part = slice(begin, begin + ROWS_AT_ONCE)
         rows.insert(*executions[part])
