@@ -22,7 +22,8 @@ def test_a_browser_gets_a_page_whose_links_all_lead_somewhere(stack) -> None:
     links = requests.get(stack.url, timeout=10).json()["links"]
     for link in links:
         assert f'href="{link["url"]}"' in page.text
-        assert requests.get(stack.url + link["url"], timeout=10).status_code == 200, link
+        followed = requests.get(stack.url + link["url"], headers={"Accept": BROWSER}, timeout=10)
+        assert followed.status_code == 200, link
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
