@@ -38,8 +38,7 @@ def run(
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:
         return make()
-    if not KEY.fullmatch(key):
-        raise ValidationFailed.of(IDEMPOTENCY_KEY, "An Idempotency-Key has 1 to 255 visible ASCII characters")
+    check_key(key)
     print_ = idempotency.fingerprint(
         method=str(request.method),
         path=f"{request.path.rstrip('/')}?{request.META.get('QUERY_STRING', '')}",
@@ -59,6 +58,12 @@ def run(
     if check_replay is not None:
         check_replay(shown)
     return Response(shown, status=given.status, headers={"Idempotency-Replayed": "true"})
+
+
+def check_key(key: str) -> None:
+    """ValidationFailed unless it can be an Idempotency-Key."""
+    if not KEY.fullmatch(key):
+        raise ValidationFailed.of(IDEMPOTENCY_KEY, "An Idempotency-Key has 1 to 255 visible ASCII characters")
 
 
 def idempotent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,10 +10,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import authentication, idempotency
+from accounts import authentication, idempotency, idempotent_views
 from accounts.models import User
 from comfyserve.api import addresses
-from comfyserve.api.errors import ApiError, ValidationFailed
+from comfyserve.api.errors import Conflict, ValidationFailed
 from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import IDEMPOTENCY_KEY
 from files import links, pins, queries, storing, transfer, uploads
@@ -27,7 +28,6 @@ from .errors import ComfyError, ComfyView, in_comfy_shape
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
 # Characters of the form's fields. The type goes by content; tags are taken and not kept.
 FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": 1000}
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
@@ -108,40 +108,30 @@ async def _upload(request: HttpRequest) -> HttpResponseBase:
 
 
 def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpResponse:
+    """Store the file, once for each Idempotency-Key."""
+    incoming = form.incoming
     expected = form.fields.get("expected_hash", "").removeprefix("blake3:").lower()
-    if expected and expected != form.incoming.blake3:
-        raise ComfyError(409, "hash_mismatch", f"What arrived has the hash blake3:{form.incoming.blake3}")
-    name = form.fields.get("file_path") or form.filename or ""
-    file = storing.accept(form.incoming, user=user, filename=name.rpartition("/")[2])
-    base = addresses.base_of(request)
+    if expected and expected != incoming.blake3:
+        raise ComfyError(409, "hash_mismatch", f"What arrived has the hash blake3:{incoming.blake3}")
+    name = (form.fields.get("file_path") or form.filename or "").rpartition("/")[2]
 
-    def answer() -> idempotency.Answer:
+    def store() -> idempotency.Answer:
+        file = storing.accept(incoming, user=user, filename=name)
         new = not File.objects.filter(user=user, key=file.key).exclude(id=file.id).exists()
-        return idempotency.Answer(201, rendered(asset(file, base=base, created_new=new)).decode())
+        shown = asset(file, base=addresses.base_of(request), created_new=new)
+        return idempotency.Answer(201, rendered(shown).decode())
 
-    given = _once(request, user, file, answer)
-    headers = {"Idempotency-Replayed": "true"} if given.replayed else {}
-    return HttpResponse(given.text, status=given.status, content_type="application/json", headers=headers)
-
-
-def _once(request: HttpRequest, user: User, file: File, answer: Any) -> idempotency.Answer:
-    """The bytes are stored once in any case; a repeated key answers with the first asset of them."""
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:
-        made: idempotency.Answer = answer()
-        return made
-    try:
-        if not KEY.fullmatch(key):
-            message = "An Idempotency-Key has 1 to 255 visible ASCII characters"
-            raise ValidationFailed.of(IDEMPOTENCY_KEY, message)
-        mark = idempotency.fingerprint(method="POST", path=request.path, body=[file.sha256, file.filename])
-        given = idempotency.once(user=user, key=key, fingerprint=mark, make=answer)
-    except ApiError:
-        storing.delete(file)
-        raise
-    if given.replayed:
-        storing.delete(file)
-    return given
+        given = store()
+    else:
+        idempotent_views.check_key(key)
+        mark = idempotency.fingerprint(method="POST", path=request.path, body=[incoming.sha256, name])
+        given = idempotency.once(user=user, key=key, fingerprint=mark, make=store)
+    if given.replayed and not File.objects.filter(id=json.loads(given.text)["id"]).exists():
+        raise Conflict("The asset of this Idempotency-Key was deleted; use a new key to upload it again")
+    headers = {"Idempotency-Replayed": "true"} if given.replayed else {}
+    return HttpResponse(given.text, status=given.status, content_type="application/json", headers=headers)
 
 
 @in_comfy_shape

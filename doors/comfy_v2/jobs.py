@@ -17,6 +17,7 @@ from apps_catalog import running
 from comfyserve.api import addresses, paging
 from comfyserve.api.errors import Conflict, Forbidden, ValidationFailed
 from files import queries as file_queries
+from workflows.api.serializers import ExtraData
 from workflows.api.views import user_of
 from workflows.graph import formats
 from workflows.models import Priority
@@ -109,10 +110,20 @@ def _checked(body: Any) -> dict[str, Any]:
         )
     if not isinstance(body.get("workflow"), dict | str):
         raise ValidationFailed.of("workflow", "Field 'workflow' is required", "REQUIRED_FIELD")
-    extra = body.get("extra_data")
-    if extra is not None and not isinstance(extra, dict):
-        raise ValidationFailed.of("extra_data", "'extra_data' must be an object", "INVALID_TYPE")
+    _check_extra_data(body.get("extra_data"))
     return {**body, "metadata": _labels(body.get("metadata"))}
+
+
+def _check_extra_data(extra: Any) -> None:
+    """As when a workflow is submitted to the REST API."""
+    if extra is None:
+        return
+    if not isinstance(extra, dict) or not isinstance(extra.get("extra_pnginfo", {}), dict):
+        raise ValidationFailed.of("extra_data", "'extra_data' must be an object of objects", "INVALID_TYPE")
+    if extra.keys() - set(ExtraData.KNOWN):
+        known = ", ".join(ExtraData.KNOWN)
+        message = f"Of 'extra_data' only {known} is taken; keys of partner services stay with the operator"
+        raise ComfyError(422, "extra_data_not_supported", message)
 
 
 def _labels(given: Any) -> dict[str, str]:

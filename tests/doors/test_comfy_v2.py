@@ -240,6 +240,69 @@ def test_a_repeated_upload_gives_the_same_asset(client):
     assert refused.value.code == "idempotency_key_reuse"
 
 
+def test_a_deleted_asset_is_not_repeated(client):
+    key, data = str(uuid.uuid4()), png((6, 6, 6))
+    first = client._low.post_assets(io.BytesIO(data), "image/png", "a.png", idempotency_key=key)
+    client.assets.delete(first.id)
+    with pytest.raises(ApiError) as refused:
+        client._low.post_assets(io.BytesIO(data), "image/png", "a.png", idempotency_key=key)
+    assert refused.value.http_status == 409
+
+
+def test_keys_of_partner_services_are_refused_and_not_stored(client, gpu_worker):
+    with pytest.raises(comfy_sdk.ComfyError) as refused:
+        client.submit(client.workflows.from_json(graphs.colour(2)), api_key="comfyui-secret-key")
+    assert refused.value.code == "extra_data_not_supported"
+    assert gpu_worker.sql(
+        "SELECT count(*) FROM workflows_graph WHERE extras::text LIKE '%%secret-key%%'"
+    ) == [(0,)]
+
+
+def test_previews_are_pictures(client):
+    job = client.submit(client.workflows.from_json(graphs.txt2img(steps=1000, seed=91)))
+    try:
+        preview = next(event for event in job.events() if isinstance(event, sdk_events.Preview))
+        assert preview.content_type == "image/jpeg"
+        assert preview.to_pil().format == "JPEG"
+        assert preview.node_id == "5"
+    finally:
+        job.cancel()
+
+
+def test_an_editors_file_is_taken(person, client):
+    editor = {
+        "nodes": [
+            {
+                "id": 1, "type": "EmptyImage", "mode": 0, "inputs": [], "widgets_values": [16, 16, 1, 255],
+                "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}],
+            },
+            {
+                "id": 2, "type": "SaveImage", "mode": 0, "widgets_values": ["x"], "outputs": [],
+                "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            },
+        ],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+        "last_node_id": 2,
+        "version": 0.4,
+    }  # fmt: skip
+    response = jobs_of(person, {"workflow": editor})
+    assert response.status_code == 201, response.text
+    job = client.jobs.get(response.json()["id"]).result()
+    assert job.get_workflow().format == "save"
+    assert len(job.outputs) == 1
+
+
+def test_moments_have_a_zone_and_addresses_a_host(person):
+    job = jobs_of(person, {"workflow": graphs.colour(3)}).json()
+    assert job["created_at"].endswith("Z")
+    assert job["expires_at"].endswith("Z")
+    asset = person.session.post(
+        f"{person.url}/api/v2/assets", files={"file": ("a.png", png((2, 2, 2)))}, timeout=30
+    ).json()
+    assert asset["url"].startswith(person.url)
+    assert requests.get(asset["url"], timeout=10).content == png((2, 2, 2))
+
+
 def test_a_full_queue_says_when_to_come_again(person, gpu_worker):
     gpu_worker.sql(
         "INSERT INTO accounts_userlimits (user_id, rate_limits, highest_priority, executions_per_day)"
