@@ -57,6 +57,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
     "accounts.middleware.AuditMiddleware",
+    "doors.openai.errors.OpenAIErrorsMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
@@ -425,6 +426,11 @@ EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long a
 STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web process; 0: no limit
 SLOW_READER_SECONDS = env.float("SLOW_READER_SECONDS", default=30.0)  # without taking anything; then cut off
 MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
+
+# -- doors --------------------------------------------------------------------------------------------
+# Other names of apps in /v1, such as gpt-image-1=alice/portrait,dall-e-3=alice/portrait
+OPENAI_MODELS = env.dict("OPENAI_MODELS", default={})
+OPENAI_WAIT_SECONDS = env.int("OPENAI_WAIT_SECONDS", default=600)  # for the pictures; then it is cancelled
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()

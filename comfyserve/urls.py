@@ -21,6 +21,7 @@ urlpatterns = [
     path("workflows/", include("workflows.urls")),
     path("apps/", include("apps_catalog.urls")),
     path("api/v2/", include("doors.comfy_v2.urls")),
+    path("v1/", include("doors.openai.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),

@@ -92,6 +92,25 @@ def as_png(path: Path, target: Path) -> bool:
     return True
 
 
+def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # noqa: A002
+    """The picture upright as "png", "jpeg" or "webp". None where it cannot be read or is too large."""
+    target = BytesIO()
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(BytesIO(content), formats=FORMATS) as picture,
+        ):
+            if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
+                return None
+            with _one_at_a_time:
+                upright = ImageOps.exif_transpose(picture)
+                upright = upright.convert("RGB") if format == "jpeg" else upright
+                upright.save(target, format.upper(), quality=quality)
+    except _BROKEN:
+        return None
+    return target.getvalue()
+
+
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     """Write a WebP picture of at most 256 by 256 pixels. False where none can be made."""
     if content_type.startswith("video/"):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+# Whoever asks here waits for the pictures.
+WAITING = ("/v1/images/generations", "/v1/images/edits")
+
 
 def is_followed(scope: dict[str, Any]) -> bool:
     """Live streams (`…/events`) and submissions that wait (`Prefer: wait`)."""
     path = str(scope["path"]).rstrip("/")
+    if path in WAITING:
+        return str(scope["method"]) == "POST"
     if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
         return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
     return path.startswith(("/workflows/", "/api/v2/jobs/")) and path.endswith("/events")

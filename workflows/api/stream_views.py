@@ -194,4 +194,4 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})
 
-    asgi.attach(response, asgi.Wait(execution_id, seconds, body))
+    asgi.attach(response, asgi.Wait((execution_id,), seconds, body))

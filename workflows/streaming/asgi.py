@@ -60,9 +60,11 @@ class Follow:
 
 @dataclass(frozen=True)
 class Wait:
-    """The answer may wait `seconds` for the execution's end, and is then what `result` gives, or as it is."""
+    """The answer may wait `seconds` until all the executions have ended, and is then what `result` gives, or
+    as it is.
+    """
 
-    execution_id: UUID
+    executions: tuple[UUID, ...]
     seconds: float
     result: Callable[[], bytes | None]
 
@@ -138,17 +140,21 @@ class Streams:
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive) -> None:
         """Puts the result into the response, or how far it is where the execution has not ended in time."""
-        ending = Ending(wait.execution_id)
-        watch = asyncio.create_task(_close_when_gone(receive, ending))
+        endings = [Ending(id_) for id_ in wait.executions]
+        watch = asyncio.create_task(_close_when_gone(receive, *endings))
+        until = time.monotonic() + wait.seconds
         try:
-            self.hub.expect(ending)
-            await ending.wait(wait.seconds)
+            for ending in endings:
+                self.hub.expect(ending)
+            for ending in endings:
+                await ending.wait(max(until - time.monotonic(), 0))
             # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
             with contextlib.suppress(*connections.UNAVAILABLE):
                 response.content = await self.hub.reads(wait.result) or response.content
         finally:
             watch.cancel()
-            self.hub.forget(ending)
+            for ending in endings:
+                self.hub.forget(ending)
 
     # -- with the process --------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -181,7 +187,8 @@ async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def _close_when_gone(receive: Receive, reader: Reader | Ending) -> None:
+async def _close_when_gone(receive: Receive, *readers: Reader | Ending) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    reader.close()
+    for reader in readers:
+        reader.close()

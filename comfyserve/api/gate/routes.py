@@ -28,6 +28,8 @@ HASHING = (
     "/auth/password/reset/confirm",
     "/admin/login",
 )
+PICTURES = ("/v1/images/edits",)  # a form with pictures, on disk until a view takes them
+PICTURES_BYTES = 64 * 1024 * 1024
 WRITING = ("POST", "PUT", "PATCH")
 
 
@@ -50,6 +52,9 @@ def route_of(method: str, path: str) -> Route:
         if path in UPLOADS and method == "POST":
             limit = settings.MAX_UPLOAD_BYTES + FORM
             return Route(limit, seconds=UPLOAD_SECONDS, rate=UPLOAD_RATE, streamed=True)
+        if path in PICTURES:
+            limit = min(PICTURES_BYTES, settings.MAX_UPLOAD_BYTES) + FORM
+            return Route(limit, seconds=UPLOAD_SECONDS)
         if path in HASHING:
             return Route(_small(), lane=PASSWORDS)
         if any(path == start or path.startswith(f"{start}/") for start in LARGE):

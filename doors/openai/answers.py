@@ -1,0 +1,123 @@
+"""The body of an answer, once the executions of a request have ended or its time is up."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponse
+
+from comfyserve.api.errors import ApiError
+from files import links, pictures, storing
+from files.models import File
+from workflows.models import TERMINAL, Execution, Status
+from workflows.presentation import selectors
+from workflows.queue import state_machine
+
+from . import errors
+
+MOST_BYTES = 64 * 1024 * 1024  # of pictures in one answer; above it they are to be asked for as addresses
+NO_RETRY = "x-should-retry"  # OpenAI's clients repeat a 5xx, and each repetition would be another execution
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How the pictures are to be answered. `format` None: as the app made them. `event`: of a stream."""
+
+    as_url: bool
+    format: str | None
+    quality: int
+    event: str | None
+    base: str
+
+
+def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
+    """Put the pictures, or what went wrong, into the response. What has not ended by now is cancelled:
+    nobody could fetch its result.
+    """
+    try:
+        executions = [found for id_ in ids if (found := selectors.by_id(id_)) is not None]
+        failure = _failure(executions, ids)
+        if failure is None:
+            _put_pictures(response, executions, wanted)
+    except ApiError as exc:
+        failure = exc.status, exc.message
+    if failure is not None:
+        refuse(response, *failure)
+
+
+def refuse(response: HttpResponse, status: int, message: str) -> None:
+    response.status_code = status
+    response[NO_RETRY] = "false"
+    response["Content-Type"] = "application/json"
+    response.content = json.dumps(errors.body(status, message)).encode()
+
+
+def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int, str] | None:
+    if len(executions) < len(ids):
+        return 404, "The execution was deleted"
+    if any(each.status not in TERMINAL for each in executions):
+        state_machine.cancel_all(ids, by="the end of the request that waited for it")
+        return 504, "The pictures were not made in time; the executions are cancelled"
+    for each in executions:
+        if each.status != Status.COMPLETED:
+            cancelled = each.status == Status.CANCELLED
+            return (409, "The execution was cancelled") if cancelled else (500, each.error or "It failed")
+    return None
+
+
+def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
+    files = _pictures_of(executions)
+    if not files:
+        refuse(response, 500, "The app made no picture")
+        return
+    if not wanted.as_url and sum(file.size for file in files) > MOST_BYTES:
+        refuse(response, 413, "The pictures are too large for one answer; ask with response_format 'url'")
+        return
+    data = [_shown(file, wanted) for file in files]
+    about = {"created": int(time.time()), "output_format": _format(files[0], wanted)}
+    response.status_code = 200
+    if wanted.event:
+        response["Content-Type"] = "text/event-stream"
+        events = [{"type": wanted.event, "created_at": about["created"], **about, **each} for each in data]
+        response.content = b"".join(
+            f"event: {wanted.event}\ndata: {json.dumps(event)}\n\n".encode() for event in events
+        )
+    else:
+        response.content = json.dumps({**about, "data": data}).encode()
+
+
+def _pictures_of(executions: Sequence[Execution]) -> list[File]:
+    """Those of the app's named outputs, else all; previews only where there is nothing else."""
+    made = selectors.outputs([each.id for each in executions])
+    found: list[File] = []
+    for execution in executions:
+        shown = [
+            (output, output.file)
+            for output in made[execution.id]
+            if output.file is not None and output.file.content_type.startswith("image/")
+        ]
+        nodes = set((execution.app or {}).get("outputs", {}).values())
+        named = [pair for pair in shown if pair[0].node_id in nodes] or shown
+        kept = [pair for pair in named if not pair[0].temporary] or named
+        found += [file for _, file in kept]
+    return found
+
+
+def _format(file: File, wanted: Wanted) -> str:
+    return wanted.format if wanted.format and not wanted.as_url else file.content_type.removeprefix("image/")
+
+
+def _shown(file: File, wanted: Wanted) -> dict[str, Any]:
+    if wanted.as_url:
+        return {"url": links.download_url(file, base=wanted.base)}
+    with storing.opened(file) as reader:
+        content = reader.read(file.size)
+    if wanted.format and (file.content_type != f"image/{wanted.format}" or wanted.quality < 100):
+        content = pictures.converted(content, format=wanted.format, quality=wanted.quality) or content
+    return {"b64_json": base64.b64encode(content).decode()}

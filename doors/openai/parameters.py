@@ -1,0 +1,125 @@
+"""A request for images, and the app inputs that it becomes: matched by name and type.
+
+What the app has no input for and every client sends (`size`, `quality`, `style`, `background`) is dropped.
+Fields beyond OpenAI's are inputs of the app by their own names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from rest_framework import serializers
+
+from apps_catalog.parameters import CHOICES, TEXTS, Parameter
+from comfyserve.api.errors import ValidationFailed
+
+MOST_IMAGES = 10  # of one request
+PROMPTS = ("prompt", "positive", "positive_prompt", "text")
+COUNTS = ("n", "batch_size")
+OPTIONAL = ("size", "quality", "style", "background")  # inputs of these names take them
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+class ImagesSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(max_length=250)
+    prompt = serializers.CharField(max_length=32_000, trim_whitespace=False)
+    n = serializers.IntegerField(min_value=1, max_value=MOST_IMAGES, default=1, allow_null=True)
+    size = serializers.RegexField(
+        rf"^(auto|{SIZE.pattern})$", default="auto", allow_null=True,
+        error_messages={"invalid": "must be 'auto' or WIDTHxHEIGHT, such as 1024x1024"},
+    )  # fmt: skip
+    quality = serializers.CharField(max_length=50, default="auto", allow_null=True)
+    style = serializers.CharField(  # type: ignore[assignment]  # a field, not that attribute of a serializer
+        max_length=50, default=None, allow_null=True
+    )
+    background = serializers.CharField(max_length=50, default="auto", allow_null=True)
+    response_format = serializers.ChoiceField(["b64_json", "url"], default=None, allow_null=True)
+    output_format = serializers.ChoiceField(["png", "jpeg", "webp"], default=None, allow_null=True)
+    output_compression = serializers.IntegerField(min_value=0, max_value=100, default=100, allow_null=True)
+    user = serializers.CharField(max_length=200, default="", allow_null=True, allow_blank=True)
+    stream = serializers.BooleanField(default=False, allow_null=True)
+    # Taken and without effect: OpenAI's own services.
+    moderation = serializers.CharField(default=None, allow_null=True)
+    partial_images = serializers.IntegerField(default=0, allow_null=True)
+    input_fidelity = serializers.CharField(default=None, allow_null=True)
+
+
+def values_of(
+    inputs: Sequence[Parameter],
+    given: Mapping[str, Any],
+    more: Mapping[str, Any],
+    *,
+    images: Sequence[str] = (),
+    mask: str | None = None,
+) -> list[dict[str, Any]]:
+    """The inputs of each run: one where the app has an input for the number of pictures, else `n` runs.
+
+    `images` and `mask` are ids of files. ValidationFailed where the app cannot take what matters.
+    """
+    known = {each.name: each for each in inputs}
+    values = {name: _typed(known.get(name), value) for name, value in more.items()}
+    values[_prompt_input(inputs).name] = given["prompt"]
+    values |= _size_values(inputs, given["size"] or "auto")
+    for name in OPTIONAL:
+        taker = known.get(name)
+        if taker and taker.type in (*TEXTS, *CHOICES) and given[name] not in (None, "auto"):
+            values[name] = given[name]
+    values |= _file_values(inputs, "image", images)
+    values |= _file_values(inputs, "mask", [mask] if mask else [])
+    return _runs(inputs, values, given["n"] or 1)
+
+
+def _prompt_input(inputs: Sequence[Parameter]) -> Parameter:
+    texts = [each for each in inputs if each.type in TEXTS and "negative" not in each.name]
+    named = [each for name in PROMPTS for each in texts if each.name == name]
+    found = next(iter(named or texts), None)
+    if found is None:
+        raise ValidationFailed.of("prompt", "The app has no text input that could take the prompt")
+    return found
+
+
+def _size_values(inputs: Sequence[Parameter], size: str) -> dict[str, int]:
+    wanted = SIZE.fullmatch(size)
+    if wanted is None:
+        return {}
+    sides = {"width": int(wanted[1]), "height": int(wanted[2])}
+    return {taker.name: value for side, value in sides.items() if (taker := _whole_number(inputs, (side,)))}
+
+
+def _whole_number(inputs: Sequence[Parameter], names: Sequence[str]) -> Parameter | None:
+    """The input of one of these names, else the one that sets a node's input of that name."""
+    whole = [each for each in inputs if each.type == "integer"]
+    by_name = [each for each in whole if each.name in names]
+    return next(iter(by_name or [each for each in whole if each.input in names]), None)
+
+
+def _file_values(inputs: Sequence[Parameter], kind: str, files: Sequence[str]) -> dict[str, str]:
+    takers = [each for each in inputs if each.type == kind]
+    if len(files) > len(takers):
+        had = f"The app takes {len(takers) or 'no'} {kind}{'s' if len(takers) > 1 else ''}"
+        raise ValidationFailed.of(kind, f"{had}; {len(files)} came")
+    return {taker.name: file for taker, file in zip(takers, files, strict=False)}
+
+
+def _runs(inputs: Sequence[Parameter], values: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    count = _whole_number(inputs, COUNTS)
+    if count and count.name not in values and (count.maximum is None or n <= count.maximum):
+        return [{**values, count.name: n}]
+    seed = next(
+        (each.name for each in inputs if each.is_seed and isinstance(values.get(each.name), int)), None
+    )
+    return [{**values, **({seed: values[seed] + i} if seed else {})} for i in range(n)]
+
+
+def _typed(taker: Parameter | None, value: Any) -> Any:
+    """A form has only texts; what cannot be read as the input's type is refused later, by its name."""
+    if taker is not None and isinstance(value, str):
+        with suppress(ValueError):
+            if taker.type in ("integer", "number"):
+                return int(value) if taker.type == "integer" else float(value)
+            if taker.type == "boolean" and value.lower() in ("true", "false"):
+                return value.lower() == "true"
+    return value

@@ -1,0 +1,140 @@
+"""The endpoints under /v1: parse, call one function, and leave the waiting to the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.http import QueryDict
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from accounts.models import User
+from apps_catalog import running
+from comfyserve.api import addresses
+from comfyserve.api.errors import ValidationFailed
+from comfyserve.api.validation import checked
+from files import storing, types
+from files.incoming import Incoming
+from workflows.api.views import user_of
+from workflows.presentation import batch_selectors
+from workflows.streaming import asgi
+
+from . import answers, models, parameters
+from .parameters import ImagesSerializer
+
+if TYPE_CHECKING:
+    Upload = UploadedFile[bytes]  # not generic when it runs
+
+
+class ModelsView(APIView):
+    """The apps that the user may run."""
+
+    schema = None  # OpenAI's interface, described by OpenAI
+
+    def get(self, request: Request) -> Response:
+        return Response({"object": "list", "data": models.listed(user=user_of(request))})
+
+
+class ModelView(APIView):
+    schema = None
+
+    def get(self, request: Request, app: str) -> Response:
+        return Response(models.described(app, models.find(user=user_of(request), name=app).app))
+
+
+class GenerationsView(APIView):
+    schema = None
+
+    def post(self, request: Request) -> Response:
+        if not isinstance(request.data, dict):
+            raise ValidationFailed.of("body", "The body must be an object", "INVALID_TYPE")
+        return _images(request, dict(request.data), event="image_generation.completed")
+
+
+class EditsView(APIView):
+    schema = None
+    parser_classes = [MultiPartParser]
+
+    def post(self, request: Request) -> Response:
+        images = [*request.FILES.getlist("image"), *request.FILES.getlist("image[]")]
+        if not images:
+            raise ValidationFailed.of("image", "Field 'image' is required", "REQUIRED_FIELD")
+        assert isinstance(request.data, QueryDict)  # noqa: S101  (the parser makes nothing else)
+        given = {name: value for name, value in request.data.items() if name not in request.FILES}
+        return _images(
+            request, given, images=images, mask=request.FILES.get("mask"), event="image_edit.completed"
+        )
+
+
+def _images(
+    request: Request,
+    sent: dict[str, Any],
+    *,
+    event: str,
+    images: Sequence[Upload] = (),
+    mask: Upload | None = None,
+) -> Response:
+    user = user_of(request)
+    fields = ImagesSerializer().fields
+    given = checked(ImagesSerializer, {name: value for name, value in sent.items() if name in fields})
+    more = {name: value for name, value in sent.items() if name not in fields}
+    found = models.find(user=user, name=given["model"])
+    if len(images) > parameters.MOST_IMAGES:
+        raise ValidationFailed.of("image", f"At most {parameters.MOST_IMAGES} pictures")
+    runs = parameters.values_of(
+        found.inputs,
+        given,
+        more,
+        images=[_stored(image, user, "image") for image in images],
+        mask=_stored(mask, user, "mask") if mask else None,
+    )
+    address = f"{found.app.address}@{found.version.number}"
+    ids = _submitted(user, address, runs, {"user": given["user"]} if given["user"] else {})
+    return _waiting(request, ids, given, event)
+
+
+def _submitted(
+    user: User, address: str, runs: list[dict[str, Any]], metadata: dict[str, Any]
+) -> tuple[UUID, ...]:
+    if len(runs) == 1:
+        return (running.run(user=user, app=address, inputs=runs[0], metadata=metadata).accepted.execution.id,)
+    batch = running.run_many(user=user, app=address, inputs=runs, metadata=metadata)
+    return tuple(batch_selectors.executions_of(batch).values_list("id", flat=True))
+
+
+def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], event: str) -> Response:
+    """Answered at the executions' end. The body is filled in then."""
+    model, quality = given["model"], given["output_compression"]
+    wanted = answers.Wanted(
+        as_url=(given["response_format"] or ("url" if model.startswith("dall-e") else "b64_json")) == "url",
+        format=given["output_format"],
+        quality=100 if quality is None else quality,
+        event=event if given["stream"] else None,
+        base=addresses.base_of(request._request),
+    )
+    response = Response({"data": []})
+
+    def body() -> bytes | None:
+        answers.refuse(response, 503, "The result cannot be read now")  # unless what follows succeeds
+        del response[answers.NO_RETRY]
+        answers.fill(response, ids, wanted)
+        return bytes(response.content)
+
+    asgi.attach(response, asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, body))
+    return response
+
+
+def _stored(upload: Upload, user: User, field: str) -> str:
+    """The file_id of a picture that came with the request."""
+    with Incoming() as incoming:
+        for piece in upload.chunks():
+            incoming.write(piece)
+        if not types.of_content(incoming.head).startswith("image/"):
+            raise ValidationFailed.of(field, "This is no picture that can be read")
+        return storing.accept(incoming, user=user, filename=upload.name or f"{field}.png").id

@@ -1,0 +1,161 @@
+"""OpenAI's image API at /v1, asked with PyPI's `openai` as it is."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from tests.workflows import graphs
+
+
+def picture(content: bytes) -> Image.Image:
+    return Image.open(BytesIO(content))
+
+
+def save_app(person: Any, name: str, workflow: Any, inputs: list[dict[str, Any]]) -> str:
+    answer = person.post("/apps/", {"name": name, "workflow": workflow, "inputs": inputs})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["app"])
+
+
+def client_of(person: Any) -> openai.OpenAI:
+    key = person.session.headers["Authorization"].removeprefix("Bearer ")
+    return openai.OpenAI(base_url=f"{person.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+PAINT_INPUTS = [
+    {"name": "prompt", "node": "3", "input": "text", "type": "text", "required": True},
+    {"name": "width", "node": "1", "input": "width"},
+    {"name": "height", "node": "1", "input": "height"},
+    {"name": "color", "node": "1", "input": "color"},
+]
+
+
+def painting() -> Any:
+    """A picture of one colour; the prompt is written down beside it."""
+    return {**graphs.colour(0x336699), "3": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}
+
+
+@pytest.fixture
+def person(gpu_worker):
+    return gpu_worker.person()
+
+
+@pytest.fixture
+def paint(person) -> str:
+    workflow = painting()
+    inputs = [{**each, **({"input": "source"} if each["name"] == "prompt" else {})} for each in PAINT_INPUTS]
+    return save_app(person, "paint", workflow, inputs)
+
+
+def test_pictures_come_as_base64_in_the_wanted_number_size_and_format(person, paint):
+    made = client_of(person).images.generate(
+        model=paint, prompt="a lake", n=2, size="48x32", response_format="b64_json",
+        output_format="jpeg", output_compression=80, user="someone",
+    )  # fmt: skip
+    assert len(made.data) == 2
+    assert made.output_format == "jpeg"
+    for each in made.data:
+        shown = picture(base64.b64decode(each.b64_json))
+        assert (shown.format, shown.size) == ("JPEG", (48, 32))
+    assert len(person.get("/workflows/").json()) == 2
+
+
+def test_pictures_come_as_addresses_and_app_inputs_by_their_names(person, paint):
+    made = client_of(person).images.generate(
+        model="paint", prompt="x", size="auto", response_format="url", extra_body={"color": 0xFF0000}
+    )
+    content = person.session.get(made.data[0].url, headers={"Authorization": ""}, timeout=30).content
+    assert picture(content).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_a_stream_ends_with_the_picture(person, paint):
+    events = list(client_of(person).images.generate(model=paint, prompt="x", stream=True))
+    assert [event.type for event in events] == ["image_generation.completed"]
+    assert picture(base64.b64decode(events[0].b64_json)).size == (16, 16)
+
+
+def test_an_edit_takes_a_picture_and_a_mask(person):
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+        "4": {"class_type": "LoadImageMask", "inputs": {"image": "example.png", "channel": "alpha"}},
+        "5": {"class_type": "MaskToImage", "inputs": {"mask": ["4", 0]}},
+        "6": {"class_type": "ImageScale", "inputs": {
+            "image": ["1", 0], "upscale_method": "area", "width": 16, "height": 16, "crop": "disabled"}},
+        "7": {"class_type": "ImageBlend", "inputs": {
+            "image1": ["6", 0], "image2": ["5", 0], "blend_factor": 1.0, "blend_mode": "multiply"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["7", 0], "filename_prefix": "edit"}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": "x"}},
+    }  # fmt: skip
+    app = save_app(person, "edit", workflow, [
+        {"name": "prompt", "node": "3", "input": "source", "type": "text", "required": True},
+        {"name": "photo", "node": "1", "input": "image", "type": "image", "required": True},
+        {"name": "where", "node": "4", "input": "image", "type": "mask", "required": True},
+    ])  # fmt: skip
+    photo, mask = BytesIO(), BytesIO()
+    Image.new("RGB", (16, 16), (0, 200, 0)).save(photo, "PNG")
+    half = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    half.paste((0, 0, 0, 0), (0, 0, 8, 16))  # transparent: to be edited
+    half.save(mask, "PNG")
+    client = client_of(person)
+    made = client.images.edit(
+        model=app,
+        image=[("photo.png", photo.getvalue())],
+        mask=("mask.png", mask.getvalue()),
+        prompt="greener",
+        response_format="b64_json",
+    )
+    shown = picture(base64.b64decode(made.data[0].b64_json)).convert("RGB")
+    assert shown.getpixel((2, 8)) == (0, 200, 0)
+    assert shown.getpixel((13, 8)) == (0, 0, 0)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.edit(model=app, image=("a.png", b"no picture"), prompt="x")
+    assert refused.value.param == "image"
+
+
+def test_models_are_the_apps_that_one_may_run(person, paint, gpu_worker):
+    client = client_of(person)
+    assert [model.id for model in client.models.list()] == [paint]
+    assert client.models.retrieve(paint).id == paint
+    stranger = client_of(gpu_worker.person())
+    assert list(stranger.models.list()) == []
+    with pytest.raises(openai.NotFoundError) as refused:
+        stranger.images.generate(model=paint, prompt="x")
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+
+
+def test_errors_have_openais_shape(person, paint):
+    client = client_of(person)
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        client.with_options(api_key="csk_wrong").models.list()
+    assert unknown.value.type == "authentication_error"
+    with pytest.raises(openai.BadRequestError) as size:
+        client.images.generate(model=paint, prompt="x", size="large")
+    assert (size.value.param, size.value.type) == ("size", "invalid_request_error")
+    with pytest.raises(openai.BadRequestError) as misspelt:
+        client.images.generate(model=paint, prompt="x", n=2, extra_body={"colour": 1})
+    assert misspelt.value.param == "colour"
+    assert "color" in misspelt.value.message
+    with pytest.raises(openai.NotFoundError):
+        client.get("/nothing", cast_to=object)
+
+
+def test_a_failed_execution_is_an_error_that_is_not_repeated(person):
+    workflow = {
+        "1": {"class_type": "TestFail", "inputs": {"image": ["3", 0], "message": "x"}},
+        "3": graphs.colour(1)["1"],
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "never"}},
+    }
+    app = save_app(person, "fail", workflow, [
+        {"name": "prompt", "node": "1", "input": "message", "type": "text"},
+    ])  # fmt: skip
+    with pytest.raises(openai.InternalServerError) as failed:
+        client_of(person).with_options(max_retries=2).images.generate(model=app, prompt="no luck")
+    assert failed.value.type == "server_error"
+    assert "no luck" in failed.value.message
+    assert len(person.get("/workflows/").json()) == 1
