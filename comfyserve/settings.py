@@ -322,6 +322,9 @@ SPECTACULAR_SETTINGS = {
     # Choices that several shapes call `status`.
     "ENUM_NAME_OVERRIDES": {
         "ExecutionStatusEnum": "workflows.models.Status",
+        "ResultPriorityEnum": "workflows.models.Priority",
+        "PriorityEnum": "workflows.api.serializers.PRIORITIES",
+        "BatchStatusEnum": "workflows.api.batch_schemas.BATCH_STATUSES",
         "ConditionEnum": "health.serializers.CONDITIONS",
     },
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "defaultModelsExpandDepth": 0},

@@ -25,7 +25,7 @@ ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a 
 Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than the header
 # Opening these reads a header and decodes nothing. Others (.ico, .icns, .psd, ...) decode a picture within
 # them when they are opened, before its size can be judged.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _one_at_a_time = threading.Lock()  # what is decoded is in memory
 # Everything that a broken file makes Pillow raise.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)

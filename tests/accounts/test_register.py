@@ -25,7 +25,7 @@ class TestRegister:
         assert identify_hasher(User.objects.get(username="dora").password).algorithm == "argon2"
 
     def test_only_in_tests_is_the_hash_a_cheap_one(self) -> None:
-        assert outside_of_tests.PASSWORD_HASHERS[0] == "django.contrib.auth.hashers.Argon2PasswordHasher"
+        assert outside_of_tests.PASSWORD_HASHERS[0] == "accounts.hashers.Argon2PasswordHasher"
 
     def test_it_refuses_an_address_that_differs_only_in_case(self, stranger: Api) -> None:
         stranger.post("/auth/register", NEW)

@@ -8,11 +8,13 @@ from rest_framework import serializers
 
 from workflows.models import Status
 
+BATCH_STATUSES = [("running", ""), ("completed", "")]
+
 
 class BatchInfoSerializer(serializers.Serializer[Any]):
     batch_id = serializers.UUIDField(help_text="The id of the batch")
     status = serializers.ChoiceField(
-        choices=[("running", ""), ("completed", "")], help_text="`completed`: all have ended, in whatever way"
+        choices=BATCH_STATUSES, help_text="`completed`: all have ended, in whatever way"
     )
     created_at = serializers.DateTimeField(help_text="When it was submitted")
     completed_at = serializers.DateTimeField(allow_null=True, help_text="When the last one ended")

@@ -17,6 +17,9 @@ from workflows.models.webhook import EXECUTION_EVENTS
 MAX_METADATA_BYTES = 64 * 1024  # it comes back with each result and each row of a list
 
 
+PRIORITIES = [("low", ""), ("normal", ""), ("high", "")]
+
+
 class Choice(serializers.ChoiceField):
     """A choice whose refusal names the choices; null means the default."""
 
@@ -76,7 +79,7 @@ class SubmissionOptions(serializers.Serializer[Any]):
     }
     priority = Choice(
         label="Priority",
-        choices=[("low", ""), ("normal", ""), ("high", "")],
+        choices=PRIORITIES,
         required=False,
         allow_null=True,
         help_text="How soon it is wanted; null: normal",
