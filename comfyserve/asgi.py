@@ -22,6 +22,7 @@ from comfyserve.api.gate.threads import DjangoThreads  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+from doors.mcp.asgi import McpApplication  # noqa: E402
 from health.shutdown import Life  # noqa: E402
 from workflows.streaming.asgi import Streams  # noqa: E402
 
@@ -32,6 +33,7 @@ alive = DjangoThreads(wsgi_application, threads=2, name="alive")
 probes = DjangoThreads(wsgi_application, threads=6, name="probe")
 ALIVE = ("/health", "/health/liveness")
 streams = Streams(wsgi_application)
+agents = McpApplication(wsgi_application, streams)
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -39,7 +41,9 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await lifespan(receive, send)
         return
     tcp_transport.abort_stalled_writes(send)
-    if is_followed(scope):
+    if scope["path"].rstrip("/") == "/mcp":
+        await agents(scope, receive, send)
+    elif is_followed(scope):
         await streams(scope, receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
@@ -55,6 +59,11 @@ application = Gate(halves, is_valid=authentication.is_valid)
 
 
 async def lifespan(receive: Any, send: Any) -> None:
+    async with agents.run():
+        await _live(receive, send)
+
+
+async def _live(receive: Any, send: Any) -> None:
     life = Life()
     while True:
         message = await receive()

@@ -8,6 +8,7 @@ from django.urls import include, path
 from apps_catalog import openapi
 from comfyserve.api import docs
 from comfyserve.home import views as home
+from doors.mcp import views as mcp
 from workflows.api import webhook_views
 
 urlpatterns = [
@@ -22,6 +23,7 @@ urlpatterns = [
     path("apps/", include("apps_catalog.urls")),
     path("api/v2/", include("doors.comfy_v2.urls")),
     path("v1/", include("doors.openai.urls")),
+    path("mcp", mcp.EntranceView.as_view(), name="mcp"),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),

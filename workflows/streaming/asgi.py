@@ -156,6 +156,15 @@ class Streams:
             for ending in endings:
                 self.hub.forget(ending)
 
+    async def wait_for_end(self, execution_id: UUID, seconds: float) -> bool:
+        """Whether the execution has ended within so many seconds."""
+        ending = Ending(execution_id)
+        try:
+            self.hub.expect(ending)
+            return await ending.wait(seconds)
+        finally:
+            self.hub.forget(ending)
+
     # -- with the process --------------------------------------------------------------------------------
     def begin(self) -> None:
         """At start-up, in the main thread's loop: end the streams at the signal that stops the server.

@@ -1,0 +1,148 @@
+"""The tools as the `mcp` package wants them: a fixed few, and one for each app that the caller may run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import mcp_types as types
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from mcp.server import Server, ServerRequestContext
+
+from comfyserve.api.errors import ApiError, ValidationFailed, as_api_error
+from comfyserve.db import connections
+from workflows.streaming.asgi import Streams
+
+from . import tools
+from .views import Caller
+
+T = TypeVar("T")
+Context = ServerRequestContext[dict[str, Any], Any]
+CALLER = "comfyserve.mcp_caller"  # key in the scope of a request that was let in
+DEFAULT_WAIT = 60
+INSTRUCTIONS = (
+    "Runs apps: ComfyUI workflows with typed inputs. Tools named app_… run one app each; run_app runs any. "
+    "A run that has not ended in time answers with its execution_id: ask get_result for it later."
+)
+_TEXT = {"type": "string"}
+_WAIT = {"type": "integer", "minimum": 0, "description": "Seconds to wait for the result"}
+FIXED = {
+    "list_apps": ("The apps that you may run", {}, []),
+    "describe_app": ("The inputs of an app as JSON Schema, and its outputs", {"app": _TEXT}, ["app"]),
+    "run_app": (
+        "Run an app and wait for its result",
+        {"app": _TEXT, "inputs": {"type": "object"}, "wait_seconds": _WAIT},
+        ["app"],
+    ),
+    "get_result": (
+        "State and result of an execution; pictures come as images",
+        {"execution_id": _TEXT, "wait_seconds": _WAIT},
+        ["execution_id"],
+    ),
+    "cancel": ("Cancel an execution", {"execution_id": _TEXT}, ["execution_id"]),
+}
+
+
+class Tools:
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    def server(self) -> Server[dict[str, Any]]:
+        return Server(
+            "comfyserve", instructions=INSTRUCTIONS, on_list_tools=self._list, on_call_tool=self._call
+        )
+
+    async def _list(
+        self,
+        context: Context,
+        params: types.PaginatedRequestParams | None,  # noqa: ARG002
+    ) -> types.ListToolsResult:
+        fixed = [
+            types.Tool(
+                name=name,
+                description=description,
+                input_schema={"type": "object", "properties": properties, "required": required},
+            )
+            for name, (description, properties, required) in FIXED.items()
+        ]
+        of_apps = await _in_thread(tools.app_tools, _caller(context))
+        return types.ListToolsResult(tools=[*fixed, *(types.Tool(**each) for each in of_apps)])
+
+    async def _call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        """What goes wrong is told to the agent, which may do it better next time."""
+        try:
+            return await self._answer(_caller(context), params.name, params.arguments or {})
+        except Exception as exc:
+            known = as_api_error(exc)
+            if known is None:
+                raise
+            return _refusal(known)
+
+    async def _answer(self, caller: Caller, name: str, given: dict[str, Any]) -> types.CallToolResult:
+        if name == "list_apps":
+            return _as_json(await _in_thread(tools.list_apps, caller))
+        if name == "describe_app":
+            return _as_json(await _in_thread(tools.describe_app, caller, _text(given, "app")))
+        if name == "cancel":
+            return _as_json(await _in_thread(tools.cancel, caller, _text(given, "execution_id")))
+        if name == "get_result":
+            seconds = _wait(given, 0)
+            found = await _in_thread(tools.execution_id, caller, _text(given, "execution_id"))
+            return await self._result(caller, found, seconds)
+        if name == "run_app":
+            seconds, inputs = _wait(given, DEFAULT_WAIT), given.get("inputs") or {}
+            started = await _in_thread(tools.run_app, caller, _text(given, "app"), inputs)
+            return await self._result(caller, started, seconds)
+        started = await _in_thread(tools.run_app_tool, caller, name, given)
+        return await self._result(caller, started, min(DEFAULT_WAIT, settings.MAX_WAIT_SECONDS))
+
+    async def _result(self, caller: Caller, execution_id: UUID, seconds: int) -> types.CallToolResult:
+        if seconds:
+            await self._streams.wait_for_end(execution_id, seconds)
+        shown, pictures = await _in_thread(tools.result, caller, execution_id)
+        content: list[types.ContentBlock] = [types.TextContent(text=json.dumps(shown, default=str))]
+        content += [types.ImageContent(data=data, mime_type=kind) for data, kind in pictures]
+        return types.CallToolResult(content=content, is_error=shown["status"] == "failed")
+
+
+def _caller(context: Context) -> Caller:
+    assert context.request is not None  # noqa: S101  (there is no other transport)
+    found: Caller = context.request.scope[CALLER]
+    return found
+
+
+async def _in_thread(do: Callable[..., T], *given: object) -> T:
+    """A step with the database; its connection goes back at once."""
+
+    def step() -> T:
+        try:
+            return do(*given)
+        finally:
+            connections.release()
+
+    return await sync_to_async(step, thread_sensitive=False)()
+
+
+def _text(given: dict[str, Any], name: str) -> str:
+    if not isinstance(given.get(name), str):
+        raise ValidationFailed.of(name, f"'{name}' must be a string", "INVALID_TYPE")
+    return str(given[name])
+
+
+def _wait(given: dict[str, Any], default: int) -> int:
+    seconds = given.get("wait_seconds", default)
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 0:
+        raise ValidationFailed.of("wait_seconds", "'wait_seconds' must be a whole number of seconds")
+    return min(seconds, int(settings.MAX_WAIT_SECONDS))
+
+
+def _as_json(shown: Any) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(text=json.dumps(shown, default=str))])
+
+
+def _refusal(known: ApiError) -> types.CallToolResult:
+    message = "; ".join(each.message for each in known.details[:10]) or known.message
+    return types.CallToolResult(content=[types.TextContent(text=message)], is_error=True)

@@ -1,0 +1,110 @@
+"""What the tools do. Each function runs in a thread and answers with plain values."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from apps_catalog import catalog, representations, running
+from comfyserve.api.errors import NotFound
+from files import pictures, storing
+from files.models import File
+from workflows.models import Execution
+from workflows.presentation import representations as executions
+from workflows.presentation import selectors
+from workflows.queue import submission
+
+from .views import Caller
+
+MOST_APPS = 100  # the newest; more tools than that help no agent
+MOST_PICTURES = 4  # of one answer; all have an address, too
+LARGEST_PICTURE = 1024 * 1024  # bytes; a larger one is sent as a JPEG
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def _apps(caller: Caller) -> list[catalog.Found]:
+    rows = list(catalog.visible_to(caller.user).order_by("-created_at", "-id")[:MOST_APPS])
+    versions = catalog.newest(rows)
+    return [catalog.Found(row, versions[row.id]) for row in rows if row.id in versions]
+
+
+def tool_name(address: str) -> str:
+    """Of an app: agents take letters, digits, '_' and '-' only."""
+    return "app_" + NOT_IN_NAMES.sub("_", address.replace("/", "__"))[:60]
+
+
+def app_tools(caller: Caller) -> list[dict[str, Any]]:
+    """Name, title, description and input schema of each. Of two equal names the newer app has it."""
+    found: dict[str, dict[str, Any]] = {}
+    for app in _apps(caller):
+        name = tool_name(app.app.address)
+        schema = representations.schema(app, user=caller.user)["inputs"]
+        about = app.app.description or app.app.title
+        described = {"name": name, "title": app.app.title, "description": about, "input_schema": schema}
+        found.setdefault(name, described)
+    return list(found.values())
+
+
+def list_apps(caller: Caller) -> list[dict[str, Any]]:
+    return [
+        {"app": each.app.address, "title": each.app.title, "description": each.app.description}
+        for each in _apps(caller)
+    ]
+
+
+def describe_app(caller: Caller, app: str) -> dict[str, Any]:
+    found = catalog.find(user=caller.user, address=app)
+    about = {"title": found.app.title, "description": found.app.description}
+    return {**about, **representations.schema(found, user=caller.user)}
+
+
+def run_app(caller: Caller, app: str, inputs: Mapping[str, Any]) -> UUID:
+    return running.run(user=caller.user, app=app, inputs=inputs).accepted.execution.id
+
+
+def run_app_tool(caller: Caller, name: str, inputs: Mapping[str, Any]) -> UUID:
+    """The same by the name of the app's tool."""
+    for each in _apps(caller):
+        if tool_name(each.app.address) == name:
+            return run_app(caller, each.app.address, inputs)
+    raise NotFound(f"There is no tool {name[:100]}")
+
+
+def execution_id(caller: Caller, given: str) -> UUID:
+    """NotFound where it is none of the caller's."""
+    return selectors.execution_of(user=caller.user, execution_id=given).id
+
+
+def cancel(caller: Caller, given: str) -> dict[str, Any]:
+    execution = selectors.execution_of(user=caller.user, execution_id=given)
+    submission.cancel(execution=execution)
+    return {"execution_id": execution.id, "status": "cancelled"}
+
+
+def result(caller: Caller, id_: UUID) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What there is to say, and the pictures as base64 with their types."""
+    execution = selectors.execution_of(user=caller.user, execution_id=str(id_))
+    whole = executions.result_of(execution, base=caller.base)
+    kept = ("execution_id", "status", "error", "outputs", "named_outputs", "warnings", "app", "version")
+    return {name: whole[name] for name in kept if whole.get(name)}, _pictures(execution)
+
+
+def _pictures(execution: Execution) -> list[tuple[str, str]]:
+    files = [
+        output.file
+        for output in selectors.outputs([execution.id])[execution.id]
+        if output.file is not None and output.file.content_type.startswith("image/")
+    ]
+    shown = (_shown(file) for file in files[:MOST_PICTURES])
+    return [each for each in shown if each is not None]
+
+
+def _shown(file: File) -> tuple[str, str] | None:
+    with storing.opened(file) as reader:
+        content, kind = reader.read(file.size), file.content_type
+    if len(content) > LARGEST_PICTURE:
+        content, kind = pictures.converted(content, format="jpeg", quality=85) or b"", "image/jpeg"
+    return (base64.b64encode(content).decode(), kind) if content else None

@@ -1,0 +1,99 @@
+"""MCP at /mcp, asked with the client of the `mcp` package."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
+
+from tests.workflows import graphs
+
+
+@pytest.fixture
+def person(gpu_worker):
+    return gpu_worker.person()
+
+
+def save_app(person: Any, name: str, workflow: Any, inputs: list[dict[str, Any]]) -> str:
+    answer = person.post("/apps/", {"name": name, "workflow": workflow, "inputs": inputs})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["app"])
+
+
+def colour_app(person: Any) -> str:
+    return save_app(person, "colour", graphs.colour(1), [{"name": "color", "node": "1", "input": "color"}])
+
+
+def ask(person: Any, do: Callable[[Client], Awaitable[Any]]) -> Any:
+    async def asked() -> Any:
+        headers = {"Authorization": person.session.headers["Authorization"]}
+        async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+            transport = streamable_http_client(f"{person.url}/mcp", http_client=http)
+            async with Client(transport) as client:
+                return await do(client)
+
+    return asyncio.run(asyncio.wait_for(asked(), 90))
+
+
+def call(person: Any, name: str, **given: Any) -> Any:
+    return ask(person, lambda client: client.call_tool(name, given))
+
+
+def said(result: Any) -> Any:
+    return json.loads(result.content[0].text)
+
+
+def test_each_app_is_a_tool_with_its_schema(person, gpu_worker):
+    app = colour_app(person)
+    tools = {tool.name: tool for tool in ask(person, lambda client: client.list_tools()).tools}
+    assert {"list_apps", "describe_app", "run_app", "get_result", "cancel"} < set(tools)
+    name = "app_" + app.replace("/", "__")
+    assert tools[name].input_schema["properties"]["color"]["type"] == "integer"
+    others = ask(gpu_worker.person(), lambda client: client.list_tools()).tools
+    assert name not in [tool.name for tool in others]
+    assert [each["app"] for each in said(call(person, "list_apps"))] == [app]
+    assert said(call(person, "describe_app", app=app))["inputs"]["properties"].keys() == {"color"}
+
+
+def test_a_tool_runs_its_app_and_shows_the_picture(person):
+    app = colour_app(person)
+    result = call(person, "app_" + app.replace("/", "__"), color=0x00FF00)
+    assert not result.is_error
+    assert said(result)["status"] == "completed"
+    [image] = [each for each in result.content if each.type == "image"]
+    shown = Image.open(BytesIO(base64.b64decode(image.data))).convert("RGB")
+    assert shown.getpixel((1, 1)) == (0, 255, 0)
+    again = call(person, "get_result", execution_id=said(result)["execution_id"])
+    assert [each.type for each in again.content] == ["text", "image"]
+
+
+def test_what_takes_longer_is_followed_up_and_cancelled(person, gpu_worker):
+    app = save_app(person, "slow", graphs.sleep(60), [{"name": "steps", "node": "1", "input": "steps"}])
+    started = said(call(person, "run_app", app=app, inputs={}, wait_seconds=0))
+    id_ = started["execution_id"]
+    assert started["status"] in ("pending", "running")
+    stranger = call(gpu_worker.person(), "cancel", execution_id=id_)
+    assert stranger.is_error
+    assert said(call(person, "cancel", execution_id=id_))["status"] == "cancelled"
+    assert said(call(person, "get_result", execution_id=id_, wait_seconds=30))["status"] == "cancelled"
+
+
+def test_mistakes_are_told_to_the_agent(person):
+    app = colour_app(person)
+    result = call(person, "run_app", app=app, inputs={"colour": 1})
+    assert result.is_error
+    assert "color" in result.content[0].text
+
+
+def test_strangers_are_refused(person):
+    answer = person.session.post(f"{person.url}/mcp", json={}, headers={"Authorization": "Bearer csk_wrong"})
+    assert answer.status_code == 401
