@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.stack import Person
 from tests.workflows import graphs
+from workflows.presentation import selectors
 
 
 def token_of(person: Person) -> str:
@@ -303,7 +304,7 @@ def test_moments_have_a_zone_and_addresses_a_host(person):
     assert requests.get(asset["url"], timeout=10).content == png((2, 2, 2))
 
 
-def test_a_full_queue_says_when_to_come_again(person, gpu_worker):
+def test_a_used_up_quota_says_when_to_come_again(person, gpu_worker):
     gpu_worker.sql(
         "INSERT INTO accounts_userlimits (user_id, rate_limits, highest_priority, executions_per_day)"
         " SELECT id, '', '', 1 FROM accounts_user"
@@ -315,3 +316,23 @@ def test_a_full_queue_says_when_to_come_again(person, gpu_worker):
     assert response.status_code == 429, response.text
     assert response.json()["error"]["code"] == "queue_full"
     assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_full_queue_says_when_to_come_again(as_alice, settings):
+    settings.MAX_PENDING = 0
+    selectors.pending_count_lately.forget()
+    response = as_alice.post("/api/v2/jobs", {"workflow": graphs.colour(1)})
+    assert (response.status_code, response["Retry-After"]) == (429, "60")
+    assert response.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize("more", [{"webhook_url": "http://x"}, {"priority": "high"}])
+def test_fields_that_the_api_does_not_have_are_refused(as_alice, more):
+    response = as_alice.post("/api/v2/jobs", {"workflow": graphs.colour(1), **more})
+    assert response.status_code == 422
+    assert response.json()["error"]["details"]["errors"][0]["code"] == "UNKNOWN_FIELD"
+
+
+def test_a_cursor_that_is_none_is_refused(as_alice):
+    response = as_alice.get("/api/v2/jobs?cursor=nonsense")
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_cursor")
