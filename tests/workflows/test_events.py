@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 import requests
@@ -194,6 +195,87 @@ def test_all_goes_on_after_a_break(gpu_worker):
         stream.until("status", status="completed", execution_id=second)
     mine = [event for event in stream.seen if event.data["execution_id"] == second]
     assert statuses(mine) == ["pending", "running", "completed"]
+
+
+def run_to_its_end(person):
+    """The number of its last line, as a stream of all tells it."""
+    with follow(person) as stream:
+        return stream.until("status", status="completed", execution_id=person.execute(graphs.colour(7))).id
+
+
+def test_every_end_that_was_missed_is_told_once(gpu_worker):
+    person = gpu_worker.person()
+    last = run_to_its_end(person)
+    ids = [person.execute(graphs.sleep(60, seed=seed)) for seed in range(100, 140)]
+    gpu_worker.sql(
+        "INSERT INTO workflows_logline (execution_id, level, message, kind)"
+        " SELECT e.id, 'INFO', 'line ' || n, 'log' FROM workflows_execution e, generate_series(1, 30) n"
+        " WHERE e.id = ANY(%s::uuid[])",
+        ids,
+    )
+    for execution_id in ids[::-1]:
+        person.post(f"/workflows/{execution_id}/cancel")
+    gpu_worker.sql(
+        "UPDATE workflows_execution SET completed_at = completed_at - interval '5 minutes',"
+        " created_at = created_at - interval '5 minutes' WHERE id = ANY(%s::uuid[])",
+        ids,
+    )
+    gpu_worker.sql(
+        "UPDATE workflows_logline SET timestamp = timestamp - interval '5 minutes' WHERE id <= %s", last
+    )
+    with follow(person, last=last) as stream:
+        marker = person.execute(graphs.colour(8))
+        stream.until("status", status="completed", execution_id=marker)
+    told = [
+        event.data["execution_id"]
+        for event in stream.seen
+        if event.name == "status" and event.data["status"] == "cancelled"
+    ]
+    assert sorted(told) == sorted(ids)
+    assert "gap" not in {event.name for event in stream.seen}
+
+
+def test_an_end_whose_commit_took_long_is_told_after_a_break(gpu_worker):
+    person = gpu_worker.person()
+    late = person.execute(graphs.sleep(60, seed=141))
+    wait_for(lambda: person.get(f"/workflows/{late}/status").json()["status"] == "running", what="it to run")
+    person.post(f"/workflows/{late}/cancel")
+    with psycopg.connect(gpu_worker.database_url) as session:
+        # As if the end had been written eight seconds before it could be seen.
+        session.execute("DELETE FROM workflows_logline WHERE execution_id = %s AND data IS NOT NULL", [late])
+        session.commit()
+        session.execute(
+            "INSERT INTO workflows_logline (execution_id, level, message, kind, data, timestamp)"
+            " VALUES (%s, 'INFO', 'late', 'status', '{\"status\": \"cancelled\"}', now() - interval '8 s')",
+            [late],
+        )
+        session.execute(
+            "UPDATE workflows_execution SET completed_at = now() - interval '8 s' WHERE id = %s", [late]
+        )
+        last = run_to_its_end(person)
+        session.commit()
+    with follow(person, last=last) as stream:
+        stream.until("status", status="cancelled", execution_id=late)
+
+
+@pytest.mark.parametrize("deleted_by", ["its user", "retention"])
+def test_who_comes_back_with_a_line_that_is_gone_is_told_of_the_gap(gpu_worker, deleted_by):
+    person = gpu_worker.person()
+    with follow(person) as stream:
+        execution_id = person.execute(graphs.colour(9))
+        last = stream.until("status", status="completed", execution_id=execution_id).id
+    missed = person.execute(graphs.colour(10))
+    person.result(missed)
+    if deleted_by == "its user":
+        person.session.delete(f"{gpu_worker.url}/workflows/{execution_id}", timeout=10).raise_for_status()
+    else:
+        gpu_worker.sql("DELETE FROM workflows_logline WHERE execution_id = %s", execution_id)
+    with follow(person, last=last) as stream:
+        gap = stream.until("gap")
+        assert gap.id is None
+        assert set(gap.data) == {"message"}
+        stream.until("status", status="completed", execution_id=missed)
+    assert stream.seen[0] == gap
 
 
 # -- previews --------------------------------------------------------------------------------------------

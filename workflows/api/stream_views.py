@@ -107,7 +107,8 @@ class AllEventsView(StreamView):
         """Follow All Executions: live events of everything that you have, on one connection.
 
         It begins with where the live executions stand. After a break, `Last-Event-ID` brings what was
-        missed, and may repeat what was told in the seconds before: compare the numbers.
+        missed, and may repeat what was told before: compare the numbers. Where that line is not kept any
+        more, the stream begins with a `gap`.
         """
         user = authentication.require(request._request)
         return following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -155,14 +157,9 @@ class Hub:
         if reader.execution_id is None:
             return await self._catch_up_all(reader)
         id_ = reader.execution_id
-        cursor = reader.last_event_id or 0
-        found: list[Event] = []
-        while True:
-            lines = await self.reads(event_reader.lines_after, {id_: cursor})
-            found += lines
-            cursor = max(cursor, *(line.id or 0 for line in lines)) if lines else cursor
-            if len(lines) < event_reader.LINES_AT_ONCE:
-                break
+        cursors = {id_: reader.last_event_id or 0}
+        found = await self.reads(event_reader.all_lines_after, cursors)
+        cursor = cursors[id_]
         if not any(line.ends for line in found):
             found += await self.reads(event_reader.standing, id_)
         reader.caught_up({id_: cursor})
@@ -178,14 +175,13 @@ class Hub:
     async def _catch_up_all(self, reader: Reader) -> list[Event]:
         found, cursors = await self.reads(event_reader.standing_of_user, reader.user_id)
         if reader.last_event_id is not None:
-            missed = await self.reads(
-                lambda: event_reader.missed_by_user(reader.user_id, after=reader.last_event_id or 0)
-            )
-            lines = await self.reads(event_reader.lines_after, missed)
-            cursors |= missed
-            for line in lines:
-                cursors[line.execution_id] = line.id or 0
-            found = lines + found
+            after = reader.last_event_id
+            missed = await self.reads(lambda: event_reader.missed_by_user(reader.user_id, after=after))
+            lines = await self.reads(event_reader.all_lines_after, missed.cursors)
+            cursors |= missed.cursors
+            found = [line for line in lines if missed.wants(line)] + found
+            if missed.gap:
+                found.insert(0, event_reader.gap())
         reader.caught_up(cursors)
         return found
 
@@ -378,11 +374,16 @@ class Hub:
     # -- looking again -----------------------------------------------------------------------------------
     async def _recheck(self) -> None:
         """In case nobody told us."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(RECHECK_SECONDS if self._heard else RECHECK_ALONE_SECONDS)
             try:
+                begun_at = time.monotonic()
                 if self._of_user:
-                    self._know(await self.reads(event_reader.moving, list(self._of_user)))
+                    within = timedelta(seconds=begun_at - looked_at) + event_reader.LATELY
+                    users = list(self._of_user)
+                    self._know(await self.reads(lambda: event_reader.moving(users, within=within)))  # noqa: B023
+                looked_at = begun_at
                 await self._tell_positions()
             except connections.UNAVAILABLE as exc:
                 logger.warning("live streams not looked after, the database is away: %s", exc)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,8 +19,12 @@ from workflows.queue import scheduling
 
 LINES_AT_ONCE = 1000
 SHOWN_OF_USER = 200  # executions that a stream of all begins with, the newest
+MOST_MISSED = 10_000  # executions of which a reader that comes back is told
 LATELY = timedelta(seconds=60)
-OVERLAP = timedelta(seconds=5)
+OVERLAP = timedelta(seconds=5)  # lines of other executions may become visible so much later
+LONGEST_COMMIT = timedelta(seconds=60)  # and changes of status so much: time-outs end what takes longer
+NO_EXECUTION = UUID(int=0)
+GAP = "Events are missing: they are not kept any more. Read the state of your executions anew."
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Event:
         return self._encoded[base]
 
     def _shown(self, base: str) -> dict[str, Any]:
+        if self.name == "gap":
+            return dict(self.data)  # of no one execution
         shown = {"execution_id": self.execution_id, **self.data}
         if self.output is not None:
             shown |= {"group": self.output.group, **representations.one_output(self.output, base=base)}
@@ -66,6 +72,22 @@ def lines_after(cursors: Mapping[UUID, int]) -> list[Event]:
         [list(cursors), list(cursors.values()), LINES_AT_ONCE],
     )
     return _as_events(list(lines))
+
+
+def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
+    """All stored events of these executions beyond their cursors, which move on behind them."""
+    asked: Mapping[UUID, int] = cursors.copy()
+    found: list[Event] = []
+    while True:
+        lines = lines_after(asked)
+        found += lines
+        for line in lines:
+            cursors[line.execution_id] = line.id or 0
+        if len(lines) < LINES_AT_ONCE:
+            return found
+        # They come in the order of their numbers: up to the last one, nothing is left of any execution.
+        last = lines[-1].id or 0
+        asked = {id_: max(cursor, last) for id_, cursor in asked.items()}
 
 
 def _as_events(lines: Sequence[LogLine]) -> list[Event]:
@@ -118,23 +140,49 @@ def standing_of_user(user_id: int) -> tuple[list[Event], dict[UUID, int]]:
     return _standing(executions), {id_: last or 0 for id_, last in cursors.items()}
 
 
-def missed_by_user(user_id: int, *, after: int) -> dict[UUID, int]:
-    """Cursors of the user's executions for a reader who stopped at line `after`.
+def gap() -> Event:
+    """Tells a reader that it can not be told everything that it missed."""
+    return Event("gap", NO_EXECUTION, {"message": GAP})
 
-    Numbers of different executions do not come in the order in which they became visible, so the reader
-    gets the OVERLAP before that line again.
+
+@dataclass(frozen=True)
+class Missed:
+    """What a reader that comes back is to be told."""
+
+    cursors: dict[UUID, int]
+    after: int  # the last line that it got
+    since: datetime | None  # when that line was written, or one shortly before it
+    gap: bool  # lines may be gone that it never got
+
+    def wants(self, line: Event) -> bool:
+        """Of what may have come already: lately everything, and before that only changes of status."""
+        if (line.id or 0) > self.after or line.name == "status" or self.since is None:
+            return True
+        written: datetime = line.data["timestamp"]
+        return written >= self.since - OVERLAP
+
+
+def missed_by_user(user_id: int, *, after: int) -> Missed:
+    """What the user's executions have for a reader who stopped at line `after`.
+
+    Numbers of different executions do not come in the order in which they became visible, so the reader gets
+    some of what was before that line again, under the same numbers.
     """
-    since = LogLine.objects.filter(id=after).values_list("timestamp", flat=True).first()
-    lately = Q(completed_at__gt=Now() - LATELY)
+    known = LogLine.objects.filter(id=after, execution__user_id=user_id).exists()
+    before = LogLine.objects.filter(id__lte=after).order_by("-id")
+    since = before.values_list("timestamp", flat=True).first()
+    changed = Q(completed_at__gt=Now() - LATELY)
     if since is not None:
-        lately |= Q(completed_at__gte=since - OVERLAP)
-    rows = Execution.objects.filter(user_id=user_id).filter(Q(status__in=ALIVE) | lately)
-    ids = list(rows.order_by("-created_at").values_list("id", flat=True)[:LINES_AT_ONCE])
+        changed |= Q(completed_at__gte=since - LONGEST_COMMIT)
+    rows = Execution.objects.filter(user_id=user_id).filter(Q(status__in=ALIVE) | changed)
+    ids = list(rows.order_by("-created_at").values_list("id", flat=True)[: MOST_MISSED + 1])
+    gap = not known or len(ids) > MOST_MISSED
     first = None
     if since is not None:
-        again = LogLine.objects.filter(execution_id__in=ids, id__lte=after, timestamp__gte=since - OVERLAP)
-        first = again.aggregate(first=Min("id"))["first"]
-    return dict.fromkeys(ids, after if first is None else first - 1)
+        again = LogLine.objects.filter(id__lte=after, timestamp__gte=since - LONGEST_COMMIT)
+        first = again.filter(execution_id__in=ids).aggregate(first=Min("id"))["first"]
+    cursor = after if first is None else first - 1
+    return Missed(dict.fromkeys(ids[:MOST_MISSED], cursor), after, since, gap)
 
 
 def positions(ids: Iterable[UUID]) -> dict[UUID, int]:
@@ -152,9 +200,10 @@ def owners(ids: Iterable[UUID]) -> dict[UUID, int]:
     return dict(Execution.objects.filter(id__in=list(ids)).values_list("id", "user_id"))
 
 
-def moving(user_ids: Iterable[int]) -> dict[UUID, int]:
-    """execution → user: what runs or has changed lately, in case nobody was told of it."""
+def moving(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, int]:
+    """execution → user: what runs or has changed within that time, in case nobody was told of it."""
+    begin = Now() - within
     rows = Execution.objects.filter(user_id__in=list(user_ids)).filter(
-        Q(status=Status.RUNNING) | Q(created_at__gt=Now() - LATELY) | Q(completed_at__gt=Now() - LATELY)
+        Q(status=Status.RUNNING) | Q(created_at__gt=begin) | Q(completed_at__gt=begin)
     )
-    return dict(rows.values_list("id", "user_id")[:LINES_AT_ONCE])
+    return dict(rows.order_by("-created_at").values_list("id", "user_id")[:MOST_MISSED])
