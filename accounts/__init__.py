@@ -1,4 +1,4 @@
 """Users, sessions, tokens, API keys, quotas, idempotency keys and the audit log.
 
-May import: comfyserve. Begin with `authentication` (who is asking), then `models`.
+May import: comfyserve. Start with `authentication` (who is calling), then `models`.
 """

@@ -1,4 +1,4 @@
-"""Users in the console: who they are, what they may and use, and what can be ended."""
+"""Users in the console: profile, limits and usage, and actions to end sessions, accounts and keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LimitsInline(StackedInline):  # type: ignore[misc]
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
-    """Only superusers say who is staff, and touch those who are."""
+    """Only superusers may change who is staff, and edit staff accounts."""
 
     form = UserChangeForm
     add_form = UserCreationForm
@@ -86,7 +86,7 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
 
     # -- the page of one ----------------------------------------------------------------------------------
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> User | None:
-        """Asked for more than once by Django's own page and by what stands below it."""
+        """Used several times per request, by Django's own page and by the methods below."""
         shown: dict[str, User | None] = request.__dict__.setdefault("_shown", {})
         if object_id not in shown:
             shown[object_id] = super().get_object(request, object_id, from_field)
@@ -154,7 +154,7 @@ def _check(request: HttpRequest, row: User) -> None:
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(PageAdmin):
-    """To see and revoke. Only its user can make one."""
+    """Read-only, with revocation. Only its user can create a key."""
 
     list_display = ["prefix", "name", "user", "created_at", "expires_at", "last_used_at"]
     search_fields = ["prefix", "name", "user__email"]

@@ -1,4 +1,4 @@
-"""API keys for servers: made, listed, found, deleted."""
+"""API keys for servers: creation, listing, lookup, deletion."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from accounts import audit
 from accounts.models import ApiKey, User, UserLimits
 from comfyserve.api.errors import Conflict, NotFound
 
-MARK = "csk_"  # a key is recognised by it, by us and by scanners for leaked secrets
-MAX_KEYS = 50  # keys of one user
+MARK = "csk_"  # prefix that identifies a key, to us and to secret scanners
+MAX_KEYS = 50  # keys per user
 
-# One statement finds the key, its user and limits, and notes the use, at most once a minute.
+# One statement finds the key, its user and limits, and records the use, at most once a minute.
 FIND = """
 WITH used AS (
     UPDATE accounts_apikey SET last_used_at = now()
@@ -31,10 +31,10 @@ WHERE k.digest = %(digest)s AND u.is_active AND (k.expires_at IS NULL OR k.expir
 
 
 def create(*, user: User, name: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
-    """The row, and the key itself, which nobody can read again."""
+    """The row, and the key itself, which cannot be retrieved again."""
     secret = MARK + secrets.token_urlsafe(32)
     with transaction.atomic():
-        User.objects.select_for_update().get(id=user.id)  # so that parallel requests keep to the limit
+        User.objects.select_for_update().get(id=user.id)  # so that parallel requests respect the limit
         if ApiKey.objects.filter(user=user).count() >= MAX_KEYS:
             raise Conflict(f"You have {MAX_KEYS} API keys; delete one first")
         key = ApiKey.objects.create(
@@ -45,7 +45,7 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
 
 
 def find(secret: str) -> ApiKey | None:
-    """The key with its user and the user's limits, in one query. None: not a good key."""
+    """The key with its user and the user's limits, in one query. None: not a valid key."""
     tables: dict[str, type[Model]] = {"k": ApiKey, "u": User, "l": UserLimits}
     names = {
         alias: [field.column for field in model._meta.concrete_fields] for alias, model in tables.items()
@@ -62,7 +62,7 @@ def find(secret: str) -> ApiKey | None:
     for made in (key, user):
         made._state.adding, made._state.db = False, connection.alias
     key.user = user
-    # As select_related does it: None says that there is no row, and asks no more.
+    # As select_related does: None means that there is no row, and avoids another query.
     user._state.fields_cache["limits"] = UserLimits(*parts["l"]) if parts["l"][0] is not None else None
     return key
 
@@ -77,7 +77,7 @@ def delete(*, user: User, key_id: int) -> None:
 
 @transaction.atomic
 def delete_all(*, user: User) -> None:
-    """All keys of the user stop working now."""
+    """All keys of the user stop working immediately."""
     for key in ApiKey.objects.filter(user=user):
         audit.record("key.revoke", on=key, note=f"of {user.email}, with a reset of the password")
     ApiKey.objects.filter(user=user).delete()

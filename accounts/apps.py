@@ -1,4 +1,4 @@
-"""What must be right before the service starts."""
+"""Checks that must pass before the service starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 
-KEY_BYTES = 32  # HMAC-SHA256 wants a key no shorter than its output
+KEY_BYTES = 32  # HMAC-SHA256 needs a key no shorter than its output
 
 
 class AccountsConfig(AppConfig):

@@ -1,13 +1,13 @@
-"""Who did what: rows that are only ever added, for whoever has to find out afterwards.
+"""The audit log: append-only records of who did what.
 
     audit.record("worker.pause", on=worker, changes={"wish": ("", "pause")})
     audit.record_each("execution.cancel", on=executions)
 
-Both write in the caller's transaction: the row is there exactly if what it tells of is. Who, from where and
-under which request id is taken from the request in hand, which `begin` notes for each; without one it was
+Both write in the caller's transaction: the row exists exactly if the change was committed. Who, from where
+and under which request id is taken from the current request, which `begin` notes for each; without one it was
 the system (a task, a command). What is written is masked as in the logs: no password, token or key.
 
-Logins that were refused come from strangers, who must not fill the disk: see `record_refused`.
+Rejected logins come from unauthenticated clients, who must not fill the disk: see `record_refused`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _request: ContextVar[HttpRequest | None] = ContextVar("audited_request", default
 
 # -- the request in hand -------------------------------------------------------------------------------
 def begin(request: HttpRequest) -> None:
-    """What is recorded from now on was done by this request's user."""
+    """Attribute later records to this request's user."""
     _request.set(request)
 
 
@@ -59,7 +59,7 @@ def _origin() -> dict[str, Any]:
 
 
 def _asking() -> User | None:
-    """The request's user: by its token, or by its session in the admin, whose cookie counts nowhere else."""
+    """The request's user: by its token, or by its admin session, whose cookie is valid only there."""
     request = _request.get()
     if request is None:
         return None
@@ -83,7 +83,7 @@ def record(
     changes: Changes | None = None,
     note: str = "",
 ) -> None:
-    """One row, in the caller's transaction. `actor`: where the request does not say who it is (a login)."""
+    """One row, in the caller's transaction. `actor`: for requests that do not identify the user (a login)."""
     _entry(action, on, actor or _asking(), _origin(), changes or {}, note).save(force_insert=True)
 
 
@@ -117,7 +117,7 @@ def _entry(
 
 
 def _told(name: str, value: Any) -> Any:
-    """A value as JSON takes it, without what is secret."""
+    """A value as JSON, with secrets masked."""
     if value in (None, ""):
         return value
     if any(part in name.lower() for part in SECRET):
@@ -135,17 +135,17 @@ def _clean(text: str) -> str:
 
 # -- what strangers can cause --------------------------------------------------------------------------
 def record_refused(action: str, *, email: str, address: str, note: str) -> None:
-    """A login, or another guess at a password, that was refused; as a rule.
+    """A rejected login or password attempt; rate limited.
 
-    Of one address some rows an hour are written, and of all together some hundred: `throttling` counts. The
-    last of an hour says that it is the last; the figures of requests and the log have all of them. What was
-    typed is written only where it is an account's address: people type passwords into the wrong field.
+    A limited number of rows is written per hour, per address and in total: `throttling` counts. The last row
+    of an hour says so; the request metrics and the log have all attempts. The input is recorded only if it is
+    an account's address: people type passwords into the wrong field.
     """
     told = throttling.tell_refusal(address=address)
     if told == "no":
         return
     if told == "last":
-        note = f"{note}; further ones of this hour are not written one by one"
+        note = f"{note}; further attempts this hour are not recorded individually"
     try:
         account = User.objects.get_by_natural_key(email)
     except User.DoesNotExist:
@@ -155,6 +155,6 @@ def record_refused(action: str, *, email: str, address: str, note: str) -> None:
 
 # -- reading and forgetting ----------------------------------------------------------------------------
 def of(instance: Model, *, most: int = 20) -> QuerySet[AuditEntry]:
-    """What happened to this object, the latest first. One query."""
+    """The history of this object, latest first. One query."""
     rows = AuditEntry.objects.filter(object_type=instance._meta.model_name, object_id=str(instance.pk))
     return rows.order_by("-at", "-id")[:most]

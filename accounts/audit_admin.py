@@ -1,4 +1,4 @@
-"""The audit log in the console: to read and to search. Nobody can change or delete a row."""
+"""The audit log in the console: read and search only. Rows cannot be changed or deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of who did what; who writes it: `audit`."""
+"""The audit log's table; `audit` writes it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from django.db.models.functions import Now
 
 
 class AuditEntry(models.Model):
-    """One thing that somebody did. Only ever added: the database refuses an update, retention deletes.
+    """One action of a user. Append-only: the database rejects updates, retention deletes.
 
-    It names people and objects by value and not by key, so that it outlives them.
+    It records users and objects by value, not by foreign key, so that it outlives them.
     """
 
     class Via(models.TextChoices):
@@ -32,13 +32,13 @@ class AuditEntry(models.Model):
 
     class Meta:
         verbose_name_plural = "audit entries"
-        default_permissions = ("view",)  # the others can not even be given
+        default_permissions = ("view",)  # the others are never offered
         indexes = [
             # Read by retention, and by the list's filter by date.
             models.Index(fields=["at"], name="audit_at"),
-            # Read by the pages of one object: what happened to it.
+            # Read by the detail page of an object: its history.
             models.Index(fields=["object_type", "object_id"], name="audit_object"),
         ]
 
     def __str__(self) -> str:
-        return f"{self.action} by {self.who or 'nobody known'}"
+        return f"{self.action} by {self.who or 'unknown'}"

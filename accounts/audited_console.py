@@ -1,4 +1,4 @@
-"""Console pages and actions that leave rows in the audit log."""
+"""Console pages and actions that write to the audit log."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from accounts import audit
 from comfyserve.api.errors import ApiError
 from comfyserve.console.admin import Operable
 
-REASONS = 5  # failures of one action that are shown
+REASONS = 5  # failures per action that are shown
 
 
 class EditedAdmin(Operable):
-    """Rows that are edited by forms. What was changed, from what to what, is in the audit log."""
+    """Rows that are edited by forms. Each change is recorded in the audit log with old and new values."""
 
     def construct_change_message(
         self, request: HttpRequest, form: Any, formsets: Any, add: bool = False
     ) -> Any:
-        """Django calls it when everything is saved, and then one of `log_addition` and `log_change`."""
+        """Django calls it when everything is saved, followed by `log_addition` or `log_change`."""
         changes = {self.opts.model_name: _changes(form)}
         for formset in formsets or []:
             for each in formset.forms:
@@ -45,7 +45,7 @@ class EditedAdmin(Operable):
         return super().log_deletions(request, queryset)
 
     def _record(self, request: HttpRequest, obj: Model, act: str) -> None:
-        """One row for each model of which something changed; all of them name the object of the page."""
+        """One row for each model with changes; all of them refer to the object of the page."""
         changed: dict[str, Any] = getattr(request, "form_changes", {})
         for model_name, changes in changed.items():
             if changes or act == "add":
@@ -53,7 +53,7 @@ class EditedAdmin(Operable):
 
 
 def _changes(form: Any) -> dict[str, tuple[Any, Any]]:
-    """Of a form that was saved. A new password leaves a row of its own, whoever sets it: not here."""
+    """The changes of a saved form. A new password is recorded elsewhere, however it is set."""
     return {
         name: (_said(form.initial.get(name)), _said(form.cleaned_data.get(name)))
         for name in form.changed_data
@@ -74,10 +74,10 @@ def apply_to_each(
     done: str,
     recorded: bool = False,
 ) -> None:
-    """Do it with each, record those with which it worked, tell the operator of both. `done`: "cancelled".
+    """Apply `do` to each, record the successes, report both to the operator. `done`: "cancelled".
 
-    A row of the audit log is written in the transaction in which it is done. `recorded`: `do` writes it, and
-    has a transaction of its own.
+    The audit row is written in the same transaction as the change. `recorded`: `do` writes it, and has a
+    transaction of its own.
     """
     action = f"{owner.opts.model_name}.{request.POST['action']}"
     worked, reasons = 0, []
@@ -89,7 +89,7 @@ def apply_to_each(
             else:
                 with transaction.atomic():
                     do(row)
-                    row.pk = pk  # a deleted object has lost it
+                    row.pk = pk  # unset on a deleted object
                     audit.record(action, on=row, note=done)
         except ApiError as exc:
             reasons.append(f"{row}: {exc.message}")

@@ -1,4 +1,4 @@
-"""Who is asking: a bearer token, either an access token or an API key, looked up once for each request."""
+"""Authentication: a bearer token, either an access token or an API key, looked up once per request."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Identity:
 
 
 def identify(request: HttpRequest) -> Identity | None:
-    """Whose bearer token the request carries; None if it carries none that is good.
+    """The owner of the request's bearer token; None without a valid one.
 
-    One query at the first call, kept on the request for all later ones.
+    One query at the first call, cached on the request for later ones.
     """
     if not hasattr(request, "bearer_identity"):
         token = bearer_token(request)
@@ -37,7 +37,7 @@ def identify(request: HttpRequest) -> Identity | None:
 
 
 def require(request: HttpRequest) -> User:
-    """For views outside REST framework, such as the live streams. Unauthorized if nobody is known."""
+    """For views outside REST framework, such as the live streams. Unauthorized if unauthenticated."""
     identity = identify(request)
     if identity is None:
         raise Unauthorized(_refusal(request), headers={"WWW-Authenticate": "Bearer"})
@@ -45,13 +45,13 @@ def require(request: HttpRequest) -> User:
 
 
 def is_valid(authorization: str) -> bool:
-    """Whether an Authorization header carries a credential that is good now. One query at most."""
+    """Whether an Authorization header carries a valid credential. One query at most."""
     token = _bearer(authorization)
     return _look_up(token) is not None if token else False
 
 
 def bearer_token(request: HttpRequest) -> str | None:
-    """What follows "Bearer" in the header; "" if nothing does; None where another scheme or none is used."""
+    """What follows "Bearer" in the header; "" if nothing does; None for another scheme or no header."""
     return _bearer(request.headers.get("Authorization", ""))
 
 
@@ -75,7 +75,7 @@ def _refusal(request: HttpRequest) -> str:
 
 
 class AuthenticatedRequest(Request):
-    """What a view that needs a login is called with; for annotations, it is never made."""
+    """The request type of views that require a login; for annotations only, never instantiated."""
 
     user: User
     auth: Session | ApiKey

@@ -1,4 +1,4 @@
-"""Checking a password, with guessing made hopeless. The admin's login form comes here as well."""
+"""Password checks with brute-force protection. The admin's login form uses them as well."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ThrottledBackend(ModelBackend):
     ) -> User | None:
         """The user, or None; as slow for an unknown address as for a wrong password. LimitExceeded.
 
-        A refusal leaves a row in the audit log.
+        A rejection is recorded in the audit log.
         """
-        if request is None:  # a command, not somebody who guesses
+        if request is None:  # a management command, not a login attempt
             return super().authenticate(request, username, password, **kwargs)
         email, address = username or kwargs.get("email") or "", client_address(request)
         try:

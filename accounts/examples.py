@@ -1,4 +1,4 @@
-"""Examples for the description of the API. A test checks that they fit the shapes."""
+"""Examples for the OpenAPI schema. A test validates them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How passwords are hashed."""
+"""Password hashing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from django.contrib.auth import hashers
 
 
 class Argon2PasswordHasher(hashers.Argon2PasswordHasher):
-    """The second choice of RFC 9106 §4: 64 MiB for each hash, where Django's default takes 100.
+    """The second choice of RFC 9106 §4: 64 MiB per hash, where Django's default takes 100.
 
-    Hashes made with other parameters still verify, and are made anew at the next login.
+    Hashes made with other parameters still verify, and are upgraded at the next login.
     """
 
     time_cost = 3

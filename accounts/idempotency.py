@@ -1,4 +1,4 @@
-"""One answer for all requests of a user that carry the same `Idempotency-Key`, for a day (a setting).
+"""One response for all requests of a user with the same `Idempotency-Key`, for a day (a setting).
 
 A key is claimed in a short transaction of its own. Then the request prepares its work (it stores files, asks
 DNS) with no transaction open. From `begin_commit` on, the rows that it makes and the answer that is repeated
@@ -86,7 +86,7 @@ _current: ContextVar[_Claim | None] = ContextVar("idempotency_claim", default=No
 
 
 def fingerprint(*, method: str, path: str, body: Any) -> str:
-    """The same for the same request, however its JSON is laid out."""
+    """The same for equivalent requests, however their JSON is formatted."""
     text = json.dumps([method, path, body], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -103,7 +103,7 @@ def begin_commit() -> None:
 
 
 def once(*, user: User, key: str, fingerprint: str, make: Callable[[], Answer]) -> Answer:
-    """What `make` answers, or has answered to the same request before.
+    """The result of `make`, or the stored response to the same request.
 
     `make` calls `begin_commit` before it writes. What it raises undoes that, and frees the key. Conflict
     while the first request is still being answered; Unprocessable if the key was used for another request.

@@ -27,9 +27,9 @@ def run(
     *,
     check_replay: Callable[[Any], None] | None = None,
 ) -> Response:
-    """`make()`, once for each key: later requests get its answer again, marked `Idempotency-Replayed`.
+    """`make()`, once for each key: later requests get its response again, marked `Idempotency-Replayed`.
 
-    `check_replay` gets the answer that is about to be repeated, and raises where it is true no more.
+    `check_replay` gets the response that is about to be replayed, and raises if it is no longer true.
 
     `make` does what may take long first, and calls `idempotency.begin_commit` before it writes: from there
     on it is inside a transaction. What must wait for the commit goes to `transaction.on_commit`; a
@@ -69,7 +69,7 @@ def check_key(key: str) -> None:
 def idempotent(
     method: Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response],
 ) -> Callable[Concatenate[Any, AuthenticatedRequest, Rest], Response]:
-    """For a view's method: `run` around the whole of it, with the view's `check_replay` if it has one."""
+    """For a view's method: wraps it in `run`, with the view's `check_replay` if it has one."""
 
     @wraps(method)
     def wrapped(

@@ -1,4 +1,4 @@
-"""Middleware that needs to know the user: the audit log's context and the request limits."""
+"""Middleware that needs the user: the audit log's context and the rate limits."""
 
 from __future__ import annotations
 

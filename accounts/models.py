@@ -1,4 +1,4 @@
-"""Users and everything that belongs to one: sessions, API keys, limits, what they have used."""
+"""Users and what belongs to them: sessions, API keys, limits, usage."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from comfyserve.api import rates
 
 class Users(UserManager["User"]):
     def get_by_natural_key(self, username: str | None) -> User:
-        """The user with this e-mail address, whatever its case. Django's own login comes here too."""
+        """The user with this e-mail address, ignoring case. Django's own login uses it too."""
         return self.alias(lowered=Lower("email")).get(lowered=Lower(models.Value(username or "")))
 
 
 class User(AbstractUser):
-    """Someone who may call the API. Logs in with the e-mail address."""
+    """An API user. Logs in with the e-mail address."""
 
     email = models.EmailField(unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -44,17 +44,17 @@ class User(AbstractUser):
             self.updated_at = timezone.now()
             if kwargs.get("update_fields") is not None:
                 kwargs["update_fields"] = {*kwargs["update_fields"], "updated_at"}
-        with transaction.atomic():  # together with what `accounts.signals` does on `post_save`
+        with transaction.atomic():  # together with the `post_save` receiver in `accounts.signals`
             super().save(*args, **kwargs)
 
     @property
     def password_stamp(self) -> str:
-        """Changes with the password, however it was changed; a session remembers it and ends with it."""
+        """Changes with every password change; sessions store it and become invalid."""
         return hashlib.sha256(self.password.encode()).hexdigest()[:32]
 
 
 class Session(models.Model):
-    """One login: a chain of refresh tokens and the access tokens made with them. Never only in Redis."""
+    """One login: a chain of refresh tokens and their access tokens. Never only in Redis."""
 
     class End(models.TextChoices):
         LOGOUT = "logout"
@@ -66,7 +66,7 @@ class Session(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="sessions", db_index=False)
     password_stamp = models.CharField(max_length=32)
-    # The refresh token of this generation is the good one; earlier ones have been used.
+    # The refresh token of this generation is valid; earlier ones have been used.
     generation = models.PositiveIntegerField(default=0)
     # When the last generations were issued, oldest first, the current one last. Tokens are made from
     # these alone, so that the same refresh gives the same answer within the grace.
@@ -80,7 +80,7 @@ class Session(models.Model):
 
     class Meta:
         indexes = [
-            # Read by sessions.end_all(): the live ones of one user.
+            # Read by sessions.end_all(): the active ones of one user.
             models.Index(fields=["user"], name="session_live", condition=Q(ended_at=None)),
             # Read by throttling: has this account been logged in to from this address?
             models.Index(fields=["user", "address"], name="session_address"),
@@ -93,12 +93,12 @@ class Session(models.Model):
 
 
 class ApiKey(models.Model):
-    """A secret for a server, shown once and kept as a hash."""
+    """A secret for a server, shown once and stored as a hash."""
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=100)
     prefix = models.CharField(max_length=16, help_text="The beginning of the key, to recognise it by")
-    # SHA-256: the key has 256 random bits, so a slow hash would protect nothing.
+    # SHA-256: the key has 256 random bits, so a slow hash would add nothing.
     digest = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -109,7 +109,7 @@ class ApiKey(models.Model):
 
 
 class UserLimits(models.Model):
-    """What the operator allows one user differently. Null or empty: the settings' default."""
+    """The operator's overrides for one user. Null or empty: the settings' default."""
 
     user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="limits")
     rate_limits = models.CharField(
@@ -134,7 +134,8 @@ class UserLimits(models.Model):
 
 
 class DailyUse(models.Model):
-    """How many executions a user submitted on a day (UTC). Counted here, so deleting one gives none back."""
+    """How many executions a user submitted on a day (UTC). Counted here, so that deletions do not restore
+    quota."""
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", db_index=False)
     day = models.DateField()
@@ -148,7 +149,7 @@ class DailyUse(models.Model):
 
 
 class AttemptCount(models.Model):
-    """Attempts at guessing something, by a key such as an address, in a window of time."""
+    """Attempts (logins and others), counted by a key such as an address, per time window."""
 
     key = models.CharField(max_length=100, primary_key=True)
     count = models.PositiveIntegerField()
@@ -159,13 +160,13 @@ class AttemptCount(models.Model):
 
 
 class IdempotencyRecord(models.Model):
-    """The first answer to a request that carried an `Idempotency-Key`."""
+    """The first response to a request that carried an `Idempotency-Key`."""
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", db_index=False)
     key = models.CharField(max_length=255)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of method, path and body")
     status = models.PositiveSmallIntegerField(default=0)
-    # The answer as text, not jsonb: the order of its fields must stay.
+    # The response as text, not jsonb: the order of its fields must be preserved.
     answer = models.TextField(default="")
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
 

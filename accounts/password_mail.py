@@ -1,4 +1,4 @@
-"""The e-mail with which a forgotten password is reset; sent by a Celery worker."""
+"""The password reset e-mail; sent by a Celery worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHOUT_PAGE = "Send this token with a new password to POST /auth/password/reset
 
 
 def send_reset(*, email: str) -> None:
-    """Sends the e-mail; nothing if no active user has this address."""
+    """Sends the e-mail; does nothing if no active user has this address."""
     try:
         user = User.objects.get_by_natural_key(email)
     except User.DoesNotExist:

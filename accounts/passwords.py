@@ -1,4 +1,4 @@
-"""Changing a password, and resetting a forgotten one by e-mail. Either ends all sessions of the user."""
+"""Password change, and password reset by e-mail. Either ends all sessions of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFaile
 
 
 def rules_broken(password: str, user: User) -> list[str]:
-    """One sentence for each of Django's rules that the password breaks."""
+    """One message for each of Django's validators that the password fails."""
     try:
         password_validation.validate_password(password, user)
     except ValidationError as exc:
@@ -26,7 +26,7 @@ def rules_broken(password: str, user: User) -> list[str]:
 
 
 def change(*, user: User, current: str, new: str, address: str) -> None:
-    """ValidationFailed if `current` is wrong, LimitExceeded after too many guesses at it."""
+    """ValidationFailed if `current` is wrong, LimitExceeded after too many attempts."""
     with throttling.login_attempt(email=user.email, address=address) as attempt:
         if not user.check_password(current):
             note = "wrong current password"
@@ -37,9 +37,9 @@ def change(*, user: User, current: str, new: str, address: str) -> None:
 
 
 def ask_reset(*, email: str, address: str) -> None:
-    """Has the e-mail sent if there is such an account. Takes as long, and answers the same, if there is none.
+    """Queues the e-mail. Takes as long, and responds the same, if there is no such account.
 
-    The worker looks the account up. NotFound where the operator has set up no e-mail.
+    The worker looks the account up. NotFound if the operator has configured no e-mail.
     """
     if not settings.EMAIL_HOST:
         raise NotFound("This server sends no e-mail; ask its operator for a new password")
@@ -51,11 +51,11 @@ def ask_reset(*, email: str, address: str) -> None:
 
 
 def reset(*, token: str, new: str) -> None:
-    """Sets the password. ValidationFailed if the token is used, too old or not ours, or the password weak."""
+    """Sets the password. ValidationFailed if the token is used, expired or invalid, or the password weak."""
     user = _user_of(token)
     with transaction.atomic():
         _set(user, new)
-        # Whoever needs a reset may have lost the account to somebody who made keys for later.
+        # A reset may follow an account takeover in which API keys were created for later.
         api_keys.delete_all(user=user)
 
 

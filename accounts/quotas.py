@@ -1,7 +1,7 @@
-"""What one user may use: executions waiting and a day, executions at once, bytes of storage.
+"""Per-user quotas: executions waiting, per day and running at once, and bytes of storage.
 
-Defaults are settings; a row of UserLimits says otherwise for one user. 0 is no limit. The rules are here,
-the counting of what is used is the callers': they know their tables.
+Defaults are settings; a row of UserLimits overrides them for one user. 0 is no limit. The rules are here;
+callers count the usage, since they know their tables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ RETURNING executions
 
 
 def running_at_once(*, user_id: int) -> int | None:
-    """Executions of the user at once; None is no limit. Not a refusal: the scheduler holds the others."""
+    """Concurrent executions of the user; None is no limit. Not a rejection: the scheduler holds the others
+    back."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id])
         row = cursor.fetchone()
@@ -32,17 +33,17 @@ def running_at_once(*, user_id: int) -> int | None:
 
 
 def runs_are_limited(*, user: User) -> bool:
-    """Whether `running_at_once` is a number. No query where a request was authenticated."""
+    """Whether `running_at_once` is a number. No query if a request was authenticated."""
     return _limit(user, "executions_running", settings.QUOTA_EXECUTIONS_RUNNING) is not None
 
 
 def waiting_is_limited(*, user: User) -> bool:
-    """Whether `check_submission` looks at `waiting`: counting it costs what the user has waiting."""
+    """Whether `check_submission` uses `waiting`: counting it costs what the user has waiting."""
     return _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING) is not None
 
 
 def highest_priority(*, user: User) -> str | None:
-    """The highest priority that the operator lets the user ask for; None is any."""
+    """The highest priority that the operator allows the user; None is any."""
     limits: UserLimits | None = getattr(user, "limits", None)
     return (limits.highest_priority or None) if limits else None
 
@@ -51,9 +52,9 @@ def check_submission(*, user: User, waiting: int, adding: int = 1) -> None:
     """LimitExceeded, naming the quota, if the user may not submit `adding` more now; else counts them for
     today.
 
-    Call it in the transaction that makes the execution, while one submission of the user excludes the
-    others (an advisory lock), with the number of executions that wait: then parallel submissions keep to
-    the quota, and the day's count is undone with the transaction.
+    Call it in the transaction that creates the execution, with the user's submissions serialised (an advisory
+    lock), and with the number of waiting executions: then parallel submissions respect the quota, and the
+    day's count is rolled back with the transaction.
     """
     most = _limit(user, "executions_waiting", settings.QUOTA_EXECUTIONS_WAITING)
     if most is not None and waiting + adding > most:
@@ -63,9 +64,9 @@ def check_submission(*, user: User, waiting: int, adding: int = 1) -> None:
 
 
 def check_storage(*, user: User, used: int, adding: int) -> None:
-    """LimitExceeded if `adding` bytes to `used` would be more than the user may store.
+    """LimitExceeded if `adding` bytes to `used` would exceed the user's storage quota.
 
-    Under `lock_storage`, in the transaction that records the bytes, parallel uploads keep to the quota.
+    Under `lock_storage`, in the transaction that records the bytes, parallel uploads respect the quota.
     """
     most = _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES)
     if most is not None and used + adding > most:
@@ -74,12 +75,12 @@ def check_storage(*, user: User, used: int, adding: int) -> None:
 
 
 def storage_is_limited(*, user: User) -> bool:
-    """Whether what is used needs to be counted at all."""
+    """Whether usage needs to be counted at all."""
     return _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES) is not None
 
 
 def lock_storage(*, user: User) -> None:
-    """Until the transaction ends, nobody else is between looking at the user's storage and adding to it."""
+    """Serialises checks of and additions to the user's storage until the transaction ends."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.STORAGE, user.pk % 2**31])
 
@@ -105,7 +106,7 @@ def _refusal(message: str, quota: str, retry_after: int | None) -> LimitExceeded
 
 
 def _limit(user: User, name: str, default: int | None) -> int | None:
-    """No query where a request was authenticated: the limits came with the user."""
+    """No query if a request was authenticated: the limits were loaded with the user."""
     limits: UserLimits | None = getattr(user, "limits", None)
     own = getattr(limits, name) if limits else None
     return (default if own is None else own) or None

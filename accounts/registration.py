@@ -1,4 +1,4 @@
-"""Making an account."""
+"""Account registration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from comfyserve.api.errors import Detail, Forbidden, ValidationFailed
 
 
 def register(*, email: str, username: str, password: str, address: str) -> User:
-    """A new user. ValidationFailed if the e-mail address (in any case) or the username is taken.
+    """A new user. ValidationFailed if the e-mail address (ignoring case) or the username is taken.
 
-    The answer does not say which of the two it was. The password is hashed before we look, so that the
-    time does not say more.
+    The response does not say which of the two it was. The password is hashed before the lookup, so that
+    timing reveals nothing.
     """
     if settings.REGISTRATION != "open":
         raise Forbidden("Registration is closed on this server; ask its operator for an account")

@@ -1,4 +1,4 @@
-"""The shapes of accounts in the API. They check form; what is allowed is decided in the modules."""
+"""Serializers of the accounts API. They validate the format; rules live in the domain modules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RegistrationSerializer(serializers.Serializer[Any]):
     )
 
     def validate_password(self, password: str) -> str:
-        # The other fields may be wrong themselves; all mistakes are told at once.
+        # The other fields may be invalid too; all errors are reported at once.
         told = {name: str(self.initial_data.get(name, "")) for name in ("email", "username")}
         broken = passwords.rules_broken(password, User(**told))
         if broken:

@@ -1,7 +1,7 @@
-"""A session from login to its end: the only code that starts, rotates and ends one.
+"""The session life cycle: the only code that starts, rotates and ends sessions.
 
-Tokens are checked against the session's row on every request, so ending a session ends its tokens at
-once, and an emptied Redis revives none.
+Tokens are checked against the session's row on every request, so ending a session revokes its tokens
+immediately, and flushing Redis restores none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from comfyserve.db.rows import Columns
 
 logger = logging.getLogger(__name__)
 
-# A refresh token may be used again for so long, with the same answer: two tabs, a lost response.
+# A refresh token may be reused for this long, with the same response: two tabs, a lost response.
 GRACE = timedelta(seconds=10)
 
 
@@ -55,7 +55,7 @@ def start(*, user: User, address: str | None = None, user_agent: str = "") -> To
 
 
 def rotate(*, refresh_token: str) -> TokenPair:
-    """A new pair for a refresh token. Used again within GRACE: the same pair; later: the session ends."""
+    """A new pair for a refresh token. Reused within GRACE: the same pair; later: the session ends."""
     token = _read(refresh_token)
     pair = _rotate(token)
     if pair is None:
@@ -64,7 +64,7 @@ def rotate(*, refresh_token: str) -> TokenPair:
 
 
 def find(*, access_token: str) -> Session | None:
-    """The live session of an access token, with user and limits, in one query. None if there is none."""
+    """The active session of an access token, with user and limits, in one query. None if there is none."""
     try:
         token = Access(access_token)  # type: ignore[arg-type]
         session_id = token.session_id
@@ -96,7 +96,7 @@ def end(*, session: Session, reason: Session.End) -> None:
 
 @transaction.atomic
 def end_all(*, user: User, reason: Session.End) -> int:
-    """Ends every session of the user, those of the console too; how many there were."""
+    """Ends every session of the user, including those of the console; returns how many."""
     ended = Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
     ended += _end_in_console(user)
     if ended:
@@ -105,7 +105,7 @@ def end_all(*, user: User, reason: Session.End) -> int:
 
 
 def _end_in_console(user: User) -> int:
-    """Staff's browsers are logged in by Django's own sessions, which are few and do not say whose."""
+    """Staff browsers use Django's own sessions, which are few and not indexed by user."""
     if not user.is_staff:
         return 0
     open_ones = BrowserSession.objects.filter(expire_date__gt=Now())
@@ -124,7 +124,7 @@ def _why(reason: Session.End, number: int) -> str:
 def _read(refresh_token: str) -> Refresh:
     try:
         token = Refresh(refresh_token)  # type: ignore[arg-type]
-        _ = token.session_id, token.generation  # both must be there
+        _ = token.session_id, token.generation  # both must be present
     except (TokenError, KeyError, ValueError) as exc:
         raise Unauthorized("The refresh token is not valid") from exc
     return token
@@ -132,7 +132,7 @@ def _read(refresh_token: str) -> Refresh:
 
 @transaction.atomic
 def _rotate(token: Refresh) -> TokenPair | None:
-    """Locked, so that two refreshes at the same moment follow one another. None: refused."""
+    """Locked, so that concurrent refreshes are serialised. None: rejected."""
     session = (
         Session.objects.select_for_update(of=("self",))
         .select_related("user")
@@ -164,7 +164,7 @@ def _advance(session: Session, now: datetime) -> TokenPair:
 
 
 def _issued_for(session: Session, used: int) -> datetime | None:
-    """When the pair was issued that the refresh token of generation `used` was exchanged for."""
+    """When the pair was issued for which the refresh token of generation `used` was exchanged."""
     back = session.generation - used  # the current generation is the last of `issued`
     return session.issued[-back] if 0 < back <= len(session.issued) else None
 

@@ -1,6 +1,6 @@
-"""What follows from signals: sessions end with their user, and the audit log learns of the admin's logins.
+"""Signal receivers: sessions end with their user, and admin logins are recorded in the audit log.
 
-Logins of the API are recorded where its sessions start and end.
+API logins are recorded where its sessions start and end.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def _logged_in(request: HttpRequest | None, user: User, **_: Any) -> None:
 
 @receiver(user_logged_out, dispatch_uid="audit_logout")
 def _logged_out(user: User | None, **_: Any) -> None:
-    if user is not None:  # nobody was logged in
+    if user is not None:  # no user was logged in
         audit.record("logout", on=user, actor=user)
 
 
 @receiver(post_save, sender=User, dispatch_uid="user_saved")
 def _user_saved(instance: User, created: bool, raw: bool, **_: Any) -> None:
-    """Record a new password, whoever set it, and end all sessions of a deactivated user, so that none return
-    with the activation."""
+    """Record a new password, however it is set, and end all sessions of a deactivated user, so that
+    reactivation does not restore them."""
     if raw:  # a fixture
         return
-    # Django keeps the plain text here until the row is saved; a mere new hash of it is no change.
+    # Django keeps the plain text here until the row is saved; a mere rehash is not a change.
     if not created and getattr(instance, "_password", None) is not None:
         audit.record("password.change", on=instance)
     if not instance.is_active:

@@ -1,9 +1,9 @@
-"""Guessing made hopeless: attempts counted in PostgreSQL, before the guess is checked.
+"""Brute-force protection: attempts are counted in PostgreSQL, before the secret is checked.
 
-Login failures are counted for the address, for the account and for the two together. The account's count
-stops an attack from many addresses, and would let strangers lock its user out; so it does not hold for
-an address from which the account has been logged in to before. Accounts that do not exist are counted
-alike, so that a refusal tells nothing. A success gives its attempt back.
+Login failures are counted for the address, for the account and for the pair. The account's count stops
+distributed attacks, but would let strangers lock its user out; so it does not apply to an address from which
+the account has logged in before. Nonexistent accounts are counted alike, so that a rejection discloses
+nothing. A success returns its attempt.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Window:
     seconds: int
 
 
-FROM_ADDRESS = Window(100, 900)  # failures from one address, at whatever account
-AT_ACCOUNT = Window(100, 3600)  # failures at one account, from all addresses it does not know
+FROM_ADDRESS = Window(100, 900)  # failures from one address, for any account
+AT_ACCOUNT = Window(100, 3600)  # failures of one account, from all addresses it has not used before
 FROM_ADDRESS_AT_ACCOUNT = Window(10, 900)
 REGISTRATIONS_OF_ACCOUNT = Window(5, 3600)
 RESETS_FROM_ADDRESS = Window(20, 3600)
@@ -51,7 +51,7 @@ REFUSALS_TOLD = Window(300, 3600)
 
 
 class Attempt:
-    """One attempt to log in; `succeeded()` takes it out of the counts again."""
+    """One login attempt; `succeeded()` removes it from the counts."""
 
     def __init__(self, keys: list[str]) -> None:
         self.keys = keys
@@ -64,7 +64,7 @@ class Attempt:
 
 @contextmanager
 def login_attempt(*, email: str, address: str) -> Iterator[Attempt]:
-    """Around the check of a password. LimitExceeded before it if there were too many."""
+    """Wraps a password check. LimitExceeded before it after too many attempts."""
     account, place = _account(email), network(address)
     pair = f"login:{account}:{place}"
     keys = [pair, f"login:{place}"]
@@ -89,7 +89,7 @@ def password_reset(*, email: str, address: str) -> None:
 
 
 def tell_refusal(*, address: str) -> Literal["yes", "last", "no"]:
-    """Whether a refused login gets a row in the audit log: so many of an address, so many of all."""
+    """Whether a rejected login is recorded in the audit log: limited per address, and in total."""
     windows = [(f"told:{network(address)}", REFUSALS_TOLD_OF_ADDRESS), ("told", REFUSALS_TOLD)]
     told: Literal["yes", "last"] = "yes"
     for key, window in windows:
@@ -102,20 +102,20 @@ def tell_refusal(*, address: str) -> Literal["yes", "last", "no"]:
 
 
 def _known(email: str, address: str) -> bool:
-    """Has somebody logged in to this account from this address?"""
+    """Whether this account has logged in from this address before."""
     lowered = Lower("user__email")
     mine = Session.objects.alias(lowered=lowered).filter(lowered=Lower(Value(email)))
     return mine.filter(address=address).exists()
 
 
 def _account(email: str) -> str:
-    # Spellings that only look different share a counter: İ casefolds to i with a combining dot.
+    # Equivalent spellings share a counter: İ casefolds to i with a combining dot.
     plain = unicodedata.normalize("NFKC", email).casefold().replace("\u0307", "")
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
 def _counted(key: str, window: Window) -> tuple[int, int]:
-    """(attempts in this window with this one, seconds until it ends)."""
+    """(attempts in this window including this one, seconds until it ends)."""
     with connection.cursor() as cursor:
         cursor.execute(COUNT, {"key": key, "seconds": window.seconds})
         count, seconds_left = cursor.fetchone()

@@ -1,7 +1,7 @@
-"""Access and refresh tokens: signed JWTs that name a session and one of its generations.
+"""Access and refresh tokens: signed JWTs that identify a session and one of its generations.
 
-A token is made from its session's row alone, so making it twice gives the same text. What it may do is
-decided by that row (`sessions.py`); the signature only says that we wrote it.
+A token is derived from its session's row alone, so creating it twice gives the same text. The row
+(`sessions.py`) decides what it may do; the signature only proves that we issued it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendE
 
 
 class KeyRing(TokenBackend):
-    """Signs with the first key, and takes what any of the others signed, so that keys can be changed."""
+    """Signs with the first key, and accepts signatures of the others, so that keys can be rotated."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         super().__init__("HS256", keys[0])
@@ -28,7 +28,7 @@ class KeyRing(TokenBackend):
         try:
             return super().decode(token, verify)
         except TokenBackendExpiredToken:
-            raise  # our signature, but too old
+            raise  # our signature, but expired
         except TokenBackendError:
             for backend in self.old:
                 try:

@@ -1,6 +1,7 @@
-"""What a user has and uses, for the operator. It reads tables of other apps, by their names alone.
+"""What a user has and uses, for the operator. It reads tables of other apps with plain SQL, without importing
+them.
 
-Bounded, whatever the user has: of executions the latest MAX_EXECUTIONS are looked at.
+Bounded, however much the user has: only the latest MAX_EXECUTIONS executions are read.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SELECT COALESCE(sum(size), 0), count(*) FROM (
 
 
 def with_alive(rows: QuerySet[User]) -> QuerySet[User]:
-    """The same users with what they have waiting and running now. In the query of the list."""
+    """Annotates users with their waiting and running executions. Used in the changelist's query."""
     return rows.annotate(waiting=_alive("pending"), running=_alive("running"))
 
 
@@ -51,7 +52,7 @@ def _alive(status: str) -> Any:
 
 
 def by_day(user: User) -> list[tuple[date, int, int, int, float]]:
-    """(day in UTC, submitted, completed, failed, GPU seconds) of the last DAYS days, the latest first."""
+    """(day in UTC, submitted, completed, failed, GPU seconds) for the last DAYS days, latest first."""
     with connection.cursor() as cursor:
         cursor.execute(BY_DAY, [user.pk, DAYS, MAX_EXECUTIONS])
         found: list[tuple[date, int, int, int, float]] = cursor.fetchall()
@@ -59,7 +60,7 @@ def by_day(user: User) -> list[tuple[date, int, int, int, float]]:
 
 
 def stored(user: User) -> tuple[int, int]:
-    """(bytes, pieces) in the storage, as the quota counts them."""
+    """(bytes, objects) in storage, as the quota counts them."""
     with connection.cursor() as cursor:
         cursor.execute(STORED, [user.pk])
         size, pieces = cursor.fetchone()
@@ -67,7 +68,7 @@ def stored(user: User) -> tuple[int, int]:
 
 
 def sections(user: Any) -> list[Section]:
-    """What the page of a user shows below the form. Five queries. `user` comes from `with_alive`."""
+    """The read-only part of a user's page. Five queries. `user` comes from `with_alive`."""
     size, pieces = stored(user)
     days = by_day(user)
     return [

@@ -21,14 +21,14 @@ from comfyserve.api.validation import checked
 
 
 class PublicView(APIView):
-    """Open to strangers; a stale token in the header does no harm here."""
+    """No login required; a stale token in the header is ignored here."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
 
 class SessionView(APIView):
-    """For people, not for API keys: a key that leaked must not make more keys or take the account over."""
+    """Requires a login, not an API key: a leaked key must not create more keys or take over the account."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)

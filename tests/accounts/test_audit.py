@@ -145,7 +145,7 @@ class TestStrangers:
             AuditEntry.objects.filter(action="login.refused").order_by("id").values_list("note", flat=True)
         )
         assert len(notes) == 2
-        assert "not written one by one" in notes[-1]
+        assert "not recorded individually" in notes[-1]
 
     def test_refusals_of_many_addresses_are_few_too(self, db: None, stranger: Api, monkeypatch) -> None:
         monkeypatch.setattr(throttling, "REFUSALS_TOLD", throttling.Window(3, 3600))
