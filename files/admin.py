@@ -1,4 +1,4 @@
-"""Files in the console: what is stored, whose it is, until when; and deleting it."""
+"""Files in the console: contents, owner and expiry; and deletion."""
 
 from __future__ import annotations
 

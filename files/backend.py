@@ -1,6 +1,7 @@
-"""Where the bytes lie: Django's storage, with what it lacks (ranges, links, a walk), and one kind of failure.
+"""File storage: Django's storage, extended with ranges, links and listing, and a single failure type.
 
-Every function raises StorageUnavailable where the storage does not answer, and takes its time: threads only.
+Every function raises StorageUnavailable if the storage does not respond, and may block: call from threads
+only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Stored:
 
 
 def bucket() -> Bucket | None:
-    """The bucket, where the storage is one."""
+    """The bucket, if the storage is S3."""
     storage = storages["default"]
     return storage if isinstance(storage, Bucket) else None
 
@@ -61,10 +62,10 @@ def _explained(key: str) -> Iterator[None]:
 
 
 def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None) -> None:
-    """Move a file from this machine's disk into the storage under a key that is new. `path` may be gone
-    afterwards. What is on disk when this returns is there after a power cut too.
+    """Move a file from the local disk into the storage under a new key. `path` may not exist afterwards. On
+    disk, the file survives a power failure once this returns.
 
-    `on_bytes` is called as bytes travel, for whoever has to show that it is not stuck.
+    `on_bytes` is called as bytes are transferred, for callers that must report progress.
     """
     size = path.stat().st_size
     with _explained(key):
@@ -76,7 +77,7 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
                 try:
                     default_storage.save(key, movable)
                     _sync(Path(default_storage.path(key)))
-                except FileNotFoundError as exc:  # the folder above ours is gone: a disk that is not there
+                except FileNotFoundError as exc:  # the parent folder is missing: the disk is not mounted
                     raise StorageUnavailable from exc
     if (stored := size_of(key)) != size:
         delete(key)
@@ -85,7 +86,7 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
 
 
 def _sync(path: Path) -> None:
-    """The bytes and their name onto the disk: a row that names them is about to be committed."""
+    """Sync the bytes and their directory entry: a row that references them is about to be committed."""
     for each in (path, path.parent):
         descriptor = os.open(each, os.O_RDONLY)
         try:
@@ -95,7 +96,7 @@ def _sync(path: Path) -> None:
 
 
 class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it runs
-    """Tells Django's storage on disk to move the file rather than to copy it."""
+    """Makes Django's disk storage move the file instead of copying it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.open("rb"), name=path.name)
@@ -106,7 +107,7 @@ class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it run
 
 
 def size_of(key: str) -> int:
-    """Bytes. BytesMissing if there is nothing."""
+    """Bytes. BytesMissing if there is no such object."""
     with _explained(key):
         s3 = bucket()
         if s3 is not None:
@@ -116,7 +117,7 @@ def size_of(key: str) -> int:
 
 
 def read(key: str, start: int = 0, length: int | None = None) -> Reader:
-    """A reader of that part; whoever calls closes it. It may raise what `reading` explains."""
+    """A reader of that range; the caller closes it. It may raise what `reading` translates."""
     with _explained(key):
         s3 = bucket()
         if s3 is not None:
@@ -140,7 +141,7 @@ reading = _explained
 
 
 def delete(key: str) -> None:
-    """Nothing happens where there is nothing."""
+    """Does nothing if the object does not exist."""
     try:
         with _explained(key):
             default_storage.delete(key)
@@ -149,7 +150,7 @@ def delete(key: str) -> None:
 
 
 def link(key: str, *, filename: str, content_type: str, attachment: bool) -> str | None:
-    """A presigned address; None where the storage makes none. No network, no wait."""
+    """A presigned URL; None if the storage makes none. No network access."""
     s3 = bucket()
     if s3 is None:
         return None
@@ -181,7 +182,7 @@ def _walk_disk(prefix: str) -> Iterator[Stored]:
         try:
             found = path.stat()
         except FileNotFoundError:
-            continue  # deleted just now
+            continue  # deleted concurrently
         if path.is_file():
             modified = datetime.fromtimestamp(found.st_mtime, UTC)
             yield Stored(path.relative_to(root).as_posix(), found.st_size, modified)
@@ -198,7 +199,7 @@ def _walk_s3(s3: Bucket, prefix: str) -> Iterator[Stored]:
 
 
 def unfinished(before: datetime) -> Iterator[tuple[str, str]]:
-    """(key, upload id) of uploads in parts that began before and never ended. None on disk."""
+    """(key, upload id) of multipart uploads that began earlier and never completed. None on disk."""
     s3 = bucket()
     if s3 is None:
         return

@@ -1,7 +1,7 @@
-"""What nobody needs any more: expired files, bytes without a row, uploads that broke off.
+"""Cleanup of expired files, bytes without a row, and interrupted uploads.
 
-Each function yields what goes, one by one, and removes it unless `dry_run` is set; see `comfyserve.cleaning`.
-All may run at any time and beside each other.
+Each function yields what it removes, one by one, and removes it unless `dry_run` is set; see
+`comfyserve.cleaning`. All may run at any time and concurrently.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from . import backend, pins, storing
 from .models import File
 
 BATCH = 200
-# What has no row may be on its way to one: bytes are stored first. An output waits for its transaction
-# as long as the database is away.
+# Bytes without a row may be about to get one: bytes are stored first. An output waits for its transaction as
+# long as the database is unavailable.
 GRACE = timedelta(hours=24)
 
 
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:
-    """All of it. Raises StorageUnavailable; what was done by then stays done."""
+    """All of it. Raises StorageUnavailable; what was removed by then stays removed."""
     yield from expired(dry_run=dry_run)
     yield from incoming(dry_run=dry_run)
     yield from orphans(dry_run=dry_run)
@@ -35,8 +35,8 @@ def clean(*, dry_run: bool = False) -> Iterator[Gone]:
 
 
 def expired(*, dry_run: bool = False) -> Iterator[Gone]:
-    """Files past their time that no waiting or running execution needs."""
-    last = ""  # those that stay are passed by, not looked at for ever
+    """Expired files that no waiting or running execution needs."""
+    last = ""  # pinned files are skipped, so that they do not block the scan
     while True:
         rows = File.objects.filter(expires_at__lte=Now(), id__gt=last).order_by("id")[:BATCH]
         if not (batch := list(rows)):
@@ -51,7 +51,7 @@ def expired(*, dry_run: bool = False) -> Iterator[Gone]:
 
 
 def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
-    """Bytes in the storage that have no row, and are old enough not to get one."""
+    """Bytes in the storage without a row, old enough not to get one."""
     before = timezone.now() - grace
     for prefix in storing.PREFIXES:
         old = (stored for stored in backend.walk(prefix) if stored.modified < before)
@@ -63,7 +63,7 @@ def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone
 
 
 def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
-    """Files that were coming in to this machine when a process was killed."""
+    """Incoming files left on this machine by a killed process."""
     before = time.time() - grace.total_seconds()
     folder = settings.INCOMING_DIR
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -74,12 +74,12 @@ def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gon
             if not dry_run:
                 path.unlink()
         except FileNotFoundError:
-            continue  # it has ended meanwhile
+            continue  # its process has exited in the meantime
         yield Gone("files left while coming in", path.name, size=found.st_size)
 
 
 def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
-    """Uploads to S3 in parts that were never ended; their parts cost room and are not listed."""
+    """Multipart uploads to S3 that never completed; their parts use storage and are not listed."""
     for key, upload_id in list(backend.unfinished(timezone.now() - grace)):
         if not dry_run:
             backend.abort(key, upload_id)

@@ -1,4 +1,4 @@
-"""Bytes for the pages of the console, to operators: with their session, from the console's own address."""
+"""File contents for console pages, for operators: with their session, from the console's own URL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def address_of(file: File) -> str:
 
 
 def thumbnail_of(file: File) -> str | None:
-    """None where it has none."""
+    """None if it has none."""
     return reverse("console-thumbnail", args=[file.pk]) if file.may_have_thumbnail else None
 
 

@@ -1,7 +1,7 @@
-"""What can go wrong with files beyond what a request says.
+"""Failures of the file storage.
 
 ApiError
-├── StorageUnavailable      503    the storage does not answer; the same may work later
+├── StorageUnavailable      503    the storage does not respond; a retry may succeed
 └── BytesMissing     404    there is a row, but its bytes are gone from the storage
 """
 

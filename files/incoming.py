@@ -1,4 +1,4 @@
-"""A file while it comes in: on this machine's disk, counted and hashed as it is written."""
+"""An incoming file: on the local disk, counted and hashed as it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import StorageUnavailable
 
 
 class Incoming:
-    """Gone when the `with` block is left, however it is left, unless the storage took it over."""
+    """Removed when the `with` block is left, unless the storage has taken it over."""
 
     def __init__(self) -> None:
         try:
@@ -27,14 +27,14 @@ class Incoming:
         self.path = Path(name)
         self._stream = open(handle, "wb", buffering=0)  # noqa: PTH123, SIM115  (closed in __exit__)
         self.size = 0
-        self.head = b""  # the first bytes, to tell the type by
+        self.head = b""  # the first bytes, to detect the type
         self._digest = hashlib.sha256()
         self._blake3 = blake3()
         # A client may go while a thread writes: a number of a closed file could be another's by then.
         self._writing = threading.Lock()
 
     def write(self, piece: bytes) -> None:
-        """StorageUnavailable where this disk is full. Nothing happens where it is closed already."""
+        """StorageUnavailable if the local disk is full. Does nothing if already closed."""
         with self._writing:
             if not self._stream.closed:
                 self._write(piece)

@@ -1,4 +1,4 @@
-"""Addresses that work without a header, and only for a while: presigned by S3, or signed by us."""
+"""URLs that need no Authorization header, and expire: presigned by S3, or signed by us."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _links = SignedLinks(salt="files.download")
 
 
 def download_url(file: File, *, base: str) -> str:
-    """Absolute. `base` is the address of this service as its user sees it."""
+    """Absolute. `base` is the public base URL of this service."""
     presigned = backend.link(
         file.key,
         filename=file.filename,
@@ -33,7 +33,7 @@ def valid_until() -> datetime:
 
 
 def thumbnail_url(file: File, *, base: str) -> str | None:
-    """The same for its thumbnail; None where it has none."""
+    """The same for its thumbnail; None if it has none."""
     if not file.may_have_thumbnail:
         return None
     presigned = file.thumbnail_key and backend.link(
@@ -43,12 +43,12 @@ def thumbnail_url(file: File, *, base: str) -> str | None:
 
 
 def _signed(subject: str, *, base: str) -> str:
-    # Rounded up, so that the address stays the same for a while and can be cached.
+    # Rounded up, so that the URL stays the same for a while and can be cached.
     step = max(settings.SIGNED_LINK_SECONDS // 4, 1)
     expires = (int(time.time()) // step + 1) * step + settings.SIGNED_LINK_SECONDS
     return f"{base}/files/{subject}?{_links.query(subject, expires=expires)}"
 
 
 def is_signed(subject: str, *, expires: str, signature: str) -> bool:
-    """Whether the link was made by us and is still good. `subject` is the path below /files/."""
+    """Whether we signed the link and it has not expired. `subject` is the path below /files/."""
     return _links.good(subject, expires=expires, signature=signature)

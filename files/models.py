@@ -15,12 +15,12 @@ def new_file_id() -> str:
 
 
 class Kind(models.TextChoices):
-    UPLOAD = "upload"  # sent by a user
-    OUTPUT = "output"  # made by an execution
+    UPLOAD = "upload"  # uploaded by a user
+    OUTPUT = "output"  # produced by an execution
 
 
 class File(models.Model):
-    """Bytes that a user may fetch, and where they lie in storage."""
+    """Bytes that a user may fetch, and their key in storage."""
 
     id = models.CharField(primary_key=True, max_length=40, default=new_file_id)
     user = models.ForeignKey(
@@ -43,7 +43,7 @@ class File(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
 
-    NONE = "none"  # instead of a thumbnail's key: it was tried, and none can be made
+    NONE = "none"  # instead of a thumbnail's key: generation was attempted and failed
 
     class Meta:
         indexes = [
@@ -61,7 +61,7 @@ class File(models.Model):
             models.Index(fields=["user", "blake3"], name="file_of_blake3", condition=~Q(blake3="")),
             # Read by storing and the sweep: who else has these bytes.
             models.Index(fields=["key"], name="file_of_key"),
-            # Read by the sweep of what has expired.
+            # Read by the cleanup of expired files.
             models.Index(fields=["expires_at"], name="file_expiring", condition=Q(expires_at__isnull=False)),
         ]
 
@@ -70,18 +70,18 @@ class File(models.Model):
 
     @property
     def may_have_thumbnail(self) -> bool:
-        """A picture or a video of which none was made yet may turn out to be broken."""
+        """A picture or video without a thumbnail yet may turn out to be broken."""
         seen = self.content_type.startswith(("image/", "video/")) and self.width
         return bool(seen) and self.thumbnail_key != self.NONE
 
     @property
     def keys(self) -> list[str]:
-        """What it has in the storage."""
+        """Its keys in the storage."""
         return [key for key in (self.key, self.thumbnail_key) if key and key != self.NONE]
 
 
 class Pin(models.Model):
-    """A file that somebody still needs: neither expired nor deleted until the holder has ended."""
+    """A file in use: it neither expires nor is deleted until the holder has ended."""
 
     file = models.ForeignKey(File, on_delete=models.CASCADE, related_name="pins", db_index=False)
     holder = models.UUIDField(help_text="An execution")

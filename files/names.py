@@ -11,14 +11,14 @@ from urllib.parse import quote, unquote
 from django.utils.http import content_disposition_header
 
 LONGEST = 255
-# Control characters, what turns the direction of writing, and lone surrogates.
+# Control characters, bidirectional overrides, and lone surrogates.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def clean(name: str) -> str:
-    """The last part of whatever path it is, without what cannot be seen, at most 255 characters.
+    """The last component of any path, without invisible characters, at most 255 characters.
 
-    The extension survives the cut. "file" where nothing is left.
+    The extension survives truncation. "file" if nothing is left.
     """
     name = unicodedata.normalize("NFC", _UNSEEN.sub("", name))
     name = re.split(r"[/\\]", name)[-1].strip().strip(".").strip()
@@ -32,9 +32,9 @@ def clean(name: str) -> str:
 
 
 def of_part(filename: str | None, extended: str | None) -> str | None:
-    """The name that a part of a form gives its file, from `filename` and `filename*` (RFC 5987).
+    """The file name of a form part, from `filename` and `filename*` (RFC 5987).
 
-    Some clients (.NET) write a `filename` as mail does, "=?utf-8?B?...?=".
+    Some clients (.NET) encode `filename` as in mail, "=?utf-8?B?...?=".
     """
     if extended:
         charset, _, rest = extended.partition("'")
@@ -52,7 +52,7 @@ def of_part(filename: str | None, extended: str | None) -> str | None:
 
 
 def disposition(filename: str, *, attachment: bool) -> str:
-    """The Content-Disposition header; beside a name beyond ASCII a plain one, for simple clients."""
+    """The Content-Disposition header; a non-ASCII name gets an ASCII fallback for simple clients."""
     if filename.isascii():
         return content_disposition_header(attachment, filename) or "inline"
     plain = unicodedata.normalize("NFKD", filename).encode("ascii", "ignore").decode()

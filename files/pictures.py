@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them: their size from the header, and thumbnails of those not too large."""
+"""Picture sizes as displayed, read from the header, and thumbnails of those not too large."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than t
 # them when they are opened, before its size can be judged.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _one_at_a_time = threading.Lock()  # what is decoded is in memory
-# Everything that a broken file makes Pillow raise.
+# Everything that Pillow raises for broken files.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
 
 
@@ -42,7 +42,7 @@ class Size:
 
 
 def size_of(path: Path) -> Size | None:
-    """As the header claims and a viewer turns it; None where it is no picture that can be read."""
+    """As the header claims, after EXIF rotation; None if it is not a readable picture."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
@@ -51,10 +51,9 @@ def size_of(path: Path) -> Size | None:
 
 
 def texts(content: bytes) -> dict[str, str] | None:
-    """What is written into a picture besides its pixels, such as ComfyUI's `prompt` and `workflow`.
+    """Metadata of a picture, such as ComfyUI's `prompt` and `workflow`.
 
-    None where it is no picture that can be read. PNG has texts with names; elsewhere they are "name:text" in
-    EXIF.
+    None if it is not a readable picture. PNG has named texts; other formats have "name:text" in EXIF.
     """
     try:
         with (
@@ -72,7 +71,7 @@ def texts(content: bytes) -> dict[str, str] | None:
 
 
 def _is_lying(picture: Image.Image) -> bool:
-    """Whether a viewer turns it by 90 degrees. What cannot be read beyond the header is not turned."""
+    """Whether EXIF rotates it by 90 degrees. If only the header is readable, it is not rotated."""
     try:
         return picture.getexif().get(ORIENTATION) in LYING
     except _BROKEN:
@@ -80,7 +79,7 @@ def _is_lying(picture: Image.Image) -> bool:
 
 
 def as_png(path: Path, target: Path) -> bool:
-    """Write the picture upright as a PNG, for programs that do not read its format. False where it fails."""
+    """Write the picture upright as a PNG, for programs that do not read its format. False on failure."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
@@ -112,7 +111,7 @@ def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # 
 
 
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
-    """Write a WebP picture of at most 256 by 256 pixels. False where none can be made."""
+    """Write a WebP picture of at most 256 by 256 pixels. False if it cannot be made."""
     if content_type.startswith("video/"):
         return _poster(path, target, content_type)
     try:

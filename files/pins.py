@@ -1,4 +1,4 @@
-"""Files that something still needs. Who needs them is asked of whoever pins: this app knows no executions."""
+"""Files in use. The app that pins them says which are: this app does not know executions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from comfyserve.api.errors import Conflict
 from . import storing
 from .models import File, Pin
 
-# Of the given holders, those that still need what they pinned.
+# Given holders, returns those that are still active.
 Living = Callable[[set[UUID]], set[UUID]]
 _living: list[Living] = []
 
 
 def ask(living: Living) -> None:
-    """Whoever pins says here how to ask for its holders; once, when Django starts."""
+    """Registers a callback that checks the app's holders; once, when Django starts."""
     _living.append(living)
 
 
 def pin(file_ids: Iterable[str], *, holder: UUID) -> set[str]:
-    """Pin them, in the transaction that makes the holder; those that could be, since they still exist."""
+    """Pin them, in the transaction that creates the holder; returns those that still existed."""
     return pin_all({holder: file_ids})
 
 
@@ -44,7 +44,7 @@ def pin_all(wanted: Mapping[UUID, Iterable[str]]) -> set[str]:
 
 
 def needed(file_ids: Iterable[str]) -> set[str]:
-    """Those among them that a living holder has pinned. Pins of others are taken out."""
+    """Those of them that an active holder has pinned. Pins of ended holders are removed."""
     pins = list(Pin.objects.filter(file_id__in=set(file_ids)))
     holders = {pin.holder for pin in pins}
     living = set().union(*(ask(holders) for ask in _living)) if holders else set()
@@ -53,12 +53,12 @@ def needed(file_ids: Iterable[str]) -> set[str]:
 
 
 def delete_unneeded(files: Sequence[File]) -> list[File]:
-    """Delete those that nothing needs; which these are.
+    """Delete those that are not in use; returns which.
 
-    Whoever pins one at the same time comes first, or finds it gone.
+    A concurrent pin either wins, or finds the file gone.
     """
     with transaction.atomic():
-        storing.lock(files)  # before the rows, as everybody who takes both
+        storing.lock(files)  # before the rows: the lock order of all code that takes both
         ids = [file.id for file in files]
         locked = list(File.objects.filter(id__in=ids).order_by("id").select_for_update())
         kept = needed(ids)
@@ -68,6 +68,6 @@ def delete_unneeded(files: Sequence[File]) -> list[File]:
 
 
 def delete(file: File) -> None:
-    """Conflict while a waiting or running execution needs it, or a saved app has it."""
+    """Conflict while a waiting or running execution needs it, or a saved app references it."""
     if not delete_unneeded([file]) and File.objects.filter(id=file.id).exists():
         raise Conflict("A waiting or running execution needs this file; cancel it first")

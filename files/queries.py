@@ -1,4 +1,4 @@
-"""Reading files: fetching with permission, lists."""
+"""Queries: files by id with permission, lists."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .models import File
 
 
 def alive() -> QuerySet[File]:
-    """Files that have not expired. One that is still needed is kept, but shown no more."""
+    """Files that have not expired. An expired file in use is kept, but no longer shown."""
     return File.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
 
 
 def file_of(*, file_id: str, user: User | None = None) -> File:
-    """The file; the user's own, if one is given. NotFound for all else."""
+    """The file; the user's own, if a user is given. NotFound otherwise."""
     rows = alive() if user is None else alive().filter(user=user)
     found = rows.filter(id=file_id).first() if len(file_id) <= 40 else None
     if found is None:

@@ -31,17 +31,17 @@ class Part:
 
 
 def is_known(header: str | None, *, etag: str) -> bool:
-    """Whether `If-None-Match` names what we have. Weak comparison, as the RFC wants it."""
+    """Whether `If-None-Match` matches our ETag. Weak comparison, as the RFC requires."""
     if header is None:
         return False
     return header.strip() == "*" or etag in re.findall(r'(?:W/)?("[^"]*")', header)
 
 
 def part_of(header: str | None, *, size: int, if_range: str | None, etag: str) -> Part | None:
-    """The part that is asked for; None is all of it.
+    """The requested range; None is the whole file.
 
-    Several ranges at once, and units other than bytes, are answered with the whole, as the RFC allows.
-    RangeNotSatisfiable for one that lies outside, or whose end is before its start.
+    Multiple ranges, and units other than bytes, get the whole file, as the RFC allows. RangeNotSatisfiable
+    for a range outside the file, or whose end is before its start.
     """
     if header is None or (if_range is not None and if_range.strip() != etag):
         return None

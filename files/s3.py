@@ -1,7 +1,7 @@
 """django-storages' S3 storage with one client for all threads, and limits on time and memory.
 
-Its own connections are one for each thread, at a tenth of a second of CPU each. Clients of boto3 may be
-shared among threads.
+It would otherwise create a connection per thread, at a tenth of a second of CPU each. boto3 clients are
+thread-safe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from storages.backends.s3 import S3Storage
 
-PART = 8 * 1024 * 1024  # bytes; of larger files, parts travel by themselves
+PART = 8 * 1024 * 1024  # bytes; larger files are uploaded in parts
 PARTS_AT_ONCE = 2
 CONNECTIONS = 64
 _making = threading.Lock()
@@ -35,7 +35,7 @@ class Bucket(S3Storage):  # type: ignore[misc]
 
     @cached_property
     def public_client(self) -> Any:
-        """Signs the links that users get: the address is part of what is signed."""
+        """Signs the links that users get: the host is part of what is signed."""
         return self._client(self.public_url) if self.public_url else self.client
 
     def _client(self, endpoint: str | None) -> Any:
@@ -47,7 +47,7 @@ class Bucket(S3Storage):  # type: ignore[misc]
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=CONNECTIONS,
         )
-        with _making:  # sessions of boto3 may not be used by two threads at once
+        with _making:  # boto3 sessions are not thread-safe
             return boto3.session.Session().client(
                 "s3",
                 aws_access_key_id=self.access_key or None,
@@ -63,8 +63,8 @@ class Bucket(S3Storage):  # type: ignore[misc]
     def put(
         self, name: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None
     ) -> None:
-        """Large ones in parts. boto3 sends a checksum with each, which the server verifies. `on_bytes` is
-        called from other threads, as bytes leave.
+        """Large files in parts. boto3 sends a checksum with each, which the server verifies. `on_bytes` is
+        called from other threads, as bytes are sent.
 
         By path, since boto3 would read the parts of an open file into memory, ten ahead.
         """

@@ -1,8 +1,8 @@
-"""Bytes into the storage and out of it. What is stored gets a row; what has no row is an orphan.
+"""Storing and deleting bytes. Stored bytes get a row; bytes without a row are orphans.
 
-Equal bytes of one user are stored once, and their rows share the key. Keys are new each time and never
-used again: so, under the lock of the user's storage, bytes may go as soon as no row names their key, while
-the same content, coming in again, is stored under another one.
+Equal bytes of one user are stored once, and their rows share the key. Keys are unique and never reused: so,
+under the lock of the user's storage, bytes may be deleted as soon as no row references their key, while the
+same content, uploaded again, is stored under another one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_fil
 def accept(
     incoming: Incoming, *, user: User, filename: str, description: str = "", kind: str = Kind.UPLOAD
 ) -> File:
-    """An upload, stored and with its row. Bytes that the user has already are not stored again.
+    """An upload, stored and with its row. Bytes that the user already has are not stored again.
 
     Raises ValidationFailed (empty, a picture too large), LimitExceeded for the quota, StorageUnavailable.
-    Takes as long as the storage takes, with no transaction open meanwhile.
+    Takes as long as the storage takes, with no transaction open.
     """
     file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
     file.description = description
@@ -96,10 +96,10 @@ def store(
     chunks: Iterable[bytes],
     on_bytes: Callable[[int], Any] | None = None,
 ) -> File:
-    """Put the bytes into the storage and make their row, not saved yet: the caller decides when it shows.
+    """Store the bytes and build their row, unsaved: the caller decides when it becomes visible.
 
-    Save it with `keep`, or let the bytes go with `drop`. The key is new each time, so that a writer that
-    lost its claim overwrites nothing. `on_bytes` is called as bytes travel to the storage.
+    Save it with `keep`, or discard the bytes with `drop`. The key is unique, so that a writer that lost its
+    claim overwrites nothing. `on_bytes` is called as bytes are transferred to the storage.
     """
     with Incoming() as incoming:
         for chunk in chunks:
@@ -114,9 +114,10 @@ def store(
 
 
 def keep(files: Sequence[File]) -> None:
-    """Save rows of one user whose bytes are in the storage. In a transaction, which may be tried again.
+    """Save rows of one user whose bytes are in the storage. In a transaction, which may be retried.
 
-    Where the user has the same bytes already, that copy is named, and the new one goes after the commit.
+    If the user already has the same bytes, that copy is referenced, and the new one is deleted after the
+    commit.
     """
     if not files:
         return
@@ -181,7 +182,7 @@ def _twins(file: File) -> Iterable[File]:
 
 
 def _known(files: Sequence[File]) -> dict[str, tuple[str, str]]:
-    """(key, thumbnail's key) by hash, of the bytes that their user has already."""
+    """(key, thumbnail's key) by hash, of the bytes that their user already has."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -194,9 +195,9 @@ def _known(files: Sequence[File]) -> dict[str, tuple[str, str]]:
 
 
 def _share(file: File, *, user: User) -> bool:
-    """Save the row with the key of equal bytes, if there are any. The quota is looked at in any case.
+    """Save the row with the key of equal bytes, if there are any. The quota is checked in any case.
 
-    Whether they are really there is asked of the storage, and not while the lock is held.
+    Whether they really exist is checked in the storage, without holding the lock.
     """
     candidate = next((twin for twin in _twins(file) if _is_whole(twin)), None)
     with transaction.atomic():
@@ -232,7 +233,7 @@ def delete(file: File) -> None:
 
 
 def delete_all(files: Sequence[File]) -> None:
-    """The same for several, of any users. Bytes that cannot be reached now are found by the sweep."""
+    """The same for several, of any users. Bytes that are unreachable now are left to the cleanup."""
     with transaction.atomic():
         lock(files)
         going = File.objects.filter(id__in=[file.id for file in files])
@@ -243,13 +244,13 @@ def delete_all(files: Sequence[File]) -> None:
 
 
 def lock(files: Sequence[File]) -> None:
-    """The storage of their users, until the transaction ends."""
+    """Lock the storage of their users, until the transaction ends."""
     for user_id in sorted({file.user_id for file in files}):
         quotas.lock_storage(user=User(pk=user_id))
 
 
 def named(keys: Iterable[str]) -> set[str]:
-    """Those of the keys that some row names, as its bytes or as its thumbnail."""
+    """Those of the keys that a row references, as its bytes or as its thumbnail."""
     wanted = set(keys)
     rows = File.objects.filter(key__in={own for key in wanted for own in _keys_beside(key)})
     found = {key for pair in rows.values_list("key", "thumbnail_key") for key in pair}
@@ -257,7 +258,7 @@ def named(keys: Iterable[str]) -> set[str]:
 
 
 def _keys_beside(key: str) -> list[str]:
-    """A thumbnail is called as the bytes that it was made of, which are indexed: see thumbnails."""
+    """A thumbnail's key starts with the key of its source bytes, which is indexed: see thumbnails."""
     if not key.startswith(f"{THUMBNAILS}/"):
         return [key]
     place = key.removeprefix(f"{THUMBNAILS}/").partition(".")[0]
@@ -265,19 +266,19 @@ def _keys_beside(key: str) -> list[str]:
 
 
 def drop(file: File) -> None:
-    """The bytes of a file whose row was never saved."""
+    """Delete the bytes of a file whose row was never saved."""
     discard([file.__dict__.get("_own_key", file.key)])
 
 
 def discard(keys: Iterable[str]) -> None:
-    """Bytes that no row names. What cannot be reached now is found by the sweep."""
+    """Delete bytes that no row references. Unreachable ones are left to the cleanup."""
     for key in keys:
         if not key or key == File.NONE:
             continue
         try:
             backend.delete(key)
         except StorageUnavailable:
-            logger.warning("%s stays in the storage until the sweep", key)
+            logger.warning("%s stays in the storage until the next cleanup", key)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @shared_task(name="files.tasks.clean")
 def clean() -> None:
-    """Beat calls it; nothing depends on its being called."""
+    """Called by beat; nothing depends on it."""
     from comfyserve.cleaning import run
 
     from . import cleaning
@@ -21,4 +21,4 @@ def clean() -> None:
     try:
         run(cleaning.clean)
     except StorageUnavailable:
-        logger.warning("the storage is away; the rest is cleaned another time")
+        logger.warning("the storage is unavailable; the next run cleans the rest")

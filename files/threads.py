@@ -1,4 +1,4 @@
-"""Threads for short reads and writes of bytes, so that none of them waits in the event loop."""
+"""Threads for short reads and writes of bytes, so that none of them blocks the event loop."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="files")
 
 
 async def in_thread(do: Callable[..., T], *args: object) -> T:
-    """One read or write. No database in there."""
+    """One read or write. No database access."""
     return await asyncio.get_running_loop().run_in_executor(_pool, do, *args)
 
 
 def soon(do: Callable[[], None]) -> None:
-    """The same, and nobody waits for it."""
+    """The same, without waiting for it."""
     _pool.submit(do)
 
 
 async def in_request_thread(do: Callable[..., T], *args: object, **options: object) -> T:
-    """A step with the database, in the thread that the request has for such; its connection goes back."""
+    """A step with database access, in the request's own thread; its connection is returned."""
 
     def step() -> T:
         try:

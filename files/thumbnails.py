@@ -1,7 +1,7 @@
-"""Thumbnails: made of the stored bytes after these were recorded, so that nobody waits for them.
+"""Thumbnails: made from the stored bytes after these were recorded, so that nothing waits for them.
 
-Whoever needs one first makes it: the worker that stored a picture, once its execution has ended, or the
-request that asks for it. Two may do so at once; the row decides whose counts.
+The first to need one makes it: the worker that stored a picture, once its execution has ended, or the request
+for it. Both may do so concurrently; the row decides which one is used.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PIECE = 256 * 1024  # bytes read at once
 
 
 def key_of(file: File) -> str | None:
-    """Its key in the storage, made now if it is not there yet; None where it can have none.
+    """Its key in the storage, made now if missing; None if it cannot have one.
 
-    Raises StorageUnavailable, and BytesMissing where the picture is gone.
+    Raises StorageUnavailable, and BytesMissing if the picture is gone.
     """
     if not file.may_have_thumbnail:
         return None
@@ -33,9 +33,9 @@ def key_of(file: File) -> str | None:
 
 
 def _recorded(file: File, made: str) -> str:
-    """What counts: `made`, or what somebody else had made by then."""
+    """The one to use: `made`, or the one another process recorded first."""
     with transaction.atomic():
-        storing.lock([file])  # whoever deletes the file sees its thumbnail, or we see that it is gone
+        storing.lock([file])  # a concurrent deletion sees its thumbnail, or we see that the file is gone
         rows = File.objects.filter(key=file.key)
         if rows.filter(thumbnail_key="").update(thumbnail_key=made):
             return made
@@ -45,7 +45,7 @@ def _recorded(file: File, made: str) -> str:
 
 
 def _make(file: File) -> str:
-    """Its key; File.NONE where none can be made of these bytes."""
+    """Its key; File.NONE if none can be made of these bytes."""
     with Incoming() as incoming:
         with storing.opened(file) as reader:
             while piece := reader.read(PIECE):
@@ -54,7 +54,7 @@ def _make(file: File) -> str:
         try:
             if not pictures.thumbnail(incoming.path, target, content_type=file.content_type):
                 return File.NONE
-            # Called as the bytes that it is made of, by whose index it is found, and by a name of its own.
+            # Named after its source bytes, by whose index it is found, plus a unique suffix.
             place = file.key.partition("/")[2]
             key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
             backend.put(key, target, content_type="image/webp")

@@ -1,4 +1,4 @@
-"""Bytes to and from users, on the ASGI half: no thread is held while a client is slow."""
+"""Transfers to and from users, on the ASGI half: no thread is held by a slow client."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .models import File
 from .serializers import BytesQuery, DownloadQuery
 from .threads import in_request_thread, in_thread, soon
 
-SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes read at once: more for whom takes them quickly
-QUICK = 0.02  # seconds until a client has taken a piece
-# What an HTML or SVG file may do where a browser shows it all the same: nothing.
+SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes per read: more for clients that read fast
+QUICK = 0.02  # seconds for a client to accept a chunk
+# What an HTML or SVG file may do if a browser displays it regardless: nothing.
 SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 FOREVER = "private, max-age=86400, immutable"  # an id always has the same bytes
 
 
 @dataclass(frozen=True)
 class Content:
-    """One thing in the storage, as it is served."""
+    """One stored object, as it is served."""
 
     key: str
     size: int
@@ -107,7 +107,7 @@ def _thumbnail_of(file: File, *, caching: str) -> Content:
 
 
 def _permitted(request: HttpRequest, file_id: str, *, subject: str) -> File:
-    """To whoever holds a signed link, else to the file's user."""
+    """To the bearer of a signed link, else to the file's user."""
     signature = request.GET.get("signature")
     if signature is None:
         return queries.file_of(file_id=file_id, user=authentication.require(request))
@@ -128,7 +128,7 @@ def _caching(request: HttpRequest) -> str:
 
 
 def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
-    """All of it, for a page of the console, which has asked who may. It takes a thread of the WSGI half."""
+    """All of it, for a console page, which has checked permission. Uses a thread of the WSGI half."""
     if thumbnail:
         content = _thumbnail_of(file, caching=FOREVER)
     else:
@@ -190,7 +190,7 @@ async def _pieces(reader: backend.Reader, content: Content, length: int) -> Asyn
 
 
 class _Guarded:
-    """Closed only when no thread reads from it: the client may go meanwhile."""
+    """Closed only when no thread reads from it: the client may disconnect at any time."""
 
     def __init__(self, reader: backend.Reader) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""What a file is, by its content. The sender's word decides nothing that a browser acts on."""
+"""Content types, detected from the bytes. The sender's claim decides nothing that a browser acts on."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EXTENSIONS = {
     "audio/x-flac": ".flac", "audio/flac": ".flac", "audio/mp4": ".m4a", "audio/aac": ".aac",
     "model/gltf-binary": ".glb",
 }  # fmt: skip
-# What a browser may show in its own window; everything else is a download.
+# What a browser may display inline; everything else is a download.
 SHOWN = {
     "image/png", "image/apng", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif",
     "video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-m4v",
     "audio/mpeg", "audio/x-wav", "audio/wav", "audio/ogg", "audio/x-flac", "audio/flac", "audio/mp4",
     "audio/aac", "text/plain", "application/json",
 }  # fmt: skip
-# Of texts that are neither markup nor scripts, the name may say which they are.
+# For text that is neither markup nor script, the name may decide.
 PLAIN = {".json": "application/json", ".csv": "text/csv", ".md": "text/markdown"}
 MEDIA = ("image/", "video/", "audio/", "model/")
-# Pictures that ComfyUI does not read: it is given them as PNG.
+# Formats that ComfyUI does not read: they are converted to PNG for it.
 CONVERTED = {"image/heic", "image/heif"}
 _MARKUP = re.compile(rb"<(!doctype|html|head|body|script|iframe|svg|\?xml|[a-z]+[:a-z]* [^>]*xmlns)", re.I)
 _SCRIPT = re.compile(rb"^#!")
@@ -75,12 +75,12 @@ def _is_text(head: bytes) -> bool:
 
 
 def is_shown(content_type: str) -> bool:
-    """Whether a browser may show it; it gets everything else as a download, whatever it is asked."""
+    """Whether a browser may display it; everything else is always a download."""
     return content_type in SHOWN
 
 
 def is_media(content_type: str) -> bool:
-    """What a workflow may take in from elsewhere."""
+    """Types a workflow accepts as external input."""
     return content_type.startswith(MEDIA) and content_type != "image/svg+xml"
 
 

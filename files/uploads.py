@@ -1,4 +1,4 @@
-"""An upload as it comes: the form is parsed piece by piece, the file goes to disk, nothing is kept whole."""
+"""Streaming uploads: the form is parsed incrementally, the file goes to disk, nothing is buffered whole."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from . import names
 from .incoming import Incoming
 from .threads import in_thread
 
-FLUSH = 128 * 1024  # bytes gathered before a thread writes them; each slow client has up to so many
-LONGEST_HEADER = 32 * 1024  # of one part; a name may be long, it is cut later
+FLUSH = 128 * 1024  # bytes buffered before a thread writes them; each slow client holds up to this many
+LONGEST_HEADER = 32 * 1024  # per part; a name may be long, it is truncated later
 PARTS = 20
 EXTENDED = re.compile(r";\s*filename\*\s*=\s*([^;]+)", re.IGNORECASE)
 FIELDS = {"description": 1000, "sha256": 64}  # characters; others are refused
@@ -32,7 +32,7 @@ ALSO_CALLED = {"image": "file", "upload": "file", "files": "file", "file[]": "fi
 
 @dataclass
 class Form:
-    """What was sent. The file is in `incoming`."""
+    """The parsed form. The file is in `incoming`."""
 
     incoming: Incoming
     filename: str | None = None
@@ -45,8 +45,8 @@ async def receive(request: HttpRequest, incoming: Incoming, *, allowed: Mapping[
     """Read the whole body of the request. `allowed` are the fields beside the file, and how many characters
     each may have.
 
-    Raises ValidationFailed, PayloadTooLarge as soon as there is too much, UnsupportedMediaType,
-    ClientGone, StorageUnavailable where this machine's disk is full.
+    Raises ValidationFailed, PayloadTooLarge as soon as the limit is exceeded, UnsupportedMediaType,
+    ClientGone, StorageUnavailable if the local disk is full.
     """
     form = Form(incoming, allowed=allowed)
     reading = _Reading(form)
@@ -100,7 +100,7 @@ async def _pieces(request: HttpRequest) -> AsyncIterator[bytes]:
 
 
 class _Reading:
-    """Takes the parser's events: a segment, its bytes, None at its end."""
+    """Handles the parser's events: a segment, its bytes, None at its end."""
 
     def __init__(self, form: Form) -> None:
         self.pending = bytearray()
@@ -129,7 +129,7 @@ class _Reading:
                 self._text += event
 
     async def flush(self) -> None:
-        """Begin to write what was gathered; the next bytes are read meanwhile, but not those after them."""
+        """Start writing the buffer; the next bytes are read in the meantime, but not those after them."""
         await self.written()
         if self.pending:
             piece, self.pending = bytes(self.pending), bytearray()

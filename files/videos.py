@@ -1,7 +1,7 @@
-"""Videos and sounds: their size as a viewer shows it, their duration, and a frame to show them by.
+"""Video and sound: displayed size, duration, and a preview frame.
 
-FFmpeg reads them through PyAV. The format is given by what the content was found to be, so that no file is
-taken for a playlist that names others, and bytes come from an open file, so that it opens none.
+FFmpeg reads them through PyAV. The format is forced to the detected type, so that no file is opened as a
+playlist that references others, and bytes come from an open file, so that it opens none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKETS = 500  # read in search of the first frame
 
 @dataclass(frozen=True)
 class About:
-    """As shown; `duration` in seconds, None where the file does not say."""
+    """As displayed; `duration` in seconds, None if unknown."""
 
     width: int | None
     height: int | None
@@ -34,7 +34,7 @@ class About:
 
 
 def about(path: Path, content_type: str) -> About | None:
-    """None where it is nothing that can be read."""
+    """None if it is unreadable."""
     with _opened(path, content_type) as container:
         if container is None:
             return None
@@ -49,7 +49,7 @@ def about(path: Path, content_type: str) -> About | None:
 
 
 def frame(path: Path, content_type: str) -> Image.Image | None:
-    """The first frame, as it is shown; None where there is none that can be decoded."""
+    """The first frame, as displayed; None if none can be decoded."""
     with _opened(path, content_type) as container:
         video = next(iter(container.streams.video), None) if container else None
         if container is None or video is None or video.width * video.height > DECODED_AT_MOST:
@@ -66,7 +66,7 @@ def frame(path: Path, content_type: str) -> Image.Image | None:
 
 @contextmanager
 def _opened(path: Path, content_type: str) -> Iterator[Any]:
-    """The container; None where it cannot be read. What reading raises later ends the block as well."""
+    """The container; None if it is unreadable. Read errors also end the block."""
     if content_type not in FORMATS:
         yield None
         return
@@ -92,7 +92,7 @@ def _first_frame(container: Any, video: Any) -> Any:
 
 
 def _first_rotation(container: Any, video: Any) -> int:
-    """Degrees. It stands beside the frames, so one is decoded."""
+    """Degrees. It is stored with the frames, so one is decoded."""
     if video.width * video.height > DECODED_AT_MOST:
         return 0
     first = _first_frame(container, video)
@@ -100,7 +100,7 @@ def _first_rotation(container: Any, video: Any) -> int:
 
 
 def _shown(width: int, height: int, aspect: Any) -> tuple[int, int]:
-    """With pixels that are not square made so."""
+    """Scaled to square pixels."""
     if not aspect or aspect == 1:
         return width, height
     return max(1, round(width * float(aspect))), height

@@ -1,6 +1,6 @@
-"""What a request about files is answered. Bytes are `transfer`'s; everything else is REST framework's.
+"""The file endpoints. Bytes are served by `transfer`; everything else by REST framework.
 
-GET and DELETE share an address, but not a half of the server: `by_method` sends each to its own.
+GET and DELETE share a URL, but not a half of the server: `by_method` dispatches to each.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def user_of(request: Request) -> User:
 
 # -- one address, two halves ---------------------------------------------------------------------------
 def by_method(described: type[APIView], **others: AsyncView) -> View:
-    """A view that answers these methods itself, and leaves the others to the REST framework's.
+    """A view that handles these methods itself, and delegates the others to REST framework's.
 
-    `described` says in the schema what they do; for a method that nobody has, it answers 405.
+    `described` documents them in the schema; other methods get 405.
     """
     rest: Any = described.as_view()
 
@@ -142,7 +142,7 @@ def by_method(described: type[APIView], **others: AsyncView) -> View:
         answer: HttpResponseBase = await sync_to_async(rest)(request, **arguments)
         return answer
 
-    # As REST framework marks its own views; the schema's generator looks for it.
+    # As REST framework marks its own views; the schema generator checks for it.
     view.cls, view.csrf_exempt = rest.cls, True  # type: ignore[attr-defined]
     view.initkwargs = rest.initkwargs  # type: ignore[attr-defined]
     return view
