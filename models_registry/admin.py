@@ -1,4 +1,4 @@
-"""Models in the console: what lies where and is in whose memory; load, unload, download."""
+"""Models in the console: where they are stored and loaded; load, unload, download."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .models import Download, Model, ModelFile
 from .queries import ACTIVE
 
 Rows = QuerySet[Model]
-LATEST = 10  # downloads that the page of a model shows
+LATEST = 10  # downloads shown on a model's page
 
 
 Command = Callable[..., commands.Done]
@@ -62,7 +62,7 @@ class DownloadForm(WhereForm):
 
 
 class ModelList(ChangeList):  # type: ignore[misc]
-    """Gives each row of the page its files and what is on its way, in three queries."""
+    """Attaches files and active downloads to each row of the page, in three queries."""
 
     result_list: Any
 
@@ -87,7 +87,7 @@ class ModelAdmin(PageAdmin):
     refresh_seconds = 3
 
     def get_queryset(self, request: HttpRequest) -> Rows:
-        """Those that lie somewhere or were to come; not what only an execution of the past knew."""
+        """Models that exist on a host or are being downloaded; not those known only from old executions."""
         there = Q(pk__in=ModelFile.objects.values("model")) | Q(pk__in=Download.objects.values("model"))
         return super().get_queryset(request).filter(there)  # type: ignore[no-any-return]
 
@@ -147,7 +147,7 @@ class ModelAdmin(PageAdmin):
         return TemplateResponse(request, "models_registry/on_their_way_live.html", context)
 
     def download_view(self, request: HttpRequest) -> HttpResponse:
-        """A form that asks what and whence, and is the question as well."""
+        """A form for name and source, which also serves as the confirmation."""
         if not self.has_operate_permission(request):
             raise PermissionDenied
         form = DownloadForm(request.POST or None)
@@ -268,7 +268,7 @@ class ModelAdmin(PageAdmin):
 
 
 def on_their_way() -> list[dict[str, Any]]:
-    """Downloads that wait or run, with their bars."""
+    """Downloads that wait or run, with their progress bars."""
     rows = Download.objects.filter(state__in=ACTIVE).select_related("model").order_by("created_at")[:20]
     return [
         {"name": str(row.model), "host": row.host_id, "bar": _bar(row), "done": html.size(row.bytes_done)}

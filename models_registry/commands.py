@@ -1,7 +1,7 @@
-"""Load, unload and cleanup as commands: the API writes a row and waits, the worker does it and answers.
+"""Load, unload and cleanup as commands: the API writes a row and waits, the worker executes it and reports.
 
-A command that is not done when the API stops waiting still happens, and the answer is 202; asked again, the
-same one is joined.
+A command that is not finished when the API stops waiting still runs, and the response is 202; a repeated
+request joins the same command.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from comfyserve.api.errors import ApiError, NotFound, Unavailable, Unprocessable
 from . import loading, queries, tickets
 from .models import Command, Host, Model, ModelFile
 
-FIRST_LOOK, LONGEST_LOOK = 0.03, 0.25  # seconds between looks at the answer
-LATER = "The GPU is busy; it will be done as soon as what runs now has ended"
+FIRST_LOOK, LONGEST_LOOK = 0.03, 0.25  # seconds between polls of the result
+LATER = "The GPU is busy; it will be done as soon as the current execution has ended"
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What the workers did, by the name of the host; `waiting` are those that will do it later."""
+    """The workers' results, by host name; `waiting` are those that will finish later."""
 
     answers: dict[str, dict[str, Any]]
     waiting: Sequence[str] = ()
@@ -52,26 +52,26 @@ def load(*, model: Model, worker: str | None) -> Done:
 
 
 def unload(*, model: Model, worker: str | None, keep_in_ram: bool = False) -> Done:
-    """Take the model out of memory everywhere, or on `worker`."""
+    """Unload the model everywhere, or on `worker`."""
     hosts = [file.host for file in _files(model, worker)]
     return _do(Command.Kind.UNLOAD, hosts, model=model, arguments={"drop": not keep_in_ram})
 
 
 def cleanup(*, max_age_hours: int, worker: str | None) -> Done:
-    """Take out of memory what nobody used for so long."""
-    hosts = queries.chosen_hosts(worker)  # none: nothing is in any memory
+    """Unload models that have not been used for that long."""
+    hosts = queries.chosen_hosts(worker)  # none: no models are loaded
     return _do(Command.Kind.CLEANUP, hosts, arguments={"max_age_hours": max_age_hours})
 
 
 def require_done(done: Done) -> None:
-    """Unavailable where some worker is still to do it."""
+    """Unavailable if some worker has not finished yet."""
     if done.waiting:
         raise Unavailable(LATER, retry_after=10)
 
 
 # -- where ---------------------------------------------------------------------------------------------
 def _files(model: Model, worker: str | None) -> list[ModelFile]:
-    """The model's files on live hosts. NotFound where the chosen worker has none."""
+    """The model's files on live hosts. NotFound if the chosen worker has none."""
     hosts = queries.some_hosts(worker)
     files = model.files.select_related("host").defer("metadata").filter(host__in=hosts)
     found = list(files)
@@ -82,7 +82,7 @@ def _files(model: Model, worker: str | None) -> list[ModelFile]:
 
 
 def _joined(model: Model, files: Sequence[ModelFile]) -> Host | None:
-    """Where it is loaded, or being loaded: asked twice, a model is not loaded twice."""
+    """Where it is loaded, or being loaded: a repeated request does not load it twice."""
     hosts = {file.host_id: file.host for file in files}
     pending = Command.objects.filter(
         kind=Command.Kind.LOAD, type=model.type, name=model.name, state__in=OPEN, host_id__in=hosts
@@ -115,7 +115,7 @@ def _do(
 
 
 def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[str, Any]) -> UUID:
-    """The id of a command like this, the one that is open already if there is one."""
+    """The id of such a command; an open one is joined."""
     about = {"kind": kind, "host": host, "arguments": arguments} | (
         {"type": model.type, "name": model.name} if model else {}
     )
@@ -129,7 +129,7 @@ def _open(kind: Command.Kind, host: Host, model: Model | None, arguments: dict[s
 
 
 def _wait(ids: Sequence[UUID], *, seconds: float) -> list[Command]:
-    """All of them, ended unless that takes longer. The connection is free between looks."""
+    """All of them, finished unless that takes longer. The connection is returned between polls."""
     end, pause = time.monotonic() + seconds, FIRST_LOOK
     while True:
         found = list(Command.objects.filter(pk__in=ids))

@@ -1,4 +1,4 @@
-"""The worker's downloads: taking them up, telling how far they are, and what came of them."""
+"""The worker's downloads: picking them up, reporting progress and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Downloader:
-    """Fetches what one host is to have. Several threads may work, each with one download at a time."""
+    """Downloads files for one host. Several threads may work, each with one download at a time."""
 
     def __init__(
         self, host: str, client: Client, *, stop: threading.Event, on_files: Callable[[], None]
@@ -28,12 +28,13 @@ class Downloader:
         self._host = host
         self._client = client
         self._stop = stop
-        self._on_files = on_files  # there is another model file
+        self._on_files = on_files  # a model file was added
         self._lock = threading.Lock()
-        self._busy: set[int] = set()  # in the hands of a thread of this process
+        self._busy: set[int] = set()  # being processed by a thread of this process
 
     def work(self) -> None:
-        """Until nothing is left that no other thread has; also what an earlier process began."""
+        """Until no download is left that other threads are not processing; includes those of an earlier
+        process."""
         while not self._stop.is_set():
             download = self._take()
             if download is None:
@@ -77,16 +78,17 @@ class Downloader:
         except fetching.Stopped:
             raise
         except Exception:
-            logger.exception("download of %s stumbled", model)
+            logger.exception("download of %s failed unexpectedly", model)
             self._end(download, state=Download.State.FAILED, error="Something went wrong on our side")
 
     def _tell(self, download: Download, done: int, total: int | None) -> bool:
-        """Note how far it is. False: it was cancelled. While the database is away it goes on."""
+        """Record progress. False: it was cancelled. While the database is unavailable the download
+        continues."""
         try:
             with connections.step():
                 return self._note(download, bytes_done=done, bytes_total=total)
         except connections.UNAVAILABLE as exc:
-            logger.warning("progress of %s not noted: %s", download, exc)
+            logger.warning("progress of %s not recorded: %s", download, exc)
             return True
 
     @staticmethod
@@ -95,7 +97,7 @@ class Downloader:
         return rows.update(**columns) == 1
 
     def _show(self, download: Download, fetched: fetching.Fetched) -> None:
-        """It is done when its ComfyUI sees it. Cancelled in the last moment, it is there all the same."""
+        """Done once its ComfyUI lists the file. If cancelled at the last moment, it is kept."""
 
         def report() -> bool:
             if reporting.report_files(self._host, self._client):

@@ -1,4 +1,4 @@
-"""Starting, following and cancelling downloads: what the views call. The workers do the fetching."""
+"""Starting, following and cancelling downloads: the API of the views. The workers do the transfers."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def start(
     description: str = "",
     worker: str | None = None,
 ) -> tuple[Model, list[str]]:
-    """Have the file fetched to `worker`, or to every worker that lacks it; the model, and which they are.
+    """Download the file to `worker`, or to every worker that lacks it; returns the model and the hosts.
 
-    A download of this name from this address that is under way is joined. Raises ValidationFailed; Conflict
-    where nobody lacks it, or where another file is on its way under this name; LimitExceeded where the room
-    for models is used up; Unavailable without a worker.
+    An active download with this name and URL is joined. Raises ValidationFailed; Conflict if no host lacks
+    it, or if another file is being downloaded under this name; LimitExceeded if the model storage quota is
+    used up; Unavailable without a worker.
     """
     type_ = _checked(name, model_type, download_url, sha256)
     hosts = queries.some_hosts(worker)
@@ -56,7 +56,7 @@ def start(
         model, _ = Model.objects.get_or_create(type=type_, name=name)
         if description:
             Model.objects.filter(pk=model.pk).update(description=description)
-        # One that is under way stays as it is: the constraint says so to two that ask at the same time.
+        # An active download is left unchanged: the constraint settles concurrent requests.
         Download.objects.bulk_create(
             [Download(model=model, host=host, **about) for host in lacking], ignore_conflicts=True
         )
@@ -69,7 +69,7 @@ def start(
 
 
 def _refuse_other_source(model: Model, hosts: Sequence[Host], *, url: str, sha256: str) -> None:
-    """Conflict where a download of this name that is under way fetches something else."""
+    """Conflict if an active download with this name fetches something else."""
     other = ~Q(url=url) | (~Q(sha256=sha256) & ~Q(sha256="") if sha256 else Q(pk__in=[]))
     if Download.objects.filter(other, model=model, host__in=hosts, state__in=ACTIVE).exists():
         raise Conflict(
@@ -79,7 +79,7 @@ def _refuse_other_source(model: Model, hosts: Sequence[Host], *, url: str, sha25
 
 # -- what is asked for ---------------------------------------------------------------------------------
 def _checked(name: str, model_type: str, url: str, sha256: str) -> str:
-    """The type; ValidationFailed with all mistakes."""
+    """The type; ValidationFailed with all errors."""
     mistakes = _mistakes_in_name(name)
     type_ = kinds.type_of(model_type)
     try:
@@ -138,9 +138,9 @@ def latest(*, name: str, model_type: str | None) -> tuple[Model, list[Download],
 
 
 def cancel(*, name: str, model_type: str | None, only_of: User | None = None) -> Model:
-    """Cancel the download on all hosts; the workers delete what they have. NotFound if none is under way.
+    """Cancel the download on all hosts; the workers delete partial files. NotFound if none is active.
 
-    `only_of`: Forbidden where somebody else asked for it.
+    `only_of`: Forbidden if another user requested it.
     """
     model = _known(name=name, model_type=model_type)
     under_way = Download.objects.filter(model=model, state__in=ACTIVE)
@@ -154,7 +154,7 @@ def cancel(*, name: str, model_type: str | None, only_of: User | None = None) ->
 
 
 def _known(*, name: str, model_type: str | None) -> Model:
-    """As queries.model_of, but also one whose download has failed."""
+    """As queries.model_of, but also a model whose download has failed."""
     try:
         return queries.model_of(name=name, model_type=model_type)
     except NotFound:
@@ -166,5 +166,5 @@ def _known(*, name: str, model_type: str | None) -> Model:
 
 
 def under_way(host: str) -> QuerySet[Download]:
-    """What this host's worker has to fetch, the oldest first."""
+    """Pending downloads of this host, oldest first."""
     return Download.objects.filter(Q(state__in=ACTIVE), host_id=host).order_by("created_at")

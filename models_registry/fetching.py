@@ -1,7 +1,8 @@
-"""One download, done by the worker: into a hidden file in the right folder, resumed, checked, renamed.
+"""One download, executed by the worker: into a hidden file in the right folder, resumed, verified, renamed.
 
-What is there of a file lies in `.<name>.part`, and how to go on with it in `.<name>.part.json`; so a killed
-worker goes on where it was. Only a sound file of the right sum gets the name by which ComfyUI sees it.
+Partial content is in `.<name>.part`, and the state needed to resume it in `.<name>.part.json`; so a restarted
+worker continues where the last one stopped. Only a valid file with the right checksum gets the name by which
+ComfyUI finds it.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from .models import Download
 
 logger = logging.getLogger(__name__)
 
-TRIES = 5  # without a byte gained in between
+TRIES = 5  # consecutive attempts without progress
 FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0  # seconds
 WHOLE_SECONDS = 24 * 3600.0  # for one connection
-TELL_SECONDS = 0.5  # between notes of how far it is
+TELL_SECONDS = 0.5  # between progress updates
 
 
 class Failed(Exception):
-    """It cannot be had; the text is for the user."""
+    """A permanent failure; the text is for the user."""
 
 
 class Cancelled(Exception):
@@ -47,11 +48,11 @@ class Cancelled(Exception):
 
 
 class Stopped(Exception):
-    """The worker stops; the next one goes on with what is there."""
+    """The worker is shutting down; the next one resumes the partial file."""
 
 
 class _Again(Exception):
-    """The connection broke or the source is in trouble: worth another try."""
+    """The connection was lost or the source is in trouble: worth a retry."""
 
 
 Tell = Callable[[int, int | None], bool]  # (bytes so far, bytes in all) -> False: it was cancelled
@@ -66,7 +67,7 @@ class Fetched:
 def fetch(
     download: Download, *, name: str, folder: str, places: list[str], tell: Tell, stop: threading.Event
 ) -> Fetched:
-    """Returns when the file is in place. Raises Failed, Cancelled (nothing is left then), or Stopped."""
+    """Returns when the file is in place. Raises Failed, Cancelled (partial files are removed), or Stopped."""
     place = _place(folder, places)
     target = place / name
     try:
@@ -85,7 +86,7 @@ def fetch(
 def _kept_only_whole(
     part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event
 ) -> str:
-    """The SHA-256 of the whole file. Of one that failed nothing is kept; of one that was stopped all is."""
+    """The SHA-256 of the whole file. A failed download is deleted; a stopped one is kept."""
     try:
         return _get_into(part, target, download, tell=tell, stop=stop)
     except (Stopped, verifying.Stopped):
@@ -99,7 +100,7 @@ def _kept_only_whole(
 
 
 def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event) -> str:
-    """Fetch, check, publish; the SHA-256."""
+    """Fetch, verify, publish; the SHA-256."""
     if target.exists():  # another worker of this machine was faster
         part.drop()
         return verifying.check_sum(target, expected=download.sha256, stop=stop)
@@ -111,7 +112,7 @@ def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop:
 
 # -- where ---------------------------------------------------------------------------------------------
 def _place(folder: str, places: list[str]) -> Path:
-    """The directory of ComfyUI's that new files of this folder belong in."""
+    """The ComfyUI directory for new files of this folder."""
     here = [Path(place) for place in places if Path(place).is_dir() and os.access(place, os.W_OK)]
     if not here:
         raise Failed(
@@ -139,7 +140,7 @@ def _disk_trouble(exc: OSError) -> str:
 
 
 class Part:
-    """What is there of a file, and what the source said of it. Held by one at a time."""
+    """A partial file and what the source said about it. Locked by one process at a time."""
 
     def __init__(self, target: Path, file: FileIO) -> None:
         self.path = target.with_name(f".{target.name}.part")
@@ -151,7 +152,7 @@ class Part:
         return os.fstat(self.file.fileno()).st_size
 
     def resumable(self, url: str) -> str | None:
-        """The validator (ETag or date) with which to go on; None: begin anew."""
+        """The validator (ETag or date) for resuming; None: start over."""
         try:
             notes = json.loads(self._notes.read_text())
         except (OSError, ValueError):
@@ -164,7 +165,7 @@ class Part:
             rest = rest[self.file.write(rest) :]
 
     def begin(self, url: str, validator: str | None) -> None:
-        """Empty, and with a note of what is going to be in it."""
+        """Truncate, and record what will be downloaded into it."""
         self.file.truncate(0)
         self._notes.write_text(json.dumps({"url": url, "validator": validator}))
 
@@ -180,7 +181,7 @@ class Part:
 
 @contextmanager
 def _part_of(target: Path, stop: threading.Event) -> Iterator[Part]:
-    """The part of this file, ours alone: two workers of one machine may be told to fetch the same file."""
+    """The partial file, locked: two workers of one machine may download the same file."""
     path = target.with_name(f".{target.name}.part")
     while True:
         with path.open("ab", buffering=0) as file:
@@ -190,7 +191,7 @@ def _part_of(target: Path, stop: threading.Event) -> Iterator[Part]:
             if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 yield Part(target, file)
                 return
-        # Whoever held it has renamed or deleted it meanwhile: look again.
+        # The previous owner has renamed or deleted it in the meantime: reopen.
 
 
 def _lock(file: FileIO) -> bool:
@@ -216,7 +217,7 @@ class _Fetch:
         self._sum = ""
 
     def run(self) -> str:
-        """Until all bytes are there. The SHA-256 that the source tells, or ""."""
+        """Until all bytes have arrived. The SHA-256 that the source announces, or ""."""
         with self._telling():
             self._try_until_done()
         self._tell_now()
@@ -232,7 +233,7 @@ class _Fetch:
                 self._check_signals()
                 gained = self._part.size > before
                 tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
-                logger.info("download into %s: %s; try %d", self._part.path, exc, tries)
+                logger.info("download into %s: %s; attempt %d", self._part.path, exc, tries)
                 if tries >= TRIES:
                     raise Failed(f"The source gave up: {exc}") from exc
             except client.OutboundError as exc:
@@ -263,7 +264,7 @@ class _Fetch:
             raise _Again("the connection ended before the file did")
 
     def _accept(self, answer: client.Answer) -> bool:
-        """Get ready for the bytes of this answer. False: all of them are there already."""
+        """Prepare for the bytes of this response. False: all of them are present already."""
         match answer.status:
             case 206:
                 start, self._total = _range_of(answer)
@@ -305,8 +306,8 @@ class _Fetch:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Tell from a thread of its own: a source that pauses must not hide how far it is, nor hold up who
-        cancels."""
+        """Progress is reported from a separate thread: a source that stalls must not delay progress or
+        cancellation."""
         over = threading.Event()
 
         def tell() -> None:
@@ -357,14 +358,14 @@ def _length_of(answer: client.Answer) -> int | None:
 
 
 def _range_of(answer: client.Answer) -> tuple[int | None, int | None]:
-    """(first byte, length of the whole) of "bytes 5-9/10" and "bytes */10"."""
+    """(first byte, total length) of "bytes 5-9/10" and "bytes */10"."""
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     return (int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None)
 
 
 def _validator_of(answer: client.Answer) -> str | None:
-    """What says that it is still the same file; a weak ETag does not."""
+    """A validator that the file is unchanged; a weak ETag is not one."""
     etag = answer.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
@@ -372,8 +373,8 @@ def _validator_of(answer: client.Answer) -> str | None:
 
 
 def _sum_of(answer: client.Answer) -> str:
-    """The SHA-256 of the whole file, where the source tells it: Hugging Face does so beside the redirect to
-    where its large files lie, others with the digest of RFC 9530. "" else."""
+    """The SHA-256 of the whole file, if the source announces it: Hugging Face does so in the redirect to its
+    storage, others with the digest of RFC 9530. "" otherwise."""
     for headers in (*answer.hops, answer.headers):
         linked = headers.get("X-Linked-ETag", "").strip('"').lower()
         if re.fullmatch(r"[0-9a-f]{64}", linked):
@@ -385,7 +386,7 @@ def _sum_of(answer: client.Answer) -> str:
 
 
 def _credentials(url: str) -> dict[str, str]:
-    """The operator's token for this host. The door drops it where a redirect leads to another."""
+    """The operator's token for this host. The HTTP client drops it on redirects to another host."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     if parts.scheme != "https":

@@ -1,7 +1,7 @@
-"""What the header of a safetensors file tells: architecture, base model, resolution, precision.
+"""Metadata from the header of a safetensors file: architecture, base model, resolution, precision.
 
-Nothing is loaded, and pickles are never opened. What the file says of itself (`modelspec.*`, `ss_*`) goes
-before what its tensors' names show.
+Nothing is loaded, and pickles are never opened. Explicit metadata (`modelspec.*`, `ss_*`) takes precedence
+over what tensor names suggest.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
-LONGEST_VALUE = 65_536  # characters; embedded pictures and long lists of tags are left out
+MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
+LONGEST_VALUE = 65_536  # characters; embedded pictures and long lists of tags are omitted
 PRECISIONS = {
     "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2",
     "I8": "int8", "U8": "uint8",
@@ -27,7 +27,7 @@ BASES = {
     "stable-diffusion-v3": ("sd-3", "1024x1024"),
     "flux-1": ("flux.1", "1024x1024"),
 }
-# What only one architecture has; the first that is found decides.
+# Keys unique to one architecture; the first match decides.
 SIGNS = (
     ("stable-diffusion-v3", ("joint_blocks.",)),
     ("flux-1", ("double_blocks.", "lora_unet_double_blocks_", "single_transformer_blocks.")),
@@ -38,7 +38,7 @@ SIGNS = (
         ("cond_stage_model.transformer.", "lora_te_text_model_", "diffusion_model.input_blocks."),
     ),
 )  # fmt: skip
-# How others write it, in modelspec.architecture and ss_base_model_version.
+# Spellings of other tools, in modelspec.architecture and ss_base_model_version.
 SPELLINGS = (
     ("stable-diffusion-xl", "stable-diffusion-xl-v1"), ("sdxl", "stable-diffusion-xl-v1"),
     ("stable-diffusion-v3", "stable-diffusion-v3"), ("sd3", "stable-diffusion-v3"),
@@ -49,11 +49,11 @@ SPELLINGS = (
 
 
 class Malformed(Exception):
-    """It is no sound safetensors file; the text says why."""
+    """Not a valid safetensors file; the text says why."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The header of the file, held against its size. Malformed where they do not fit."""
+    """The header of the file, checked against its size. Malformed if they do not match."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -75,7 +75,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _what_it_is(start: bytes) -> str | None:
-    """The usual wrong things that a download brings."""
+    """Common wrong results of a download."""
     if start.lstrip()[:1] == b"<":
         return "it is a web page, not a model: the source may need a token, or the address is wrong"
     if start[:1] == b"{":
@@ -86,7 +86,7 @@ def _what_it_is(start: bytes) -> str | None:
 
 
 def describe(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The `metadata` of a model. Without what nobody can tell from the header."""
+    """The `metadata` of a model. Omits what the header does not reveal."""
     given = header.get("__metadata__")
     said = {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
     names = [name for name in header if name != "__metadata__"]
@@ -130,7 +130,7 @@ def _trained_at(said: Mapping[str, Any]) -> str | None:
 
 
 def _precision(header: Mapping[str, Any]) -> str | None:
-    """What most of its numbers are kept in."""
+    """The data type of most of its values."""
     counted: Counter[str] = Counter()
     for name, tensor in header.items():
         if name != "__metadata__" and isinstance(tensor, dict) and isinstance(tensor.get("shape"), list):

@@ -1,4 +1,4 @@
-"""Types of models: six have names of their own in the API, the others are called as ComfyUI's folder."""
+"""Model types: six have API names of their own, the others are named after ComfyUI's folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ FOLDERS = {
     "upscaler": "upscale_models",
 }
 TYPES = {folder: type_ for type_, folder in FOLDERS.items()}
-# ComfyUI's other folders; a ComfyUI may tell of more.
+# ComfyUI's other folders; a ComfyUI may report more.
 OTHERS = (
     "audio_encoders", "classifiers", "clip_vision", "diffusion_models", "gligen", "hypernetworks",
     "latent_upscale_models", "model_patches", "photomaker", "style_models", "text_encoders", "vae_approx",
 )  # fmt: skip
 LEGACY = {"unet": "diffusion_models", "clip": "text_encoders"}  # ComfyUI's older names
-PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # loading one runs code that is in it
+PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # loading one executes code in it
 SAFE = (".safetensors", ".sft", ".gguf")
 EXTENSIONS = (*SAFE, *PICKLES)
 
 
 def type_of(folder: str) -> str:
-    """ComfyUI's folder name as the API calls it."""
+    """The API's name of a ComfyUI folder."""
     folder = LEGACY.get(folder, folder)
     return TYPES.get(folder, folder)
 
@@ -37,7 +37,7 @@ def folder_of(type_: str) -> str:
 
 
 def checked(given: str, *, field: str = "model_type", more: Iterable[str] = ()) -> str:
-    """The type, also where ComfyUI's folder name was given for it. ValidationFailed for an unknown one.
+    """The type, also if ComfyUI's folder name was given for it. ValidationFailed for an unknown one.
 
     `more` are folders that a ComfyUI reported beyond the stock ones.
     """

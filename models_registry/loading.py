@@ -1,4 +1,4 @@
-"""What a worker does with its ComfyUI's memory: load one model, let go of one, clean up."""
+"""A worker's operations on its ComfyUI's memory: load, unload, clean up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .models import Model, ModelFile
 logger = logging.getLogger(__name__)
 
 WARM = "ComfyServeWarm"  # the node of our bridge
-QUICK_LOOK, SLOW_LOOK, QUICK_LOOKS = 0.05, 0.5, 60  # seconds between looks, and how many are quick
+QUICK_LOOK, SLOW_LOOK, QUICK_LOOKS = 0.05, 0.5, 60  # seconds between polls, and how many are quick
 FREED_ALL = (
     "This ComfyUI does not have ComfyServe's bridge, so all its models were unloaded; what is in its memory "
     "is not known"
@@ -58,7 +58,7 @@ LOADERS = {
 
 
 class Failed(Exception):
-    """It could not be done. `code`: "failed", "not_found" or "unavailable" (the system's fault)."""
+    """The operation failed. `code`: "failed", "not_found" or "unavailable" (the system's fault)."""
 
     def __init__(self, message: str, code: str = "failed") -> None:
         super().__init__(message)
@@ -66,14 +66,14 @@ class Failed(Exception):
 
 
 class Stopped(Exception):
-    """The worker stops; the command stays open for the next one."""
+    """The worker is shutting down; the command stays open for the next one."""
 
 
 # -- load ----------------------------------------------------------------------------------------------
 def load(
     host: str, client: Client, *, type_: str, name: str, prompt_id: str, stop: threading.Event
 ) -> dict[str, Any]:
-    """Return when the model is in memory. It waits for what runs now, before all that is queued."""
+    """Return when the model is in memory. It waits for the running prompt, ahead of everything queued."""
     has_bridge = Bridge(client).info() is not None
     _submit(client, _prompt(LOADERS[type_], name, warm=has_bridge), prompt_id, host=host)
     history = _ended(client, prompt_id, stop)
@@ -97,7 +97,7 @@ def _prompt(loader: Loader, name: str, *, warm: bool) -> dict[str, Any]:
 
 
 def _submit(client: Client, prompt: dict[str, Any], prompt_id: str, *, host: str) -> None:
-    """Before all that waits; unless a worker before us has done it."""
+    """Queue it ahead of all waiting prompts; unless a previous worker already has."""
     if client.whereabouts(prompt_id) != "unknown":
         return
     try:
@@ -146,7 +146,8 @@ def _plain(text: str) -> str:
 def unload(
     host: str, client: Client, *, type_: str, name: str, drop: bool, stop: threading.Event
 ) -> dict[str, Any]:
-    """Return when the model has left the device, with `drop` RAM too. Without our bridge, all models go."""
+    """Return when the model has left the device, with `drop` RAM too. Without our bridge, all models are
+    unloaded."""
     bridge = Bridge(client)
     if bridge.info() is None:
         client.free(unload_models=True, free_memory=drop)
@@ -164,7 +165,7 @@ def _let_go(bridge: Bridge, folder: str, name: str, *, drop: bool, stop: threadi
 
 
 def cleanup(host: str, client: Client, *, max_age_hours: int, stop: threading.Event) -> dict[str, Any]:
-    """Let go of what is in memory and was neither used nor loaded within the time."""
+    """Unload models that were neither used nor loaded within the time."""
     before = timezone.now() - timedelta(hours=max_age_hours)
     bridge = Bridge(client)
     if bridge.info() is None:

@@ -1,8 +1,8 @@
-"""What a GPU worker does for the models of its ComfyUI, beside the executions.
+"""Model management in a GPU worker, beside the executions.
 
-Some threads, none of them the one that renews leases: for reports of files and memory; for commands, which
-may wait for a running prompt; for reading headers and computing hashes; and for downloads. They work only
-while this process is the one that serves the backend.
+Uses several threads, none of them the one that renews leases: for reports of files and memory; for commands,
+which may wait for a running prompt; for reading headers and computing hashes; and for downloads. They work
+only while this process owns the backend.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .models import Command, Download, Host
 
 logger = logging.getLogger(__name__)
 
-MEMORY_SECONDS = 5.0  # between reports of what is in memory
+MEMORY_SECONDS = 5.0  # between memory reports
 TIDY_SECONDS = 3600.0
-KEPT = timedelta(days=7)  # commands and downloads that have ended, and hosts that are silent
+KEPT = timedelta(days=7)  # finished commands and downloads, and silent hosts
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 current: ModelAgent | None = None  # of this process, woken by tickets
@@ -44,7 +44,7 @@ class ModelAgent:
         active: Callable[[], bool],
         on_files: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_files` is called when model files came or went."""
+        """`on_files` is called when model files were added or removed."""
         self._host = host
         self._on_files = on_files
         self._client = client
@@ -80,12 +80,12 @@ class ModelAgent:
                 wake.set()
 
     def report_soon(self) -> None:
-        """ComfyUI was connected anew, or its files changed."""
+        """ComfyUI was reconnected, or its files changed."""
         self._files_due = 0.0
         self._report.set()
 
     def stop(self) -> None:
-        """Does not wait for what runs longer; what is open is taken up by the next worker."""
+        """Does not wait for long operations; open ones are taken over by the next worker."""
         self._stop.set()
         for wake in self._wakes:
             wake.set()
@@ -103,7 +103,7 @@ class ModelAgent:
             except (Unreachable, NoBridge, *connections.UNAVAILABLE) as exc:
                 logger.warning("models of %s, %s: %s", self._host, name, exc)
             except Exception:
-                logger.exception("models of %s, %s: stumbled", self._host, name)
+                logger.exception("models of %s, %s: failed unexpectedly", self._host, name)
             if not self._stop.is_set():
                 wake.wait(seconds)
             wake.clear()
@@ -140,7 +140,7 @@ class ModelAgent:
             self._answer(command)
 
     def _answer(self, command: Command) -> None:
-        """Do it and write the answer. A command that was taken by a process before us is done again."""
+        """Execute it and write the result. A command taken by a previous process is executed again."""
         try:
             end: dict[str, Any] = {"state": Command.State.DONE, "answer": self._carry_out(command)}
         except loading.Failed as failed:

@@ -1,4 +1,4 @@
-"""Tables of model files: where they lie, what is in memory, and what is to be done with them."""
+"""Tables of model files: where they are stored and loaded, and pending operations on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 
 class Host(models.Model):
-    """One ComfyUI, by the name of its worker's backend, as it last told of its models and memory."""
+    """One ComfyUI, by the name of its worker's backend, with its last reported models and memory."""
 
     name = models.CharField(primary_key=True, max_length=200)
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
@@ -28,7 +28,7 @@ class Host(models.Model):
 
 
 class Model(models.Model):
-    """A model as people name it: a type and a name, on whichever hosts it lies."""
+    """A model as users refer to it: a type and a name, on whichever hosts have it."""
 
     type = models.CharField(max_length=50)
     name = models.CharField(max_length=500, help_text="With subfolders, '/' between them")
@@ -75,7 +75,7 @@ class ModelFile(models.Model):
 
 
 class Command(models.Model):
-    """Something that a worker is to do with its ComfyUI's memory. The API waits for its answer."""
+    """An operation on a worker's ComfyUI memory. The API waits for its result."""
 
     class Kind(models.TextChoices):
         LOAD = "load"
@@ -115,7 +115,7 @@ class Command(models.Model):
 
 
 class Download(models.Model):
-    """A model file on its way to one host."""
+    """A download of a model file to one host."""
 
     class State(models.TextChoices):
         WAITING = "waiting"
@@ -148,7 +148,7 @@ class Download(models.Model):
             ),
         ]
         indexes = [
-            # Read by each worker every 2 s, and by the list of models: what is on its way.
+            # Read by each worker every 2 s, and by the list of models: active downloads.
             models.Index(
                 fields=["host"], name="model_download_open", condition=Q(state__in=["waiting", "running"])
             ),

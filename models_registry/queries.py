@@ -1,4 +1,4 @@
-"""Reading the registry: what there is, where, and in what memory."""
+"""Registry queries: which models exist, where, and in which memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from comfyserve.api.errors import Detail, NotFound, Unavailable, ValidationFaile
 from . import kinds
 from .models import Download, Host, Model, ModelFile
 
-LIVE_SECONDS = 30  # a host that has not reported for so long is not there
+LIVE_SECONDS = 30  # a host without a report for this long is considered gone
 ACTIVE = (Download.State.WAITING, Download.State.RUNNING)
 
 
 def live_hosts() -> list[Host]:
-    """Those whose worker lives and reaches its ComfyUI. One query."""
+    """Hosts whose worker is alive and reaches its ComfyUI. One query."""
     return list(Host.objects.filter(reported_at__gt=Now() - timedelta(seconds=LIVE_SECONDS)).order_by("name"))
 
 
 def chosen_hosts(worker: str | None) -> list[Host]:
-    """The live hosts, or the one that was chosen. May be empty only where none was.
+    """The live hosts, or the chosen one. Empty only if none was chosen.
 
-    ValidationFailed for a worker that nobody knows, Unavailable for one that does not answer now.
+    ValidationFailed for an unknown worker, Unavailable for one that does not respond now.
     """
     hosts = live_hosts()
     if worker is None:
@@ -41,7 +41,7 @@ def chosen_hosts(worker: str | None) -> list[Host]:
 
 
 def some_hosts(worker: str | None) -> list[Host]:
-    """As `chosen_hosts`, but Unavailable where there is none."""
+    """As `chosen_hosts`, but Unavailable if there is none."""
     hosts = chosen_hosts(worker)
     if not hosts:
         raise Unavailable("No GPU worker with a ComfyUI that answers is running", retry_after=10)
@@ -50,14 +50,14 @@ def some_hosts(worker: str | None) -> list[Host]:
 
 @dataclass
 class Entry:
-    """A model with what is known of it on all hosts."""
+    """A model with its state on all hosts."""
 
     name: str
     type: str
     last_used: datetime | None
     description: str = ""
     files: list[dict[str, Any]] = field(default_factory=list)  # of live hosts first
-    downloads: list[Download] = field(default_factory=list)  # those under way
+    downloads: list[Download] = field(default_factory=list)  # the active ones
     is_available: bool = False
 
     @property
@@ -66,7 +66,7 @@ class Entry:
 
     @property
     def download_progress(self) -> float | None:
-        """0 to 1, of the one that is least far; None where nothing is under way or no size is known."""
+        """0 to 1, of the slowest; None if none is active or the size is unknown."""
         return min((progress_of(download) for download in self.downloads), default=None)
 
 
@@ -119,7 +119,7 @@ def _entries(chosen: Q, hosts: list[Host], columns: tuple[str, ...]) -> dict[int
 
 # -- one model -----------------------------------------------------------------------------------------
 def model_of(*, name: str, model_type: str | None = None) -> Model:
-    """The model of that name. NotFound where there is none; ValidationFailed where several types have it."""
+    """The model of that name. NotFound if there is none; ValidationFailed if several types have it."""
     if model_type is not None:
         model_type = kinds.checked(model_type, more=reported_folders())
     found = list(
@@ -134,17 +134,17 @@ def model_of(*, name: str, model_type: str | None = None) -> Model:
     return found[0]
 
 
-# A model that lies nowhere and is not on its way either is not there, whatever its history.
+# A model that no host has or downloads does not exist, whatever its history.
 _there = Q(files__isnull=False) | Q(downloads__state__in=ACTIVE)
 
 
 def reported_folders() -> list[str]:
-    """ComfyUI's names of all folders of models that any host has."""
+    """ComfyUI's names of all model folders on any host."""
     return [folder for places in Host.objects.values_list("places", flat=True) for folder in places]
 
 
 def entries_of(models: Sequence[Model]) -> dict[int, Entry]:
-    """What is known of each, by its primary key. Three queries."""
+    """The state of each, by its primary key. Three queries."""
     found = _entries(Q(model__in=models), live_hosts(), COLUMNS)
     return {
         model.pk: found.get(model.pk) or Entry(model.name, model.type, model.last_used, model.description)
@@ -153,6 +153,6 @@ def entries_of(models: Sequence[Model]) -> dict[int, Entry]:
 
 
 def entry_of(model: Model) -> Entry:
-    """All that is known of the model."""
+    """The full state of the model."""
     entries = _entries(Q(model=model), live_hosts(), (*COLUMNS, "metadata"))
     return entries.get(model.pk) or Entry(model.name, model.type, model.last_used, model.description)

@@ -1,4 +1,4 @@
-"""Reading model files in the background: headers soon, SHA-256 slowly and once."""
+"""Reading model files in the background: headers first, SHA-256 slowly and once."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 HEADERS_AT_ONCE = 100
 CHUNK = 4 * 1024 * 1024  # bytes
-NO_HASH = "-"  # kept where the file can not be read from here
+NO_HASH = "-"  # stored if the file cannot be read from here
 
 
 def read_some(host: str, client: Client, *, stop: threading.Event) -> None:
-    """The headers that were not read yet, then one hash. Returns when there is nothing (more) to do."""
+    """Reads unread headers, then computes one hash. Returns when nothing is left to do."""
     while not stop.is_set() and _read_headers(host, client, stop=stop):
         pass
     while not stop.is_set() and _hash_one(host, stop=stop):
@@ -60,7 +60,7 @@ def _read_headers(host: str, client: Client, *, stop: threading.Event) -> bool:
 
 
 def _metadata(file: ModelFile, client: Client) -> dict[str, Any]:
-    """{} for formats that tell nothing without being loaded."""
+    """{} for formats without metadata in their header."""
     path = Path(file.path)
     if path.suffix.lower() not in (".safetensors", ".sft"):
         return {}
@@ -102,7 +102,7 @@ def _hash_one(host: str, *, stop: threading.Event) -> bool:
 
 
 def sha256(path: Path, *, stop: threading.Event) -> str | None:
-    """Read at MODEL_HASH_BYTES_PER_SECOND, so that ComfyUI's own reading comes first. None: stopped."""
+    """Read at MODEL_HASH_BYTES_PER_SECOND, so that ComfyUI's own reads take precedence. None: stopped."""
     digest = hashlib.sha256()
     started, done = time.monotonic(), 0
     try:

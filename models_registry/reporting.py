@@ -1,4 +1,4 @@
-"""What a worker writes of its ComfyUI: the model files there, and what of them is in memory."""
+"""A worker's reports on its ComfyUI: its model files, and which of them are in memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .models import Host, Model, ModelFile
 
 logger = logging.getLogger(__name__)
 
-BATCH = 500  # rows of a statement
+BATCH = 500  # rows per statement
 Key = tuple[str, str]  # (type, name)
 
 
 def report(host: str, client: Client) -> None:
-    """Both reports at once: after a (re)connection. Raises comfyui.Unreachable, and what databases raise."""
+    """Both reports: after a (re)connection. Raises comfyui.Unreachable, and database errors."""
     report_memory(host, client)
     report_files(host, client)
 
 
 # -- files ---------------------------------------------------------------------------------------------
 def report_files(host: str, client: Client) -> int:
-    """Write what changed among the model files there; the number of rows that did."""
+    """Write changes of its model files; the number of changed rows."""
     try:
         folders = Bridge(client).files()
     except bridges.NoBridge as exc:
@@ -94,7 +94,7 @@ def _add(host: str, files: dict[Key, bridges.ModelFile]) -> None:
 
 
 def models_by_key(keys: Iterable[Key]) -> dict[Key, int]:
-    """The ids of those that there are, in one query for each thousand."""
+    """Their ids, created if missing, in one query for each thousand."""
     wanted = set(keys)
     names = sorted({name for _, name in wanted})
     found: dict[Key, int] = {}
@@ -111,14 +111,14 @@ def _change(pk: int, file: bridges.ModelFile) -> None:
 
 
 def _forget_models(keys: Iterable[Key]) -> None:
-    """Those that lie nowhere any more and are not on their way."""
+    """Models that no host has or downloads any more."""
     for type_, name in keys:
         Model.objects.filter(type=type_, name=name, files__isnull=True, downloads__isnull=True).delete()
 
 
 # -- memory --------------------------------------------------------------------------------------------
 def report_memory(host: str, client: Client) -> None:
-    """Write what its ComfyUI holds in memory. Without our bridge only the sums that ComfyUI itself tells."""
+    """Write what its ComfyUI holds in memory. Without our bridge only the totals that ComfyUI reports."""
     bridge = Bridge(client)
     if bridge.info() is not None:
         write_memory(host, bridge.memory())
@@ -138,7 +138,7 @@ _in_memory = Q(loaded_bytes__gt=0) | Q(ram_bytes__gt=0)
 
 
 def write_memory(host: str, memory: Memory) -> None:
-    """Rows of files that came into memory, left it, or changed their size there."""
+    """Rows of files that were loaded, unloaded, or changed their size in memory."""
     _write_host(
         host,
         bridge=True,
@@ -172,8 +172,8 @@ def write_memory(host: str, memory: Memory) -> None:
 def _by_file(memory: Memory) -> dict[tuple[str, str], tuple[int, int]]:
     """(folder, name) -> bytes on the device, bytes in RAM only.
 
-    A checkpoint's models are added up; a model made from several files is shared among them equally, so
-    that the sum over all files is what is really used.
+    A checkpoint's models are added up; a model made from several files is divided equally among them, so that
+    the total is the memory really used.
     """
     on_device: dict[tuple[str, str], int] = defaultdict(int)
     in_ram: dict[tuple[str, str], int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""Models as the API shows them."""
+"""API representations of models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
 
 
 def status(entry: Entry) -> dict[str, Any]:
-    """File fields are those of the first worker that has it; `workers` tells of each."""
+    """File fields are those of the first worker that has it; `workers` has one entry for each."""
     first = entry.files[0] if entry.files else {}
     return _summary(entry) | {
         "file_size_mb": megabytes(first["size"]) if first else None,

@@ -1,4 +1,4 @@
-"""Telling a worker that there is a command for it. It may be lost without harm: workers look every 2 s."""
+"""Notifies a worker of a command. Losing a ticket is harmless: workers poll every 2 s."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def ticket(host: str) -> None:
         tickets.send(LOOK_FOR_COMMANDS, queue=f"gpu.{host}")
     except (redis.RedisError, KombuError, OSError) as exc:
         _away_until = time.monotonic() + SKIP_SECONDS
-        logger.warning("ticket not sent, Redis is away: %s", exc)
+        logger.warning("ticket not sent, Redis is unavailable: %s", exc)

@@ -1,4 +1,4 @@
-"""Addresses under /models/. A model's name may have subfolders, so the specific ones come first."""
+"""URLs under /models/. A model's name may have subfolders, so the specific ones come first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import views
 
 
 class NameConverter:
-    """A name with its subfolders. Without a slash at its end: that one belongs to the address."""
+    """A name with its subfolders. Without a trailing slash: that one belongs to the URL."""
 
     regex = "[^/](?:.*[^/])?"
 

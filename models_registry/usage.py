@@ -1,4 +1,4 @@
-"""When models were used, who has them, and which may have been meant: what executions ask and tell."""
+"""Model usage, hosts and suggestions: the registry's interface for executions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUGGESTIONS = 3
 
 
 def used(models: Iterable[tuple[str, str]]) -> None:
-    """An execution uses these models, given as (type, name), now."""
+    """Record that an execution uses these models, given as (type, name), now."""
     wanted = Q(pk__in=[])
     for type_, name in models:
         wanted |= Q(type=type_, name=name)
@@ -26,15 +26,15 @@ def used(models: Iterable[tuple[str, str]]) -> None:
 
 
 def hosts_told(*, within: timedelta) -> QuerySet[Host, Any]:
-    """The hosts that told of themselves so lately, by name."""
+    """Hosts that reported recently, by name."""
     return Host.objects.filter(reported_at__gt=Now() - within).values("name")
 
 
 def missing(hosts: Iterable[str], *, names: Iterable[str]) -> dict[str, set[str]]:
-    """By host: those of the names that it does not have and another of them has. One query, or none.
+    """By host: those of the names that it lacks and another of them has. One query, or none.
 
-    A host that has told of no file at all is left out: nobody knows what it has. Types do not count, since
-    a node may look where we would not.
+    A host that has reported no file at all is omitted: its files are unknown. Types are ignored, since a node
+    may look elsewhere than we would.
     """
     wanted = {name.replace("\\", "/") for name in names}
     if not wanted:
@@ -60,9 +60,9 @@ def whereabouts(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def near(*, name: str, type_: str | None) -> list[str]:
-    """Names of models there are that are like `name`, the nearest first; one query.
+    """Existing model names similar to `name`, the closest first; one query.
 
-    Subfolders and extensions count little: what people get wrong is where a file lies and what it ends in.
+    Subfolders and extensions count little: they are what users usually get wrong.
     """
     rows = Model.objects.filter(files__isnull=False)
     names = list(rows.filter(type=type_).values_list("name", flat=True).distinct() if type_ else [])
@@ -74,7 +74,7 @@ def near(*, name: str, type_: str | None) -> list[str]:
 
 
 def embeddings_on(host: str) -> list[str] | None:
-    """Names of the embeddings on a host; None where its files are not known."""
+    """Names of the embeddings on a host; None if its files are unknown."""
     files = ModelFile.objects.filter(host=host)
     if not files.exists():
         return None

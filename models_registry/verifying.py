@@ -1,4 +1,4 @@
-"""Is what was downloaded a model, whole, and the one that was meant?"""
+"""Verification of downloads: a model, complete, and the expected one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 4 * 1024 * 1024  # bytes
 
 
 class Unsound(Exception):
-    """It is not; the text says why."""
+    """Verification failed; the text says why."""
 
 
 class Stopped(Exception):
@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 def check(path: Path, *, name: str, expected: str, stop: threading.Event) -> str:
-    """Its SHA-256. Unsound if it is not what its name says, or not of the sum `expected` if that is given."""
+    """Its SHA-256. Unsound if the content does not match its name, or the checksum `expected` if given."""
     _check_format(path, Path(name).suffix.lower())
     return check_sum(path, expected=expected, stop=stop)
 

@@ -28,7 +28,7 @@ CLEANED_OR_LATER = dict.fromkeys((200, 202), shapes.ModelsCleanedSerializer)
 
 
 class ManagementView(APIView):
-    """For those who may change what is on disk and in memory: MODEL_MANAGEMENT says who."""
+    """Requires permission to change models on disk and in memory, as MODEL_MANAGEMENT defines."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -165,12 +165,12 @@ class ProgressView(APIView):
 
 
 def _may_manage(user: Any) -> bool:
-    """Operators, and not those that may only look."""
+    """Operators, but not read-only staff."""
     return bool(user.is_staff and user.has_perm("models_registry.change_model"))
 
 
 def _answer(done: commands.Done, shown: dict[str, Any], *, look: str) -> Response:
-    """200, or 202 while some worker is still to do it; then `Location` shows what became of it."""
+    """200, or 202 while some worker has not finished; then `Location` shows the outcome."""
     if not done.waiting:
         return Response(shown | _note(done))
     note = "; ".join([*done.notes, f"GET {look} shows when it is done"])
