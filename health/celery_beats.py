@@ -1,8 +1,8 @@
-"""Which Celery processes live and which queues they serve, told by themselves in Redis.
+"""Which Celery processes are alive and which queues they serve, reported by themselves in Redis.
 
-Asking all of them (`inspect`) takes its whole time-out each time, since nobody knows how many will answer.
-So each writes itself into one hash whenever its consumer's own heart beats, every two seconds, by the
-clock of Redis. Lost with Redis: then no Celery process works either.
+`inspect` always takes its whole timeout, since the number of replies is unknown. So each process writes
+itself into one hash on its consumer's heartbeat, every two seconds, by the clock of Redis. Lost with Redis:
+then no Celery process works either.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _client() -> redis.Redis:
 
 
 def processes() -> list[Process]:
-    """All that beat within the last hour. RedisError when Redis does not answer."""
+    """Processes with a heartbeat in the last hour. RedisError if Redis does not respond."""
     client = _client()
     now = _seconds(client.time())
     found: Any = client.hgetall(KEY)

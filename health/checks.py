@@ -1,6 +1,6 @@
-"""What `/health/detailed` looks at: each check says how one dependency is, in `Service` entries.
+"""The checks of `/health/detailed`: each reports one dependency, as `Service` entries.
 
-A check may take as long as it likes, or raise: `detailed` sees to time limits and errors.
+A check may block or raise: `detailed` handles timeouts and errors.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Service:
 
 @contextmanager
 def _timed() -> Iterator[Callable[[], float]]:
-    """Milliseconds since, to one digit."""
+    """Elapsed milliseconds, to one digit."""
     began = time.perf_counter()
     yield lambda: round((time.perf_counter() - began) * 1000, 1)
 
 
 class Database:
-    """PostgreSQL over a connection of its own: the pool being empty is not the server being away."""
+    """PostgreSQL over a connection of its own: an exhausted pool does not mean that the server is down."""
 
     def __init__(self) -> None:
         self._connection: psycopg.Connection[Any] | None = None
@@ -56,7 +56,7 @@ class Database:
             return [Service("database", "healthy", elapsed())]
 
     def fetch(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows; a connection that broke meanwhile is made anew once. psycopg.Error if that fails."""
+        """The rows; a broken connection is reopened once. psycopg.Error if that fails."""
         if self._connection is not None and not self._connection.closed:
             try:
                 return self._connection.execute(sql).fetchall()
@@ -67,7 +67,7 @@ class Database:
 
 
 def _connection_parameters() -> dict[str, Any]:
-    """Django's, without what only its pool understands."""
+    """Django's parameters, without those of its pool."""
     given = connection.get_connection_params()
     given.pop("pool", None)
     unwanted = ("context", "cursor_factory", "prepare_threshold", "server_side_binding", "isolation_level")
@@ -90,14 +90,14 @@ class Redis:
 
 
 def storage() -> list[Service]:
-    """Whether the storage answers: a look for one name, no object is written."""
+    """Whether the storage responds: looks up one name, writes no object."""
     with _timed() as elapsed:
         default_storage.exists("health/probe")
         return [Service("storage", "healthy", elapsed())]
 
 
 def celery() -> list[Service]:
-    """An entry for each queue: does any process serve it?"""
+    """An entry for each queue: whether any process serves it."""
     with _timed() as elapsed:
         served = celery_beats.served(celery_beats.processes())
         took = elapsed()
@@ -110,7 +110,7 @@ def celery() -> list[Service]:
 
 
 def explain(exc: BaseException) -> str:
-    """For everybody's eyes: what went wrong without hosts, names and passwords."""
+    """Safe for the public: what went wrong without hosts, names and passwords."""
     cause: BaseException | None = exc
     while cause is not None:
         text = str(cause)

@@ -1,4 +1,4 @@
-"""How the ComfyUIs are: by their workers' heartbeats, and directly where this host reaches them."""
+"""The state of the ComfyUIs: by their workers' heartbeats, and directly if this host reaches them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from workflows.models import Worker
 from .checks import Condition, Service
 from .probing import NoAnswer, Probe
 
-ASK_DIRECTLY = 32  # ComfyUIs; more are judged by heartbeats alone
+ASK_DIRECTLY = 32  # ComfyUIs; more are checked by heartbeats alone
 DIRECT_SECONDS = 1.0
 NO_WORKER = "No GPU worker has reported"
 
 
 @dataclass
 class _Direct:
-    """One ComfyUI, asked from here. What never answered here may live on another network."""
+    """One ComfyUI, queried from here. One that never responded may be on another network."""
 
     probe: Probe[float]
     has_answered: bool = False
@@ -43,7 +43,7 @@ def check() -> list[Service]:
 
 
 def _ask(rows: list[overview.Row]) -> dict[str, tuple[float | None, str | None]]:
-    """(milliseconds, error) of each that is worth asking, all at once."""
+    """(milliseconds, error) of each that is worth querying, concurrently."""
     began = time.monotonic()
     begun: dict[str, tuple[_Direct, Future[float]]] = {}
     for row in rows:
@@ -112,5 +112,5 @@ def _together(each: list[Service]) -> Service:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The GPUs of the workers that live, each once."""
+    """The GPUs of live workers, without duplicates."""
     return overview.gpus(Worker.objects.filter(name__in=registry.alive().values("name")))

@@ -1,4 +1,4 @@
-"""`/health/detailed`: all dependencies at once, in never more than LIMIT_SECONDS."""
+"""`/health/detailed`: all dependencies at once, never in more than LIMIT_SECONDS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .probing import NoAnswer, Probe, Shared
 
 logger = logging.getLogger(__name__)
 
-LIMIT_SECONDS = 1.5  # of the slowest check; the answer must be there in 2 s
+LIMIT_SECONDS = 1.5  # of the slowest check; the response is due in 2 s
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Report:
 
 
 class Check:
-    """A check with its limit, and the entries that stand for it when it fails."""
+    """A check with its limit, and the entries reported if it fails."""
 
     def __init__(self, *names: str, look: Callable[[], list[Service]], limit: float) -> None:
         self.names = names
@@ -39,15 +39,15 @@ class Check:
     def services(self, begun: Future[list[Service]], since: float) -> list[Service]:
         try:
             found = self.probe.ask(begun=begun, since=since)
-        except Exception as exc:  # noqa: BLE001  (whatever a check raises, its service is not well)
+        except Exception as exc:  # noqa: BLE001  (whatever a check raises, its service is unhealthy)
             return self._failed(exc)
         self._told = None
         return found
 
     def _failed(self, exc: Exception) -> list[Service]:
         said = str(exc) if isinstance(exc, NoAnswer) else checks.explain(exc)
-        if said != self._told:  # once, not each second
-            logger.warning("%s is not well: %s", self.probe.name, exc)
+        if said != self._told:  # once, not every second
+            logger.warning("%s is unhealthy: %s", self.probe.name, exc)
             self._told = said
         return [Service(name, "unhealthy", None, said) for name in self.names]
 
@@ -72,7 +72,7 @@ class Detailed:
         ]  # fmt: skip
         try:
             devices = self._gpus.ask(begun=gpus, since=since)
-        except Exception:  # noqa: BLE001  (the database is away: nothing is known of them)
+        except Exception:  # noqa: BLE001  (the database is unavailable: their state is unknown)
             devices = []
         figures = {**system.host_figures(), "gpu_usage_percent": system.gpu_usage(devices)}
         return Report(overall(services), services, figures)
@@ -84,7 +84,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def overall(services: list[Service]) -> Condition:
-    """Unhealthy without the database; degraded while anything else is not well: what remains can serve."""
+    """Unhealthy without the database; degraded while anything else is unhealthy: the rest can still serve."""
     by_name = {service.name: service.status for service in services}
     if by_name["database"] == "unhealthy":
         return "unhealthy"

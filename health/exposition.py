@@ -1,4 +1,4 @@
-"""The figures as Prometheus reads them."""
+"""The metrics in Prometheus format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PREFIX = "comfyserve_"
 
 
 def text(figures: Figures, *, accept: str) -> tuple[bytes, str]:
-    """(the text, its content type): OpenMetrics for those that ask for it, else the older format."""
+    """(the text, its content type): OpenMetrics for clients that accept it, else the older format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(figures))
     encode, content_type = choose_encoder(accept)

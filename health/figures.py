@@ -1,4 +1,4 @@
-"""The figures of `/metrics/`: what stands now, and what was counted."""
+"""The numbers of `/metrics/`: current state and counters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """What waits of one priority."""
+    """The queue of one priority."""
 
     number: int = 0
     oldest_seconds: float = 0.0
@@ -42,7 +42,7 @@ class Figures:
         return sum(count for (name, _, _), (count, _) in self.counted.items() if name == metric)
 
     def mean(self, metric: str) -> float | None:
-        """The mean of a histogram over all its labels; None where there is nothing."""
+        """The mean of a histogram over all its labels; None without observations."""
         found = [entry for (name, _, _), entry in self.counted.items() if name == metric]
         number = sum(count for count, _ in found)
         return round(sum(total for _, total in found) / number, 3) if number else None
@@ -62,7 +62,7 @@ def _look() -> Figures:
 
 
 def _running() -> int:
-    """A running one is claimed: the small index of claims has them all."""
+    """Running executions are claimed: the small index of claims has them all."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM workflows_execution WHERE claim_token IS NOT NULL AND status = 'running'"
@@ -71,7 +71,7 @@ def _running() -> int:
 
 
 def _waiting() -> dict[str, Waiting]:
-    """Counted in the index of what waits: costs as much as waits, whatever has ended."""
+    """Counted in the index of waiting executions: costs as much as waits, whatever has ended."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -87,7 +87,7 @@ _shared = Shared(_probe.ask)
 
 
 def now() -> Figures:
-    """At most a second old. Unavailable where the database does not answer in time."""
+    """At most a second old. Unavailable if the database does not respond in time."""
     try:
         return _shared.get()
     except NoAnswer as exc:

@@ -1,8 +1,8 @@
-"""How long the API takes, by route, and a line of log for each request.
+"""API latency by route, and a log line for each request.
 
-Every process gathers its own and adds it to PostgreSQL every few seconds (`workflows.metrics.store`), not to
-files of its host (prometheus-client's multiprocess mode): so one answer of `/metrics/` speaks for all
-processes on all hosts, whichever of them a load balancer asks, and a restart loses nothing.
+Every process collects its own and adds it to PostgreSQL every few seconds (`workflows.metrics.store`), not to
+files on its host (prometheus-client's multiprocess mode): so one `/metrics/` response covers all processes on
+all hosts, whichever of them a load balancer picks, and a restart loses nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_ROUTE = "none"
 
 
 class MeasureMiddleware(Middleware):
-    """Outermost but for the request's id: all of what we do counts, also refusals."""
+    """Outermost except for the request id: measures all our work, including rejections."""
 
     def before(self, request: HttpRequest) -> None:
         request.began_at = time.perf_counter()  # type: ignore[attr-defined]
@@ -40,7 +40,7 @@ class MeasureMiddleware(Middleware):
 
 
 def _waits(request: HttpRequest) -> bool:
-    """It lasts as long as the client wants."""
+    """Not measured: it lasts as long as the client wants."""
     return "wait" in request.headers.get("Prefer", "")
 
 
@@ -49,7 +49,7 @@ def _method(request: HttpRequest) -> str:
 
 
 def route_of(request: HttpRequest) -> str:
-    """As the address is written in the code: with names in place of ids."""
+    """The route pattern as written in the code: with names in place of ids."""
     match = request.resolver_match
     if match is None:
         return NO_ROUTE
@@ -79,7 +79,7 @@ _seen = 0.0
 
 
 def gather_process_counters() -> None:
-    """Counters that prometheus-client keeps in this process become figures of the fleet."""
+    """Counters that prometheus-client keeps in this process are added to the fleet's metrics."""
     global _seen
     now = REGISTRY.get_sample_value("comfyserve_rate_limit_skipped_total") or 0.0
     if now > _seen:

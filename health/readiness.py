@@ -1,5 +1,5 @@
-"""May this process get requests? The database answers, its tables are as the code wants them, and it
-is not about to stop."""
+"""Whether this process may receive requests: the database responds, migrations are applied, and it is not
+shutting down."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Readiness:
             return None
         if _wanted() - self._applied():
             return MIGRATIONS
-        self._migrated = True  # nobody takes migrations back under a running service
+        self._migrated = True  # migrations are never reversed under a running service
         return None
 
     def _applied(self) -> set[tuple[str, str]]:
@@ -60,5 +60,5 @@ _shared = Shared(Readiness().reason)
 
 
 def why_not() -> str | None:
-    """Why this process should get no requests; None when it may."""
+    """Why this process should receive no requests; None if it may."""
     return STOPPING if shutdown.begun() else _shared.get()

@@ -1,4 +1,4 @@
-"""Shapes of the health endpoints' answers, for the description of the API."""
+"""Response shapes of the health endpoints, for the OpenAPI schema."""
 
 from __future__ import annotations
 

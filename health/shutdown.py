@@ -1,7 +1,7 @@
-"""The life of a web process: what starts with it, and how it stops.
+"""The life cycle of a web process: startup and graceful shutdown.
 
-At SIGTERM readiness says no at once. With SHUTDOWN_DELAY_SECONDS the process goes on serving for so long,
-so that the load balancer sees it and sends no more; then the server stops as it always does.
+At SIGTERM readiness fails immediately. With SHUTDOWN_DELAY_SECONDS the process keeps serving for that long,
+so that the load balancer notices and sends no more; then the server stops as usual.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Life:
         self._flusher.start()
 
     def ends(self) -> None:
-        """No requests are taken any more; some still run."""
+        """No new requests are accepted; some still run."""
         _begun.set()
 
     async def end(self) -> None:
@@ -47,7 +47,7 @@ class Life:
 
 
 def _delay_the_end() -> None:
-    """Stand before the server's own handler of SIGTERM, which closes the port at once."""
+    """Runs before the server's own SIGTERM handler, which closes the port immediately."""
     if threading.current_thread() is not threading.main_thread():
         return
     servers = signal.getsignal(signal.SIGTERM)

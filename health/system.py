@@ -1,4 +1,4 @@
-"""Figures of this process and its machine."""
+"""Metrics of this process and its machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 from django.conf import settings
 
 STARTED_AT = psutil.Process().create_time()
-psutil.cpu_percent()  # the first call has nothing to compare with and says 0
+psutil.cpu_percent()  # the first call has no reference and returns 0
 
 
 def uptime_seconds() -> float:
@@ -37,7 +37,7 @@ def existing(path: Path) -> Path:
 
 
 def gpu_usage(gpus: Sequence[dict[str, Any]]) -> float | None:
-    """Mean over all GPUs of the fleet; null where there is none, or none tells."""
+    """Mean over all GPUs of the fleet; null if there is none, or none reports."""
     told = [gpu["usage_percent"] for gpu in gpus if gpu["usage_percent"] is not None]
     return round(sum(told) / len(told), 1) if told else None
 

@@ -36,7 +36,7 @@ TEXTS = (
 
 
 class ProbeView(APIView):
-    """For everybody, and nobody is looked up."""
+    """Public, without authentication."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -86,7 +86,7 @@ def _about(status: str) -> dict[str, Any]:
 
 
 class _Any(BaseContentNegotiation):
-    """JSON whatever is asked for: the text for Prometheus is chosen by the view, not rendered."""
+    """Accepts any Accept header: the view selects the text for Prometheus, without a renderer."""
 
     def select_parser(self, request: Request, parsers: Any) -> Any:  # noqa: ARG002
         return parsers[0]
@@ -138,7 +138,7 @@ class Workers(APIView):
 
 
 class MayOperateWorkers(IsAdminUser):
-    """Staff that may change workers: those in the group Operators, and superusers."""
+    """Staff that may change workers: the group Operators, and superusers."""
 
     message = "Only operators may do this"
 

@@ -1,4 +1,4 @@
-"""The first page of the operator's console: what happens now, and what happened in the last day.
+"""The start page of the operator's console: the current state, and the last day.
 
-Like all of `health` it reads from every app; nobody reads from it.
+Like all of `health` it reads from every app; no app reads from it.
 """

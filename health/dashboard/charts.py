@@ -1,4 +1,4 @@
-"""Bars by the hour, reckoned here and drawn as SVG by the template: no script, light and dark."""
+"""Bar charts by hour, computed here and drawn as SVG by the template: no script, light and dark."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bar:
 class Chart:
     bars: list[Bar]
     top: str  # what the highest line means
-    told: str  # for who cannot see it
+    told: str  # for screen readers
     width: int = WIDTH
     height: int = HEIGHT
     floor: int = HEIGHT - BOTTOM
@@ -63,7 +63,7 @@ def ended(hours: Sequence[Hour]) -> Chart:
 
 
 def waits(hours: Sequence[Hour]) -> Chart:
-    """The mean wait of those that ended in each hour."""
+    """The mean wait of executions that ended in each hour."""
     highest = max(1.0, *(hour.mean_wait or 0.0 for hour in hours))
     bars = []
     for number, hour in enumerate(hours):
@@ -74,7 +74,7 @@ def waits(hours: Sequence[Hour]) -> Chart:
 
 
 def _scaled(value: float, highest: float) -> float:
-    """What is not nothing can be seen."""
+    """Nonzero values stay visible."""
     return max(2.0, value / highest * (HEIGHT - BOTTOM - TOP)) if value else 0.0
 
 

@@ -1,5 +1,5 @@
-"""What ended in the last day, hour by hour. An hour that is over is read once and remembered, so that a
-look costs what ended in the present one.
+"""Executions that ended in the last day, by hour. A past hour is queried once and cached, so that a refresh
+costs only the current one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from django.db import connection
 from django.utils import timezone
 
 HOURS = 24
-SETTLES = timedelta(minutes=2)  # after its end an hour may still get rows: transactions that began in it
+SETTLES = timedelta(
+    minutes=2
+)  # rows may still be added to an hour after its end: by transactions that began in it
 
 _ENDED_SQL = """
     SELECT date_trunc('hour', completed_at), status, count(*), count(started_at),
@@ -29,7 +31,7 @@ _FAILED_SQL = """
 
 @dataclass
 class Hour:
-    """`began`: how many of those that ended ever began; `waited`: seconds that they waited in all."""
+    """`began`: how many of those that ended had started; `waited`: their total waiting seconds."""
 
     start: datetime
     ended: dict[str, int] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Day:
         self._over: dict[datetime, Hour] = {}
 
     def hours(self) -> list[Hour]:
-        """The last HOURS hours, oldest first, the present one last. At most two queries."""
+        """The last HOURS hours, oldest first, the current one last. At most two queries."""
         now = timezone.now()
         present = now.replace(minute=0, second=0, microsecond=0)
         wanted = [present - timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
@@ -64,13 +66,13 @@ class Day:
         return [(known | read)[start] for start in wanted]
 
     def forget(self) -> None:
-        """Read all of it anew."""
+        """Read all of it again."""
         with self._lock:
             self._over = {}
 
 
 def _read(starts: list[datetime]) -> dict[datetime, Hour]:
-    """From the first of them to the last, in one go."""
+    """From the first of them to the last, in one query."""
     hours = {start: Hour(start) for start in starts}
     span = [starts[0], starts[-1] + timedelta(hours=1)]
     with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""The figures of the dashboard. Each look is bounded: maintained figures, small partial indexes, a sample."""
+"""The dashboard's numbers. Each read is bounded: maintained counters, small partial indexes, a sample."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from workflows.models import Execution, Priority
 
 from .day import Hour, day
 
-USERS = 8  # with the most in the queue
+USERS = 8  # with the most queued executions
 LATEST = 8  # executions
-SAMPLED_ABOVE = 100_000  # files: beyond that their sizes are not added up
+SAMPLED_ABOVE = 100_000  # files: beyond that their sizes are sampled
 SAMPLED_ROWS = 20_000
-STORAGE_SECONDS = 60.0  # between looks at what the files take
+STORAGE_SECONDS = 60.0  # between reads of the storage size
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Storage:
 
 @dataclass(frozen=True)
 class Machine:
-    """A worker with what it does now."""
+    """A worker and its current work."""
 
     row: overview.Row
     gpus: list[dict[str, Any]]
-    models: list[str] | None  # in memory; None: its ComfyUI does not tell
+    models: list[str] | None  # in memory; None: its ComfyUI does not report it
     percentage: float | None  # of what it runs
 
 
@@ -59,13 +59,13 @@ class Figures:
 
     @property
     def queue(self) -> list[tuple[str, health_figures.Waiting]]:
-        """Highest priority first, each also where nothing waits."""
+        """Highest priority first, including empty ones."""
         empty = health_figures.Waiting()
         return [(name, self.now.waiting.get(name, empty)) for name in Priority.values[::-1]]
 
 
 def _look() -> Figures:
-    """Raises Unavailable where the database does not answer."""
+    """Raises Unavailable if the database does not respond."""
     disk = shutil.disk_usage(system.existing(settings.DATA_DIR))
     return Figures(
         now=health_figures.now(),
@@ -98,7 +98,7 @@ def _machines() -> list[Machine]:
 
 
 def _users() -> list[tuple[str, int, int]]:
-    """Those with the most in the queue: counted in the small index of what has not ended."""
+    """Users with the most in the queue: counted in the small index of unfinished executions."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -115,7 +115,7 @@ def _users() -> list[tuple[str, int, int]]:
 
 
 def _storage() -> Storage:
-    """What the files take, each content once; beyond SAMPLED_ABOVE files reckoned from a sample of them."""
+    """Storage size, each content once; beyond SAMPLED_ABOVE files estimated from a sample."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE relname = 'files_file'")
         known = int(cursor.fetchone()[0])
@@ -130,4 +130,4 @@ def _storage() -> Storage:
 
 
 storage_lately = TtlCache(_storage, seconds=STORAGE_SECONDS)
-look = TtlCache(_look)  # however many operators look
+look = TtlCache(_look)  # shared by all operators' requests

@@ -22,8 +22,8 @@ from . import charts, figures
 from .day import total
 from .figures import Figures, Machine
 
-FULL = 90  # percent of the disk that worry
-BEHIND = timedelta(minutes=10).total_seconds()  # the oldest waits so long: worth a word
+FULL = 90  # percent of disk use that triggers a warning
+BEHIND = timedelta(minutes=10).total_seconds()  # the oldest waits this long: triggers a warning
 
 
 def may_see(request: HttpRequest) -> bool:
@@ -31,7 +31,7 @@ def may_see(request: HttpRequest) -> bool:
 
 
 def callback(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """What unfold asks for, for the admin's first page."""
+    """Called by unfold for the admin's start page."""
     return {**context, "title": "Dashboard", **(_shown() if may_see(request) else {})}
 
 
@@ -115,7 +115,7 @@ def _tiles(whole: Any) -> list[tuple[str, str, str]]:
 
 
 def _worries(found: Figures, *, oldest: float, disk: float) -> Any:
-    """Sentences, the worst first."""
+    """Warnings, the worst first."""
     able = sum(found.now.workers.get(state, 0) for state in ("active", "paused"))
     if not able:
         yield "No GPU worker is running" + (

@@ -1,6 +1,6 @@
-"""What `manage.py doctor` looks at: each finding says whether something is right, and what to do if not.
+"""The checks of `manage.py doctor`: each finding says whether something is right, and how to fix it if not.
 
-The parts are looked at one after the other, each by itself: one that breaks says so and the others go on.
+The parts are checked one after the other, independently: one that fails is reported and the others continue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .findings import Finding, Verdict, bad
 
 Look = Callable[[], Iterator[Finding]]
 
-# What can be said before anything runs, then what needs the servers.
+# Checks that need no servers, then those that do.
 BEFORE_START: tuple[Look, ...] = (host.settings_make_sense, host.disk, host.gpus)
 PARTS: tuple[Look, ...] = (
     *BEFORE_START, stores.database, stores.migrations, stores.clock, stores.redis, stores.celery,
@@ -21,7 +21,7 @@ PARTS: tuple[Look, ...] = (
 
 
 def examine(*, before_start: bool = False) -> Iterator[Finding]:
-    """The findings, as they come."""
+    """The findings, as they are made."""
     for look in BEFORE_START if before_start else PARTS:
         try:
             yield from look()

@@ -1,4 +1,4 @@
-"""ComfyUI: what the workers say of theirs, and what the one at COMFYUI_URL says itself."""
+"""ComfyUI: the workers' reports, and the one at COMFYUI_URL itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def workers() -> Iterator[Finding]:
     try:
         rows = [row for row in overview.rows() if not overview.has_left(row)]
     except DatabaseError:
-        return  # said by `database` or `migrations`
+        return  # reported by `database` or `migrations`
     if not rows:
         yield bad("workers", "no GPU worker has reported", START_ONE)
     for row in rows:
@@ -41,7 +41,7 @@ def workers() -> Iterator[Finding]:
 
 
 def direct() -> Iterator[Finding]:
-    """The ComfyUIs at COMFYUI_URL, where this machine has any."""
+    """The ComfyUI at COMFYUI_URL, if this machine has one."""
     for url in settings.COMFYUI_URL.split(","):
         yield from _one(url.strip())
 
@@ -51,7 +51,7 @@ def _one(url: str) -> Iterator[Finding]:
         with Client(url, headers=settings.COMFYUI_HEADERS, timeout=5) as client:
             stats = client.system_stats()
     except Unreachable as exc:
-        to_do = "Start ComfyUI, or mend COMFYUI_URL; nothing to do where only other machines have one"
+        to_do = "Start ComfyUI, or fix COMFYUI_URL; nothing to do where only other machines have one"
         yield note("comfyui", f"{url} does not answer ({explain(exc)})", to_do)
         return
     device = ", ".join(device.name for device in stats.devices)

@@ -28,10 +28,10 @@ def database() -> Iterator[Finding]:
     host = f"{settings.DATABASES['default'].get('HOST')}:{settings.DATABASES['default'].get('PORT')}"
     try:
         began = time.perf_counter()
-        checks.Database().fetch("SELECT 1")  # the pool would only say that it got none in time
+        checks.Database().fetch("SELECT 1")  # the pool would only report that it got no connection in time
     except psycopg.OperationalError as exc:
         said = str(exc).strip().splitlines()[0]
-        yield bad("database", f"{host}: {said}", "Start PostgreSQL, or mend DATABASE_URL")
+        yield bad("database", f"{host}: {said}", "Start PostgreSQL, or fix DATABASE_URL")
         return
     took = (time.perf_counter() - began) * 1000
     connection.ensure_connection()
@@ -85,7 +85,7 @@ def redis() -> Iterator[Finding]:
         about: dict[str, Any] = client.info()
         took = (time.perf_counter() - began) * 1000
     except redis_client.RedisError as exc:
-        to_do = "Start Redis, or mend REDIS_URL; until then the service is degraded: no limits, slower starts"
+        to_do = "Start Redis, or fix REDIS_URL; until then the service is degraded: no limits, slower starts"
         yield bad("redis", f"{_without_password(settings.REDIS_URL)}: {exc}", to_do)
         return
     name = "Valkey" if about.get("server_name") == "valkey" else "Redis"
@@ -134,7 +134,7 @@ def _database_answers() -> bool:
     try:
         connection.ensure_connection()
     except OperationalError:
-        return False  # said once, by `database`
+        return False  # reported once, by `database`
     return True
 
 

@@ -1,4 +1,4 @@
-"""manage.py clean: what beat has removed bit by bit, now; with --dry-run only told."""
+"""manage.py clean: removes now what beat removes gradually; with --dry-run only reports it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from files import cleaning as files
 from files.errors import StorageUnavailable
 from workflows import cleaning as workflows
 
-# Executions first: files that were theirs only are looked for afterwards.
+# Executions first: files used only by them are found afterwards.
 PARTS: dict[str, Clean] = {"workflows": workflows.clean, "files": files.clean, "accounts": accounts.clean}
 
 
 class Command(BaseCommand):
     help = (
-        "Remove what the settings do not keep: old executions, logs, deliveries, sessions, silent workers, "
-        "expired files, and bytes in the storage without a row. It may run beside everything else, and be "
+        "Remove data past its retention period: old executions, logs, deliveries, sessions, silent workers, "
+        "expired files, and bytes in the storage without a row. It may run at any time, and be "
         "stopped at any time."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--only", choices=PARTS, help="one part of it")
-        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
+        parser.add_argument("--only", choices=PARTS, help="clean only this part")
+        parser.add_argument("--dry-run", action="store_true", help="only report what would be removed")
 
     def handle(self, *args: Any, only: str | None, dry_run: bool, **options: Any) -> None:  # noqa: ARG002
         counts: Counter[str] = Counter()

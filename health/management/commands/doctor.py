@@ -1,4 +1,4 @@
-"""manage.py doctor: the first thing to run when something is off."""
+"""manage.py doctor: the first command to run when something is wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MARKS = {Verdict.GOOD: ("ok ", "SUCCESS"), Verdict.NOTE: ("note", "WARNING"), Ve
 
 
 class Command(BaseCommand):
-    help = "Look at everything that ComfyServe needs, and say what to do about what is wrong."
-    requires_system_checks = []  # they would stop it before it could say anything
+    help = "Check everything that ComfyServe needs, and say how to fix what is wrong."
+    requires_system_checks = []  # they would abort the command before it could report anything
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--before-start", action="store_true", help="only what can be seen before the servers run"
+            "--before-start", action="store_true", help="only the checks that need no running servers"
         )
 
     def handle(self, *args: Any, before_start: bool, **options: Any) -> None:  # noqa: ARG002
