@@ -1,6 +1,6 @@
 """ComfyUI's HTTP and websocket protocol, typed. It needs `requests` and `websocket-client`, nothing else.
 
-`Client` asks and tells, `Session` listens. Tests have a ComfyUI that does what a script says in
+`Client` sends requests, `Session` receives events. Tests have a scripted ComfyUI in
 `tests.scripted_comfyui`.
 """
 

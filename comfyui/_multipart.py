@@ -1,4 +1,4 @@
-"""A multipart body that is sent while the file is read: urllib3 would read it whole first."""
+"""A multipart body that is sent while the file is read: urllib3 would buffer it whole first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 256 * 1024  # bytes read at once
 class MultipartBody:
     """Iterate to send it, once, with `content_type` as the header.
 
-    `length` (bytes) is known where the stream can seek; else it is None and the body goes out in HTTP chunks.
+    `length` (bytes) is known if the stream can seek; else it is None and the body is sent in HTTP chunks.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class MultipartBody:
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
             for name, value in fields.items()
         )
-        # Raw UTF-8 in quotes, as browsers send it. Percent signs would stay in ComfyUI's file name.
+        # Raw UTF-8 in quotes, as browsers send it. Percent-encoding would end up in ComfyUI's file name.
         self._head += (
             f"--{boundary}\r\n"
             f'Content-Disposition: form-data; name="{file_field}"; filename="{_quoted(filename)}"\r\n'

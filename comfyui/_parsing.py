@@ -1,8 +1,8 @@
-"""ComfyUI's JSON into our types.
+"""Parses ComfyUI's JSON into our types.
 
-The functions raise KeyError, TypeError, ValueError, AttributeError or IndexError (`MALFORMED`) on what
-is not ComfyUI's; callers turn that into what fits them. They are strict about what we rely on and
-lenient about the rest, since versions differ there.
+The functions raise KeyError, TypeError, ValueError, AttributeError or IndexError (`MALFORMED`) on unexpected
+input; callers translate that. They are strict about what we rely on and lenient about the rest, since
+versions differ there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def submitted(raw: Any) -> Submitted:
 
 
 def node_errors(raw: Any) -> dict[str, NodeErrors]:
-    """By node id. `[]` and null, which some versions send for "none", are none."""
+    """By node id. `[]` and null, which some versions send for "none", are empty."""
     return {
         str(node_id): _errors_of_node(str(node_id), each) for node_id, each in optional_mapping(raw).items()
     }
@@ -83,7 +83,7 @@ def _input_error(raw: Any) -> InputError:
 
 def queue(raw: Any) -> QueueState:
     raw = mapping(raw)
-    # ComfyUI sends its heap as it lies in memory: only the number says which comes first.
+    # ComfyUI sends its heap in memory order: only the number says which comes first.
     pending = sorted((_queue_item(each) for each in raw["queue_pending"]), key=lambda item: item.number)
     return QueueState(running=[_queue_item(each) for each in raw["queue_running"]], pending=pending)
 
@@ -103,7 +103,7 @@ def _queue_item(raw: Any) -> QueueItem:
 
 
 def history(prompt_id: str, raw: Any) -> History | None:
-    """The entry of one prompt out of the answer to `/history/ID`; None where it has none."""
+    """The entry of one prompt in the response to `/history/ID`; None if it has none."""
     entry = mapping(raw).get(prompt_id)
     if entry is None:
         return None
@@ -130,7 +130,7 @@ def history(prompt_id: str, raw: Any) -> History | None:
 
 
 def _outcome(status: Mapping[str, Any], messages: list[tuple[str, dict[str, Any]]]) -> Outcome:
-    """ComfyUI calls an interrupted prompt an error too: only its last message tells them apart."""
+    """ComfyUI reports an interrupted prompt as an error too: only its last message tells them apart."""
     if status.get("status_str", "success") == "success":
         return "success"
     names = [name for name, _ in messages]
@@ -161,7 +161,7 @@ def _timestamp(messages: list[tuple[str, dict[str, Any]]]) -> int | None:
 
 
 def files(outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[OutputFile]:
-    """Whatever in the outputs names a file, under whichever key a node puts it."""
+    """Everything in the outputs that references a file, under whichever key a node puts it."""
     for node_id, output in outputs.items():
         animated = output.get("animated")
         is_animated = any(animated) if isinstance(animated, list) else bool(animated)
@@ -186,7 +186,7 @@ def texts(outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]
 
 
 def _flat(value: Any) -> Iterator[str]:
-    """Some nodes give one text, some a list, some a list of lists."""
+    """Some nodes return one text, some a list, some a list of lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A bounded queue of events between the session's thread and one follower."""
+"""A bounded queue of events between the session's thread and one subscriber."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comfyui import events
 from comfyui.events import Event
 
 CAPACITY = 256  # events
-# Of these only the newest matters, so a follower that is slow finds one of each kind and node.
+# Of these only the newest matters, so a slow subscriber gets one of each kind and node.
 REPLACEABLE = (events.Progress, events.ProgressState, events.Preview, events.ProgressText)
 # Never dropped; there are few of them.
 DECISIVE = (
@@ -28,8 +28,8 @@ DECISIVE = (
 class Subscription:
     """The events of one prompt. One thread reads; leaving the `with` block ends it.
 
-    When it is full, progress and previews go first, then the oldest of the others, except those that
-    tell how a prompt ends. `dropped` counts the others: with it above zero, history knows more.
+    When it is full, progress and previews are dropped first, then the oldest of the others, except those that
+    report how a prompt ends. `dropped` counts the others: if it is above zero, history has more.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Subscription:
         self._woken = False
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """The next event, or None when there was none for `timeout` seconds, or somebody called `wake`."""
+        """The next event, or None if there was none for `timeout` seconds, or `wake` was called."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._ready:
             while not self._waiting and not self._woken:
@@ -58,14 +58,13 @@ class Subscription:
             return None
 
     def wake(self) -> None:
-        """Make the reader's `get` return None once what waits is read, now or at its next call: there is
-        something else to look at."""
+        """Make the reader's `get` return None once the queue is empty, now or at its next call."""
         with self._ready:
             self._woken = True
             self._ready.notify()
 
     def put(self, event: Event) -> None:
-        """Never waits: the session's thread has others to serve."""
+        """Never blocks: the session's thread serves other subscribers too."""
         with self._ready:
             if isinstance(event, REPLACEABLE):
                 self._drop_older_of(event)
@@ -84,7 +83,7 @@ class Subscription:
         self.close()
 
     def _drop_older_of(self, event: Event) -> None:
-        """Only among the newest: what came before another kind of event keeps its place in the order."""
+        """Only among the newest: an event before one of another kind keeps its place in the order."""
         for index in range(len(self._waiting) - 1, -1, -1):
             waiting = self._waiting[index]
             if not isinstance(waiting, REPLACEABLE):
@@ -98,7 +97,7 @@ class Subscription:
         if index is None:
             index = self._first(lambda event: not isinstance(event, DECISIVE))
             self.dropped += index is not None
-        # Only decisive ones, from hundreds of reconnections: the oldest says nothing new.
+        # Only decisive ones, from hundreds of reconnections: the oldest adds nothing.
         del self._waiting[index or 0]
 
     def _first(self, fits: Callable[[Event], bool]) -> int | None:

@@ -4,7 +4,7 @@
     info = bridge.info()            None: this ComfyUI has no bridge
     if info: bridge.memory()
 
-Where there is no bridge, `files` asks ComfyUI's own routes, and the rest raises `NoBridge`.
+Without a bridge, `files` uses ComfyUI's own routes, and the rest raises `NoBridge`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class NoBridge(ComfyUIError):
 @dataclass(frozen=True)
 class BridgeInfo:
     version: int
-    boot: str  # another one after every start of ComfyUI
+    boot: str  # changes whenever ComfyUI restarts
 
 
 @dataclass(frozen=True)
 class ModelInMemory:
-    """One model (a checkpoint is up to three). `loaded_bytes` are on the device; 0: it lies in RAM only."""
+    """One model (a checkpoint is up to three). `loaded_bytes` are on the device; 0: it is in RAM only."""
 
     class_name: str
-    files: list[tuple[str, str]]  # (folder, name); empty where nobody knows
+    files: list[tuple[str, str]]  # (folder, name); empty if unknown
     device: str
     size_bytes: int
     loaded_bytes: int
@@ -71,7 +71,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Each by its name, with the seconds since it was changed last."""
+    """Each by its name, with the seconds since its last change."""
 
     marks: dict[str, float]  # `<execution id>.<attempt>`
     inputs: dict[str, float]  # names below our folder in the input folder
@@ -83,7 +83,7 @@ class Bridge:
         self._client = client
 
     def info(self) -> BridgeInfo | None:
-        """None where there is no bridge, or one of a version that is not ours."""
+        """None if there is no bridge, or one of an incompatible version."""
         answer = self._client.get("/comfyserve/bridge")
         if answer.status == 404:
             return None
@@ -115,15 +115,15 @@ class Bridge:
         return found
 
     def header(self, *, folder: str, name: str) -> dict[str, Any] | None:
-        """The header of a safetensors file; None where there is none, or nobody to read it."""
+        """The header of a safetensors file; None if there is none, or no bridge to read it."""
         query = urlencode({"folder": folder, "name": name})
         answer = self._client.get(f"/comfyserve/header?{query}")
         return None if answer.status == 404 else self._client.parse(answer, _parsing.mapping)
 
     def unload(self, *, folder: str, name: str, drop: bool, wait: float = 5.0) -> bool:
-        """Take one model off the device, with `drop` out of RAM too.
+        """Unload one model from the device, with `drop` also from RAM.
 
-        False when a prompt still runs after `wait` seconds; it happens when that has ended.
+        False if a prompt still runs after `wait` seconds; it is unloaded when that has ended.
         """
         body = {"folder": folder, "name": name, "drop": drop, "wait": wait}
         answer = self._there(self._client.post("/comfyserve/unload", body))
@@ -135,8 +135,8 @@ class Bridge:
         return self._client.parse(answer, _leftovers)
 
     def use(self, name: str, *, older: float) -> int | None:
-        """The size of an input below our folder, None where it is not there. Its age begins anew if that is
-        more than `older` seconds."""
+        """The size of an input below our folder, None if missing. Its age is reset if more than `older`
+        seconds."""
         answer = self._there(self._client.post("/comfyserve/use", {"input": name, "older": older}))
         return self._client.parse(answer, lambda raw: None if raw["size"] is None else int(raw["size"]))
 
@@ -230,7 +230,7 @@ def _stock_files(raw: Any) -> list[dict[str, Any]]:
 
 
 def _placed(folder: str, places: list[str], raw: dict[str, Any]) -> ModelFile | None:
-    """A file as ComfyUI's own route tells it, if it says enough."""
+    """A file as reported by ComfyUI's own route, if complete enough."""
     name, index = str(raw["name"]).replace("\\", "/"), int(raw.get("pathIndex", 0))
     if index >= len(places):
         return None

@@ -7,7 +7,7 @@
     with client.view(history.files[0]) as stream:
         for chunk in stream: ...
 
-Nothing is tried twice: only the caller knows whether that would be right. Errors are those of
+Nothing is retried: only the caller knows whether that is safe. Errors are those of
 `comfyui.errors`, whatever goes wrong below.
 """
 
@@ -33,7 +33,7 @@ POOL = 32  # connections kept; more threads than that still work, with new conne
 NEVER_SENT = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
-    ValueError,  # an address or header that no request can be made of
+    ValueError,  # a URL or header that no request can be built from
 )
 
 T = TypeVar("T")
@@ -41,7 +41,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, below 500 and no redirect. `body` is empty while the bytes are still to be streamed."""
+    """A response below 500 that is not a redirect. `body` is empty while the bytes are still to be
+    streamed."""
 
     status: int
     body: bytes
@@ -50,7 +51,7 @@ class Answer:
 
 
 class FileStream:
-    """A file on its way. Iterating raises `Unreachable` where the connection ends before the file does."""
+    """A file being streamed. Iterating raises `Unreachable` if the connection ends before the file does."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
@@ -114,9 +115,8 @@ class Client:
     ) -> Submitted:
         """Put a prompt into ComfyUI's queue.
 
-        Raises `Refused` when ComfyUI does not accept any of it, and `Unreachable` otherwise; with
-        `sent` it may be in the queue all the same. ComfyUI does not look whether it has the id
-        already: submitted twice, it runs twice.
+        Raises `Refused` if ComfyUI rejects all of it, and `Unreachable` otherwise; with `sent` it may be
+        queued nevertheless. ComfyUI does not check for duplicate ids: submitted twice, it runs twice.
         """
         body: dict[str, Any] = {"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id}
         if front:
@@ -131,7 +131,7 @@ class Client:
         return self.parse(answer, _parsing.submitted)
 
     def queue(self) -> QueueState:
-        """What runs and what waits, with whole graphs: some kilobytes for each."""
+        """The running and waiting prompts, with whole graphs: some kilobytes each."""
         return self.parse(self.get("/queue"), _parsing.queue)
 
     def queue_remaining(self) -> int:
@@ -139,24 +139,24 @@ class Client:
         return self.parse(self.get("/prompt"), lambda raw: int(raw["exec_info"]["queue_remaining"]))
 
     def history(self, prompt_id: str) -> History | None:
-        """How a prompt ended; None while it has not, and where ComfyUI does not know it (any more)."""
+        """How a prompt ended; None if it has not, or ComfyUI does not know it (any more)."""
         answer = self.get(f"/history/{_segment(prompt_id)}")
         return self.parse(answer, lambda raw: _parsing.history(prompt_id, raw))
 
     def delete_history(self, prompt_id: str) -> None:
-        """Forget how a prompt ended. Nothing happens where there is nothing to forget."""
+        """Delete a prompt's history entry. Does nothing if there is none."""
         self._expect_ok(self.post("/history", {"delete": [_given(prompt_id)]}))
 
     def delete_queued(self, prompt_id: str) -> None:
-        """Take a waiting prompt out of the queue. It leaves no event and no history, and a running one
-        is not touched."""
+        """Remove a waiting prompt from the queue. Causes no event and no history, and does not affect a
+        running one."""
         self._expect_ok(self.post("/queue", {"delete": [_given(prompt_id)]}))
 
     def interrupt(self, prompt_id: str) -> None:
-        """Stop this prompt if it runs now, at its next step; nothing happens if it does not.
+        """Interrupt this prompt if it runs now, at its next step; otherwise does nothing.
 
-        There is no way to say "whatever runs". But older versions of ComfyUI do not read the id and
-        stop whatever runs: where such a one may be met, see first with `queue` that it is this one.
+        There is no way to interrupt whatever runs. But older versions of ComfyUI ignore the id and interrupt
+        whatever runs: with those, check with `queue` first.
         """
         self._expect_ok(self.post("/interrupt", {"prompt_id": _given(prompt_id)}))
 
@@ -181,7 +181,7 @@ class Client:
 
     @contextmanager
     def view(self, file: OutputFile) -> Iterator[FileStream]:
-        """The bytes of a file, as they come. `NotFound` where it is gone.
+        """The bytes of a file, streamed. `NotFound` if it is gone.
 
         The connection is busy until the block is left.
         """
@@ -225,7 +225,7 @@ class Client:
         headers = {"Content-Type": body.content_type}
         if body.length is not None:
             headers["Content-Length"] = str(body.length)
-        # urllib3 takes the time for connecting as that for each write too: too short for a busy disk.
+        # urllib3 uses the connect timeout for each write too: too short for a busy disk.
         answer = self._request(
             "POST", f"/upload/{kind}", body=body, headers=headers, connect_timeout=self._timeout
         )
@@ -238,8 +238,8 @@ class Client:
     # -- the machine --------------------------------------------------------------------------
 
     def free(self, *, unload_models: bool = True, free_memory: bool = False) -> None:
-        """Ask for memory back. It happens between two prompts; models stay in RAM unless `free_memory`
-        empties the cache of node results too."""
+        """Free memory. Happens between two prompts; models stay in RAM unless `free_memory` empties the cache
+        of node results too."""
         self._expect_ok(self.post("/free", {"unload_models": unload_models, "free_memory": free_memory}))
 
     def object_info(self, node: str | None = None) -> dict[str, Any]:
@@ -252,12 +252,12 @@ class Client:
         return self.parse(self.get("/system_stats"), _parsing.system_stats)
 
     def features(self) -> dict[str, Any]:
-        """Among others `max_upload_size`. `{}` from a ComfyUI that has no such route."""
+        """Among others `max_upload_size`. `{}` from a ComfyUI without that route."""
         answer = self.get("/features")
         return {} if answer.status == 404 else self.parse(answer, _parsing.mapping)
 
     def ping(self) -> bool:
-        """Whether a ComfyUI answers there. Never raises."""
+        """Whether a ComfyUI responds. Never raises."""
         try:
             self.queue_remaining()
         except Unreachable:
@@ -283,8 +283,7 @@ class Client:
         stream: bool = False,
         connect_timeout: float | None = None,
     ) -> Answer:
-        """The answer, whatever it says, except 5xx and redirects: those come from something before
-        ComfyUI, or from a ComfyUI in trouble."""
+        """Any response except 5xx and redirects: those come from a proxy, or from a failing ComfyUI."""
         request = f"{method} {path}"
         try:
             if "://" not in self.url:
@@ -324,7 +323,7 @@ class Client:
 
 
 def _let_go(raw: urllib3.BaseHTTPResponse) -> None:
-    """Its connection serves again where all was read, else it is closed: more is on its way."""
+    """The connection is reused if everything was read, else it is closed: more data would follow."""
     raw.close()
     raw.release_conn()
 
@@ -334,7 +333,7 @@ def _unexpected(answer: Answer) -> Unreachable:
 
 
 def _refused(answer: Answer) -> Exception:
-    """The refusal in ComfyUI's words; a 400 without them comes from something else."""
+    """The rejection in ComfyUI's words; a 400 without them comes from a proxy."""
     if answer.status == 413:
         return Refused(type="too_large", message="The prompt is larger than ComfyUI takes")
     try:

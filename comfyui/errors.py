@@ -1,4 +1,4 @@
-"""What can go wrong between us and a ComfyUI.
+"""Errors of communication with a ComfyUI.
 
 ComfyUIError
 ├── Unreachable    no connection, time-out, 5xx, an answer that is not ComfyUI's: the system's fault
@@ -15,7 +15,7 @@ from comfyui.types import NodeErrors
 
 
 class ComfyUIError(Exception):
-    """Anything that this package raises about a ComfyUI."""
+    """Base class of this package's errors."""
 
 
 class Unreachable(ComfyUIError):
@@ -29,9 +29,9 @@ class Unreachable(ComfyUIError):
     nothing was accepted, and no workflow is to blame.
     """
 
-    # Redirects, and what protects a ComfyUI. ComfyUI itself gives none of these to what we ask.
+    # Redirects, and authentication in front of ComfyUI, which itself never sends these to our requests.
     TURNED_AWAY = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 429})
-    # A proxy that did not reach ComfyUI, or lost it on the way.
+    # A proxy that did not reach ComfyUI, or lost the connection.
     GATEWAY = frozenset({502, 503, 504})
 
     def __init__(self, message: str, *, sent: bool, status: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Unreachable(ComfyUIError):
 
     @property
     def turned_away(self) -> bool:
-        # A page with 200 instead of ComfyUI's JSON is a proxy's too.
+        # A page with 200 instead of ComfyUI's JSON comes from a proxy too.
         return self.status is not None and (self.status in self.TURNED_AWAY or self.status < 300)
 
     @property
@@ -74,4 +74,4 @@ class Refused(ComfyUIError):
 
 
 class NotFound(ComfyUIError):
-    """ComfyUI has no such file, or will not give one of that name."""
+    """ComfyUI has no such file, or does not serve that name."""

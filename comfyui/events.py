@@ -1,4 +1,4 @@
-"""What ComfyUI says over its websocket, one frozen value for each message.
+"""ComfyUI's websocket messages, one frozen value for each.
 
 In the order of one run: Started, Cached, then for each node ProgressState, Executing, any number of
 Progress and Preview, for an output node Executed; then Succeeded, Failed or Interrupted; then Ended.
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Cached:
-    """Nodes whose results ComfyUI still had: they will not be run."""
+    """Nodes with cached results: they will not run."""
 
     prompt_id: str
     nodes: list[str]
@@ -35,7 +35,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Executing:
-    """A node begins. After connecting in the middle of a run ComfyUI tells the node without the prompt."""
+    """A node starts. After connecting during a run ComfyUI reports the node without the prompt."""
 
     prompt_id: str | None
     node_id: str | None
@@ -43,7 +43,7 @@ class Executing:
 
 @dataclass(frozen=True)
 class Progress:
-    """Steps of one node, of the kind that has steps."""
+    """Progress of one node, for nodes that report steps."""
 
     prompt_id: str
     node_id: str
@@ -60,7 +60,7 @@ class NodeProgress:
 
 @dataclass(frozen=True)
 class ProgressState:
-    """All nodes that were begun so far. Cached nodes are not among them."""
+    """All nodes started so far. Cached nodes are not among them."""
 
     prompt_id: str
     nodes: dict[str, NodeProgress]
@@ -68,7 +68,7 @@ class ProgressState:
 
 @dataclass(frozen=True)
 class Executed:
-    """An output node is done, or had its result in the cache; `output` is as in history."""
+    """An output node is done, or its result was cached; `output` is as in history."""
 
     prompt_id: str
     node_id: str
@@ -96,14 +96,14 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Ended:
-    """Over, in whichever way, and in history from now on."""
+    """Finished, in whichever way, and in history from now on."""
 
     prompt_id: str
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture of the work so far. The ids are None where ComfyUI did not agree on metadata."""
+    """A preview of the result so far. The ids are None if ComfyUI did not negotiate metadata."""
 
     prompt_id: str | None
     node_id: str | None
@@ -113,7 +113,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class ProgressText:
-    """A line that a node shows while it works. ComfyUI does not say for which prompt."""
+    """A status line of a running node. ComfyUI does not say for which prompt."""
 
     node_id: str
     text: str
@@ -126,19 +126,19 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Connected:
-    """ComfyUI has taken us in: from here on nothing is missed. What came before may have been."""
+    """ComfyUI has registered our socket: no event is missed from here on. Earlier ones may have been."""
 
     sid: str
 
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connection is gone; it is being made again."""
+    """The connection was lost; it is being reestablished."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A message of a kind that we have no use for, or no message at all."""
+    """A message of a kind that we do not use, or an unparsable one."""
 
     type: str
     data: Any

@@ -1,4 +1,4 @@
-"""ComfyUI's events, for as long as we live: one websocket for a process.
+"""ComfyUI's events for the lifetime of the process: one websocket.
 
     session = Session(client_id=id, url="http://127.0.0.1:8188")
     with session.subscribe(prompt_id) as subscription:
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next try to connect
 CONNECT_TIMEOUT = 5.0  # seconds
 GRACE = 0.5  # seconds that closing waits for the thread
-# A peer that went away without a word: after SILENCE seconds we ask, after DEAD we take it as gone.
+# Dead peers: after SILENCE seconds we send a ping, after DEAD we treat the connection as lost.
 SILENCE, DEAD = 8.0, 23.0
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 ABOUT_A_PROMPT = (
@@ -84,20 +84,20 @@ class Session:
         self._begun = False
         self._told = False  # of this outage, in the log
         self._socket: websocket.WebSocket | None = None
-        self._current: str | None = None  # the prompt that runs, for messages that do not name theirs
+        self._current: str | None = None  # the running prompt, for messages that do not name theirs
         self._thread = threading.Thread(target=self._run, name=f"comfyui-session-{client_id}", daemon=True)
         if connect:
             self.start()
 
     def start(self) -> None:
-        """Begin to connect. Nothing happens where it has begun already, or was closed."""
+        """Start connecting. Does nothing if already started, or closed."""
         with self._lock:
             if not self._begun and not self._stopping.is_set():
                 self._begun = True
                 self._thread.start()
 
     def also_as(self, client_id: str) -> Session:
-        """A second connection, by an id that an earlier process of ours had: what is sent to it reaches the
+        """A second connection, with the id of an earlier process of ours: events sent to it reach the
         subscriptions of this session too. The caller closes it."""
         other = Session(client_id, self._url, self._headers, connect=False)
         other._subscriptions, other._lock = self._subscriptions, self._lock
@@ -105,8 +105,8 @@ class Session:
         return other
 
     def reconnect(self) -> None:
-        """Give up the connection that there is: it is connected anew within a moment."""
-        logger.warning("no events from ComfyUI, connecting anew", extra={"action": "comfyui_reconnect"})
+        """Drop the current connection: it is reestablished within a moment."""
+        logger.warning("no events from ComfyUI, reconnecting", extra={"action": "comfyui_reconnect"})
         self._hang_up()
 
     @property
@@ -125,8 +125,8 @@ class Session:
         return subscription
 
     def close(self) -> None:
-        """Hang up. Subscribers get one last Disconnected. A thread that is just connecting to one that
-        does not answer is not waited for; it ends by itself within CONNECT_TIMEOUT."""
+        """Close the connection. Subscribers get a final Disconnected. A thread blocked in connecting is not
+        waited for; it ends by itself within CONNECT_TIMEOUT."""
         self._stopping.set()
         self._hang_up()
         if self._begun and threading.current_thread() is not self._thread:
@@ -146,24 +146,26 @@ class Session:
             if self._one_connection():
                 delay = FIRST_DELAY
                 self._told = False
-            # Jitter, so that the workers of a fleet do not come back in one wave.
+            # Jitter, so that the workers of a fleet do not all reconnect at once.
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             delay = min(delay * 2, LONGEST_DELAY)
 
     def _one_connection(self) -> bool:
-        """From connecting to the end of the connection. Whether ComfyUI had taken us in."""
+        """One connection, from connecting to its end. Whether ComfyUI had registered us."""
         generation = self.generation
         try:
             self._socket = self._connect()
-            if self._stopping.is_set():  # close() came while there was nothing to hang up
+            if self._stopping.is_set():  # close() was called before there was a connection to close
                 return False
             self._listen(self._socket)
         except (OSError, websocket.WebSocketException) as exc:
             if not self._stopping.is_set() and not self._told:
                 self._told = True
                 logger.info("no events from ComfyUI: %s", exc, extra={"action": "comfyui_disconnected"})
-        except Exception:  # this thread is all that brings the connection back
-            logger.exception("the session with ComfyUI stumbled", extra={"action": "comfyui_session_error"})
+        except Exception:  # this thread alone reestablishes the connection
+            logger.exception(
+                "unexpected error in the session with ComfyUI", extra={"action": "comfyui_session_error"}
+            )
         finally:
             self._hang_up()
             self._lost()
@@ -176,7 +178,7 @@ class Session:
             header=self._headers,
             suppress_origin=True,  # ComfyUI answers 403 to an origin that is not its own name
             skip_utf8_validation=True,  # done in Python, byte by byte
-            # No proxy of the environment's. The library reads http_no_proxy only where a proxy is named.
+            # No proxy from the environment. The library reads http_no_proxy only if a proxy is set.
             http_no_proxy=["*"],
             http_proxy_host="none",
             http_proxy_port=1,
@@ -233,7 +235,7 @@ class Session:
     def _to_its_prompt(self, event: Event) -> None:
         prompt_id: str | None = getattr(event, "prompt_id", None)
         if prompt_id is None:
-            # Right after connecting in mid-run nobody has said yet whose node it is: left out.
+            # Right after connecting during a run the prompt of a node is not known yet: omitted.
             if self._current is None or not isinstance(event, events.Preview):
                 return
             prompt_id = self._current

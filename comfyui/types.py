@@ -1,4 +1,4 @@
-"""What ComfyUI's answers become: small frozen values, with ComfyUI's own words kept.
+"""Typed ComfyUI responses: small frozen values, with ComfyUI's own terms kept.
 
 Times are milliseconds since the epoch as ComfyUI gives them, sizes are bytes.
 """
@@ -28,7 +28,7 @@ class Device:
 
 @dataclass(frozen=True)
 class SystemStats:
-    version: str  # ComfyUI's; "" where it does not say (before 0.3)
+    version: str  # ComfyUI's; "" if it does not report it (before 0.3)
     python: str
     devices: list[Device]
     ram_total: int
@@ -39,9 +39,9 @@ class SystemStats:
 
 @dataclass(frozen=True)
 class InputError:
-    """One thing that is wrong with one node.
+    """One error of one node.
 
-    `details` and `extra_info` may hold server paths and tracebacks: not for everybody's eyes.
+    `details` and `extra_info` may hold server paths and tracebacks: not for the public.
     """
 
     type: str  # "value_bigger_than_max", "value_not_in_list", ...
@@ -61,8 +61,8 @@ class NodeErrors:
 
 @dataclass(frozen=True)
 class Submitted:
-    """ComfyUI took the prompt. With `node_errors` it took it in part: the `dependent_outputs`
-    named there are left out, the rest runs, and history will call it a success."""
+    """ComfyUI accepted the prompt. With `node_errors` it accepted part of it: the `dependent_outputs` named
+    there are left out, the rest runs, and history will call it a success."""
 
     prompt_id: str
     number: float
@@ -99,8 +99,8 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class ExecutionError:
-    """What a node raised. Message and traceback hold server paths; `current_inputs`, which ComfyUI
-    also sends, holds whole tensors and graphs and is left out."""
+    """A node's exception. Message and traceback hold server paths; `current_inputs`, which ComfyUI also
+    sends, holds whole tensors and graphs and is omitted."""
 
     node_id: str
     node_type: str
