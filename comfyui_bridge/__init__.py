@@ -1,8 +1,8 @@
 """ComfyServe's bridge: a custom node for ComfyUI. Put this folder into ComfyUI's `custom_nodes`.
 
-It tells which models this ComfyUI holds in memory and from which files they come, lets go of one of them,
+It reports which models this ComfyUI holds in memory and from which files they come, unloads one of them,
 lists model files, reads their headers, and deletes files that ComfyServe left. It gives each prompt of
-ComfyServe folders of its own, see `confinement`. It needs nothing that ComfyUI does not bring.
+ComfyServe folders of its own, see `confinement`. It has no dependencies beyond ComfyUI's.
 
     GET  /comfyserve/bridge          version, and an id that is new with every start of ComfyUI
     GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
@@ -13,7 +13,7 @@ ComfyServe folders of its own, see `confinement`. It needs nothing that ComfyUI 
     POST /comfyserve/use             {input, older}: its size; it counts as new if it is older than that
     POST /comfyserve/delete          {marks, inputs, files, since}: delete it from output, temp and input
 
-and the node ComfyServeWarm, which puts what it is given on the device and makes nothing.
+and the node ComfyServeWarm, which loads its inputs onto the device and has no output.
 """
 
 from __future__ import annotations

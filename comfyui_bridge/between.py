@@ -1,7 +1,7 @@
-"""Do something in ComfyUI's worker thread between two prompts.
+"""Run jobs in ComfyUI's worker thread between two prompts.
 
-Models may be changed only there: it is where ComfyUI itself frees memory. The worker asks its queue for
-flags after every prompt and whenever a flag is set, and nobody else does; jobs are done when it asks.
+Models may be changed only there: it is where ComfyUI itself frees memory. Only the worker reads its queue's
+flags, after every prompt and whenever a flag is set; jobs run when it does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _installed = False
 
 
 def do(key: Any, work: Callable[[], Any]) -> concurrent.futures.Future[Any]:
-    """`work`, as soon as no prompt runs. A job that waits under the same key is joined, not doubled."""
+    """Run `work` as soon as no prompt runs. A waiting job with the same key is joined, not duplicated."""
     with _lock:
         _install()
         if key in _jobs:
@@ -54,5 +54,5 @@ def _do_jobs() -> None:
             future, work = _jobs.pop(next(iter(_jobs)))
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001  (told to who waits; the worker must go on)
+        except BaseException as error:  # noqa: BLE001  (reported to the caller; the worker must continue)
             future.set_exception(error)

@@ -1,10 +1,10 @@
-"""Each prompt of ComfyServe sees folders of its own for input, output and temp, and nothing else.
+"""Each ComfyServe prompt sees its own input, output and temp folders, and nothing else.
 
-ComfyServe sends with a prompt, in `extra_data.comfyserve`: the mark of the attempt
-(`<execution id>.<attempt>`), the placed inputs that it may read, and the workflow as its user sent it. While
-ComfyUI validates or executes that prompt, the functions of `folder_paths` give the folder `<mark>` below the
-shared one, and refuse paths outside. ComfyUI executes one prompt at a time; prompts from elsewhere see the
-shared folders as ever.
+ComfyServe sends with a prompt, in `extra_data.comfyserve`: the mark of the attempt (`<execution
+id>.<attempt>`), the placed inputs that it may read, and the workflow as its user sent it. While ComfyUI
+validates or executes that prompt, the functions of `folder_paths` return the folder `<mark>` below the shared
+one, and reject paths outside. ComfyUI executes one prompt at a time; prompts of other clients see the shared
+folders as usual.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _stock: dict[str, Callable[..., Any]] = {
 
 
 class OutsideItsFolders(PermissionError):
-    """A node asked for a path that is not its prompt's."""
+    """A node requested a path outside its prompt's folders."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Roots:
         return any(_is_below(found, self.of(kind)) for kind in KINDS)
 
     def prepare(self) -> None:
-        """Make the folders, with the inputs that this prompt may read linked into its own."""
+        """Create the folders, with the inputs that this prompt may read linked into its own."""
         for kind in KINDS:
             os.makedirs(self.of(kind), exist_ok=True)
         placed = os.path.join(self.of("input"), INPUTS)
@@ -79,24 +79,24 @@ def _link(source: str, target: str) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
-        return  # it was deleted meanwhile: the node says so
+        return  # deleted in the meantime: the node reports it
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
 
 
 def shared(kind: str) -> str:
-    """The folder that all prompts share: `kind` is output, temp or input."""
+    """The folder shared by all prompts: `kind` is output, temp or input."""
     return str(_stock[f"get_{kind}_directory"]())
 
 
 # -- whose prompt it is ----------------------------------------------------------------------------------
-_running: Roots | None = None  # executed now, in ComfyUI's worker thread and those that its nodes start
+_running: Roots | None = None  # executing, in ComfyUI's worker thread and threads started by its nodes
 _request: contextvars.ContextVar[Roots | bool] = contextvars.ContextVar("comfyserve_roots", default=False)
-_NOBODY = True  # a request, of which no prompt of ours is known
+_NOBODY = True  # a request that belongs to none of our prompts
 
 
 def current() -> Roots | None:
-    """The roots of the prompt for which this code runs; None where it is none of ComfyServe's."""
+    """The roots of the current prompt; None if it is not ComfyServe's."""
     known = _request.get()
     if isinstance(known, Roots):
         return known
@@ -106,7 +106,7 @@ def current() -> Roots | None:
 
 
 def roots_of(extra_data: Any) -> Roots | None:
-    """What ComfyServe sent along. ValueError where it is malformed: such a prompt must not run unconfined."""
+    """The data sent by ComfyServe. ValueError if malformed: such a prompt must not run unconfined."""
     told = extra_data.get(KEY) if isinstance(extra_data, dict) else None
     if told is None:
         return None
@@ -124,7 +124,7 @@ async def _per_request(request: web.Request, handler: Any) -> Any:
 
 
 def _on_prompt(json_data: Any) -> Any:
-    """A prompt is posted: from here on this request validates it, in its own folders."""
+    """A prompt is posted: the rest of this request validates it, in its own folders."""
     try:
         roots = roots_of(json_data.get("extra_data"))
         if roots is not None:
@@ -154,7 +154,7 @@ def _execute(
 
 
 def _rebase(objects: Any, roots: Roots | None) -> None:
-    """Nodes keep the folder of their construction and live longer than a prompt: give them the new one."""
+    """Nodes store the folder when constructed and outlive a prompt: give them the new one."""
     for node in list(_nodes_in(objects)):
         for name, value in list(getattr(node, "__dict__", {}).items()):
             if isinstance(value, str) and (place := _place_of(value)) is not None:
@@ -170,7 +170,7 @@ def _nodes_in(objects: Any) -> Iterator[Any]:
 
 
 def _place_of(path: str) -> tuple[str, str] | None:
-    """(kind, what comes below the shared folder or that of any prompt)."""
+    """(kind, the path below the shared folder or that of any prompt)."""
     for kind in KINDS:
         if _is_below(path, shared(kind)):
             parts = Path(os.path.relpath(path, shared(kind))).parts
@@ -226,7 +226,8 @@ def _save_image_path(filename_prefix: Any, output_dir: str, *args: Any, **kwargs
 
 
 def literal_prefix(prefix: Any, *, mark: str) -> str:
-    """As a path below the prompt's folder: no "..", no root, not empty. The mark may stand first already."""
+    """As a path below the prompt's folder: no "..", no root, not empty. It may already start with the
+    mark."""
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
     if parts and parts[0] == mark:
         parts = parts[1:]
@@ -234,7 +235,7 @@ def literal_prefix(prefix: Any, *, mark: str) -> str:
 
 
 def _input_subfolders() -> list[str]:
-    """Outside of a prompt the shared ones, without those of ComfyServe: their names are nobody's business."""
+    """Outside of a prompt the shared ones, without those of ComfyServe: their names are private."""
     found: list[str] = _stock["get_input_subfolders"]()
     if current() is not None:
         return found
@@ -246,7 +247,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _original_prompt(self: Any) -> Any:
-    """What nodes write into files as metadata: the user's own workflow, without names of ours."""
+    """Metadata that nodes write into files: the user's own workflow, without our names."""
     roots = current()
     return roots.workflow if roots and roots.workflow is not None else self.original_prompt
 
@@ -263,7 +264,7 @@ _stock_execute = execution.PromptExecutor.execute
 
 
 def confine() -> None:
-    """Once, when ComfyUI loads its custom nodes. Modules that imported a function by name get ours too."""
+    """Once, when ComfyUI loads its custom nodes. Modules that imported a function by name are patched too."""
     for name, stock in _stock.items():
         for module in list(sys.modules.values()):
             if getattr(module, "__dict__", {}).get(name) is stock:

@@ -1,4 +1,4 @@
-"""Model files as ComfyUI would find them, and the headers of safetensors files. No model is loaded."""
+"""Model files as ComfyUI finds them, and the headers of safetensors files. No model is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 
 NOT_MODELS = {"configs", "custom_nodes", "diffusers", "datasets"}
-MAX_HEADER = 100_000_000  # bytes; what the safetensors library takes at most
+MAX_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 
 
 def files() -> dict[str, Any]:
@@ -22,7 +22,9 @@ def files() -> dict[str, Any]:
         listed: dict[str, tuple[str, str, int, float]] = {}
         for place in places:
             for name, path, size, changed in _walk(place, set(extensions)):
-                listed.setdefault(name, (name, path, size, changed))  # the first place wins, as in ComfyUI
+                listed.setdefault(
+                    name, (name, path, size, changed)
+                )  # the first directory wins, as in ComfyUI
         found[folder] = {
             "places": list(places),
             "extensions": sorted(extensions),
@@ -55,12 +57,12 @@ def _walk(place: str, extensions: set[str]) -> list[tuple[str, str, int, float]]
                     stat = entry.stat()
                     found.append((name, entry.path, stat.st_size, stat.st_mtime))
             except OSError:
-                continue  # a link that leads nowhere
+                continue  # a dangling link
     return found
 
 
 def header(folder: str, name: str) -> dict[str, Any] | None:
-    """The header of a safetensors file; None where there is no such file, or it has none."""
+    """The header of a safetensors file; None if there is no such file, or it has none."""
     path = folder_paths.get_full_path(folder, name) if folder in folder_paths.folder_names_and_paths else None
     if path is None or not path.endswith((".safetensors", ".sft")):
         return None

@@ -1,7 +1,7 @@
-"""What executions leave in ComfyUI's folders and history, and deleting it: only what is ComfyServe's.
+"""What executions leave in ComfyUI's folders and history, and its deletion: only what is ComfyServe's.
 
-Ours are folders that carry a mark, files that our prompts name as their outputs, inputs that lie under the
-hash of their content in a folder of our own, and history of prompts in which our mark stands.
+Ours are folders with a mark, files that our prompts list as outputs, inputs named by their content hash in
+our own folder, and history of prompts with our mark.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MARKED_INPUT = "_comfyserve"  # of output nodes in our prompts
 
 # -- what there is -------------------------------------------------------------------------------------
 def found() -> dict[str, Any]:
-    """By name, each with the seconds since it was changed last: marks, inputs, prompts in history.
+    """By name, each with the seconds since its last change: marks, inputs, prompts in history.
 
-    Files in temp that carry no mark are deleted once they are OLD_TEMP seconds old: ComfyUI itself empties
-    that folder only when it starts, and it is nobody's archive.
+    Files in temp without a mark are deleted once they are OLD_TEMP seconds old: ComfyUI itself empties that
+    folder only when it starts.
     """
     _delete_old_temp()
     return {"marks": _marks(), "inputs": _inputs(), "history": _history()}
@@ -45,7 +45,7 @@ def _delete_old_temp() -> None:
             if is_old and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink()
         except OSError:
-            continue  # gone just now
+            continue  # deleted concurrently
 
 
 def _marks() -> dict[str, float]:
@@ -83,12 +83,12 @@ def _entries(place: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, float
             try:
                 yield entry.name, time.time() - entry.stat(follow_symlinks=False).st_mtime
             except OSError:
-                continue  # gone just now
+                continue  # deleted concurrently
 
 
 def use(name: str, *, older: float) -> int | None:
-    """The size of an input, None where it is not there. One that was changed more than `older` seconds ago
-    counts as changed now: other ComfyUIs may share the folder, and their workers see when it was used."""
+    """The size of an input, None if missing. If it was changed more than `older` seconds ago, its time is
+    refreshed: other ComfyUIs may share the folder, and their workers see when it was last used."""
     if not INPUT.fullmatch(name):
         raise ValueError(f"{name[:100]!r} is not ComfyServe's")
     path = Path(folder_paths.get_input_directory()) / INPUTS / name
@@ -105,9 +105,9 @@ def use(name: str, *, older: float) -> int | None:
 def delete(
     *, marks: list[str], inputs: list[str], files: list[dict[str, Any]], since: float | None
 ) -> tuple[int, int]:
-    """The folders of these marks in output, temp and input; inputs that no prompt names which runs or
-    waits, whoever posted it; output and temp files that were written at `since` (seconds since the epoch)
-    or later. (files, bytes) that went. ValueError for what is not ours."""
+    """Delete the folders of these marks in output, temp and input; inputs that no running or waiting prompt
+    references, whoever posted it; output and temp files written at `since` (seconds since the epoch) or
+    later. Returns (files, bytes) deleted. ValueError for names that are not ours."""
     for name, pattern in [(mark, MARK) for mark in marks] + [(name, INPUT) for name in inputs]:
         if not pattern.fullmatch(name):
             raise ValueError(f"{name[:100]!r} is not ComfyServe's")
@@ -136,8 +136,8 @@ def _delete_input(name: str) -> Iterator[int]:
 
 
 def _delete_written(file: dict[str, Any], *, since: float, marks: list[str]) -> Iterator[int]:
-    """A node may name whatever it likes as its output: what lies elsewhere, is another attempt's, or was
-    there before, stays."""
+    """A node may name anything as its output: files elsewhere, of another attempt, or that existed before,
+    are kept."""
     place = {"output": folder_paths.get_output_directory, "temp": folder_paths.get_temp_directory}.get(
         str(file.get("type"))
     )
@@ -153,7 +153,7 @@ def _delete_written(file: dict[str, Any], *, since: float, marks: list[str]) -> 
             return
         if path.is_file() and path.stat().st_mtime >= since:
             yield from _unlink(path)
-    except (OSError, ValueError):  # gone, or no name that a file could have
+    except (OSError, ValueError):  # deleted, or not a valid file name
         return
 
 

@@ -1,4 +1,4 @@
-"""What this ComfyUI holds in memory, and letting go of one model of it."""
+"""What this ComfyUI holds in memory, and unloading a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ execution.PromptExecutor.__init__ = _watched_init
 
 # -- what there is -------------------------------------------------------------------------------------
 def snapshot() -> dict[str, Any]:
-    """Safe from any thread: it reads copies and plain attributes only."""
+    """Thread-safe: it reads copies and plain attributes only."""
     loaded, seen = [], set()
     for entry in list(mm.current_loaded_models):
         patcher = entry.model  # a weak reference: it may be gone by now
@@ -72,7 +72,8 @@ def _process() -> dict[str, int]:
 
 # -- letting go ----------------------------------------------------------------------------------------
 def unload(folder: str, name: str, *, drop: bool) -> list[str]:
-    """Only in the worker thread. The classes of the models that went; with `drop` their RAM goes too."""
+    """Only in the worker thread. Returns the classes of the unloaded models; with `drop` their RAM is freed
+    too."""
     file = (folder, name)
     gone = []
     for entry in list(mm.current_loaded_models):
@@ -102,7 +103,7 @@ def _forget_results(file: origins.File) -> None:
 
 
 def _modules(result: Any) -> Iterator[Any]:
-    """The models within a cached node result, also those within conditioning."""
+    """The models within a cached node result, including those within conditioning."""
     stack = [getattr(result, "outputs", result)]
     while stack:
         item = stack.pop()

@@ -1,4 +1,4 @@
-"""A node that puts models on the device and makes nothing: how a model is loaded ahead of its use.
+"""A node that loads models onto the device and has no output: used to preload a model.
 
 Loading happens in a prompt, since only a prompt's loader node leaves its result in ComfyUI's node cache,
 where later prompts find it.

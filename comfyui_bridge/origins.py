@@ -1,9 +1,8 @@
-"""From which files does a model in memory come?
+"""Tracks from which files a model in memory was loaded.
 
-Every loader node resolves its file's name through `folder_paths.get_full_path`, and every model that
-ComfyUI manages is wrapped in a `ModelPatcher`. Both are watched: what a node asked for before it made a
-model is what the model came from. "The last file that was asked for" would be wrong: other nodes run in
-between.
+Every loader node resolves its file's name through `folder_paths.get_full_path`, and every model that ComfyUI
+manages is wrapped in a `ModelPatcher`. Both are hooked: the files a node resolved before it made a model are
+the model's origin. "The last file resolved" would be wrong: other nodes run in between.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ import comfy.model_patcher
 import folder_paths
 from comfy_execution.utils import get_executing_context
 
-File = tuple[str, str]  # (folder, name), in ComfyUI's words
+File = tuple[str, str]  # (folder, name), with ComfyUI's names
 
-# A node that patches a model asks for these; the model does not come from them.
+# Resolved by nodes that patch a model; the model does not come from them.
 NOT_MODELS = {"loras", "embeddings", "configs", "hypernetworks", "custom_nodes"}
 
-_lock = threading.Lock()  # nodes run in ComfyUI's worker thread, questions come in its event loop
+_lock = threading.Lock()  # nodes run in ComfyUI's worker thread, queries in its event loop
 _files: weakref.WeakKeyDictionary[Any, tuple[File, ...]] = weakref.WeakKeyDictionary()
-_node: tuple[Any, list[File]] = (None, [])  # the node that runs, and what it asked for so far
+_node: tuple[Any, list[File]] = (None, [])  # the running node, and the files it has resolved so far
 
 
 def of(module: Any) -> tuple[File, ...]:
-    """The files a model came from; empty where nobody knows."""
+    """The files a model came from; empty if unknown."""
     try:
         with _lock:
             return _files.get(module, ())
@@ -36,7 +35,7 @@ def of(module: Any) -> tuple[File, ...]:
 
 
 def known() -> list[Any]:
-    """All models in memory whose origin was seen, on the device or not."""
+    """All models in memory with a known origin, on the device or not."""
     with _lock:
         return list(_files)
 

@@ -1,4 +1,4 @@
-"""The bridge's routes. They run in ComfyUI's event loop: what takes long goes to a thread."""
+"""The bridge's routes. They run in ComfyUI's event loop: slow work runs in a thread."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from server import PromptServer
 
 from . import between, inventory, leftovers, memory
 
-VERSION = 3  # of these routes; one more with each change that old clients would stumble over
-BOOT = uuid.uuid4().hex  # of this process: another one after every start of ComfyUI
+VERSION = 3  # version of these routes; incremented with each breaking change
+BOOT = uuid.uuid4().hex  # id of this process: changes whenever ComfyUI restarts
 STARTED_AT = time.time()
 LONGEST_WAIT = 60.0  # seconds
 
@@ -47,7 +47,7 @@ async def header(request: web.Request) -> web.Response:
 
 @routes.post("/comfyserve/unload")
 async def unload(request: web.Request) -> web.Response:
-    """200 when it is done; 202 when a prompt still runs after `wait` seconds: it happens all the same."""
+    """200 when done; 202 if a prompt still runs after `wait` seconds: the job runs afterwards."""
     try:
         body = await request.json()
         folder, name, drop = str(body["folder"]), str(body["name"]), bool(body.get("drop", False))
