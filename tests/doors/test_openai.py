@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from io import BytesIO
 from typing import Any
 
@@ -159,3 +160,49 @@ def test_a_failed_execution_is_an_error_that_is_not_repeated(person):
     assert failed.value.type == "server_error"
     assert "no luck" in failed.value.message
     assert len(person.get("/workflows/").json()) == 1
+
+
+def test_an_app_with_a_number_of_pictures_makes_them_in_one_execution(person):
+    workflow = painting()
+    app = save_app(person, "several", workflow, [
+        {"name": "prompt", "node": "3", "input": "source", "type": "text"},
+        {"name": "pictures", "node": "1", "input": "batch_size"},
+    ])  # fmt: skip
+    made = client_of(person).images.generate(model=app, prompt="x", n=3)
+    assert len(made.data) == 3
+    assert len(person.get("/workflows/").json()) == 1
+
+
+def test_who_goes_before_the_end_leaves_nothing_running(person):
+    workflow = {**graphs.sleep(60), "3": painting()["3"]}
+    app = save_app(person, "slow", workflow, [
+        {"name": "prompt", "node": "3", "input": "source", "type": "text"},
+    ])  # fmt: skip
+    with pytest.raises(openai.APITimeoutError):
+        client_of(person).with_options(timeout=2).images.generate(model=app, prompt="x", n=2)
+    for execution in person.get("/workflows/").json():
+        assert person.result(execution["execution_id"])["status"] == "cancelled"
+
+
+def test_a_picture_to_edit_may_be_larger_than_a_json_body(person):
+    app = save_app(
+        person,
+        "same",
+        {
+            "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "same"}},
+            "3": painting()["3"],
+        },
+        [
+            {"name": "prompt", "node": "3", "input": "source", "type": "text"},
+            {"name": "image", "node": "1", "input": "image", "type": "image"},
+        ],
+    )
+    photo = BytesIO()
+    Image.frombytes("RGB", (2048, 2048), random.Random(1).randbytes(2048 * 2048 * 3)).save(photo, "PNG")
+    assert len(photo.getvalue()) > 10 * 1024 * 1024
+    made = client_of(person).images.edit(
+        model=app, image=("photo.png", photo.getvalue()), prompt="x", response_format="b64_json",
+        output_format="webp",
+    )  # fmt: skip
+    assert picture(base64.b64decode(made.data[0].b64_json)).size == (2048, 2048)
