@@ -35,7 +35,10 @@ def test_what_ends_in_time_is_answered_with_its_result(gpu_worker):
 
 def test_a_failure_is_answered_too(gpu_worker):
     person = gpu_worker.person()
-    answer = execute(person, graphs.colour(1, prefix="../../evil"), "respond-async, wait=30")
+    graph = graphs.colour(1)
+    graph["3"] = {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}}
+    graph["2"]["inputs"]["images"] = ["3", 0]
+    answer = execute(person, graph, "respond-async, wait=30")
     assert answer.json()["status"] == "failed"
     assert answer.json()["error"]
 
