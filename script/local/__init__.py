@@ -1,4 +1,4 @@
-"""What the commands in `script/` are made of: set-up, real services from PyPI, processes.
+"""Implementation of the commands in `script/`: setup, real services from PyPI, processes.
 
 Modules up to `setup` need the standard library only, since they run before the virtual environment exists.
 """

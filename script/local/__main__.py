@@ -1,4 +1,4 @@
-"""The entrance of every command: set up what is missing, then go on inside the virtual environment.
+"""Entry point of every command: set up what is missing, then continue inside the virtual environment.
 
 python script/local COMMAND [arguments]        (script/COMMAND does this)
 """
@@ -24,7 +24,7 @@ COMMANDS["comfyui"] = "comfyui_run"
 
 def main() -> int:
     command, arguments = sys.argv[1], sys.argv[2:]
-    # Byte-code makes every later start of every process several seconds faster.
+    # Bytecode makes every later start of every process several seconds faster.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     helping = bool({"-h", "--help"} & set(arguments))
@@ -35,10 +35,10 @@ def main() -> int:
 
 
 def _enter_environment(command: str, arguments: list[str]) -> None:
-    """Start again under the virtual environment's Python, unless we run there.
+    """Restart under the virtual environment's Python, unless already running there.
 
-    `worker`, `run` and `manage` are also used where the packages came in another way: there they run as
-    they are.
+    `worker`, `run` and `manage` are also used where the packages were installed another way: there they run
+    as they are.
     """
     inside = Path(sys.prefix) == VENV
     if command in ("worker", "run", "manage"):

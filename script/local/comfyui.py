@@ -30,7 +30,7 @@ class ComfyUI:
 
     `models` are more folders laid out like ComfyUI's `models`, which several may share. `nodes` are custom
     nodes (folders or files) to load beside our bridge; no others are loaded, unless `only_our_nodes` is
-    False. `bridge` False leaves ours out.
+    False. `bridge` False omits ours.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ComfyUI:
         return [*command, *self._options]
 
     def prepare(self) -> None:
-        """Make its folders and link models and custom nodes."""
+        """Create its folders and link models and custom nodes."""
         for name in (
             "input",
             "output",
@@ -119,12 +119,12 @@ class ComfyUI:
         self.process.stop(seconds=10)
 
 
-# As our client of ComfyUI does: no proxy of the environment lies between, least of all to this machine.
+# Like our ComfyUI client: bypass proxies from the environment, especially for this machine.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def answers(url: str, *, headers: dict[str, str] | None = None, seconds: float = 2) -> bool:
-    """Does a ComfyUI answer at `url`?"""
+    """Whether a ComfyUI responds at `url`."""
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/system_stats", headers=headers or {})
         with _direct.open(request, timeout=seconds) as answer:
@@ -134,7 +134,7 @@ def answers(url: str, *, headers: dict[str, str] | None = None, seconds: float =
 
 
 def environment() -> dict[str, str]:
-    """What ComfyUI and its nodes may see: none of our secrets, no Python settings of ours."""
+    """The environment of ComfyUI and its nodes: none of our secrets, none of our Python settings."""
     kept = (
         "PATH",
         "HOME",
@@ -165,7 +165,7 @@ def tiny_models(install: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with comfyui_install.lock(folder), step("Make small models for demo and tests (130 MB)"):
-        if (folder / ".complete").exists():  # somebody else was first
+        if (folder / ".complete").exists():  # another process was first
             return folder
         python = install / "venv" / "bin" / "python"  # it has numpy
         done = subprocess.run([python, _TINY_MODELS, folder], capture_output=True, text=True)

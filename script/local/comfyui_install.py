@@ -37,7 +37,7 @@ def default_folder() -> Path:
 
 @functools.cache  # asking may take a second
 def has_gpu() -> bool:
-    """Is there an NVIDIA GPU that its driver can talk to?"""
+    """Whether there is an NVIDIA GPU that its driver can reach."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return False
@@ -56,9 +56,9 @@ def with_cuda() -> bool:
 
 
 def install(folder: Path) -> None:
-    """Bring `folder` to the wanted state. Quick when it is there.
+    """Bring `folder` to the wanted state. Quick if already installed.
 
-    A complete folder without our stamp is somebody else's install, and is used as it is.
+    A complete folder without our stamp is another install, and is used as it is.
 
     Raises UserError (no network, disk full, …) with what to do.
     """
@@ -89,13 +89,13 @@ def _complete(folder: Path) -> bool:
 
 
 def _wanted() -> str:
-    """Differs when anything that the install depends on does."""
+    """Changes when anything that the install depends on does."""
     parts = (CARRIER, f"{sys.version_info[:2]}", str(with_cuda()), _REQUIREMENTS.read_text())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def lock(folder: Path) -> AbstractContextManager[None]:
-    """One installer at a time: test runs start side by side."""
+    """One installer at a time: test runs start concurrently."""
     return alone(folder / ".lock")
 
 
@@ -133,7 +133,7 @@ def _install_packages(python: Path, log: Path) -> None:
         run([*base, "--no-deps"], log=log, env=env)
         return
     try:
-        # Short patience: where this index cannot be reached, the registry is still to be tried.
+        # Short timeout: if this index is unreachable, the registry is still to be tried.
         run(
             [*base, "--torch-backend=cpu"],
             log=log,
@@ -148,14 +148,14 @@ def _places(env: dict[str, str]) -> list[str]:
 
 
 def _uv_settings(python: Path) -> dict[str, str]:
-    """The environment with pip's settings in uv's words, which does not read them itself."""
+    """The environment with pip's settings translated for uv, which does not read them."""
     env = dict(os.environ)
     asked = {"find-links": "UV_FIND_LINKS", "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX"}
     for pip_name, uv_name in asked.items():
         value = _pip_setting(python, pip_name)
         if value and uv_name not in env:
             env[uv_name] = (",".join if uv_name == "UV_FIND_LINKS" else " ".join)(value.split())
-    # pip takes the best of all places; uv by default looks only in the first that knows the package.
+    # pip takes the best match of all indexes; uv by default searches only the first that has the package.
     env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     certificates = _pip_setting(python, "cert")
     if certificates:

@@ -1,4 +1,4 @@
-"""Become a ComfyUI that is started as ComfyServe wants it."""
+"""Exec a ComfyUI configured for ComfyServe."""
 
 from __future__ import annotations
 

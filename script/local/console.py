@@ -1,4 +1,4 @@
-"""What the commands say: one line for each step with the time it took, and errors a person can act on."""
+"""Console output of the commands: one line per step with its duration, and actionable errors."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _CAUSES = (
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can put right; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 def advice(error: OSError) -> str | None:
-    """What to do about it, where a person can do something; None where it is rather our mistake."""
+    """What to do about it, if the user can do something; None if it is rather our bug."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{DISK_FULL}\n    {error}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -67,7 +67,7 @@ def step(text: str) -> Iterator[None]:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Run the block while no other process runs one with the same file; wait for it, and say so."""
+    """Run the block exclusively among processes with the same file; waits, and says so."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,9 +80,9 @@ def alone(lock: Path) -> Iterator[None]:
 def run(
     command: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> None:
-    """Run `command` with its output in `log`, the last line of it shown on a terminal.
+    """Run `command` with its output in `log`, showing the last line on a terminal.
 
-    Raises UserError with the cause, where it is known, and the end of the output.
+    Raises UserError with the cause, if known, and the end of the output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -120,7 +120,7 @@ def run(
 
 
 def explain(lines: Sequence[str], what: str, log: Path | None = None) -> str:
-    """The known cause if there is one, `what`, the last lines, and where all of it is."""
+    """The known cause if there is one, `what`, the last lines, and the path of the full log."""
     text = "\n".join(lines)
     cause = next((what_to_do for mark, what_to_do in _CAUSES if mark in text), None)
     tail = "\n".join(f"    {line}" for line in lines[-12:])

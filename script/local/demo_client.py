@@ -41,9 +41,9 @@ class Painting:
         small_models: bool,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Submit it as a user of its own. `small_models`: it is known that they are there.
+        """Submit it as a new user. `small_models`: they are known to be installed.
 
-        `check` raises UserError when something that is needed has ended.
+        `check` raises UserError when a required process has exited.
         """
         self.times: dict[str, float] = {}
         self._check = check
@@ -55,7 +55,7 @@ class Painting:
         self.title = f"Execution {answer['execution_id']}, seed {seed}"
 
     def finish(self, *, pause: float) -> Path:
-        """The saved picture. `pause` is between looks, in seconds."""
+        """The saved picture. `pause` is the polling interval in seconds."""
         with self.timed("wait and run"):
             print(f"\n{self.title}")
             _follow(self._session, self._execution, pause=pause, check=self._check)
@@ -63,7 +63,7 @@ class Painting:
             return _save(_asked(self._session.get(self._execution)))
 
     def give_up(self) -> None:
-        """Nobody waits for it any more: it would be the first thing that the next start does."""
+        """Cancel it: otherwise it would be the first execution after the next start."""
         with suppress(requests.RequestException):
             self._session.post(f"{self._execution}/cancel", timeout=2)
 
@@ -79,7 +79,7 @@ class Painting:
 
 
 def _direct() -> requests.Session:
-    """Without the environment's proxies: none of them leads to this machine."""
+    """Bypasses the environment's proxies: none of them leads to this machine."""
     session = requests.Session()
     session.trust_env = False
     return session
@@ -98,7 +98,7 @@ def _register(url: str) -> requests.Session:
 
 
 def _workflow(comfyui_urls: list[str], seed: int) -> demo_workflows.Graph:
-    """The landscape where the small models are, else a picture by a checkpoint that is there."""
+    """The landscape if the small models are installed, else a picture with an available checkpoint."""
     checkpoints: set[str] = set()
     for url in comfyui_urls:
         try:
@@ -164,7 +164,7 @@ def _save(execution: dict[str, Any]) -> Path:
 
 
 def _asked(answer: requests.Response) -> Any:
-    """The JSON of a good answer; UserError with what a bad one said."""
+    """The JSON of a successful response; UserError with the message of an error."""
     if not answer.ok:
         raise UserError(
             f"{answer.request.method} {answer.url} said {answer.status_code}: {answer.text[:500]}"

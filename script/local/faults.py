@@ -1,4 +1,4 @@
-"""Attack a whole ComfyServe with faults, and see whether it keeps its promise."""
+"""Inject faults into a whole ComfyServe, and check that it keeps its guarantees."""
 
 from __future__ import annotations
 

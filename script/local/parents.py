@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, even of a SIGKILL."""
+"""Processes that exit when their parent does, even on SIGKILL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things lie. `DATA_DIR` is one installation's own; the cache is shared by all clones of one person."""
+"""Paths. `DATA_DIR` belongs to one installation; the cache is shared by all clones of one user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, and its folder if need be; replaces what was there."""
+    """Write a file that only we can read, creating its folder if needed; replaces an existing one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -10,7 +10,7 @@ from script.local.console import UserError
 # Below the range that systems hand out for outgoing connections, so that none of these takes our port
 # between finding and using it.
 _RANGE = range(18_000, 32_000)
-_taken: set[int] = set()  # handed out by this process and perhaps not bound yet
+_taken: set[int] = set()  # allocated by this process and perhaps not bound yet
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -25,7 +25,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(*, prefer: int | None = None) -> int:
-    """A port nobody listens on: `prefer` if that one is free. Never the same twice in one process."""
+    """A port nothing listens on: `prefer` if that one is free. Never the same twice in one process."""
     if prefer is not None and prefer not in _taken and is_free(prefer):
         _taken.add(prefer)
         return prefer
@@ -47,7 +47,7 @@ def demand(port: int, host: str, name: str) -> int:
 
 
 def answers(host: str, port: int, *, timeout: float = 0.5) -> bool:
-    """Does something accept connections there?"""
+    """Whether something accepts connections there."""
     try:
         socket.create_connection((host, port), timeout=timeout).close()
     except OSError:

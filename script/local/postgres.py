@@ -26,7 +26,7 @@ from script.local.processes import Process
 _ACCOUNT = "pgserver"
 MAX_CONNECTIONS = 300
 
-# For data nobody will miss: a crash of the machine may lose it.
+# For disposable data: a crash of the machine may lose it.
 UNSAFE_BUT_QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -76,13 +76,13 @@ class Postgres:
 
     @property
     def password(self) -> str:
-        """Made on first use and kept beside the data, for our eyes only."""
+        """Created on first use and stored beside the data, readable only by us."""
         if not self._password_file.exists():
             write_private(self._password_file, secrets.token_urlsafe(24))
         return self._password_file.read_text().strip()
 
     def prepare(self) -> None:
-        """Make the data folder on first use; later only see that it can be reached."""
+        """Create the data folder on first use; later only check that it is accessible."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self._user:
             _make_account(self._user)
@@ -90,7 +90,7 @@ class Postgres:
             _let_through(self.folder)
         if (self.folder / "PG_VERSION").exists():
             return
-        shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first time
+        shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first run
         # Made beside and moved, so that a folder with PG_VERSION in it is always a complete one.
         part = self.folder.with_name(f".{self.folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -123,7 +123,7 @@ class Postgres:
             raise UserError(explain(done.stdout.splitlines(), what))
 
     def ready(self) -> bool:
-        """Does it take queries? Before that it answers 'the database system is starting up'."""
+        """Whether it accepts queries. Before that it responds 'the database system is starting up'."""
         if not ports.answers("127.0.0.1", self.port):
             return False
         done = subprocess.run(
@@ -141,7 +141,7 @@ class Postgres:
         self.process.wait_until(self.ready, seconds=60)
 
     def create_database(self, name: str) -> None:
-        """Make the database unless it is there."""
+        """Create the database unless it exists."""
         import psycopg
         from psycopg import errors, sql
 
@@ -164,7 +164,7 @@ def program(name: str) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours: no secrets, no PG… variables."""
+    """Nothing of our environment: no secrets, no PG… variables."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 

@@ -1,8 +1,8 @@
-"""Processes that never outlive us: a session of their own, a log, a deadline to stop in.
+"""Processes that never outlive us: a session of their own, a log, a stop timeout.
 
-The kernel ends a child when we die (PR_SET_PDEATHSIG), also of a SIGKILL; while we live, `stop` first asks
-and then ends the whole group. Start processes from the main thread only: the kernel counts the death of
-the *thread* that started one.
+The kernel ends a child when we die (PR_SET_PDEATHSIG), also on SIGKILL; while we live, `stop` first
+terminates and then kills the whole group. Start processes from the main thread only: the kernel tracks the
+death of the *thread* that started one.
 """
 
 from __future__ import annotations
@@ -85,17 +85,18 @@ class Process:
 
     @property
     def code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Its exit status; None while it runs."""
         return self._popen.poll() if self._popen else None
 
     def ask_to_stop(self) -> None:
-        """Begin to end it, without waiting: see `stop`. Asked again, some would drop what they still do."""
+        """Send the stop signal, without waiting: see `stop`. Sent twice, some would abort their graceful
+        shutdown."""
         if self._popen is not None and not self._asked:
             self._popen.send_signal(self._stop_signal)
             self._asked = True
 
     def stop(self, *, seconds: float = 10) -> int | None:
-        """Ask it to end, and end its whole group if it has not after `seconds`. Returns its exit status."""
+        """Stop it, and kill its whole group if it has not exited after `seconds`. Returns its exit status."""
         if self._popen is None:
             return None
         if self.alive:
@@ -107,7 +108,7 @@ class Process:
         return self.kill()
 
     def kill(self) -> int | None:
-        """End it and all it started at once (SIGKILL), and wait until it is gone."""
+        """Kill it and all it started (SIGKILL), and wait until it is gone."""
         if self._popen is None:
             return None
         try:

@@ -1,6 +1,6 @@
-"""What a running script/serve tells the other commands: its addresses, and whether it runs at all.
+"""How a running script/serve is found by the other commands: its URLs, and whether it runs at all.
 
-They are in `DATA_DIR/run/environment.json`, for our eyes only; the lock beside it is held while it runs.
+They are in `DATA_DIR/run/environment.json`, readable only by us; the lock beside it is held while it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def folder() -> Path:
 
 
 def addresses() -> dict[str, str] | None:
-    """The environment of the running services; None when none run."""
+    """The environment of the running services; None if none run."""
     lock = _try_lock()
     if lock is not None:
         lock.close()
@@ -35,7 +35,8 @@ def addresses() -> dict[str, str] | None:
 
 
 def take() -> IO[str]:
-    """Become the one that runs in DATA_DIR, until the returned file is closed. UserError if another does."""
+    """Acquire the lock of DATA_DIR, until the returned file is closed. UserError if another process holds
+    it."""
     lock = _try_lock()
     if lock is None:
         raise UserError(
@@ -51,7 +52,7 @@ def tell(environment: dict[str, str]) -> None:
 
 
 def borrow_addresses() -> None:
-    """Put the running services' addresses into our environment, where it does not name its own."""
+    """Add the running services' URLs to our environment, unless it sets its own."""
     if "DATABASE_URL" in os.environ and "SECRET_KEY" in os.environ:
         return
     found = addresses()

@@ -62,12 +62,12 @@ class Services:
 
     @property
     def small_models(self) -> bool:
-        """Is it our own ComfyUI that paints for the demo?"""
+        """Whether our own ComfyUI runs the demo."""
         return self._for_demo and self._comfyui is not None
 
     # -- starting -------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Start all and wait until requests are answered. UserError, with all stopped, if that fails.
+        """Start all and wait until requests are served. UserError, with all stopped, if that fails.
 
         Our ComfyUI takes longer: see `wait_for_comfyui`. Until then executions may be submitted, and wait.
         """
@@ -87,7 +87,7 @@ class Services:
             raise
 
     def _choose(self) -> None:
-        """Decide what is ours to start, and with which addresses."""
+        """Decide which services we start, and their URLs."""
         if not os.environ.get("DATABASE_URL"):
             self._postgres = Postgres(
                 self.data / "postgres", port=ports.free_port(), log=self.logs / "postgres.log"
@@ -160,7 +160,7 @@ class Services:
             self._await(lambda: ports.answers(self.host, self.port), 60, "The web server")
 
     def wait_for_comfyui(self) -> None:
-        """Until it answers, if it is ours to start."""
+        """Until it responds, if it is ours to start."""
         if self._comfyui:
             with step("Start ComfyUI"):
                 self._await(self._comfyui.ready, 300, "ComfyUI")
@@ -201,7 +201,7 @@ class Services:
         run([sys.executable, ROOT / "manage.py", *arguments], log=self.logs / "manage.log", env=self.env)
 
     def _kept_secret(self, name: str) -> str:
-        """Made once and kept in DATA_DIR, for our eyes only."""
+        """Created once and stored in DATA_DIR, readable only by us."""
         path = self.data / name
         if not path.exists():
             write_private(path, secrets.token_urlsafe(48))
@@ -303,7 +303,7 @@ class Services:
 
     # -- while it runs, and the end -------------------------------------------------------------------
     def check(self) -> None:
-        """UserError when something was given up."""
+        """UserError if a program was given up."""
         assert self._supervisor is not None
         self._supervisor.check()
 

@@ -74,11 +74,11 @@ class Supervisor:
         self.process.wait_until(self._answers, seconds=20)
 
     def start_group(self, name: str) -> None:
-        """Begin to start the programs of one group."""
+        """Start the programs of one group, without waiting."""
         self._call("startProcessGroup", name, False)
 
     def stop(self) -> None:
-        """Stop all in order; each has its own time to end."""
+        """Stop all in order; each has its own timeout."""
         patience = sum(
             max((program.stop_seconds for program in self._programs if program.group == group), default=0)
             for group in self._order
@@ -89,7 +89,7 @@ class Supervisor:
         return self._logs / f"{name}.log"
 
     def check(self) -> None:
-        """UserError with the end of its log if a program was given up, or supervisord has ended."""
+        """UserError with the end of its log if a program was given up, or supervisord has exited."""
         if not self.process.alive:
             raise UserError(explain(self.process.tail(), "supervisord ended", self.process.log))
         for state in self._call("getAllProcessInfo"):
