@@ -76,7 +76,9 @@ def test_a_run_is_told_from_start_to_end_in_order(gpu_worker):
 
 def test_a_failed_run_is_told_with_its_error(gpu_worker):
     person = gpu_worker.person()
-    graph = graphs.colour(0x010203, prefix="../../evil")
+    graph = graphs.colour(0x010203)
+    graph["3"] = {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}}
+    graph["2"]["inputs"]["images"] = ["3", 0]
     with Receiver() as receiver:
         person.execute(graph, webhook_url=receiver.url, webhook_events=["workflow.failed"])
         [call] = receiver.wait()
