@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 
@@ -139,7 +138,7 @@ def test_a_workflow_that_kills_comfyui_twice_is_poison(bare_stack, comfyui):
         return person.get(f"/workflows/{execution_id}").json()["status"] == "failed"
 
     wait_for(ended, seconds=150, what="the end")
-    assert re.match(r"Given up after [23] attempts", person.result(execution_id)["error"])
+    assert person.result(execution_id)["error"].startswith("Given up after 2 attempts: ")
 
 
 def test_a_frozen_worker_that_wakes_after_another_took_over_changes_nothing(bare_stack, comfyui_pair):

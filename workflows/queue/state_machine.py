@@ -397,11 +397,13 @@ def _requeue(
     found = list(
         held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "returns", "attempt", "status", "worker")
+        .only("id", "faults", "returns", "status", "worker")
     )
     poison = [row for row in found if _is_poison(row, fault=fault)]
     for row in poison:
-        error = f"Given up after {row.attempt} attempts: {reason}"
+        # Claims that were given back before anything ran are no attempts.
+        failed = row.faults + 1 if fault and row.faults + 1 >= MAX_FAULTS else row.returns + 1
+        error = f"Given up after {failed} attempts: {reason}"
         _end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
         _log([row.id], _last_line(Status.FAILED, error))
         _follow_up([row.id], event=WebhookEvent.FAILED)
