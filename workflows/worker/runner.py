@@ -39,6 +39,7 @@ T = TypeVar("T")
 IDLE_SECONDS = 3.0  # without an event: look at queue and history
 RECORD_BEGIN_SECONDS = 0.04  # a run that is shorter is written once, at its end
 WRITE_SECONDS = 0.5  # at most so often progress is written
+REPEAT_SECONDS = 3.0  # progress that stays as it is is written so often: a write says that the claim is lost
 GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run is lost
 STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
 FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that nobody may take it
@@ -92,7 +93,9 @@ class Runner:
         self._back_because = ""
         self._stop_at: float | None = None
         self._deadline: float | None = None  # of the running, by timeout_minutes
-        self._written_at = 0.0
+        self._written_at = 0.0  # when it was last seen whether there is something to write
+        self._written: dict[str, Any] | None = None  # the progress that the row has
+        self._stored_at = 0.0
         self._heard_at = time.monotonic()
         self._silent_since: float | None = None  # ComfyUI does not answer
         self._queued_since = time.monotonic()
@@ -627,6 +630,8 @@ class Runner:
         self._written_at = now
         lines = self._lines + self._progress.take_lines()
         columns: dict[str, Any] = self._progress.columns()
+        if not lines and columns == self._written and now - self._stored_at < REPEAT_SECONDS:
+            return True
         try:
             with connections.step():
                 ours = state_machine.write_progress(self.claim, columns=columns, lines=lines)
@@ -634,5 +639,5 @@ class Runner:
             logger.warning("progress of %s not written: %s", self._id, exc)
             self._lines = lines
             return True
-        self._lines = []
+        self._lines, self._written, self._stored_at = [], columns, now
         return ours
