@@ -37,7 +37,8 @@ class TestObjectInfo:
 
 class TestFeatures:
     def test_it_tells_the_largest_upload(self, client):
-        assert client.features()["max_upload_size"] == 100 * 1024 * 1024
+        """ComfyUI's own is 100 MiB; ours is started with more, so that what we accept fits."""
+        assert client.features()["max_upload_size"] >= 100 * 1024 * 1024
 
     def test_an_old_one_has_none(self, scripted, scripted_client):
         scripted.faults.status["/features"] = 404

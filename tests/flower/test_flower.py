@@ -48,7 +48,8 @@ def test_thirty_executions_of_three_users_on_two_workers(
         assert "'priority': '" in task["kwargs"]
         assert task["sent"]
         assert not task["received"]
-    assert flower.lengths() == {"default": 0, "gpu": 30, "models": 0, "webhooks": 0}
+    # Webhooks of other tests' users may still be waiting for a retry.
+    assert flower.lengths() | {"webhooks": 0} == {"default": 0, "gpu": 30, "models": 0, "webhooks": 0}
 
     cancelled = [id_ for id_, end in submitted.items() if end == "REVOKED"]
     for person, id_ in zip(people, cancelled, strict=True):

@@ -140,7 +140,9 @@ def loading(name: str) -> dict[str, Any]:
     }
 
 
-MODELS = {**LOADER, "Shows": node_info({"model": ["MODEL"]}, output_node=True)}
+SHOWS = node_info({"model": ["MODEL"]}, output_node=True)
+# A stock node that ends with a model would count as one that saves models, and be denied.
+MODELS = {**LOADER, "Shows": {**SHOWS, "python_module": "custom_nodes.shows"}}
 
 
 def has_model(host: str, name: str) -> None:
