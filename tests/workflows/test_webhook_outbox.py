@@ -34,7 +34,9 @@ def asked(execution: Execution) -> Execution:
 
 def taken(*, event: str = "workflow.completed", tries: int = 1, age: timedelta = timedelta()) -> Taken:
     since = timezone.now() - age
-    return Taken(1, uuid.uuid4(), uuid.uuid4(), 1, event, "msg_1", "http://x/", since, since, tries)
+    return Taken(
+        1, uuid.uuid4(), uuid.uuid4(), 1, event, "msg_1", "http://x/", since, age.total_seconds(), tries
+    )
 
 
 # -- the outbox ------------------------------------------------------------------------------------------
@@ -151,6 +153,14 @@ def test_it_is_given_up_when_the_time_is_over(settings) -> None:
     verdict = judge(taken(age=timedelta(hours=25)), Answer(500, {}))
     assert verdict.state == State.FAILED
     assert "given up" in verdict.error
+
+
+def test_a_wrong_clock_of_the_sender_gives_nothing_up(asked: Execution, monkeypatch) -> None:
+    outbox.record([asked.id], event="workflow.completed")
+    [first] = dispatcher.take(limit=1)
+    late = timezone.now() + timedelta(days=2)
+    monkeypatch.setattr(timezone, "now", lambda: late)
+    assert judge(first, Answer(500, {})).state == State.WAITING
 
 
 def test_retry_after_may_be_a_date() -> None:

@@ -61,7 +61,7 @@ class Taken:
     message_id: str
     url: str
     created_at: datetime
-    retried_since: datetime
+    age: float  # seconds that it has been tried for, in the database's clock
     tries: int  # with this one
 
 
@@ -109,7 +109,7 @@ UPDATE workflows_delivery d SET token = gen_random_uuid(), tries = tries + 1,
     taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
 FROM chosen WHERE d.id = chosen.id
 RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url, d.created_at,
-    d.retried_since, d.tries
+    extract(epoch FROM statement_timestamp() - d.retried_since)::float AS age, d.tries
 """
 
 
@@ -230,8 +230,7 @@ def judge(taken: Taken, answer: Answer) -> Verdict:
     if answer.final or code == GONE or _enough(taken, code):
         return Verdict(Delivery.State.FAILED, error)
     delay = max(_backoff(taken.tries), _retry_after(answer.headers))
-    ends = taken.retried_since + timedelta(hours=settings.WEBHOOK_RETRY_HOURS)
-    if timezone.now() + timedelta(seconds=delay) > ends:
+    if taken.age + delay > settings.WEBHOOK_RETRY_HOURS * 3600:
         return Verdict(Delivery.State.FAILED, f"{error}; given up after {taken.tries} tries")
     return Verdict(Delivery.State.WAITING, error, delay)
 
