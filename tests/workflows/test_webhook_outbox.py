@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts.models import User
 from tests.factories import make_user
 from workflows.models import TERMINAL, Delivery, Execution, WebhookEvent
-from workflows.models.webhook import EVENT_TRAITS
+from workflows.models.webhook import EVENT_TRAITS, EXECUTION_EVENTS
 from workflows.webhooks import dispatcher, outbox
 from workflows.webhooks.dispatcher import Answer, Taken, judge
 
@@ -187,5 +187,5 @@ def test_https_only_refuses_plain_http(settings) -> None:
 def test_every_event_says_what_it_means() -> None:
     assert set(EVENT_TRAITS) == set(WebhookEvent)
     assert [WebhookEvent.at_end(status) for status in TERMINAL] == [
-        event for event in WebhookEvent if event.traits.is_terminal
+        event for event in EXECUTION_EVENTS if event.traits.is_terminal
     ]
