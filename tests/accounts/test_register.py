@@ -33,6 +33,12 @@ class TestRegister:
         assert_error(response, 400, "validation_error")
         assert User.objects.filter(username="dora2").count() == 0
 
+    def test_it_refuses_a_username_that_differs_only_in_case(self, stranger: Api) -> None:
+        stranger.post("/auth/register", NEW)
+        response = stranger.post("/auth/register", {**NEW, "email": "other@example.com", "username": "DoRa"})
+        assert_error(response, 400, "validation_error")
+        assert not User.objects.filter(email="other@example.com").exists()
+
     def test_it_does_not_say_which_of_address_and_name_is_taken(self, stranger: Api) -> None:
         stranger.post("/auth/register", NEW)
         same_address = stranger.post("/auth/register", {**NEW, "username": "other"}).json()

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import requests
 
-from tests.flower.conftest import FlowerServer
+from tests.flower.conftest import AUTH, FlowerServer
 from tests.stack import Stack
 from tests.waiting import wait_for
 from tests.workflows import graphs
@@ -149,6 +150,12 @@ SWITCHED_OFF = (
     "/api/task/timeout/workflows.tasks.clean?workername=gpu@here&hard=1",
     "/api/task/rate-limit/workflows.tasks.clean?workername=gpu@here&ratelimit=1",
 )
+
+
+def test_its_metrics_ask_for_the_password(flower: FlowerServer) -> None:
+    url = f"{flower.url}/metrics"
+    assert requests.get(url, timeout=20).status_code == 401
+    assert requests.get(url, auth=AUTH, timeout=20).status_code == 200
 
 
 def test_nothing_but_cancelling_can_be_done_from_it(flower: FlowerServer) -> None:

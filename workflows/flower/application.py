@@ -13,6 +13,7 @@ from flower.api.control import ControlHandler
 from flower.api.tasks import GetQueueLengths
 from flower.app import Flower, rewrite_handler
 from flower.views.broker import BrokerView
+from flower.views.monitor import Metrics
 from flower.views.tasks import TaskView
 from tornado import web
 from tornado.ioloop import IOLoop
@@ -52,6 +53,7 @@ class Application(Flower):
         super().__init__(options=options, capp=capp, events=events, io_loop=IOLoop.current(), **settings)
         ours = [
             (r"/broker", Broker),
+            (r"/metrics", ProtectedMetrics),
             (r"/api/queues/length", QueueLengths),
             (r"/task/(.+)", Task),
             (r"/api/task/revoke/(.+)", Revoke),
@@ -73,6 +75,14 @@ class OurQueues:
 
 class Broker(OurQueues, BrokerView):
     pass
+
+
+class ProtectedMetrics(Metrics):
+    """Flower's own handler asks nobody for a password."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        await super().get()
 
 
 class QueueLengths(OurQueues, GetQueueLengths):
