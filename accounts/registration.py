@@ -39,8 +39,9 @@ def _check_username(username: str) -> None:
     registration is committed, so that two at once cannot both pass.
     """
     with connection.cursor() as cursor:
-        key = [AdvisoryLock.USERNAMES, username]
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(upper(%s)))", key)
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(%s, hashtext(upper(%s)))", [int(AdvisoryLock.USERNAMES), username]
+        )
     if User.objects.filter(username__iexact=username).exists():
         raise _not_available()
 
