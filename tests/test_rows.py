@@ -56,7 +56,7 @@ def test_objects_that_leave_different_things_to_the_database_are_not_inserted_to
     made = execution(user)
     insert(made)
     line = {"execution": made, "level": "INFO", "message": "a"}
-    with pytest.raises(ValueError, match="leave the same"):
+    with pytest.raises(ValueError, match="the same database defaults"):
         insert(LogLine(**line), LogLine(**line, timestamp=made.created_at))
 
 

@@ -121,10 +121,10 @@ def test_an_edit_takes_a_picture_and_a_mask(person):
 
 def test_models_are_the_apps_that_one_may_run(person, paint, gpu_worker):
     client = client_of(person)
-    assert [model.id for model in client.models.list()] == [paint]
+    assert paint in [model.id for model in client.models.list()]
     assert client.models.retrieve(paint).id == paint
     stranger = client_of(gpu_worker.person())
-    assert list(stranger.models.list()) == []
+    assert paint not in [model.id for model in stranger.models.list()]
     with pytest.raises(openai.NotFoundError) as refused:
         stranger.images.generate(model=paint, prompt="x")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny
@@ -34,7 +33,9 @@ from workflows.streaming.subscriber import Reader
 from .serializers import StreamQuery
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
-STREAM = {(200, "text/event-stream"): OpenApiTypes.STR}
+# Of each event, by its fields; `data` is JSON. See docs/guide.md for the kinds.
+EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+STREAM = {(200, "text/event-stream"): EVENT}
 LAST_EVENT_ID = OpenApiParameter(
     "Last-Event-ID",
     {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
