@@ -24,6 +24,7 @@ urlpatterns = [
     path("api/v2/", include("doors.comfy_v2.urls")),
     path("v1/", include("doors.openai.urls")),
     path("mcp", mcp.EntranceView.as_view(), name="mcp"),
+    path("comfyui/", include("doors.comfyui.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
     path("", include("health.urls")),

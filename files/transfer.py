@@ -60,11 +60,11 @@ async def upload(request: HttpRequest) -> File:
 
 # -- out ---------------------------------------------------------------------------------------------
 async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
-    return await _serve(request, await in_request_thread(_find, request, file_id))
+    return await serve(request, await in_request_thread(_find, request, file_id))
 
 
 async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
-    return await _serve(request, await in_request_thread(_find_thumbnail, request, file_id))
+    return await serve(request, await in_request_thread(_find_thumbnail, request, file_id))
 
 
 def _find(request: HttpRequest, file_id: str) -> Content:
@@ -89,6 +89,11 @@ def _content_of(file: File, *, attachment: bool, caching: str) -> Content:
         attachment=attachment or not types.is_shown(file.content_type),
         caching=caching,
     )
+
+
+def content_of(file: File) -> Content:
+    """A file as its user, who was asked before, sees it."""
+    return _content_of(file, attachment=False, caching="private, no-cache")
 
 
 def _thumbnail_of(file: File, *, caching: str) -> Content:
@@ -139,7 +144,7 @@ def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
     return _with_headers(response, content)
 
 
-async def _serve(request: HttpRequest, content: Content) -> HttpResponseBase:
+async def serve(request: HttpRequest, content: Content) -> HttpResponseBase:
     etag = content.etag
     if ranges.is_known(request.headers.get("If-None-Match"), etag=etag):
         return _with_headers(HttpResponse(status=304), content)

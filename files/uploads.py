@@ -39,16 +39,23 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     allowed: Mapping[str, int] = field(default_factory=lambda: FIELDS)
+    file_field: str = "file"
 
 
-async def receive(request: HttpRequest, incoming: Incoming, *, allowed: Mapping[str, int] = FIELDS) -> Form:
-    """Read the whole body of the request. `allowed` are the fields beside the file, and how many characters
-    each may have.
+async def receive(
+    request: HttpRequest,
+    incoming: Incoming,
+    *,
+    allowed: Mapping[str, int] = FIELDS,
+    file_field: str = "file",
+) -> Form:
+    """Read the whole body of the request. `file_field` has the file; `allowed` are the fields beside it, and
+    how many characters each may have.
 
     Raises ValidationFailed, PayloadTooLarge as soon as the limit is exceeded, UnsupportedMediaType,
     ClientGone, StorageUnavailable if the local disk is full.
     """
-    form = Form(incoming, allowed=allowed)
+    form = Form(incoming, allowed=allowed, file_field=file_field)
     reading = _Reading(form)
     with (
         _explained(),
@@ -116,7 +123,7 @@ class _Reading:
             self._begin(event)
         elif event is None:
             self._end()
-        elif self._name == "file":
+        elif self._name == self._form.file_field:
             self._size += len(event)
             if self._size > settings.MAX_UPLOAD_BYTES:
                 raise _too_large(f"The file has more than {settings.MAX_UPLOAD_BYTES} bytes")
@@ -143,7 +150,7 @@ class _Reading:
 
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._name, self._text = segment.name or "", bytearray()
-        if self._name != "file":
+        if self._name != self._form.file_field:
             if self._name not in self._form.allowed:
                 self._form.unknown.append(self._name)
             return
@@ -170,9 +177,11 @@ def _too_large(message: str) -> PayloadTooLarge:
 
 
 def _check(form: Form) -> None:
-    mistakes = unknown(form.unknown, ["file", *form.allowed], also_called=ALSO_CALLED)
+    mistakes = unknown(form.unknown, [form.file_field, *form.allowed], also_called=ALSO_CALLED)
     if form.filename is None:
-        mistakes.insert(0, Detail("REQUIRED_FIELD", "Field 'file' is required", "file"))
+        mistakes.insert(
+            0, Detail("REQUIRED_FIELD", f"Field '{form.file_field}' is required", form.file_field)
+        )
     mistakes += [
         Detail("TOO_LONG", f"Field '{name}' has at most {form.allowed[name]} characters", name)
         for name, value in form.fields.items()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .gate.routes import COMFYUI_UPLOADS
+
 # Whoever asks here waits for the pictures.
 WAITING = ("/v1/images/generations", "/v1/images/edits")
 
@@ -22,6 +24,8 @@ def is_long(scope: dict[str, Any]) -> bool:
     """Model loads that wait for a GPU (`Prefer: wait`), and file transfers."""
     path = str(scope["path"]).rstrip("/")
     if path == "/files/upload" or (path == "/api/v2/assets" and scope["method"] == "POST"):
+        return True
+    if path in ("/comfyui/view", "/comfyui/api/view", *COMFYUI_UPLOADS):
         return True
     if path.startswith("/api/v2/assets/") and path.endswith("/content"):
         return True

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import transaction
@@ -84,9 +84,11 @@ def submit(
     retried_from: Execution | None = None,
     extra_data: Mapping[str, Any] | None = None,
     partial_execution_targets: Sequence[str] | None = None,
+    execution_id: UUID | None = None,
 ) -> Accepted:
     """Put a workflow in the queue. `webhook` is to be checked before. `extra_data` is given to ComfyUI as it
-    is; with `partial_execution_targets` only these output nodes are run.
+    is; with `partial_execution_targets` only these output nodes are run. `execution_id` is a client's
+    own choice of id; IntegrityError where it is in use.
 
     Raises ValidationFailed for structural mistakes, denied nodes and paths, LimitExceeded for a quota,
     Unavailable when the whole queue is full.
@@ -96,6 +98,7 @@ def submit(
     return submit_work(
         user=user, work=replace(work, extras=extras), priority=priority, timeout_minutes=timeout_minutes,
         metadata=metadata, metadata_text=metadata_text, webhook=webhook, retried_from=retried_from,
+        execution_id=execution_id,
     )  # fmt: skip
 
 
@@ -132,12 +135,14 @@ def submit_work(
     metadata_text: str = "",
     webhook: outbox.Wanted | None = None,
     retried_from: Execution | None = None,
+    execution_id: UUID | None = None,
 ) -> Accepted:
     """The same of a work that was read already."""
     [execution], [known] = submit_works(
         user=user, prepared=prepare([work], user=user), priority=priority, timeout_minutes=timeout_minutes,
         metadata=metadata, metadata_text=metadata_text, webhook=webhook,
         retried_from=[retried_from.id if retried_from else None],
+        chosen_ids=[execution_id] if execution_id else [],
     )  # fmt: skip
     return Accepted(
         execution=execution,
@@ -165,6 +170,7 @@ def submit_works(
     retried_from: Sequence[UUID | None] = (),
     batch: Batch | None = None,
     positions: Sequence[int] = (),
+    chosen_ids: Sequence[UUID | None] = (),
 ) -> tuple[list[Execution], list[float | None]]:
     """Put all of them in the queue, or none; the executions, and the seconds that each is known to take.
 
@@ -182,6 +188,7 @@ def submit_works(
         )
         executions = [
             Execution(
+                id=chosen or uuid4(),
                 user=user,
                 priority=priority,
                 timeout_minutes=timeout_minutes,
@@ -202,9 +209,14 @@ def submit_works(
                 batch_id=batch.id if batch else None,
                 batch_position=position,
             )
-            for each, (cost, place), earlier, position in zip(
-                prepared, places, _or_none(retried_from, prepared), _or_none(positions, prepared), strict=True
-            )
+            for each, (cost, place), earlier, position, chosen in zip(
+                prepared,
+                places,
+                _or_none(retried_from, prepared),
+                _or_none(positions, prepared),
+                _or_none(chosen_ids, prepared),
+                strict=True,
+            )  # fmt: skip
         ]
         _insert(executions, prepared)
         store.note_submitted(priority=priority, count=len(prepared))

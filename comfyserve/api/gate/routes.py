@@ -20,7 +20,8 @@ UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # the view streams the file, witho
 
 # The routes below may carry graphs, batches and inputs.
 LARGE = ("/workflows", "/apps", "/batches", "/v1", "/api", "/comfyui", "/mcp", "/prompt")
-UPLOADS = ("/files/upload", "/api/v2/assets")  # read by their views, piece by piece
+COMFYUI_UPLOADS = tuple(f"/comfyui{api}/upload/{kind}" for api in ("", "/api") for kind in ("image", "mask"))
+UPLOADS = ("/files/upload", "/api/v2/assets", *COMFYUI_UPLOADS)  # read by their views, piece by piece
 HASHING = (
     "/auth/register",
     "/auth/login",

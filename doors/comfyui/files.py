@@ -1,0 +1,83 @@
+"""Uploads and results: the user's own files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from rest_framework.request import Request
+
+from accounts import authentication
+from comfyserve.api.errors import ApiError, NotFound, as_api_error
+from comfyserve.api.rendering import rendered
+from files import queries, storing, transfer, uploads
+from files.incoming import Incoming
+from files.threads import in_request_thread, in_thread
+from files.views import by_method
+
+from .errors import ComfyUIView, body
+
+# The form's fields and their characters. ComfyUI's folders are not ours: they are taken and change nothing.
+FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
+
+
+class UploadView(ComfyUIView):
+    def post(self, request: Request) -> None:
+        """Answered by `upload`, which reads the form as it comes."""
+
+
+class ViewView(ComfyUIView):
+    def get(self, request: Request) -> None:
+        """Answered by `view`."""
+
+
+async def _upload(request: HttpRequest) -> HttpResponseBase:
+    """The name is the file's id, which LoadImage and its like take."""
+    try:
+        user = await in_request_thread(authentication.require, request)
+        incoming = await in_thread(Incoming)
+        try:
+            form = await uploads.receive(request, incoming, allowed=FIELDS, file_field="image")
+            file = await in_request_thread(storing.accept, incoming, user=user, filename=form.filename or "")
+        finally:
+            await in_thread(incoming.close)
+    except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
+        return _refusal(exc)
+    shown = {"name": file.id, "subfolder": "", "type": "input"}
+    return HttpResponse(rendered(shown), content_type="application/json")
+
+
+async def _view(request: HttpRequest) -> HttpResponseBase:
+    try:
+        return await transfer.serve(request, await in_request_thread(_find, request))
+    except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
+        return _refusal(exc)
+
+
+def _find(request: HttpRequest) -> transfer.Content:
+    """By the id, which is an output's subfolder and an upload's name; else the newest of that name."""
+    user = authentication.require(request)
+    name = request.GET.get("filename", "")
+    for file_id in (request.GET.get("subfolder", ""), name):
+        if file_id.startswith("file_"):
+            return transfer.content_of(queries.file_of(file_id=file_id, user=user))
+    found = queries.files_of(user=user).filter(filename=name).first()
+    if found is None:
+        raise NotFound(f"There is no file {name[:100]}")
+    return transfer.content_of(found)
+
+
+def _refusal(exc: Exception) -> HttpResponse:
+    known: ApiError | None = as_api_error(exc)
+    if known is None:
+        raise exc
+    return HttpResponse(
+        rendered(body(known)),
+        status=known.status,
+        content_type="application/json",
+        headers=dict(known.headers),
+    )
+
+
+upload: Any = by_method(UploadView, post=_upload)
+view: Any = by_method(ViewView, get=_view, head=_view)

@@ -1,0 +1,114 @@
+"""What the fleet has, as one ComfyUI would tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from comfyserve.api.errors import NotFound
+from workflows.graph import file_inputs, object_info
+
+from .errors import ComfyUIView
+
+# Which input of which loader lists the models of a folder.
+FOLDERS = {
+    "checkpoints": ("CheckpointLoaderSimple", "ckpt_name"),
+    "loras": ("LoraLoader", "lora_name"),
+    "vae": ("VAELoader", "vae_name"),
+    "controlnet": ("ControlNetLoader", "control_net_name"),
+    "upscale_models": ("UpscaleModelLoader", "model_name"),
+    "clip_vision": ("CLIPVisionLoader", "clip_name"),
+    "diffusion_models": ("UNETLoader", "unet_name"),
+    "text_encoders": ("CLIPLoader", "clip_name"),
+    "style_models": ("StyleModelLoader", "style_model_name"),
+    "hypernetworks": ("HypernetworkLoader", "hypernetwork_name"),
+}
+
+
+class ObjectInfoView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        fleet = object_info.fleet()
+        return Response({name: _shown(name, about) for name, about in fleet.items()})
+
+
+class OneObjectInfoView(ComfyUIView):
+    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+        """Empty for a class that no worker has, as ComfyUI answers."""
+        about = object_info.fleet().get(name)
+        return Response({} if about is None else {name: _shown(name, about)})
+
+
+class ModelsView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(list(FOLDERS))
+
+
+class FolderView(ComfyUIView):
+    def get(self, request: Request, folder: str) -> Response:  # noqa: ARG002
+        if folder not in FOLDERS:
+            raise NotFound(f"There is no folder {folder[:100]}")
+        class_type, name = FOLDERS[folder]
+        return Response(_options(object_info.fleet().get(class_type), name))
+
+
+class SystemStatsView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Of the service; its GPUs are shared, and so no figures of one machine are told."""
+        system = {"os": "posix", "comfyui_version": "0.3.75", "python_version": "", "argv": []}
+        device = {"name": "fleet", "type": "cuda", "index": 0, "vram_total": 0, "vram_free": 0}
+        return Response({"system": system, "devices": [device]})
+
+
+class FeaturesView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        return Response({"supports_preview_metadata": False, "max_upload_size": settings.MAX_UPLOAD_BYTES})
+
+
+class EmptyListView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        return Response([])
+
+
+class FreeView(ComfyUIView):
+    def post(self, request: Request) -> Response:  # noqa: ARG002
+        """Nothing: the memory of the GPUs is the service's to manage."""
+        return Response()
+
+
+def _shown(class_type: str, about: Any) -> Any:
+    """Without the files in ComfyUI's input folder, which are those of all users."""
+    own = file_inputs.taking_files(class_type)
+    given = about.get("input") if isinstance(about, dict) else None
+    if not own or not isinstance(given, dict):
+        return about
+    inputs = {
+        part: {name: _emptied(spec) if name in own else spec for name, spec in specs.items()}
+        if isinstance(specs, dict)
+        else specs
+        for part, specs in given.items()
+    }
+    return {**about, "input": inputs}
+
+
+def _emptied(spec: Any) -> Any:
+    if not isinstance(spec, list) or not spec:
+        return spec
+    first: Any = [] if isinstance(spec[0], list) else spec[0]
+    return [first, *({**each, "options": []} if _has_options(each) else each for each in spec[1:])]
+
+
+def _has_options(spec: Any) -> bool:
+    return isinstance(spec, dict) and "options" in spec
+
+
+def _options(about: Mapping[str, Any] | None, name: str) -> list[Any]:
+    spec = ((about or {}).get("input") or {}).get("required", {}).get(name)
+    if not isinstance(spec, list) or not spec:
+        return []
+    if isinstance(spec[0], list):
+        return spec[0]
+    return list(spec[1].get("options", [])) if len(spec) > 1 and _has_options(spec[1]) else []

@@ -1,0 +1,183 @@
+"""Prompts: submit, queue, history, interrupt."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import IntegrityError
+from django.db.models import QuerySet
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import User
+from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
+from workflows.api.views import user_of
+from workflows.models import ALIVE, TERMINAL, Execution, Priority, Status
+from workflows.presentation import selectors
+from workflows.queue import submission
+
+from . import representations
+from .errors import ComfyUIView, PromptRefused
+
+SHOWN = 200  # prompts in one answer of the queue
+HISTORY, LONGEST_HISTORY = 64, 200
+IDS = 100  # in one request
+
+
+class PromptView(ComfyUIView):
+    def get(self, request: Request) -> Response:
+        remaining = _alive(user_of(request)).count()
+        return Response({"exec_info": {"queue_remaining": remaining}})
+
+    def post(self, request: Request) -> Response:
+        """Submit. `number`, `front` and `client_id` are taken and change nothing: the queue is fair."""
+        given = _object(request.data)
+        prompt = given.get("prompt")
+        if not isinstance(prompt, dict) or not prompt:
+            raise PromptRefused("no_prompt", "No prompt provided")
+        execution_id = _prompt_id(given.get("prompt_id"))
+        try:
+            _submit(user_of(request), prompt, given, execution_id)
+        except IntegrityError:
+            if selectors.by_id(execution_id) is None:
+                raise
+            raise PromptRefused("invalid_prompt_id", "There is such a prompt_id already") from None
+        return Response({"prompt_id": str(execution_id), "number": 0, "node_errors": {}})
+
+
+def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution_id: UUID) -> None:
+    extra, targets = given.get("extra_data") or {}, given.get("partial_execution_targets") or []
+    if not isinstance(extra, dict):
+        raise ValidationFailed.of("extra_data", "'extra_data' must be an object", "INVALID_TYPE")
+    if keys := [name for name in extra if name.endswith("_comfy_org")]:
+        # They would be kept with the execution, in clear.
+        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", "Keys of partner services are not taken")
+    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+        raise ValidationFailed.of("partial_execution_targets", "It must be a list of node ids")
+    submission.submit(
+        user=user,
+        workflow={"prompt": prompt},
+        priority=Priority.NORMAL,
+        timeout_minutes=settings.DEFAULT_TIMEOUT_MINUTES,
+        metadata={},
+        extra_data=extra,
+        partial_execution_targets=targets,
+        execution_id=execution_id,
+    )
+
+
+class QueueView(ComfyUIView):
+    def get(self, request: Request) -> Response:
+        """What runs and what waits, in one query, so that none is missing while it changes."""
+        rows = _alive(user_of(request)).select_related("graph").order_by("created_at", "id")[:SHOWN]
+        shown: dict[str, list[Any]] = {"queue_running": [], "queue_pending": []}
+        for number, each in enumerate(rows):
+            name = "queue_running" if each.status == Status.RUNNING else "queue_pending"
+            shown[name].append(representations.queue_item(each, number))
+        return Response(shown)
+
+    def post(self, request: Request) -> Response:
+        """Cancel those named, or with `clear` all that wait."""
+        user, given = user_of(request), _object(request.data)
+        waiting = _alive(user).filter(status=Status.PENDING)
+        if given.get("clear") is not True:
+            waiting = waiting.filter(id__in=_ids(given))
+        _cancel(waiting)
+        return Response()
+
+
+class InterruptView(ComfyUIView):
+    def post(self, request: Request) -> Response:
+        """Cancel what runs of the user: the one named, or all."""
+        rows = _alive(user_of(request)).filter(status=Status.RUNNING)
+        given = request.data if isinstance(request.data, dict) else {}
+        if given.get("prompt_id") is not None:
+            rows = rows.filter(id__in=_ids({"delete": [given["prompt_id"]]}))
+        _cancel(rows)
+        return Response()
+
+
+class HistoryView(ComfyUIView):
+    def get(self, request: Request) -> Response:
+        """The newest that ended, oldest of them first. Also `prompt_id`, and `max_items` up to 200."""
+        query = request.query_params
+        if query.get("prompt_id"):
+            return Response(_one(user_of(request), query["prompt_id"]))
+        limit = _number(query.get("max_items"), otherwise=HISTORY)
+        rows = _ended(user_of(request)).order_by("-created_at", "-id")[: min(limit, LONGEST_HISTORY)]
+        return Response(representations.history(list(rows)[::-1]))
+
+    def post(self, request: Request) -> Response:
+        """Delete those named, with their files. `clear` is refused: it would delete all of the results."""
+        given = _object(request.data)
+        if given.get("clear"):
+            raise ValidationFailed.of("clear", "Name the prompts to delete in 'delete'")
+        for each in _ended(user_of(request)).filter(id__in=_ids(given)):
+            submission.delete(execution=each)
+        return Response()
+
+
+class OneHistoryView(ComfyUIView):
+    def get(self, request: Request, prompt_id: str) -> Response:
+        return Response(_one(user_of(request), prompt_id))
+
+
+def _one(user: User, prompt_id: str) -> dict[str, Any]:
+    """Empty for one that has not ended, and for all that are not the user's, as ComfyUI answers."""
+    try:
+        found = selectors.execution_of(user=user, execution_id=prompt_id, with_graph=True)
+    except NotFound:
+        return {}
+    return representations.history([found]) if found.status in TERMINAL else {}
+
+
+def _alive(user: User) -> QuerySet[Execution]:
+    return selectors.executions_of(user=user).filter(status__in=ALIVE)
+
+
+def _ended(user: User) -> QuerySet[Execution]:
+    return selectors.executions_of(user=user).filter(status__in=TERMINAL).select_related("graph")
+
+
+def _cancel(rows: QuerySet[Execution]) -> None:
+    for each in list(rows):  # as many as the user may have waiting
+        try:
+            submission.cancel(execution=each)
+        except Conflict:
+            pass  # it ended by itself
+
+
+def _object(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValidationFailed.of("body", "The body must be a JSON object", "INVALID_TYPE")
+    return data
+
+
+def _ids(given: dict[str, Any]) -> list[UUID]:
+    """Those of `delete`; one that is no UUID names nothing."""
+    named = given.get("delete") or []
+    if not isinstance(named, list) or len(named) > IDS:
+        raise ValidationFailed.of("delete", f"'delete' must be a list of at most {IDS} ids")
+    return [found for each in named if (found := _uuid(each)) is not None]
+
+
+def _prompt_id(given: Any) -> UUID:
+    if given is None:
+        return uuid4()
+    found = _uuid(given)
+    if found is None or str(found) != given:
+        raise PromptRefused("invalid_prompt_id", "The prompt_id must be a canonical UUID in lower case")
+    return found
+
+
+def _uuid(text: Any) -> UUID | None:
+    try:
+        return UUID(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _number(text: str | None, *, otherwise: int) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 9 else otherwise

@@ -1,0 +1,95 @@
+"""Executions as ComfyUI's queue and history show prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from workflows.graph import input_files
+from workflows.models import Execution, Output, Status
+from workflows.presentation import selectors
+
+GROUPS = {"images": "images", "videos": "images", "audio": "audio", "models": "3d", "texts": "text"}
+
+
+def queue_item(execution: Execution, number: int) -> list[Any]:
+    """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`. `extra_data` is never shown."""
+    return [number, str(execution.id), _prompt(execution), {}, []]
+
+
+def _prompt(execution: Execution) -> dict[str, Any]:
+    """As it was submitted; empty where the owner of the app that it ran does not show it."""
+    hidden_from = (execution.app or {}).get("hidden_from")
+    if hidden_from not in (None, execution.user_id):
+        return {}
+    return dict(input_files.as_given(execution.graph.prompt))
+
+
+def history(executions: Sequence[Execution]) -> dict[str, Any]:
+    """By prompt_id, in the order given. They must have ended, and come with their graphs."""
+    ids = [each.id for each in executions]
+    made = selectors.outputs(ids)
+    details = selectors.error_details_of([each.id for each in executions if each.error])
+    return {
+        str(each.id): {
+            "prompt": queue_item(each, number),
+            "outputs": outputs(made[each.id]),
+            "status": _status(each, details.get(each.id) or {}),
+            "meta": {},
+        }
+        for number, each in enumerate(executions)
+    }
+
+
+def outputs(made: Iterable[Output]) -> dict[str, Any]:
+    """By node. The subfolder is the file's id, by which `/view` finds it: names alone are not unique."""
+    nodes: dict[str, dict[str, list[Any]]] = {}
+    for output in made:
+        group = GROUPS.get(output.group, output.group)
+        if output.file is not None:
+            shown: Any = {
+                "filename": output.file.filename,
+                "subfolder": output.file.id,
+                "type": "temp" if output.temporary else "output",
+            }
+        elif output.text is not None:
+            shown = output.text
+        else:
+            continue  # the file was deleted
+        nodes.setdefault(output.node_id, {}).setdefault(group, []).append(shown)
+    return nodes
+
+
+def _status(execution: Execution, details: dict[str, Any]) -> dict[str, Any]:
+    prompt = {"prompt_id": str(execution.id)}
+    began = {**prompt, "timestamp": _milliseconds(execution.started_at or execution.created_at)}
+    ended = {**prompt, "timestamp": _milliseconds(execution.completed_at)}
+    match execution.status:
+        case Status.COMPLETED:
+            last: tuple[str, dict[str, Any]] = ("execution_success", ended)
+        case Status.CANCELLED:
+            last = ("execution_interrupted", {**ended, "node_id": None, "node_type": None, "executed": []})
+        case _:
+            last = ("execution_error", {**ended, **_error(execution, details)})
+    done = execution.status == Status.COMPLETED
+    return {
+        "status_str": "success" if done else "error",
+        "completed": done,
+        "messages": [["execution_start", began], list(last)],
+    }
+
+
+def _error(execution: Execution, details: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "node_id": details.get("node_id"),
+        "node_type": details.get("class_type") or details.get("node_type"),
+        "exception_message": execution.error,
+        "exception_type": details.get("exception_type") or details.get("type"),
+        "traceback": [],
+        "executed": [],
+    }
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0

@@ -1,0 +1,28 @@
+"""ComfyUI's routes; it answers each of them under `/api` as well."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+
+from . import files, machine, prompts
+
+routes = [
+    path("prompt", prompts.PromptView.as_view()),
+    path("queue", prompts.QueueView.as_view()),
+    path("interrupt", prompts.InterruptView.as_view()),
+    path("history", prompts.HistoryView.as_view()),
+    path("history/<str:prompt_id>", prompts.OneHistoryView.as_view()),
+    path("upload/image", files.upload),
+    path("upload/mask", files.upload),
+    path("view", files.view),
+    path("object_info", machine.ObjectInfoView.as_view()),
+    path("object_info/<str:name>", machine.OneObjectInfoView.as_view()),
+    path("models", machine.ModelsView.as_view()),
+    path("models/<str:folder>", machine.FolderView.as_view()),
+    path("embeddings", machine.EmptyListView.as_view()),
+    path("extensions", machine.EmptyListView.as_view()),
+    path("system_stats", machine.SystemStatsView.as_view()),
+    path("features", machine.FeaturesView.as_view()),
+    path("free", machine.FreeView.as_view()),
+]
+urlpatterns = [*routes, path("api/", include(routes))]
