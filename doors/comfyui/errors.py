@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 
 from comfyserve.api.errors import ApiError, Detail, as_api_error
 
-NODE = re.compile(r"(?:^|\.)prompt\.([^.]+)|^workflow\.([^.]+)")
+NODE = re.compile(r"^workflow(?:\.prompt)?\.([^.]+)")
 
 
 class PromptRefused(ApiError):
@@ -59,9 +59,7 @@ def _by_node(details: Sequence[Detail]) -> dict[str, Any]:
         found = NODE.search(detail.field or "")
         if found is None:
             continue
-        node = nodes.setdefault(
-            found[1] or found[2], {"errors": [], "dependent_outputs": [], "class_type": ""}
-        )
+        node = nodes.setdefault(found[1], {"errors": [], "dependent_outputs": [], "class_type": ""})
         node["errors"].append(
             {
                 "type": detail.code.lower(),

@@ -216,7 +216,7 @@ def submit_works(
                 _or_none(positions, prepared),
                 _or_none(chosen_ids, prepared),
                 strict=True,
-            )  # fmt: skip
+            )
         ]
         _insert(executions, prepared)
         store.note_submitted(priority=priority, count=len(prepared))
