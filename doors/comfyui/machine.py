@@ -36,10 +36,10 @@ class ObjectInfoView(ComfyUIView):
 
 
 class OneObjectInfoView(ComfyUIView):
-    def get(self, request: Request, name: str) -> Response:  # noqa: ARG002
+    def get(self, request: Request, class_type: str) -> Response:  # noqa: ARG002
         """Empty for a class that no worker has, as ComfyUI answers."""
-        about = object_info.fleet().get(name)
-        return Response({} if about is None else {name: _shown(name, about)})
+        about = object_info.fleet().get(class_type)
+        return Response({} if about is None else {class_type: _shown(class_type, about)})
 
 
 class ModelsView(ComfyUIView):

@@ -16,7 +16,7 @@ routes = [
     path("upload/mask", files.upload),
     path("view", files.view),
     path("object_info", machine.ObjectInfoView.as_view()),
-    path("object_info/<str:name>", machine.OneObjectInfoView.as_view()),
+    path("object_info/<str:class_type>", machine.OneObjectInfoView.as_view()),
     path("models", machine.ModelsView.as_view()),
     path("models/<str:folder>", machine.FolderView.as_view()),
     path("embeddings", machine.EmptyListView.as_view()),
