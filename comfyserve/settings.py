@@ -389,6 +389,8 @@ RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)  # an expired claim w
 LOOK_SECONDS = env.float("LOOK_SECONDS", default=2.0)
 DRAIN_SECONDS = env.int("DRAIN_SECONDS", default=30)
 STALL_SECONDS = env.int("STALL_SECONDS", default=120)
+# From the interruption of a workflow to its end; then the bridge restarts ComfyUI.
+HANG_SECONDS = env.float("HANG_SECONDS", default=30.0)
 MAX_PENDING = env.int("MAX_PENDING", default=100_000)
 MAX_PENDING_HOURS = env.int("MAX_PENDING_HOURS", default=48)
 MAX_NODES = env.int("MAX_NODES", default=2_000)

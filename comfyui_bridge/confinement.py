@@ -1,10 +1,10 @@
 """Each ComfyServe prompt sees its own input, output and temp folders, and nothing else.
 
 ComfyServe sends with a prompt, in `extra_data.comfyserve`: the mark of the attempt (`<execution
-id>.<attempt>`), the placed inputs that it may read, and the workflow as its user sent it. While ComfyUI
-validates or executes that prompt, the functions of `folder_paths` return the folder `<mark>` below the shared
-one, and reject paths outside. ComfyUI executes one prompt at a time; prompts of other clients see the shared
-folders as usual.
+id>.<attempt>`), the placed inputs that it may read, the workflow as its user sent it, and the limits after
+which `watchdog` restarts ComfyUI. While ComfyUI validates or executes that prompt, the functions of
+`folder_paths` return the folder `<mark>` below the shared one, and reject paths outside. ComfyUI executes one
+prompt at a time; prompts of other clients see the shared folders as usual.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aiohttp import web
 from comfy_execution.graph import DynamicPrompt
 from server import PromptServer
 
+from . import watchdog
 from .marks import INPUT, INPUTS, MARK
 
 KEY = "comfyserve"  # in extra_data
@@ -52,6 +53,7 @@ class Roots:
     mark: str
     inputs: tuple[str, ...]
     workflow: Any
+    limits: watchdog.Limits | None = None
 
     def of(self, kind: str) -> str:
         return os.path.join(shared(kind), self.mark)
@@ -113,7 +115,7 @@ def roots_of(extra_data: Any) -> Roots | None:
     mark, inputs = str(told.get("mark", "")), tuple(str(name) for name in told.get("inputs", ()))
     if not MARK.fullmatch(mark) or not all(INPUT.fullmatch(name) for name in inputs):
         raise ValueError("extra_data.comfyserve is malformed")
-    return Roots(mark, inputs, told.get("workflow"))
+    return Roots(mark, inputs, told.get("workflow"), watchdog.limits_of(told))
 
 
 @web.middleware
@@ -130,6 +132,7 @@ def _on_prompt(json_data: Any) -> Any:
         if roots is not None:
             roots.prepare()
             _request.set(roots)
+            watchdog.watch_silence(roots.limits)
     except (ValueError, AttributeError, OSError):
         logging.exception("ComfyServe: a prompt can not be confined and is refused")
         json_data = {**json_data, "prompt": {}}
@@ -146,7 +149,8 @@ def _execute(
     _rebase(self.caches.objects, roots)
     _running = roots
     try:
-        return _stock_execute(self, prompt, prompt_id, extra_data or {}, *args, **kwargs)
+        with watchdog.watched(prompt_id, roots.limits if roots else None):
+            return _stock_execute(self, prompt, prompt_id, extra_data or {}, *args, **kwargs)
     finally:
         _running = None
         if roots is not None:

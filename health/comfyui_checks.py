@@ -19,6 +19,7 @@ from .probing import NoAnswer, Probe
 
 ASK_DIRECTLY = 32  # ComfyUIs; more are checked by heartbeats alone
 DIRECT_SECONDS = 1.0
+HUNG = "It does not stop a workflow that was ended, and takes nothing: restart this ComfyUI"
 NO_WORKER = "No GPU worker has reported"
 
 
@@ -90,6 +91,8 @@ def _one(row: overview.Row, took: float | None, error: str | None) -> Service:
         return Service(name, "unhealthy", None, error)
     if row.worker.state == Worker.State.FAULTY:
         return Service(name, "degraded", took, "It failed several executions in a row and rests")
+    if row.worker.state == Worker.State.HUNG:
+        return Service(name, "degraded", took, HUNG)
     if row.worker.wish != Worker.DesiredState.WORK:
         said = "Paused" if row.worker.wish == Worker.DesiredState.PAUSE else "Drained"
         return Service(name, "degraded", took, f"{said} by an operator")

@@ -13,7 +13,7 @@ NONE = "–"  # noqa: RUF001  (shown where there is nothing)
 TONES = {
     **dict.fromkeys(("completed", "delivered", "active", "done", "healthy"), "good"),
     **dict.fromkeys(("running", "taken"), "busy"),
-    **dict.fromkeys(("failed", "faulty", "unreachable", "silent", "unhealthy"), "bad"),
+    **dict.fromkeys(("failed", "faulty", "hung", "unreachable", "silent", "unhealthy"), "bad"),
     **dict.fromkeys(("paused", "draining", "degraded", "high", "WARNING"), "warn"),
     "ERROR": "bad",
 }

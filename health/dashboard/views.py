@@ -122,7 +122,7 @@ def _worries(found: Figures, *, oldest: float, disk: float) -> Any:
             f", and {found.waiting:,} executions wait" if found.waiting else ""
         )
     for machine in found.machines:
-        if machine.row.status in ("silent", "faulty", "unreachable"):
+        if machine.row.status in ("silent", "faulty", "hung", "unreachable"):
             yield f"Worker {machine.row.name} is {machine.row.status}"
     if able and oldest > BEHIND:
         yield f"The oldest execution has waited for {html.duration(oldest)}"

@@ -6,6 +6,7 @@ Loaded by the `comfyui` fixtures and by benchmarks. Runs inside ComfyUI, so it i
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -79,4 +80,27 @@ class TestCrash:
         os._exit(139)
 
 
-NODE_CLASS_MAPPINGS = {"TestSleep": TestSleep, "TestFail": TestFail, "TestCrash": TestCrash}
+class TestHang:
+    """Never returns and heeds no interruption; with `silent`, no other Python thread runs any more."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",), "silent": ("BOOLEAN", {"default": False})}}
+
+    def run(self, image: torch.Tensor, silent: bool) -> tuple[torch.Tensor]:
+        if silent:
+            re.match(r"(a+)+$", "a" * 64 + "b")  # holds the interpreter lock for longer than anybody lives
+        while True:
+            time.sleep(0.1)
+
+
+NODE_CLASS_MAPPINGS = {
+    "TestSleep": TestSleep,
+    "TestFail": TestFail,
+    "TestCrash": TestCrash,
+    "TestHang": TestHang,
+}

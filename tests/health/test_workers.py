@@ -9,6 +9,7 @@ import pynvml
 import pytest
 from django.utils import timezone
 
+from health import comfyui_checks
 from health.doctor import host
 from models_registry.models import Host, Model, ModelFile
 from tests.factories import Api, make_user
@@ -54,6 +55,13 @@ def test_one_word_says_how_it_is(staff, silent_for, fields, status):
     [row] = staff.get("/workers/").json()
     assert row["status"] == status
     assert row["silent_seconds"] == pytest.approx(silent_for, abs=5)
+
+
+def test_health_says_which_comfyui_hangs():
+    make_worker("a", state="hung")
+    _, one = comfyui_checks.check()
+    assert (one.name, one.status) == ("comfyui:a", "degraded")
+    assert "restart this ComfyUI" in one.error
 
 
 def test_it_says_what_runs_since_when(staff):

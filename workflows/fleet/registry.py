@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from comfyserve.api.errors import NotFound
 from comfyserve.ttl_cache import TtlCache
-from workflows.models import Execution, Worker
+from workflows.models import ALIVE, Execution, Worker
 
 BEATS = 3  # missed, and a worker is silent
 WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
@@ -78,8 +78,9 @@ def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:
 
 
 def are_ours(prompt_ids: Iterable[str]) -> bool:
-    """Whether any of these prompts is an execution of ours."""
-    return Execution.objects.filter(id__in=[id_ for id_ in prompt_ids if _is_uuid(id_)]).exists()
+    """Whether any of these prompts is an execution of ours that has not ended."""
+    ids = [id_ for id_ in prompt_ids if _is_uuid(id_)]
+    return Execution.objects.filter(id__in=ids, status__in=ALIVE).exists()
 
 
 def _is_uuid(text: str) -> bool:

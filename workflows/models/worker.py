@@ -36,6 +36,7 @@ class Worker(models.Model):
         ACTIVE = "active"
         PAUSED = "paused"  # by an operator: takes nothing new
         FAULTY = "faulty"  # took itself out after system faults in a row; probes its ComfyUI
+        HUNG = "hung"  # its ComfyUI does not stop an execution that has ended; takes nothing until it does
         DRAINING = (
             "draining"  # takes nothing new, and holds something still: drained by an operator, or it stops
         )

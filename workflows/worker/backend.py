@@ -50,6 +50,8 @@ class Backend:
         self._failed_with: set[str] = set()  # executions, since one went well
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
+        self.present: set[str] = set()  # prompts that runners of this process have posted
+        self._hung_on: str | None = None  # a prompt that ComfyUI does not stop
 
     def connect(self) -> None:
         """Once this process is the one that serves the backend."""
@@ -67,7 +69,28 @@ class Backend:
 
     @property
     def ready(self) -> bool:
-        return self.reachable and not self.faulty
+        return self.reachable and not self.faulty and not self.hung
+
+    @property
+    def hung(self) -> bool:
+        """It goes on with a prompt that it was told to stop: whatever is posted would wait for that one."""
+        return self._hung_on is not None
+
+    def hangs_on(self, prompt_id: str) -> None:
+        self._hung_on = prompt_id
+        logger.error(
+            "backend %s hangs: it did not stop execution %s, and takes nothing until it is restarted",
+            self.name, prompt_id, extra={"action": "comfyui_hangs"},
+        )  # fmt: skip
+
+    def check_hang(self) -> bool:
+        """Ask whether it still hangs; True where it was found that it does not any more."""
+        prompt_id = self._hung_on
+        if prompt_id is None or not self.session.connected or self.is_running(prompt_id):
+            return False
+        self._hung_on = None
+        logger.warning("backend %s has let go of execution %s", self.name, prompt_id)
+        return True
 
     @property
     def has_bridge(self) -> bool:

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # longest times on the connection of the leases
 CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
 MEMORY_SECONDS = 10.0  # between looks at its memory
+HANG_LOOK_SECONDS = 1.0  # between looks whether it still hangs
 TIDY_SECONDS = 60.0  # between looks for what executions left there
 
 
@@ -137,11 +138,15 @@ class Upkeep:
     # -- what waits for ComfyUI ------------------------------------------------------------------------
     def _watch(self) -> None:
         """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
-        memory_due = tidy_due = 0.0
+        memory_due = tidy_due = hang_due = 0.0
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
                 if self._backend.refresh():
                     self._met_anew.set()
+                if self._backend.hung and time.monotonic() >= hang_due:
+                    hang_due = time.monotonic() + HANG_LOOK_SECONDS
+                    if self._backend.check_hang():
+                        self._slots.serve_in_thread()
                 if self._backend.strays.is_set() and self._backend.reachable:
                     self._backend.strays.clear()  # first: one that is reported meanwhile is looked for again
                     self._clear_strays()

@@ -46,7 +46,6 @@ FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that
 STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
 STATUS_SECONDS = 1.0  # so soon after a submission ComfyUI tells every socket that its queue is longer
 LEAVE_SECONDS = 60.0  # a run whose claim is lost, and which nobody has taken again, is kept for so long
-CLEAR_SECONDS = 60.0  # longest time in which the slot waits for ComfyUI to let go of a prompt
 
 
 class Gone(enum.Enum):
@@ -142,6 +141,7 @@ class Runner:
             return Gone.LEFT
         finally:
             self.over = True
+            self._backend.present.discard(self._id)
             if self._inherited is not None:
                 self._inherited.close()
             celery_tasks.end(self.claim)
@@ -233,8 +233,16 @@ class Runner:
             return given
         inputs = input_transfer.placed_for(self.claim, prepared)
         workflow = input_files.as_given(self.claim.prompt)
-        own = {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow}
+        own = {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow, "limits": self._limits()}
         return {**(given or {}), "comfyserve": own}
+
+    def _limits(self) -> dict[str, float]:
+        """After which the bridge restarts a ComfyUI that hangs."""
+        return {
+            "run_seconds": self.claim.timeout_minutes * 60.0,
+            "stop_seconds": settings.HANG_SECONDS,
+            "silent_seconds": min(settings.STALL_SECONDS, 2 * settings.HANG_SECONDS),
+        }
 
     def _post(self) -> Ended | Gone | None:
         denied = self._denied()
@@ -251,7 +259,9 @@ class Runner:
             outputs=self._backend.output_nodes(self.claim.prompt),
             mark=self.claim.mark,
         )
-        self._next_up = not self._backend.session.queue_remaining
+        # What ComfyUI said last of its queue may be older than what another thread has just posted.
+        self._next_up = not self._backend.session.queue_remaining and not self._backend.present
+        self._backend.present.add(self._id)
         self._posted_at = time.monotonic()
         try:
             submitted = self._client.submit(
@@ -370,6 +380,8 @@ class Runner:
             return self._leave_to_others()
         if self._deadline is not None and now >= self._deadline:
             return self._timed_out()
+        if not self.begun and self._backend.hung:
+            return self._try_to_give_back("its ComfyUI does not stop another workflow")
         if not self.begun and (self._wanted_back.is_set() or self._stop_at is not None):
             self._wanted_back.clear()
             return self._try_to_give_back()
@@ -582,10 +594,12 @@ class Runner:
     def _clear(self) -> Gone:
         """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the slot free.
 
-        One that does not let go of it within CLEAR_SECONDS, or does not let us in, keeps no slot: what is
-        left there is cleared as a stray as soon as it can be.
+        With our bridge it restarts itself after HANG_SECONDS. One that has not let go after twice that time,
+        or does not let us in, keeps no slot: what is left there is cleared as a stray as soon as it can be,
+        and nothing is given to it while it runs that prompt.
         """
-        until, pause = time.monotonic() + CLEAR_SECONDS, 0.2
+        until, pause = time.monotonic() + 2 * settings.HANG_SECONDS, 0.2
+        turned_away = False
         while True:
             try:
                 self._client.delete_queued(self._id)
@@ -598,12 +612,14 @@ class Runner:
             except Unreachable as exc:
                 if not exc.sent:
                     return Gone.LOST  # it is dead, and its queue with it
-                if exc.turned_away:
-                    until = 0.0
+                turned_away = exc.turned_away
                 pause = min(pause * 2, 5.0)
             now = self.alive_at = time.monotonic()
-            if now >= until or (self._stop_at is not None and now >= self._stop_at):
+            stops = self._stop_at is not None and now >= self._stop_at
+            if turned_away or stops or now >= until:
                 self._backend.strays.set()
+                if not turned_away and not stops:
+                    self._backend.hangs_on(self._id)
                 return Gone.LOST
             self._pause(pause)
 

@@ -153,6 +153,8 @@ class Slots:
             return Worker.State.DRAINING
         if self.paused:
             return Worker.State.PAUSED
+        if self.backend.hung:
+            return Worker.State.HUNG
         return Worker.State.FAULTY if self.backend.faulty else Worker.State.ACTIVE
 
     @property
