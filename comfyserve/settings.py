@@ -348,6 +348,10 @@ STORAGES = {
 INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
 FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
+# A file that is converted: in a process of its own, with these limits.
+CONVERSION_SECONDS = env.float("CONVERSION_SECONDS", default=120.0)
+CONVERSION_MEMORY_BYTES = env.int("CONVERSION_MEMORY_BYTES", default=4 * 1024**3)  # of addresses
+CONVERTED_KEPT_DAYS = env.float("CONVERTED_KEPT_DAYS", default=7)  # converted for a download; 0: for ever
 # An input given by URL: seconds in total. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
 # A file transferred to a ComfyUI is kept for later executions with the same input; seconds since its last

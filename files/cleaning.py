@@ -15,10 +15,10 @@ from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from comfyserve.cleaning import Gone
+from comfyserve.cleaning import Gone, ago
 
 from . import backend, pins, storing
-from .models import File
+from .models import ConvertedFile, File
 
 BATCH = 200
 # Bytes without a row may be about to get one: bytes are stored first. An output waits for its transaction as
@@ -29,6 +29,7 @@ GRACE = timedelta(hours=24)
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:
     """All of it. Raises StorageUnavailable; what was removed by then stays removed."""
     yield from expired(dry_run=dry_run)
+    yield from converted(dry_run=dry_run)
     yield from incoming(dry_run=dry_run)
     yield from orphans(dry_run=dry_run)
     yield from unfinished(dry_run=dry_run)
@@ -48,6 +49,19 @@ def expired(*, dry_run: bool = False) -> Iterator[Gone]:
         else:
             going = pins.delete_unneeded(batch)
         yield from (Gone("expired files", f"{file.id} {file.filename}", size=file.size) for file in going)
+
+
+def converted(*, dry_run: bool = False) -> Iterator[Gone]:
+    """What was converted for downloads a while ago, and what could not be. What a result names stays."""
+    if not (days := settings.CONVERTED_KEPT_DAYS):
+        return
+    old = ConvertedFile.objects.filter(created_at__lt=ago(days), outputs=None).order_by("created_at")
+    while batch := list(old[:BATCH]):
+        yield from (Gone("converted files", str(made), size=made.size) for made in batch)
+        if dry_run:
+            return
+        old.filter(id__in=[made.id for made in batch]).delete()
+        storing.discard(made.key for made in batch)
 
 
 def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.utils import timezone
@@ -11,7 +12,8 @@ from django.utils import timezone
 from comfyserve.api.signed_links import SignedLinks
 
 from . import backend, types
-from .models import File
+from .conversion import Wanted
+from .models import ConvertedFile, File
 
 _links = SignedLinks(salt="files.download")
 
@@ -25,6 +27,28 @@ def download_url(file: File, *, base: str) -> str:
         attachment=not types.is_shown(file.content_type),
     )
     return presigned or _signed(file.id, base=base)
+
+
+def converted_url(file: File, made: ConvertedFile, *, filename: str, base: str) -> str:
+    """The same of what was made of it."""
+    presigned = backend.link(
+        made.key,
+        filename=filename,
+        content_type=made.content_type,
+        attachment=not types.is_shown(made.content_type),
+    )
+    return presigned or _signed_converted(file.id, Wanted.parse(made.parameters), base=base)
+
+
+def _signed_converted(file_id: str, wanted: Wanted, *, base: str) -> str:
+    """The signature covers how it is wanted: who holds the link cannot ask for the metadata again."""
+    expires = _expires()
+    query = _links.query(converted_subject(file_id, wanted), expires=expires)
+    return f"{base}/files/{file_id}?{urlencode(wanted.query)}&{query}"
+
+
+def converted_subject(file_id: str, wanted: Wanted) -> str:
+    return f"{file_id}?{wanted.parameters}"
 
 
 def valid_until() -> datetime:
@@ -43,10 +67,14 @@ def thumbnail_url(file: File, *, base: str) -> str | None:
 
 
 def _signed(subject: str, *, base: str) -> str:
-    # Rounded up, so that the URL stays the same for a while and can be cached.
-    step = max(settings.SIGNED_LINK_SECONDS // 4, 1)
-    expires = (int(time.time()) // step + 1) * step + settings.SIGNED_LINK_SECONDS
-    return f"{base}/files/{subject}?{_links.query(subject, expires=expires)}"
+    return f"{base}/files/{subject}?{_links.query(subject, expires=_expires())}"
+
+
+def _expires() -> int:
+    """Rounded up, so that the URL stays the same for a while and can be cached."""
+    seconds = int(settings.SIGNED_LINK_SECONDS)
+    step = max(seconds // 4, 1)
+    return (int(time.time()) // step + 1) * step + seconds
 
 
 def is_signed(subject: str, *, expires: str, signature: str) -> bool:

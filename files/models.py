@@ -7,6 +7,7 @@ import secrets
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 
 def new_file_id() -> str:
@@ -78,6 +79,43 @@ class File(models.Model):
     def keys(self) -> list[str]:
         """Its keys in the storage."""
         return [key for key in (self.key, self.thumbnail_key) if key and key != self.NONE]
+
+
+class ConvertedFile(models.Model):
+    """The bytes of a file in another format or size, made once for all rows that share the bytes.
+
+    It goes with the last of these rows. While it is made it has no key yet; if it cannot be made, an error.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    source_key = models.CharField(max_length=255, help_text="Key of the bytes that it was made from")
+    parameters = models.CharField(max_length=60, help_text="See conversion.Wanted.parameters")
+    key = models.CharField(max_length=255, blank=True, default="", help_text="Name in the storage")
+    content_type = models.CharField(max_length=100, blank=True, default="")
+    size = models.BigIntegerField(default=0, help_text="Bytes")
+    sha256 = models.CharField(max_length=64, blank=True, default="")
+    width = models.IntegerField(null=True, blank=True)
+    height = models.IntegerField(null=True, blank=True)
+    duration_seconds = models.FloatField(null=True, blank=True)
+    error = models.TextField(blank=True, default="", help_text="Why it cannot be made")
+    created_at = models.DateTimeField(db_default=Now())
+    # who makes it now, and until when we believe that
+    token = models.UUIDField(null=True, blank=True)
+    taken_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["source_key", "parameters"], name="converted_once"),
+        ]
+        indexes = [
+            # Read by the sweep of bytes without a row.
+            models.Index(fields=["key"], name="converted_of_key", condition=~Q(key="")),
+            # Read by the cleanup of what was converted for downloads.
+            models.Index(fields=["created_at"], name="converted_latest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.parameters} of {self.source_key}"
 
 
 class Pin(models.Model):

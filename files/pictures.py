@@ -28,7 +28,7 @@ Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than t
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _one_at_a_time = threading.Lock()  # what is decoded is in memory
 # Everything that Pillow raises for broken files.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def size_of(path: Path) -> Size | None:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
-    except _BROKEN:
+    except BROKEN:
         return None
 
 
@@ -66,7 +66,7 @@ def texts(content: bytes) -> dict[str, str] | None:
                 if colon:
                     found.setdefault(name.lower(), rest)
             return found
-    except _BROKEN:
+    except BROKEN:
         return None
 
 
@@ -74,7 +74,7 @@ def _is_lying(picture: Image.Image) -> bool:
     """Whether EXIF rotates it by 90 degrees. If only the header is readable, it is not rotated."""
     try:
         return picture.getexif().get(ORIENTATION) in LYING
-    except _BROKEN:
+    except BROKEN:
         return False
 
 
@@ -86,7 +86,7 @@ def as_png(path: Path, target: Path) -> bool:
                 return False
             with _one_at_a_time:
                 ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
-    except _BROKEN:
+    except BROKEN:
         return False
     return True
 
@@ -105,7 +105,7 @@ def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # 
                 upright = ImageOps.exif_transpose(picture)
                 upright = upright.convert("RGB") if format == "jpeg" else upright
                 upright.save(target, format.upper(), quality=quality)
-    except _BROKEN:
+    except BROKEN:
         return None
     return target.getvalue()
 
@@ -121,7 +121,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
                 return False
             with _one_at_a_time:
                 _write(picture, target)
-    except _BROKEN:
+    except BROKEN:
         return False
     return True
 
@@ -130,7 +130,7 @@ def _write(picture: Image.Image, target: Path) -> None:
     picture.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decoded small
     if picture.width * picture.height > DECODED_AT_MOST:
         raise ValueError("too large even when decoded small")
-    picture = _in_eight_bits(picture)
+    picture = in_eight_bits(picture)
     if picture.mode in ("P", "1"):  # scaled by colours, not by their numbers
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -148,7 +148,7 @@ def _poster(path: Path, target: Path, content_type: str) -> bool:
     return True
 
 
-def _in_eight_bits(picture: Image.Image) -> Image.Image:
+def in_eight_bits(picture: Image.Image) -> Image.Image:
     """Of one channel with 16 bits, or of floats from 0 to 1: Pillow would cut off all that is above 255."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and _brightest(picture) > 255):
         return picture.convert("I").point(lambda value: value / 256).convert("L")

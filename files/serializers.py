@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from comfyserve.api.fields import FlagField, MomentField, TextField
 
-from . import links
+from . import conversion, links
 from .models import File, Kind
 
 
@@ -76,8 +76,37 @@ class BytesQuery(serializers.Serializer[Any]):
     signature = serializers.CharField(required=False, help_text="Of a signed link; no token is needed then")
 
 
-class DownloadQuery(BytesQuery):
+METADATA = [("keep", ""), ("strip", "")]
+
+
+class FormatFields(serializers.Serializer[Any]):
+    """How a file is wanted, other than it is stored; with the numbers below."""
+
+    format = serializers.ChoiceField(
+        choices=[(name, "") for name in conversion.FORMATS], required=False, allow_null=True,
+        help_text="`mp4` and `webm` are for videos and animated pictures, the others for pictures",
+        error_messages={"invalid_choice": f"Format must be one of: {', '.join(conversion.FORMATS)}"},
+    )  # fmt: skip
+    metadata = serializers.ChoiceField(
+        choices=METADATA, required=False, allow_null=True,
+        help_text="`strip` removes the prompt, the workflow, EXIF and XMP",
+        error_messages={"invalid_choice": "Metadata must be one of: keep, strip"},
+    )  # fmt: skip
+
+
+QUALITY: dict[str, Any] = {
+    "min_value": 1, "max_value": 100, "required": False, "help_text": "80 unless given; not of PNG"
+}  # fmt: skip
+MAX_SIZE: dict[str, Any] = {
+    "min_value": conversion.SMALLEST, "max_value": conversion.LARGEST, "required": False,
+    "help_text": "Pixels of the longer side; nothing is enlarged",
+}  # fmt: skip
+
+
+class DownloadQuery(BytesQuery, FormatFields):
     download = FlagField(default=False, help_text="Never shown inline")
+    quality = serializers.IntegerField(**QUALITY)
+    max_size = serializers.IntegerField(**MAX_SIZE)
 
 
 def uploaded(file: File) -> dict[str, Any]:

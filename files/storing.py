@@ -26,12 +26,12 @@ from comfyserve.db import connections, rows
 from . import backend, names, pictures, types, videos
 from .errors import BytesMissing, StorageUnavailable
 from .incoming import Incoming
-from .models import File, Kind
+from .models import ConvertedFile, File, Kind
 
 logger = logging.getLogger(__name__)
 
-THUMBNAILS = "thumbnails"
-PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/")
+THUMBNAILS, CONVERTED = "thumbnails", "converted"
+PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/", f"{CONVERTED}/")
 # Columns that say something of the bytes and are the same in all rows that share them.
 OF_BYTES = (
     "key", "thumbnail_key", "size", "sha256", "blake3", "content_type", "width", "height", "duration_seconds"
@@ -240,7 +240,16 @@ def delete_all(files: Sequence[File]) -> None:
         keys = {key for file in going for key in file.keys}  # a thumbnail may have come since they were read
         going.delete()
         free = keys - named(keys)
+        free |= _forget_converted(free)
         transaction.on_commit(lambda: discard(free))
+
+
+def _forget_converted(keys: set[str]) -> set[str]:
+    """What was made of these bytes goes with them; the keys of it."""
+    rows = ConvertedFile.objects.filter(source_key__in=keys)
+    found = set(rows.exclude(key="").values_list("key", flat=True))
+    rows.delete()
+    return found
 
 
 def lock(files: Sequence[File]) -> None:
@@ -250,8 +259,13 @@ def lock(files: Sequence[File]) -> None:
 
 
 def named(keys: Iterable[str]) -> set[str]:
-    """Those of the keys that a row references, as its bytes or as its thumbnail."""
+    """Those of the keys that a row references, as its bytes, as its thumbnail, or as converted ones."""
     wanted = set(keys)
+    converted = {key for key in wanted if key.startswith(f"{CONVERTED}/")}
+    if converted:
+        return named(wanted - converted) | set(
+            ConvertedFile.objects.filter(key__in=converted).values_list("key", flat=True)
+        )
     rows = File.objects.filter(key__in={own for key in wanted for own in _keys_beside(key)})
     found = {key for pair in rows.values_list("key", "thumbnail_key") for key in pair}
     return found & wanted

@@ -5,18 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from accounts import authentication
-from comfyserve.api.errors import NotFound, Unauthorized
+from comfyserve.api.errors import NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.validation import checked
 
-from . import backend, links, names, queries, ranges, storing, thumbnails, types, uploads
+from . import (
+    backend,
+    conversion_pool,
+    converted,
+    links,
+    names,
+    queries,
+    ranges,
+    storing,
+    thumbnails,
+    types,
+    uploads,
+)
+from .conversion import Wanted
 from .errors import BytesMissing
 from .incoming import Incoming
-from .models import File
+from .models import ConvertedFile, File
 from .serializers import BytesQuery, DownloadQuery
 from .threads import in_request_thread, in_thread, soon
 
@@ -60,17 +73,50 @@ async def upload(request: HttpRequest) -> File:
 
 # -- out ---------------------------------------------------------------------------------------------
 async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
-    return await serve(request, await in_request_thread(_find, request, file_id))
+    content, wish = await in_request_thread(_find, request, file_id)
+    if wish is not None:
+        made = await conversion_pool.converted(wish.file, wish.wanted)
+        content = converted_content(wish.file, made, attachment=content.attachment, caching=content.caching)
+    return await serve(request, content)
 
 
 async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
     return await serve(request, await in_request_thread(_find_thumbnail, request, file_id))
 
 
-def _find(request: HttpRequest, file_id: str) -> Content:
-    file = _permitted(request, file_id, subject=file_id)
-    wanted = checked(DownloadQuery, request.GET)
-    return _content_of(file, attachment=wanted["download"], caching=_caching(request))
+@dataclass(frozen=True)
+class _Wish:
+    """A file that is wanted otherwise than it is stored."""
+
+    file: File
+    wanted: Wanted
+
+
+def _find(request: HttpRequest, file_id: str) -> tuple[Content, _Wish | None]:
+    try:
+        given = checked(DownloadQuery, request.GET)
+    except ValidationFailed:
+        _permitted(request, file_id, subject=file_id)  # strangers hear of that first
+        raise
+    wanted = Wanted.of(given)
+    file = _permitted(request, file_id, subject=file_id, wanted=wanted)
+    content = _content_of(file, attachment=given["download"], caching=_caching(request))
+    if not wanted or converted.is_as_wanted(file, wanted):
+        return content, None
+    return replace(content, attachment=given["download"]), _Wish(file, wanted)
+
+
+def converted_content(file: File, made: ConvertedFile, *, attachment: bool, caching: str) -> Content:
+    """What was made of a file, as it is served."""
+    return Content(
+        key=made.key,
+        size=made.size,
+        etag=f'"{made.sha256[:32]}"',
+        filename=converted.filename_of(file, made.content_type),
+        content_type=made.content_type,
+        attachment=attachment or not types.is_shown(made.content_type),
+        caching=caching,
+    )
 
 
 def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
@@ -111,12 +157,16 @@ def _thumbnail_of(file: File, *, caching: str) -> Content:
     )
 
 
-def _permitted(request: HttpRequest, file_id: str, *, subject: str) -> File:
-    """To the bearer of a signed link, else to the file's user."""
+def _permitted(request: HttpRequest, file_id: str, *, subject: str, wanted: Wanted | None = None) -> File:
+    """To the bearer of a signed link, else to the file's user. A link to the file is one to whatever is
+    made of it; a link to what was made is only to that.
+    """
     signature = request.GET.get("signature")
     if signature is None:
         return queries.file_of(file_id=file_id, user=authentication.require(request))
-    if not links.is_signed(subject, expires=request.GET.get("expires", ""), signature=signature):
+    subjects = [subject, links.converted_subject(file_id, wanted)] if wanted else [subject]
+    expires = request.GET.get("expires", "")
+    if not any(links.is_signed(each, expires=expires, signature=signature) for each in subjects):
         raise Unauthorized("The link has expired or was altered; fetch a new one")
     file = queries.file_of(file_id=file_id)
     if not file.user.is_active:  # links end with the account that they were made for

@@ -42,6 +42,8 @@ def of_content(head: bytes, *, filename: str = "") -> str:
         return "model/gltf-binary"
     if head[:4] == b"\x76\x2f\x31\x01":
         return "image/x-exr"
+    if head[4:12] == b"ftypavis":  # an animated AVIF
+        return "image/avif"
     found = filetype.guess(head)
     if found is not None:
         return str(found.mime)

@@ -42,7 +42,7 @@ def about(path: Path, content_type: str) -> About | None:
         duration = round(container.duration / 1_000_000, 3) if container.duration else None
         if video is None or not video.width:
             return About(None, None, duration)
-        width, height = _shown(video.width, video.height, video.sample_aspect_ratio)
+        width, height = shown(video.width, video.height, video.sample_aspect_ratio)
         if _first_rotation(container, video) % 180:
             width, height = height, width
         return About(width, height, duration)
@@ -58,9 +58,9 @@ def frame(path: Path, content_type: str) -> Image.Image | None:
         if first is None:
             return None
         picture: Image.Image = first.to_image()
-        shown = _shown(first.width, first.height, video.sample_aspect_ratio)
-        if shown != picture.size:
-            picture = picture.resize(shown)
+        displayed = shown(first.width, first.height, video.sample_aspect_ratio)
+        if displayed != picture.size:
+            picture = picture.resize(displayed)
         return picture.rotate(first.rotation, expand=True) if first.rotation else picture
 
 
@@ -99,7 +99,7 @@ def _first_rotation(container: Any, video: Any) -> int:
     return int(first.rotation) if first is not None else 0
 
 
-def _shown(width: int, height: int, aspect: Any) -> tuple[int, int]:
+def shown(width: int, height: int, aspect: Any) -> tuple[int, int]:
     """Scaled to square pixels."""
     if not aspect or aspect == 1:
         return width, height

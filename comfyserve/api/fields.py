@@ -32,6 +32,15 @@ class BooleanField(serializers.BooleanField):
         return data
 
 
+class WholeNumber(serializers.IntegerField):
+    """An integer; neither "3", 3.5 nor true is taken for one."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class NumberField(serializers.FloatField):
     def to_internal_value(self, data: Any) -> float:
         if isinstance(data, bool) or not isinstance(data, int | float):

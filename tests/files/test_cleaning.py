@@ -27,6 +27,26 @@ def exists(site: Site, file_id: str) -> bool:
     return bool(site.stack.sql("SELECT 1 FROM files_file WHERE id = %s", file_id))
 
 
+class TestConverted:
+    def test_what_was_converted_for_a_download_goes_after_a_while(self, alice, site):
+        file_id = uploaded(alice, picture())
+        assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
+        before = site.stored()
+        assert "converted file" not in clean(site)
+        site.stack.sql("UPDATE files_convertedfile SET created_at = now() - interval '8 days'")
+        assert "webp of uploads/" in clean(site)
+        assert len(before - site.stored()) == 1
+        assert alice.get(f"/files/{file_id}?format=webp").status_code == 200, "it is made anew"
+
+    def test_it_goes_with_an_expired_original(self, alice, site):
+        before = site.stored()
+        file_id = uploaded(alice, picture())
+        assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
+        expire(site, file_id)
+        clean(site)
+        assert site.stored() <= before
+
+
 class TestExpired:
     def test_an_expired_file_goes_with_its_bytes_and_its_thumbnail(self, alice, site):
         before = site.stored()

@@ -9,7 +9,7 @@ from django.conf import settings
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
-from comfyserve.api.fields import FlagField, NumberField
+from comfyserve.api.fields import FlagField, NumberField, WholeNumber
 from comfyserve.api.parsers import Document
 from workflows.models import Level, Priority, Status
 from workflows.models.webhook import EXECUTION_EVENTS
@@ -37,15 +37,6 @@ class TextField(serializers.CharField):
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
-class WholeNumber(serializers.IntegerField):
-    """An integer; neither "3", 3.5 nor true is taken for one."""
-
-    def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool) or not isinstance(data, int):
             self.fail("invalid")
         return super().to_internal_value(data)
 

@@ -289,6 +289,9 @@ class Graph(models.Model):
     extras = models.JSONField(
         default=dict, db_default={}, help_text="`extra_data` and `partial_execution_targets` for ComfyUI"
     )
+    output = models.JSONField(
+        default=dict, db_default={}, help_text="How its outputs are wanted: see workflows.outputs"
+    )
     error_details = models.JSONField(null=True, blank=True)
 
     def __str__(self) -> str:
@@ -333,9 +336,18 @@ class Output(models.Model):
     temporary = models.BooleanField(default=False, help_text="A preview: ComfyUI would not have kept it")
     file = models.ForeignKey("files.File", null=True, on_delete=models.SET_NULL, related_name="outputs")
     text = models.TextField(null=True)  # noqa: DJ001  (null: it is a file)
+    # No constraint: to add one would have locked the table while it was checked.
+    converted = models.ForeignKey(
+        "files.ConvertedFile", null=True, on_delete=models.SET_NULL, related_name="outputs",
+        db_constraint=False, db_index=False,
+    )  # fmt: skip
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["execution", "position"], name="output_of_execution")]
+        indexes = [
+            # Read when converted files are cleaned up: which of them results name.
+            models.Index(fields=["converted"], name="output_converted", condition=Q(converted__isnull=False)),
+        ]
 
     def __str__(self) -> str:
         return f"{self.group} of {self.execution_id}"

@@ -1,0 +1,153 @@
+"""Converting files: path in, path out, and nothing else. `sandbox` runs it in a process with limits.
+
+What may be asked for is `Wanted`; the parts are `picture_conversion`, `video_conversion` and `metadata`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import metadata, picture_conversion, types, video_conversion
+from .conversion_errors import CannotConvert
+
+PICTURES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+VIDEOS = {"mp4": "video/mp4", "webm": "video/webm"}
+FORMATS = {**PICTURES, **VIDEOS}
+FORMAT_OF = {content_type: name for name, content_type in FORMATS.items()} | {"image/apng": "png"}
+SMALLEST, LARGEST = 16, 16384  # pixels of `max_size`
+QUALITY = 80  # unless one is asked for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a file is wanted. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata."""
+
+    format: str | None = None
+    quality: int | None = None
+    max_size: int | None = None
+    strip: bool = False
+
+    def __bool__(self) -> bool:
+        return self != Wanted()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Wanted:
+        """From checked values as a request names them; those that mean nothing together are left out."""
+        lossless = given.get("format") == "png"
+        return cls(
+            format=given.get("format"),
+            quality=None if lossless else given.get("quality"),
+            max_size=given.get("max_size"),
+            strip=given.get("metadata") == "strip",
+        )
+
+    @property
+    def parameters(self) -> str:
+        """The same for the same wish, such as `webp-q80-m1024-strip`."""
+        parts = [
+            self.format or "same",
+            f"q{self.quality}" if self.quality else "",
+            f"m{self.max_size}" if self.max_size else "",
+            "strip" if self.strip else "",
+        ]
+        return "-".join(part for part in parts if part)
+
+    @classmethod
+    def parse(cls, parameters: str) -> Wanted:
+        """The wish of these `parameters`."""
+        name, *parts = parameters.split("-")
+        numbers = {part[0]: int(part[1:]) for part in parts if part[1:].isdigit()}
+        return cls(
+            format=None if name == "same" else name,
+            quality=numbers.get("q"),
+            max_size=numbers.get("m"),
+            strip="strip" in parts,
+        )
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """The parameters of a download that asks for it."""
+        given = {"format": self.format, "quality": self.quality, "max_size": self.max_size}
+        given["metadata"] = "strip" if self.strip else None
+        return {name: value for name, value in given.items() if value is not None}
+
+    def for_type(self, content_type: str) -> Wanted | None:
+        """What is to be done to a file of this type; None: nothing, it is as wanted.
+
+        Raises CannotConvert where the format is one for another kind of file.
+        """
+        kind = content_type.partition("/")[0]
+        if self.format and kind not in _TAKES[self.format]:
+            raise CannotConvert(f"{_named(content_type)} cannot become {self.format}")
+        changes = self.format is not None and FORMAT_OF.get(content_type) != self.format
+        if kind in ("image", "video"):
+            return self if changes or self.quality or self.max_size or self.strip else None
+        return Wanted(strip=True) if self.strip and may_have_metadata(content_type) else None
+
+
+_TAKES = {**dict.fromkeys(PICTURES, ("image",)), **dict.fromkeys(VIDEOS, ("image", "video"))}
+
+
+def may_have_metadata(content_type: str) -> bool:
+    """Whether such a file may carry metadata that `strip` removes; plain text, for one, has none."""
+    return content_type.startswith(types.MEDIA) or content_type == types.UNKNOWN
+
+
+def _named(content_type: str) -> str:
+    kind = content_type.partition("/")[0]
+    return {"image": "A picture", "video": "A video", "audio": "A sound"}.get(
+        kind, f"A file of {content_type}"
+    )
+
+
+def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> str:
+    """Write what is wanted to `target`; its content type. Raises CannotConvert with a sentence for users.
+
+    Memory and time are limited by the caller. `wanted` comes from `Wanted.for_type`.
+    """
+    if wanted == Wanted(strip=True):
+        return _stripped(source, target, content_type)
+    kind = content_type.partition("/")[0]
+    name = wanted.format or FORMAT_OF.get(content_type)
+    if kind == "image" and name not in VIDEOS:
+        name = name or "png"
+        picture_conversion.convert(
+            source, target, to=name, quality=wanted.quality or QUALITY,
+            max_size=wanted.max_size, strip=wanted.strip,
+        )  # fmt: skip
+        return PICTURES[name]
+    name = name or "mp4"
+    convert_video = video_conversion.of_animation if kind == "image" else video_conversion.of_video
+    convert_video(
+        source, target, content_type=content_type, to=name, quality=wanted.quality or QUALITY,
+        max_size=wanted.max_size, strip=wanted.strip,
+    )  # fmt: skip
+    return VIDEOS[name]
+
+
+def _stripped(source: Path, target: Path, content_type: str) -> str:
+    """Without decoding where that is possible: nothing but the metadata is lost."""
+    if content_type in video_conversion.CONTAINERS:
+        video_conversion.strip(source, target, content_type=content_type)
+        return content_type
+    try:
+        if not picture_conversion.is_turned(source) and metadata.strip(source, target, content_type):
+            return content_type
+    except metadata.Malformed as exc:
+        raise CannotConvert(f"It is damaged: {exc}") from exc
+    if not content_type.startswith("image/"):
+        return _copied(source, target, content_type)
+    name = FORMAT_OF.get(content_type, "png")
+    picture_conversion.convert(source, target, to=name, quality=95, max_size=None, strip=True)
+    return PICTURES[name]
+
+
+def _copied(source: Path, target: Path, content_type: str) -> str:
+    """Nothing is known to be in it."""
+    with source.open("rb") as stream, target.open("wb") as out:
+        while piece := stream.read(metadata.PIECE):
+            out.write(piece)
+    return content_type

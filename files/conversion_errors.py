@@ -1,0 +1,7 @@
+"""What a conversion may fail with."""
+
+from __future__ import annotations
+
+
+class CannotConvert(Exception):
+    """`str()` is a sentence for users. Trying again does not help."""

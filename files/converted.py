@@ -1,0 +1,205 @@
+"""Converted files: made once for the same wish, kept beside the original, and gone with it.
+
+`of` is for downloads: the first who asks makes it, in this process, and the others wait for it. `make` and
+`keep` are for outputs that are converted before their rows exist.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.db import transaction
+
+from comfyserve.api.errors import NotFound, Unavailable, ValidationFailed
+from comfyserve.db import connections, rows
+
+from . import backend, sandbox, storing, types
+from .conversion import Wanted
+from .conversion_errors import CannotConvert
+from .incoming import Incoming
+from .models import ConvertedFile, File
+
+logger = logging.getLogger(__name__)
+
+PIECE = 256 * 1024  # bytes read at once
+MOST = 16  # converted files of the same bytes, beside those that results name; the oldest go
+WAIT_SECONDS = 60.0  # for one that is being made
+LOOK_SECONDS = 0.2  # while another process makes it
+
+
+def of(file: File, wanted: Wanted, *, seconds: float = WAIT_SECONDS) -> ConvertedFile:
+    """The file as wanted, made now unless it is there. May take as long as `seconds`.
+
+    Raises ValidationFailed where it cannot be made, Unavailable where it takes longer, StorageUnavailable,
+    and NotFound where the file goes meanwhile.
+    """
+    try:
+        wanted.for_type(file.content_type)
+    except CannotConvert as exc:
+        raise refusal(str(exc)) from exc
+    ends = time.monotonic() + seconds
+    while True:
+        found = ConvertedFile.objects.filter(source_key=file.key, parameters=wanted.parameters).first()
+        if found is not None and found.key:
+            return found
+        token = _take(file, wanted)
+        if token is not None:
+            return _make_and_record(file, wanted, token)
+        if found is not None and found.error:
+            raise refusal(found.error)
+        if time.monotonic() > ends:
+            raise Unavailable("The file is being converted; try again shortly", retry_after=10)
+        connections.release()
+        time.sleep(LOOK_SECONDS)
+
+
+def is_as_wanted(file: File, wanted: Wanted) -> bool:
+    """Whether the original is what is wanted."""
+    try:
+        return wanted.for_type(file.content_type) is None
+    except CannotConvert:
+        return False
+
+
+def refusal(error: str) -> ValidationFailed:
+    return ValidationFailed.of("format", error, "CANNOT_CONVERT")
+
+
+_TAKE = """
+INSERT INTO files_convertedfile AS c (user_id, source_key, parameters, key, content_type, size, sha256, error,
+    token, taken_until)
+VALUES (%(user)s, %(source)s, %(parameters)s, '', '', 0, '', '', %(token)s,
+    statement_timestamp() + make_interval(secs => %(seconds)s))
+ON CONFLICT (source_key, parameters) DO UPDATE SET token = excluded.token, error = '',
+    taken_until = excluded.taken_until, created_at = statement_timestamp()
+WHERE c.key = '' AND coalesce(c.taken_until < statement_timestamp(), true)
+    -- What could not be made is tried again, but not with each request.
+    AND (c.error = '' OR c.created_at < statement_timestamp() - interval '1 hour')
+"""
+
+
+def _take(file: File, wanted: Wanted) -> UUID | None:
+    """A token for whoever makes it; None: another does, or it is there, or it cannot be made."""
+    token = uuid4()
+    given = {
+        "user": file.user_id,
+        "source": file.key,
+        "parameters": wanted.parameters,
+        "token": token,
+        "seconds": settings.CONVERSION_SECONDS * 3,
+    }
+    return token if rows.execute(_TAKE, given) else None
+
+
+def _make_and_record(file: File, wanted: Wanted, token: UUID) -> ConvertedFile:
+    mine = ConvertedFile.objects.filter(source_key=file.key, parameters=wanted.parameters, token=token)
+    connections.release()
+    try:
+        made = make(file, wanted)
+    except CannotConvert as exc:
+        mine.update(error=str(exc), token=None, taken_until=None)
+        raise refusal(str(exc)) from exc
+    except BaseException:
+        mine.delete()  # the next request makes it
+        raise
+    with transaction.atomic():
+        storing.lock([file])  # a concurrent deletion sees it, or we see that the file is gone
+        there = File.objects.filter(key=file.key).exists()
+        if there and mine.update(**_values(made), token=None, taken_until=None):
+            _drop_oldest(file.key)
+            return ConvertedFile.objects.get(source_key=file.key, parameters=wanted.parameters)
+        mine.delete()
+    drop(made)
+    raise NotFound("The file was deleted meanwhile")
+
+
+OF_BYTES = ("key", "content_type", "size", "sha256", "width", "height", "duration_seconds")
+
+
+def _values(made: ConvertedFile) -> dict[str, object]:
+    return {name: getattr(made, name) for name in OF_BYTES}
+
+
+def _drop_oldest(source_key: str) -> None:
+    """So that nobody fills the storage with a file in all qualities."""
+    known = ConvertedFile.objects.filter(source_key=source_key, outputs=None).exclude(key="")
+    going = list(known.order_by("-created_at")[MOST:])
+    ConvertedFile.objects.filter(id__in=[each.id for each in going]).delete()
+    transaction.on_commit(lambda: storing.discard(each.key for each in going))
+
+
+# -- making ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pair:
+    """A file whose row is about to be saved, and what was made of it."""
+
+    file: File
+    made: ConvertedFile
+
+
+def make(file: File, wanted: Wanted, *, alive: Callable[[], bool] | None = None) -> ConvertedFile:
+    """Convert the stored bytes and store the result; its row is not saved. No transaction may be open.
+
+    Raises CannotConvert, StorageUnavailable and BytesMissing, and sandbox.Abandoned where `alive` says so.
+    """
+    doing = wanted.for_type(file.content_type) or Wanted(strip=wanted.strip)
+    with Incoming() as source, Incoming() as target:
+        with storing.opened(file) as reader:
+            while piece := reader.read(PIECE):
+                source.write(piece)
+        about = sandbox.convert(source.path, target.path, doing, file.content_type, alive=alive)
+        target.adopt()
+        name = uuid4().hex
+        made = ConvertedFile(
+            user_id=file.user_id, source_key=file.key, parameters=wanted.parameters,
+            key=f"{storing.CONVERTED}/{name[:2]}/{name}", content_type=about.content_type,
+            size=target.size, sha256=target.sha256, width=about.width, height=about.height,
+            duration_seconds=about.duration_seconds,
+        )  # fmt: skip
+        try:
+            backend.put(made.key, target.path, content_type=made.content_type)
+        except BaseException:
+            drop(made)
+            raise
+    return made
+
+
+def keep(pairs: list[Pair]) -> dict[str, ConvertedFile]:
+    """Save the rows of what was made, after those of the files and in their transaction; by the new key.
+
+    Where the same was made of the same bytes before, that one is used, and the new one goes.
+    """
+    found: dict[str, ConvertedFile] = {}
+    for pair in pairs:
+        new = pair.made
+        new.source_key = pair.file.key  # it may have come to share the bytes of another
+        values = _values(new) | {"user_id": new.user_id}
+        kept, is_new = ConvertedFile.objects.get_or_create(
+            source_key=new.source_key, parameters=new.parameters, defaults=values
+        )
+        if not is_new and not kept.key:  # being made for a download, or tried in vain
+            ConvertedFile.objects.filter(id=kept.id, key="").update(
+                **values, error="", token=None, taken_until=None
+            )
+            kept.refresh_from_db()
+        if kept.key != new.key:
+            transaction.on_commit(lambda key=new.key: storing.discard([key]))  # type: ignore[misc]
+        found[new.key] = kept
+    return found
+
+
+def drop(made: ConvertedFile) -> None:
+    """Delete the bytes of one whose row was never saved."""
+    storing.discard([made.key])
+
+
+def filename_of(file: File, content_type: str) -> str:
+    """The original's name with the extension of what it became."""
+    extension = types.extension_of(content_type, filename=file.filename)
+    return f"{PurePosixPath(file.filename).stem}{extension}" if extension else file.filename

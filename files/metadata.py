@@ -1,0 +1,187 @@
+"""Removing metadata without decoding: the bytes of the picture itself stay as they are.
+
+ComfyUI writes the prompt and the workflow into what it saves: text chunks of PNG, EXIF of WebP, the asset of
+GLB, the header of safetensors. Video and sound are in `video_conversion`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+PIECE = 1024 * 1024
+MAX_HEADER = 64 * 1024 * 1024  # bytes of JSON in the header of a GLB or safetensors file
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_METADATA = {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME"}
+WEBP_METADATA = {b"EXIF", b"XMP "}
+WEBP_EXIF_FLAG, WEBP_XMP_FLAG = 0x08, 0x04
+JPEG_METADATA = {0xE1, 0xED, 0xFE}  # APP1 (EXIF, XMP), APP13 (IPTC), comments
+JPEG_SCAN = 0xDA
+GLB_JSON = 0x4E4F534A
+
+
+class Malformed(ValueError):
+    """The file is not what its type says."""
+
+
+def strip_png(source: IO[bytes], target: IO[bytes]) -> None:
+    """Also an animated one."""
+    if source.read(8) != PNG_SIGNATURE:
+        raise Malformed("no PNG")
+    target.write(PNG_SIGNATURE)
+    while head := source.read(8):
+        size, kind = struct.unpack(">I4s", _whole(head, 8))
+        if kind in PNG_METADATA:
+            source.seek(size + 4, 1)
+        else:
+            target.write(head)
+            _copy(source, target, size + 4)
+        if kind == b"IEND":
+            return
+    raise Malformed("the PNG has no end")
+
+
+def strip_webp(source: IO[bytes], target: IO[bytes]) -> None:
+    """Also an animated one."""
+    head = _whole(source.read(12), 12)
+    if head[:4] != b"RIFF" or head[8:] != b"WEBP":
+        raise Malformed("no WebP")
+    left = int.from_bytes(head[4:8], "little") - 4
+    target.write(head)
+    written = 4
+    while left >= 8:
+        kind, size = struct.unpack("<4sI", _whole(source.read(8), 8))
+        padded = size + size % 2
+        left -= 8 + padded
+        if kind in WEBP_METADATA:
+            source.seek(padded, 1)
+            continue
+        target.write(struct.pack("<4sI", kind, size))
+        if kind == b"VP8X":
+            flags = _whole(source.read(padded), padded)
+            target.write(bytes([flags[0] & ~(WEBP_EXIF_FLAG | WEBP_XMP_FLAG)]) + flags[1:])
+        else:
+            _copy(source, target, padded)
+        written += 8 + padded
+    target.seek(4)
+    target.write(struct.pack("<I", written))
+
+
+def strip_jpeg(source: IO[bytes], target: IO[bytes]) -> None:
+    if source.read(2) != b"\xff\xd8":
+        raise Malformed("no JPEG")
+    target.write(b"\xff\xd8")
+    while True:
+        start, kind = _whole(source.read(2), 2)
+        if start != 0xFF:
+            raise Malformed("the JPEG has no marker where one is due")
+        size = int.from_bytes(_whole(source.read(2), 2), "big")
+        if kind in JPEG_METADATA:
+            source.seek(size - 2, 1)
+            continue
+        target.write(bytes([start, kind]) + size.to_bytes(2, "big"))
+        _copy(source, target, size - 2)
+        if kind == JPEG_SCAN:  # the picture, up to its end; what follows that is not of it
+            _copy_scans(source, target)
+            return
+
+
+def _copy_scans(source: IO[bytes], target: IO[bytes]) -> None:
+    """Entropy-coded data and the segments between scans, up to the end marker."""
+    kept = b""
+    while piece := source.read(PIECE):
+        kept += piece
+        end = _end_of_jpeg(kept)
+        if end is not None:
+            target.write(kept[:end])
+            return
+        target.write(kept[:-1])
+        kept = kept[-1:]
+    raise Malformed("the JPEG has no end")
+
+
+def _end_of_jpeg(data: bytes) -> int | None:
+    """0xFF in coded data is followed by 0, so that this can be nothing else."""
+    at = data.find(b"\xff\xd9")
+    return None if at < 0 else at + 2
+
+
+def strip_glb(source: IO[bytes], target: IO[bytes]) -> None:
+    """What ComfyUI writes into `asset.extras`, and all other extras of the asset."""
+    magic, version, _ = struct.unpack("<4sII", _whole(source.read(12), 12))
+    size, kind = struct.unpack("<II", _whole(source.read(8), 8))
+    if magic != b"glTF" or kind != GLB_JSON or size > MAX_HEADER:
+        raise Malformed("no GLB")
+    scene = json.loads(_whole(source.read(size), size))
+    if isinstance(scene.get("asset"), dict):
+        scene["asset"].pop("extras", None)
+    text = json.dumps(scene, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    target.write(struct.pack("<4sIIII", magic, version, 0, len(text), kind) + text)
+    while piece := source.read(PIECE):
+        target.write(piece)
+    length = target.tell()
+    target.seek(8)
+    target.write(struct.pack("<I", length))
+
+
+def strip_safetensors(source: IO[bytes], target: IO[bytes]) -> None:
+    size = int.from_bytes(_whole(source.read(8), 8), "little")
+    if size > MAX_HEADER:
+        raise Malformed("no safetensors")
+    header = json.loads(_whole(source.read(size), size))
+    header.pop("__metadata__", None)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    target.write(len(text).to_bytes(8, "little") + text)
+    while piece := source.read(PIECE):
+        target.write(piece)
+
+
+STRIPPERS: dict[str, Callable[[IO[bytes], IO[bytes]], None]] = {
+    "image/png": strip_png,
+    "image/apng": strip_png,
+    "image/webp": strip_webp,
+    "image/jpeg": strip_jpeg,
+    "model/gltf-binary": strip_glb,
+}
+
+
+def strip(source: Path, target: Path, content_type: str) -> bool:
+    """Copy without metadata. False where this type is not known here. Raises Malformed."""
+    stripper = STRIPPERS.get(content_type) or (strip_safetensors if _is_safetensors(source) else None)
+    if stripper is None:
+        return False
+    try:
+        with source.open("rb") as stream, target.open("wb") as out:
+            stripper(stream, out)
+    except (ValueError, struct.error, RecursionError) as exc:
+        raise Malformed(str(exc)) from exc
+    return True
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A latent of ComfyUI, too: eight bytes of length, and a JSON object."""
+    with path.open("rb") as stream:
+        head = stream.read(10)
+    return len(head) == 10 and head[8:] in (b'{"', b"{ ") and int.from_bytes(head[:8], "little") <= MAX_HEADER
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) < size:
+        raise Malformed("the file ends too early")
+    return data
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    if size < 0:
+        raise Malformed("a part has no size")
+    while size > 0:
+        piece = source.read(min(PIECE, size))
+        if not piece:
+            raise Malformed("the file ends too early")
+        target.write(piece)
+        size -= len(piece)

@@ -1,0 +1,112 @@
+"""Converting in a process of its own, with limits: what a broken or hostile file does to it stays there.
+
+The process knows no secret and no database; it gets two paths, and its memory, time, files and output are
+limited. See `conversion_process` for its inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from .conversion import Wanted
+from .conversion_errors import CannotConvert
+
+LOOK_SECONDS = 0.25  # between looks at whether it is still wanted
+ANSWER_BYTES = 64 * 1024
+AT_ONCE = 2  # in this process
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ")  # of the environment
+
+_free = threading.BoundedSemaphore(AT_ONCE)
+
+
+class Abandoned(Exception):
+    """It was stopped before it had ended: nobody wants it any more, or this process ends."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the process says of the file that it wrote."""
+
+    content_type: str
+    width: int | None
+    height: int | None
+    duration_seconds: float | None
+
+
+def convert(
+    source: Path, target: Path, wanted: Wanted, content_type: str, *, alive: Callable[[], bool] | None = None
+) -> Made:
+    """Write what is wanted to `target`. `alive` is asked meanwhile; False stops it.
+
+    Raises CannotConvert, also where it takes too much time or memory, and Abandoned.
+    """
+    request = {
+        "source": str(source), "target": str(target), "wanted": asdict(wanted), "content_type": content_type,
+        "seconds": settings.CONVERSION_SECONDS, "memory": settings.CONVERSION_MEMORY_BYTES,
+        "bytes": settings.MAX_UPLOAD_BYTES,
+    }  # fmt: skip
+    _acquire(alive)
+    try:
+        answer = _run(json.dumps(request).encode(), alive)
+    finally:
+        _free.release()
+    if "error" in answer:
+        raise CannotConvert(str(answer["error"]))
+    return Made(**answer)
+
+
+def _acquire(alive: Callable[[], bool] | None) -> None:
+    while not _free.acquire(timeout=LOOK_SECONDS):
+        _check(alive)
+
+
+def _check(alive: Callable[[], bool] | None) -> None:
+    # At the interpreter's end, threads are waited for: none may hold it up for as long as a video takes.
+    if not threading.main_thread().is_alive() or (alive is not None and not alive()):
+        raise Abandoned
+
+
+def _run(request: bytes, alive: Callable[[], bool] | None) -> dict[str, Any]:
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    with subprocess.Popen(
+        [sys.executable, "-m", "files.conversion_process"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**environment, "PYTHONPATH": str(settings.BASE_DIR)},
+    ) as process:  # fmt: skip
+        try:
+            return _answer(process, request, alive)
+        finally:
+            process.kill()
+
+
+def _answer(
+    process: subprocess.Popen[bytes], request: bytes, alive: Callable[[], bool] | None
+) -> dict[str, Any]:
+    ends = time.monotonic() + settings.CONVERSION_SECONDS
+    sent: bytes | None = request
+    while True:
+        try:
+            out, _ = process.communicate(sent, timeout=LOOK_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            sent = None  # `communicate` goes on with what it was given first
+            _check(alive)
+            if time.monotonic() > ends:
+                raise CannotConvert(
+                    f"It takes longer than {settings.CONVERSION_SECONDS:g} seconds to convert"
+                ) from None
+    if process.returncode != 0 or len(out) > ANSWER_BYTES:
+        raise CannotConvert("It takes too much memory or time to convert, or is damaged")
+    found: dict[str, Any] = json.loads(out)
+    return found
