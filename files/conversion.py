@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import metadata, picture_conversion, types, video_conversion
+from . import formats, metadata, picture_conversion, types, video_conversion
 from .conversion_errors import CannotConvert
 
-PICTURES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
-VIDEOS = {"mp4": "video/mp4", "webm": "video/webm"}
+PICTURES, VIDEOS = (
+    {
+        each.request_name: each.content_types[0]
+        for each in formats.FORMATS
+        if each.group == group and each.request_name
+    }
+    for group in (formats.Group.IMAGES, formats.Group.VIDEOS)
+)
 FORMATS = {**PICTURES, **VIDEOS}
-FORMAT_OF = {content_type: name for name, content_type in FORMATS.items()} | {"image/apng": "png"}
+FORMAT_OF = {type_: each.request_name for type_, each in formats.BY_TYPE.items() if each.request_name}
 SMALLEST, LARGEST = 16, 16384  # pixels of `max_size`
 QUALITY = 80  # unless one is asked for
 
@@ -130,7 +136,7 @@ def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> st
 
 def _stripped(source: Path, target: Path, content_type: str) -> str:
     """Without decoding where that is possible: nothing but the metadata is lost."""
-    if content_type in video_conversion.CONTAINERS:
+    if content_type in formats.MUXERS:
         video_conversion.strip(source, target, content_type=content_type)
         return content_type
     try:

@@ -7,30 +7,11 @@ from pathlib import PurePosixPath
 
 import filetype
 
+from .formats import BY_EXTENSION, BY_MAGIC, BY_TYPE, Group
+
 HEAD = 8192  # bytes that are looked at
 UNKNOWN = "application/octet-stream"
-EXTENSIONS = {
-    "image/png": ".png", "image/apng": ".png", "image/jpeg": ".jpg", "image/webp": ".webp",
-    "image/gif": ".gif", "image/bmp": ".bmp", "image/tiff": ".tiff", "image/avif": ".avif",
-    "image/heic": ".heic", "image/heif": ".heif", "image/x-exr": ".exr",
-    "video/mp4": ".mp4", "video/webm": ".webm", "video/quicktime": ".mov", "video/x-matroska": ".mkv",
-    "video/x-msvideo": ".avi", "video/x-m4v": ".m4v",
-    "audio/mpeg": ".mp3", "audio/x-wav": ".wav", "audio/wav": ".wav", "audio/ogg": ".ogg",
-    "audio/x-flac": ".flac", "audio/flac": ".flac", "audio/mp4": ".m4a", "audio/aac": ".aac",
-    "model/gltf-binary": ".glb",
-}  # fmt: skip
-# What a browser may display inline; everything else is a download.
-SHOWN = {
-    "image/png", "image/apng", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif",
-    "video/mp4", "video/webm", "video/quicktime", "video/x-matroska", "video/x-m4v",
-    "audio/mpeg", "audio/x-wav", "audio/wav", "audio/ogg", "audio/x-flac", "audio/flac", "audio/mp4",
-    "audio/aac", "text/plain", "application/json",
-}  # fmt: skip
-# For text that is neither markup nor script, the name may decide.
-PLAIN = {".json": "application/json", ".csv": "text/csv", ".md": "text/markdown"}
 MEDIA = ("image/", "video/", "audio/", "model/")
-# Formats that ComfyUI does not read: they are converted to PNG for it.
-CONVERTED = {"image/heic", "image/heif"}
 _MARKUP = re.compile(rb"<(!doctype|html|head|body|script|iframe|svg|\?xml|[a-z]+[:a-z]* [^>]*xmlns)", re.I)
 _SCRIPT = re.compile(rb"^#!")
 
@@ -38,10 +19,9 @@ _SCRIPT = re.compile(rb"^#!")
 def of_content(head: bytes, *, filename: str = "") -> str:
     """The type of what begins with `head`, of which HEAD bytes are enough."""
     head = head[:HEAD]
-    if head[:4] == b"glTF":
-        return "model/gltf-binary"
-    if head[:4] == b"\x76\x2f\x31\x01":
-        return "image/x-exr"
+    for magic, known in BY_MAGIC.items():
+        if head.startswith(magic):
+            return known.content_types[0]
     if head[4:12] == b"ftypavis":  # an animated AVIF
         return "image/avif"
     found = filetype.guess(head)
@@ -62,7 +42,8 @@ def _of_text(head: bytes, filename: str) -> str:
     if _SCRIPT.match(head):
         return "text/x-script"
     if _is_text(head):
-        return PLAIN.get(PurePosixPath(filename).suffix.lower(), "text/plain")
+        named = BY_EXTENSION.get(PurePosixPath(filename).suffix.lower())
+        return named.content_types[0] if named is not None and named.textual else "text/plain"
     return UNKNOWN
 
 
@@ -78,7 +59,7 @@ def _is_text(head: bytes) -> bool:
 
 def is_shown(content_type: str) -> bool:
     """Whether a browser may display it; everything else is always a download."""
-    return content_type in SHOWN
+    return content_type in BY_TYPE and BY_TYPE[content_type].inline
 
 
 def is_media(content_type: str) -> bool:
@@ -86,8 +67,21 @@ def is_media(content_type: str) -> bool:
     return content_type.startswith(MEDIA) and content_type != "image/svg+xml"
 
 
+def is_converted(content_type: str) -> bool:
+    """Whether ComfyUI does not read it, so that it gets a PNG instead."""
+    return content_type in BY_TYPE and BY_TYPE[content_type].converted
+
+
+def group_of(filename: str) -> Group:
+    """Under what an output is listed, by its extension: ComfyUI lists videos under `images` too."""
+    known = BY_EXTENSION.get(PurePosixPath(filename).suffix.lower())
+    return known.group if known is not None else Group.FILES
+
+
 def extension_of(content_type: str, *, filename: str = "") -> str:
     """Such as ".png": by type, else the name's own where it is a plain one, else nothing."""
-    known = EXTENSIONS.get(content_type)
+    known = BY_TYPE.get(content_type)
+    if known is not None and known.extensions:
+        return known.extensions[0]
     suffix = PurePosixPath(filename).suffix.lower()
-    return known or (suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "")
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""

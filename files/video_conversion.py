@@ -16,19 +16,12 @@ import av
 import av.filter
 from PIL import Image
 
-from . import picture_conversion, pictures, videos
+from . import formats, picture_conversion, pictures, videos
 from .conversion_errors import CannotConvert
 
 VIDEO_CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 AUDIO_CODECS = {"mp4": "aac", "webm": "libopus"}
 MUXERS = {"mp4": "mp4", "webm": "webm"}
-# Containers that can be written again as they are, without their metadata.
-CONTAINERS = {
-    "video/mp4": "mp4", "video/x-m4v": "mp4", "video/quicktime": "mov", "video/webm": "webm",
-    "video/x-matroska": "matroska", "video/x-msvideo": "avi",
-    "audio/mp4": "mp4", "audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wav": "wav", "audio/ogg": "ogg",
-    "audio/x-flac": "flac", "audio/flac": "flac", "audio/aac": "adts",
-}  # fmt: skip
 OF_CONTAINER = {"major_brand", "minor_version", "compatible_brands", "encoder", "ENCODER"}
 TICKS = Fraction(1, 90_000)  # seconds
 PIXELS = 36_000_000  # of a frame
@@ -109,8 +102,9 @@ def of_animation(
 def strip(source: Path, target: Path, *, content_type: str) -> None:
     """The same streams, without the metadata that ComfyUI or a camera wrote."""
     with _readable(source, content_type) as given:
-        options = {"movflags": "+faststart"} if CONTAINERS[content_type] in ("mp4", "mov") else {}
-        with av.open(target, "w", format=CONTAINERS[content_type], options=options) as made:
+        muxer = formats.MUXERS[content_type]
+        options = {"movflags": "+faststart"} if muxer in ("mp4", "mov") else {}
+        with av.open(target, "w", format=muxer, options=options) as made:
             streams = {
                 stream.index: made.add_stream_from_template(stream)
                 for stream in given.streams
@@ -242,7 +236,7 @@ def _readable(source: Path, content_type: str) -> Iterator[Any]:
     with (
         _explained(),
         source.open("rb") as stream,
-        av.open(stream, format=videos.FORMATS[content_type]) as container,
+        av.open(stream, format=formats.DEMUXERS[content_type]) as container,
     ):
         yield container
 

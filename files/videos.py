@@ -14,12 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-FORMATS = {
-    "video/mp4": "mp4", "video/x-m4v": "mp4", "video/quicktime": "mov", "video/webm": "matroska",
-    "video/x-matroska": "matroska", "video/x-msvideo": "avi",
-    "audio/mp4": "mp4", "audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wav": "wav", "audio/ogg": "ogg",
-    "audio/x-flac": "flac", "audio/flac": "flac", "audio/aac": "aac",
-}  # fmt: skip
+from .formats import DEMUXERS
+
 DECODED_AT_MOST = 24_000_000  # pixels of a frame
 PACKETS = 500  # read in search of the first frame
 
@@ -67,14 +63,14 @@ def frame(path: Path, content_type: str) -> Image.Image | None:
 @contextmanager
 def _opened(path: Path, content_type: str) -> Iterator[Any]:
     """The container; None if it is unreadable. Read errors also end the block."""
-    if content_type not in FORMATS:
+    if content_type not in DEMUXERS:
         yield None
         return
     import av
 
     yielded = False
     try:
-        with path.open("rb") as stream, av.open(stream, format=FORMATS[content_type]) as container:
+        with path.open("rb") as stream, av.open(stream, format=DEMUXERS[content_type]) as container:
             yielded = True
             yield container
     except (av.FFmpegError, ValueError, OverflowError, MemoryError, EOFError):

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from files.formats import Group
 from workflows.graph import input_files
 from workflows.models import Execution, Output, Status
 from workflows.presentation import selectors
 
-GROUPS = {"images": "images", "videos": "images", "audio": "audio", "models": "3d", "texts": "text"}
+KEYS = {Group.VIDEOS: "images", Group.TEXTS: "text"}  # where ComfyUI lists a group under another name
 
 
 def queue_item(execution: Execution, number: int) -> list[Any]:
@@ -46,7 +47,7 @@ def outputs(made: Iterable[Output]) -> dict[str, Any]:
     """By node. The subfolder is the file's id, by which `/view` finds it: names alone are not unique."""
     nodes: dict[str, dict[str, list[Any]]] = {}
     for output in made:
-        group = GROUPS.get(output.group, output.group)
+        group = KEYS.get(Group(output.group), output.group)
         if output.file is not None:
             shown: Any = {
                 "filename": output.file.filename,

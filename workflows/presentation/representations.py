@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from comfyserve.api.rendering import JSONText
 from files import links
+from files.formats import Group
 from workflows.models import Execution, LogLine, Output, Status
 
 from . import selectors
@@ -121,7 +122,7 @@ def _bounded(shown: dict[str, Any]) -> dict[str, Any]:
     for group, items in shown["outputs"].items():
         truncated |= len(items) > LISTED_OUTPUTS
         del items[LISTED_OUTPUTS:]
-        for item in items if group == "texts" else ():
+        for item in items if group == Group.TEXTS else ():
             truncated |= len(item.get("text") or "") > LISTED_TEXT
             item |= {"text": item["text"][:LISTED_TEXT]} if item.get("text") else {}
     for entry in shown["logs"]:

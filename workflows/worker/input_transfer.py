@@ -143,7 +143,7 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
     file = connections.retry_until_available(look)
     if file is None:
         raise _Unusable("the file is gone")
-    if file.content_type in types.CONVERTED:
+    if types.is_converted(file.content_type):
         with Incoming() as incoming:
             with storing.opened(file) as reader:
                 while piece := _Watched(reader, alive).read(PIECE):
@@ -185,7 +185,7 @@ def _place_address(claim: Claim, url: str, wanted: Wanted, *, backend: Backend, 
                 incoming.write(chunk)
         content_type = types.of_content(incoming.head)
         _check(incoming, content_type, wanted)
-        if content_type in types.CONVERTED:
+        if types.is_converted(content_type):
             return _place_converted(claim, incoming, backend=backend, alive=alive)
         name = f"{incoming.sha256}{types.extension_of(content_type)}"
         if not _is_there(claim, name, incoming.size, backend=backend):

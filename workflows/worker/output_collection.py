@@ -6,12 +6,12 @@ They become visible with the final transaction only. What a failed run had writt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from comfyui import Client, NotFound
 from comfyui.types import History, OutputFile
-from files import storing
+from files import storing, types
+from files.formats import Group
 from files.models import File, Kind
 from workflows.graph import refusals
 from workflows.models import Level, Output
@@ -22,13 +22,6 @@ from . import own_outputs
 
 MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
 LONGEST_SUBFOLDER = 500  # characters, as the column has
-GROUPS = {
-    "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "exr"),
-    "videos": ("mp4", "webm", "mov", "mkv", "avi", "m4v"),
-    "audio": ("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac"),
-    "3d": ("glb", "gltf", "obj", "ply", "stl", "usdz", "fbx", "splat", "spz", "ksplat"),
-}
-GROUP_OF = {extension: group for group, extensions in GROUPS.items() for extension in extensions}
 
 
 def collect(
@@ -71,25 +64,20 @@ def _text(claim: Claim, node_id: str, text: str) -> Output:
     """In the row, where lists and results carry it; a long one as a file."""
     content = text.encode(errors="replace")
     if len(content) <= MAX_TEXT_BYTES:
-        return Output(group="texts", node_id=node_id, text=text)
+        return Output(group=Group.TEXTS.value, node_id=node_id, text=text)
     name = f"text_{node_id}.txt"
     file = storing.store(user_id=claim.user_id, kind=Kind.OUTPUT, filename=name, chunks=[content])
-    return Output(group="texts", node_id=node_id, file=file)
+    return Output(group=Group.TEXTS.value, node_id=node_id, file=file)
 
 
 def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
     return Output(
-        group=group_of(written.filename),
+        group=types.group_of(written.filename).value,
         node_id=written.node_id,
         subfolder=_plain(written.subfolder, claim),
         temporary=written.type == "temp",
         file=file,
     )
-
-
-def group_of(filename: str) -> str:
-    """By extension: ComfyUI lists videos under `images` too."""
-    return GROUP_OF.get(PurePosixPath(filename).suffix.lower().lstrip("."), "files")
 
 
 def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any]) -> File:
