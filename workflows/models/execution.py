@@ -255,7 +255,10 @@ class Execution(models.Model):
 
 
 class Flow(models.Model):
-    """What deleted executions leave behind for the order of the queue: see scheduling.remember."""
+    """Where a user has got to in the order of the queue, beside what the executions say.
+
+    See scheduling.charge and scheduling.remember.
+    """
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False

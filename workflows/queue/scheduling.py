@@ -81,9 +81,10 @@ _TOOK_SQL = """
         WHERE kind = %(kind)s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k)
 """
 
-# Of each of the user's flows what was claimed with the highest finish, and the weight of its priority.
+# Of each of the user's flows what was claimed with the highest finish and what `charge` noted, each with what
+# runs now and is over its estimate; and the weight of its priority.
 _SERVED_SQL = """
-    SELECT w.priority, w.weight, c.start, c.finish
+    SELECT w.priority, w.weight, c.start, c.finish + over.seconds / w.weight AS finish
     FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
     LATERAL (
         (SELECT start, finish FROM workflows_execution
@@ -91,15 +92,25 @@ _SERVED_SQL = """
          ORDER BY finish DESC LIMIT 1)
         UNION ALL
         (SELECT start, finish FROM workflows_flow WHERE user_id = %(user)s AND priority = w.priority)
-    ) AS c
+    ) AS c,
+    LATERAL (
+        SELECT coalesce(sum(greatest(0, extract(epoch FROM statement_timestamp() - started_at) - cost)), 0)
+            ::float AS seconds
+        FROM workflows_execution
+        WHERE user_id = %(user)s AND priority = w.priority AND status = 'running'
+    ) AS over
+"""
+
+_VIRTUAL_SQL = """
+    greatest(0, (SELECT start FROM workflows_execution
+                 WHERE claimed_at IS NOT NULL ORDER BY start DESC LIMIT 1),
+             (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1))
 """
 
 # Virtual time, and where the flow has got to: behind all that waits in it, and behind what the user was given
 # in any priority, reckoned at this flow's weight. So the weights of several priorities do not add up.
 _FLOW_SQL = f"""
-    greatest(0, (SELECT start FROM workflows_execution
-                 WHERE claimed_at IS NOT NULL ORDER BY start DESC LIMIT 1),
-             (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1)),
+    {_VIRTUAL_SQL},
     greatest(0, (SELECT finish FROM workflows_execution
                  WHERE user_id = %(user)s AND priority = %(priority)s
                      AND status = 'pending' AND claimed_at IS NULL
@@ -133,6 +144,7 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
 
 
 # What waits in a flow and starts before the flow's floor moves behind it, with all that waits in that flow.
+# It moves forward where it would start earlier if it were submitted now.
 _SETTLE_SQL = f"""
     WITH floors AS (
         SELECT w.priority, w.weight,
@@ -143,12 +155,14 @@ _SETTLE_SQL = f"""
             ({_SERVED_SQL}) AS s
         GROUP BY w.priority, w.weight
     ), behind AS (
-        SELECT f.priority, f.floor - first.start AS delta FROM floors f, LATERAL (
+        SELECT f.priority, greatest(f.floor, least(v.start, first.start)) - first.start AS delta
+        FROM floors f, (SELECT {_VIRTUAL_SQL} AS start) AS v, LATERAL (
             SELECT start FROM workflows_execution
             WHERE user_id = %(user)s AND priority = f.priority AND status = 'pending' AND claimed_at IS NULL
             ORDER BY finish LIMIT 1) AS first
         WHERE f.floor - first.start > %(step)s / f.weight
             OR f.of_others - first.start > %(least)s / f.weight
+            OR first.start - greatest(f.floor, v.start) > %(step)s / f.weight
     ), free AS (
         SELECT e.id, b.delta FROM workflows_execution e JOIN behind b USING (priority)
         WHERE e.user_id = %(user)s AND e.status = 'pending' AND e.claimed_at IS NULL
@@ -163,10 +177,12 @@ _SETTLE_SQL = f"""
 def settle(*, user_id: int) -> int:
     """Move what waits of a user behind what the user was really given; the number of those moved.
 
-    Places are made with estimates, and each priority has its own. When an end shows that more was used, or
-    executions of several priorities were claimed, all that waits moves on by the difference: wrong estimates
-    and many priorities gain nothing. Within one, less than the step is left until it has grown. Safe to run
-    anywhere, any time; 0 also where a submission of the user is just being placed.
+    Places are assigned with estimates, and each priority has its own. Where more was used, or executions of
+    several priorities were claimed, all that waits moves back by the difference: wrong estimates and many
+    priorities gain nothing. Where less was used, it moves forward to where a new submission would stand, and
+    never before virtual time: that could be had by cancelling and submitting again. Differences below the
+    step are left until they have grown. Safe to run anywhere, any time; 0 also where a submission of the
+    user is just being placed.
     """
     with transaction.atomic():
         if not lock_submissions(user_id=user_id, wait=False):
@@ -174,6 +190,43 @@ def settle(*, user_id: int) -> int:
         return rows.execute(
             _SETTLE_SQL, {"step": STEP_SECONDS, "least": MIN_CHARGE / 2} | _flow(user_id, Priority.NORMAL)
         )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an execution that ended had used, for `charge`."""
+
+    user_id: int
+    priority: str
+    start: float
+    cost: float  # GPU seconds that were reckoned
+    used: float  # GPU seconds
+    claimed: bool
+
+
+# Beside each other, what several took too long adds up: it is no matter of the highest finish.
+_CHARGE_SQL = """
+    INSERT INTO workflows_flow AS f (user_id, priority, start, finish)
+    SELECT %(user)s, %(priority)s, %(start)s, greatest(%(start)s, served.finish) + %(more)s FROM (
+        SELECT max(finish) AS finish FROM workflows_execution
+        WHERE user_id = %(user)s AND priority = %(priority)s AND claimed_at IS NOT NULL) AS served
+    ON CONFLICT (user_id, priority) DO UPDATE SET start = greatest(f.start, excluded.start),
+        finish = greatest(f.finish + %(more)s, excluded.finish)
+"""
+
+
+def charge(ended: Sequence[Ended]) -> None:
+    """Note what they used above their estimates, in the transaction that ended them.
+
+    As its last statement: it locks the user's row of the flow.
+    """
+    for each in sorted(ended, key=lambda each: (each.user_id, each.priority)):
+        more = (each.used - each.cost) / weight_of(each.priority)
+        if each.claimed and more > 0:
+            rows.execute(
+                _CHARGE_SQL,
+                {"user": each.user_id, "priority": each.priority, "start": each.start, "more": more},
+            )
 
 
 def settle_served() -> int:

@@ -144,7 +144,7 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
     with transaction.atomic():
-        if not _end(
+        ended = _end(
             [claim.execution_id],
             outcome.status,
             token=claim.token,
@@ -154,7 +154,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             gpu_seconds=outcome.gpu_seconds,
             cost=outcome.gpu_seconds or 0.0,
             began=outcome.began,
-        ):
+        )
+        if not ended:
             return False
         if outcome.error_details is not None:
             details = connections.sanitize_json(outcome.error_details)
@@ -177,6 +178,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         last = _last_line(outcome.status, outcome.error)
         _log([claim.execution_id], *first, *outcome.lines, *made, last)
         scheduling.lift_quota(user_id=claim.user_id)
+        scheduling.charge(ended)
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
 
@@ -220,12 +222,13 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         )
         if row is None:
             return False
-        _end([execution_id], Status.CANCELLED)
+        ended = _end([execution_id], Status.CANCELLED)
         _log([execution_id], Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
         _follow_up([execution_id], event=WebhookEvent.CANCELLED)
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
         scheduling.lift_quota(user_id=row["user_id"])
+        scheduling.charge(ended)
         claimed = row["claim_token"] is not None
         transaction.on_commit(
             lambda: task_events.revoked(execution_id, worker=row["worker"], terminated=claimed)
@@ -240,14 +243,15 @@ def cancel_all(ids: Sequence[UUID], *, by: str) -> int:
         found = list(alive.values_list("id", "claim_token", "user_id", "worker"))
         if not found:
             return 0
-        ended = [row[0] for row in found]
-        _end(ended, Status.CANCELLED)
-        _log(ended, Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
-        _follow_up(ended, event=WebhookEvent.CANCELLED)
+        going = [row[0] for row in found]
+        ended = _end(going, Status.CANCELLED)
+        _log(going, Line.of_status(f"Cancelled by {by}", Status.CANCELLED, Level.WARNING))
+        _follow_up(going, event=WebhookEvent.CANCELLED)
         for execution_id, token, _, _ in found:
             if token is not None:
                 _notify_worker(execution_id)
         scheduling.lift_quota(user_id=found[0][2])
+        scheduling.charge(ended)
         transaction.on_commit(lambda: _tell_revoked(found))
     return len(found)
 
@@ -295,6 +299,14 @@ def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
     return len(ids)
 
 
+# GPU seconds: what was measured, else since it began. `started_at` is that of before the end, or of `began`.
+_USED_SQL = """
+    greatest(coalesce(%(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
+             CASE WHEN started_at IS NOT NULL OR %(began_ago)s::float IS NOT NULL
+                 THEN %(least)s::float END)::float
+"""
+
+
 def _end(
     ids: Sequence[UUID],
     status: Status,
@@ -306,14 +318,14 @@ def _end(
     gpu_seconds: float | None = None,
     cost: float | None = None,
     began: Began | None = None,
-) -> int:
-    """The terminal update of those that live, and are claimed with `token` where it is given; their number.
+) -> list[scheduling.Ended]:
+    """The terminal update of those that live, and are claimed with `token` where it is given; what they used.
 
-    The place in the order is corrected to what it really cost, in GPU seconds; None: as long as it ran by
-    the database's clock.
+    `cost` is what it really cost, in GPU seconds; None: as long as it ran by the database's clock. Where that
+    is less than was reckoned, the place in the order is corrected here, else by `scheduling.charge`.
     """
-    return rows.execute(
-        """
+    cursor = rows.prepared(
+        f"""
         UPDATE workflows_execution SET
             status = %(status)s, completed_at = statement_timestamp(),
             started_at = coalesce(
@@ -321,9 +333,7 @@ def _end(
             total_steps = coalesce(%(total_steps)s::int, total_steps),
             error = %(error)s, failure_cause = %(cause)s, warnings = %(warnings)s::jsonb,
             gpu_seconds = %(gpu_seconds)s,
-            finish = start + (finish - start) / cost * greatest(
-                coalesce(%(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
-                CASE WHEN started_at IS NOT NULL THEN %(least)s::float END),
+            finish = start + (finish - start) / cost * least(cost, {_USED_SQL}),
             percentage = CASE WHEN %(completed)s THEN 100 ELSE percentage END,
             current_step = CASE WHEN %(completed)s THEN coalesce(%(total_steps)s::int, total_steps)
                 ELSE current_step END,
@@ -332,7 +342,8 @@ def _end(
             held = NULL, held_until = NULL
         WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
             AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
-        """,
+        RETURNING user_id, priority, start, cost, {_USED_SQL} AS used, claimed_at IS NOT NULL AS claimed
+        """,  # noqa: S608
         {
             "ids": list(ids),
             "status": str(status),
@@ -348,6 +359,7 @@ def _end(
             "total_steps": None if began is None else began.total_steps,
         },
     )
+    return rows.as_dataclasses(scheduling.Ended, cursor)
 
 
 def _first_line() -> Line:
@@ -400,11 +412,12 @@ def _requeue(
         .only("id", "faults", "returns", "status", "worker")
     )
     poison = [row for row in found if _is_poison(row, fault=fault)]
+    ended: list[scheduling.Ended] = []
     for row in poison:
         # Claims that were given back before anything ran are no attempts.
         failed = row.faults + 1 if fault and row.faults + 1 >= MAX_FAULTS else row.returns + 1
         error = f"Given up after {failed} attempts: {reason}"
-        _end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
+        ended += _end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
         _log([row.id], _last_line(Status.FAILED, error))
         _follow_up([row.id], event=WebhookEvent.FAILED)
         _report([row.id], partial(task_events.failed, worker=row.worker, error=error))
@@ -434,6 +447,7 @@ def _requeue(
             _report([row.id], partial(task_events.retried, worker=row.worker, reason=reason, begun=begun))
     if back and not hold_seconds:
         transaction.on_commit(notify.ticket)
+    scheduling.charge(ended)
     return [row.id for row in found]
 
 
