@@ -12,10 +12,11 @@ from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from unfold.admin import StackedInline
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.forms import AdminPasswordChangeForm
 
 from accounts import api_keys, sessions, usage
 from accounts.audited_console import EditedAdmin, apply_to_each
+from accounts.console_forms import AddUserForm, EditUserForm
 from accounts.models import ApiKey, Session, User, UserLimits
 from comfyserve.api.errors import Conflict
 from comfyserve.console import html
@@ -37,8 +38,8 @@ class LimitsInline(StackedInline):  # type: ignore[misc]
 class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     """Only superusers may change who is staff, and edit staff accounts."""
 
-    form = UserChangeForm
-    add_form = UserCreationForm
+    form = EditUserForm
+    add_form = AddUserForm
     change_password_form = AdminPasswordChangeForm
     change_form_after_template = "accounts/user_about.html"
     inlines = [LimitsInline]

@@ -24,7 +24,8 @@ def register(*, email: str, username: str, password: str, address: str) -> User:
     user.set_password(password)
     try:
         with transaction.atomic():
-            _check_username(username)
+            if username_taken(username):
+                raise _not_available()
             user.save(force_insert=True)
             audit.record("user.register", on=user, actor=user)
     except IntegrityError as exc:
@@ -32,18 +33,18 @@ def register(*, email: str, username: str, password: str, address: str) -> User:
     return user
 
 
-def _check_username(username: str) -> None:
-    """Refuse a username that differs from another only in case.
+def username_taken(username: str, *, but: User | None = None) -> bool:
+    """Whether a user other than `but` has this username, ignoring case. Call it inside a transaction.
 
     A lock and not a unique constraint: installations may have such users already. It is held until the
-    registration is committed, so that two at once cannot both pass.
+    transaction ends, so that two at once cannot both pass.
     """
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(%s, hashtext(upper(%s)))", [int(AdvisoryLock.USERNAMES), username]
         )
-    if User.objects.filter(username__iexact=username).exists():
-        raise _not_available()
+    others = User.objects.exclude(pk=but.pk) if but is not None and but.pk else User.objects.all()
+    return others.filter(username__iexact=username).exists()
 
 
 def _not_available() -> ValidationFailed:

@@ -6,9 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from accounts import authentication
 from accounts.models import User
@@ -25,15 +23,12 @@ TEMPLATE = "/apps/{app}/run"
 class SchemaView(docs.SchemaView):
     """With a bearer token, the schema has typed operations of the caller's apps; without one it is public."""
 
-    @extend_schema(exclude=True)
-    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        response = super().get(request, *args, **kwargs)
+    def schema_for(self, request: Request) -> dict[str, Any] | None:
         identity = authentication.identify(request._request)
-        if identity is not None:
-            schema = dict(docs.schema())
-            response.data = {**schema, "paths": {**schema["paths"], **paths_of(identity.user)}}
-            response["Cache-Control"] = "private, no-store"
-        return response
+        if identity is None:
+            return None
+        schema = docs.schema()
+        return {**schema, "paths": {**schema["paths"], **paths_of(identity.user)}}
 
 
 def paths_of(user: User) -> dict[str, Any]:

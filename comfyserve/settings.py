@@ -381,7 +381,8 @@ MODEL_DOWNLOAD_MAX_BYTES = env.int("MODEL_DOWNLOAD_MAX_BYTES", default=200 * 102
 MODEL_STORAGE_BYTES = env.int("MODEL_STORAGE_BYTES", default=0)  # of all on one worker; 0: no limit
 MODEL_DISK_RESERVE_BYTES = env.int("MODEL_DISK_RESERVE_BYTES", default=2 * 1024**3)  # stay free
 MODEL_STALL_SECONDS = env.float("MODEL_STALL_SECONDS", default=60.0)  # without a byte from the source
-# Sent to their own hosts only, over https only.
+# Sent to their own hosts only, over https only, for downloads of MODEL_TOKENS: of operators, or of anybody.
+MODEL_TOKENS = env.str("MODEL_TOKENS", default="staff")  # or "authenticated"
 HUGGINGFACE_TOKEN = env.str("HUGGINGFACE_TOKEN", default="")
 CIVITAI_TOKEN = env.str("CIVITAI_TOKEN", default="")
 MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100 * 1024**2)

@@ -49,7 +49,9 @@ class Downloader:
 
     def _take(self) -> Download | None:
         with self._lock, connections.step():
-            waiting = downloads.under_way(self._host).exclude(pk__in=self._busy).select_related("model")
+            waiting = (
+                downloads.under_way(self._host).exclude(pk__in=self._busy).select_related("model", "user")
+            )
             download = waiting.first()
             if download is None or not self._note(download, state=Download.State.RUNNING):
                 return None
@@ -60,6 +62,7 @@ class Downloader:
         model = download.model
         with connections.step():
             places = Host.objects.values_list("places", flat=True).get(name=self._host)
+            with_tokens = downloads.may_use_tokens(download)
         folder = kinds.folder_of(model.type)
         try:
             fetched = fetching.fetch(
@@ -69,6 +72,7 @@ class Downloader:
                 places=places.get(folder, []),
                 tell=lambda done, total: self._tell(download, done, total),
                 stop=self._stop,
+                with_tokens=with_tokens,
             )
             self._show(download, fetched)
         except fetching.Cancelled:

@@ -19,6 +19,7 @@ from comfyserve.outbound import client
 from . import kinds, queries, tickets
 from .models import Download, Host, Model, ModelFile
 from .queries import ACTIVE
+from .reading import NO_HASH
 
 LONGEST_PART = 200  # characters of a file or folder name; file systems take 255 bytes
 UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
@@ -36,8 +37,9 @@ def start(
 ) -> tuple[Model, list[str]]:
     """Download the file to `worker`, or to every worker that lacks it; returns the model and the hosts.
 
-    An active download with this name and URL is joined. Raises ValidationFailed; Conflict if no host lacks
-    it, or if another file is being downloaded under this name; LimitExceeded if the model storage quota is
+    An active download with this name and URL is joined. Where another host has the model, the file must be
+    the same. Raises ValidationFailed; Conflict if no host lacks it, if another file is being downloaded under
+    this name, or if the file differs from that of another host or cannot be compared; LimitExceeded if the model storage quota is
     used up; Unavailable without a worker.
     """
     type_ = _checked(name, model_type, download_url, sha256)
@@ -51,7 +53,8 @@ def start(
     if not lacking:
         raise Conflict(f"The {type_} {name} is there already")
     _check_room(lacking)
-    about = {"user": user, "url": download_url, "sha256": sha256.lower()}
+    sha256 = _same_as_elsewhere(name, type_, user=user, sha256=sha256.lower())
+    about = {"user": user, "url": download_url, "sha256": sha256}
     with transaction.atomic():
         model, _ = Model.objects.get_or_create(type=type_, name=name)
         if description:
@@ -60,12 +63,35 @@ def start(
         Download.objects.bulk_create(
             [Download(model=model, host=host, **about) for host in lacking], ignore_conflicts=True
         )
-        _refuse_other_source(model, lacking, url=download_url, sha256=sha256.lower())
+        _refuse_other_source(model, lacking, url=download_url, sha256=sha256)
         note = f"from {download_url} to {', '.join(host.name for host in lacking)}"
         audit.record("model.download", on=model, actor=user, note=note)
         for host in lacking:
             transaction.on_commit(lambda name=host.name: tickets.ticket(name))  # type: ignore[misc]
     return model, [host.name for host in lacking]
+
+
+def _same_as_elsewhere(name: str, type_: str, *, user: User, sha256: str) -> str:
+    """The SHA-256 that the file must have: what other hosts have under this name, else the given one.
+
+    Otherwise what a workflow makes would depend on the host it runs on, and whoever may download could put
+    other bytes under a name that others trust. Where no sum is known yet, operators decide.
+    """
+    rows = ModelFile.objects.filter(model__type=type_, model__name=name)
+    sums = set(rows.values_list("sha256", flat=True))
+    known = sums - {"", NO_HASH}
+    if sums and not known and not is_operator(user):
+        raise Conflict(
+            f"Another worker has {name}, and its SHA-256 is not known yet, so the files cannot be compared; "
+            "try again later, or ask an operator"
+        )
+    if len(known) > 1 and sha256 not in known:
+        raise Conflict(
+            f"The workers have different files named {name}; say by its SHA-256 which one is meant"
+        )
+    if known and sha256 and sha256 not in known:
+        raise Conflict(f"Another worker has a different file named {name}; choose another name")
+    return sha256 or next(iter(known), "")
 
 
 def _refuse_other_source(model: Model, hosts: Sequence[Host], *, url: str, sha256: str) -> None:
@@ -127,6 +153,19 @@ def _check_room(hosts: Sequence[Host]) -> None:
                 f"The room for models on worker {host.name} is used up: {used} of {most} bytes",
                 details=[Detail("QUOTA_EXCEEDED", "Quota 'model_storage' is used up")],
             )
+
+
+# -- who asks -----------------------------------------------------------------------------------------
+def is_operator(user: Any) -> bool:
+    """Who manages models in the console, but not read-only staff."""
+    return bool(user.is_staff and user.has_perm("models_registry.change_model"))
+
+
+def may_use_tokens(download: Download) -> bool:
+    """Whether the operator's tokens may be sent for it: they open private and gated files to whoever asks."""
+    if settings.MODEL_TOKENS == "authenticated":
+        return True
+    return download.user is not None and download.user.is_active and is_operator(download.user)
 
 
 # -- following and cancelling --------------------------------------------------------------------------

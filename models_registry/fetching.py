@@ -65,15 +65,24 @@ class Fetched:
 
 
 def fetch(
-    download: Download, *, name: str, folder: str, places: list[str], tell: Tell, stop: threading.Event
+    download: Download,
+    *,
+    name: str,
+    folder: str,
+    places: list[str],
+    tell: Tell,
+    stop: threading.Event,
+    with_tokens: bool,
 ) -> Fetched:
-    """Returns when the file is in place. Raises Failed, Cancelled (partial files are removed), or Stopped."""
+    """`with_tokens`: send the operator's tokens to their hosts.
+
+    Returns when the file is in place. Raises Failed, Cancelled (partial files are removed), or Stopped."""
     place = _place(folder, places)
     target = place / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _part_of(target, stop) as part:
-            digest = _kept_only_whole(part, target, download, tell=tell, stop=stop)
+            digest = _kept_only_whole(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
     except (Failed, Cancelled):
         _drop_empty_parents(place, target)
         raise
@@ -84,11 +93,17 @@ def fetch(
 
 
 def _kept_only_whole(
-    part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event
+    part: Part,
+    target: Path,
+    download: Download,
+    *,
+    tell: Tell,
+    stop: threading.Event,
+    with_tokens: bool,
 ) -> str:
     """The SHA-256 of the whole file. A failed download is deleted; a stopped one is kept."""
     try:
-        return _get_into(part, target, download, tell=tell, stop=stop)
+        return _get_into(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
     except (Stopped, verifying.Stopped):
         raise Stopped from None
     except verifying.Unsound as exc:
@@ -99,12 +114,20 @@ def _kept_only_whole(
         raise
 
 
-def _get_into(part: Part, target: Path, download: Download, *, tell: Tell, stop: threading.Event) -> str:
+def _get_into(
+    part: Part,
+    target: Path,
+    download: Download,
+    *,
+    tell: Tell,
+    stop: threading.Event,
+    with_tokens: bool,
+) -> str:
     """Fetch, verify, publish; the SHA-256."""
     if target.exists():  # another worker of this machine was faster
         part.drop()
         return verifying.check_sum(target, expected=download.sha256, stop=stop)
-    told = _Fetch(download, part, tell, stop).run()
+    told = _Fetch(download, part, tell, stop, with_tokens=with_tokens).run()
     digest = verifying.check(part.path, name=target.name, expected=download.sha256 or told, stop=stop)
     part.publish(target)
     return digest
@@ -204,7 +227,10 @@ def _lock(file: FileIO) -> bool:
 
 # -- the fetching --------------------------------------------------------------------------------------
 class _Fetch:
-    def __init__(self, download: Download, part: Part, tell: Tell, stop: threading.Event) -> None:
+    def __init__(
+        self, download: Download, part: Part, tell: Tell, stop: threading.Event, *, with_tokens: bool
+    ) -> None:
+        self._credentials = _credentials(download.url) if with_tokens else {}
         self._url = download.url
         self._part = part
         self._tell = tell
@@ -243,7 +269,7 @@ class _Fetch:
 
     def _once(self) -> None:
         validator = self._part.resumable(self._url)
-        headers = _credentials(self._url)
+        headers = dict(self._credentials)
         if validator:
             headers |= {"Range": f"bytes={self._part.size}-", "If-Range": validator}
         with client.get(

@@ -32,7 +32,7 @@ class ManagementView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if settings.MODEL_MANAGEMENT == "staff" and not _may_manage(request.user):
+        if settings.MODEL_MANAGEMENT == "staff" and not downloads.is_operator(request.user):
             raise Forbidden("Only operators may manage models here")
 
 
@@ -150,7 +150,7 @@ class DownloadView(ManagementView):
         model = downloads.cancel(
             name=model_name,
             model_type=checked(shapes.TypeQuery, request.query_params).get("model_type"),
-            only_of=None if _may_manage(request.user) else request.user,
+            only_of=None if downloads.is_operator(request.user) else request.user,
         )
         return Response({"message": "Model download cancelled", "model_name": model.name})
 
@@ -162,11 +162,6 @@ class ProgressView(APIView):
         query = checked(shapes.TypeQuery, request.query_params)
         model, latest, is_available = downloads.latest(name=model_name, model_type=query.get("model_type"))
         return Response(representations.progress(model, latest, is_available=is_available))
-
-
-def _may_manage(user: Any) -> bool:
-    """Operators, but not read-only staff."""
-    return bool(user.is_staff and user.has_perm("models_registry.change_model"))
 
 
 def _answer(done: commands.Done, shown: dict[str, Any], *, look: str) -> Response:

@@ -17,7 +17,8 @@ from script.local.console import UserError, advice  # noqa: E402
 from script.local.paths import VENV  # noqa: E402
 
 COMMANDS = {
-    name: name for name in ("setup", "check", "test", "faults", "worker", "run", "serve", "demo", "manage")
+    name: name
+    for name in ("setup", "check", "test", "faults", "attack", "worker", "run", "serve", "demo", "manage")
 }
 COMMANDS["comfyui"] = "comfyui_run"
 
@@ -47,7 +48,7 @@ def _enter_environment(command: str, arguments: list[str]) -> None:
         if not VENV.exists():
             setup.ensure()
     else:
-        setup.ensure(dev=command in ("check", "test", "faults"))
+        setup.ensure(dev=command in ("check", "test", "faults", "attack"))
     if not inside:
         python = str(VENV / "bin" / "python")
         os.execv(python, [python, str(Path(__file__).parent), command, *arguments])

@@ -79,6 +79,19 @@ class TestServed:
         as_json = stranger.get("/schema", headers={"Accept": "application/vnd.oai.openapi+json"})
         assert yaml.safe_load(as_yaml.content) == json.loads(as_json.content)
 
+    def test_it_is_rendered_once(self, stranger: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As YAML it takes long, and anybody may ask for it."""
+        first = stranger.get("/schema")
+        monkeypatch.setattr("comfyserve.api.docs.schema", lambda: pytest.fail("it was rendered again"))
+        second = stranger.get("/schema")
+        assert second.content == first.content
+        assert second["Content-Type"] == first["Content-Type"] == "application/vnd.oai.openapi; charset=utf-8"
+        assert second["Content-Disposition"] == 'inline; filename="openapi.yaml"'
+
+    @pytest.mark.parametrize("path", ["/docs", "/redoc"])
+    def test_the_pages_answer_options(self, stranger: Api, path: str) -> None:
+        assert stranger("options", path).status_code == 405
+
     @pytest.mark.parametrize("path", ["/docs", "/redoc"])
     def test_the_pages_ask_no_other_host(self, stranger: Api, path: str) -> None:
         response = stranger.get(path)

@@ -57,7 +57,7 @@ class Told:
 
 @pytest.fixture
 def fetch(source, folder):
-    def run(name=NAME, *, sha256="", told=None, stop=None):
+    def run(name=NAME, *, sha256="", told=None, stop=None, with_tokens=False):
         return fetching.fetch(
             Download(url=source.url, sha256=sha256),
             name=name,
@@ -65,6 +65,7 @@ def fetch(source, folder):
             places=[str(folder)],
             tell=told or Told(),
             stop=stop or threading.Event(),
+            with_tokens=with_tokens,
         )
 
     return run
@@ -274,7 +275,7 @@ def test_a_folder_that_is_not_here_is_said(source):
     with pytest.raises(fetching.Failed, match="folder"):
         fetching.fetch(
             Download(url=source.url), name=NAME, folder="checkpoints", places=["/not/here"], tell=Told(),
-            stop=threading.Event(),
+            stop=threading.Event(), with_tokens=False,
         )  # fmt: skip
 
 
@@ -314,5 +315,7 @@ def test_tokens_go_to_their_own_hosts_only(fetch, source, settings, monkeypatch,
     monkeypatch.setattr(fetching.client, "get", door)
     source.url = url
     with pytest.raises(fetching.Failed, match="far enough"):
-        fetch()
-    assert seen == [sent]
+        fetch(with_tokens=True)
+    with pytest.raises(fetching.Failed, match="far enough"):
+        fetch(with_tokens=False)
+    assert seen == [sent, None]

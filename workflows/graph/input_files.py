@@ -23,7 +23,7 @@ from files import queries as file_queries
 from files.incoming import Incoming
 from files.models import File
 
-from . import file_inputs, media_kinds, node_info
+from . import file_inputs, media_kinds, nested_inputs, node_classes, node_info
 from .parsing import Graph, Prompt
 
 MARK = "comfyserve-input:"  # before a file_id or an address, in a prompt that is kept
@@ -81,7 +81,7 @@ def _taken(graph: Graph, uses: Sequence[Use], stored: dict[str, str]) -> Taken:
     for use in uses:
         value = stored.get(use.value, use.value)
         node = taken.prompt[use.node_id]
-        node["inputs"] = {**node["inputs"], use.name: MARK + value}
+        node["inputs"] = nested_inputs.with_value(node["inputs"], use.name, MARK + value)
         if FILE_ID.fullmatch(value):
             taken.files.setdefault(value, use.path)
     return taken
@@ -136,10 +136,10 @@ def _uses(graph: Graph, known: dict[str, frozenset[str] | None]) -> Iterator[Use
     """In the order of the graph. Asks the database only if some value could be a file, and of each class
     that is not in `known` yet."""
     for node_id, node in graph.prompt.items():
-        for name, value in node["inputs"].items():
-            if not isinstance(value, str) or not _could_be(value):
+        for name, value in nested_inputs.texts_in(node["inputs"]):
+            if not _could_be(value):
                 continue
-            path = graph.paths[node_id, name]
+            path = _path_of(graph, node_id, name)
             if value.startswith(MARK):
                 raise ValidationFailed.of(path, f"A value may not begin with '{MARK}'")
             class_type = node["class_type"]
@@ -147,6 +147,11 @@ def _uses(graph: Graph, known: dict[str, frozenset[str] | None]) -> Iterator[Use
                 known[class_type] = file_inputs.taking_files(class_type)
             if _takes(known[class_type], class_type, name, value):
                 yield Use(node_id, class_type, name, value, path)
+
+
+def _path_of(graph: Graph, node_id: str, name: str) -> str:
+    outer = nested_inputs.outer_of(graph.prompt[node_id]["inputs"], name)
+    return graph.paths[node_id, outer] + name[len(outer) :]
 
 
 def _could_be(value: str) -> bool:
@@ -157,6 +162,8 @@ def _could_be(value: str) -> bool:
 
 def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str) -> bool:
     """Where no worker knows the class, a `file_id` is taken for one anywhere; the rest is not guessed."""
+    if name in node_classes.NESTED.get(class_type, ()):
+        return True
     if known is not None:
         return name in known
     return bool(FILE_ID.fullmatch(value)) or name in file_inputs.USUAL.get(class_type, ())
@@ -237,8 +244,8 @@ def _decoded(value: str, path: str) -> bytes:
 def marked(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
     """(node id, input, file_id or address) of what is to be placed on its ComfyUI."""
     for node_id, node in prompt.items():
-        for name, value in node["inputs"].items():
-            if isinstance(value, str) and value.startswith(MARK):
+        for name, value in nested_inputs.texts_in(node["inputs"]):
+            if value.startswith(MARK):
                 yield node_id, name, value.removeprefix(MARK)
 
 
@@ -247,7 +254,7 @@ def filled(prompt: Prompt, names: dict[tuple[str, str], str]) -> Prompt:
     done: dict[str, Any] = dict(prompt)
     for (node_id, name), value in names.items():
         node = done[node_id]
-        done[node_id] = {**node, "inputs": {**node["inputs"], name: value}}
+        done[node_id] = {**node, "inputs": nested_inputs.with_value(node["inputs"], name, value)}
     return done
 
 

@@ -75,6 +75,10 @@ USUAL: Mapping[str, frozenset[str]] = {
     "LoadVideo": frozenset({"file"}),
     "Load3D": frozenset({"model_file"}),
 }
+# Files inside an input that is an object: see `nested_inputs`.
+NESTED: Mapping[str, frozenset[str]] = {
+    "Load3D": frozenset({"image.image", "image.mask", "image.normal", "image.recording"}),
+}
 _PATHLIKE = re.compile(r"path|folder|dir|file|prefix|regex", re.IGNORECASE)
 
 

@@ -23,7 +23,7 @@ from files import pictures, storing, types
 from files.errors import BytesMissing, StorageUnavailable
 from files.incoming import Incoming
 from files.models import File
-from workflows.graph import input_files, media_kinds, node_info, parsing, refusals
+from workflows.graph import input_files, media_kinds, nested_inputs, node_info, parsing, refusals
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause
 from workflows.queue.claims import Claim
@@ -230,7 +230,7 @@ def _send(backend: Backend, name: str, stream: _Watched) -> None:
 def placed_for(claim: Claim, prepared: parsing.Prompt) -> list[str]:
     """The names, below FOLDER, of all files that were placed for the prompt."""
     names = {
-        str(prepared[node_id]["inputs"][name]).removeprefix(f"{FOLDER}/")
+        str(nested_inputs.value_of(prepared[node_id]["inputs"], name)).removeprefix(f"{FOLDER}/")
         for node_id, name, _ in input_files.marked(claim.prompt)
     }
     return sorted(names)
@@ -240,7 +240,7 @@ def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backe
     """Whether files that were placed are gone again, of nodes for which the prompt was refused."""
     blamed = {errors.node_id for errors in refused.node_errors.values()}
     names = [
-        prepared[node_id]["inputs"][name].removeprefix(f"{FOLDER}/")
+        nested_inputs.value_of(prepared[node_id]["inputs"], name).removeprefix(f"{FOLDER}/")
         for node_id, name, _ in input_files.marked(claim.prompt)
         if node_id in blamed
     ]

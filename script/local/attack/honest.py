@@ -1,0 +1,105 @@
+"""An ordinary client meanwhile: how long it waits, alone and under attack.
+
+It is a process of its own (`python -m script.local.attack.honest URL`, the token on its standard input), so
+that it does not wait for the attack's threads.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from script.local.attack.callers import Caller
+from script.local.attack.report import Report
+from script.local.paths import ROOT
+
+PATHS = ("/auth/me", "/workflows/?limit=5", "/health/liveness")
+PAUSE = 0.02
+TIMES = 3.0  # how much slower its 99th percentile may become
+FLOOR = 0.5  # seconds: below that nobody minds, and a busy machine does as much by itself
+
+
+class Latency:
+    """Seconds of each request, and what failed."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.failed: list[str] = []
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def __str__(self) -> str:
+        p50, p99 = self.percentile(0.5) * 1000, self.percentile(0.99) * 1000
+        failed = f", {len(self.failed)} failed ({self.failed[0]})" if self.failed else ""
+        return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms of {len(self.seconds)} requests{failed}"
+
+
+class Honest:
+    """The victim's own requests, while something else happens."""
+
+    def __init__(self, caller: Caller, report: Report) -> None:
+        self._caller, self._report = caller, report
+        self.alone = Latency()
+
+    def measure_alone(self, *, seconds: float) -> None:
+        with self._measuring(self.alone):
+            time.sleep(seconds)
+        self._report.note(f"{'honest client, alone':42} {self.alone}")
+
+    @contextmanager
+    def beside(self, what: str) -> Iterator[Latency]:
+        """Measure during the block; afterwards it is judged against what it was alone."""
+        found = Latency()
+        with self._measuring(found):
+            yield found
+        self._report.note(f"{f'honest client, {what}':42} {found}")
+        allowed = max(FLOOR, TIMES * self.alone.percentile(0.99))
+        if found.percentile(0.99) > allowed:
+            self._report.leak("honest client", f"{what}: {found}, where {allowed * 1000:.0f} ms are allowed")
+        if found.failed:
+            self._report.leak("honest client", f"{what}: {found}")
+
+    @contextmanager
+    def _measuring(self, into: Latency) -> Iterator[None]:
+        command = [sys.executable, "-m", "script.local.attack.honest", self._caller.url]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as client:
+            assert client.stdin is not None and client.stdout is not None
+            client.stdin.write(f"{self._caller.token}\n")
+            client.stdin.flush()
+            client.stdout.readline()  # it has begun
+            try:
+                yield
+            finally:
+                client.stdin.close()
+                told = json.loads(client.stdout.read())
+                into.seconds, into.failed = told["seconds"], told["failed"]
+
+
+def _ask_on(url: str) -> None:
+    """Until standard input ends."""
+    caller = Caller(url, "victim", token=sys.stdin.readline().strip())
+    over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    found = Latency()
+    print("begun", flush=True)
+    while not over.wait(PAUSE):
+        path = PATHS[len(found.seconds) % len(PATHS)]
+        began = time.monotonic()
+        answer = caller.get(path)
+        found.seconds.append(time.monotonic() - began)
+        if answer.status != 200:
+            found.failed.append(f"{path}: {answer.status or 'no answer'}")
+    print(json.dumps({"seconds": found.seconds, "failed": found.failed}), flush=True)
+
+
+if __name__ == "__main__":
+    _ask_on(sys.argv[1])
