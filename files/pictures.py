@@ -61,7 +61,7 @@ def texts(content: bytes) -> dict[str, str] | None:
             Image.open(BytesIO(content), formats=FORMATS) as picture,
         ):
             found = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
-            for text in picture.getexif().values():
+            for text in exif_of(picture).values():
                 name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
                 if colon:
                     found.setdefault(name.lower(), rest)
@@ -70,10 +70,16 @@ def texts(content: bytes) -> dict[str, str] | None:
         return None
 
 
+def exif_of(picture: Image.Image) -> Image.Exif:
+    """What stands in the header. Pillow's own method of a PNG without EXIF decodes all of it, to look behind
+    its pixels."""
+    return Image.Image.getexif(picture)
+
+
 def _is_lying(picture: Image.Image) -> bool:
     """Whether EXIF rotates it by 90 degrees. If only the header is readable, it is not rotated."""
     try:
-        return picture.getexif().get(ORIENTATION) in LYING
+        return exif_of(picture).get(ORIENTATION) in LYING
     except BROKEN:
         return False
 

@@ -39,8 +39,8 @@ def start(
 
     An active download with this name and URL is joined. Where another host has the model, the file must be
     the same. Raises ValidationFailed; Conflict if no host lacks it, if another file is being downloaded under
-    this name, or if the file differs from that of another host or cannot be compared; LimitExceeded if the model storage quota is
-    used up; Unavailable without a worker.
+    this name, or if the file differs from that of another host or cannot be compared; LimitExceeded if the
+    model storage quota is used up; Unavailable without a worker.
     """
     type_ = _checked(name, model_type, download_url, sha256)
     hosts = queries.some_hosts(worker)

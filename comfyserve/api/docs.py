@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -29,9 +30,10 @@ def schema() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def rendered(renderer: type[BaseRenderer]) -> bytes:
+def rendered(renderer: Callable[[], BaseRenderer]) -> bytes:
     """The public schema, rendered once per process: as YAML it takes 150 ms, and anybody may ask for it."""
-    text = renderer().render(schema(), renderer.media_type, {})
+    made = renderer()
+    text = made.render(schema(), made.media_type, {})
     return text if isinstance(text, bytes) else str(text).encode()
 
 
@@ -47,7 +49,8 @@ class SchemaView(SpectacularAPIView):
             return Response(own, headers=headers | {"Cache-Control": "private, no-store"})
         charset = f"; charset={renderer.charset}" if renderer.charset else ""
         content_type = f"{renderer.media_type}{charset}"
-        return HttpResponse(rendered(type(renderer)), content_type=content_type, headers=headers)
+        content = rendered(type(renderer))  # type: ignore[arg-type]  # classes are hashable
+        return HttpResponse(content, content_type=content_type, headers=headers)
 
     def schema_for(self, request: Request) -> dict[str, Any] | None:  # noqa: ARG002
         """The schema for this caller, where it differs from the public one."""

@@ -6,7 +6,7 @@ import struct
 from io import BytesIO
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from files import pictures
 
@@ -27,3 +27,20 @@ def test_an_icon_with_a_picture_inside_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
     assert pictures.size_of(path) is None
     assert not pictures.thumbnail(path, tmp_path / "thumbnail.webp", content_type="image/png")
+
+
+def test_measuring_and_reading_texts_decodes_nothing(tmp_path, monkeypatch):
+    """Some kilobytes of PNG are gigabytes of pixels."""
+    path = tmp_path / "bomb.png"
+    Image.new("1", (4000, 4000)).save(path, "PNG")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    assert pictures.size_of(path) == pictures.Size(4000, 4000)
+    assert pictures.texts(path.read_bytes()) == {}
+
+
+def test_a_turned_png_is_measured_as_shown(tmp_path):
+    path, exif = tmp_path / "turned.png", Image.Exif()
+    exif[pictures.ORIENTATION] = 6
+    Image.new("RGB", (20, 10)).save(path, "PNG", exif=exif)
+    assert pictures.size_of(path) == pictures.Size(10, 20)

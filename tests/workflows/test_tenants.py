@@ -89,6 +89,23 @@ class TestReading:
         [detail] = refusal(alice, loading(image, "Load3D", "image", model_file="x.glb", width=64, height=64))
         assert detail["code"] == "PATH_NOT_ALLOWED"
 
+    def test_a_3d_view_takes_files_of_ours(self, alice, bob):
+        """Its pictures stand inside an object."""
+        own, theirs = (uploaded(person, picture((7, 8, 9))) for person in (alice, bob))
+
+        def view(file_id: str) -> Graph:
+            image = {"image": own, "mask": file_id, "normal": own, "recording": "", "camera_info": {}}
+            return loading(image, "Load3D", "image", model_file="x.glb", width=64, height=64)
+
+        [detail] = refusal(alice, view(theirs))
+        assert (detail["code"], detail["field"]) == ("FILE_NOT_FOUND", "workflow.1.inputs.image.mask")
+        marked = view(f"comfyserve-input:{theirs}")
+        assert refusal(alice, marked)[0]["field"] == "workflow.1.inputs.image.mask"
+        result = alice.result(alice.execute(view(own) | {"3": TEXT}))
+        # No 3D model can be chosen on this ComfyUI: that is all it has to say against it.
+        assert "model_file" in str(result), result
+        assert "image" not in str(result["error"]).replace("image_", ""), result
+
     def test_a_plain_name_finds_nothing_of_others(self, alice, comfyui):
         (comfyui.folder / "input" / "private.png").write_bytes(picture())
         result = alice.result(alice.execute(loading("private.png")))

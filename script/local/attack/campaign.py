@@ -29,10 +29,13 @@ def attack(
     accounts: tuple[str, str] = ("", ""),
     classes: Sequence[str] | None = None,
     bombs: frozenset[str] | None = None,
+    routes_share: float = 1.0,
+    kinds: frozenset[str] | None = None,
     alone_seconds: float = 5.0,
-    hold_seconds: float = 6.0,
+    hold_seconds: float = 10.0,
 ) -> Report:
-    """`classes` and `bombs` limit what is tried, for tests. UserError where the accounts do not work."""
+    """`classes`, `bombs`, `kinds` (of connections) and `routes_share` limit what is tried, for tests.
+    UserError where the accounts do not work."""
     began, report, canaries = time.monotonic(), Report(), Canaries()
     installation.plant(canaries)
     nobody = Caller(installation.url, "anonymous")
@@ -50,11 +53,13 @@ def attack(
         HeaderAttack(nobody, attacker, victim, report).run()
     if "routes" in parts:
         _tell("Routes")
-        RouteAttack(nobody, attacker, victim, report, more_paths=walk.routes()).run()
+        RouteAttack(nobody, attacker, victim, report, more_paths=walk.routes()).run(
+            share=routes_share, seed=seed
+        )
     if "connections" in parts:
         _tell("Connections")
         held = ConnectionAttack(attacker, honest, report, web_pid=installation.web_pid)
-        held.run(count=connections, seconds=hold_seconds)
+        held.run(count=connections, seconds=hold_seconds, only=kinds)
     if "bombs" in parts:
         _tell("Bombs")
         BombAttack(attacker, victim, honest, report).run(seconds=left(0.6), only=bombs)

@@ -28,9 +28,17 @@ class ConnectionAttack:
         self.attacker, self.honest, self.report = attacker, honest, report
         self._web_pid = web_pid
 
-    def run(self, *, count: int, seconds: float) -> None:
+    def run(self, *, count: int, seconds: float, only: frozenset[str] | None = None) -> None:
         """Each kind alone with `count` connections, for `seconds`; then all of them together."""
-        kinds = {
+        kinds = {name: sent for name, sent in self._kinds().items() if only is None or name in only}
+        for name, sent in kinds.items():
+            self._hold(name, sent, count=count, seconds=seconds)
+        everything = [each for sent in kinds.values() for each in sent]
+        self._hold(f"all kinds, {count} connections", everything, count=count, seconds=seconds * 2)
+
+    def _kinds(self) -> dict[str, list[bytes]]:
+        """What each kind sends at once."""
+        return {
             "slow headers": [b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\nX: "],
             "slow bodies": [self._head("POST", "/auth/login", length=100) + b"{"],
             "slow uploads": [self._head("POST", "/files/upload", length=10**9, login=True) + b"--x"],
@@ -49,10 +57,6 @@ class ConnectionAttack:
             "wide JSON": [self._posted(b"[" + b"[]," * 20_000 + b"1]")],
             "password hashes": [self._posted(b'{"email": "nobody@example.com", "password": "wrong"}')],
         }
-        for name, sent in kinds.items():
-            self._hold(name, sent, count=count, seconds=seconds)
-        everything = [each for sent in kinds.values() for each in sent]
-        self._hold(f"all kinds, {count} connections", everything, count=count, seconds=seconds * 2)
 
     def _hold(self, name: str, sent: list[bytes], *, count: int, seconds: float) -> None:
         with self.honest.beside(name), self._opened(sent, count) as connections:

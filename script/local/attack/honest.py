@@ -72,7 +72,8 @@ class Honest:
         with subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as client:
-            assert client.stdin is not None and client.stdout is not None
+            assert client.stdin is not None
+            assert client.stdout is not None
             client.stdin.write(f"{self._caller.token}\n")
             client.stdin.flush()
             client.stdout.readline()  # it has begun
@@ -88,7 +89,12 @@ def _ask_on(url: str) -> None:
     """Until standard input ends."""
     caller = Caller(url, "victim", token=sys.stdin.readline().strip())
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     found = Latency()
     print("begun", flush=True)
     while not over.wait(PAUSE):
