@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from script.local.attack.parts import PARTS
 from script.local.paths import ROOT
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ through, and ends with 1 if anything did. docs/security.md says what is promised
 
 Without --url it starts one of its own by script/serve, with ports and data of its own. Never attack an
 installation that others work with: it is loaded as far as it goes, and both accounts are left full."""
-
-PARTS = ("nodes", "routes", "headers", "connections", "bombs")
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from script.local.attack import PARTS, walk
 from script.local.attack.bombs import BombAttack
 from script.local.attack.callers import Caller, log_in
 from script.local.attack.canaries import Canaries
@@ -14,9 +13,11 @@ from script.local.attack.headers import HeaderAttack
 from script.local.attack.honest import Honest
 from script.local.attack.installation import Installation
 from script.local.attack.nodes import NodeAttack
+from script.local.attack.parts import PARTS
 from script.local.attack.report import Report
 from script.local.attack.routes import RouteAttack
 from script.local.attack.victim import Victim
+from script.local.attack.walk import routes
 
 
 def attack(
@@ -53,9 +54,7 @@ def attack(
         HeaderAttack(nobody, attacker, victim, report).run()
     if "routes" in parts:
         _tell("Routes")
-        RouteAttack(nobody, attacker, victim, report, more_paths=walk.routes()).run(
-            share=routes_share, seed=seed
-        )
+        RouteAttack(nobody, attacker, victim, report, more_paths=routes()).run(share=routes_share, seed=seed)
     if "connections" in parts:
         _tell("Connections")
         held = ConnectionAttack(attacker, honest, report, web_pid=installation.web_pid)
