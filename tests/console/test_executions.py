@@ -20,7 +20,7 @@ from tests.console.conftest import client_of
 from tests.factories import make_user
 from tests.workflows import graphs
 from workflows.models import Execution, FailureCause, LineKind, LogLine, Output, Status, Worker
-from workflows.queue import claims, execution_log, scheduling, state_machine, submission
+from workflows.queue import claims, execution_log, requeueing, scheduling, state_machine, submission
 
 LIST = "/admin/workflows/execution/"
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -181,7 +181,7 @@ class TestPage:
 
     def test_it_tells_of_each_attempt(self, console, alice):
         execution, claim = running(alice)
-        state_machine.requeue(claim, reason="ComfyUI died", fault=True)
+        requeueing.requeue(claim, reason="ComfyUI died", fault=True)
         assert claims.take(worker="gpu-2") is not None
         page = console.get(f"{LIST}{execution.id}/change/").content.decode()
         attempts = page[page.index(">Attempts<") :]

@@ -16,7 +16,7 @@ from health.probing import Shared
 from tests.workflows import graphs
 from workflows.metrics import store
 from workflows.models import Delta, Execution, FailureCause, Status, Tally, Worker
-from workflows.queue import claims, state_machine, submission
+from workflows.queue import claims, requeueing, state_machine, submission
 from workflows.queue.state_machine import Outcome
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -223,7 +223,7 @@ class TestPrometheus:
         claims.take(worker="w")
         long_ago = timezone.now() - timezone.timedelta(hours=1)
         Execution.objects.update(lease_expires_at=long_ago, suspect_lease=long_ago, suspect_since=long_ago)
-        assert state_machine.reap() == 1
+        assert requeueing.reap() == 1
         assert sample(scrape(), "comfyserve_lease_losses_total", how="reaped") == 1
 
     def test_workers_are_counted_by_what_they_are(self):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, transaction
+from django.db.models.functions import Now
 
 from accounts.models import User, UserLimits
 from comfyserve import tickets
@@ -27,7 +28,7 @@ from tests.workflows.rig import Rig, after, before, sleep
 from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
-from workflows.queue import state_machine
+from workflows.queue import requeueing, state_machine
 from workflows.worker import backend as backends
 from workflows.worker import input_transfer, runner, slots
 from workflows.worker.maintenance import Upkeep
@@ -172,7 +173,7 @@ def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]
     for _ in range(12):
-        state_machine.lift_backoff()
+        requeueing.lift_backoff()
         rig.slots.serve()
         time.sleep(0.05)
     assert {rig.status(id_) for id_ in ids} == {"pending"}
@@ -203,9 +204,9 @@ def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
         until = time.monotonic() + 5
         while time.monotonic() < until:
             execution = Execution.objects.get(id=execution_id)
-            assert not Execution.objects.filter(
-                id=execution_id, lease_expires_at__lt=state_machine.Now()
-            ).exists(), execution.lease_expires_at
+            assert not Execution.objects.filter(id=execution_id, lease_expires_at__lt=Now()).exists(), (
+                execution.lease_expires_at
+            )
             time.sleep(0.1)
     finally:
         rig.comfyui.faults.delay.clear()
@@ -301,7 +302,7 @@ def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
     execution_id = api.post("/workflows/execute", {"workflow": graphs.colour(1)}).json()["execution_id"]
     # As when the last one of this user ended while this one was being submitted.
     Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
-    assert state_machine.lift_quotas() == 1
+    assert requeueing.lift_quotas() == 1
     assert not held(execution_id)
 
 
@@ -313,5 +314,5 @@ def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
     ids = [response.json()["execution_id"] for response in sent]
     assert [held(id_) for id_ in ids] == [False, True, True]
     UserLimits.objects.filter(user=user).delete()
-    assert state_machine.lift_quotas() == 2
+    assert requeueing.lift_quotas() == 2
     assert [held(id_) for id_ in ids] == [False, False, False]

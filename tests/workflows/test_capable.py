@@ -14,7 +14,7 @@ from models_registry import reporting
 from tests.workflows import graphs
 from workflows.graph.parsing import ModelUse
 from workflows.models import ObjectInfo, Worker
-from workflows.queue import claims, matching, state_machine
+from workflows.queue import claims, matching, requeueing
 
 pytestmark = pytest.mark.django_db
 NODES = ("CheckpointLoaderSimple", "KSampler", "SaveImage")
@@ -132,7 +132,7 @@ def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
 def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     execution_id = submit(alice)
     claim = claims.take(worker="has")
-    assert state_machine.requeue(claim, reason="it lacks it after all", exclude=True)
+    assert requeueing.requeue(claim, reason="it lacks it after all", exclude=True)
     assert matching.lift() == 1
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
 
@@ -143,7 +143,7 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     execution_id = submit(alice)
     claim = claims.take(worker="stays")
     assert claim is not None
-    state_machine.requeue(claim, reason="this worker does not have it", exclude=True)
+    requeueing.requeue(claim, reason="this worker does not have it", exclude=True)
     matching.lift()
     assert claimed("stays") is None  # the other one may have it
     long_ago = timezone.now() - timedelta(minutes=5)
@@ -160,7 +160,7 @@ def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(al
     submit(alice)
     claim = claims.take(worker="refused")
     assert claim is not None
-    state_machine.requeue(claim, reason="this worker does not have it", exclude=True)
+    requeueing.requeue(claim, reason="this worker does not have it", exclude=True)
     matching.lift()
     assert claimed("refused") is None
 

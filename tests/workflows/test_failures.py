@@ -27,7 +27,7 @@ from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one 
 from workflows import notify, tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
-from workflows.queue import claims, state_machine
+from workflows.queue import claims, requeueing
 from workflows.worker import backend as backends
 from workflows.worker import runner
 from workflows.worker.maintenance import Upkeep
@@ -94,7 +94,7 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     rig.comfyui.faults.hang.clear()
     rig.comfyui.restart()  # what else can an operator do
     assert rig.backend.session.wait_connected(5)
-    state_machine.lift_backoff()
+    requeueing.lift_backoff()
     assert rig.status(execution_id) == "pending"
     assert rig.cancel(execution_id) == 200
 
@@ -143,7 +143,7 @@ def test_claims_that_were_given_back_are_no_attempts(rig):
     for fault in (False, False, True, True):
         claim = claims.take(worker="gpu")
         assert claim is not None
-        assert state_machine.requeue(claim, reason=reason, fault=fault)
+        assert requeueing.requeue(claim, reason=reason, fault=fault)
     assert rig.ends(execution_id, "failed")["error"] == f"Given up after 2 attempts: {reason}"
     assert counts(execution_id)[0] == 4
 
@@ -161,7 +161,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
-    wait_for(state_machine.lift_backoff, what="the backoff to be over")
+    wait_for(requeueing.lift_backoff, what="the backoff to be over")
     rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)
@@ -181,7 +181,7 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
-    state_machine.lift_backoff()
+    requeueing.lift_backoff()
     rig.slots.serve_in_thread()
     for execution_id in ids:
         rig.ends(execution_id, "completed")
@@ -283,5 +283,5 @@ def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, 
             [execution_id],
         )
         assert 10 < cursor.fetchone()[0] <= 20
-    assert state_machine.reap() == 0
+    assert requeueing.reap() == 0
     rig.ends(execution_id, "completed")

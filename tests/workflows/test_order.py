@@ -13,7 +13,7 @@ from accounts.models import UserLimits
 from tests.factories import Api, make_user
 from tests.workflows import graphs
 from workflows.models import Execution, Held, Status
-from workflows.queue import claims, scheduling, state_machine
+from workflows.queue import claims, requeueing, scheduling, state_machine
 
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 
@@ -134,7 +134,7 @@ def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
 def test_what_comes_back_keeps_its_turn(alice):
     first, second = submit(alice), submit(alice)
     claim = claims.take(worker="gpu")
-    assert state_machine.requeue(claim, reason="a test")
+    assert requeueing.requeue(claim, reason="a test")
     assert str(claims.take(worker="gpu").execution_id) == first
     assert str(claims.take(worker="gpu").execution_id) == second
 
@@ -149,7 +149,7 @@ def test_a_held_one_stands_in_nobodys_way(alice):
 
 def test_what_lacks_something_here_is_for_other_workers(alice):
     execution_id = submit(alice)
-    assert state_machine.requeue(claims.take(worker="poor"), reason="no model", exclude=True)
+    assert requeueing.requeue(claims.take(worker="poor"), reason="no model", exclude=True)
     assert claims.take(worker="poor") is None
     assert str(claims.take(worker="rich").execution_id) == execution_id
 

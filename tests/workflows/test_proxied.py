@@ -10,7 +10,7 @@ from comfyui import Client
 from tests.waiting import wait_for
 from tests.workflows.rig import Rig, sleep
 from workflows.models import Execution
-from workflows.queue import state_machine
+from workflows.queue import requeueing
 from workflows.worker import backend as backends
 from workflows.worker import runner
 
@@ -28,7 +28,7 @@ def came_back(execution_id: str) -> Execution | None:
 
 
 def serve_again(rig: Rig) -> None:
-    state_machine.lift_backoff()
+    requeueing.lift_backoff()
     rig.slots.serve_in_thread()
 
 

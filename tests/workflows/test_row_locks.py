@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from tests.workflows.rig import sleep
 from workflows.fleet import registry
 from workflows.metrics import store
 from workflows.models import Execution, Worker
-from workflows.queue import claims, duties, state_machine
+from workflows.queue import claims, duties, requeueing
 from workflows.webhooks import dispatcher
 from workflows.worker import sweeps
 from workflows.worker.maintenance import Upkeep
@@ -89,9 +90,9 @@ def test_a_lost_claim_is_not_among_those_renewed(rig):
 def test_a_locked_row_does_not_stop_the_reaper(rig, settings):
     settings.RENEW_SECONDS = 0
     held, other = two_claims(rig)
-    Execution.objects.update(lease_expires_at=Now() - state_machine.timedelta(seconds=1))
+    Execution.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
     with locked(held.execution_id), limited(2):
-        assert state_machine.reap() == 1
+        assert requeueing.reap() == 1
     assert Execution.objects.get(id=other.execution_id).claim_token is None
     assert Execution.objects.get(id=held.execution_id).claim_token == held.token
 
@@ -99,9 +100,9 @@ def test_a_locked_row_does_not_stop_the_reaper(rig, settings):
 def test_a_locked_row_does_not_stop_backoffs_from_ending(rig):
     held, other = two_claims(rig)
     for claim in (held, other):
-        state_machine.requeue(claim, reason="a test", hold_seconds=0.001)
+        requeueing.requeue(claim, reason="a test", hold_seconds=0.001)
     with locked(held.execution_id), limited(2):
-        assert wait_for(state_machine.lift_backoff) == 1
+        assert wait_for(requeueing.lift_backoff) == 1
 
 
 def test_a_worker_takes_over_what_it_can(rig):

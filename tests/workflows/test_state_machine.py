@@ -30,9 +30,10 @@ from tests.factories import make_user
 from tests.workflows import graphs
 from workflows import notify
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
-from workflows.queue import claims, state_machine, submission
+from workflows.queue import claims, requeueing, state_machine, submission
 from workflows.queue.claims import Claim
-from workflows.queue.state_machine import MAX_FAULTS, MAX_RETURNS, Outcome
+from workflows.queue.requeueing import MAX_FAULTS, MAX_RETURNS
+from workflows.queue.state_machine import Outcome
 
 T = TypeVar("T")
 
@@ -278,9 +279,7 @@ class Machine(RuleBasedStateMachine):
         seconds = 60.0 if hold else None
 
         def do() -> bool:
-            return state_machine.requeue(
-                claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds
-            )
+            return requeueing.requeue(claim, reason="x", fault=fault, exclude=exclude, hold_seconds=seconds)
 
         if self._with(claim, do):
             self.known[claim.execution_id].go_back(fault=fault, hold=hold, exclude=exclude)
@@ -325,13 +324,13 @@ class Machine(RuleBasedStateMachine):
             age,
             claim.token,
         )
-        assert self._do(state_machine.reap) == 0, "reaped before its worker could renew"
+        assert self._do(requeueing.reap) == 0, "reaped before its worker could renew"
         sql(
             "UPDATE workflows_execution SET suspect_since = now() - interval '1 day' WHERE claim_token = %s",
             claim.token,
         )
         dead = self._holds(claim) and (long_ago or not known.posted)
-        assert self._do(state_machine.reap) == dead
+        assert self._do(requeueing.reap) == dead
         if dead:
             known.go_back(fault=False, hold=False, exclude=False)
         else:
@@ -341,7 +340,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def end_the_backoff(self) -> None:
         sql("UPDATE workflows_execution SET held_until = now() - interval '1 s' WHERE held = 'backoff'")
-        assert self._do(state_machine.lift_backoff) == sum(known.held for known in self.known.values())
+        assert self._do(requeueing.lift_backoff) == sum(known.held for known in self.known.values())
         for known in self.known.values():
             known.held = False
 

@@ -18,7 +18,7 @@ from tests.workflows.rig import Rig, before, sleep
 from tests.workflows.test_row_locks import another_session
 from workflows.fleet import registry
 from workflows.models import Execution, Worker
-from workflows.queue import claims, state_machine
+from workflows.queue import claims, requeueing, state_machine
 from workflows.worker import runner
 
 STATES = {
@@ -136,7 +136,7 @@ def test_a_requeue_that_breaks_too_leaks_neither_slot_nor_claim(rig, monkeypatch
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(runner.input_transfer, "prepare", broken)
-    monkeypatch.setattr(state_machine, "requeue", broken)
+    monkeypatch.setattr(requeueing, "requeue", broken)
     rig.run(sleep(0.1))
     assert rig.slots.wait_empty(timeout=10)
     wait_for(lambda: rig.slots.tokens() == set(), what="the claim to be let go")
@@ -180,7 +180,7 @@ def test_what_was_given_back_often_has_not_been_tried_often(rig, monkeypatch):
     for _ in range(4):
         claim = claims.take(worker="gpu")
         assert claim is not None
-        state_machine.requeue(claim, reason="its worker is paused")
+        requeueing.requeue(claim, reason="its worker is paused")
     rig.slots.serve_in_thread()
     row = wait_for(
         lambda: Execution.objects.filter(id=execution_id, held="backoff").first(), what="its return"
@@ -235,4 +235,4 @@ def test_one_idle_worker_brings_back_one_staged_execution_of_a_fleet(rig, idle_o
 def test_only_what_nobody_could_take_for_so_long_is_stale(rig, columns, fails):
     rig.submit(graphs.colour(1))
     Execution.objects.update(created_at=Now() - timedelta(hours=49), **columns)
-    assert state_machine.fail_stale(older_than=timedelta(hours=48)) == int(fails)
+    assert requeueing.fail_stale(older_than=timedelta(hours=48)) == int(fails)

@@ -17,10 +17,11 @@ from files.errors import BytesMissing, StorageUnavailable
 from files.models import File
 from workflows.graph import comfyui_errors
 from workflows.models import Level, Output, Status
-from workflows.queue import state_machine
+from workflows.queue import requeueing, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
-from workflows.queue.state_machine import Began, Outcome
+from workflows.queue.state_machine import Outcome
+from workflows.queue.transitions import Began
 
 from . import cleanup, output_collection
 from .backend import Backend
@@ -173,9 +174,7 @@ def _free_and_try_again(
         logger.warning("memory of backend %s not freed: %s", backend.name, exc)
     ran_out = comfyui_errors.what_ran_out(error)
     reason = f"{ran_out}; all models were unloaded and it is tried once more"
-    connections.retry_until_available(
-        lambda: state_machine.requeue(claim, reason=reason, fault=True), stop=stop
-    )
+    connections.retry_until_available(lambda: requeueing.requeue(claim, reason=reason, fault=True), stop=stop)
 
 
 class _Collecting:
@@ -229,7 +228,7 @@ class _Collecting:
         if time.monotonic() - self._began < GONE_AFTER:
             return False
         connections.retry_until_available(
-            lambda: state_machine.requeue(self._claim, reason=GONE_WITH_OUTPUTS), stop=self._stop
+            lambda: requeueing.requeue(self._claim, reason=GONE_WITH_OUTPUTS), stop=self._stop
         )
         return True
 

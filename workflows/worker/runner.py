@@ -22,10 +22,11 @@ from workflows.fleet import registry
 from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause, Level, Status
-from workflows.queue import claims, state_machine
+from workflows.queue import claims, requeueing, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
-from workflows.queue.state_machine import Began, Outcome
+from workflows.queue.state_machine import Outcome
+from workflows.queue.transitions import Began
 
 from . import celery_tasks, input_transfer
 from .backend import Backend
@@ -542,7 +543,7 @@ class Runner:
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
         self._record_begin(now=True)  # so that it counts as one that was taken back while it ran
         self._retry_until_available(
-            lambda: state_machine.requeue(
+            lambda: requeueing.requeue(
                 self.claim,
                 reason=reason,
                 fault=fault,

@@ -19,7 +19,7 @@ from comfyserve.db import connections
 from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Worker
-from workflows.queue import claims, scheduling, state_machine
+from workflows.queue import claims, requeueing, scheduling
 from workflows.queue.claims import Claim
 
 from . import finalize
@@ -219,7 +219,7 @@ class Slots:
         """
         try:
             connections.retry_until_available(
-                lambda: state_machine.requeue(held.claim, reason=reason, fault=fault, hold_seconds=5.0),
+                lambda: requeueing.requeue(held.claim, reason=reason, fault=fault, hold_seconds=5.0),
                 stop=self._stopping,
             )
         except Exception:

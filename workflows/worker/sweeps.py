@@ -15,7 +15,7 @@ from django.conf import settings
 
 from comfyserve.db import connections
 from workflows.metrics import store
-from workflows.queue import duties, matching, scheduling, state_machine
+from workflows.queue import duties, matching, requeueing, scheduling
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ LOOK_SECONDS = 1.0  # between looks at what is due
 
 
 def _fail_stale() -> None:
-    state_machine.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
+    requeueing.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
 
 
 # Name, seconds between two times in the whole fleet, what to do.
 DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
-    ("reap", 3.0, lambda: state_machine.reap()),
-    ("backoff", 2.0, lambda: state_machine.lift_backoff()),
-    ("quotas", 3.0, lambda: state_machine.lift_quotas()),
+    ("reap", 3.0, lambda: requeueing.reap()),
+    ("backoff", 2.0, lambda: requeueing.lift_backoff()),
+    ("quotas", 3.0, lambda: requeueing.lift_quotas()),
     ("lacking", 5.0, lambda: matching.lift()),
     ("order", 3.0, lambda: scheduling.settle_served()),
     ("fold", 3.0, lambda: store.fold()),

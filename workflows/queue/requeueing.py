@@ -1,0 +1,198 @@
+"""Requeues executions: those that workers return, those that dead workers hold, and those held for a while.
+
+Shares the rules of `state_machine`: conditional updates, and False for those that had changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Case, F, QuerySet, When
+from django.db.models.functions import Greatest, Now
+
+from comfyserve.db import rows
+from workflows import notify, task_events
+from workflows.metrics import store
+from workflows.models import (
+    ALIVE,
+    Execution,
+    FailureCause,
+    Held,
+    Level,
+    Status,
+    WebhookEvent,
+)
+
+from . import claims, scheduling, transitions
+from .claims import Claim
+from .execution_log import Line
+
+MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
+MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
+
+
+def requeue(
+    claim: Claim,
+    *,
+    reason: str,
+    fault: bool = False,
+    exclude: bool = False,
+    hold_seconds: float | None = None,
+) -> bool:
+    """running | claimed → pending, with its place in the order. False: the claim is lost.
+
+    fault: its ComfyUI died while it ran; twice is poison and fails it. exclude: not for this backend again.
+    hold_seconds: the try failed, and nobody may take it for so long.
+    """
+    with transaction.atomic():
+        return bool(
+            _requeue(
+                claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
+                hold_seconds=hold_seconds,
+            )
+        )  # fmt: skip
+
+
+def _requeue(
+    held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
+    hold_seconds: float | None = None,
+) -> list[UUID]:  # fmt: skip
+    found = list(
+        held.select_for_update(skip_locked=True)
+        .filter(status__in=ALIVE, claim_token__isnull=False)
+        .only("id", "faults", "returns", "status", "worker")
+    )
+    poison = [row for row in found if _is_poison(row, fault=fault)]
+    ended = [used for row in poison for used in _give_up(row, reason=reason, fault=fault)]
+    back = [row.id for row in found if row not in poison]
+    values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
+    if hold_seconds:
+        values |= {"tries": F("tries") + 1}
+        values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
+    Execution.objects.filter(id__in=back).update(
+        status=Status.PENDING, claim_token=None, lease_expires_at=None,
+        suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
+        current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None,
+        returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
+    )  # fmt: skip
+    if exclude is not None and back:
+        rows.execute(
+            "UPDATE workflows_execution SET excluded = excluded || %s::varchar WHERE id = ANY(%s)",
+            [exclude, back],
+        )
+    transitions.log(back, Line.of_status(f"Back to the queue: {reason}", Status.PENDING, Level.WARNING))
+    cause = "fault" if fault else "lacking" if exclude else "other"
+    store.add("executions_taken_back", cause, count=len(back))
+    transitions.follow_up(back)
+    for row in found:
+        if row not in poison:
+            begun = row.status == Status.RUNNING
+            retried = partial(task_events.retried, worker=row.worker, reason=reason, begun=begun)
+            transitions.report([row.id], retried)
+    if back and not hold_seconds:
+        transaction.on_commit(notify.ticket)
+    scheduling.charge(ended)
+    return [row.id for row in found]
+
+
+def _give_up(row: Execution, *, reason: str, fault: bool) -> list[scheduling.Ended]:
+    # Claims that were returned before anything ran are no attempts.
+    failed = row.faults + 1 if fault and row.faults + 1 >= MAX_FAULTS else row.returns + 1
+    error = f"Given up after {failed} attempts: {reason}"
+    ended = transitions.end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
+    transitions.log([row.id], transitions.last_line(Status.FAILED, error))
+    transitions.follow_up([row.id], event=WebhookEvent.FAILED)
+    transitions.report([row.id], partial(task_events.failed, worker=row.worker, error=error))
+    return ended
+
+
+def _is_poison(row: Execution, *, fault: bool) -> bool:
+    if fault and row.faults + 1 >= MAX_FAULTS:
+        return True
+    # What had not begun cannot be to blame.
+    return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
+
+
+def reap() -> int:
+    """Take back what dead workers hold; the number taken. Safe to run anywhere, any time.
+
+    A claim is dead when its lease was seen expired one renewal period ago and has not changed since: after
+    an outage of the database every live worker renews first. What was posted to a ComfyUI is kept for a
+    worker of that backend for RESERVED_SECONDS: it can join the run, anyone else would run it twice.
+    """
+    claimed = Execution.objects.filter(status__in=ALIVE, claim_token__isnull=False)
+    with transaction.atomic():
+        expired = claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at"))
+        # What somebody has locked is left for the next time: nobody may stop the reaper.
+        free = expired.select_for_update(skip_locked=True, no_key=True).values_list("id", flat=True)
+        Execution.objects.filter(id__in=list(free)).update(
+            suspect_lease=F("lease_expires_at"), suspect_since=Now()
+        )
+        dead = claimed.filter(
+            suspect_lease=F("lease_expires_at"),
+            suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
+        )
+        taken = _requeue(dead.filter(posted_at=None), reason="its worker is gone")
+        reserved = timedelta(seconds=settings.RESERVED_SECONDS)
+        taken += _requeue(
+            dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
+        )
+        store.add("lease_losses", "reaped", count=len(taken))
+    return len(taken)
+
+
+def lift_backoff() -> int:
+    """Let those go whose backoff is over; the number of them."""
+    due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
+    with transaction.atomic():
+        free = due.select_for_update(skip_locked=True).values_list("id", flat=True)
+        lifted = Execution.objects.filter(id__in=list(free)).update(held=None, held_until=None)
+        if lifted:
+            transaction.on_commit(notify.ticket)
+    return lifted
+
+
+def lift_quotas() -> int:
+    """Let those go that their users' quotas do not hold back any more; the number of them.
+
+    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
+    one ends while the next is submitted), and limits may be changed.
+    """
+    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
+    lifted = 0
+    for user_id in waiting.values_list("user_id", flat=True).distinct():
+        with transaction.atomic():
+            if scheduling.lock_submissions(user_id=user_id, wait=False):
+                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
+    if lifted:
+        notify.ticket()
+    return lifted
+
+
+def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
+    """Fail what waits for longer than that with no worker to take it; the number of them.
+
+    Time counts from when it could be taken: not while a quota held it, and anew where it came back.
+    """
+    with transaction.atomic():
+        ids = list(
+            Execution.objects.select_for_update(skip_locked=True)
+            .filter(status=Status.PENDING, claim_token=None, created_at__lt=Now() - older_than)
+            .alias(since=Greatest("created_at", "claimed_at", "held_until"))
+            .filter(since__lt=Now() - older_than)
+            .exclude(held__isnull=False, held=Held.QUOTA)
+            .values_list("id", flat=True)[:limit]
+        )
+        if ids:
+            hours = older_than.total_seconds() / 3600
+            error = f"No worker could take it for {hours:g} hours"
+            transitions.end(ids, Status.FAILED, error=error, cause=FailureCause.NOT_TAKEN)
+            transitions.log(ids, transitions.last_line(Status.FAILED, error))
+            transitions.follow_up(ids, event=WebhookEvent.FAILED)
+            transitions.report(ids, partial(task_events.failed, worker="", error=error))
+    return len(ids)
