@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts import authentication
+from accounts import authentication, credentials
 from comfyserve.api import addresses
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.rendering import rendered
@@ -149,6 +149,7 @@ def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
             f"You have {limit} streams open; close one, or follow all executions on one connection",
             headers={"Retry-After": "10"},
         )
+    reader.credential = credentials.of_request(request._request, user_id=reader.user_id)
     # A proxy must not collect a stream before it passes it on.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = HttpResponse(b"", content_type="text/event-stream; charset=utf-8", headers=headers)

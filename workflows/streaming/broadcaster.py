@@ -22,6 +22,7 @@ import redis.asyncio
 from django.conf import settings
 from redis.exceptions import RedisError
 
+from accounts import credentials
 from comfyserve.db import connections
 from workflows import notify
 from workflows.models import Status
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 15.0
 RECHECK_ALONE_SECONDS = 2.0  # while Redis is away
+CREDENTIAL_SECONDS = 3.0  # between looks whether those who read may still do so
 KNOWN_OWNERS = 10_000
 T = TypeVar("T")
 
@@ -83,7 +85,8 @@ class Hub:
 
     def _begin(self) -> None:
         if not self._tasks:
-            self._tasks = [asyncio.create_task(each()) for each in (self._listen, self._read, self._recheck)]
+            each = (self._listen, self._read, self._recheck, self._check_credentials)
+            self._tasks = [asyncio.create_task(task()) for task in each]
 
     async def leave(self, reader: Reader) -> None:
         self._open[reader.user_id] -= 1
@@ -370,6 +373,25 @@ class Hub:
             await getattr(self._pubsub, what)(notify.preview_channel(execution_id))
         except (RedisError, OSError) as exc:
             logger.warning("previews: %s", exc)
+
+    # -- who may still read ------------------------------------------------------------------------------
+    async def _check_credentials(self) -> None:
+        """Close the streams of those who logged out, whose password changed, whose key or account is gone."""
+        while True:
+            await asyncio.sleep(CREDENTIAL_SECONDS)
+            readers = [reader for reader in self._all_readers() if reader.credential is not None]
+            shown = {reader.credential for reader in readers if reader.credential is not None}
+            try:
+                good = await self.reads(credentials.still_good, shown) if shown else set()
+            except connections.UNAVAILABLE as exc:
+                logger.warning("live streams go on unchecked, the database is away: %s", exc)
+                continue
+            except Exception:
+                logger.exception("live streams go on unchecked")
+                continue
+            for reader in readers:
+                if reader.credential not in good:
+                    reader.close()
 
     # -- looking again -----------------------------------------------------------------------------------
     async def _recheck(self) -> None:

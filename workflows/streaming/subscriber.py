@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Mapping
 from uuid import UUID
 
+from accounts.credentials import Credential
+
 from .event_reader import LINES_AT_ONCE, Event
 
 # Numbered events that wait for a reader; one that is slower is dropped, and comes back when it can.
@@ -15,11 +17,14 @@ CAPACITY = 2 * LINES_AT_ONCE
 
 
 class Reader:
-    """Belongs to the event loop's thread. `execution_id` None: all of the user's executions."""
+    """Belongs to the event loop's thread. `execution_id` None: all of the user's executions.
+
+    It is closed when `credential`, if there is one, is no longer good.
+    """
 
     __slots__ = (
-        "_newest", "_numbered", "_ready", "closed", "execution_id", "last_event_id", "previews", "seen",
-        "user_id",
+        "_newest", "_numbered", "_ready", "closed", "credential", "execution_id", "last_event_id", "previews",
+        "seen", "user_id",
     )  # fmt: skip
 
     def __init__(
@@ -29,11 +34,13 @@ class Reader:
         execution_id: UUID | None = None,
         last_event_id: int | None = None,
         previews: bool = False,
+        credential: Credential | None = None,
     ) -> None:
         self.user_id = user_id
         self.execution_id = execution_id
         self.last_event_id = last_event_id
         self.previews = previews
+        self.credential = credential
         self.closed = False
         self.seen: dict[UUID, int] = {}  # execution -> the last of its lines that came to us
         self._numbered: deque[Event] = deque()
