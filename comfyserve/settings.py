@@ -346,6 +346,7 @@ STORAGES = {
 }
 # Where files are while they come in. On the same disk as the storage they are moved, not copied.
 INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
+DECODER_MEMORY_BYTES = env.int("DECODER_MEMORY_BYTES", default=2 * 1024**3)  # of a process that decodes
 FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
 # A file that is converted: in a process of its own, with these limits.

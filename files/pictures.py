@@ -1,11 +1,12 @@
-"""Picture sizes as displayed, read from the header, and thumbnails of those not too large."""
+"""Picture sizes as displayed, read from the header, and thumbnails of those not too large.
+
+Runs in processes with limits only (`decoder`, `conversion_process`); the rest of the code asks `decoding`.
+"""
 
 from __future__ import annotations
 
-import threading
 import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than t
 # Opening these reads a header and decodes nothing. Others (.ico, .icns, .psd, ...) decode a picture within
 # them when they are opened, before its size can be judged.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-_one_at_a_time = threading.Lock()  # what is decoded is in memory
 # Everything that Pillow raises for broken files.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
 
@@ -50,16 +50,13 @@ def size_of(path: Path) -> Size | None:
         return None
 
 
-def texts(content: bytes) -> dict[str, str] | None:
+def texts(path: Path) -> dict[str, str] | None:
     """Metadata of a picture, such as ComfyUI's `prompt` and `workflow`.
 
     None if it is not a readable picture. PNG has named texts; other formats have "name:text" in EXIF.
     """
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(BytesIO(content), formats=FORMATS) as picture,
-        ):
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             found = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
             for text in exif_of(picture).values():
                 name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
@@ -90,30 +87,24 @@ def as_png(path: Path, target: Path) -> bool:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
                 return False
-            with _one_at_a_time:
-                ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
+            ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
     except BROKEN:
         return False
     return True
 
 
-def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # noqa: A002
-    """The picture upright as "png", "jpeg" or "webp". None where it cannot be read or is too large."""
-    target = BytesIO()
+def convert(path: Path, target: Path, *, format: str, quality: int) -> bool:  # noqa: A002
+    """Write the picture upright as "png", "jpeg" or "webp". False where it cannot be read or is too large."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(BytesIO(content), formats=FORMATS) as picture,
-        ):
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
-                return None
-            with _one_at_a_time:
-                upright = ImageOps.exif_transpose(picture)
-                upright = upright.convert("RGB") if format == "jpeg" else upright
-                upright.save(target, format.upper(), quality=quality)
+                return False
+            upright = ImageOps.exif_transpose(picture)
+            upright = upright.convert("RGB") if format == "jpeg" else upright
+            upright.save(target, format.upper(), quality=quality)
     except BROKEN:
-        return None
-    return target.getvalue()
+        return False
+    return True
 
 
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
@@ -125,8 +116,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
             most = DECODED_AT_MOST_JPEG if picture.format == "JPEG" else DECODED_AT_MOST
             if picture.width * picture.height > most:
                 return False
-            with _one_at_a_time:
-                _write(picture, target)
+            _write(picture, target)
     except BROKEN:
         return False
     return True
@@ -146,11 +136,10 @@ def _write(picture: Image.Image, target: Path) -> None:
 
 
 def _poster(path: Path, target: Path, content_type: str) -> bool:
-    with _one_at_a_time:
-        frame = videos.frame(path, content_type)
-        if frame is None:
-            return False
-        _write(frame, target)
+    frame = videos.frame(path, content_type)
+    if frame is None:
+        return False
+    _write(frame, target)
     return True
 
 

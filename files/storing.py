@@ -23,7 +23,7 @@ from accounts.models import User
 from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.db import connections, rows
 
-from . import backend, names, pictures, types, videos
+from . import backend, decoding, names, types
 from .errors import BytesMissing, StorageUnavailable
 from .incoming import Incoming
 from .models import ConvertedFile, File, Kind
@@ -47,10 +47,14 @@ def accept(
 ) -> File:
     """An upload, stored and with its row. Bytes that the user already has are not stored again.
 
-    Raises ValidationFailed (empty, a picture too large), LimitExceeded for the quota, StorageUnavailable.
+    Raises ValidationFailed (empty, a picture too large, undecodable), LimitExceeded for the quota, and
+    StorageUnavailable.
     Takes as long as the storage takes, with no transaction open.
     """
-    file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
+    try:
+        file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
+    except decoding.Undecodable as exc:
+        raise ValidationFailed.of("file", str(exc), "UNDECODABLE") from exc
     file.description = description
     _check(incoming, file)
     if _share(file, user=user):
@@ -104,7 +108,7 @@ def store(
     with Incoming() as incoming:
         for chunk in chunks:
             incoming.write(chunk)
-        file = _described(incoming, user_id=user_id, kind=kind, filename=filename)
+        file = _described(incoming, user_id=user_id, kind=kind, filename=filename, strict=False)
         try:
             _put(incoming, file, on_bytes=on_bytes)
         except BaseException:
@@ -133,11 +137,16 @@ def keep(files: Sequence[File]) -> None:
     transaction.on_commit(lambda: discard(spare))
 
 
-def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) -> File:
+def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
+    """Its row, unsaved. Unless `strict`, a file that can not be decoded has no width and height."""
     filename = names.clean(filename)
     content_type = types.of_content(incoming.head, filename=filename)
-    film = videos.about(incoming.path, content_type)
-    size = film or pictures.size_of(incoming.path)
+    try:
+        found = decoding.measure(incoming.path, content_type)
+    except decoding.Undecodable:
+        if strict:
+            raise
+        found = None
     return File(
         user_id=user_id,
         kind=kind,
@@ -146,9 +155,9 @@ def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str) ->
         size=incoming.size,
         sha256=incoming.sha256,
         blake3=incoming.blake3,
-        width=size.width if size else None,
-        height=size.height if size else None,
-        duration_seconds=film.duration if film else None,
+        width=found.width if found else None,
+        height=found.height if found else None,
+        duration_seconds=found.duration if found else None,
         expires_at=_expiry(),
     )
 

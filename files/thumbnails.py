@@ -12,7 +12,7 @@ from django.db import transaction
 
 from comfyserve.db import connections
 
-from . import backend, pictures, storing
+from . import backend, decoding, storing
 from .incoming import Incoming
 from .models import File
 
@@ -52,12 +52,14 @@ def _make(file: File) -> str:
                 incoming.write(piece)
         target = incoming.path.with_name(f"{incoming.path.name}.webp")
         try:
-            if not pictures.thumbnail(incoming.path, target, content_type=file.content_type):
+            if not decoding.thumbnail(incoming.path, target, content_type=file.content_type):
                 return File.NONE
             # Named after its source bytes, by whose index it is found, plus a unique suffix.
             place = file.key.partition("/")[2]
             key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
             backend.put(key, target, content_type="image/webp")
             return key
+        except decoding.Undecodable:
+            return File.NONE
         finally:
             target.unlink(missing_ok=True)

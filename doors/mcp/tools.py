@@ -10,7 +10,7 @@ from uuid import UUID
 
 from apps_catalog import catalog, representations, running
 from comfyserve.api.errors import NotFound
-from files import pictures, storing
+from files import decoding, storing
 from files.models import File
 from workflows.models import Execution
 from workflows.presentation import representations as executions
@@ -106,5 +106,5 @@ def _shown(file: File) -> tuple[str, str] | None:
     with storing.opened(file) as reader:
         content, kind = reader.read(file.size), file.content_type
     if len(content) > LARGEST_PICTURE:
-        content, kind = pictures.converted(content, format="jpeg", quality=85) or b"", "image/jpeg"
+        content, kind = decoding.converted(content, format="jpeg", quality=85) or b"", "image/jpeg"
     return (base64.b64encode(content).decode(), kind) if content else None

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.http import HttpResponse
 
 from comfyserve.api.errors import ApiError
-from files import links, pictures, storing
+from files import decoding, links, storing
 from files.models import File
 from workflows.models import TERMINAL, Execution, Status
 from workflows.presentation import selectors
@@ -119,5 +119,5 @@ def _shown(file: File, wanted: Wanted) -> dict[str, Any]:
     with storing.opened(file) as reader:
         content = reader.read(file.size)
     if wanted.format and (file.content_type != f"image/{wanted.format}" or wanted.quality < 100):
-        content = pictures.converted(content, format=wanted.format, quality=wanted.quality) or content
+        content = decoding.converted(content, format=wanted.format, quality=wanted.quality) or content
     return {"b64_json": base64.b64encode(content).decode()}

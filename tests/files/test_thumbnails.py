@@ -6,7 +6,7 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
-from files import backend, pictures, storing, thumbnails
+from files import backend, decoding, storing, thumbnails
 from files.models import File
 from tests.factories import make_user
 from tests.files.conftest import picture
@@ -40,13 +40,13 @@ def stored() -> set[str]:
 
 
 def test_a_picture_that_is_deleted_meanwhile_leaves_nothing(file, monkeypatch, committing):
-    whole = pictures.thumbnail
+    whole = decoding.thumbnail
 
     def deleted_meanwhile(*paths, content_type) -> bool:
         storing.delete(File.objects.get())
         return whole(*paths, content_type=content_type)
 
-    monkeypatch.setattr(pictures, "thumbnail", deleted_meanwhile)
+    monkeypatch.setattr(decoding, "thumbnail", deleted_meanwhile)
     with committing():
         assert thumbnails.key_of(file) is None
     assert stored() == set()
@@ -63,7 +63,7 @@ def test_one_that_came_since_the_row_was_read_goes_with_the_file(file, committin
 
 def test_what_can_not_be_made_is_tried_once(file, monkeypatch):
     tries = []
-    monkeypatch.setattr(pictures, "thumbnail", lambda *paths, **_: tries.append(paths))
+    monkeypatch.setattr(decoding, "thumbnail", lambda *paths, **_: tries.append(paths))
     assert [thumbnails.key_of(File.objects.get()) for _ in range(2)] == [None, None]
     assert len(tries) == 1
 

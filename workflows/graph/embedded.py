@@ -11,7 +11,7 @@ from rest_framework.exceptions import ParseError
 from accounts.models import User
 from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.api.parsers import loads
-from files import pictures, storing
+from files import decoding, storing
 from files import queries as file_queries
 
 from .parsing import MARK_INPUT
@@ -53,7 +53,10 @@ def workflow_of(file_id: str, *, user: User, path: str) -> Any:
 
 
 def _read(content: bytes, path: str) -> Any:
-    texts = pictures.texts(content)
+    try:
+        texts = decoding.texts(content)
+    except decoding.Undecodable as exc:
+        raise ValidationFailed.of(path, str(exc), "UNDECODABLE") from exc
     if texts is None:
         return _parsed(content, path)
     if text := texts.get("prompt"):

@@ -19,7 +19,7 @@ from comfyserve.outbound import client
 from comfyui import NotFound, Refused, Unreachable
 from comfyui.bridge import Bridge, NoBridge
 from comfyui.types import OutputFile
-from files import pictures, storing, types
+from files import decoding, storing, types
 from files.errors import BytesMissing, StorageUnavailable
 from files.incoming import Incoming
 from files.models import File
@@ -84,6 +84,8 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
         yield
     except _Unusable as exc:
         raise Unplaceable(str(exc), node_id=node_id, name=name, claim=claim) from exc
+    except decoding.Undecodable as exc:
+        raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
     except BytesMissing as exc:
         raise Unplaceable("the file is gone", node_id=node_id, name=name, claim=claim) from exc
     except (client.Unreachable, client.TookTooLong) as exc:
@@ -164,7 +166,7 @@ def _place_converted(claim: Claim, incoming: Incoming, *, backend: Backend, aliv
         return name
     target = incoming.path.with_name(f"{incoming.path.name}.png")
     try:
-        if not pictures.as_png(incoming.path, target):
+        if not decoding.as_png(incoming.path, target):
             raise _Unusable("the picture can not be read, or is too large to be converted")
         with target.open("rb") as stream:
             _send(backend, name, _Watched(stream, alive))
@@ -198,7 +200,7 @@ def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
     message = media_kinds.refusal(content_type, wanted or types.MEDIA)
     if message:
         raise _Unusable(message)
-    size = pictures.size_of(incoming.path)
+    size = decoding.measure(incoming.path, content_type)
     if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
         raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
 

@@ -20,6 +20,7 @@ ASK_SECONDS = 1.0  # how often it is asked whether somebody looks
 SIZE = 256  # pixels of the longer side
 QUALITY = 70
 MAX_PIXELS = 4096 * 4096
+FORMATS = ("JPEG", "PNG", "WEBP")  # of which none decodes anything when opened
 
 
 class Previews:
@@ -48,7 +49,7 @@ class Previews:
 def _small(data: bytes) -> bytes | None:
     """As a JPEG of SIZE pixels at most; None where it is no picture."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return None
             small = picture.convert("RGB")

@@ -1,0 +1,180 @@
+"""Pictures and videos of users, decoded in processes of limited time and memory (`decoder`).
+
+What kills a decoder (a bomb, a bug in a codec) raises `Undecodable` for that file; the next request gets a
+new process. Processes start with the first request, are used again, and end with ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from .errors import StorageUnavailable
+
+logger = logging.getLogger(__name__)
+
+USES = 500  # of one process; then another takes its place, whatever memory a library has lost
+WAIT_SECONDS = 60.0  # longest wait for a process that is free
+MEASURE_SECONDS, DECODE_SECONDS, CONVERT_SECONDS = 10.0, 20.0, 60.0
+GRACE = 5.0  # seconds after which a process that should have ended itself is killed
+
+
+class Undecodable(Exception):
+    """The file can not be decoded within the limits. The message is for its user."""
+
+    def __init__(self) -> None:
+        super().__init__("The file can not be decoded: it is broken, or takes too much memory or time")
+
+
+class Busy(StorageUnavailable):
+    """All decoders were in use for WAIT_SECONDS."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many files are examined now; try again later")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """As displayed; `duration` in seconds."""
+
+    width: int | None
+    height: int | None
+    duration: float | None
+
+    @property
+    def pixels(self) -> int:
+        return (self.width or 0) * (self.height or 0)
+
+
+# -- what is asked ---------------------------------------------------------------------------------------
+def measure(path: Path, content_type: str) -> Measures | None:
+    """None if it is no readable picture, video or sound. Raises Undecodable and Busy, like the others."""
+    if not content_type.startswith(("image/", "video/", "audio/")):
+        return None
+    found = _measuring.ask("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
+    return Measures(**found) if found else None
+
+
+def texts(content: bytes) -> dict[str, str] | None:
+    """Metadata of a picture: see `pictures.texts`."""
+    with _file(content) as path:
+        found: dict[str, str] | None = _measuring.ask("texts", MEASURE_SECONDS, path=str(path))
+        return found
+
+
+def as_png(path: Path, target: Path) -> bool:
+    return bool(_decoding.ask("as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
+
+
+def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
+    given = {"path": str(path), "target": str(target), "content_type": content_type}
+    return bool(_decoding.ask("thumbnail", DECODE_SECONDS, **given))
+
+
+def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # noqa: A002
+    """The picture upright as "png", "jpeg" or "webp". None where it cannot be decoded or is too large."""
+    with _file(content) as path, _file(b"") as target:
+        given = {"path": str(path), "target": str(target), "format": format, "quality": quality}
+        try:
+            return target.read_bytes() if _decoding.ask("convert", CONVERT_SECONDS, **given) else None
+        except Undecodable:
+            return None
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=settings.INCOMING_DIR) as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
+
+
+# -- processes -------------------------------------------------------------------------------------------
+class _Process:
+    def __init__(self) -> None:
+        self.uses = 0
+        # The parent may use many threads: nothing of Python runs between fork and exec.
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "files.decoder", str(settings.DECODER_MEMORY_BYTES)],
+            cwd=settings.BASE_DIR,
+            env={"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._requests: Any = self._popen.stdin
+        self._results: Any = self._popen.stdout
+
+    def ask(self, request: dict[str, Any], *, seconds: float) -> Any:
+        """Raises Undecodable when the process does not survive it."""
+        self.uses += 1
+        try:
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+            poll = select.poll()
+            poll.register(self._results, select.POLLIN)
+            answer = self._results.readline() if poll.poll((seconds + GRACE) * 1000) else b""
+            return json.loads(answer)["result"]
+        except (OSError, ValueError) as exc:
+            self.end()
+            logger.warning("a decoder ended (%s) over %s", self._popen.returncode, request["do"])
+            raise Undecodable from exc
+
+    @property
+    def usable(self) -> bool:
+        return self.uses < USES and self._popen.poll() is None
+
+    def end(self) -> None:
+        self._popen.kill()
+        for pipe in (self._requests, self._results):
+            with suppress(OSError):
+                pipe.close()
+        self._popen.wait(GRACE)
+
+
+class _Pool:
+    """At most `size` processes; `ask` waits for a free one."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._fill()
+        os.register_at_fork(after_in_child=self._fill)  # pipes are our parent's
+
+    def _fill(self) -> None:
+        self._free: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        for _ in range(self._size):
+            self._free.put(None)
+
+    def ask(self, do: str, seconds: float, **arguments: Any) -> Any:
+        free = self._free
+        try:
+            process = free.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            raise Busy from None
+        try:
+            if process is None or not process.usable:
+                if process is not None:
+                    process.end()
+                process = _Process()
+            return process.ask({"do": do, "seconds": seconds, **arguments}, seconds=seconds)
+        finally:
+            free.put(process)
+
+
+# A picture that takes long to decode keeps no upload waiting to be measured.
+_measuring = _Pool(2)
+_decoding = _Pool(1)
