@@ -81,18 +81,18 @@ def test_a_decoder_has_none_of_our_secrets(decoders, picture):
     assert b"SECRET_KEY" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def test_a_decoder_that_dies_costs_one_file(decoders, picture):
+def test_a_decoder_that_dies_costs_one_file(decoders, picture, tmp_path):
     before = children()
     decoding.measure(picture, "image/png")
     [pid] = children() - before
-    os.kill(pid, signal.SIGSTOP)  # so that it dies with the next request in its hands
+    fifo = tmp_path / "picture"
+    os.mkfifo(fifo)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(decoding.measure, picture, "image/png")
-        while decoders._free.qsize():
-            pass
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(decoding.Undecodable):
-            asked.result(10)
+        asked = pool.submit(decoding.measure, fifo, "image/png")
+        with fifo.open("wb"):  # returns when the decoder has opened it, and reads
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(decoding.Undecodable):
+                asked.result(10)
     assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
 
 
