@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from comfyserve.outbound import client
+from comfyserve.outbound import addresses, client
 from comfyserve.outbound.client import Refused, TookTooLong, TooLarge, Unreachable, Unusable
 
 
@@ -162,7 +162,7 @@ class TestSlowDNS:
     def silent(self, monkeypatch) -> Iterator[None]:
         answer = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
-        monkeypatch.setattr(client, "RESOLVE_SECONDS", 0.1)
+        monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.1)
         yield
         answer.set()
 
