@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
@@ -42,6 +42,7 @@ def run(
     metadata: Mapping[str, Any] | None = None,
     metadata_text: str = "",
     webhook: outbox.Wanted | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Run:
     """Put a run of the app into the queue. `app` is its address: see `catalog.find`.
 
@@ -52,7 +53,7 @@ def run(
     values = _values(found, inputs, user=user, path="inputs")
     accepted = submission.submit_work(
         user=user,
-        work=work_of(found, values, path="inputs"),
+        work=replace(work_of(found, values, path="inputs"), output=output or {}),
         priority=priority,
         timeout_minutes=timeout_minutes or settings.DEFAULT_TIMEOUT_MINUTES,
         metadata=metadata or {},
@@ -72,6 +73,7 @@ def run_many(
     timeout_minutes: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     webhook: outbox.Wanted | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Batch:
     """The same for many at once, all or none; mistakes are under `<path>.<number>.<name>`."""
     found = catalog.find(user=user, address=app)
@@ -95,6 +97,7 @@ def run_many(
         timeout_minutes=timeout_minutes or settings.DEFAULT_TIMEOUT_MINUTES,
         metadata=metadata or {},
         webhook=webhook,
+        output=output,
     )
 
 

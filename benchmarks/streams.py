@@ -147,6 +147,7 @@ def play(execution_id: str) -> None:
     Execution.objects.filter(id=execution_id).update(claim_token=token, worker="bench", attempt=1)
     row = Execution.objects.get(id=execution_id)
     claim = Claim(
+        output={}, hidden=False,
         execution_id=row.id, token=token, worker="bench", attempt=1, user_id=row.user_id, status="pending",
         timeout_minutes=30, started_at=None, posted_at=None, boot="", faults=0, tries=0, request_id="", excluded=[],
         kind="", username="", priority="normal", models=[], webhook=False, batch=False, elapsed=0.0, prompt={}, extras={},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import formats, metadata, picture_conversion, types, video_conversion
+from . import formats, metadata, types
 from .conversion_errors import CannotConvert
 
 PICTURES, VIDEOS = (
@@ -114,6 +114,8 @@ def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> st
 
     Memory and time are limited by the caller. `wanted` comes from `Wanted.for_type`.
     """
+    from . import picture_conversion, video_conversion  # not in our own processes: they load much
+
     if wanted == Wanted(strip=True):
         return _stripped(source, target, content_type)
     kind = content_type.partition("/")[0]
@@ -136,6 +138,8 @@ def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> st
 
 def _stripped(source: Path, target: Path, content_type: str) -> str:
     """Without decoding where that is possible: nothing but the metadata is lost."""
+    from . import picture_conversion, video_conversion
+
     if content_type in formats.MUXERS:
         video_conversion.strip(source, target, content_type=content_type)
         return content_type

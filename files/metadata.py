@@ -109,6 +109,44 @@ def _end_of_jpeg(data: bytes) -> int | None:
     return None if at < 0 else at + 2
 
 
+def strip_gif(source: IO[bytes], target: IO[bytes]) -> None:
+    """Comments and the extensions of applications go, but for the one that says how often it repeats."""
+    head = _whole(source.read(13), 13)
+    if head[:3] != b"GIF":
+        raise Malformed("no GIF")
+    target.write(head)
+    _copy(source, target, _palette_size(head[10]))
+    while (kind := _whole(source.read(1), 1)) != b";":
+        if kind == b"!":
+            label = _whole(source.read(1), 1)
+            blocks = _gif_blocks(source)
+            if label != b"\xfe" and not (label == b"\xff" and blocks[1:12] not in GIF_LOOPS):
+                target.write(kind + label + blocks)
+        elif kind == b",":
+            about = _whole(source.read(9), 9)
+            target.write(kind + about)
+            _copy(source, target, _palette_size(about[8]))
+            target.write(_whole(source.read(1), 1) + _gif_blocks(source))
+        else:
+            raise Malformed("the GIF has a part that is not known")
+    target.write(b";")
+
+
+GIF_LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+
+
+def _palette_size(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_blocks(source: IO[bytes]) -> bytes:
+    """Sub-blocks up to the empty one that ends them."""
+    found = bytearray()
+    while size := _whole(source.read(1), 1)[0]:
+        found += bytes([size]) + _whole(source.read(size), size)
+    return bytes(found) + b"\0"
+
+
 def strip_glb(source: IO[bytes], target: IO[bytes]) -> None:
     """What ComfyUI writes into `asset.extras`, and all other extras of the asset."""
     magic, version, _ = struct.unpack("<4sII", _whole(source.read(12), 12))
@@ -146,6 +184,7 @@ STRIPPERS: dict[str, Callable[[IO[bytes], IO[bytes]], None]] = {
     "image/apng": strip_png,
     "image/webp": strip_webp,
     "image/jpeg": strip_jpeg,
+    "image/gif": strip_gif,
     "model/gltf-binary": strip_glb,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,7 +23,7 @@ from accounts.models import User
 from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.db import connections, rows
 
-from . import backend, decoding, names, types
+from . import backend, conversion, decoding, names, sandbox, types
 from .errors import BytesMissing, StorageUnavailable
 from .incoming import Incoming
 from .models import ConvertedFile, File, Kind
@@ -99,15 +99,19 @@ def store(
     filename: str,
     chunks: Iterable[bytes],
     on_bytes: Callable[[int], Any] | None = None,
+    strip: bool = False,
 ) -> File:
     """Store the bytes and build their row, unsaved: the caller decides when it becomes visible.
 
     Save it with `keep`, or discard the bytes with `drop`. The key is unique, so that a writer that lost its
-    claim overwrites nothing. `on_bytes` is called as bytes are transferred to the storage.
+    claim overwrites nothing. `on_bytes` is called as bytes are transferred to the storage. With `strip` only
+    what has no metadata is stored; raises CannotConvert where they cannot be removed.
     """
-    with Incoming() as incoming:
+    with Incoming() as incoming, Incoming() if strip else nullcontext() as stripped:
         for chunk in chunks:
             incoming.write(chunk)
+        if stripped is not None and _strip(incoming, stripped, filename, alive=on_bytes):
+            incoming = stripped
         file = _described(incoming, user_id=user_id, kind=kind, filename=filename, strict=False)
         try:
             _put(incoming, file, on_bytes=on_bytes)
@@ -115,6 +119,25 @@ def store(
             drop(file)
             raise
     return file
+
+
+def _strip(
+    incoming: Incoming, stripped: Incoming, filename: str, *, alive: Callable[[int], Any] | None
+) -> bool:
+    """Write it without metadata to `stripped`. False where it can have none."""
+    content_type = types.of_content(incoming.head, filename=filename)
+    if not conversion.may_have_metadata(content_type):
+        return False
+
+    def wanted() -> bool:
+        if alive is not None:
+            alive(0)
+        return True
+
+    only = conversion.Wanted(strip=True)
+    sandbox.convert(incoming.path, stripped.path, only, content_type, alive=wanted)
+    stripped.adopt()
+    return True
 
 
 def keep(files: Sequence[File]) -> None:

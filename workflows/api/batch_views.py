@@ -46,7 +46,7 @@ class SubmitView(APIView):
 def batch_options(given: dict[str, Any], request: Request) -> dict[str, Any]:
     """What `batches.submit` takes beside what is to run."""
     webhook = wanted_webhook(given, request._request)
-    names = ("priority", "timeout_minutes", "metadata")
+    names = ("priority", "timeout_minutes", "metadata", "output")
     return {**{name: given[name] for name in names}, "webhook": webhook}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,9 @@ from rest_framework.exceptions import ErrorDetail
 
 from comfyserve.api.fields import FlagField, NumberField, WholeNumber
 from comfyserve.api.parsers import Document
+from comfyserve.api.validation import MOST_UNKNOWN
+from comfyserve.near_names import did_you_mean, near
+from files.serializers import MAX_SIZE, QUALITY, FormatFields
 from workflows.models import Level, Priority, Status
 from workflows.models.webhook import EXECUTION_EVENTS
 
@@ -53,9 +57,39 @@ class WorkflowField(serializers.JSONField):
         super().__init__(**kwargs)
 
 
+class OutputOptions(FormatFields):
+    """How the files of a run are wanted beside the originals."""
+
+    quality = WholeNumber(**QUALITY, allow_null=True)
+    max_size = WholeNumber(**MAX_SIZE, allow_null=True)
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        """What was given and is not null: it is kept as JSON."""
+        refuse_unknown(data, self.fields, path="output")
+        found: dict[str, Any] = super().to_internal_value(data)
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def refuse_unknown(data: Any, known: Iterable[str], *, path: str) -> None:
+    """Fields within a field are as strict as those of the body."""
+    strange = set(data) - set(known) if isinstance(data, Mapping) else set()
+    if strange:
+        raise serializers.ValidationError(
+            {
+                str(name)[:200]: [ErrorDetail(_no_field(str(name), known, path), "UNKNOWN_FIELD")]
+                for name in sorted(strange, key=str)[:MOST_UNKNOWN]
+            }
+        )
+
+
+def _no_field(name: str, known: Iterable[str], path: str) -> str:
+    return f"There is no field '{path}.{name[:100]}'{did_you_mean(near(name, list(known)))}"
+
+
 class ValidateSerializer(serializers.Serializer[Any]):
     also_called = {"prompt": "workflow", "graph": "workflow"}
     workflow = WorkflowField()
+    output = OutputOptions(required=False, allow_null=True, help_text="As for *Execute Workflow*; checked")
 
 
 class SubmissionOptions(serializers.Serializer[Any]):
@@ -92,6 +126,10 @@ class SubmissionOptions(serializers.Serializer[Any]):
         required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
         help_text="From the start of running",
     )  # fmt: skip
+    output = OutputOptions(
+        required=False, allow_null=True,
+        help_text="How the files are wanted: `converted` in the result is beside each original",
+    )  # fmt: skip
 
     def to_internal_value(self, data: Any) -> Any:
         found = super().to_internal_value(data)
@@ -106,6 +144,7 @@ class SubmissionOptions(serializers.Serializer[Any]):
             "metadata": found.get("metadata") or {},
             "metadata_text": text,
             "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
+            "output": found.get("output") or {},
         }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from django.utils import timezone
 
 from comfyserve.api.rendering import JSONText
-from files import links
+from files import conversion, converted, links
 from files.formats import Group
+from files.models import ConvertedFile, File
 from workflows.models import Execution, LogLine, Output, Status
 
 from . import selectors
@@ -47,7 +48,7 @@ def _text(output: Output) -> dict[str, Any]:
 def _file(output: Output, *, base: str) -> dict[str, Any]:
     file = output.file
     assert file is not None  # noqa: S101  (the caller looked)
-    return {
+    shown = {
         "filename": file.filename,
         "url": links.download_url(file, base=base),
         "width": file.width,
@@ -60,6 +61,23 @@ def _file(output: Output, *, base: str) -> dict[str, Any]:
         "size": file.size,
         "temporary": output.temporary,
         "thumbnail_url": links.thumbnail_url(file, base=base),
+    }
+    made = output.converted
+    return shown if made is None else {**shown, "converted": _converted(file, made, base=base)}
+
+
+def _converted(file: File, made: ConvertedFile, *, base: str) -> dict[str, Any]:
+    """What it was converted to, in the words of the original beside it."""
+    filename = converted.filename_of(file, made.content_type)
+    return {
+        "format": conversion.FORMAT_OF.get(made.content_type),
+        "filename": filename,
+        "url": links.converted_url(file, made, filename=filename, base=base),
+        "width": made.width,
+        "height": made.height,
+        "duration_seconds": made.duration_seconds,
+        "content_type": made.content_type,
+        "size": made.size,
     }
 
 

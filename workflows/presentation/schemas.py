@@ -97,7 +97,8 @@ class ResultSerializer(serializers.Serializer[Any]):
     duration_seconds = serializers.FloatField(allow_null=True, help_text="From start to end")
     outputs = serializers.DictField(
         child=serializers.ListField(child=serializers.DictField()),
-        help_text="By kind, such as `images`: filename, url, width, height and more of each",
+        help_text="By kind, such as `images`: filename, url, width, height and more of each; `converted` has "
+        "the same of what it was converted to, where the run asked for that",
     )
     error = serializers.CharField(allow_null=True, help_text="Why it failed, for people")
     error_details = serializers.JSONField(allow_null=True, help_text="Why it failed, for programs")

@@ -14,11 +14,12 @@ from comfyserve.api.errors import NotFound
 from comfyserve.db import rows
 from comfyserve.db.rows import Columns
 from comfyserve.ttl_cache import TtlCache
-from files.models import File
+from files.models import ConvertedFile, File
 from workflows.models import Execution, Graph, LogLine, Output, Status
 
 LINES_IN_RESULT = 20
 _EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
+_CONVERTED = Columns(ConvertedFile, "c")
 _FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 
@@ -51,11 +52,12 @@ def executions_of(*, user: User, status: str | None = None, app: str | None = No
 
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
-    """Of each, in their order, with their files, in one query."""
+    """Of each, in their order, with their files and what these were converted to, in one query."""
     found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
     cursor = rows.prepared(
         f"""
-        SELECT {_OUTPUT}, {_FILE} FROM workflows_output o LEFT JOIN files_file f ON f.id = o.file_id
+        SELECT {_OUTPUT}, {_FILE}, {_CONVERTED} FROM workflows_output o
+        LEFT JOIN files_file f ON f.id = o.file_id LEFT JOIN files_convertedfile c ON c.id = o.converted_id
         WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
         """,  # noqa: S608
         [list(ids)],
@@ -64,8 +66,15 @@ def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
         output = _OUTPUT.read(row)
         if output.file_id is not None:
             output.file = _FILE.read(row, at=len(_OUTPUT))
+        output.converted = _converted(row, output)
         found[output.execution_id].append(output)
     return found
+
+
+def _converted(row: Sequence[Any], output: Output) -> ConvertedFile | None:
+    """None also where it has been deleted since."""
+    made = _CONVERTED.read(row, at=len(_OUTPUT) + len(_FILE)) if output.converted_id else None
+    return made if made is not None and made.pk is not None else None
 
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

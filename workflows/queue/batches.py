@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -40,12 +41,14 @@ def submit(
     timeout_minutes: int,
     metadata: Mapping[str, Any],
     webhook: outbox.Wanted | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Batch:
     """Put all of them in the queue, or none. The webhook is told once, when the last one has ended.
 
     Raises what `submission.submit` does, and PayloadTooLarge.
     """
     _check_size(works)
+    works = [replace(work, output=output or {}) for work in works]
     target = client.parse(webhook.url) if webhook else None
     batch = Batch(
         id=uuid4(),

@@ -52,6 +52,8 @@ class Claim:
     elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
     prompt: dict[str, Any]
     extras: dict[str, Any]  # for ComfyUI beside the prompt
+    output: dict[str, Any]  # how its outputs are wanted: see workflows.api.serializers.OutputOptions
+    hidden: bool  # it runs an app that does not show its workflow to this user
 
     @property
     def mark(self) -> str:
@@ -66,7 +68,8 @@ _CLAIM_FIELDS = """
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     e.batch_id IS NOT NULL AS batch,
-    coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras
+    coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras, g.output,
+    coalesce((e.app ->> 'hidden_from')::bigint <> e.user_id, false) AS hidden
 """
 
 
@@ -141,7 +144,9 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
 
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
-    return rows.as_dataclasses(Claim, rows.prepared(sql, parameters), prompt=json.loads, extras=json.loads)
+    return rows.as_dataclasses(
+        Claim, rows.prepared(sql, parameters), prompt=json.loads, extras=json.loads, output=json.loads
+    )
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:

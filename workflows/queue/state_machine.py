@@ -21,7 +21,8 @@ from uuid import UUID
 from django.db import transaction
 
 from comfyserve.db import connections, rows
-from files import storing
+from files import converted, storing
+from files.models import ConvertedFile
 from workflows import notify, task_events
 from workflows.models import (
     ALIVE,
@@ -58,6 +59,8 @@ class Outcome:
     lines: Sequence[Line] = field(default=())
     warnings: Sequence[str] = field(default=())
     gpu_seconds: float | None = None
+    # What outputs were converted to; their rows are saved with the end.
+    made: Sequence[tuple[Output, ConvertedFile]] = ()
     began: Began | None = None  # a run that ended before its begin was recorded: both are written at once
 
 
@@ -145,6 +148,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             batch=claim.batch,
         )
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
+        _keep_converted(outcome.made)
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
             output.text = connections.sanitize_json(output.text)
@@ -158,6 +162,14 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         scheduling.charge(ended)
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
+
+
+def _keep_converted(made: Sequence[tuple[Output, ConvertedFile]]) -> None:
+    pairs = [converted.Pair(output.file, each) for output, each in made if output.file is not None]
+    if pairs:
+        kept = converted.keep(pairs)
+        for output, each in made:
+            output.converted = kept[each.key]
 
 
 def _report_end(claim: Claim, outcome: Outcome) -> None:

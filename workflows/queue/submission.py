@@ -59,6 +59,7 @@ class Work:
     lent: frozenset[str] = frozenset()
     warnings: Sequence[str] = ()  # of reading it; they go into the log
     extras: Mapping[str, Any] = field(default_factory=dict)  # for ComfyUI beside the prompt
+    output: Mapping[str, Any] = field(default_factory=dict)  # how its outputs are wanted
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ def submit(
     extra_data: Mapping[str, Any] | None = None,
     partial_execution_targets: Sequence[str] | None = None,
     execution_id: UUID | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Accepted:
     """Put a workflow in the queue. `webhook` is to be checked before. `extra_data` is given to ComfyUI as it
     is; with `partial_execution_targets` only these output nodes are run. `execution_id` is a client's
-    own choice of id; IntegrityError where it is in use.
+    own choice of id; IntegrityError where it is in use. `output` says how its files are wanted.
 
     Raises ValidationFailed for structural mistakes, denied nodes and paths, LimitExceeded for a quota,
     Unavailable when the whole queue is full.
@@ -96,9 +98,9 @@ def submit(
     work = read(workflow, user=user)
     extras = _extras(work.graph, extra_data, partial_execution_targets)
     return submit_work(
-        user=user, work=replace(work, extras=extras), priority=priority, timeout_minutes=timeout_minutes,
-        metadata=metadata, metadata_text=metadata_text, webhook=webhook, retried_from=retried_from,
-        execution_id=execution_id,
+        user=user, work=replace(work, extras=extras, output=output or {}), priority=priority,
+        timeout_minutes=timeout_minutes, metadata=metadata, metadata_text=metadata_text, webhook=webhook,
+        retried_from=retried_from, execution_id=execution_id,
     )  # fmt: skip
 
 
@@ -281,6 +283,7 @@ def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> No
                     prompt=each.taken.prompt,
                     inputs=each.work.inputs,
                     extras=dict(each.work.extras),
+                    output=dict(each.work.output),
                 )
                 for execution, each in zip(executions[part], prepared[part], strict=True)
             )
@@ -320,7 +323,7 @@ def work_of(execution: Execution) -> Work:
     again = read(execution.graph.submitted, user=execution.user)
     lent = frozenset((app or {}).get("files", ()))
     graph = execution.graph
-    return replace(again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras)
+    return replace(again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras, output=graph.output)
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:

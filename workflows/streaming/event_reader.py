@@ -92,7 +92,7 @@ def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
 
 def _as_events(lines: Sequence[LogLine]) -> list[Event]:
     made = {line.execution_id for line in lines if line.kind == LineKind.OUTPUT}
-    rows = Output.objects.select_related("file").filter(execution_id__in=made) if made else []
+    rows = Output.objects.select_related("file", "converted").filter(execution_id__in=made) if made else []
     outputs = {(row.execution_id, row.position): row for row in rows}
     return [_as_event(line, outputs) for line in lines]
 

@@ -6,15 +6,15 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from comfyserve.db import connections
 from comfyui import History, Unreachable
 from comfyui.types import ExecutionError, OutputFile
-from files import storing, thumbnails
+from files import converted, storing, thumbnails
 from files.errors import BytesMissing, StorageUnavailable
-from files.models import File
+from files.models import ConvertedFile, File
 from workflows.graph import comfyui_errors
 from workflows.models import Level, Output, Status
 from workflows.queue import requeueing, state_machine
@@ -23,11 +23,12 @@ from workflows.queue.execution_log import Line
 from workflows.queue.state_machine import Outcome
 from workflows.queue.transitions import Began
 
-from . import cleanup, output_collection
+from . import cleanup, output_collection, output_conversion
 from .backend import Backend
 from .runner import RECORD_BEGIN_SECONDS, Ended
 
 logger = logging.getLogger(__name__)
+Collected = tuple[list[Output], list[Line]]
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
 GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
@@ -58,6 +59,7 @@ def conclude(
     try:
         with _LateBegin(claim, ended.began) as late:
             collected = collecting.collect()
+            made, warned = _convert(claim, collected, alive=alive, stop=stop)
     except _CannotStore:
         outputs = collecting.what_there_is()
         outcome = dataclasses.replace(_not_stored(ended, outputs), began=late.unrecorded)
@@ -66,11 +68,17 @@ def conclude(
     if collected is None:
         return
     outputs, lines = collected
-    outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines])
-    outcome = dataclasses.replace(outcome, began=late.unrecorded)
+    outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines, *warned])
+    outcome = dataclasses.replace(outcome, began=late.unrecorded, made=made)
     if _record(claim, outcome, outputs=outputs, stop=stop):
         cleanup.forget(claim, history, backend)
         _make_thumbnails(outputs)
+
+
+def _convert(
+    claim: Claim, collected: Collected | None, *, alive: Callable[[], bool], stop: threading.Event
+) -> tuple[output_conversion.Made, list[Line]]:
+    return output_conversion.convert(claim, collected[0] if collected else [], alive=alive, stop=stop)
 
 
 def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: threading.Event) -> bool:
@@ -81,10 +89,10 @@ def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: thre
     except connections.UNAVAILABLE:
         raise  # it may be recorded after all: what is not is found by the storage's sweep
     except Exception:
-        _drop(outputs)
+        _drop(outputs, outcome.made)
         raise
     if not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
-        _drop(outputs)
+        _drop(outputs, outcome.made)
     return False
 
 
@@ -191,7 +199,7 @@ class _Collecting:
         self._stored: dict[OutputFile, File] = {}
         self._own_failures = 0  # that cannot be an outage of the storage
 
-    def collect(self) -> tuple[list[Output], list[Line]] | None:
+    def collect(self) -> Collected | None:
         """(outputs, lines about what was missing). None: lost, given back, or left to the next process.
 
         Raises _CannotStore when it is given up.
@@ -285,8 +293,10 @@ def _make_thumbnails(outputs: list[Output]) -> None:
             logger.warning("no thumbnail of %s was made: %s", output.file_id, exc)
 
 
-def _drop(outputs: list[Output]) -> None:
+def _drop(outputs: list[Output], made: Sequence[tuple[Output, ConvertedFile]]) -> None:
     """What a lost claim had stored: nobody will ever see it."""
+    for _, each in made:
+        converted.drop(each)
     for output in outputs:
         if output.file is not None:
             storing.drop(output.file)

@@ -11,6 +11,7 @@ from typing import Any
 from comfyui import Client, NotFound
 from comfyui.types import History, OutputFile
 from files import storing, types
+from files.conversion_errors import CannotConvert
 from files.formats import Group
 from files.models import File, Kind
 from workflows.graph import refusals
@@ -22,6 +23,8 @@ from . import own_outputs
 
 MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
 LONGEST_SUBFOLDER = 500  # characters, as the column has
+_NOT_GIVEN = "ComfyUI does not give it"
+_NOT_STRIPPED = "the app does not show its workflow, which may be in it and cannot be removed"
 
 
 def collect(
@@ -47,11 +50,10 @@ def collect(
         try:
             if written not in stored:
                 stored[written] = _store(claim, written, client=client, alive=alive)
-        except NotFound:
-            message = (
-                f"{refusals.named(claim.prompt, written.node_id)}: its file {written.filename!r} is missing "
-                "from the outputs, since ComfyUI does not give it"
-            )
+        except (NotFound, CannotConvert) as exc:
+            why = _NOT_GIVEN if isinstance(exc, NotFound) else _NOT_STRIPPED
+            named = refusals.named(claim.prompt, written.node_id)
+            message = f"{named}: its file {written.filename!r} is missing from the outputs, since {why}"
             lines.append(Line(message, Level.WARNING, written.node_id))
             continue
         outputs.append(output_of(claim, written, stored[written]))
@@ -94,6 +96,7 @@ def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable
             filename=written.filename,
             chunks=chunks(),
             on_bytes=lambda _: alive(),
+            strip=claim.hidden,
         )
 
 

@@ -1,0 +1,66 @@
+"""Outputs in the format that the run asked for, made beside the next run before the execution ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from files import converted, sandbox
+from files.conversion import Wanted
+from files.conversion_errors import CannotConvert
+from files.errors import BytesMissing, StorageUnavailable
+from files.models import ConvertedFile
+from workflows.graph import refusals
+from workflows.models import Level, Output
+from workflows.queue.claims import Claim
+from workflows.queue.execution_log import Line
+
+logger = logging.getLogger(__name__)
+
+ALL_SECONDS = 600.0  # for all outputs of a run; the rest is converted when it is asked for
+LATER = "it is converted when it is downloaded with the same parameters"
+
+Made = list[tuple[Output, ConvertedFile]]
+
+
+def convert(
+    claim: Claim, outputs: Sequence[Output], *, alive: Callable[[], bool], stop: threading.Event
+) -> tuple[Made, list[Line]]:
+    """(what was made, its rows not saved; a warning for each output that could not be converted).
+
+    Raises nothing: a result with its originals is worth more than none.
+    """
+    wanted = Wanted.of(claim.output)
+    made: Made = []
+    lines: list[Line] = []
+    ends = time.monotonic() + ALL_SECONDS
+
+    def goes_on() -> bool:
+        return alive() and not stop.is_set() and time.monotonic() < ends
+
+    for output in outputs if wanted else ():
+        try:
+            new = _convert(output, wanted, alive=goes_on)
+        except (CannotConvert, BytesMissing, StorageUnavailable, sandbox.Abandoned) as exc:
+            lines.append(_warning(claim, output, exc))
+        else:
+            made += [(output, new)] if new else []
+    return made, lines
+
+
+def _convert(output: Output, wanted: Wanted, *, alive: Callable[[], bool]) -> ConvertedFile | None:
+    """None where it is as wanted."""
+    if output.file is None or wanted.for_type(output.file.content_type) is None:
+        return None
+    if not alive():
+        raise sandbox.Abandoned
+    return converted.make(output.file, wanted, alive=alive)
+
+
+def _warning(claim: Claim, output: Output, exc: Exception) -> Line:
+    named = refusals.named(claim.prompt, output.node_id)
+    why = str(exc) if isinstance(exc, CannotConvert) else LATER
+    filename = output.file.filename if output.file else ""
+    return Line(f"{named}: {filename!r} was not converted: {why}", Level.WARNING, output.node_id)
