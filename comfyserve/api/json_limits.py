@@ -11,19 +11,19 @@ from rest_framework.exceptions import ParseError
 
 MAX_DEPTH = 100
 MAX_ELEMENTS = 200_000  # values and keys: a graph of 2,000 nodes with 20 inputs each has 90,000
+MAX_ELEMENTS_ANONYMOUS = 1_000  # whoever has no account has a form to send, and no graph
 TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
-TOO_MANY = f"The JSON has more than {MAX_ELEMENTS} elements"
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # an unterminated string is searched once
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
-def check(raw: bytes) -> None:
-    """ParseError if the document has too many elements or is nested too deeply."""
-    if _separators(raw) <= MAX_ELEMENTS and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+def check(raw: bytes, *, elements: int = MAX_ELEMENTS) -> None:
+    """ParseError if the document has more than `elements` values and keys, or is nested too deeply."""
+    if _separators(raw) <= elements and raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return
     bare = _STRINGS.sub(b"", raw)  # commas and brackets inside strings do not count
-    if _separators(bare) > MAX_ELEMENTS:
-        raise ParseError(TOO_MANY)
+    if _separators(bare) > elements:
+        raise ParseError(f"The JSON has more than {elements} elements")
     depth = 0
     for found in _BRACKETS.finditer(bare):
         depth += 1 if found[0] in b"[{" else -1

@@ -55,9 +55,13 @@ class StrictJSONParser(BaseParser):
         self,
         stream: IO[Any],
         media_type: str | None = None,  # noqa: ARG002
-        parser_context: Mapping[str, Any] | None = None,  # noqa: ARG002
+        parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        return loads(stream.read())
+        request = (parser_context or {}).get("request")
+        user = getattr(request, "user", None)
+        is_anonymous = user is not None and not user.is_authenticated
+        elements = json_limits.MAX_ELEMENTS_ANONYMOUS if is_anonymous else json_limits.MAX_ELEMENTS
+        return loads(stream.read(), elements=elements)
 
 
 class _NoNumber:
@@ -67,12 +71,12 @@ class _NoNumber:
         self.mistake = mistake
 
 
-def loads(raw: bytes) -> Any:
-    """`raw` as Python values, an object as a Document.
+def loads(raw: bytes, *, elements: int = json_limits.MAX_ELEMENTS) -> Any:
+    """`raw` as Python values, an object as a Document; `elements` is how many it may have.
 
     ParseError if it cannot be parsed; ValidationFailed with the path of each invalid number.
     """
-    json_limits.check(raw)
+    json_limits.check(raw, elements=elements)
     try:
         text = raw.decode("utf-8-sig")  # Windows tools prepend a byte order mark
         value = _decoded(text)

@@ -211,6 +211,15 @@ class TestJson:
         with pytest.raises(ParseError, match="elements"):
             parsers.loads(b"[" + piece * json_limits.MAX_ELEMENTS + b"1]")
 
+    def test_without_an_account_few_elements_are_parsed(self, stranger: Api, as_alice: Api, monkeypatch):
+        body = [[]] * 5_000
+        answer = as_alice.post("/workflows/execute", body)
+        assert "dictionary" in answer.content.decode()
+        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        answer = stranger.post("/auth/login", body)
+        assert answer.status_code == 400
+        assert b"more than 1000 elements" in answer.content
+
     def test_depth_is_refused_before_parsing(self, monkeypatch):
         monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
         with pytest.raises(ParseError, match="levels"):
