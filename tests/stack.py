@@ -85,7 +85,7 @@ class Stack:
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
             "--port", str(self.port), "--no-access-log", "--ws", "none",
-            "--http", "comfyserve.api.gate.protocol:Protocol",
+            "--http", "comfyserve.api.gate.protocol:Protocol", "--no-proxy-headers",
         ]  # fmt: skip
         self.web = Process(
             "web", command, log=self.logs / "web.log", env=self.env | (env or {}), cwd=ROOT

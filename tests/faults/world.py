@@ -223,7 +223,7 @@ class World:
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
             "--port", str(self.stack.port), "--no-access-log", "--ws", "none",
-            "--http", "comfyserve.api.gate.protocol:Protocol",
+            "--http", "comfyserve.api.gate.protocol:Protocol", "--no-proxy-headers",
         ]  # fmt: skip
         return self._process("web", command, self._env("web"))
 

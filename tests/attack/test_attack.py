@@ -1,0 +1,64 @@
+"""The short form of script/attack: against a real ComfyUI, and proof that it finds what is open."""
+
+from __future__ import annotations
+
+import pytest
+
+from script.local.attack.campaign import attack
+from script.local.attack.installation import Installation
+from workflows.graph import node_classes
+
+FOLDER_READER = "LoadImageDataSetFromFolder"
+# Each reads or writes files, in a way of its own.
+CLASSES = (
+    "LoadImage", "LoadImageMask", "LoadImageOutput", "LoadLatent", "LoadVideo", "LoadAudio", "Load3D",
+    "Preview3D", "SaveImage", "SaveLatent", "SaveAudio", "SaveSVGNode", "WebcamCapture",
+)  # fmt: skip
+SEED = 7
+
+
+@pytest.fixture
+def installation(gpu_worker, comfyui) -> Installation:
+    return Installation(gpu_worker.url, comfyui.folder, pids=lambda: gpu_worker.web.pid)
+
+
+@pytest.mark.timeout(240)
+def test_nothing_gets_through(installation):
+    report = attack(
+        installation,
+        seconds=20,
+        seed=SEED,
+        connections=20,
+        kinds=frozenset({"slow headers", "slow bodies", "slow readers"}),
+        routes_share=0.1,
+        classes=CLASSES,
+        bombs=frozenset({"picture of 60,000 by 60,000", "regular expression", "deep JSON"}),
+        alone_seconds=1.5,
+        hold_seconds=0.5,
+    )
+    print("\n".join(report.lines()))
+    assert report.leaks == []
+    assert report.tries["paths in inputs of nodes"] > 30
+    assert report.ran["paths in inputs of nodes"] > 5
+    assert report.tries["routes with a stranger's ids"] > 100
+
+
+@pytest.fixture
+def everybody_reads_folders(gpu_worker):
+    """One wall is taken down: an operator lets everybody use a node that is denied by default."""
+    assert FOLDER_READER in node_classes.DENIED
+    gpu_worker.sql(
+        "INSERT INTO workflows_noderule (node, access) VALUES (%s, 'allow')",
+        FOLDER_READER,
+    )
+    yield
+    gpu_worker.sql("DELETE FROM workflows_noderule WHERE node = %s", FOLDER_READER)
+
+
+@pytest.mark.timeout(120)
+def test_it_finds_a_node_that_reads_what_others_have(installation, everybody_reads_folders):
+    report = attack(
+        installation, seconds=20, seed=SEED, parts=["nodes"], classes=[FOLDER_READER], alone_seconds=0.2
+    )
+    print("\n".join(report.lines()))
+    assert any(FOLDER_READER in leak and "the victim's picture" in leak for leak in report.leaks)
