@@ -46,6 +46,9 @@ class Faults:
     proxy: int | None = None  # what stands before it answers everything but /ws itself: this, and a page
     delay: dict[str, float] = field(default_factory=dict)  # path -> seconds before it is looked at
     hang: set[str] = field(default_factory=set)  # paths that never answer
+    hang_on: set[str] = field(
+        default_factory=set
+    )  # texts in addresses, with their queries, that never answer
     silent: bool = False  # sockets stay open, and nothing is sent on them
     deaf: bool = False  # sockets opened from now on answer no ping, as one whose peer has gone
     cut_files: int | None = None  # the connection ends after so many bytes of a file
@@ -282,7 +285,7 @@ class ScriptedComfyUI:
         await asyncio.sleep(faults.delay.get(path, 0))
         if faults.proxy is not None and path != "/ws":
             return web.Response(status=faults.proxy, text="<html>no way in</html>", content_type="text/html")
-        if path in faults.hang:
+        if path in faults.hang or any(text in request.path_qs for text in faults.hang_on):
             await asyncio.Event().wait()
         if path in faults.status:
             return web.Response(status=faults.status[path], text="told to")

@@ -9,10 +9,13 @@ import pytest
 import requests
 
 from script.local import ports
+from tests.scripted_comfyui import ScriptedComfyUI
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import sleep
+from tests.workflows.rig import sleep as scripted_sleep
 from tests.workflows.test_many_workers import start_pair
+from workflows.queue import state_machine
 
 QUICK = {"LEASE_SECONDS": "3", "RENEW_SECONDS": "1", "RESERVED_SECONDS": "2"}
 
@@ -206,4 +209,23 @@ def test_inputs_that_kill_their_worker_twice_are_poison(bare_stack, comfyui):
         stack.start_worker("prepares", comfyui_url=comfyui.url)
         result = person.result(execution_id)
     assert result["status"] == "failed"
-    assert result["error"] == "Given up: its worker died 2 times while it prepared the inputs"
+    assert result["error"] == state_machine.DEADLY
+
+
+def test_outputs_that_kill_their_worker_twice_are_poison_and_cost_nobody_else(bare_stack):
+    stack = bare_stack
+    culprit, innocent = stack.person("deadly"), stack.person("innocent")
+    with ScriptedComfyUI() as comfyui:
+        comfyui.faults.hang_on.add("deadly")  # what kills while it is fetched is a stand-in
+        deadly = ""
+        for fetched in range(2):
+            worker = stack.start_worker("collects", comfyui_url=comfyui.url)
+            if not deadly:
+                deadly = culprit.execute(graphs.colour(1, prefix="deadly"))
+                beside = innocent.execute(scripted_sleep(2))
+            comfyui.wait_for(lambda times=fetched: len(comfyui.asked("GET", "/view")) > times, timeout=20)
+            worker.kill()
+        stack.start_worker("collects", comfyui_url=comfyui.url)
+        assert culprit.result(deadly)["error"] == state_machine.DEADLY
+        assert innocent.result(beside)["status"] == "completed"
+        assert attempts(stack, beside) == 1

@@ -115,6 +115,12 @@ class Execution(models.Model):
         default=0, db_default=0, help_text="Times a try failed through no fault of its workflow"
     )
     faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
+    losses = models.IntegerField(default=0, db_default=0, help_text="Times its worker died while it held it")
+    handled_alone = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Its worker handles no other now: if it dies, it died of this",
+    )
     excluded = ArrayField(
         models.CharField(max_length=200), default=list, blank=True, help_text="Backends that refused it"
     )

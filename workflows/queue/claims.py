@@ -40,6 +40,8 @@ class Claim:
     posted_at: datetime | None
     boot: str
     faults: int
+    losses: int  # of the workers that held it before
+    handled_alone: bool  # when the last one was lost
     tries: int  # that failed before this claim, through no fault of the workflow
     request_id: str
     excluded: list[str]
@@ -63,7 +65,8 @@ class Claim:
 
 _CLAIM_FIELDS = """
     e.id AS execution_id, e.claim_token AS token, e.worker, e.attempt, e.user_id, e.status, e.timeout_minutes,
-    e.started_at, e.posted_at, e.boot, e.faults, e.tries, e.request_id, e.excluded, e.kind,
+    e.started_at, e.posted_at, e.boot, e.faults, e.losses,
+    e.handled_alone, e.tries, e.request_id, e.excluded, e.kind,
     (SELECT username FROM accounts_user u WHERE u.id = e.user_id) AS username, e.priority,
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
@@ -119,8 +122,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
     `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
     had the others has lost it: a frozen process that wakes finds its token gone.
 
-    One that was not posted yet counts a fault: a process that stops gives such a one back, so this one died
-    while it fetched and measured its inputs.
+    All of them are suspected of having killed it from now on: see `losses`.
     """
     return _claims(
         f"""
@@ -130,7 +132,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
             FOR NO KEY UPDATE SKIP LOCKED  -- what is locked for long is left to the reaper
         ), e AS (
             UPDATE workflows_execution SET claim_token = gen_random_uuid(), suspect_lease = NULL,
-                faults = faults + (posted_at IS NULL)::int,
+                losses = losses + 1,
                 lease_expires_at = now() + make_interval(secs => %s)
             FROM free WHERE workflows_execution.id = free.id RETURNING workflows_execution.*
         ), line AS (
@@ -183,6 +185,15 @@ def mark_submitted(claim: Claim, *, boot: str) -> bool:
         [boot, claim.execution_id, claim.token],
     )
     return noted == 1
+
+
+def note_alone(claim: Claim, *, alone: bool) -> None:
+    """Note whether its worker handles this execution, and no other, from now on. Survives the process only
+    once it is on disk: this commit waits for that."""
+    rows.execute(
+        "UPDATE workflows_execution SET handled_alone = %s WHERE id = %s AND claim_token = %s",
+        [alone, claim.execution_id, claim.token],
+    )
 
 
 def held_by(claim: Claim) -> QuerySet[Execution]:

@@ -60,23 +60,25 @@ def requeue(
 
 def _requeue(
     held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
-    hold_seconds: float | None = None,
+    hold_seconds: float | None = None, lost: bool = False,
 ) -> list[UUID]:  # fmt: skip
+    """`lost`: their worker is dead; one that it handled alone then is given up."""
     found = list(
         held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "returns", "status", "worker")
+        .only("id", "faults", "handled_alone", "returns", "status", "worker")
     )
-    poison = [row for row in found if _is_poison(row, fault=fault)]
+    poison = [row for row in found if _is_poison(row, fault=fault) or (lost and row.handled_alone)]
     ended = [used for row in poison for used in _give_up(row, reason=reason, fault=fault)]
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
+    values |= {"losses": F("losses") + 1} if lost else {}
     if hold_seconds:
         values |= {"tries": F("tries") + 1}
         values |= {"held": Held.BACKOFF, "held_until": Now() + timedelta(seconds=hold_seconds)}
     Execution.objects.filter(id__in=back).update(
         status=Status.PENDING, claim_token=None, lease_expires_at=None,
-        suspect_lease=None, suspect_since=None, posted_at=None, boot="", started_at=None,
+        suspect_lease=None, suspect_since=None, handled_alone=False, posted_at=None, boot="", started_at=None,
         current_step=0, total_steps=0, percentage=0, current_node=None, eta_seconds=None,
         returns=Case(When(status=Status.RUNNING, then=F("returns") + 1), default=F("returns")), **values,
     )  # fmt: skip
@@ -137,10 +139,12 @@ def reap() -> int:
             suspect_lease=F("lease_expires_at"),
             suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
         )
-        taken = _requeue(dead.filter(posted_at=None), reason="its worker is gone")
+        taken = _requeue(dead.filter(posted_at=None), reason="its worker is gone", lost=True)
         reserved = timedelta(seconds=settings.RESERVED_SECONDS)
         taken += _requeue(
-            dead.filter(lease_expires_at__lt=Now() - reserved), reason="its worker and ComfyUI are gone"
+            dead.filter(lease_expires_at__lt=Now() - reserved),
+            reason="its worker and ComfyUI are gone",
+            lost=True,
         )
         store.add("lease_losses", "reaped", count=len(taken))
     return len(taken)

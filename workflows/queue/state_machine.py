@@ -36,7 +36,7 @@ from workflows.models import (
     WebhookEvent,
 )
 
-from . import claims, execution_log, requeueing, scheduling, transitions
+from . import claims, execution_log, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 MOST_TICKETS = 16
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
+
+
+DEADLY = "Given up after 2 attempts: its worker died while it handled the inputs or outputs"
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,11 @@ def _report_end(claim: Claim, outcome: Outcome) -> None:
 
 
 def fail_if_deadly(claim: Claim) -> bool:
-    """Fail an adopted claim whose inputs were being prepared each time that its worker died. False: go on."""
-    if claim.posted_at is not None or claim.faults < requeueing.MAX_FAULTS:
+    """Fail an adopted claim that its worker, warned by an earlier loss, handled alone when it died. False: go
+    on."""
+    if not claim.handled_alone:
         return False
-    error = f"Given up: its worker died {claim.faults} times while it prepared the inputs"
-    finish(claim, Outcome(Status.FAILED, error=error))
+    finish(claim, Outcome(Status.FAILED, error=DEADLY, failure_cause=FailureCause.GIVEN_UP))
     return True
 
 

@@ -20,6 +20,7 @@ from workflows.models import Execution, ObjectInfo
 from workflows.queue import matching
 
 from .placed_inputs import PlacedInputs
+from .suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Backend:
         self.object_info_digest: str | None = None
         self.boot = ""
         self.placed = PlacedInputs()
+        self.suspects = Suspects()
         self.stored_at = 0.0  # when the outputs of a run were stored last (monotonic)
         self.node_classes: dict[str, node_classes.NodeClass] = {}
         self._output_classes: set[str] = set()

@@ -196,7 +196,8 @@ class Runner:
     def _prepare(self) -> parsing.Prompt | Gone:
         """Its input files onto ComfyUI; the prompt with the names they have there."""
         try:
-            return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+            with self._backend.suspects.handling(self.claim, alive=self._still_wanted):
+                return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
         except input_transfer.Unplaceable as exc:
             return self._fail(exc.fault)
         except input_transfer.NotNow as exc:
@@ -450,9 +451,7 @@ class Runner:
         self._looked_unasked = unasked
         self._heard_at = time.monotonic()
         try:
-            history = self._client.history(self._id)
-            where = "ended" if history else self._client.whereabouts(self._id)
-            history = history or (self._client.history(self._id) if where == "ended" else None)
+            where, history = self._where()
         except Unreachable as exc:
             return self._silent(exc)
         self._silent_since = None
@@ -464,6 +463,16 @@ class Runner:
         if where == "running":
             return None if self._begin() else self._leave_to_others()
         return self._stuck()
+
+    def _where(self) -> tuple[str, History | None]:
+        """Where ComfyUI has it, and its history once it has ended."""
+        with self._backend.suspects.handling(self.claim, alive=self._show_life):
+            history = self._client.history(self._id)
+            where = "ended" if history else self._client.whereabouts(self._id)
+            return where, history or (self._client.history(self._id) if where == "ended" else None)
+
+    def _show_life(self) -> None:
+        self.alive_at = time.monotonic()
 
     def _silent(self, exc: Unreachable) -> Gone | None:
         """It does not answer. Nothing listens: it died, and its queue with it. Else it may come back."""

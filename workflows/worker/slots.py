@@ -235,7 +235,8 @@ class Slots:
             held.alive()
             held.queued = False
             try:
-                with _named(held.claim):
+                handled = self.backend.suspects.handling(held.claim, alive=held.alive)
+                with _named(held.claim), handled:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
                     )
@@ -258,10 +259,12 @@ class Slots:
 
     # -- what is held ----------------------------------------------------------------------------------
     def _hold(self, held: Held) -> None:
+        self.backend.suspects.hold(held.claim)
         with self._lock:
             self._held[held.claim.token] = held
 
     def _release(self, held: Held) -> None:
+        self.backend.suspects.release(held.claim)
         with self._lock:
             self._held.pop(held.claim.token, None)
 
