@@ -13,6 +13,7 @@ from django.db import connection
 
 from accounts.models import User, UserLimits
 from comfyserve.api.errors import Detail, LimitExceeded
+from comfyserve.db import rows
 from comfyserve.db.locks import AdvisoryLock
 
 TAKE = """
@@ -25,9 +26,9 @@ RETURNING executions
 def running_at_once(*, user_id: int) -> int | None:
     """Concurrent executions of the user; None is no limit. Not a rejection: the scheduler holds the others
     back."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id])
-        row = cursor.fetchone()
+    row = rows.prepared(
+        "SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id]
+    ).fetchone()
     own = row[0] if row else None
     return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
@@ -81,8 +82,9 @@ def storage_is_limited(*, user: User) -> bool:
 
 def lock_storage(*, user: User) -> None:
     """Serialises checks of and additions to the user's storage until the transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.STORAGE, user.pk % 2**31])
+    rows.prepared(
+        "SELECT pg_advisory_xact_lock(%s::int, %s::int)", [int(AdvisoryLock.STORAGE), user.pk % 2**31]
+    )
 
 
 def _take_of_today(user: User, *, count: int) -> None:

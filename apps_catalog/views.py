@@ -134,7 +134,7 @@ class RunView(SubmittingView):
         catalog.find(user=user, address=app)  # before what is wrong with the body is told
         given = checked(RunSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
-        return Response(run_body(running.run(user=user, app=app, webhook=webhook, **given)))
+        return Response(run_body(running.run(user=user, app=app, webhook=webhook, **given), request))
 
 
 class BatchView(APIView):
@@ -153,8 +153,8 @@ class BatchView(APIView):
         return Response(batch_body(batch))
 
 
-def run_body(run: running.Run) -> dict[str, Any]:
+def run_body(run: running.Run, request: Request) -> dict[str, Any]:
     """What the submission of a run is answered."""
     return accepted_body(
-        run.accepted, app=run.found.app.address, version=run.found.version.number, inputs=run.inputs
+        run.accepted, request, app=run.found.app.address, version=run.found.version.number, inputs=run.inputs
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from comfyui import events
 from comfyui.client import Client, FileStream
 from comfyui.errors import ComfyUIError, NotFound, Refused, Unreachable
+from comfyui.recording import Recording
 from comfyui.session import Session, Subscription
 from comfyui.types import (
     Device,
@@ -36,6 +37,7 @@ __all__ = [
     "OutputFile",
     "QueueItem",
     "QueueState",
+    "Recording",
     "Refused",
     "Session",
     "Submitted",

@@ -123,8 +123,8 @@ def history(prompt_id: str, raw: Any) -> History | None:
         texts=list(texts(outputs)),
         error=_error_among(messages) if outcome == "error" else None,
         output_nodes=strings(prompt[4]) if isinstance(prompt, list) and len(prompt) > 4 else [],
-        started_ms=_timestamp(messages[:1]),
-        ended_ms=_timestamp(messages[-1:]),
+        started_ms=milliseconds(messages[0][1]) if messages else None,
+        ended_ms=milliseconds(messages[-1][1]) if messages else None,
         messages=messages,
     )
 
@@ -155,8 +155,9 @@ def execution_error(data: Mapping[str, Any]) -> ExecutionError:
     )
 
 
-def _timestamp(messages: list[tuple[str, dict[str, Any]]]) -> int | None:
-    stamp = messages[0][1].get("timestamp") if messages else None
+def milliseconds(message: Mapping[str, Any]) -> int | None:
+    """When ComfyUI sent this message, since 1970; None where it does not say."""
+    stamp = message.get("timestamp")
     return int(stamp) if isinstance(stamp, int | float) else None
 
 

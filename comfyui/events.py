@@ -23,6 +23,7 @@ IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
 @dataclass(frozen=True)
 class Started:
     prompt_id: str
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Succeeded:
     """The last node is done; history is about to be written."""
 
     prompt_id: str
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _executed(data: dict[str, Any]) -> Event:
 
 PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
     "status": _status,
-    "execution_start": lambda data: Started(prompt_id=str(data["prompt_id"])),
+    "execution_start": lambda data: Started(str(data["prompt_id"]), _parsing.milliseconds(data)),
     "execution_cached": lambda data: Cached(
         prompt_id=str(data["prompt_id"]), nodes=_parsing.strings(data["nodes"])
     ),
@@ -238,7 +240,7 @@ PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
     "progress": _progress,
     "progress_state": _progress_state,
     "executed": _executed,
-    "execution_success": lambda data: Succeeded(prompt_id=str(data["prompt_id"])),
+    "execution_success": lambda data: Succeeded(str(data["prompt_id"]), _parsing.milliseconds(data)),
     "execution_error": lambda data: Failed(
         prompt_id=str(data["prompt_id"]), error=_parsing.execution_error(data)
     ),

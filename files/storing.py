@@ -148,8 +148,9 @@ def keep(files: Sequence[File]) -> None:
     """
     if not files:
         return
-    quotas.lock_storage(user=User(pk=files[0].user_id))
-    known = _known(files)
+    with rows.pipeline():  # the second statement begins once the lock is held, and sees all from before
+        quotas.lock_storage(user=User(pk=files[0].user_id))
+        known = _known(files)
     spare: list[str] = []
     for file in files:
         own = file.__dict__.setdefault("_own_key", file.key)
@@ -215,15 +216,14 @@ def _twins(file: File) -> Iterable[File]:
 
 def _known(files: Sequence[File]) -> dict[str, tuple[str, str]]:
     """(key, thumbnail's key) by hash, of the bytes that their user already has."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
-            WHERE user_id = %s AND sha256 = ANY(%s) ORDER BY sha256, created_at DESC
-            """,
-            [files[0].user_id, [file.sha256 for file in files]],
-        )
-        return {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in cursor.fetchall()}
+    cursor = rows.prepared(
+        """
+        SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
+        WHERE user_id = %s AND sha256 = ANY(%s) ORDER BY sha256, created_at DESC
+        """,
+        [files[0].user_id, [file.sha256 for file in files]],
+    )
+    return {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in cursor.fetchall()}
 
 
 def _share(file: File, *, user: User) -> bool:

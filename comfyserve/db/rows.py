@@ -7,7 +7,8 @@ Django compiles a query's SQL anew each time, which takes longer than executing 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -110,6 +111,19 @@ def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> ps
         took = f"{time.perf_counter() - began:.3f}"
         connection.queries_log.append({"sql": sql, "time": took})
     return cursor
+
+
+@contextmanager
+def pipeline() -> Iterator[None]:
+    """`prepared` statements of the block are sent without waiting for each other's results.
+
+    They have run when the block ends, or when the first of their results is read. An error of any is raised
+    then.
+    """
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    with connection.wrap_database_errors, connection.connection.pipeline():
+        yield
 
 
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:

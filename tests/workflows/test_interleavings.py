@@ -4,6 +4,7 @@
 | ---------------------------------------- | ---------------------------- | ------------------------ | ---------------------- |
 | claimed, not yet posted                  | cancel                       | cancelled                | never hears of it      |
 | noted as posted, before the POST         | cancel                       | cancelled                | cleared                |
+| claimed, frozen for longer than a lease  | another worker has the claim | the other one's result   | never hears of it      |
 | waiting in ComfyUI                       | cancel                       | cancelled                | deleted, no interrupt  |
 | begun in ComfyUI, not yet in our row     | cancel                       | cancelled                | interrupted            |
 | running                                  | cancel                       | cancelled                | interrupted, only it   |
@@ -33,6 +34,7 @@ import requests
 from comfyui import Client
 from files.models import File
 from tests.waiting import wait_for
+from tests.workflows import graphs
 from tests.workflows.rig import after, before, sleep
 from workflows.models import Execution
 from workflows.queue import claims, state_machine
@@ -40,11 +42,42 @@ from workflows.worker import output_collection, runner
 
 
 def test_cancel_between_claim_and_post(rig, monkeypatch):
+    """Of a claim that is looked at once more, since its process may have been frozen."""
+    monkeypatch.setattr(claims, "FRESH_SECONDS", 0.0)
     before(monkeypatch, claims, "mark_submitted", lambda claim, **_: rig.cancel(claim.execution_id))
     execution_id = rig.run(sleep(5))
     rig.ends(execution_id, "cancelled")
     rig.is_clear()
     assert rig.comfyui.submissions == []
+
+
+def test_a_claim_that_was_lost_while_its_process_was_frozen_is_not_posted(rig, monkeypatch):
+    """It was noted as posted with the claim itself: after a while it is looked at once more."""
+    monkeypatch.setattr(claims, "FRESH_SECONDS", 0.0)
+
+    def lose(claim, **_):
+        Execution.objects.filter(id=claim.execution_id).update(claim_token=uuid.uuid4(), worker="other")
+
+    before(monkeypatch, claims, "mark_submitted", lose)
+    execution_id = rig.run(sleep(5))
+    wait_for(lambda: Execution.objects.filter(id=execution_id, worker="other").exists(), what="the loss")
+    assert rig.slots.wait_empty(timeout=20)
+    assert rig.comfyui.submissions == []
+
+
+def test_a_claim_without_input_files_is_noted_as_posted_at_once(rig):
+    rig.submit(graphs.colour(1))
+    claim = claims.take(worker="gpu", boot="its run")
+    assert claim.posted_at is not None
+    [adopted] = claims.adopt(worker="gpu", held=[])
+    assert (adopted.boot, adopted.faults) == ("its run", 0)
+
+
+def test_a_run_whose_events_were_all_heard_is_collected_without_asking_for_its_history(rig):
+    execution_id = rig.run(sleep(0.05))
+    assert rig.ends(execution_id, "completed")["outputs"]
+    rig.is_clear()
+    assert rig.comfyui.asked("GET", f"/history/{execution_id}") == []
 
 
 def test_cancel_between_the_note_and_the_post(rig, monkeypatch):

@@ -188,13 +188,15 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
 
     def body() -> bytes | None:
         """The result, or the state of now where it has not ended; None where it was deleted."""
-        execution = selectors.by_id(execution_id)
-        if execution is None:
+        found = selectors.whole(execution_id)
+        if found is None:
             return None
+        execution = found.execution
         if execution.status in TERMINAL:
-            return rendered(representations.result_of(execution, base=base))
+            return rendered(representations.result_of_whole(found, base=base))
         position = scheduling.positions([execution_id]).get(execution_id)
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})
 
-    asgi.attach(response, asgi.Wait((execution_id,), seconds, body))
+    new = "Idempotency-Replayed" not in response
+    asgi.attach(response, asgi.Wait((execution_id,), seconds, body, new=new))

@@ -49,7 +49,7 @@ class ExecuteView(SubmittingView):
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
-        return Response(accepted_body(accepted))
+        return Response(accepted_body(accepted, request))
 
 
 class ValidateView(APIView):
@@ -167,7 +167,9 @@ class RetryView(SubmittingView):
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id, with_graph=True)
         return Response(
-            accepted_body(submission.retry(user=user, execution=execution), retried_from=execution.id)
+            accepted_body(
+                submission.retry(user=user, execution=execution), request, retried_from=execution.id
+            )
         )
 
 
@@ -193,14 +195,18 @@ def user_of(request: Request) -> User:
     return request.user
 
 
-def accepted_body(accepted: submission.Accepted, **more: Any) -> dict[str, Any]:
-    """What a submission is answered, with what is `more` to say."""
+def accepted_body(accepted: submission.Accepted, request: Request, **more: Any) -> dict[str, Any]:
+    """What a submission is answered, with what is `more` to say.
+
+    The position is left out where the request waits for the end: the answer is then written anew.
+    """
+    waits = stream_views.seconds_to_wait(request._request) > 0
     shown = {
         "execution_id": accepted.execution.id,
         "status": Status.PENDING,
         "created_at": accepted.execution.created_at,
         "estimated_duration": accepted.estimated_seconds,
-        "queue_position": accepted.queue_position,
+        "queue_position": None if waits else accepted.queue_position,
         **more,
     }
     return shown | ({"note": accepted.note} if accepted.note else {})

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, connection, transaction
 
-from comfyserve.db import connections
+from comfyserve.db import connections, rows
 from comfyserve.db.locks import AdvisoryLock
 from workflows.models import Delta, Tally
 
@@ -77,14 +77,12 @@ METRICS = {
 
 # -- in the transaction of the change -------------------------------------------------------------------
 def note_submitted(*, priority: str, count: int = 1) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_SUBMITTED_SQL, [[priority], count, count])
+    rows.execute(_SUBMITTED_SQL, [[priority], count, count])
 
 
 def note_ended(ids: Sequence[UUID]) -> None:
     """Count those of `ids` that have ended. Call it once, in the transaction that ends them."""
-    with connection.cursor() as cursor:
-        cursor.execute(_ENDED_SQL, {"ids": list(ids), "bounds": list(SECONDS_TO_HOURS)})
+    rows.execute(_ENDED_SQL, {"ids": list(ids), "bounds": list(SECONDS_TO_HOURS)})
 
 
 _SUBMITTED_SQL = """

@@ -109,6 +109,9 @@ class Execution(models.Model):
     suspect_since = models.DateTimeField(null=True, blank=True)
     attempt = models.IntegerField(default=0)
     posted_at = models.DateTimeField(null=True, blank=True, help_text="Since when its ComfyUI may have it")
+    has_input_files = models.BooleanField(
+        default=True, db_default=True, help_text="Files are placed on its ComfyUI before it is posted"
+    )
     boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
     returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
     tries = models.IntegerField(

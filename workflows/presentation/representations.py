@@ -173,6 +173,13 @@ def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
     )
 
 
+def result_of_whole(found: selectors.Whole, *, base: str) -> dict[str, Any]:
+    """The same of one whose parts were read."""
+    execution = found.execution
+    details = selectors.error_details(execution.id) if execution.error else None
+    return result(execution, made=found.outputs, lines=found.lines, base=base, error_details=details)
+
+
 def metadata(execution: Execution) -> JSONText:
     """The user's own exactly as sent, and after it `model_used` where the user did not say otherwise."""
     text = own_metadata(execution)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from django.db.models import QuerySet, prefetch_related_objects
 
 from accounts.models import User
@@ -37,9 +39,45 @@ def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> 
     return found
 
 
+_BY_ID_SQL = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
+_OUTPUTS_SQL = f"""
+    SELECT {_OUTPUT}, {_FILE}, {_CONVERTED} FROM workflows_output o
+    LEFT JOIN files_file f ON f.id = o.file_id LEFT JOIN files_convertedfile c ON c.id = o.converted_id
+    WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
+"""  # noqa: S608
+_LATEST_LINES_SQL = f"""
+    SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
+        SELECT * FROM workflows_logline WHERE execution_id = asked.id
+        ORDER BY id DESC LIMIT {LINES_IN_RESULT}) l
+    ORDER BY l.id
+"""  # noqa: S608
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An execution with what its result consists of."""
+
+    execution: Execution
+    outputs: list[Output]
+    lines: list[LogLine]  # the newest
+
+
+def whole(execution_id: UUID) -> Whole | None:
+    """In one round trip."""
+    ids = [execution_id]
+    with rows.pipeline():
+        found = rows.prepared(_BY_ID_SQL, [execution_id])
+        made, lines = rows.prepared(_OUTPUTS_SQL, [ids]), rows.prepared(_LATEST_LINES_SQL, [ids])
+    row = found.fetchone()
+    if row is None:
+        return None
+    return Whole(
+        _EXECUTION.read(row), _read_outputs(made, ids)[execution_id], _read_lines(lines, ids)[execution_id]
+    )
+
+
 def by_id(execution_id: UUID) -> Execution | None:
-    sql = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
-    row = rows.prepared(sql, [execution_id]).fetchone()
+    row = rows.prepared(_BY_ID_SQL, [execution_id]).fetchone()
     return _EXECUTION.read(row) if row else None
 
 
@@ -53,15 +91,11 @@ def executions_of(*, user: User, status: str | None = None, app: str | None = No
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
     """Of each, in their order, with their files and what these were converted to, in one query."""
+    return _read_outputs(rows.prepared(_OUTPUTS_SQL, [list(ids)]), ids)
+
+
+def _read_outputs(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
     found: dict[UUID, list[Output]] = {id_: [] for id_ in ids}
-    cursor = rows.prepared(
-        f"""
-        SELECT {_OUTPUT}, {_FILE}, {_CONVERTED} FROM workflows_output o
-        LEFT JOIN files_file f ON f.id = o.file_id LEFT JOIN files_convertedfile c ON c.id = o.converted_id
-        WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
-        """,  # noqa: S608
-        [list(ids)],
-    )
     for row in cursor.fetchall():
         output = _OUTPUT.read(row)
         if output.file_id is not None:
@@ -79,15 +113,11 @@ def _converted(row: Sequence[Any], output: Output) -> ConvertedFile | None:
 
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
+    return _read_lines(rows.prepared(_LATEST_LINES_SQL, [list(ids)]), ids)
+
+
+def _read_lines(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     found: dict[UUID, list[LogLine]] = {id_: [] for id_ in ids}
-    cursor = rows.prepared(
-        f"""
-        SELECT {_LINE} FROM unnest(%s::uuid[]) AS asked(id) CROSS JOIN LATERAL (
-            SELECT * FROM workflows_logline WHERE execution_id = asked.id ORDER BY id DESC LIMIT %s) l
-        ORDER BY l.id
-        """,  # noqa: S608
-        [list(ids), LINES_IN_RESULT],
-    )
     for row in cursor.fetchall():
         line = _LINE.read(row)
         found[line.execution_id].append(line)

@@ -6,6 +6,7 @@ A claim changes no status; it is what every later change is fenced with (`state_
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Claim:
     extras: dict[str, Any]  # for ComfyUI beside the prompt
     output: dict[str, Any]  # how its outputs are wanted: see workflows.api.serializers.OutputOptions
     hidden: bool  # it runs an app that does not show its workflow to this user
+    taken_at: float | None  # by this process, monotonic seconds; None where it was adopted
 
     @property
     def mark(self) -> str:
@@ -72,24 +74,32 @@ _CLAIM_FIELDS = """
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     e.batch_id IS NOT NULL AS batch,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras, g.output,
-    coalesce((e.app ->> 'hidden_from')::bigint <> e.user_id, false) AS hidden
+    coalesce((e.app ->> 'hidden_from')::bigint <> e.user_id, false) AS hidden,
+    %s::float AS taken_at
 """
+_POSTED_AT_ONCE = "%s::varchar IS NOT NULL AND attempt = 0 AND NOT has_input_files"
+# Seconds for which a claim that was posted at once is known to be held: well below a lease.
+FRESH_SECONDS = 1.0
 
 
-def take(*, worker: str, unless_for: Sequence[str] = ()) -> Claim | None:
+def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
     """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
 
     What any of `unless_for` may take is left to them: other workers, which are idle.
 
-    The worker's row says from then on that it is not idle. The commit does not wait for the disk: until
-    `mark_submitted`, whose commit does, nothing follows from a claim that could not be forgotten.
+    The worker's row says from then on that it is not idle. With `boot`, a first attempt without input files
+    is posted at once: the same statement notes that this run of ComfyUI may have it, and its commit waits for
+    the disk. For all others `mark_submitted` notes it before they are posted; until then nothing follows from
+    the claim that could not be forgotten, and the commit does not wait.
     """
     found = _claims(
         f"""
         WITH next AS ({scheduling.NEXT_SQL}), e AS (
             UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
                 claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
-                suspect_lease = NULL, posted_at = NULL, boot = ''
+                suspect_lease = NULL,
+                posted_at = CASE WHEN {_POSTED_AT_ONCE} THEN now() END,
+                boot = CASE WHEN {_POSTED_AT_ONCE} THEN %s::varchar ELSE '' END
             FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
         ), line AS (
             INSERT INTO workflows_logline (execution_id, level, message)
@@ -99,9 +109,17 @@ def take(*, worker: str, unless_for: Sequence[str] = ()) -> Claim | None:
             UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
-        WHERE set_config('synchronous_commit', 'off', true) = 'off'
+        WHERE e.posted_at IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off'
         """,  # noqa: S608  (no value of a user in it)
-        [worker, list(unless_for), uuid.uuid4(), worker, settings.LEASE_SECONDS],
+        [
+            worker,
+            list(unless_for),
+            uuid.uuid4(),
+            worker,
+            settings.LEASE_SECONDS,
+            *[boot] * 3,
+            time.monotonic(),
+        ],
     )
     for taken in found:
         execution_log.tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
@@ -141,7 +159,7 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id ORDER BY e.claimed_at
         """,  # noqa: S608
-        [worker, list(held), settings.LEASE_SECONDS],
+        [worker, list(held), settings.LEASE_SECONDS, None],
     )
 
 
@@ -176,7 +194,14 @@ def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
 
 
 def mark_submitted(claim: Claim, *, boot: str) -> bool:
-    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it."""
+    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it.
+
+    `take` has done so for a claim that is to be posted at once. One that is not fresh any more is looked at
+    again: a process that was frozen meanwhile may have lost it.
+    """
+    noted_at = claim.taken_at if claim.posted_at is not None else None
+    if noted_at is not None and time.monotonic() - noted_at < FRESH_SECONDS:
+        return True
     noted = rows.execute(
         """
         UPDATE workflows_execution SET posted_at = statement_timestamp(), boot = %s

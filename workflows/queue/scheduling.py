@@ -365,12 +365,10 @@ def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
 
     False where somebody else has it, and `wait` is not set.
     """
-    with connection.cursor() as cursor:
-        if wait:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [AdvisoryLock.SUBMISSIONS, user_id])
-            return True
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [AdvisoryLock.SUBMISSIONS, user_id])
-        return bool(cursor.fetchone()[0])
+    function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+    lock = [int(AdvisoryLock.SUBMISSIONS), user_id]
+    cursor = rows.prepared(f"SELECT {function}(%s::int, %s::int)", lock)
+    return wait or bool(cursor.fetchall()[0][0])
 
 
 def lift_quota(*, user_id: int, or_all: bool = False) -> int:

@@ -155,12 +155,13 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         for position, output in enumerate(outcome.outputs):
             output.execution_id, output.position = claim.execution_id, position
             output.text = connections.sanitize_json(output.text)
-        if outcome.outputs:
-            rows.insert(*outcome.outputs)
         made = [_output_line(output) for output in outcome.outputs]
         first = [transitions.first_line()] if outcome.began else []
         last = transitions.last_line(outcome.status, outcome.error)
-        transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+        with rows.pipeline():
+            transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+            if outcome.outputs:
+                rows.insert(*outcome.outputs)
         scheduling.lift_quota(user_id=claim.user_id)
         scheduling.charge(ended)
         transaction.on_commit(lambda: _report_end(claim, outcome))

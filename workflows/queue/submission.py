@@ -39,9 +39,13 @@ class QueueFull(Unavailable):
 @dataclass(frozen=True)
 class Accepted:
     execution: Execution
-    queue_position: int | None
     estimated_seconds: float | None
     note: str | None  # what the user should know, such as that no worker lives
+
+    @property
+    def queue_position(self) -> int | None:
+        """Read when it is asked for."""
+        return scheduling.positions([self.execution.id]).get(self.execution.id)
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,6 @@ def submit_work(
     )  # fmt: skip
     return Accepted(
         execution=execution,
-        queue_position=scheduling.positions([execution.id]).get(execution.id),
         estimated_seconds=known,
         note=note_for_submitter(),
     )
@@ -183,11 +186,12 @@ def submit_works(
     limited = quotas.runs_are_limited(user=user)
     idempotency.begin_commit()
     with transaction.atomic():
-        scheduling.lock_submissions(user_id=user.pk)
+        with rows.pipeline():
+            scheduling.lock_submissions(user_id=user.pk)
+            known, places = scheduling.places(
+                kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
+            )
         _check_room(user, count=len(prepared))
-        known, places = scheduling.places(
-            kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
-        )
         executions = [
             Execution(
                 id=chosen or uuid4(),
@@ -201,6 +205,7 @@ def submit_works(
                 finish=place.finish,
                 cost=cost,
                 held=Held.QUOTA if limited else None,
+                has_input_files=any(input_files.marked(each.taken.prompt)),
                 kind=each.kind,
                 models_used=[{"name": use.name, "type": use.type} for use in each.used],
                 lacking=each.suited.lacking,
@@ -220,18 +225,22 @@ def submit_works(
                 strict=True,
             )
         ]
-        _insert(executions, prepared)
-        store.note_submitted(priority=priority, count=len(prepared))
+        able = sorted({worker for each in prepared for worker in each.suited.able})
+        with rows.pipeline():
+            _insert(executions, prepared)
+            store.note_submitted(priority=priority, count=len(prepared))
+            state_machine.accepted(executions, able=able)
+            for execution, each in zip(executions, prepared, strict=True):
+                lines = [Line(text, Level.WARNING) for text in each.work.warnings]
+                execution_log.write([execution.id], lines)
+        input_files.pin_all(
+            [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
+        )
         if webhook:
             for execution in executions:
                 outbox.ask(execution, webhook)
         if limited:
             scheduling.lift_quota(user_id=user.pk)
-        able = sorted({worker for each in prepared for worker in each.suited.able})
-        state_machine.accepted(executions, able=able)
-        for execution, each in zip(executions, prepared, strict=True):
-            lines = [Line(text, Level.WARNING) for text in each.work.warnings]
-            execution_log.write([execution.id], lines)
     for execution, each in zip(executions, prepared, strict=True):
         logger.info(
             "Accepted, %d nodes, priority %s",
@@ -288,9 +297,6 @@ def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> No
                 for execution, each in zip(executions[part], prepared[part], strict=True)
             )
         )
-    input_files.pin_all(
-        [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
-    )
 
 
 def _check_room(user: User, *, count: int) -> None:

@@ -67,6 +67,7 @@ class Wait:
     executions: tuple[UUID, ...]
     seconds: float
     result: Callable[[], bytes | None]
+    new: bool = False  # this request made the executions
 
 
 def attach(response: HttpResponseBase, what: Follow | Wait) -> None:
@@ -91,6 +92,7 @@ class Streams:
         self._requests = DjangoThreads(handler, threads=8, name="stream-request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
         response = await self._requests.respond(scope)
         assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
         follow = getattr(response, "follow", None)
@@ -100,7 +102,7 @@ class Streams:
             await self._stream(follow, response, receive, send)
             return
         if isinstance(follow, Wait):
-            await self._wait(follow, response, receive)
+            await self._wait(follow, response, receive, since=began)
         await send_whole(response, send)
 
     # -- a stream ----------------------------------------------------------------------------------------
@@ -138,14 +140,14 @@ class Streams:
             found = reader.take()
 
     # -- a wait ------------------------------------------------------------------------------------------
-    async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive) -> None:
+    async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:
         """Puts the result into the response, or how far it is where the execution has not ended in time."""
         endings = [Ending(id_) for id_ in wait.executions]
         watch = asyncio.create_task(_close_when_gone(receive, *endings))
         until = time.monotonic() + wait.seconds
         try:
             for ending in endings:
-                self.hub.expect(ending)
+                self.hub.expect(ending, since=since if wait.new else None)
             for ending in endings:
                 await ending.wait(max(until - time.monotonic(), 0))
             # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.

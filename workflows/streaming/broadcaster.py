@@ -37,6 +37,7 @@ RECHECK_SECONDS = 15.0
 RECHECK_ALONE_SECONDS = 2.0  # while Redis is away
 CREDENTIAL_SECONDS = 3.0  # between looks whether those who read may still do so
 KNOWN_OWNERS = 10_000
+KNOWN_ENDS = 10_000  # executions whose end was heard lately
 T = TypeVar("T")
 
 
@@ -68,6 +69,8 @@ class Hub:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="stream-reads")
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._heard = False  # Redis tells us of news
+        self._heard_since = 0.0  # monotonic
+        self._ended: OrderedDict[UUID, None] = OrderedDict()  # lately, as far as Redis told us
         self._tasks: list[asyncio.Task[None]] = []
         self.closing = False
 
@@ -105,11 +108,18 @@ class Hub:
         if reader.previews:
             await self._unwant_previews(reader.execution_id)
 
-    def expect(self, ending: Ending) -> None:
-        """From here on it is told of the execution's end, at once where that has happened already."""
+    def expect(self, ending: Ending, *, since: float | None = None) -> None:
+        """From here on it is told of the execution's end, at once where that has happened already.
+
+        since: when the execution did not exist yet (monotonic). What Redis has told us from then on need not
+        be asked of the database.
+        """
         self._begin()
         self._endings[ending.execution_id].add(ending)
-        self._look_at([ending.execution_id])
+        if ending.execution_id in self._ended:
+            ending.happens()
+        elif since is None or not self._heard or since < self._heard_since:
+            self._look_at([ending.execution_id])
 
     def forget(self, ending: Ending) -> None:
         self._endings[ending.execution_id].discard(ending)
@@ -117,6 +127,9 @@ class Hub:
             del self._endings[ending.execution_id]
 
     def _has_ended(self, id_: UUID) -> None:
+        self._ended[id_] = None
+        while len(self._ended) > KNOWN_ENDS:
+            self._ended.popitem(last=False)
         for ending in self._endings.get(id_, ()):
             ending.happens()
 
@@ -302,6 +315,7 @@ class Hub:
                 async with client, client.pubsub() as pubsub:
                     await pubsub.subscribe(notify.CHANNEL)
                     self._pubsub, self._heard, delay = pubsub, True, 0.2
+                    self._heard_since = time.monotonic()
                     # After `_pubsub` is set: who joins from now on subscribes by itself.
                     if channels := self._preview_channels():
                         await pubsub.subscribe(*channels)

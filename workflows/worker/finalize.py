@@ -43,11 +43,13 @@ STORE_TRIES = 5  # of outputs that fail while others are stored, or in a way tha
 
 
 def conclude(
-    claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event
-) -> None:
+    claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event,
+    recorded: Callable[[], None],
+) -> None:  # fmt: skip
     """Collect and record. Storage or ComfyUI away: tried again for a while; the GPU works on.
 
-    `alive` is called while bytes flow, and says whether the claim is still wanted.
+    `alive` is called while bytes flow, and says whether the claim is still wanted. `recorded` is called once
+    the end is recorded, before what may follow later.
     Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
     next worker of this backend finds it finished in ComfyUI. Raises database.UNAVAILABLE, when `stop` is set.
     """
@@ -71,6 +73,7 @@ def conclude(
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines, *warned])
     outcome = dataclasses.replace(outcome, began=late.unrecorded, made=made)
     if _record(claim, outcome, outputs=outputs, stop=stop):
+        recorded()
         cleanup.forget(claim, history, backend)
         _make_thumbnails(outputs)
 

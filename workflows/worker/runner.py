@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 
 from comfyserve.db import connections
-from comfyui import History, Refused, Session, Subscription, Unreachable, events
+from comfyui import History, Recording, Refused, Session, Subscription, Unreachable, events
 from workflows.fleet import registry
 from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
 from workflows.graph.comfyui_errors import Fault
@@ -85,7 +85,9 @@ class Runner:
         self._id = str(claim.execution_id)
         targets = claim.extras.get("partial_execution_targets")
         outputs = backend.output_nodes(claim.prompt)
-        self._progress = Progress(claim.prompt, outputs.intersection(targets) if targets else outputs)
+        expected = outputs.intersection(targets) if targets else outputs
+        self._progress = Progress(claim.prompt, expected)
+        self._recording = Recording(self._id, output_nodes=expected)
         self._previews = Previews(claim.execution_id)
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
@@ -151,11 +153,12 @@ class Runner:
     def _place(self) -> Ended | Gone | None:
         """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
         claim = self.claim
-        if claim.posted_at is None and claim.attempt == 1:
+        adopted = claim.taken_at is None
+        if not adopted and claim.attempt == 1:
             return self._post()
         try:
             where = self._client.whereabouts(self._id)
-            if claim.posted_at is not None:
+            if adopted and claim.posted_at is not None:
                 return self._join(where)
             if where == "ended":
                 self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
@@ -399,8 +402,12 @@ class Runner:
     def _hear(self, event: events.Event) -> Ended | Gone | None:
         self._heard_at = time.monotonic()
         self._silent_since = None
+        self._recording.hear(event)
         match event:
-            case events.Ended() | events.Connected():
+            case events.Ended():
+                history = self._recorded()
+                return self._ended(history) if history else self._look()
+            case events.Connected():
                 return self._look()
             case events.Disconnected():
                 return None
@@ -411,6 +418,11 @@ class Runner:
                 if isinstance(event, events.Preview):
                     self._previews.show(event)
         return None
+
+    def _recorded(self) -> History | None:
+        """The history as the events have told it; None where one may be missing."""
+        complete = self._subscription is not None and not self._subscription.dropped
+        return self._recording.history() if complete else None
 
     def _begin(self) -> bool:
         """ComfyUI has begun it. False: the claim is lost."""
@@ -443,7 +455,7 @@ class Runner:
 
     def _doubt_silence(self, *, has_news: bool) -> None:
         """After a look for want of events: news that no event had brought say that none arrives."""
-        if has_news and self._looked_unasked and self.claim.posted_at is None:
+        if has_news and self._looked_unasked and self.claim.taken_at is not None:
             self._connect_anew()
 
     def _look(self, *, unasked: bool = False) -> Ended | Gone | None:

@@ -32,6 +32,9 @@ SEATS = 2
 MAX_UNCOLLECTED = 8  # with so many executions uncollected no new one is taken
 COLLECTORS = 4
 PAUSED = "its worker is paused"
+# An idle worker that has just run something records it before it looks for more: with nothing in the queue
+# the look would only slow down the result.
+RECORD_FIRST_SECONDS = 0.03
 ALIVE_SECONDS = 120.0  # a claim whose thread gave no sign for so long is not renewed any more
 
 
@@ -42,6 +45,7 @@ class Held:
         self.claim = claim
         self.runner: Runner | None = None
         self.queued = False  # ended in ComfyUI, and no collector is free yet
+        self.recorded = threading.Event()  # its end, or that there is none to record
         self._abandoned = False
         self._alive_at = time.monotonic()
 
@@ -130,7 +134,7 @@ class Slots:
             with connections.step():
                 # What would wait here is left to another GPU that is free and may take it.
                 idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
-                return claims.take(worker=self.backend.name, unless_for=idle)
+                return claims.take(worker=self.backend.name, boot=self.backend.boot, unless_for=idle)
         except connections.UNAVAILABLE as exc:
             logger.warning("no work taken, the database is away: %s", exc)
             return None
@@ -211,6 +215,8 @@ class Slots:
                 self._settle(held)
         if isinstance(ending, Ended):
             self._collect(held, ending)
+            if self._occupied == 1:
+                held.recorded.wait(RECORD_FIRST_SECONDS)
 
     def _give_up(self, held: Held, reason: str, *, fault: bool) -> None:
         """The execution goes back, for a while. With `fault`, twice is poison. Never raises.
@@ -238,14 +244,16 @@ class Slots:
                 handled = self.backend.suspects.handling(held.claim, alive=held.alive)
                 with _named(held.claim), handled:
                     finalize.conclude(
-                        held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping
-                    )
+                        held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping,
+                        recorded=held.recorded.set,
+                    )  # fmt: skip
             except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
                 self._give_up(held, "its worker stumbled over it", fault=True)
             finally:
+                held.recorded.set()
                 was_full = self.full
                 with self._lock:
                     self._collecting -= 1

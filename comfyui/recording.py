@@ -1,0 +1,56 @@
+"""The history of a run, put together from its events, so that ComfyUI need not be asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from comfyui import _parsing, events
+from comfyui.types import History
+
+
+class Recording:
+    """Hears the events of one prompt in order. Belongs to one thread.
+
+    It speaks only for runs that succeeded and that it has heard from their start to their end, on one
+    connection, with the result of each of their output nodes. For all others `history` is None: ask ComfyUI.
+    """
+
+    def __init__(self, prompt_id: str, *, output_nodes: Iterable[str]) -> None:
+        self._prompt_id = prompt_id
+        self._missing = set(output_nodes)
+        self._outputs: dict[str, dict[str, Any]] = {}
+        self._started_ms: int | None = None
+        self._ended_ms: int | None = None
+        self._interrupted = False
+
+    def hear(self, event: events.Event) -> None:
+        match event:
+            case events.Connected() | events.Disconnected():
+                self._interrupted = True
+            case events.Started(timestamp_ms=timestamp):
+                self._started_ms = timestamp
+            case events.Executed(node_id=node_id, output=output):
+                self._missing.discard(node_id)
+                if output:
+                    self._outputs[node_id] = output
+            case events.Succeeded(timestamp_ms=timestamp):
+                self._ended_ms = timestamp
+
+    def history(self) -> History | None:
+        """What ComfyUI's own history says of the run, or None where events may be missing."""
+        if self._interrupted or self._missing or self._started_ms is None or self._ended_ms is None:
+            return None
+        return History(
+            prompt_id=self._prompt_id,
+            outcome="success",
+            completed=True,
+            outputs=self._outputs,
+            files=list(_parsing.files(self._outputs)),
+            texts=list(_parsing.texts(self._outputs)),
+            error=None,
+            output_nodes=[],
+            started_ms=self._started_ms,
+            ended_ms=self._ended_ms,
+            messages=[],
+        )
