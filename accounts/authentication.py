@@ -44,10 +44,11 @@ def require(request: HttpRequest) -> User:
     return identity.user
 
 
-def is_valid(authorization: str) -> bool:
-    """Whether an Authorization header carries a valid credential. One query at most."""
+def user_id_of(authorization: str) -> int | None:
+    """The user whose valid credential an Authorization header carries. One query at most."""
     token = _bearer(authorization)
-    return _look_up(token) is not None if token else False
+    identity = _look_up(token) if token else None
+    return identity.user.pk if identity else None
 
 
 def bearer_token(request: HttpRequest) -> str | None:

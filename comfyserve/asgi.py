@@ -55,7 +55,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await requests(scope, receive, send)
 
 
-application = Gate(halves, is_valid=authentication.is_valid)
+application = Gate(halves, user_of=authentication.user_id_of)
 
 
 async def lifespan(receive: Any, send: Any) -> None:

@@ -117,6 +117,8 @@ RATELIMIT_USE_CACHE = "limits"
 # How many of our proxies are in front: the client's address is that far from the right of X-Forwarded-For. 0:
 # the header is ignored.
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
+# To each web process, from one address; a proxy before us has to limit them itself. 0: no limit.
+CONNECTIONS_PER_CLIENT = env.int("CONNECTIONS_PER_CLIENT", default=200)
 # Per user; a row of UserLimits overrides them for one user. 0: no limit.
 QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0)
 QUOTA_EXECUTIONS_PER_DAY = env.int("QUOTA_EXECUTIONS_PER_DAY", default=0)

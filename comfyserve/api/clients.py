@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -12,12 +13,22 @@ UNKNOWN = "0.0.0.0"  # noqa: S104  (no address to bind to: a peer on a Unix sock
 
 def client_address(request: HttpRequest) -> str:
     """The client's address. With TRUSTED_PROXY_HOPS=n the n-th from the right of X-Forwarded-For."""
-    address = str(request.META.get("REMOTE_ADDR") or "")
+    peer = str(request.META.get("REMOTE_ADDR") or "")
+    return _reported(peer, request.headers.get("X-Forwarded-For", ""))
+
+
+def address_of(scope: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> str:
+    """The same of an ASGI request that has not become Django's; `headers` are those that may be believed."""
+    told = b",".join(value for name, value in headers if name == b"x-forwarded-for")
+    return _reported(str((scope.get("client") or ("",))[0]), told.decode("latin-1"))
+
+
+def _reported(peer: str, forwarded: str) -> str:
     hops = settings.TRUSTED_PROXY_HOPS
     if hops:
-        told = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
-        address = told[-hops] if len(told) >= hops else address
-    return _normal(address)
+        told = [part.strip() for part in forwarded.split(",")]
+        peer = told[-hops] if len(told) >= hops else peer
+    return _normal(peer)
 
 
 def network(address: str) -> str:

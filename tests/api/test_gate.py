@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from rest_framework.exceptions import ParseError
 
 from comfyserve.api import json_limits, parsers
 from comfyserve.api.errors import Unavailable
-from comfyserve.api.gate import protocol, routes
+from comfyserve.api.gate import application, protocol, routes
 from comfyserve.api.gate.lanes import Lane
 from tests.api.test_bodies import Asked
 from tests.factories import Api
+from tests.waiting import wait_for
 from tests.workflows import graphs
 
 MANY = 40  # more than request threads
@@ -97,10 +99,15 @@ class TestSlowClients:
 
 def answer_to(sent: bytes) -> bytes:
     """What uvicorn with our protocol answers until it closes the connection."""
+    return answers_to(sent)[0]
+
+
+def answers_to(*sent: bytes) -> list[bytes]:
+    """The same on several connections, open at the same time, each closed by us if it answers nothing."""
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-    async def talk() -> bytes:
+    async def talk() -> list[bytes]:
         async def app(scope: object, receive: object, send: object) -> None:
             raise AssertionError("never asked")
 
@@ -108,11 +115,16 @@ def answer_to(sent: bytes) -> bytes:
         made = lambda: protocol.Protocol(config, ServerState(), {}, loop)  # noqa: E731
         server = await loop.create_server(made, "127.0.0.1", 0)
         async with server:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            writer.write(sent)
-            answer = await asyncio.wait_for(reader.read(), 10)
-            writer.close()
-        return answer
+            address = server.sockets[0].getsockname()
+            opened = []
+            for each in sent:
+                opened.append(await asyncio.open_connection(*address))
+                opened[-1][1].write(each)
+            # The last one first: those before it are open meanwhile.
+            answers = [await asyncio.wait_for(reader.read(), 10) for reader, _ in reversed(opened)]
+            for _, writer in opened:
+                writer.close()
+        return answers[::-1]
 
     return asyncio.run(talk())
 
@@ -141,6 +153,17 @@ class TestGreedyClients:
         assert asked.status == 400
         assert b"validation_error" in asked.body
 
+    @pytest.mark.parametrize("limit", ["AT_ONCE", "EACH_AT_ONCE"])
+    @pytest.mark.parametrize("length", [500_000, None])
+    def test_too_many_large_bodies_are_503_and_not_413(self, as_alice: Api, monkeypatch, limit, length):
+        monkeypatch.setattr(application, limit, 0)
+        asked = Asked(
+            [b" " * 100_000] * 5, path="/workflows/execute", length=length, headers=as_alice.headers
+        )
+        assert asked.status == 503
+        assert (b"retry-after", b"5") in asked.sent[0]["headers"]
+        assert b"service_unavailable" in asked.body
+
     @pytest.mark.parametrize("path", ["/auth/login", "/auth/me", "/nowhere", "/workflows/events"])
     def test_nobody_may_send_more_than_64_kib_elsewhere(self, path):
         asked = Asked([b"x"], path=path, length=70_000)
@@ -163,10 +186,39 @@ class TestGreedyClients:
         assert seen == ["8.8.8.8"]
 
 
+def test_large_bodies_of_one_account_leave_room_for_those_of_others(stack, sockets):
+    greedy, honest = stack.person("greedy"), stack.person("honest")
+    head = (
+        "POST /workflows/execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: {greedy.session.headers['Authorization']}\r\nContent-Length: 1000000\r\n\r\n "
+    )
+    clients = [connect(stack, sockets, head.encode()) for _ in range(64)]
+    too_many = 64 - application.EACH_AT_ONCE
+    answered = wait_for(
+        lambda: len(found := select.select(clients, [], [], 0.1)[0]) >= too_many and found, seconds=20
+    )
+    assert len(answered) == too_many
+    assert all(client.recv(4096).startswith(b"HTTP/1.1 503") for client in answered)
+    graph = graphs.colour(1) | {
+        "3": {"class_type": "EmptyImage", "inputs": {}, "_meta": {"x": "y" * 100_000}}
+    }
+    answer = honest.post("/workflows/execute", {"workflow": graph})
+    assert answer.status_code in (200, 400), answer.text  # read, whatever it thinks of it
+
+
+def test_one_client_has_so_many_connections_and_no_more(settings, monkeypatch):
+    settings.CONNECTIONS_PER_CLIENT = 1
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "_client", lambda _: "9.9.9.9")
+    first, second = answers_to(b"GET / HTTP/1.1\r\n", b"")
+    assert (first, second.partition(b"\r\n")[0]) == (b"", b"HTTP/1.1 503 Service Unavailable")
+    assert not protocol._open  # what has closed does not count
+
+
 class TestLanes:
     def test_no_more_than_its_width_are_inside_and_too_many_are_refused(self):
         async def scene() -> tuple[int, bool]:
-            lane, inside, most = Lane("x", width=2, waiting=3, seconds=10), 0, 0
+            lane, inside, most = Lane("x", width=2, waiting=3, seconds=10, each=9), 0, 0
             leave = asyncio.Event()
 
             async def pass_through() -> None:
@@ -190,9 +242,35 @@ class TestLanes:
 
         assert asyncio.run(scene()) == (2, True)
 
+    def test_one_account_leaves_room_for_the_others(self):
+        async def scene() -> tuple[list[str], int]:
+            lane, order, refused = Lane("x", width=2, waiting=10, seconds=10, each=4), [], 0
+            leave = asyncio.Event()
+
+            async def pass_through(who: str) -> None:
+                nonlocal refused
+                try:
+                    async with lane.turn(who):
+                        order.append(who)
+                        await leave.wait()
+                except Unavailable:
+                    refused += 1
+
+            tasks = [asyncio.create_task(pass_through("greedy")) for _ in range(6)]
+            tasks.append(asyncio.create_task(pass_through("honest")))
+            while len(order) < 2:
+                await asyncio.sleep(0)
+            entered = order.copy()
+            leave.set()
+            await asyncio.gather(*tasks)
+            assert len(order) == 5
+            return entered, refused
+
+        assert asyncio.run(scene()) == (["greedy", "honest"], 2)
+
     def test_who_waits_too_long_is_refused(self):
         async def scene() -> None:
-            lane = Lane("x", width=1, waiting=3, seconds=0.01)
+            lane = Lane("x", width=1, waiting=3, seconds=0.01, each=9)
             async with lane.turn(), lane.turn():
                 pass
 

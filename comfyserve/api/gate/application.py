@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from comfyserve.api.bodies import STREAM, BodyStream
-from comfyserve.api.errors import ApiError, PayloadTooLarge, RequestTimeout, Unauthorized, as_api_error
+from comfyserve.api.clients import address_of
+from comfyserve.api.errors import (
+    ApiError,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unauthorized,
+    Unavailable,
+    as_api_error,
+)
 from comfyserve.db import connections
 
 from .lanes import LARGE_BODIES, Lane
@@ -23,11 +32,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Keys in the scope of an accepted request.
 BODY = "comfyserve.buffered"  # the whole body, a file to read from
+WHO = "comfyserve.who"  # whose share of the lane it takes: a user's id, or a client's address
 LANE = "comfyserve.lane"  # the Lane in which it is handled, or None
 REFUSAL = "comfyserve.refusal"  # the ApiError to respond with; there is no body then
 
 IN_MEMORY = 256 * 1024  # bytes of a body kept in memory; the rest is spooled to disk
-AT_ONCE = 64  # bodies above SMALL that arrive at the same time
+AT_ONCE, EACH_AT_ONCE = 64, 16  # bodies above SMALL that arrive at the same time, of all and of one user
 # How much is still read of a body that is too large, so that its sender gets to read the error.
 DROPPED_TIMES, DROPPED_SECONDS = 8, 3.0  # multiples of the limit, by its Content-Length
 CLOSE = {"Connection": "close"}
@@ -38,12 +48,12 @@ class Gone(Exception):
 
 
 class Gate:
-    def __init__(self, app: App, *, is_valid: Callable[[str], bool]) -> None:
-        """`is_valid`: whether an Authorization header carries a valid credential. It may query the
-        database."""
+    def __init__(self, app: App, *, user_of: Callable[[str], int | None]) -> None:
+        """`user_of`: the id of the user whose valid credential an Authorization header carries. It may query
+        the database."""
         self.app = app
-        self._is_valid = is_valid
-        self._arriving = 0
+        self._user_of = user_of
+        self._arriving: Counter[int] = Counter()  # users of large bodies
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="gate")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,17 +69,18 @@ class Gate:
             return
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
             try:
-                size = await self._read(scope, receive, route, body)
+                size, user = await self._read(scope, receive, route, body)
             except Gone:
                 return
             except ApiError as refusal:
-                if isinstance(refusal, PayloadTooLarge):
+                if isinstance(refusal, PayloadTooLarge | Unavailable):
                     await _drop_rest(scope, receive, route)
                 await self._refuse(scope, send, refusal)
                 return
             body.seek(0)
             lane = LARGE_BODIES if size > SMALL else route.lane
-            known = {**scope, "headers": _with_length(headers, size), BODY: body, LANE: lane}
+            who = address_of(scope, headers) if user is None else user
+            known = {**scope, "headers": _with_length(headers, size), BODY: body, LANE: lane, WHO: who}
             await self.app(known, _replay(body, receive), send)
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
@@ -90,68 +101,72 @@ class Gate:
             await self.app(refused, _nothing(), send)
 
     # -- the body ----------------------------------------------------------------------------------------
-    async def _read(self, scope: Scope, receive: Receive, route: Route, body: IO[bytes]) -> int:
-        """Its size once it has fully arrived. Raises Gone, or the ApiError to reject it with."""
+    async def _read(
+        self, scope: Scope, receive: Receive, route: Route, body: IO[bytes]
+    ) -> tuple[int, int | None]:
+        """Its size once it has fully arrived; if it is large, also its user. Raises Gone, or the ApiError to
+        reject it with."""
         declared = _length(scope["headers"])
         if declared > route.body_bytes:
             raise _too_large(route)
-        if declared > SMALL:
-            await self._authenticate(scope["headers"])
-        elif not declared and not _is_chunked(scope["headers"]):
-            return 0
-        large = declared > SMALL
-        self._admit(large)
-        try:
-            return await self._receive_all(scope, receive, route, body, large=large)
-        finally:
-            self._arriving -= large
-
-    def _admit(self, large: bool) -> None:
-        if large and self._arriving >= AT_ONCE:
-            raise PayloadTooLarge("Too many large requests arrive at once; try again shortly", headers=CLOSE)
-        self._arriving += large
-
-    async def _receive_all(
-        self, scope: Scope, receive: Receive, route: Route, body: IO[bytes], *, large: bool
-    ) -> int:
+        if not declared and not _is_chunked(scope["headers"]):
+            return 0, None
+        user = await self._admit(scope) if declared > SMALL else None
         began, size, more = time.monotonic(), 0, True
-        while more:
-            try:
-                async with asyncio.timeout(began + route.deadline(size) - time.monotonic()):
-                    message = await receive()
-            except TimeoutError:
-                raise RequestTimeout("The body came too slowly", headers=CLOSE) from None
-            if message["type"] == "http.disconnect":
-                raise Gone
-            size += len(message.get("body", b""))
-            if size > route.body_bytes:
-                raise _too_large(route)
-            if size > SMALL and not large:  # not announced by Content-Length
-                await self._authenticate(scope["headers"])
-                large = True
-            body.write(message.get("body", b""))
-            more = message.get("more_body", False)
-        return size
+        try:
+            while more:
+                piece, more = await _next(receive, began + route.deadline(size))
+                size += len(piece)
+                if size > route.body_bytes:
+                    raise _too_large(route)
+                if size > SMALL and user is None:  # not announced by Content-Length
+                    user = await self._admit(scope)
+                body.write(piece)
+        finally:
+            if user is not None:
+                self._arriving[user] -= 1
+        return size, user
 
-    async def _authenticate(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Whether the request carries a valid credential; one database query."""
+    async def _admit(self, scope: Scope) -> int:
+        """The user of a large body, which counts as arriving from now on."""
+        user = await self._authenticate(scope["headers"])
+        if self._arriving.total() >= AT_ONCE or self._arriving[user] >= EACH_AT_ONCE:
+            raise Unavailable("Too many large requests arrive at once; try again shortly")
+        self._arriving += Counter([user])  # drops those that have none any more
+        return user
+
+    async def _authenticate(self, headers: list[tuple[bytes, bytes]]) -> int:
+        """The user whose valid credential the request carries; one database query."""
         given = next((value for name, value in headers if name == b"authorization"), b"")
         loop = asyncio.get_running_loop()
         try:
-            known = await loop.run_in_executor(self._lookups, self._is_known, given.decode("latin-1"))
+            user = await loop.run_in_executor(self._lookups, self._look_up, given.decode("latin-1"))
         except Exception as exc:
             raise as_api_error(exc) or exc from exc
-        if not known:
+        if user is None:
             raise Unauthorized(
                 "Authentication required: send an Authorization header with a valid bearer token",
                 headers={"WWW-Authenticate": "Bearer", **CLOSE},
             )
+        return user
 
-    def _is_known(self, authorization: str) -> bool:
+    def _look_up(self, authorization: str) -> int | None:
         try:
-            return self._is_valid(authorization)
+            return self._user_of(authorization)
         finally:
             connections.release()
+
+
+async def _next(receive: Receive, until: float) -> tuple[bytes, bool]:
+    """The next piece of a body, by then (monotonic), and whether more follows."""
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            message = await receive()
+    except TimeoutError:
+        raise RequestTimeout("The body came too slowly", headers=CLOSE) from None
+    if message["type"] == "http.disconnect":
+        raise Gone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_large(route: Route) -> PayloadTooLarge:

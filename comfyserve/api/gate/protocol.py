@@ -7,25 +7,52 @@ Passed to uvicorn as `--http comfyserve.api.gate.protocol:Protocol`.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from asyncio import TimerHandle
+from collections import Counter
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS = 15.0  # from the connection, or the end of the last response, to the end of the headers
 HEADER_BYTES = 64 * 1024
 TOO_MUCH = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
+_open: Counter[str] = Counter()  # connections of each client
+
+
+def _client(transport: asyncio.Transport) -> str:
+    """Its address; empty where it can not be told apart from others: behind a proxy, and on this machine."""
+    peer = str((transport.get_extra_info("peername") or ("",))[0]).split("%")[0]
+    try:
+        local = ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return ""
+    return "" if local or settings.TRUSTED_PROXY_HOPS else peer
 
 
 class Protocol(HttpToolsProtocol):
-    """Closes a connection whose headers are slow or endless, without calling the application."""
+    """Closes a connection whose headers are slow or endless, or one too many of a client, without calling the
+    application."""
 
     _header_timer: TimerHandle | None = None
     _header_bytes = 0
     _in_headers = True
+    _counted = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_headers()
+        client = _client(transport)
+        most = settings.CONNECTIONS_PER_CLIENT
+        if client and most and _open[client] >= most:
+            transport.write(TOO_MANY)
+            transport.close()
+        elif client:
+            self._counted = client
+            _open[client] += 1
 
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
@@ -49,6 +76,10 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._counted:
+            _open[self._counted] -= 1
+            if not _open[self._counted]:
+                del _open[self._counted]
         super().connection_lost(exc)
 
     def _await_headers(self) -> None:

@@ -22,7 +22,7 @@ from django.urls import set_script_prefix
 from comfyserve.api.errors import ApiError
 from comfyserve.db import connections
 
-from .application import BODY, LANE, REFUSAL, Receive, Scope, Send, lane_of
+from .application import BODY, LANE, REFUSAL, WHO, Receive, Scope, Send, lane_of
 
 T = TypeVar("T")
 PIECE = 64 * 1024  # bytes of a stream sent per chunk
@@ -46,7 +46,7 @@ class DjangoThreads:
         """Django's response. In a lane it waits for its slot first, without a thread."""
         lane = lane_of(scope)
         try:
-            async with lane.turn() if lane else nullcontext():
+            async with lane.turn(scope.get(WHO)) if lane else nullcontext():
                 return await self._in_thread(self._answer, scope)
         except ApiError as refusal:  # of the lane
             return await self._in_thread(self._answer, {**scope, LANE: None, REFUSAL: refusal})
