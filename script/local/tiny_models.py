@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def built(key: str, shape: Shape) -> np.ndarray | None:
         rgb = np.zeros((64, 3), np.float32)
         rgb[:3] = np.eye(3)
         back = np.linalg.pinv(COLOURS).T.astype(np.float32)  # (4, 3), RGB -> latent
-        made = {
+        made: dict[str, Callable[[], np.ndarray]] = {
             "decoder.1.weight": lambda: middle(few),
             "decoder.19.weight": lambda: middle((few @ COLOURS).T / 2),
             "decoder.19.bias": lambda: np.full(3, 0.5, np.float32),

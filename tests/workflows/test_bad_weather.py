@@ -29,8 +29,8 @@ from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.queue import requeueing, state_machine
+from workflows.worker import attempt, input_transfer, runner, slots
 from workflows.worker import backend as backends
-from workflows.worker import input_transfer, runner, slots
 from workflows.worker.maintenance import Upkeep
 
 
@@ -168,7 +168,7 @@ def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, m
 
 # -- ComfyUI -----------------------------------------------------------------------------------------
 def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
-    monkeypatch.setattr(runner, "LONGEST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]

@@ -28,8 +28,8 @@ from workflows import notify, tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
 from workflows.queue import claims, requeueing
+from workflows.worker import attempt, runner
 from workflows.worker import backend as backends
-from workflows.worker import runner
 from workflows.worker.maintenance import Upkeep
 from workflows.worker.slots import Slots
 
@@ -83,7 +83,7 @@ def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
 def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     settings.STALL_SECONDS = 1
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
-    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     rig.backend.client._timeout = 0.3
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -158,7 +158,7 @@ def test_memory_of_the_machine_is_not_called_the_gpus(rig):
 
 
 def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
-    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
     wait_for(requeueing.lift_backoff, what="the backoff to be over")
@@ -168,7 +168,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
 
 
 def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
-    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
     rig.backend.record_success()
     rig.comfyui.faults.status["/prompt"] = 500

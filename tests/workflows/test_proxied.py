@@ -11,15 +11,15 @@ from tests.waiting import wait_for
 from tests.workflows.rig import Rig, sleep
 from workflows.models import Execution
 from workflows.queue import requeueing
+from workflows.worker import attempt
 from workflows.worker import backend as backends
-from workflows.worker import runner
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, settings):
     settings.STALL_SECONDS = 1
-    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
-    monkeypatch.setattr(runner, "LONGEST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
 
 

@@ -19,7 +19,7 @@ from tests.workflows.test_row_locks import another_session
 from workflows.fleet import registry
 from workflows.models import Execution, Worker
 from workflows.queue import claims, requeueing, state_machine
-from workflows.worker import runner
+from workflows.worker import attempt, submitter
 
 STATES = {
     "read_only_sql_transaction": "25006",
@@ -121,7 +121,7 @@ def test_a_runner_that_the_database_breaks_gives_its_execution_back_without_blam
     def away(*_: Any, **__: Any) -> None:
         raise OperationalError("away")
 
-    before(monkeypatch, runner.input_transfer, "prepare", away)
+    before(monkeypatch, submitter.input_transfer, "prepare", away)
     execution_id = rig.run(sleep(0.1))
     row = wait_for(
         lambda: Execution.objects.filter(id=execution_id, held="backoff").first(), what="its return"
@@ -135,7 +135,7 @@ def test_a_requeue_that_breaks_too_leaks_neither_slot_nor_claim(rig, monkeypatch
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(runner.input_transfer, "prepare", broken)
+    monkeypatch.setattr(submitter.input_transfer, "prepare", broken)
     monkeypatch.setattr(requeueing, "requeue", broken)
     rig.run(sleep(0.1))
     assert rig.slots.wait_empty(timeout=10)
@@ -162,7 +162,7 @@ def test_a_worker_that_stops_waits_for_nobody_to_take_what_it_has_lost(rig):
 
 
 def test_a_run_that_nobody_takes_again_is_cleared_after_a_while(rig, monkeypatch):
-    monkeypatch.setattr(runner, "LEAVE_SECONDS", 0.5)
+    monkeypatch.setattr(attempt, "LEAVE_SECONDS", 0.5)
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     Execution.objects.filter(id=execution_id).update(status="pending", claim_token=None, held="backoff")
@@ -174,7 +174,7 @@ def test_a_run_that_nobody_takes_again_is_cleared_after_a_while(rig, monkeypatch
 # -- tries and idle others ---------------------------------------------------------------------------------
 def test_what_was_given_back_often_has_not_been_tried_often(rig, monkeypatch):
     """Three answers of 500 to one graph fail it; being given back by paused workers does not count."""
-    monkeypatch.setattr(runner, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     rig.comfyui.faults.status["/prompt"] = 500
     execution_id = rig.submit(graphs.colour(1))
     for _ in range(4):

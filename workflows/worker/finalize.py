@@ -24,8 +24,8 @@ from workflows.queue.state_machine import Outcome
 from workflows.queue.transitions import Began
 
 from . import cleanup, output_collection, output_conversion
+from .attempt import RECORD_BEGIN_SECONDS, Ended
 from .backend import Backend
-from .runner import RECORD_BEGIN_SECONDS, Ended
 
 logger = logging.getLogger(__name__)
 Collected = tuple[list[Output], list[Line]]

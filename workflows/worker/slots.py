@@ -23,8 +23,9 @@ from workflows.queue import claims, requeueing, scheduling
 from workflows.queue.claims import Claim
 
 from . import finalize
+from .attempt import Ended, Gone
 from .backend import Backend
-from .runner import Ended, Gone, Runner
+from .runner import Runner
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,220 @@
+"""Brings an execution into its ComfyUI: inputs, policy, the request, and what a refusal means."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from django.conf import settings
+
+from comfyserve.db import connections
+from comfyui import Refused, Unreachable
+from workflows.fleet import registry
+from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
+from workflows.graph.comfyui_errors import Fault
+from workflows.models import FailureCause, Level, Status
+from workflows.queue import claims
+from workflows.queue.execution_log import Line
+
+from . import input_transfer
+from .attempt import Attempt, Ended, Gone, NotWanted
+
+logger = logging.getLogger(__name__)
+
+STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
+STATUS_SECONDS = 1.0  # so soon after a submission ComfyUI tells every socket that its queue is longer
+
+
+class Submitter(Attempt):
+    """Brings the prompt into ComfyUI, or finds it there."""
+
+    def _place(self) -> Ended | Gone | None:
+        """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
+        claim = self.claim
+        adopted = claim.taken_at is None
+        if not adopted and claim.attempt == 1:
+            return self._post()
+        try:
+            where = self._client.whereabouts(self._id)
+            if adopted and claim.posted_at is not None:
+                return self._join(where)
+            if where == "ended":
+                self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
+        except Unreachable as exc:
+            return self._not_now("ComfyUI does not answer", exc)
+        if where in ("running", "queued"):
+            self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
+            return None if self._about_to_post() else self._leave_to_others()
+        return self._post()
+
+    def _join(self, where: str) -> Gone | None:
+        """An earlier process of this worker had posted it."""
+        if where == "unknown":
+            running = self.claim.status == Status.RUNNING
+            return self._back("ComfyUI was restarted and lost it", fault=running)
+        self._note(Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI"))
+        if where != "ended":
+            self._hear_as_before()
+        if self.claim.status == Status.RUNNING:
+            self._has_begun()
+        self._heard_at = 0.0  # look at once
+        return None
+
+    def _hear_as_before(self) -> None:
+        """Events go to the client id that a prompt was posted with: that of the earlier process."""
+        try:
+            state = self._client.queue()
+        except Unreachable as exc:
+            logger.warning("execution %s is followed without events: %s", self._id, exc)
+            return
+        ids = {item.client_id for item in [*state.running, *state.pending] if item.prompt_id == self._id}
+        for client_id in ids - {None, self._backend.session.client_id}:
+            self._inherited = self._backend.session.also_as(str(client_id))
+
+    def _about_to_post(self) -> bool:
+        return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
+
+    def _prepare(self) -> parsing.Prompt | Gone:
+        """Its input files onto ComfyUI; the prompt with the names they have there."""
+        try:
+            with self._backend.suspects.handling(self.claim, alive=self._still_wanted):
+                return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+        except input_transfer.Unplaceable as exc:
+            return self._fail(exc.fault)
+        except input_transfer.NotNow as exc:
+            return self._back(str(exc), hold=True)
+        except NotWanted:
+            if self._abandoned.is_set():
+                return self._leave_to_others()
+            return self._back("its worker stops" if self._stop_at is not None else self._back_because)
+
+    def _still_wanted(self) -> None:
+        self.alive_at = time.monotonic()
+        if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
+            raise NotWanted
+
+    def _denied(self) -> Fault | None:
+        """The policy again: it may have changed, and only here it is known which ComfyUI runs it."""
+        backend, prompt = self._backend, self.claim.prompt
+
+        def judge() -> list[tuple[str, str]]:
+            policy = node_policy.Policy(user_id=self.claim.user_id, confines=backend.has_bridge)
+            return list(policy.denials(prompt, backend.node_classes))
+
+        denials = self._retry_until_available(judge)
+        if not denials:
+            return None
+        node_id, sentence = denials[0]
+        details = {"type": "node_not_allowed", "message": sentence, "node_id": node_id, "node_errors": {}}
+        return Fault(sentence, details, cause=FailureCause.REFUSED)
+
+    def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any] | None:
+        """What the user sent; for the bridge, whose folders these are, what may be read there, and what files
+        carry as metadata."""
+        given: dict[str, Any] | None = self.claim.extras.get("extra_data")
+        if not self._backend.has_bridge:
+            return given
+        inputs = input_transfer.placed_for(self.claim, prepared)
+        workflow = input_files.as_given(self.claim.prompt)
+        own = {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow, "limits": self._limits()}
+        return {**(given or {}), "comfyserve": own}
+
+    def _limits(self) -> dict[str, float]:
+        """After which the bridge restarts a ComfyUI that hangs."""
+        return {
+            "run_seconds": self.claim.timeout_minutes * 60.0,
+            "stop_seconds": settings.HANG_SECONDS,
+            "silent_seconds": min(settings.STALL_SECONDS, 2 * settings.HANG_SECONDS),
+        }
+
+    def _post(self) -> Ended | Gone | None:
+        denied = self._denied()
+        if denied is not None:
+            return self._fail(denied)
+        prepared = self._prepare()
+        if isinstance(prepared, Gone):
+            return prepared
+        if not self._about_to_post():
+            return self._leave_to_others()
+        classes = self._classes()
+        prompt = parsing.mark_outputs(
+            advice.with_separators(prepared, classes),
+            outputs=self._backend.output_nodes(self.claim.prompt),
+            mark=self.claim.mark,
+        )
+        # What ComfyUI said last of its queue may be older than what another thread has just posted.
+        self._next_up = not self._backend.session.queue_remaining and not self._backend.present
+        self._backend.present.add(self._id)
+        self._posted_at = time.monotonic()
+        try:
+            submitted = self._client.submit(
+                prompt=prompt,
+                prompt_id=self._id,
+                client_id=self._backend.session.client_id,
+                extra_data=self._extra_data(prepared),
+                partial_execution_targets=self.claim.extras.get("partial_execution_targets"),
+            )
+        except Refused as refused:
+            if self.claim.tries + 1 < input_transfer.FETCHES and input_transfer.have_gone(
+                refused, self.claim, prepared, backend=self._backend
+            ):
+                return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
+            return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, classes))
+        except Unreachable as exc:
+            return self._post_unanswered(exc)
+        self._status_due = time.monotonic() + STATUS_SECONDS
+        prompt = self.claim.prompt
+        self._warnings = comfyui_errors.dropped(
+            submitted.node_errors,
+            prompt,
+            classes,
+            near=lambda missing: model_usage.near(missing, prompt),
+        )
+        self._warnings += advice.warnings(
+            prompt, classes, model_usage.embeddings(prompt, worker=self._backend.name)
+        )
+        for sentence in self._warnings:
+            self._note(Line(sentence, Level.WARNING))
+        return None
+
+    def _classes(self) -> node_info.Classes:
+        """What its ComfyUI has; nothing where the database is away, for messages only."""
+        try:
+            with connections.step():
+                return node_info.of(self._backend.object_info_digest)
+        except connections.UNAVAILABLE:
+            return {}
+
+    def _post_unanswered(self, exc: Unreachable) -> Gone | None:
+        """ComfyUI may have it all the same: look before anything else."""
+        if exc.turned_away:
+            return self._not_now("its ComfyUI did not let us in", exc)
+        try:
+            if exc.sent and self._client.whereabouts(self._id) != "unknown":
+                return None
+        except Unreachable as silent:
+            if exc.status is None and silent.status is None and silent.sent:
+                return None  # slow, it seems: patience is a matter of following
+            self._backend.strays.set()  # it may have been accepted after all
+            if exc.status is not None or silent.status is not None:
+                return self._not_now("its ComfyUI was not reached", exc)
+            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
+        to_blame = self.claim.tries + 1 >= STUMBLES and self._backend.fails_only_with(self._id)
+        if exc.status == 500 and to_blame:
+            fault = Fault(
+                "ComfyUI can not read the workflow (it answered 500)",
+                {"type": "unreadable", "node_errors": {}},
+                cause=FailureCause.UNREADABLE,
+            )
+            return self._fail(fault)
+        return self._not_now("ComfyUI did not take it", exc)
+
+    def _refused(self, fault: Fault) -> Gone:
+        """The workflow's fault, unless another backend has what is missing here."""
+        self._backend.record_success()
+        if fault.lacks:
+            others = self._retry_until_available(lambda: registry.others_alive(name=self.claim.worker))
+            if set(others) - set(self.claim.excluded):
+                return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
+        return self._fail(model_usage.with_suggestions(fault, self.claim.prompt))
