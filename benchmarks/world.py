@@ -11,6 +11,7 @@ nobody reaches): both cost what they cost in use.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -146,7 +147,13 @@ def say(text: str) -> None:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Numbers are aligned to the right, and get two decimals where they have any."""
+    """Numbers are aligned to the right, and get two decimals where they have any.
+
+    Also appended as a line of JSON to the file that RESULTS_FILE names, for `benchmarks.results`.
+    """
+    if path := os.environ.get("RESULTS_FILE"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"head": list(head), "rows": [list(row) for row in rows]}) + "\n")
     cells = [[f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(head), *cells]) for column in range(len(head))]
     print()

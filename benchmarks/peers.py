@@ -1,0 +1,177 @@
+"""A tiny workflow, from its submission to the picture in the client's hand: ComfyUI itself, us, and others.
+
+Every way is asked in turn, in the same run and, but for peers of your own, on the same ComfyUI:
+
+    raw           POST /prompt, the websocket until it has ended, GET /view
+    Prefer: wait  POST /workflows/execute, which answers with the result, and GET of the picture
+    live stream   POST /workflows/execute, its server-sent events until the end, the result, the picture
+    --salad URL   POST /prompt of SaladTechnologies/comfyui-api, which answers with the picture
+    --proxy URL   comfy-api-proxy, by the official comfy-sdk
+
+ComfyUI's latency and what each way adds to it are printed, and the latter as a ratio to the former.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
+
+import argparse  # noqa: E402
+import base64  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import time  # noqa: E402
+import uuid  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import requests  # noqa: E402
+import websocket  # noqa: E402
+
+from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from tests.stack import Person  # noqa: E402
+from tests.workflows import graphs  # noqa: E402
+
+WARM_UP = 10  # rounds that are not counted
+PATIENCE = 60.0  # seconds for one workflow
+PNG = b"\x89PNG"
+
+Way = Callable[[graphs.Graph], bytes]  # runs a workflow; the bytes of its picture
+
+
+def raw(url: str) -> Way:
+    http, client_id = requests.Session(), uuid.uuid4().hex
+    address = f"{url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+    socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
+
+    def run(graph: graphs.Graph) -> bytes:
+        answer = http.post(f"{url}/prompt", json={"prompt": graph, "client_id": client_id})
+        answer.raise_for_status()
+        prompt_id = answer.json()["prompt_id"]
+        image: dict[str, str] = {}
+        while True:
+            frame = socket.recv()
+            if isinstance(frame, bytes):
+                continue
+            message: dict[str, Any] = json.loads(frame)
+            if message["data"].get("prompt_id") != prompt_id:
+                continue
+            if message["type"] == "executed":
+                [image] = message["data"]["output"]["images"]
+            elif message["type"] == "execution_success":
+                return http.get(f"{url}/view", params=image).content
+
+    return run
+
+
+def waited(person: Person) -> Way:
+    def run(graph: graphs.Graph) -> bytes:
+        answer = person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
+        return _picture(person, answer.json())
+
+    return run
+
+
+def streamed(person: Person) -> Way:
+    def run(graph: graphs.Graph) -> bytes:
+        execution_id = person.execute(graph)
+        heard = b""
+        with person.get(f"/workflows/{execution_id}/events", stream=True) as stream:
+            for chunk in stream.raw.read_chunked():
+                heard += chunk
+                if b"event: end" in heard:
+                    break
+        return _picture(person, person.get(f"/workflows/{execution_id}").json())
+
+    return run
+
+
+def _picture(person: Person, result: dict[str, Any]) -> bytes:
+    [image] = result["outputs"]["images"]
+    return person.get(image["url"].removeprefix(person.url)).content
+
+
+def salad(url: str) -> Way:
+    http = requests.Session()
+
+    def run(graph: graphs.Graph) -> bytes:
+        answer = http.post(f"{url.rstrip('/')}/prompt", json={"prompt": graph}, timeout=PATIENCE)
+        answer.raise_for_status()
+        return base64.b64decode(answer.json()["images"][0])
+
+    return run
+
+
+def proxy(url: str) -> Way:
+    import comfy_sdk
+
+    os.environ["COMFY_BASE_URL"] = url  # the only way to tell it
+    client = comfy_sdk.Comfy(api_key="benchmark")
+
+    def run(graph: graphs.Graph) -> bytes:
+        job = client.run(client.workflows.from_json(graph))
+        data: bytes = job.outputs[0].to_bytes()
+        return data
+
+    return run
+
+
+def measure(ways: dict[str, Way], *, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round; its order changes from round to round."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(WARM_UP + rounds):
+        turn = number % len(names)
+        for place, name in enumerate(names[turn:] + names[:turn]):
+            graph = graphs.colour(number * len(names) + place + 1)
+            began = time.perf_counter()
+            picture = ways[name](graph)
+            ended = time.perf_counter()
+            if not picture.startswith(PNG):
+                raise RuntimeError(f"{name}: no picture: {picture[:200]!r}")
+            if number >= WARM_UP:
+                taken[name].append(1000 * (ended - began))
+    return taken
+
+
+def table(taken: dict[str, list[float]]) -> list[list[object]]:
+    plain = percentile(taken["raw"], 0.5)
+    rows: list[list[object]] = []
+    for name, values in taken.items():
+        middle, late = percentile(values, 0.5), percentile(values, 0.99)
+        added = middle - plain
+        added_late = percentile([value - plain for value in values], 0.99)
+        more: list[object] = ["", "", ""] if name == "raw" else [added, added_late, added / plain]
+        rows.append([name, middle, late, *more])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=100, help="of each way (default 100)")
+    parser.add_argument("--salad", help="address of a comfyui-api of Salad's")
+    parser.add_argument("--proxy", help="address of a comfy-api-proxy")
+    options = parser.parse_args()
+    with World() as world:
+        say("starting the services")
+        comfyui = world.start_comfyui()
+        stack = world.start_stack()
+        stack.start_worker(comfyui_url=comfyui.url)
+        person = stack.person()
+        ways = {"raw": raw(comfyui.url), "Prefer: wait": waited(person), "live stream": streamed(person)}
+        if options.salad:
+            ways["salad"] = salad(options.salad)
+        if options.proxy:
+            ways["proxy"] = proxy(options.proxy)
+        say(f"{options.rounds} rounds")
+        rows = table(measure(ways, rounds=options.rounds))
+        print_table(["to the picture, ms", "p50", "p99", "added p50", "added p99", "added / raw"], rows)
+
+
+if __name__ == "__main__":
+    main()
