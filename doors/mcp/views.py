@@ -11,8 +11,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from comfyserve.api import addresses
+from comfyserve.api import addresses, json_limits
 from workflows.api.views import user_of
+
+MAX_ELEMENTS = 10_000  # of a message: the arguments of a tool are the few inputs of an app
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class EntranceView(APIView):
     parser_classes: list[type[BaseParser]] = []  # the protocol reads the body
 
     def post(self, request: Request) -> Response:
+        # The protocol's own parser works in the event loop, and knows no limits.
+        json_limits.check(request._request.body, elements=MAX_ELEMENTS)
         response = Response({})
         response.mcp_caller = Caller(user_of(request), addresses.base_of(request._request))  # type: ignore[attr-defined]
         return response

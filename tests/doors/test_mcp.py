@@ -97,3 +97,13 @@ def test_mistakes_are_told_to_the_agent(person):
 def test_strangers_are_refused(person):
     answer = person.session.post(f"{person.url}/mcp", json={}, headers={"Authorization": "Bearer csk_wrong"})
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("piece, depth", [("[],", 0), ("1,", 0), ("", 200)])
+def test_a_message_that_is_costly_to_parse_is_refused_before_the_event_loop_parses_it(person, piece, depth):
+    before, after = '{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"x": [', "1]}}"
+    body = before + piece * 1_000_000 + "[" * depth + "]" * depth + ("," if depth else "") + after
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    answer = person.session.post(f"{person.url}/mcp", data=body, headers=headers, timeout=30)
+    assert answer.status_code == 400
+    assert "The JSON " in answer.json()["message"]
