@@ -19,6 +19,7 @@ class AnyField(serializers.JSONField):
 
 
 class InputSerializer(serializers.Serializer[Any]):
+    also_called = {"min": "minimum", "max": "maximum", "options": "choices", "label": "title"}
     name = TextField(max_length=63, help_text="What callers call it")
     node = TextField(max_length=200, help_text="Id of the node")
     input = TextField(max_length=200, help_text="Name of the node's input")

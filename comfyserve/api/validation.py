@@ -12,7 +12,7 @@ from typing import Any
 
 from django.http import QueryDict
 from rest_framework.request import Request
-from rest_framework.serializers import BaseSerializer
+from rest_framework.serializers import BaseSerializer, Serializer
 
 from comfyserve.near_names import did_you_mean, near
 
@@ -32,23 +32,41 @@ def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
     mistakes: list[Detail] = []
     if not serializer.is_valid():
         mistakes = flatten(serializer.errors, _codes(serializer.errors))
-    if isinstance(given, Mapping) and not getattr(kind, "takes_any", False):
-        what = "parameter" if isinstance(data, QueryDict) else "field"
-        known = getattr(serializer, "fields", {})
-        mistakes += unknown(given, known, what=what, also_called=getattr(kind, "also_called", {}))
+    what = "parameter" if isinstance(data, QueryDict) else "field"
+    mistakes += _unknown_in(serializer, given, what=what)
     if mistakes:
         raise ValidationFailed(mistakes)
     return dict(serializer.validated_data)
 
 
+def _unknown_in(shape: Any, given: Any, *, what: str, path: str = "") -> list[Detail]:
+    """The unknown fields of `given` and of the objects inside it for which `shape` has a serializer."""
+    inner = getattr(shape, "child", None)
+    if inner is not None and isinstance(given, list):
+        each = [_unknown_in(inner, item, what=what, path=f"{path}{at}.") for at, item in enumerate(given)]
+        return [detail for details in each for detail in details][:MOST_UNKNOWN]
+    if not isinstance(shape, Serializer) or not isinstance(given, Mapping):
+        return []
+    found: list[Detail] = []
+    if not getattr(shape, "takes_any", False):
+        also_called = getattr(shape, "also_called", {})
+        found = unknown(given, shape.fields, what=what, also_called=also_called, path=path)
+    for name, field in shape.fields.items():
+        found += _unknown_in(field, given.get(name), what=what, path=f"{path}{name}.")
+    return found
+
+
 def unknown(
-    names: Iterable[str], known: Iterable[str], *, what: str = "field", also_called: Mapping[str, str]
-) -> list[Detail]:
-    """A detail for each of `names` that is unknown, with suggestions."""
+    names: Iterable[str], known: Iterable[str], *, what: str = "field", also_called: Mapping[str, str],
+    path: str = "",
+) -> list[Detail]:  # fmt: skip
+    """A detail for each of `names` that is unknown, with suggestions. `path` goes before it, with its dot."""
     known = list(known)
     found = [name for name in names if name not in known][:MOST_UNKNOWN]
     return [
-        _unknown(name, f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}")
+        _unknown(
+            f"{path}{name}", f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}"
+        )
         for name in found
     ]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from django.conf import settings as django_settings
@@ -82,6 +83,19 @@ class TestRefusals:
         assert body["message"] == "Too many requests. Rate limit: 2 requests per hour."
         assert told(response)[:2] == (2, 0)
         assert abs(int(response["Retry-After"]) - told(response)[2]) <= 1
+
+    @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+    @pytest.mark.parametrize("rate", ["1/s", "1/m", "1/h"])
+    def test_a_retry_after_the_seconds_that_are_named_is_let_in(
+        self, as_alice: Api, settings, monkeypatch, rate: str, fraction: float
+    ) -> None:
+        settings.RATE_LIMITS = rate
+        now = int(time.time()) + fraction
+        # Limits alone see this clock: tokens and Redis keep theirs.
+        monkeypatch.setattr("django_ratelimit.core.time", SimpleNamespace(time=lambda: now))
+        assert [as_alice.get("/auth/me").status_code for _ in range(2)] == [200, 429]
+        now += int(as_alice.get("/auth/me")["Retry-After"])
+        assert as_alice.get("/auth/me").status_code == 200
 
     def test_a_refusal_describes_the_window_that_was_exceeded(self, as_alice: Api, settings) -> None:
         settings.RATE_LIMITS = "2/d,1000/h"

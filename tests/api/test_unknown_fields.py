@@ -51,6 +51,40 @@ class TestUnknownFields:
     def test_every_body_is_looked_at(self, as_alice: Api, path: str, body: dict[str, Any]) -> None:
         assert "otp" in refusals(as_alice.post(path, body))
 
+    def test_an_app_names_what_is_not_known_in_its_parts(self, as_alice: Api) -> None:
+        app = {
+            "name": "colour", "workflow": graphs.colour(1), "titel": "A colour",
+            "inputs": [
+                {"name": "a", "node": "1", "input": "color"},
+                {"name": "b", "node": "1", "input": "width", "min": 1, "defualt": 5},
+            ],
+            "outputs": [{"name": "c", "node": "2", "label": "x"}],
+        }  # fmt: skip
+        assert as_alice.post("/apps/", {"name": "colour", "workflow": graphs.colour(1)}).status_code == 201
+        changes = {name: value for name, value in app.items() if name != "name"}
+        for response in (as_alice.post("/apps/", app), as_alice("patch", "/apps/colour", changes)):
+            found = refusals(response)
+            assert set(found) == {"titel", "inputs.1.min", "inputs.1.defualt", "outputs.0.label"}
+            assert "did you mean 'title'" in found["titel"]
+            assert "did you mean 'minimum'" in found["inputs.1.min"]
+            assert "did you mean 'default'" in found["inputs.1.defualt"]
+
+    @pytest.mark.parametrize("path", ["/apps/colour/run", "/apps/colour/batch"])
+    def test_runs_of_apps_take_no_others_either(self, as_alice: Api, path: str) -> None:
+        app = {
+            "name": "colour", "workflow": graphs.colour(1),
+            "inputs": [{"name": "colour", "node": "1", "input": "color"}],
+        }  # fmt: skip
+        assert as_alice.post("/apps/", app).status_code == 201
+        assert "did you mean 'webhook_url'" in refusals(as_alice.post(path, {"webhook": "x"}))["webhook"]
+        given = {"color": 1} if path.endswith("run") else [{"color": 1}]
+        body = assert_error(as_alice.post(path, {"inputs": given}), 400, "validation_error")
+        assert "did you mean 'colour'" in body["details"][0]["message"]
+
+    @pytest.mark.parametrize("path", ["/apps/?limits=5", "/apps/colour?full=1", "/apps/colour/schema?full=1"])
+    def test_nor_do_lists_and_schemas_of_apps(self, as_alice: Api, path: str) -> None:
+        assert refusals(as_alice.get(path))
+
     @pytest.mark.parametrize(
         "path, meant",
         [

@@ -68,6 +68,16 @@ def three_pictures() -> dict[str, Any]:
     return {"1": {"class_type": "Sleep", "inputs": {"seconds": 0.1}}, **saves}
 
 
+def test_outputs_come_in_the_order_of_node_ids(rig):
+    saves = ("save", "10", "9", "4:12", "4:2", "30")
+    graph = {"1": {"class_type": "Sleep", "inputs": {"seconds": 0.0}}} | {
+        id_: {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "p"}}
+        for id_ in saves
+    }
+    body = rig.ends(rig.run(graph), "completed")
+    assert [each["node_id"] for each in body["outputs"]["images"]] == ["4:2", "4:12", "9", "10", "30", "save"]
+
+
 def test_a_second_try_goes_on_where_the_first_one_ended(rig, storage):
     storage.fails = lambda count: count == 3
     before = storage.left

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfyui.errors import Refused
-from comfyui.types import InputError, NodeErrors
+from comfyui.types import ExecutionError, InputError, NodeErrors
 from tests.workflows import graphs
 from workflows.graph import comfyui_errors, refusals
 from workflows.graph.links import MAX_DEPTH
@@ -117,6 +117,27 @@ TABLE = [
 @pytest.mark.parametrize("error, inputs, told", TABLE, ids=[row[0].type for row in TABLE])
 def test_each_type_has_its_sentence(error, inputs, told):
     assert sentence(error, **inputs) == SAMPLER + told
+
+
+@pytest.mark.parametrize("type_", ["brand_new", "exception_during_validation", "custom_validation_failed"])
+def test_a_long_text_of_comfyuis_own_is_passed_on_whole(type_):
+    text = " ".join(str(number) for number in range(5_000))
+    details = f"steps - {text}" if type_ == "custom_validation_failed" else text
+    assert text in sentence(InputError(type_, "It is new", details, "steps", {}))
+
+
+def test_a_text_beyond_all_bounds_is_cut_and_says_so():
+    told = sentence(InputError("brand_new", "x" * 100_000, "", None, {}))
+    assert len(told) < 33_000
+    assert "… (cut off; 100,000 characters) [brand_new]" in told
+
+
+def test_what_a_node_raised_is_passed_on_whole():
+    text = "; ".join(f"layer {number} does not fit" for number in range(500))
+    raised = ExecutionError("5", "KSampler", "RuntimeError", text, [], [])
+    fault = comfyui_errors.of_error(raised, graphs.txt2img())
+    assert fault.error == f"Node 5 (Sampler) failed: {text}"
+    assert fault.details["message"] == text
 
 
 def test_the_table_has_every_type_that_we_know():

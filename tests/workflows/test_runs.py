@@ -171,6 +171,9 @@ def test_an_error_in_mid_run_names_its_node_and_keeps_what_was_written(person):
     assert "traceback" not in json.dumps(result["error_details"])
     failed = person.get(f"/workflows/{execution_id}/logs", params={"level": "ERROR"}).json()["logs"]
     assert failed[0]["node_id"] == "3"
+    lines = person.get(f"/workflows/{execution_id}/logs").json()["logs"]
+    assert {tuple(line) for line in lines} == {("timestamp", "level", "message", "node_id")}
+    assert None in {line["node_id"] for line in lines}, "a line about no node has the key as well"
     written = result["outputs"].get("images", [])
     for output in written:
         assert picture(output).getpixel((0, 0)) == (0xAB, 0xCD, 0xEF)

@@ -22,7 +22,8 @@ from .refusals import clean
 
 MOST_NODES = 100  # told of in `node_errors`
 MOST_SENTENCES = 20  # in one error
-LONGEST_ERROR = 8000  # characters
+LONGEST_ERROR = 2 * refusals.WHOLE  # characters
+LONGEST_DETAIL = 500  # characters of ComfyUI's text, where our sentence says it all
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fa
         error=_joined(sentences),
         details={
             "type": refused.type,
-            "message": clean(refused.message),
+            "message": clean(refused.message, refusals.WHOLE),
             "details": clean(refused.details, refusals.WHOLE),
             "node_errors": node_errors(refused.node_errors, prompt, classes),
         },
@@ -62,7 +63,7 @@ def _joined(sentences: list[str]) -> str:
     """Each once, and of very many the first ones and how many more there are."""
     told = list(dict.fromkeys(sentences))
     more = f"; and {len(told) - MOST_SENTENCES} more" if len(told) > MOST_SENTENCES else ""
-    return "; ".join(told[:MOST_SENTENCES])[:LONGEST_ERROR] + more
+    return clean("; ".join(told[:MOST_SENTENCES]), LONGEST_ERROR) + more
 
 
 def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterator[tuple[str, str | None]]:
@@ -106,10 +107,11 @@ def _node_error(
     errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes
 ) -> dict[str, Any]:
     told = refusals.told(errors, error, prompt, classes)
+    longest = LONGEST_DETAIL if error.type in refusals.SENTENCES else refusals.WHOLE
     return {
         "type": error.type,
-        "message": clean(error.message),
-        "details": clean(error.details),
+        "message": clean(error.message, longest),
+        "details": clean(error.details, longest),
         "input": error.input_name,
         "explanation": told.sentence,
         "value": told.value,
@@ -145,7 +147,7 @@ def near_in_name(found: Mapping[str, list[str]]) -> list[str]:
 # -- errors in mid-run -----------------------------------------------------------------------------------
 def of_error(error: ExecutionError, prompt: parsing.Prompt) -> Fault:
     """A node raised."""
-    message = clean(error.message)
+    message = clean(error.message, refusals.WHOLE)
     out_of_memory = is_out_of_memory(error)
     said = what_ran_out(error) if out_of_memory else message
     return Fault(

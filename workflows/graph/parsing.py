@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,12 @@ def title_of(prompt: Prompt, node_id: str) -> str:
     if node is None:
         return f"node {node_id}"
     return str(node.get("_meta", {}).get("title") or node["class_type"])
+
+
+def order_of(node_id: str) -> tuple[int | str, ...]:
+    """Sort key of a node's id: numbers by value ("9" before "10"), and before names; the nodes that a node
+    expands into ("4.0.0.1") and those of a subgraph ("4:1") follow it."""
+    return tuple(int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", node_id)))
 
 
 def models_of(prompt: Prompt) -> list[ModelUse]:

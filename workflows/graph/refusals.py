@@ -17,7 +17,7 @@ from .node_info import Classes, Input
 
 SHOWN = 80  # characters of a value
 SHOWN_OPTIONS = 20
-WHOLE = 4000  # characters of an error that we do not know
+WHOLE = 32_000  # characters of an error that we do not know
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
 EDITOR_ONLY = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GroupNode"}
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
@@ -134,7 +134,7 @@ def _broke(found: Found) -> Told:
     exception = str(found.error.extra_info.get("exception_type") or "")
     if exception == "RecursionError":
         return Told("the chain of nodes before it is longer than ComfyUI can follow")
-    return Told(f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details)})")
+    return Told(f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details, WHOLE)})")
 
 
 def _wrong_type(found: Found) -> Told:
@@ -172,7 +172,7 @@ def _not_in_list(found: Found) -> Told:
 
 def _custom(found: Found) -> Told:
     _, dash, why = found.error.details.partition(" - ")
-    reason = clean(why) if dash else "the node does not accept it"
+    reason = clean(why, WHOLE) if dash else "the node does not accept it"
     return Told(f"input '{found.name}' is {found.shown}: {reason}", value=found.value)
 
 
@@ -229,5 +229,6 @@ def names_model(name: str, value: Any) -> bool:
 
 
 def clean(text: str, longest: int = 500) -> str:
-    """Without server paths, one line, not too long."""
-    return PATHS.sub("…", " ".join(text.split()))[:longest]
+    """Without server paths, one line, cut with a note where it is longer than that."""
+    told = PATHS.sub("…", " ".join(text.split()))
+    return told if len(told) <= longest else f"{told[:longest]}… (cut off; {len(told):,} characters)"

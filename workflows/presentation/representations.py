@@ -114,6 +114,7 @@ def result(
 
 LISTED_OUTPUTS = 20  # of a kind
 LISTED_TEXT = 500  # characters
+LISTED_ERROR = 2000  # characters
 
 
 def listed(page: Sequence[Execution], *, base: str) -> list[dict[str, Any]]:
@@ -136,7 +137,9 @@ def listed(page: Sequence[Execution], *, base: str) -> list[dict[str, Any]]:
 
 
 def _bounded(shown: dict[str, Any]) -> dict[str, Any]:
-    truncated = False
+    truncated = len(shown["error"] or "") > LISTED_ERROR
+    if truncated:
+        shown["error"] = shown["error"][:LISTED_ERROR]
     for group, items in shown["outputs"].items():
         truncated |= len(items) > LISTED_OUTPUTS
         del items[LISTED_OUTPUTS:]

@@ -14,7 +14,7 @@ from files import storing, types
 from files.conversion_errors import CannotConvert
 from files.formats import Group
 from files.models import File, Kind
-from workflows.graph import refusals
+from workflows.graph import parsing, refusals
 from workflows.models import Level, Output
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
@@ -45,8 +45,8 @@ def collect(
     """
     outputs: list[Output] = []
     files, lines = own_outputs.select(claim, history.files, confined=confined)
-    place = {node_id: number for number, node_id in enumerate(claim.prompt)}
-    for written in sorted(files, key=lambda each: place.get(each.node_id, len(place))):
+    # ComfyUI lists nodes as they happened to finish. Those of one node stay in its own order.
+    for written in sorted(files, key=lambda each: parsing.order_of(each.node_id)):
         try:
             if written not in stored:
                 stored[written] = _store(claim, written, client=client, alive=alive)
@@ -57,7 +57,7 @@ def collect(
             lines.append(Line(message, Level.WARNING, written.node_id))
             continue
         outputs.append(output_of(claim, written, stored[written]))
-    texts = sorted(history.texts, key=lambda each: place.get(each[0], len(place)))
+    texts = sorted(history.texts, key=lambda each: parsing.order_of(each[0]))
     outputs += [_text(claim, node_id, text) for node_id, text in texts]
     return outputs, lines
 
