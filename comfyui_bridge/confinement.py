@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -32,6 +33,7 @@ from .marks import INPUT, INPUTS, MARK
 KEY = "comfyserve"  # in extra_data
 KINDS = ("output", "temp", "input")
 DEFAULT_PREFIX = "ComfyUI"
+NOT_VIEWABLE = re.compile(r"[\x00-\x1f\x7f]|\.(?=\.)")  # of a name
 
 _stock: dict[str, Callable[..., Any]] = {
     name: getattr(folder_paths, name)
@@ -231,8 +233,9 @@ def _save_image_path(filename_prefix: Any, output_dir: str, *args: Any, **kwargs
 
 def literal_prefix(prefix: Any, *, mark: str) -> str:
     """As a path below the prompt's folder: no "..", no root, not empty. It may already start with the
-    mark."""
+    mark. What ComfyUI's `/view` does not give, such as "v1..final" or a newline, gets a `_` in its place."""
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = [NOT_VIEWABLE.sub("_", part) for part in parts]
     if parts and parts[0] == mark:
         parts = parts[1:]
     return "/".join(parts) or DEFAULT_PREFIX

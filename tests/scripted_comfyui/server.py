@@ -52,6 +52,7 @@ class Faults:
     silent: bool = False  # sockets stay open, and nothing is sent on them
     deaf: bool = False  # sockets opened from now on answer no ping, as one whose peer has gone
     cut_files: int | None = None  # the connection ends after so many bytes of a file
+    broken_files: set[str] = field(default_factory=set)  # names for which `/view` drops the connection
 
 
 class ScriptedComfyUI:
@@ -358,6 +359,8 @@ class ScriptedComfyUI:
 
     async def _view(self, request: web.Request) -> web.StreamResponse:
         query = request.query
+        if query["filename"] in self.faults.broken_files and request.transport is not None:
+            request.transport.close()  # as the real one does over a newline in a header
         content = self._engine.files.get(
             (query.get("type", "output"), query.get("subfolder", ""), query["filename"])
         )

@@ -12,6 +12,7 @@ from files import backend
 from files.errors import StorageUnavailable
 from files.models import File
 from files.s3 import Bucket
+from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.waiting import wait_for
 from tests.workflows.rig import sleep
 from workflows.models import Execution
@@ -158,6 +159,22 @@ def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
     go_on.set()
     rig.ends(execution_id, "completed")
     assert Execution.objects.get(id=execution_id).attempt == 1
+
+
+def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
+    async def odd(run, inputs):
+        good = run.save(PNG, prefix="good", extension="png")
+        return {"images": [good, {"filename": "a\nb.png", "subfolder": "", "type": "output"}]}
+
+    rig.comfyui.classes["PreviewImage"] = NodeClass(run=odd, is_output=True)
+    rig.comfyui.faults.broken_files.add("a\nb.png")
+    rig.backend.look_again()
+    rig.backend.refresh()
+    body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
+    assert len(body["outputs"]["images"]) == 1
+    assert body["warnings"] == [
+        "Node 1 (PreviewImage): its file 'a\\nb.png' is missing from the outputs, since ComfyUI does not give it"
+    ]
 
 
 def test_an_upload_that_stands_still_is_none(rig, monkeypatch):

@@ -57,6 +57,27 @@ def file_of(person: Any, output: dict[str, Any]) -> bytes:
     return bytes(answer.content)
 
 
+PREFIXES = ["a\nb", "tab\there\r\n", "v1..final", "up.../..x", "\x01\x7f"]
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_names_that_comfyui_would_not_give_back_are_made_good(alice, is_linked):
+    graph = graphs.colour(7)
+    for number, prefix in enumerate(PREFIXES):
+        text = {"class_type": "PrimitiveString", "inputs": {"value": prefix}}
+        given = [f"t{number}", 0] if is_linked else prefix
+        graph[f"t{number}"] = text
+        graph[f"s{number}"] = {
+            "class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": given}
+        }  # fmt: skip
+    result = alice.result(alice.execute(graph))
+    assert (result["status"], result["warnings"]) == ("completed", [])
+    names = {each["node_id"]: each["filename"] for each in result["outputs"]["images"]}
+    assert [names[f"s{number}"].removesuffix("_00001_.png") for number in range(len(PREFIXES))] == [
+        "a_b", "tab_here__", "v1_.final", "_.x", "__"
+    ]  # fmt: skip
+
+
 class TestReading:
     @pytest.mark.parametrize(
         "value",

@@ -27,6 +27,7 @@ from .links import links_of as links_of
 
 MARK_INPUT = "_comfyserve"  # an input that no node knows; see `mark_outputs`
 DEFAULT_PREFIX = "ComfyUI"
+NOT_VIEWABLE = re.compile(r"[\x00-\x1f\x7f]|\.(?=\.)")  # of a name; as in comfyui_bridge
 
 # Inputs that name a model file, and the type of model they name. The registry knows the same names.
 MODEL_INPUTS = {
@@ -330,6 +331,7 @@ def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
 
 
 def literal_prefix(prefix: Any) -> str:
-    """A file name's prefix as a path below the folder of the attempt: no "..", no root, not empty."""
+    """A file name's prefix as a path below the folder of the attempt: no "..", no root, not empty. What
+    ComfyUI's `/view` does not give, such as "v1..final" or a newline, gets a `_` in its place."""
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts) or DEFAULT_PREFIX
+    return "/".join(NOT_VIEWABLE.sub("_", part) for part in parts) or DEFAULT_PREFIX

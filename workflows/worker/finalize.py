@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -200,6 +201,7 @@ class _Collecting:
         self._alive, self._stop = alive, stop
         self._began = time.monotonic()
         self._stored: dict[OutputFile, File] = {}
+        self._failures: Counter[OutputFile] = Counter()
         self._own_failures = 0  # that cannot be an outage of the storage
 
     def collect(self) -> Collected | None:
@@ -213,7 +215,7 @@ class _Collecting:
                 collected = output_collection.collect(
                     self._claim, self._history,
                     client=self._backend.client, confined=self._backend.has_bridge,
-                    alive=self._alive, stored=self._stored,
+                    alive=self._alive, stored=self._stored, failures=self._failures,
                 )  # fmt: skip
                 self._backend.stored_at = time.monotonic()
                 return collected

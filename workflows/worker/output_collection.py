@@ -5,10 +5,11 @@ They become visible with the final transaction only. What a failed run had writt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from comfyui import Client, NotFound
+from comfyui import Client, NotFound, Unreachable
 from comfyui.types import History, OutputFile
 from files import storing, types
 from files.conversion_errors import CannotConvert
@@ -22,6 +23,7 @@ from workflows.queue.execution_log import Line
 from . import own_outputs
 
 MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
+VIEW_TRIES = 5  # of a file that a ComfyUI that answers does not give
 LONGEST_SUBFOLDER = 500  # characters, as the column has
 _NOT_GIVEN = "ComfyUI does not give it"
 _NOT_STRIPPED = "the app does not show its workflow, which may be in it and cannot be removed"
@@ -35,12 +37,15 @@ def collect(
     confined: bool,
     alive: Callable[[], Any],
     stored: dict[OutputFile, File],
+    failures: Counter[OutputFile],
 ) -> tuple[list[Output], list[Line]]:
     """(outputs, not saved yet, with their files in storage; lines about what was missing or left out).
 
     Only what is the execution's own: see `own_outputs` for that, and for `confined`.
 
     `stored` is what an earlier try had brought into the storage, and grows: nothing is brought there twice.
+    `failures` counts, in the same way, how often a ComfyUI that answers did not give a file: a custom node
+    may have given it a name that breaks `/view`. After VIEW_TRIES it is missing, with a warning.
     `alive` is called while bytes flow. Raises Unreachable, or what the storage raises: try again then.
     """
     outputs: list[Output] = []
@@ -50,8 +55,12 @@ def collect(
         try:
             if written not in stored:
                 stored[written] = _store(claim, written, client=client, alive=alive)
-        except (NotFound, CannotConvert) as exc:
-            why = _NOT_GIVEN if isinstance(exc, NotFound) else _NOT_STRIPPED
+        except (NotFound, Unreachable, CannotConvert) as exc:
+            if isinstance(exc, Unreachable):
+                failures[written] += client.ping()
+                if failures[written] < VIEW_TRIES:
+                    raise
+            why = _NOT_STRIPPED if isinstance(exc, CannotConvert) else _NOT_GIVEN
             named = refusals.named(claim.prompt, written.node_id)
             message = f"{named}: its file {written.filename!r} is missing from the outputs, since {why}"
             lines.append(Line(message, Level.WARNING, written.node_id))
