@@ -20,6 +20,7 @@ SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits witho
 LONGEST_NUMBER = 4300  # digits that Python reads
 MOST_MISTAKES = 50  # invalid numbers reported in one response
 TOO_LONG = "A whole number must fit in 64 bits"
+UNREADABLE = f"A whole number may have at most {LONGEST_NUMBER:,} digits"
 SURROGATE = re.compile("[\ud800-\udfff]")
 BLANKS = re.compile(r"[ \t\n\r]*")
 # The sender's own JSON, which we keep as text: its numbers may be of any length.
@@ -115,7 +116,7 @@ def _float(text: str) -> float | _NoNumber:
 
 
 def _whole(text: str) -> int | _NoNumber:
-    return int(text) if len(text) <= LONGEST_NUMBER else _NoNumber(TOO_LONG)
+    return int(text) if len(text) <= LONGEST_NUMBER else _NoNumber(UNREADABLE)
 
 
 def _check(value: Any, *, texts: bool) -> None:

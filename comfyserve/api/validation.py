@@ -33,7 +33,10 @@ def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
     if not serializer.is_valid():
         mistakes = flatten(serializer.errors, _codes(serializer.errors))
     what = "parameter" if isinstance(data, QueryDict) else "field"
-    mistakes += _unknown_in(serializer, given, what=what)
+    told = {(detail.code, detail.field) for detail in mistakes}  # by a serializer itself
+    mistakes += [
+        detail for detail in _unknown_in(serializer, given, what=what) if (detail.code, detail.field) not in told
+    ]
     if mistakes:
         raise ValidationFailed(mistakes)
     return dict(serializer.validated_data)
@@ -64,9 +67,7 @@ def unknown(
     known = list(known)
     found = [name for name in names if name not in known][:MOST_UNKNOWN]
     return [
-        _unknown(
-            f"{path}{name}", f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}"
-        )
+        _unknown(f"{path}{name}", f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}")
         for name in found
     ]
 

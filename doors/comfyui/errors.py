@@ -47,10 +47,17 @@ def body(known: ApiError) -> dict[str, Any]:
     error = {
         "type": kind,
         "message": known.message,
-        "details": "\n".join(detail.message for detail in known.details),
+        "details": "\n".join(map(_sentence, known.details)),
         "extra_info": {},
     }
     return {"error": error, "node_errors": nodes}
+
+
+def _sentence(detail: Detail) -> str:
+    """With its path, where the message does not name it."""
+    if not detail.field or detail.field in detail.message:
+        return detail.message
+    return f"{detail.field}: {detail.message}"
 
 
 def _by_node(details: Sequence[Detail]) -> dict[str, Any]:

@@ -44,6 +44,12 @@ class FlowerServer:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def metrics(self) -> str:
+        """Its own, for Prometheus."""
+        answer = requests.get(f"{self.url}/metrics", auth=AUTH, timeout=20)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     def post(self, path: str) -> requests.Response:
         return requests.post(self.url + path, auth=AUTH, timeout=20)
 

@@ -120,11 +120,11 @@ def test_what_runs_is_active_and_what_was_staged_goes_back_as_a_retry(
     assert again.status_code == 409
     assert "ended already" in again.text
     noted = stack.sql(
-        "SELECT note FROM accounts_auditentry WHERE action = 'execution.cancel' AND object_id = ANY(%s)",
+        "SELECT note, via, object_type FROM accounts_auditentry"
+        " WHERE action = 'execution.cancel' AND object_id = ANY(%s)",
         [running, staged],
     )
-    assert len(noted) == 2
-    assert noted[0][0].startswith("in Flower, by operator from 127.0.0.1")
+    assert noted == [("in Flower, by operator from 127.0.0.1", "system", "execution")] * 2
 
 
 def test_it_remembers_executions_over_a_restart(bare_stack: Stack, flower: FlowerServer) -> None:

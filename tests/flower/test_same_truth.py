@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import requests
 
 from tests.flower.conftest import FlowerServer
 from tests.stack import Person, Stack
@@ -27,6 +28,38 @@ def operator_of(stack: Stack) -> Person:
     return person
 
 
+class Dashboard:
+    """The console's first page, as an operator's browser asks for it."""
+
+    def __init__(self, stack: Stack, operator: Person) -> None:
+        self.session = requests.Session()
+        self.url = f"{stack.url}/admin/"
+        self.session.get(f"{self.url}login/", timeout=30)
+        form = {
+            "username": operator.email,
+            "password": operator.password,
+            "csrfmiddlewaretoken": self.session.cookies["csrftoken"],
+        }
+        answer = self.session.post(f"{self.url}login/", form, timeout=30, allow_redirects=False)
+        assert answer.status_code == 302, answer.text
+
+    def words(self) -> str:
+        page = self.session.get(f"{self.url}dashboard/live/", timeout=30)
+        assert page.status_code == 200, page.text
+        return " ".join(re.sub(r"<[^>]+>", " ", page.text).split())
+
+    def number(self, tile: str) -> int:
+        found = re.search(rf"\b{tile} (\d+)", self.words())
+        assert found, self.words()
+        return int(found.group(1))
+
+
+def samples(text: str, name: str, *labels: str) -> int:
+    """The sum of the series of that name that have the labels, such as `status="failed"`."""
+    lines = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.M)
+    return int(sum(float(value) for found, value in lines if all(each in found for each in labels)))
+
+
 def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
     bare_stack: Stack, comfyui: Any, flower: FlowerServer
 ) -> None:
@@ -38,21 +71,55 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
         "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "never"}},
     }
 
-    def said() -> dict[str, tuple[int, ...]]:
+    dashboard = Dashboard(stack, operator)
+
+    def metrics() -> str:
+        return operator.get("/metrics/", headers={"Accept": "text/plain"}).text
+
+    def said() -> dict[str, tuple[int, int]]:
         """What each says: (waiting, running)."""
-        metrics = operator.get("/metrics/").json()
-        text = operator.get("/metrics/", headers={"Accept": "text/plain"}).text
-        waiting = sum(float(n) for n in re.findall(r"^comfyserve_waiting_executions\{.*\} (\S+)", text, re.M))
-        running = re.findall(r"^comfyserve_running_executions (\S+)", text, re.M)
+        figures = operator.get("/metrics/").json()
         workers = operator.get("/workers/").json()
+        waiting = samples(metrics(), "comfyserve_waiting_executions")
+        executing = "flower_worker_number_of_currently_executing_tasks"
         return {
             "flower": (flower.lengths()["gpu"], sum(row["active"] for row in flower.workers().values())),
-            "json": (metrics["queue_size"], metrics["active_executions"]),
-            "prometheus": (int(waiting), *(int(float(each)) for each in running)),
-            "workers": (
-                metrics["queue_size"],
-                sum(worker["running"] is not None for worker in workers),
+            "flower's metrics": (waiting, samples(flower.metrics(), executing)),
+            "json": (figures["queue_size"], figures["active_executions"]),
+            "prometheus": (waiting, samples(metrics(), "comfyserve_running_executions")),
+            "workers": (waiting, sum(worker["running"] is not None for worker in workers)),
+            "dashboard": (dashboard.number("Waiting"), dashboard.number("Running")),
+        }
+
+    def workers_said() -> dict[str, set[str]]:
+        """Names of the GPU workers that are well, as each says."""
+        services = operator.get("/health/detailed").json()["services"]
+        well = [each["name"] for each in services if each["status"] == "healthy"]
+        online = re.findall(r'^flower_worker_online\{worker="gpu-(.*?)@.*"\} 1.0$', flower.metrics(), re.M)
+        seen = {name.partition("@")[0] for name, row in flower.workers().items() if row["status"]}
+        return {
+            "health": {name.partition(":")[2] for name in well if name.startswith("comfyui:")},
+            "workers": {
+                each["name"] for each in operator.get("/workers/").json() if each["status"] == "active"
+            },
+            "flower": {name.removeprefix("gpu-") for name in seen if name.startswith("gpu-")},
+            "flower's metrics": set(online),
+        }
+
+    def ended_said() -> dict[str, tuple[int, ...]]:
+        """Of those that ended: (completed, failed, cancelled)."""
+        ours, theirs = metrics(), flower.metrics()
+        task = 'task="workflows.execution"'
+        return {
+            "prometheus": tuple(
+                samples(ours, "comfyserve_executions_ended_total", f'status="{status}"')
+                for status in ("completed", "failed", "cancelled")
             ),
+            "flower's metrics": tuple(
+                samples(theirs, "flower_events_total", f'type="task-{type_}"', task)
+                for type_ in ("succeeded", "failed", "revoked")
+            ),
+            "dashboard": tuple(dashboard.number(tile) for tile in ("Completed", "Failed", "Cancelled")),
         }
 
     def agreed(waiting: int, running: int) -> None:
@@ -68,6 +135,11 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
     stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
     flower.wait_for_state(ids[0], "STARTED")
     agreed(19, 1)
+    wait_for(
+        lambda: all(names == {"gpu-0"} for names in workers_said().values()),
+        seconds=30,
+        what=f"one worker, said by all; now {workers_said()}",
+    )
     for id_ in ids[10:]:
         assert ana.post(f"/workflows/{id_}/cancel").status_code == 200
     agreed(9, 1)
@@ -78,3 +150,11 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
         flower.wait_for_state(id_, state[ana.get(f"/workflows/{id_}").json()["status"]])
     row = flower.workers()["gpu-gpu-0@" + next(iter(flower.workers())).partition("@")[2]]
     assert (row["task-succeeded"], row["task-failed"]) == (8, 1)
+    wait_for(
+        lambda: set(ended_said().values()) == {(8, 1, 11)},
+        seconds=30,
+        what=f"8 completed, 1 failed and 11 cancelled, said by all; now {ended_said()}",
+    )
+    runtimes = samples(flower.metrics(), "flower_task_runtime_seconds_count", 'task="workflows.execution"')
+    # Flower has the runtime of the failed one, too.
+    assert runtimes == samples(metrics(), "comfyserve_execution_run_seconds_count") + 1

@@ -173,7 +173,8 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
     body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert len(body["outputs"]["images"]) == 1
     assert body["warnings"] == [
-        "Node 1 (PreviewImage): its file 'a\\nb.png' is missing from the outputs, since ComfyUI does not give it"
+        "Node 1 (PreviewImage): its file 'a\\nb.png' is missing from the outputs, "
+        "since ComfyUI does not give it"
     ]
 
 

@@ -145,3 +145,86 @@ def test_a_workflow_inside_a_string_is_explained(alice):
     [detail] = body["details"]
     assert (detail["code"], detail["field"]) == ("INVALID_TYPE", "workflow")
     assert "send the object itself, not a string" in detail["message"]
+
+
+@pytest.mark.parametrize("path", ["/workflows/execute", "/workflows/validate", "/workflows/batch"])
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        (graphs.colour(1), "The body is a workflow itself"),
+        ({"nodes": [], "links": []}, "The body is a workflow itself"),
+        ({"input": {"workflow": graphs.colour(1)}}, "'workflow' stands inside 'input'"),
+        ({"data": {"workflow": {}}, "priority": "high"}, "'workflow' stands inside 'data'"),
+    ],
+)
+def test_a_workflow_in_another_place_is_explained(alice, path, body, told):
+    [detail] = assert_error(alice.post(path, body), 400, "validation_error")["details"]
+    assert detail["field"] == "workflow"
+    assert told in detail["message"]
+
+
+@pytest.mark.parametrize("key", ["workflow", "output", "api"])
+def test_a_workflow_that_is_wrapped_twice_is_explained(alice, key):
+    response = alice.post("/workflows/execute", {"workflow": {key: graphs.colour(1), "x": 1}})
+    [detail] = assert_error(response, 400, "validation_error")["details"]
+    assert f"a workflow stands under '{key}': send that one" in detail["message"]
+
+
+@pytest.mark.parametrize("value", ["1", 0, True, None, {"a": 1}])
+def test_a_value_in_the_place_of_a_link_is_told(value):
+    graph = {"2": {"class_type": "SaveImage", "inputs": {"images": value}}}
+    [warning] = advice.warnings(graph, {"SaveImage": NodeInfo({"images": Input("IMAGE", True)}, ())}, None)
+    assert warning.startswith("Node 2 (SaveImage): input 'images' is ")
+    assert "but takes IMAGE by a link [node id, output]" in warning
+
+
+ID = "file_" + "0a" * 16
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"{ID} [input]", f"{ID}.png", ID.upper(), f"/files/{ID}", f'"{ID}"', f"input/{ID}", f"{ID},{ID}"],
+)
+@pytest.mark.parametrize("class_type, name", [("LoadImage", "image"), ("LoadImageMask", "image")])
+def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_type, name, value):
+    graph = graphs.colour(1) | {"7": {"class_type": class_type, "inputs": {name: value}}}
+    response = alice.post("/workflows/execute", {"workflow": graph})
+    [detail] = assert_error(response, 400, "validation_error")["details"]
+    assert detail["field"] == f"workflow.7.inputs.{name}"
+    assert detail["message"].endswith(f"send '{ID}' alone")
+
+
+def test_blanks_around_a_file_id_are_passed_over(alice):
+    graph = graphs.colour(1) | {"7": {"class_type": "LoadImage", "inputs": {"image": f" {ID}\n"}}}
+    response = alice.post("/workflows/execute", {"workflow": graph})
+    [detail] = assert_error(response, 400, "validation_error")["details"]
+    assert detail["code"] == "FILE_NOT_FOUND"
+
+
+def test_a_name_that_is_no_file_of_ours_says_what_to_send(person):
+    result = person.result(person.execute(graphs.colour(1) | {
+        "7": {"class_type": "LoadImage", "inputs": {"image": "nope.png"}},
+        "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
+    }))  # fmt: skip
+    told = " ".join([result["error"] or "", *result["warnings"]])
+    assert "Invalid image file: nope.png; upload it to /files/upload and send its file_id" in told
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+@pytest.mark.parametrize(
+    "path, body, place",
+    [
+        ("/workflows/execute", '{"workflow": {}, "metadata": {"a": [1, %s]}}', "metadata.a.1"),
+        ("/workflows/batch", '{"workflow": {}, "metadata": {"a": %s}}', "metadata.a"),
+        ("/workflows/batch", '{"workflow": {}, "inputs": [{"1.color": %s}]}', "inputs.0.1.color"),
+        ("/apps/", '{"name": "x", "inputs": [{"default": %s}]}', "inputs.0.default"),
+        ("/comfyui/prompt", '{"prompt": {}, "extra_data": {"a": %s}}', "extra_data.a"),
+        ("/api/v2/jobs", '{"workflow": {}, "metadata": {"a": %s}}', "metadata.a"),
+        ("/v1/images/generations", '{"prompt": "a", "n": %s}', "n"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_none_is_named_at_every_door(alice, path, body, place, number):
+    response = alice.post(path, data=body % number, content_type="application/json")
+    assert response.status_code in (400, 422), response.content
+    assert place in response.content.decode()
+    assert number in response.content.decode()

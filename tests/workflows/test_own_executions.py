@@ -172,7 +172,9 @@ def test_a_cursor_that_is_not_ours_is_named(alice, cursor):
 def test_a_list_is_bounded_and_says_what_the_page_of_an_execution_says(alice):
     execution_id = submit(alice)
     details = {"type": "refused", "node_errors": {}}
-    Execution.objects.filter(id=execution_id).update(status="failed", error="It failed " * 300, completed_at=Now())
+    Execution.objects.filter(id=execution_id).update(
+        status="failed", error="It failed " * 300, completed_at=Now()
+    )
     Graph.objects.filter(execution_id=execution_id).update(error_details=details)
     for position in range(30):
         Output.objects.create(

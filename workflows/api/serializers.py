@@ -10,11 +10,13 @@ from django.conf import settings
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
+from comfyserve.api.errors import ValidationFailed
 from comfyserve.api.fields import FlagField, NumberField, WholeNumber
 from comfyserve.api.parsers import Document
 from comfyserve.api.validation import MOST_UNKNOWN
 from comfyserve.near_names import did_you_mean, near
 from files.serializers import MAX_SIZE, QUALITY, FormatFields
+from workflows.graph import parsing
 from workflows.models import Level, Priority, Status
 from workflows.models.webhook import EXECUTION_EVENTS
 
@@ -86,7 +88,29 @@ def _no_field(name: str, known: Iterable[str], path: str) -> str:
     return f"There is no field '{path}.{name[:100]}'{did_you_mean(near(name, list(known)))}"
 
 
-class ValidateSerializer(serializers.Serializer[Any]):
+class NeedsWorkflow(serializers.Serializer[Any]):
+    """A body with the field `workflow`; where it stands elsewhere the refusal says so."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and "workflow" not in data:
+            _refuse_misplaced(data)
+        return super().to_internal_value(data)
+
+
+def _refuse_misplaced(data: dict[str, Any]) -> None:
+    message = ""
+    if parsing.looks_like_workflow(data):
+        message = 'The body is a workflow itself: send it as {"workflow": {...}}'
+    for name, value in data.items():
+        if isinstance(value, dict) and "workflow" in value:
+            message = (
+                f"'workflow' stands inside '{name[:100]}': send it, and all else, at the top of the body"
+            )
+    if message:
+        raise ValidationFailed.of("workflow", message, "REQUIRED_FIELD")
+
+
+class ValidateSerializer(NeedsWorkflow):
     also_called = {"prompt": "workflow", "graph": "workflow"}
     workflow = WorkflowField()
     output = OutputOptions(required=False, allow_null=True, help_text="As for *Execute Workflow*; checked")
@@ -166,7 +190,7 @@ class ExtraData(serializers.DictField):
         return found
 
 
-class ExecuteSerializer(SubmissionOptions):
+class ExecuteSerializer(NeedsWorkflow, SubmissionOptions):
     also_called = {"prompt": "workflow", "graph": "workflow", **SubmissionOptions.also_called}
     workflow = WorkflowField()
     extra_data = ExtraData(
@@ -263,6 +287,6 @@ class BatchOptions(SubmissionOptions):
     )  # fmt: skip
 
 
-class BatchSerializer(BatchOptions):
+class BatchSerializer(NeedsWorkflow, BatchOptions):
     also_called = ExecuteSerializer.also_called
     workflow = WorkflowField()

@@ -17,6 +17,12 @@ from .node_info import Classes, Input
 
 EMBEDDING = re.compile(r"embedding:([^\s,;()\[\]{}<>|:]+)", re.IGNORECASE)
 EXTENSIONS = re.compile(r"\.(safetensors|pt|bin|sft)$", re.IGNORECASE)
+# ComfyUI's own types that no widget gives; it does not check a value that stands in their place.
+LINKED_ONLY = {
+    "IMAGE", "MASK", "LATENT", "MODEL", "CLIP", "VAE", "CONDITIONING", "CONTROL_NET", "CLIP_VISION",
+    "CLIP_VISION_OUTPUT", "STYLE_MODEL", "UPSCALE_MODEL", "AUDIO", "VIDEO",
+    "NOISE", "SAMPLER", "SIGMAS", "GUIDER",
+}  # fmt: skip
 MOST = 20  # warnings
 
 
@@ -43,6 +49,8 @@ def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:
 
 def _converted(name: str, value: object, about: Input) -> str | None:
     """What ComfyUI makes of a value of another type."""
+    if about.kind in LINKED_ONLY and not isinstance(value, list):
+        return f"input '{name}' is {value!r:.40}, but takes {about.kind} by a link [node id, output]"
     if about.kind == "BOOLEAN" and isinstance(value, str) and value:
         return f"input '{name}' is the text {value[:40]!r}, which ComfyUI takes for true; send true or false"
     if about.kind == "INT" and isinstance(value, float) and value != int(value):

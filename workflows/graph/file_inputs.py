@@ -16,6 +16,7 @@ __all__ = ["USUAL", "classes", "misplaced", "taking_files"]
 
 _ANNOTATED = re.compile(r"\[(input|output|temp)\]\s*$", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
+_FILE_ID = re.compile(r"file_[0-9a-f]{32}", re.IGNORECASE)
 _PLACED = re.compile(r"https?://|data:", re.IGNORECASE)
 
 
@@ -57,7 +58,16 @@ def is_path(value: str) -> bool:
 
 
 def _may_stand(value: Any) -> bool:
-    return isinstance(value, str) and bool(_PLACED.match(value) or not is_path(value))
+    if not isinstance(value, str):
+        return False
+    text = value.strip()
+    return bool(_PLACED.match(text) or not (is_path(text) or _id_inside(text)))
+
+
+def _id_inside(text: str) -> str | None:
+    """The file_id in a value that is more than a file_id, such as "file_… [input]" or "/files/file_…"."""
+    found = _FILE_ID.search(text)
+    return found.group().lower() if found and found.group().lower() != text else None
 
 
 def _has_path(value: Any) -> bool:
@@ -70,9 +80,11 @@ def _has_path(value: Any) -> bool:
 
 
 def _refusal(graph: Graph, node_id: str, name: str, value: Any) -> Detail:
+    inside = _id_inside(value.strip()) if isinstance(value, str) else None
     what = "a link" if link(value) else "a path" if isinstance(value, str) else "this value"
     message = (
         f"The input '{name}' of node {node_id} ({title_of(graph.prompt, node_id)}) takes a file: give a "
         f"file_id, an http(s) address or a data: URL, not {what}"
+        + (f"; send '{inside}' alone" if inside else "")
     )
     return Detail("PATH_NOT_ALLOWED", message, graph.paths.get((node_id, name)))

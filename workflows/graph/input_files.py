@@ -136,7 +136,8 @@ def _uses(graph: Graph, known: dict[str, frozenset[str] | None]) -> Iterator[Use
     """In the order of the graph. Asks the database only if some value could be a file, and of each class
     that is not in `known` yet."""
     for node_id, node in graph.prompt.items():
-        for name, value in nested_inputs.texts_in(node["inputs"]):
+        for name, given in nested_inputs.texts_in(node["inputs"]):
+            value = given.strip()
             if not _could_be(value):
                 continue
             path = _path_of(graph, node_id, name)

@@ -15,6 +15,12 @@ WANTED = {
     "audio_upload": ("audio/", "video/"),
     "video_upload": ("video/", "image/"),
 }
+# Pictures that ComfyUI's nodes can not open, and that are not converted here: vectors, raw files of cameras.
+UNREADABLE = (
+    "image/svg+xml", "image/jxl", "image/x-exr", "image/x-xcf", "image/vnd.djvu", "image/wmf", "image/emf",
+    "image/x-adobe-dng", "image/x-canon", "image/x-nikon", "image/x-sony", "image/x-olympus",
+    "image/x-panasonic", "image/x-fuji", "image/x-raw",
+)  # fmt: skip
 WORDS = {"image/": "picture", "audio/": "audio file", "video/": "video"}
 USUAL = {"LoadImage": ("image/",), "LoadImageMask": ("image/",)}  # for as long as no worker has said anything
 
@@ -31,8 +37,9 @@ def wanted(class_type: str, name: str, tables: Iterable[Classes]) -> tuple[str, 
 
 def refusal(content_type: str, beginnings: tuple[str, ...]) -> str | None:
     """Why a file of this type is not taken; None where it is."""
-    if types.is_media(content_type) and content_type.startswith(beginnings):
+    readable = not content_type.startswith(UNREADABLE)
+    if types.is_media(content_type) and content_type.startswith(beginnings) and readable:
         return None
     words = " or ".join(WORDS[each] for each in beginnings) if beginnings != types.MEDIA else "media file"
-    hint = "; convert it to PNG" if content_type == "image/svg+xml" else ""
+    hint = "; convert it to PNG" if content_type.startswith("image/") else ""
     return f"a {words} is needed here, not {content_type}{hint}"

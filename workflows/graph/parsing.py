@@ -110,12 +110,25 @@ def _nodes_of(workflow: Any, path: str, mistakes: list[Detail]) -> tuple[Mapping
     else:
         nodes = workflow
         if not nodes or not any(_looks_like_node(node) for node in nodes.values()):
-            mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}.nodes' is required", f"{path}.nodes"))
+            message = f"Field '{path}.nodes' is required{_seen_in(workflow)}"
+            mistakes.append(Detail("REQUIRED_FIELD", message, f"{path}.nodes"))
             return None, path
     if not nodes:
         mistakes.append(Detail("REQUIRED_FIELD", f"Field '{path}' must have at least one node", path))
         return None, path
     return nodes, path
+
+
+def _seen_in(workflow: Mapping[str, Any]) -> str:
+    """Where the workflow seems to be, if it was wrapped in something."""
+    key = next((str(key) for key, value in workflow.items() if looks_like_workflow(value)), None)
+    return "" if key is None else f"; a workflow stands under '{key[:100]}': send that one as 'workflow'"
+
+
+def looks_like_workflow(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("nodes"), dict | list) or any(map(_looks_like_node, value.values()))
 
 
 def _looks_like_node(value: Any) -> bool:

@@ -20,6 +20,7 @@ SHOWN_OPTIONS = 20
 WHOLE = 32_000  # characters of an error that we do not know
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
 EDITOR_ONLY = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GroupNode"}
+NO_FILE = re.compile(r"Invalid \w+ file:")  # how ComfyUI's nodes say that a file is not there
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
 
 
@@ -134,7 +135,9 @@ def _broke(found: Found) -> Told:
     exception = str(found.error.extra_info.get("exception_type") or "")
     if exception == "RecursionError":
         return Told("the chain of nodes before it is longer than ComfyUI can follow")
-    return Told(f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details, WHOLE)})")
+    return Told(
+        f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details, WHOLE)})"
+    )
 
 
 def _wrong_type(found: Found) -> Told:
@@ -173,6 +176,8 @@ def _not_in_list(found: Found) -> Told:
 def _custom(found: Found) -> Told:
     _, dash, why = found.error.details.partition(" - ")
     reason = clean(why, WHOLE) if dash else "the node does not accept it"
+    if NO_FILE.match(reason):
+        reason += "; upload it to /files/upload and send its file_id"
     return Told(f"input '{found.name}' is {found.shown}: {reason}", value=found.value)
 
 
