@@ -35,7 +35,9 @@ def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
     what = "parameter" if isinstance(data, QueryDict) else "field"
     told = {(detail.code, detail.field) for detail in mistakes}  # by a serializer itself
     mistakes += [
-        detail for detail in _unknown_in(serializer, given, what=what) if (detail.code, detail.field) not in told
+        detail
+        for detail in _unknown_in(serializer, given, what=what)
+        if (detail.code, detail.field) not in told
     ]
     if mistakes:
         raise ValidationFailed(mistakes)

@@ -129,7 +129,7 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
             what=f"{waiting} waiting and {running} running, said by all; now {said()}",
         )
 
-    ids = [ana.execute(graphs.sleep(30.0)), ana.execute(failing)]
+    ids = [ana.execute(graphs.sleep(120.0)), ana.execute(failing)]
     ids += [ana.execute(graphs.colour(number)) for number in range(18)]
     agreed(20, 0)
     stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})

@@ -88,9 +88,8 @@ def _no_field(name: str, known: Iterable[str], path: str) -> str:
     return f"There is no field '{path}.{name[:100]}'{did_you_mean(near(name, list(known)))}"
 
 
+# A workflow in another place is refused with words about where it stands.
 class NeedsWorkflow(serializers.Serializer[Any]):
-    """A body with the field `workflow`; where it stands elsewhere the refusal says so."""
-
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and "workflow" not in data:
             _refuse_misplaced(data)
