@@ -52,7 +52,8 @@ class BombAttack:
             Bomb("text of 64 MiB", workflow=lambda: _doubling(10, size=65_000)),
             Bomb("many outputs", workflow=lambda: _many_outputs()),
             Bomb("regular expression", workflow=_regex),
-            Bomb("deep graph", workflow=lambda: _chain(1_900, "ImageInvert", {})),
+            Bomb("deep graph", workflow=lambda: _chain(800, "ImageInvert", {})),
+            Bomb("deeper graph", workflow=lambda: _chain(1_900, "ImageInvert", {})),
             Bomb("graph too large", workflow=lambda: _chain(50_000, "ImageInvert", {})),
             Bomb("circle", workflow=_circle),
             Bomb("huge metadata", send=self._huge_metadata),
@@ -200,7 +201,7 @@ def _chain(length: int, class_type: str, inputs: dict[str, Any], side: int = 16)
 
 def _endless() -> Any:
     """Many nodes that take long: ComfyUI looks whether it is to stop between two of them."""
-    return _chain(1_900, "ImageBlur", {"blur_radius": 31, "sigma": 10.0}, side=512)
+    return _chain(800, "ImageBlur", {"blur_radius": 31, "sigma": 10.0}, side=768)
 
 
 def _circle() -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from script.local.attack.callers import Caller
 from script.local.attack.honest import Honest
 from script.local.attack.report import Report
 
+LOOPBACK = ("127.0.0.1", "localhost")
+_sources = itertools.cycle(range(2, 10))
 KIND = "slow and greedy connections"
 MOST_MEMORY = 400 * 1024 * 1024  # of the web process
 
@@ -110,11 +114,17 @@ class ConnectionAttack:
 
 
 def connect(caller: Caller, *, seconds: float = 5.0) -> socket.socket | None:
-    """A connection with a small window, as of a client that hardly reads; None where it is refused."""
+    """A connection with a small window, as of a client that hardly reads; None where it is refused.
+
+    On this machine each comes from one of several addresses, none of which is the honest client's: limits for
+    each address are met, and are not enough.
+    """
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(seconds)
     try:
+        if caller.host[0] in LOOPBACK and sys.platform == "linux":
+            made.bind((f"127.0.0.{next(_sources)}", 0))
         made.connect(caller.host)
         if urlsplit(caller.url).scheme == "https":
             return ssl.create_default_context().wrap_socket(made, server_hostname=caller.host[0])
