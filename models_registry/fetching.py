@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from comfyserve import outages
 from comfyserve.outbound import client
 
 from . import verifying
@@ -37,6 +38,7 @@ TRIES = 5  # consecutive attempts without progress
 FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0  # seconds
 WHOLE_SECONDS = 24 * 3600.0  # for one connection
 TELL_SECONDS = 0.5  # between progress updates
+JOIN_SECONDS = 60.0  # for the last one of the thread that reports: more than a statement may take
 
 
 class Failed(Exception):
@@ -250,21 +252,23 @@ class _Fetch:
         return self._sum
 
     def _try_until_done(self) -> None:
-        tries, delay = 0, FIRST_DELAY
+        tries, backoff = 0, outages.Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
             before = self._part.size
             try:
                 return self._once()
             except (_Again, client.Unreachable, client.TookTooLong) as exc:
                 self._check_signals()
-                gained = self._part.size > before
-                tries, delay = (1, FIRST_DELAY) if gained else (tries + 1, delay * 2)
+                if self._part.size > before:
+                    tries = 0
+                    backoff.reset()
+                tries += 1
                 logger.info("download into %s: %s; attempt %d", self._part.path, exc, tries)
                 if tries >= TRIES:
                     raise Failed(f"The source gave up: {exc}") from exc
             except client.OutboundError as exc:
                 raise Failed(exc.message) from exc
-            self._unwanted.wait(min(delay, LONGEST_DELAY))
+            self._unwanted.wait(backoff.next())
             self._check_signals()
 
     def _once(self) -> None:
@@ -349,7 +353,7 @@ class _Fetch:
             yield
         finally:
             over.set()
-            thread.join()
+            thread.join(timeout=JOIN_SECONDS)
 
     def _tell_now(self) -> None:
         if not self._tell(self._part.size, self._total):

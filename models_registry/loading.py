@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,7 @@ from .models import Model, ModelFile
 logger = logging.getLogger(__name__)
 
 WARM = "ComfyServeWarm"  # the node of our bridge
+LONGEST_SECONDS = 2 * 3600.0  # for one load, other runs before it included
 QUICK_LOOK, SLOW_LOOK, QUICK_LOOKS = 0.05, 0.5, 60  # seconds between polls, and how many are quick
 FREED_ALL = (
     "This ComfyUI does not have ComfyServe's bridge, so all its models were unloaded; what is in its memory "
@@ -114,7 +116,8 @@ def _submit(client: Client, prompt: dict[str, Any], prompt_id: str, *, host: str
 
 def _ended(client: Client, prompt_id: str, stop: threading.Event) -> History:
     looks = 0
-    while True:
+    until = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < until:
         history = client.history(prompt_id)
         if history is not None:
             return history
@@ -123,6 +126,7 @@ def _ended(client: Client, prompt_id: str, stop: threading.Event) -> History:
             raise Failed("ComfyUI lost it; it may have been restarted", "unavailable")
         if stop.wait(QUICK_LOOK if looks <= QUICK_LOOKS else SLOW_LOOK):
             raise Stopped
+    raise Failed("ComfyUI has not loaded it for two hours", "unavailable")
 
 
 def _failure(history: History, type_: str, name: str) -> Failed:

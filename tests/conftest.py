@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from accounts.models import User
+from comfyserve import outages
 from tests.factories import PASSWORD, Api, make_user
 from tests.stack import Stack
 from workflows.graph import node_info, node_policy
@@ -14,6 +15,12 @@ def policy_is_read_anew() -> None:
     node_info.digests_lately.forget()
     node_policy.fleet_confines_lately.forget()
     node_policy.rules_lately.forget()
+
+
+@pytest.fixture(autouse=True)
+def redis_is_tried_again() -> None:
+    """That one test took Redis away does not make the next do without it."""
+    outages.redis.reset()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ ever retried or waited for, and while Redis is away it is skipped.
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,13 +15,9 @@ from uuid import UUID
 
 import redis
 from django.conf import settings
-from kombu.exceptions import KombuError
 
-from comfyserve import tickets
+from comfyserve import outages, tickets
 
-logger = logging.getLogger(__name__)
-
-SKIP_SECONDS = 3.0
 TICKET_DELAY = 0.02  # seconds that an idle worker has to take the word before Celery spreads it
 WAKE_UP_SECONDS = 10  # after so long nobody needs to hear of it: workers look by themselves
 MAX_WAKE_UPS = 100  # that are kept for workers who become idle
@@ -32,7 +27,6 @@ CHANNEL = "comfyserve:events"  # what live streams hear, of all executions
 DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
 
 _redis = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=1.0)
-_away_until = 0.0
 
 
 def ticket(worker: str | None = None) -> None:
@@ -136,11 +130,4 @@ def _publish(message: dict[str, Any]) -> None:
 
 
 def _unless_unavailable(send: Callable[[], Any], what: str) -> None:
-    global _away_until
-    if time.monotonic() < _away_until:
-        return
-    try:
-        send()
-    except (redis.RedisError, KombuError, OSError) as exc:
-        _away_until = time.monotonic() + SKIP_SECONDS
-        logger.warning("%s not sent, Redis is away: %s", what, exc)
+    outages.redis.attempt(send, f"{what} not sent")

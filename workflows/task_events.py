@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import redis
 from celery.events import EventDispatcher
 from django.conf import settings
-from kombu.exceptions import KombuError
 
-from comfyserve import tickets
+from comfyserve import outages, tickets
 from comfyserve.celery import app
 from comfyserve.db import connections
 from workflows.models import Worker
@@ -34,7 +32,6 @@ TASK = "workflows.execution"
 QUEUE_NODE = "queue@postgresql"
 MAX_WAITING = 10_000  # events; more are dropped
 BATCH_SECONDS = 0.1  # events of this span travel in one message
-SKIP_SECONDS = 3.0  # after Redis failed
 FLUSH_SECONDS = 1.0  # at the end of the process
 
 Fields = dict[str, Any]
@@ -115,7 +112,6 @@ class Publisher:
         self._starting = threading.Lock()
         self._closing = threading.Event()
         self._dispatcher: EventDispatcher | None = None
-        self._skip_until = 0.0
 
     def record(self, type_: str, execution_id: UUID, fields: Fields, worker: str = "") -> None:
         """Never waits and never raises; dropped where too many wait."""
@@ -153,7 +149,7 @@ class Publisher:
                 logger.exception("task events not sent")
 
     def _send(self, batch: list[tuple[str, str, Fields]]) -> None:
-        if not batch or time.monotonic() < self._skip_until:
+        if not batch or outages.redis.open:
             return
         try:
             if self._dispatcher is None:
@@ -165,10 +161,9 @@ class Publisher:
                     self._dispatcher.hostname = self._hostname(worker)
                 self._dispatcher.send(type_, **fields)
             self._dispatcher.flush()
-        except (redis.RedisError, KombuError, OSError) as exc:
+        except outages.REDIS as exc:
             self._dispatcher = None
-            self._skip_until = time.monotonic() + SKIP_SECONDS
-            logger.warning("task events not sent, Redis is not available: %s", exc)
+            outages.redis.trip("task events not sent", exc)
 
     def _connect(self) -> EventDispatcher:
         dispatcher = EventDispatcher(

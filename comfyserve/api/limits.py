@@ -16,7 +16,8 @@ from django.conf import settings
 from django.http import HttpRequest
 from django_ratelimit.core import get_usage
 from prometheus_client import Counter
-from redis.exceptions import RedisError
+
+from comfyserve import outages
 
 from . import rates
 from .clients import client_address, network
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 skipped = Counter(
     "comfyserve_rate_limit_skipped", "Requests allowed without counting because Redis was unavailable"
 )
-
-AWAY_SECONDS = 2.0  # seconds without calling Redis after a failure
 
 
 @dataclass(frozen=True)
@@ -56,26 +55,6 @@ class Usage:
         }
 
 
-class Breaker:
-    """Remembers that Redis is unavailable, so that not every request waits for a timeout."""
-
-    def __init__(self) -> None:
-        self.until = 0.0
-
-    @property
-    def open(self) -> bool:
-        return time.monotonic() < self.until
-
-    def trip(self, exc: Exception) -> None:
-        self.until = time.monotonic() + AWAY_SECONDS
-        logger.warning(
-            "Redis is unavailable; requests are not rate limited: %s", exc, extra={"action": "limits_skipped"}
-        )
-
-
-breaker = Breaker()
-
-
 def rates_for(user: Any) -> tuple[Rate, ...]:
     """The user's own windows if the operator set some, else the default. `user` None: anonymous."""
     own = getattr(getattr(user, "limits", None), "rate_limits", "")
@@ -98,14 +77,14 @@ def count(request: HttpRequest, *, user: Any) -> Usage | None:
     windows = rates_for(user)
     if not windows:
         return None
-    if breaker.open:
+    if outages.redis.open:
         skipped.inc()
         return untouched(windows)
     who = f"user:{user.pk}" if user else f"address:{network(client_address(request))}"
     try:
         return _count(request, windows, who)
-    except RedisError as exc:
-        breaker.trip(exc)
+    except outages.REDIS as exc:
+        outages.redis.trip("requests are not rate limited", exc)
         skipped.inc()
         return untouched(windows)
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from django.db import InterfaceError, OperationalError, close_old_connections, connection, transaction
 from psycopg.errors import ReadOnlySqlTransaction
 
+from comfyserve import outages
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -124,7 +126,7 @@ def retry_until_available(
     Raises the last error when `stop` is set, when `give_up` returns true, and after LONGEST_OUTAGE.
     """
     stop = stop or threading.Event()
-    delay = FIRST_DELAY
+    backoff = outages.Backoff(FIRST_DELAY, LONGEST_DELAY)
     until = time.monotonic() + LONGEST_OUTAGE
     while True:
         try:
@@ -133,6 +135,6 @@ def retry_until_available(
         except UNAVAILABLE as exc:
             if stop.is_set() or give_up() or time.monotonic() >= until:
                 raise
+            delay = backoff.next()
             logger.warning("the database is unavailable, retrying in %.1f s: %s", delay, exc)
             stop.wait(delay)
-            delay = min(delay * 2, LONGEST_DELAY)

@@ -12,6 +12,7 @@ from django.test import AsyncClient
 
 from accounts import sessions
 from accounts.models import User, UserLimits
+from comfyserve import outages
 from comfyserve.api import limits, rate_limit_cache
 from tests.factories import Api, assert_error, make_user
 
@@ -27,9 +28,6 @@ def told(response) -> tuple[int, int, int]:
 def _fresh(settings):
     settings.RATE_LIMITS = "60/m,1000/h,10000/d"
     rate_limit_cache.client(django_settings.REDIS_URL).flushdb()
-    limits.breaker.until = 0.0
-    yield
-    limits.breaker.until = 0.0
 
 
 class TestHeaders:
@@ -195,6 +193,6 @@ class TestRedisAway:
 
     def test_it_is_asked_again_after_a_while(self, as_alice: Api, caplog) -> None:
         as_alice.get("/auth/me")
-        limits.breaker.until = time.monotonic()
+        outages.redis.until = time.monotonic()
         as_alice.get("/auth/me")
         assert caplog.text.count("Redis is unavailable") == 2

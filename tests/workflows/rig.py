@@ -37,6 +37,12 @@ class Rig:
         self.slots.serve_in_thread()
         return execution_id
 
+    def look_again(self, *, since: int) -> None:
+        """What the watch does once ComfyUI was connected anew, after the connection number `since`."""
+        wait_for(lambda: self.backend.session.generation > since, what="a new connection to ComfyUI")
+        self.backend.refresh()
+        self.slots.serve_in_thread()
+
     def cancel(self, execution_id: Any) -> int:
         """As the API does it, with the notification that upkeep hears."""
         status = self.api.post(f"/workflows/{execution_id}/cancel").status_code

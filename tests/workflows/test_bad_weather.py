@@ -50,7 +50,6 @@ def no_redis(request):
 
 
 def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
-    monkeypatch.setattr(notify, "_away_until", 0.0)
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
     sender = threading.Thread(target=notify.ticket, daemon=True)
     sender.start()
@@ -196,9 +195,9 @@ def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
     settings.LEASE_SECONDS, settings.RENEW_SECONDS = 3, 0.5
     rig.comfyui.faults.delay |= {"/system_stats": 4.0, "/object_info": 4.0}
     upkeep = Upkeep(rig.slots)
-    rig.backend._known_generation = -1  # as after a reconnection
     execution_id = rig.run(sleep(6))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    rig.backend._known_generation = -1  # as after a reconnection
     upkeep.start()
     try:
         until = time.monotonic() + 5

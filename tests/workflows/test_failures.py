@@ -24,7 +24,7 @@ from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
-from workflows import notify, tasks
+from workflows import tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
 from workflows.queue import claims, requeueing
@@ -189,7 +189,6 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
 
 # -- Valkey ------------------------------------------------------------------------------------------
 def test_submissions_are_taken_without_redis_and_run(rig, no_redis, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(notify, "_away_until", 0.0)
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
     execution_id = rig.submit(graphs.colour(1))
     upkeep = Upkeep(rig.slots)

@@ -203,7 +203,10 @@ def test_a_stranger_that_deletes_it_costs_a_second_try(rig, monkeypatch):
 def test_a_restarted_comfyui_costs_a_second_try(rig):
     execution_id = rig.run(sleep(1.5))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    before = rig.backend.session.generation
     rig.comfyui.restart()
+    wait_for(lambda: rig.status(execution_id) == "pending", what="it to be in the queue again")
+    rig.look_again(since=before)
     rig.ends(execution_id, "completed")
     execution = Execution.objects.get(id=execution_id)
     assert (execution.attempt, execution.faults) == (2, 1)

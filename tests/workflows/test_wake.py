@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
 import redis
 from django.conf import settings
+from django.test import TestCase
 
 from comfyserve import tickets
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.rig import sleep
 from workflows import notify
+from workflows.queue import matching, state_machine
 from workflows.worker.wake import WakeListener
 
 
@@ -20,7 +23,6 @@ from workflows.worker.wake import WakeListener
 def sent(monkeypatch):
     """Celery's tickets, which nobody receives here. No wake-up is left of other tests."""
     found: list[str] = []
-    monkeypatch.setattr(notify, "_away_until", 0.0)
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         client.delete(notify.wake_key("gpu"))
     monkeypatch.setattr(tickets, "send", lambda task, *, queue: found.append(queue))
@@ -65,3 +67,43 @@ def test_a_word_is_for_one_worker_only(rig, sent):
     for thread in threads:
         thread.join()
     assert len(woken) == 1
+
+
+def test_tickets_that_nobody_takes_neither_pile_up_nor_stay():
+    """No worker lives for a night; each submission sent one."""
+    queue = "gpu.nobody"
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        for _ in range(tickets.WAITING_MOST + 20):
+            tickets.send(notify.LOOK_FOR_WORK, queue=queue)
+        assert client.llen(queue) == tickets.WAITING_MOST
+        assert 0 < client.ttl(queue) <= tickets.KEPT_SECONDS
+        [last] = client.lrange(queue, 0, 0)
+        client.delete(queue)
+    assert json.loads(last)["headers"]["expires"]
+
+
+def test_a_submission_wakes_no_more_than_some_of_a_large_fleet(alice, monkeypatch):
+    woken: list[str | None] = []
+    monkeypatch.setattr(notify, "ticket", woken.append)
+    fleet = [f"gpu{number}" for number in range(200)]
+    monkeypatch.setattr(matching, "suited", lambda *_: matching.Suited(lacking=["other"], able=fleet))
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        assert alice.post("/workflows/execute", {"workflow": graphs.colour(1)}).status_code == 200
+    assert 0 < len(woken) <= state_machine.MOST_TICKETS
+    assert set(woken) <= set(fleet)
+
+
+def test_nothing_is_taken_from_a_comfyui_that_was_not_looked_at_again(rig, sent):
+    """It was restarted: what it can do now is known only after the next look."""
+    assert rig.slots.may_take
+    before = rig.backend.session.generation
+    rig.backend.session.reconnect()
+    wait_for(lambda: rig.backend.session.generation > before, what="the new connection")
+    assert not rig.slots.may_take
+    waiting = rig.submit(graphs.colour(1))
+    rig.slots.serve()
+    assert rig.status(waiting) == "pending"
+    assert rig.backend.refresh()
+    assert rig.slots.may_take
+    rig.slots.serve()
+    rig.ends(waiting, "completed")

@@ -13,6 +13,7 @@ against a completion): functions say so with False or None and never raise for i
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,8 +89,10 @@ def _describe(executions: Sequence[Execution]) -> None:
 
 
 def _hand_out(workers: Sequence[str], *, count: int) -> None:
-    """One ticket for each execution, up to as many as wake a large fleet: a worker looks again by itself."""
-    for worker in workers or (None,) * min(count, MOST_TICKETS):
+    """One ticket for each execution or able worker, but no more than MOST_TICKETS: all workers look again by
+    themselves."""
+    some = random.sample(workers, min(len(workers), MOST_TICKETS))
+    for worker in some or (None,) * min(count, MOST_TICKETS):
         notify.ticket(worker)
 
 

@@ -20,9 +20,9 @@ from uuid import UUID
 
 import redis.asyncio
 from django.conf import settings
-from redis.exceptions import RedisError
 
 from accounts import credentials
+from comfyserve import outages
 from comfyserve.db import connections
 from workflows import notify
 from workflows.models import Status
@@ -302,7 +302,7 @@ class Hub:
 
     # -- Redis -------------------------------------------------------------------------------------------
     async def _listen(self) -> None:
-        delay = 0.2
+        backoff = outages.Backoff(0.2, 5.0)
         while True:
             try:
                 client = redis.asyncio.Redis.from_url(
@@ -314,8 +314,9 @@ class Hub:
                 )
                 async with client, client.pubsub() as pubsub:
                     await pubsub.subscribe(notify.CHANNEL)
-                    self._pubsub, self._heard, delay = pubsub, True, 0.2
+                    self._pubsub, self._heard = pubsub, True
                     self._heard_since = time.monotonic()
+                    backoff.reset()
                     # After `_pubsub` is set: who joins from now on subscribes by itself.
                     if channels := self._preview_channels():
                         await pubsub.subscribe(*channels)
@@ -324,14 +325,13 @@ class Hub:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
                         if message is not None:
                             self._hear(message["data"])
-            except (RedisError, OSError) as exc:
+            except outages.REDIS as exc:
                 logger.warning("live streams do without Redis: %s", exc)
             except Exception:  # nobody else would listen again
                 logger.exception("live streams do without Redis")
             finally:
                 self._pubsub, self._heard = None, False
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
+            await asyncio.sleep(backoff.next())
 
     def _hear(self, raw: bytes) -> None:
         try:
@@ -385,7 +385,7 @@ class Hub:
             return  # it will be among the channels when the connection is back
         try:
             await getattr(self._pubsub, what)(notify.preview_channel(execution_id))
-        except (RedisError, OSError) as exc:
+        except outages.REDIS as exc:
             logger.warning("previews: %s", exc)
 
     # -- who may still read ------------------------------------------------------------------------------

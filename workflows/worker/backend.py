@@ -62,7 +62,9 @@ class Backend:
     # -- is it well ------------------------------------------------------------------------------------
     @property
     def reachable(self) -> bool:
-        return self.session.connected and self.stats is not None
+        """It answers, and what it can do was read on this connection: it may have been restarted since."""
+        session = self.session
+        return session.connected and self.stats is not None and session.generation == self._known_generation
 
     @property
     def faulty(self) -> bool:

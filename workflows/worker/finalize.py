@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from comfyserve import outages
 from comfyserve.db import connections
 from comfyui import History, Unreachable
 from comfyui.types import ExecutionError, OutputFile
@@ -209,7 +210,7 @@ class _Collecting:
 
         Raises _CannotStore when it is given up.
         """
-        delay = FIRST_DELAY
+        backoff = outages.Backoff(FIRST_DELAY, LONGEST_DELAY)
         while self._alive():  # else it was cancelled, or somebody else has it
             try:
                 collected = output_collection.collect(
@@ -224,9 +225,8 @@ class _Collecting:
                     break
             except Exception as exc:  # noqa: BLE001  (counted and told there)
                 self._judge(exc)
-            if self._stop.wait(delay):
+            if self._stop.wait(backoff.next()):
                 break
-            delay = min(delay * 2, LONGEST_DELAY)
         self.drop()
         return None
 

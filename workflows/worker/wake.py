@@ -12,6 +12,7 @@ import threading
 import redis
 from django.conf import settings
 
+from comfyserve import outages
 from workflows import notify
 
 from .slots import Slots
@@ -50,7 +51,7 @@ class WakeListener:
                 continue
             try:
                 woken = self._redis.blpop(self._keys, timeout=BLOCK_SECONDS)
-            except redis.RedisError as exc:
+            except outages.REDIS as exc:
                 logger.warning("no wake-ups, Redis is unavailable: %s", exc)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
