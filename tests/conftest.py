@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from accounts.models import User
 from comfyserve import outages
+from tests import open_transactions
 from tests.factories import PASSWORD, Api, make_user
 from tests.stack import Stack
 from workflows.graph import node_info, node_policy
@@ -15,6 +18,16 @@ def policy_is_read_anew() -> None:
     node_info.digests_lately.forget()
     node_policy.fleet_confines_lately.forget()
     node_policy.rules_lately.forget()
+
+
+open_transactions.install()
+
+
+@pytest.fixture(autouse=True)
+def nothing_slow_happens_inside_a_transaction() -> Iterator[None]:
+    open_transactions.found.clear()
+    yield
+    assert open_transactions.found == []
 
 
 @pytest.fixture(autouse=True)

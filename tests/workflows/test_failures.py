@@ -109,6 +109,7 @@ def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
     # The old connection may look alive for a moment.
     wait_for(lambda: rig.backend.session.generation > before, what="a new connection")
     assert rig.backend.session.wait_connected(5)
+    rig.backend.refresh()
     rig.slots = Slots(rig.backend)
     rig.slots.taking = True
     for claim in claims.adopt(worker="gpu", held=[]):
