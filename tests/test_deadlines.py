@@ -77,9 +77,9 @@ LOOPS = {
     "workflows/streaming/broadcaster.py: Hub._read": "the process's life: cancelled by Hub.end",
     "workflows/streaming/broadcaster.py: Hub._recheck": "the process's life: cancelled by Hub.end",
     "workflows/streaming/event_reader.py: all_lines_after": "each round begins behind the last line",
-    "workflows/worker/runner.py: Runner._clear": "2 * HANG_SECONDS, then it is a stray",
+    "workflows/worker/attempt.py: Attempt._clear": "2 * HANG_SECONDS, then it is a stray",
     "workflows/worker/runner.py: Runner._follow": "the execution's time, STALL_SECONDS of silence, the claim",
-    "workflows/worker/runner.py: Runner._leave_to_others": "LEAVE_SECONDS, then it is cleared",
+    "workflows/worker/attempt.py: Attempt._leave_to_others": "LEAVE_SECONDS, then it is cleared",
 }
 
 

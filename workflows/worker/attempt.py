@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 
+from comfyserve import outages
 from comfyserve.db import connections
 from comfyui import History, Recording, Session, Subscription, Unreachable
 from workflows.graph import model_usage
@@ -253,7 +254,8 @@ class Attempt:
         or does not let us in, keeps no slot: what is left there is cleared as a stray as soon as it can be,
         and nothing is given to it while it runs that prompt.
         """
-        until, pause = time.monotonic() + 2 * settings.HANG_SECONDS, 0.2
+        until, backoff = time.monotonic() + 2 * settings.HANG_SECONDS, outages.Backoff(0.2, 5.0)
+        pause = backoff.next()
         turned_away = False
         while True:
             try:
@@ -268,7 +270,7 @@ class Attempt:
                 if not exc.sent:
                     return Gone.LOST  # it is dead, and its queue with it
                 turned_away = exc.turned_away
-                pause = min(pause * 2, 5.0)
+                pause = backoff.next()
             now = self.alive_at = time.monotonic()
             stops = self._stop_at is not None and now >= self._stop_at
             if turned_away or stops or now >= until:
