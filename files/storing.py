@@ -15,10 +15,10 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from accounts import quotas
+from accounts import quotas, storage_use
 from accounts.models import User
 from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.db import connections, rows
@@ -36,9 +36,6 @@ PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/", f"{CONVERT
 OF_BYTES = (
     "key", "thumbnail_key", "size", "sha256", "blake3", "content_type", "width", "height", "duration_seconds"
 )  # fmt: skip
-USED = """
-SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
-"""
 
 
 # -- into the storage --------------------------------------------------------------------------------
@@ -253,9 +250,7 @@ def _is_whole(file: File) -> bool:
 def _check_quota(file: File, user: User) -> None:
     if quotas.storage_is_limited(user=user):
         quotas.lock_storage(user=user)
-        with connection.cursor() as cursor:
-            cursor.execute(USED, [user.pk])
-            quotas.check_storage(user=user, used=int(cursor.fetchone()[0]), adding=file.size)
+        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=file.size)
 
 
 # -- out of it ---------------------------------------------------------------------------------------

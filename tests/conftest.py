@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
 from tests import open_transactions
@@ -18,6 +19,7 @@ def policy_is_read_anew() -> None:
     node_info.digests_lately.forget()
     node_policy.fleet_confines_lately.forget()
     node_policy.rules_lately.forget()
+    storage_use.forget()
 
 
 open_transactions.install()

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from accounts import storage_use
 from files import backend
 from files.errors import StorageUnavailable
 from files.models import File
 from files.s3 import Bucket
+from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.waiting import wait_for
 from tests.workflows.rig import sleep
 from workflows.models import Execution
-from workflows.worker import finalize, slots
+from workflows.worker import finalize, output_collection, slots
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +228,54 @@ def test_bytes_that_leave_for_s3_are_told(tmp_path):
     server.server_close()
     assert len(told) > 3
     assert sum(told) >= 3_000_000
+
+
+# -- the user's quota ------------------------------------------------------------------------------------
+def room_for(rig, settings, size: int) -> None:
+    """The user has so many bytes left."""
+    user_id = Execution.objects.values_list("user_id", flat=True)[0]
+    settings.QUOTA_STORAGE_BYTES = storage_use.of(user_id) + size
+
+
+def test_what_fits_into_the_quota_is_kept_and_the_execution_fails(rig, storage, settings):
+    execution_id = rig.submit(three_pictures())
+    room_for(rig, settings, 2 * len(PNG) + 5)
+    rig.slots.serve_in_thread()
+    body = rig.ends(execution_id, "failed")
+    assert body["error"] == (
+        "The workflow ran, but your storage quota has no room for 1 output; delete files and run it again"
+    )
+    assert len(body["outputs"]["images"]) == 2
+    [warning] = body["warnings"]
+    assert "missing from the outputs, since the storage quota" in warning
+
+
+def test_an_output_that_is_larger_than_the_quota_is_not_read_to_its_end(rig, storage, settings):
+    execution_id = rig.submit(three_pictures())
+    room_for(rig, settings, 10)
+    rig.slots.serve_in_thread()
+    assert rig.ends(execution_id, "failed")["outputs"] == {}
+    assert not storage.puts
+
+
+def test_texts_count_too(rig, settings, monkeypatch):
+    monkeypatch.setattr(output_collection, "MAX_TEXT_BYTES", 5)
+    execution_id = rig.submit({"1": {"class_type": "PreviewAny", "inputs": {"source": "a long text"}}})
+    room_for(rig, settings, 8)
+    rig.slots.serve_in_thread()
+    assert "storage quota" in rig.ends(execution_id, "failed")["error"]
+
+
+def test_graphs_count_and_a_submission_without_room_is_refused(rig, settings):
+    first = rig.submit(three_pictures())
+    user_id = Execution.objects.get(id=first).user_id
+    assert storage_use.of(user_id) > 100
+    room_for(rig, settings, 20)
+    answer = rig.api.post("/workflows/execute", {"workflow": three_pictures()})
+    assert mistakes_codes(answer) == ["QUOTA_EXCEEDED"]
+    assert Execution.objects.count() == 1
+
+
+def mistakes_codes(answer: Any) -> list[str]:
+    body = assert_error(answer, 429, "rate_limit_exceeded")
+    return [detail["code"] for detail in body["details"]]

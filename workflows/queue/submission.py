@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.db import transaction
 
-from accounts import idempotency, quotas
+from accounts import idempotency, quotas, storage_use
 from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Detail, Unavailable, ValidationFailed
@@ -191,7 +192,7 @@ def submit_works(
             known, places = scheduling.places(
                 kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
             )
-        _check_room(user, count=len(prepared))
+        _check_room(user, prepared)
         executions = [
             Execution(
                 id=chosen or uuid4(),
@@ -299,10 +300,14 @@ def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> No
         )
 
 
-def _check_room(user: User, *, count: int) -> None:
+def _check_room(user: User, prepared: Sequence[Prepared]) -> None:
+    count = len(prepared)
     counted = quotas.waiting_is_limited(user=user)
     waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting, adding=count)
+    if quotas.storage_is_limited(user=user):
+        size = sum(len(json.dumps([each.work.workflow, each.work.inputs])) for each in prepared)
+        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)
     if selectors.pending_count_lately() + count > settings.MAX_PENDING:
         raise QueueFull("The queue is full; try again later", retry_after=60)
 

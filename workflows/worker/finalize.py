@@ -30,7 +30,7 @@ from .attempt import RECORD_BEGIN_SECONDS, Ended
 from .backend import Backend
 
 logger = logging.getLogger(__name__)
-Collected = tuple[list[Output], list[Line]]
+Collected = tuple[list[Output], list[Line], int]  # see output_collection.collect
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
 GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
@@ -71,8 +71,10 @@ def conclude(
         return
     if collected is None:
         return
-    outputs, lines = collected
+    outputs, lines, left_out = collected
     outcome = outcome_of(claim, ended, outputs=outputs, lines=[*ended.lines, *lines, *warned])
+    if left_out and outcome.status == Status.COMPLETED:
+        outcome = _over_quota(outcome, left_out)
     outcome = dataclasses.replace(outcome, began=late.unrecorded, made=made)
     if _record(claim, outcome, outputs=outputs, stop=stop):
         recorded()
@@ -206,7 +208,7 @@ class _Collecting:
         self._own_failures = 0  # that cannot be an outage of the storage
 
     def collect(self) -> Collected | None:
-        """(outputs, lines about what was missing). None: lost, given back, or left to the next process.
+        """What could be collected. None: lost, given back, or left to the next process.
 
         Raises _CannotStore when it is given up.
         """
@@ -276,6 +278,14 @@ class _Collecting:
 
 class _CannotStore(Exception):
     """The outputs cannot be brought into the storage, after many tries or a long time."""
+
+
+def _over_quota(outcome: Outcome, left_out: int) -> Outcome:
+    """What fits is kept. The rest is gone, so that it is no success."""
+    files = "1 output" if left_out == 1 else f"{left_out} outputs"
+    error = f"The workflow ran, but your storage quota has no room for {files}; delete files and run it again"
+    details = {"type": "storage_quota_exceeded", "outputs_left_out": left_out, "node_errors": {}}
+    return dataclasses.replace(outcome, status=Status.FAILED, error=error, error_details=details)
 
 
 def _not_stored(ended: Ended, outputs: list[Output]) -> Outcome:

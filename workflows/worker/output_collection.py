@@ -5,10 +5,13 @@ They become visible with the final transaction only. What a failed run had writt
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from accounts import storage_use
+from comfyserve.db import connections
 from comfyui import Client, NotFound, Unreachable
 from comfyui.types import History, OutputFile
 from files import storing, types
@@ -22,10 +25,13 @@ from workflows.queue.execution_log import Line
 
 from . import own_outputs
 
+logger = logging.getLogger(__name__)
+
 MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
 VIEW_TRIES = 5  # of a file that a ComfyUI that answers does not give
 LONGEST_SUBFOLDER = 500  # characters, as the column has
 _NOT_GIVEN = "ComfyUI does not give it"
+_OVER_QUOTA = "the storage quota of its user is used up"
 _NOT_STRIPPED = "the app does not show its workflow, which may be in it and cannot be removed"
 
 
@@ -38,8 +44,9 @@ def collect(
     alive: Callable[[], Any],
     stored: dict[OutputFile, File],
     failures: Counter[OutputFile],
-) -> tuple[list[Output], list[Line]]:
-    """(outputs, not saved yet, with their files in storage; lines about what was missing or left out).
+) -> tuple[list[Output], list[Line], int]:
+    """(outputs, not saved yet, with their files in storage; lines about what was missing or left out; how
+    many files the user's storage quota left out).
 
     Only what is the execution's own: see `own_outputs` for that, and for `confined`.
 
@@ -50,32 +57,70 @@ def collect(
     """
     outputs: list[Output] = []
     files, lines = own_outputs.select(claim, history.files, confined=confined)
+    left_out, room = 0, _room(claim)
     # ComfyUI lists nodes as they happened to finish. Those of one node stay in its own order.
     for written in sorted(files, key=lambda each: parsing.order_of(each.node_id)):
         try:
             if written not in stored:
-                stored[written] = _store(claim, written, client=client, alive=alive)
-        except (NotFound, Unreachable, CannotConvert) as exc:
+                most = _left_of(room, stored.values())
+                stored[written] = _store(claim, written, client=client, alive=alive, most=most)
+        except (NotFound, Unreachable, CannotConvert, _OverQuota) as exc:
             if isinstance(exc, Unreachable):
                 failures[written] += client.ping()
                 if failures[written] < VIEW_TRIES:
                     raise
-            why = _NOT_STRIPPED if isinstance(exc, CannotConvert) else _NOT_GIVEN
-            named = refusals.named(claim.prompt, written.node_id)
-            message = f"{named}: its file {written.filename!r} is missing from the outputs, since {why}"
-            lines.append(Line(message, Level.WARNING, written.node_id))
+            left_out += isinstance(exc, _OverQuota)
+            lines.append(_missing(claim, written, exc))
             continue
         outputs.append(output_of(claim, written, stored[written]))
-    texts = sorted(history.texts, key=lambda each: parsing.order_of(each[0]))
-    outputs += [_text(claim, node_id, text) for node_id, text in texts]
-    return outputs, lines
+    for node_id, text in sorted(history.texts, key=lambda each: parsing.order_of(each[0])):
+        made = _text(claim, node_id, text, most=_left_of(room, [each.file for each in outputs]))
+        if isinstance(made, Output):
+            outputs.append(made)
+        else:
+            left_out += 1
+            lines.append(made)
+    return outputs, lines, left_out
 
 
-def _text(claim: Claim, node_id: str, text: str) -> Output:
-    """In the row, where lists and results carry it; a long one as a file."""
+class _OverQuota(Exception):
+    """The file is larger than what the user may still store."""
+
+
+_WHY: dict[type[Exception], str] = {CannotConvert: _NOT_STRIPPED, _OverQuota: _OVER_QUOTA}
+
+
+def _missing(claim: Claim, written: OutputFile, exc: Exception) -> Line:
+    named, why = refusals.named(claim.prompt, written.node_id), _WHY.get(type(exc), _NOT_GIVEN)
+    message = f"{named}: its file {written.filename!r} is missing from the outputs, since {why}"
+    return Line(message, Level.WARNING, written.node_id)
+
+
+def _room(claim: Claim) -> int | None:
+    """Bytes that the user may still store; None: no limit, or none that is known now."""
+    try:
+        with connections.step():
+            return storage_use.left(claim.user_id)
+    except connections.UNAVAILABLE as exc:
+        logger.warning("the quota of user %s is not looked at: %s", claim.user_id, exc)
+        return None
+
+
+def _left_of(room: int | None, taken: Iterable[File | None]) -> int | None:
+    return None if room is None else room - sum(file.size for file in taken if file is not None)
+
+
+def _text(claim: Claim, node_id: str, text: str, *, most: int | None) -> Output | Line:
+    """In the row, where lists and results carry it; a long one as a file. A line where that has more than
+    `most` bytes."""
     content = text.encode(errors="replace")
     if len(content) <= MAX_TEXT_BYTES:
         return Output(group=Group.TEXTS.value, node_id=node_id, text=text)
+    if most is not None and len(content) > most:
+        named = refusals.named(claim.prompt, node_id)
+        return Line(
+            f"{named}: a text is missing from the outputs, since {_OVER_QUOTA}", Level.WARNING, node_id
+        )
     name = f"text_{node_id}.txt"
     file = storing.store(user_id=claim.user_id, kind=Kind.OUTPUT, filename=name, chunks=[content])
     return Output(group=Group.TEXTS.value, node_id=node_id, file=file)
@@ -91,12 +136,19 @@ def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
     )
 
 
-def _store(claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any]) -> File:
+def _store(
+    claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any], most: int | None
+) -> File:
+    """Raises _OverQuota where it has more than `most` bytes."""
     with client.view(written) as stream:
 
         def chunks() -> Iterator[bytes]:
+            size = 0
             for chunk in stream:
                 alive()
+                size += len(chunk)
+                if most is not None and size > most:
+                    raise _OverQuota
                 yield chunk
 
         return storing.store(
