@@ -1,5 +1,6 @@
 """One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`,
-everything else to Django's synchronous handling in request threads. The gate wraps all of them.
+websockets to `doors.comfyui.websocket`, everything else to Django's synchronous handling in request threads.
+The gate wraps all of them.
 
 Synchronous handling of a view costs half the CPU of Django's ASGI handling of the same view. Django's ASGI
 handler keeps a thread for each request that ever needed one, so streams, which last for hours, have their
@@ -22,6 +23,7 @@ from comfyserve.api.gate.threads import DjangoThreads  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
+from doors.comfyui.websocket import Websockets  # noqa: E402
 from doors.mcp.asgi import McpApplication  # noqa: E402
 from health.shutdown import Life  # noqa: E402
 from workflows.streaming.asgi import Streams  # noqa: E402
@@ -34,11 +36,15 @@ probes = DjangoThreads(wsgi_application, threads=6, name="probe")
 ALIVE = ("/health", "/health/liveness")
 streams = Streams(wsgi_application)
 agents = McpApplication(wsgi_application, streams)
+websockets = Websockets(wsgi_application, streams)
 
 
 async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
+        return
+    if scope["type"] == "websocket":
+        await websockets(scope, receive, send)
         return
     tcp_transport.abort_stalled_writes(send)
     if scope["path"].rstrip("/") == "/mcp":
@@ -74,6 +80,7 @@ async def _live(receive: Any, send: Any) -> None:
             life.ends()
             await streams.end()
             await life.end()
+            websockets.shutdown()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

@@ -105,4 +105,6 @@ class Subscription:
 
 
 def _same_thing(one: Event, other: Event) -> bool:
+    if isinstance(one, events.Preview) and one.image_type == "image/png":
+        return False  # a result: SaveImageWebsocket sends its pictures this way
     return type(one) is type(other) and getattr(one, "node_id", None) == getattr(other, "node_id", None)

@@ -36,10 +36,14 @@ class Cached:
 
 @dataclass(frozen=True)
 class Executing:
-    """A node starts. After connecting during a run ComfyUI reports the node without the prompt."""
+    """A node starts. After connecting during a run ComfyUI reports the node without the prompt.
+
+    `display_node` is the node of the submitted graph that stands for one that a node expanded to.
+    """
 
     prompt_id: str | None
     node_id: str | None
+    display_node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class NodeProgress:
     value: float
     max: float
     state: str  # "running", "finished", "pending", "error"
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Executed:
     prompt_id: str
     node_id: str
     output: dict[str, Any]
+    display_node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,9 @@ class Preview:
     node_id: str | None
     image_type: str
     data: bytes
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,7 @@ def _executing(data: dict[str, Any]) -> Event:
     return Executing(
         prompt_id=None if prompt_id is None else str(prompt_id),
         node_id=None if node_id is None else str(node_id),
+        display_node=_text_or_none(data.get("display_node")),
     )
 
 
@@ -215,7 +227,10 @@ def _progress(data: dict[str, Any]) -> Event:
 def _progress_state(data: dict[str, Any]) -> Event:
     nodes = {
         str(node_id): NodeProgress(
-            value=float(each["value"]), max=float(each["max"]), state=str(each["state"])
+            value=float(each["value"]),
+            max=float(each["max"]),
+            state=str(each["state"]),
+            **_places(each),
         )
         for node_id, each in data["nodes"].items()
     }
@@ -227,7 +242,18 @@ def _executed(data: dict[str, Any]) -> Event:
         prompt_id=str(data["prompt_id"]),
         node_id=str(data["node"]),
         output=_parsing.optional_mapping(data.get("output")),  # null where a cached node had none
+        display_node=_text_or_none(data.get("display_node")),
     )
+
+
+def _places(data: dict[str, Any]) -> dict[str, str | None]:
+    """Where an expanded node belongs in the submitted graph."""
+    names = ("display_node_id", "parent_node_id", "real_node_id")
+    return {name: _text_or_none(data.get(name)) for name in names}
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
@@ -268,6 +294,7 @@ def _parse_binary(message: bytes) -> Event:
             node_id=str(metadata["node_id"]),
             image_type=str(metadata.get("image_type") or "image/jpeg"),
             data=image,
+            **_places(metadata),
         )
     if kind == TEXT:
         head, text = _split(message)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import requests
 
-from script.local import ports
+from script.local import ports, roles
 from script.local.paths import ROOT
 from script.local.processes import Process
 from tests.waiting import wait_for
@@ -84,8 +84,7 @@ class Stack:
             self.web.stop()
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
-            "--port", str(self.port), "--no-access-log", "--ws", "none",
-            "--http", "comfyserve.api.gate.protocol:Protocol", "--no-proxy-headers",
+            "--port", str(self.port), "--no-access-log", "--no-proxy-headers", *roles.PROTOCOLS,
         ]  # fmt: skip
         self.web = Process(
             "web", command, log=self.logs / "web.log", env=self.env | (env or {}), cwd=ROOT

@@ -115,14 +115,32 @@ def announce_preview(execution_id: UUID, preview: dict[str, Any]) -> None:
 
 def somebody_wants_previews(execution_id: UUID) -> bool:
     """Whether a stream with previews of it is open anywhere. False while Redis is away."""
-    found: list[int] = []
-    name = preview_channel(execution_id)
-    _unless_unavailable(lambda: found.extend(count for _, count in _redis.pubsub_numsub(name)), "question")
-    return any(found)
+    return _has_subscribers(preview_channel(execution_id))
 
 
 def preview_channel(execution_id: UUID) -> str:
     return f"comfyserve:preview:{execution_id}"
+
+
+def announce_comfyui_message(user_id: int, execution_id: UUID, message: dict[str, Any]) -> None:
+    """What the execution's ComfyUI has just said, to the user's websockets."""
+    text = json.dumps({"type": "comfyui", "id": execution_id, "user": user_id, **message}, default=str)
+    _unless_unavailable(lambda: _redis.publish(comfyui_channel(user_id), text), "ComfyUI message")
+
+
+def somebody_wants_comfyui_messages(user_id: int) -> bool:
+    """Whether the user has a websocket open anywhere. False while Redis is away."""
+    return _has_subscribers(comfyui_channel(user_id))
+
+
+def comfyui_channel(user_id: int) -> str:
+    return f"comfyserve:comfyui:{user_id}"
+
+
+def _has_subscribers(channel: str) -> bool:
+    found: list[int] = []
+    _unless_unavailable(lambda: found.extend(count for _, count in _redis.pubsub_numsub(channel)), "question")
+    return any(found)
 
 
 def _publish(message: dict[str, Any]) -> None:

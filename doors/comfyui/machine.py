@@ -65,7 +65,7 @@ class SystemStatsView(ComfyUIView):
 
 class FeaturesView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        return Response({"supports_preview_metadata": False, "max_upload_size": settings.MAX_UPLOAD_BYTES})
+        return Response(features())
 
 
 class EmptyListView(ComfyUIView):
@@ -77,6 +77,11 @@ class FreeView(ComfyUIView):
     def post(self, request: Request) -> Response:  # noqa: ARG002
         """Nothing: the memory of the GPUs is the service's to manage."""
         return Response()
+
+
+def features() -> dict[str, Any]:
+    """What the websocket answers to `feature_flags`, too."""
+    return {"supports_preview_metadata": True, "max_upload_size": settings.MAX_UPLOAD_BYTES}
 
 
 def _shown(class_type: str, about: Any) -> Any:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import IntegrityError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,6 +23,7 @@ from .errors import ComfyUIView, PromptRefused
 
 SHOWN = 200  # prompts in one answer of the queue
 HISTORY, LONGEST_HISTORY = 64, 200
+LONGEST_CLIENT_ID = 200
 IDS = 100  # in one request
 
 
@@ -32,7 +33,8 @@ class PromptView(ComfyUIView):
         return Response({"exec_info": {"queue_remaining": remaining}})
 
     def post(self, request: Request) -> Response:
-        """Submit. `number`, `front` and `client_id` are taken and change nothing: the queue is fair."""
+        """Submit. `client_id` names the websocket that gets its messages. `number` and `front` are taken and
+        change nothing: the queue is fair."""
         given = _object(request.data)
         prompt = given.get("prompt")
         if not isinstance(prompt, dict) or not prompt:
@@ -56,6 +58,8 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
         raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", "Keys of partner services are not taken")
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         raise ValidationFailed.of("partial_execution_targets", "It must be a list of node ids")
+    if (client_id := _client_id(given)) is not None:
+        extra = {**extra, "client_id": client_id}  # where ComfyUI keeps it, too
     submission.submit(
         user=user,
         workflow={"prompt": prompt},
@@ -66,6 +70,16 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
         partial_execution_targets=targets,
         execution_id=execution_id,
     )
+
+
+def _client_id(given: dict[str, Any]) -> str | None:
+    client_id = given.get("client_id")
+    if client_id is None:
+        return None
+    if not isinstance(client_id, str) or len(client_id) > LONGEST_CLIENT_ID:
+        message = f"It must be a string of at most {LONGEST_CLIENT_ID} characters"
+        raise ValidationFailed.of("client_id", message)
+    return client_id
 
 
 class QueueView(ComfyUIView):
@@ -90,12 +104,19 @@ class QueueView(ComfyUIView):
 
 class InterruptView(ComfyUIView):
     def post(self, request: Request) -> Response:
-        """Cancel what runs of the user: the one named, or all."""
-        rows = _alive(user_of(request)).filter(status=Status.RUNNING)
+        """Cancel what runs of the user: the one named, or all.
+
+        The websocket may tell that one runs a moment before its row does: one that ComfyUI has counts.
+        """
+        alive, running = _alive(user_of(request)), Q(status=Status.RUNNING)
         given = request.data if isinstance(request.data, dict) else {}
         if given.get("prompt_id") is not None:
-            rows = rows.filter(id__in=_ids({"delete": [given["prompt_id"]]}))
-        _cancel(rows)
+            named = alive.filter(id__in=_ids({"delete": [given["prompt_id"]]}))
+            _cancel(named.filter(running | Q(posted_at__isnull=False)))
+        elif alive.filter(running).exists():
+            _cancel(alive.filter(running))
+        else:
+            _cancel(alive.filter(posted_at__isnull=False).order_by("posted_at")[:1])
         return Response()
 
 

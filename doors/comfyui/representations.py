@@ -62,22 +62,28 @@ def outputs(made: Iterable[Output]) -> dict[str, Any]:
     return nodes
 
 
-def _status(execution: Execution, details: dict[str, Any]) -> dict[str, Any]:
-    prompt = {"prompt_id": str(execution.id)}
-    began = {**prompt, "timestamp": _milliseconds(execution.started_at or execution.created_at)}
-    ended = {**prompt, "timestamp": _milliseconds(execution.completed_at)}
+def first_message(execution: Execution) -> tuple[str, dict[str, Any]]:
+    began = _milliseconds(execution.started_at or execution.created_at)
+    return "execution_start", {"prompt_id": str(execution.id), "timestamp": began}
+
+
+def last_message(execution: Execution, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """ComfyUI's message on how it ended; it must have."""
+    ended = {"prompt_id": str(execution.id), "timestamp": _milliseconds(execution.completed_at)}
     match execution.status:
         case Status.COMPLETED:
-            last: tuple[str, dict[str, Any]] = ("execution_success", ended)
+            return "execution_success", ended
         case Status.CANCELLED:
-            last = ("execution_interrupted", {**ended, "node_id": None, "node_type": None, "executed": []})
-        case _:
-            last = ("execution_error", {**ended, **_error(execution, details)})
+            return "execution_interrupted", {**ended, "node_id": None, "node_type": None, "executed": []}
+    return "execution_error", {**ended, **_error(execution, details)}
+
+
+def _status(execution: Execution, details: dict[str, Any]) -> dict[str, Any]:
     done = execution.status == Status.COMPLETED
     return {
         "status_str": "success" if done else "error",
         "completed": done,
-        "messages": [["execution_start", began], list(last)],
+        "messages": [list(first_message(execution)), list(last_message(execution, details))],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from . import files, machine, prompts
+from . import files, machine, prompts, websocket
 
 routes = [
     path("prompt", prompts.PromptView.as_view()),
@@ -23,6 +23,7 @@ routes = [
     path("extensions", machine.EmptyListView.as_view()),
     path("system_stats", machine.SystemStatsView.as_view()),
     path("features", machine.FeaturesView.as_view()),
+    path("ws", websocket.WebsocketView.as_view()),
     path("free", machine.FreeView.as_view()),
 ]
 urlpatterns = [*routes, path("api/", include(routes))]

@@ -11,11 +11,17 @@ from pathlib import Path
 FLOWER_PREFIX = "flower"  # the path under which it answers, behind a proxy and without one
 
 
+# Websockets are ComfyUI's `/ws`: clients have little to say there, and frames of pictures do not compress.
+PROTOCOLS = (
+    "--http", "comfyserve.api.gate.protocol:Protocol",
+    "--ws", "websockets-sansio", "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
+)  # fmt: skip
+
+
 def web(*, host: str, port: int) -> list[str | Path]:
     return [
         sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", host, "--port", str(port),
-        "--no-access-log", "--ws", "none", "--timeout-graceful-shutdown", "10",
-        "--http", "comfyserve.api.gate.protocol:Protocol",
+        "--no-access-log", "--timeout-graceful-shutdown", "10", *PROTOCOLS,
         # Which proxy's word counts is said by TRUSTED_PROXY_HOPS and HTTPS, and by nothing else.
         "--no-proxy-headers",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ import boto3
 import psutil
 
 from script.local import comfyui as local_comfyui
-from script.local import comfyui_install, ports
+from script.local import comfyui_install, ports, roles
 from script.local.paths import ROOT
 from script.local.postgres import Postgres
 from script.local.processes import Process
@@ -222,8 +222,7 @@ class World:
     def _start_web(self) -> Process:
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
-            "--port", str(self.stack.port), "--no-access-log", "--ws", "none",
-            "--http", "comfyserve.api.gate.protocol:Protocol", "--no-proxy-headers",
+            "--port", str(self.stack.port), "--no-access-log", "--no-proxy-headers", *roles.PROTOCOLS,
         ]  # fmt: skip
         return self._process("web", command, self._env("web"))
 

@@ -81,6 +81,8 @@ class Hub:
         self._open[reader.user_id] += 1
         if reader.execution_id is None:
             self._of_user[reader.user_id].add(reader)
+            if reader.messages:
+                await self._tell_redis("subscribe", notify.comfyui_channel(reader.user_id))
         else:
             self._follow(reader.execution_id, reader.user_id).readers.add(reader)
             if reader.previews:
@@ -97,6 +99,7 @@ class Hub:
             del self._open[reader.user_id]
         if reader.execution_id is None:
             self._of_user[reader.user_id].discard(reader)
+            await self._unwant_messages(reader)
             if not self._of_user[reader.user_id]:
                 del self._of_user[reader.user_id]
                 self._drop(id_ for id_, each in self._followed.items() if each.user_id == reader.user_id)
@@ -300,6 +303,11 @@ class Hub:
         for reader in self._of_user.get(followed.user_id, ()):
             reader.put(event)
 
+    def _give_message(self, event: Event, user_id: int) -> None:
+        for reader in self._of_user.get(user_id, ()):
+            if reader.messages:
+                reader.put(event)
+
     # -- Redis -------------------------------------------------------------------------------------------
     async def _listen(self) -> None:
         backoff = outages.Backoff(0.2, 5.0)
@@ -318,7 +326,7 @@ class Hub:
                     self._heard_since = time.monotonic()
                     backoff.reset()
                     # After `_pubsub` is set: who joins from now on subscribes by itself.
-                    if channels := self._preview_channels():
+                    if channels := [*self._preview_channels(), *self._message_channels()]:
                         await pubsub.subscribe(*channels)
                     self._look_at_all()  # what was said before, we have not heard
                     while True:
@@ -339,6 +347,9 @@ class Hub:
             id_, kind = UUID(message["id"]), message["type"]
         except (ValueError, KeyError, TypeError):
             return  # not ours
+        if kind == "comfyui":
+            self._give_message(Event("comfyui", id_, message), message["user"])
+            return
         if message.get("ended"):
             self._has_ended(id_)
         followed = self._followed.get(id_)
@@ -373,20 +384,32 @@ class Hub:
         ]
 
     async def _want_previews(self, execution_id: UUID) -> None:
-        await self._tell_redis("subscribe", execution_id)
+        await self._tell_redis("subscribe", notify.preview_channel(execution_id))
 
     async def _unwant_previews(self, execution_id: UUID) -> None:
         followed = self._followed.get(execution_id)
         if followed is None or not any(reader.previews for reader in followed.readers):
-            await self._tell_redis("unsubscribe", execution_id)
+            await self._tell_redis("unsubscribe", notify.preview_channel(execution_id))
 
-    async def _tell_redis(self, what: str, execution_id: UUID) -> None:
+    def _message_channels(self) -> list[str]:
+        return [
+            notify.comfyui_channel(user_id)
+            for user_id, readers in self._of_user.items()
+            if any(reader.messages for reader in readers)
+        ]
+
+    async def _unwant_messages(self, gone: Reader) -> None:
+        others = self._of_user.get(gone.user_id, ())
+        if gone.messages and not any(reader.messages for reader in others):
+            await self._tell_redis("unsubscribe", notify.comfyui_channel(gone.user_id))
+
+    async def _tell_redis(self, what: str, channel: str) -> None:
         if self._pubsub is None:
             return  # it will be among the channels when the connection is back
         try:
-            await getattr(self._pubsub, what)(notify.preview_channel(execution_id))
+            await getattr(self._pubsub, what)(channel)
         except outages.REDIS as exc:
-            logger.warning("previews: %s", exc)
+            logger.warning("%s of %s failed: %s", what, channel, exc)
 
     # -- who may still read ------------------------------------------------------------------------------
     async def _check_credentials(self) -> None:

@@ -14,6 +14,7 @@ from .event_reader import LINES_AT_ONCE, Event
 
 # Numbered events that wait for a reader; one that is slower is dropped, and comes back when it can.
 CAPACITY = 2 * LINES_AT_ONCE
+MOST_PICTURE_BYTES = 48 * 1024 * 1024  # of pictures (base64) that wait for one websocket; more are dropped
 
 
 class Reader:
@@ -26,6 +27,7 @@ class Reader:
         "_newest", "_numbered", "_ready", "closed", "credential", "execution_id", "last_event_id", "previews",
         "seen", "user_id",
     )  # fmt: skip
+    messages = False  # whether it gets what ComfyUI says, as `comfyui` events
 
     def __init__(
         self,
@@ -96,6 +98,41 @@ class Reader:
     def close(self) -> None:
         self.closed = True
         self._ready.set()
+
+
+class MessageReader(Reader):
+    """For a websocket in ComfyUI's protocol: what ComfyUI says of all executions of a user, and their changes
+    of status, in the order in which they came.
+    """
+
+    __slots__ = ("_picture_bytes", "overflowed")
+    messages = True
+
+    def __init__(self, *, user_id: int, credential: Credential) -> None:
+        super().__init__(user_id=user_id, credential=credential)
+        self._picture_bytes = 0
+        self.overflowed = False
+
+    def put(self, event: Event) -> None:
+        if event.name == "comfyui":
+            picture = len(event.data["message"].get("bytes", ""))
+            if self._picture_bytes + picture > MOST_PICTURE_BYTES:
+                return
+            self._picture_bytes += picture
+            self._numbered.append(event)
+            if len(self._numbered) > CAPACITY:
+                self.overflowed = True
+                self.close()
+            self._ready.set()
+        elif event.id is not None:
+            if event.name == "status":
+                super().put(event)
+            else:
+                self.seen[event.execution_id] = max(event.id, self.seen.get(event.execution_id, 0))
+
+    def take(self) -> list[Event]:
+        self._picture_bytes = 0
+        return super().take()
 
 
 class Ending:

@@ -26,6 +26,7 @@ from workflows.queue.transitions import Began
 
 from . import celery_tasks
 from .backend import Backend
+from .message_relay import MessageRelay
 from .previews import Previews
 from .progress import Progress
 
@@ -82,6 +83,7 @@ class Attempt:
         self._progress = Progress(claim.prompt, expected)
         self._recording = Recording(self._id, output_nodes=expected)
         self._previews = Previews(claim.execution_id)
+        self._relay = MessageRelay(claim)
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
         self._wanted_back = threading.Event()

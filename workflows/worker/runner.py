@@ -118,6 +118,7 @@ class Runner(Submitter):
                 if not self._begin():
                     return self._leave_to_others()
                 self._progress.hear(event)
+                self._relay.hear(event)
                 if isinstance(event, events.Preview):
                     self._previews.show(event)
         return None

@@ -1,0 +1,265 @@
+"""ComfyUI's `/ws`: one user's view, to the client id that a prompt was submitted with.
+
+The handshake goes through Django like every request, so the same limits, credentials and logs apply to it.
+After that a websocket holds neither a thread nor a database connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.handlers.base import BaseHandler
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+
+from accounts import credentials
+from accounts.credentials import Credential
+from comfyserve.api.errors import ApiError, LimitExceeded, ValidationFailed
+from comfyserve.api.gate.application import BODY, LANE
+from comfyserve.api.gate.threads import DjangoThreads
+from comfyserve.outbound import tcp_transport
+from workflows.api.views import user_of
+from workflows.streaming import asgi
+from workflows.streaming.asgi import Streams
+from workflows.streaming.broadcaster import Hub
+from workflows.streaming.event_reader import Event
+from workflows.streaming.subscriber import MessageReader
+
+from . import machine, messages
+from .errors import ComfyUIView
+from .prompts import LONGEST_CLIENT_ID
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+UPGRADE = "comfyserve.websocket"  # in the scope of a handshake
+LONGEST_SECONDS = 24 * 3600.0
+MOST_MESSAGES = 5000  # from one client; it has little to say
+GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # codes of closing
+
+
+class UpgradeRequired(ApiError):
+    status = 426
+    error = "upgrade_required"
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A handshake that was accepted. It ends when `credential` is no longer good."""
+
+    user_id: int
+    client_id: str
+    credential: Credential
+
+
+class WebsocketView(ComfyUIView):
+    def get(self, request: Request) -> HttpResponse:
+        """Admits to the websocket. LimitExceeded where the user has too many streams open."""
+        user, client_id = user_of(request), request.query_params.get("clientId") or uuid.uuid4().hex
+        if not request._request.scope.get(UPGRADE):  # type: ignore[attr-defined]
+            raise UpgradeRequired("This is a websocket", headers={"Upgrade": "websocket"})
+        if len(client_id) > LONGEST_CLIENT_ID:
+            raise ValidationFailed.of("clientId", f"It must have at most {LONGEST_CLIENT_ID} characters")
+        limit = settings.STREAMS_PER_USER
+        if limit and asgi.open_streams(user.pk) >= limit:
+            raise LimitExceeded(f"You have {limit} streams open", headers={"Retry-After": "10"})
+        credential = credentials.of_request(request._request, user_id=user.pk)
+        response = HttpResponse(status=101)
+        response.admitted = Admitted(user.pk, client_id, credential)  # type: ignore[attr-defined]
+        return response
+
+
+class Websockets:
+    """The ASGI application for scopes of type websocket. One for each process."""
+
+    def __init__(self, handler: BaseHandler, streams: Streams) -> None:
+        self._requests = DjangoThreads(handler, threads=2, name="websocket-request")
+        self._hub = streams.hub
+        self._newest: dict[tuple[int, str], Websocket] = {}  # by user and client id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        response = await self._requests.respond(_as_request(scope))
+        admitted: Admitted | None = getattr(response, "admitted", None)
+        if admitted is None or self._hub.closing:
+            await _refuse(response, scope, send)
+            return
+        await send({"type": "websocket.accept"})
+        await Websocket(admitted, self._hub, self._newest).serve(receive, send)
+
+    def shutdown(self) -> None:
+        self._requests.shutdown()
+
+
+def _as_request(scope: Scope) -> Scope:
+    http = {"http": "http", "https": "https", "ws": "http", "wss": "https"}[scope.get("scheme", "ws")]
+    headers = [pair for pair in scope["headers"] if b"_" not in pair[0]]  # as the gate does
+    return {
+        **scope, "type": "http", "method": "GET", "scheme": http, "headers": headers,
+        BODY: io.BytesIO(), LANE: None, UPGRADE: True,
+    }  # fmt: skip
+
+
+async def _refuse(response: HttpResponseBase, scope: Scope, send: Send) -> None:
+    """With Django's response where the server can send it, else as 403."""
+    if response.status_code < 200 or "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
+    headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
+    start = {"type": "websocket.http.response.start", "status": response.status_code, "headers": headers}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": response.content})
+
+
+class Websocket:
+    """One open connection."""
+
+    def __init__(self, admitted: Admitted, hub: Hub, newest: dict[tuple[int, str], Websocket]) -> None:
+        self._user_id, self._client_id = admitted.user_id, admitted.client_id
+        self._hub = hub
+        self._newest = newest
+        self._reader = MessageReader(user_id=admitted.user_id, credential=admitted.credential)
+        self._with_metadata = False
+        self._greeted = asyncio.Event()
+        self._announced: set[UUID] = set()  # of which a `status` was sent
+        self._started: set[UUID] = set()  # of which `execution_start` was sent
+
+    async def serve(self, receive: Receive, send: Send) -> None:
+        """Until the client leaves, its credential ends, it is too slow, or the server stops."""
+        # ComfyUI: of several connections with one client id, the newest gets the messages.
+        self._newest[self._user_id, self._client_id] = self
+        self._send = send
+        tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
+        listening = asyncio.create_task(self._listen(receive))
+        try:
+            await self._hub.join(self._reader)
+            await self._speak()
+            await self._give({"type": "websocket.close", "code": self._reason()})
+        except TimeoutError:
+            tcp_transport.cut(send)
+        except OSError:
+            pass  # the client has gone
+        finally:
+            listening.cancel()
+            await self._hub.leave(self._reader)
+            if self._newest.get((self._user_id, self._client_id)) is self:
+                del self._newest[self._user_id, self._client_id]
+
+    # -- from the client ---------------------------------------------------------------------------------
+    async def _listen(self, receive: Receive) -> None:
+        for number in range(MOST_MESSAGES):
+            got = await receive()
+            if got["type"] == "websocket.disconnect":
+                break
+            flags = _flags(got.get("text")) if number == 0 else None
+            if flags is not None:
+                self._with_metadata = bool(flags.get("supports_preview_metadata"))
+                await self._greeted.wait()
+                await self._text(messages.message("feature_flags", machine.features()))
+        self._reader.close()
+
+    def _reason(self) -> int:
+        if self._hub.closing:
+            return GOING_AWAY
+        return TRY_LATER if self._reader.overflowed else POLICY
+
+    # -- to the client -----------------------------------------------------------------------------------
+    async def _speak(self) -> None:
+        self._standing = await self._hub.reads(messages.standing, self._user_id, self._client_id)
+        self._announced |= self._standing.alive
+        await self._text(messages.status(self._standing.remaining, sid=self._client_id))
+        self._greeted.set()
+        if self._standing.node is not None:
+            await self._text(messages.message("executing", {"node": self._standing.node}))
+        ends_at = time.monotonic() + LONGEST_SECONDS
+        while not self._reader.closed and time.monotonic() < ends_at:
+            await self._reader.wait(ends_at - time.monotonic())
+            for event in self._reader.take():
+                await self._hear(event)
+
+    async def _hear(self, event: Event) -> None:
+        id_ = event.execution_id
+        if event.ends:
+            await self._end(id_)
+            return
+        if id_ not in self._announced:
+            self._announced.add(id_)
+            await self._tell_status()
+        if event.name == "comfyui":
+            await self._pass_on(id_, event.data["client_id"], event.data["message"])
+
+    async def _pass_on(self, id_: UUID, client_id: str | None, message: dict[str, Any]) -> None:
+        if not self._is_for_us(client_id, message["type"]):
+            return
+        if message["type"] == "execution_start":
+            self._started.add(id_)
+        relayed = messages.relayed(message, with_metadata=self._with_metadata)
+        await (self._bytes(relayed) if isinstance(relayed, bytes) else self._text(relayed))
+
+    async def _end(self, id_: UUID) -> None:
+        """The outputs are stored now, so clients that are told of the end find them in the history."""
+        ending = await self._hub.reads(messages.ending, id_)
+        self._announced.discard(id_)
+        if ending is None or not self._ends_after_opening(id_, ending):
+            return
+        ours = self._is_for_us(ending.client_id, "executed")
+        if ours:
+            for text in (*self._missing_start(id_, ending), *ending.outputs, ending.last):
+                await self._text(text)
+        await self._tell_status()
+        if ours:
+            await self._text(messages.message("executing", {"node": None, "prompt_id": id_}))
+
+    def _missing_start(self, id_: UUID, ending: messages.Ending) -> list[str]:
+        """Where no worker could tell us that it began, for want of Redis."""
+        known = id_ in self._started
+        self._started.discard(id_)
+        return [] if known or id_ in self._standing.alive else [ending.first]
+
+    def _ends_after_opening(self, id_: UUID, ending: messages.Ending) -> bool:
+        """The hub also tells of what ended within the last minute."""
+        at = ending.completed_at
+        return id_ in self._standing.alive or (at is not None and at >= self._standing.now)
+
+    def _is_for_us(self, client_id: str | None, kind: str) -> bool:
+        if self._newest.get((self._user_id, self._client_id)) is not self:
+            return False
+        return kind in messages.BROADCAST if client_id is None else client_id == self._client_id
+
+    async def _tell_status(self) -> None:
+        await self._text(messages.status(await self._hub.reads(messages.remaining, self._user_id)))
+
+    async def _text(self, text: str) -> None:
+        await self._give({"type": "websocket.send", "text": text})
+
+    async def _bytes(self, data: bytes) -> None:
+        await self._give({"type": "websocket.send", "bytes": data})
+
+    async def _give(self, message: dict[str, Any]) -> None:
+        """TimeoutError where the client has not taken what came before it."""
+        async with asyncio.timeout(settings.SLOW_READER_SECONDS):
+            await self._send(message)
+
+
+def _flags(text: str | None) -> dict[str, Any] | None:
+    """What the client says of itself in its first message; None where that is another message."""
+    try:
+        given = json.loads(text or "")
+    except ValueError:
+        return None
+    if not isinstance(given, dict) or given.get("type") != "feature_flags":
+        return None
+    data = given.get("data")
+    return data if isinstance(data, dict) else {}
