@@ -1,13 +1,15 @@
-"""Runs that end before their begin was written: both are written at once, and nothing shows."""
+"""Runs that end before their begin was written, and progress: what is written of a run, and how often."""
 
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
+from typing import Any
 
 from files import backend
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from tests.workflows.rig import before
+from tests.workflows.rig import before, sleep
 from workflows.models import Execution
 from workflows.queue import state_machine
 
@@ -44,3 +46,19 @@ def test_a_cancel_wins_against_an_end_whose_begin_was_not_written(rig, monkeypat
     assert cancelled == [200]
     assert result["outputs"] == {}
     rig.is_clear()
+
+
+def test_progress_that_stays_as_it_is_is_not_written_again(rig, monkeypatch):
+    """At a thousand workers that would be thousands of statements a second which say nothing."""
+    written: list[tuple[dict[str, Any], bool]] = []
+    original = state_machine.write_progress
+
+    def note(claim: Any, *, columns: dict[str, Any], lines: Any) -> bool:
+        written.append((columns, bool(lines)))
+        return original(claim, columns=columns, lines=lines)
+
+    monkeypatch.setattr(state_machine, "write_progress", note)
+    rig.ends(rig.run(sleep(2.5)), "completed")  # one node, silent for five times as long as writes are apart
+    assert written
+    repeated = [each for last, each in pairwise(written) if each[0] == last[0] and not each[1]]
+    assert repeated == []
