@@ -42,7 +42,7 @@ def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
         sys.executable, "-m", "workflows.flower",
         f"--address={host}", f"--port={port}", f"--url_prefix={FLOWER_PREFIX}",
         "--persistent=true", f"--db={state}", "--state_save_interval=60000", "--max_tasks=20000",
-        "--tasks_columns=uuid,state,worker,runtime,started,kwargs,name",
+        "--tasks_columns=uuid,state,kwargs,worker,runtime,started,name",
     ]  # fmt: skip
 
 

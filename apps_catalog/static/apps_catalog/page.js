@@ -3,7 +3,9 @@ const main = document.getElementById("main");
 const logout = document.getElementById("logout");
 const address = decodeURIComponent(location.pathname.replace(/^\/apps\/?/, "").replace(/\/$/, ""));
 const FILES = ["image", "mask", "video", "audio", "file"];
-let token = sessionStorage.getItem("comfyserve.token");
+const MOST_STEPS = 2500; // of a slider; finer ranges are typed
+const tokens = JSON.parse(sessionStorage.getItem("comfyserve.tokens") ?? "{}");
+let renewing = null; // the one renewal in progress, which all requests wait for
 
 // `make("p", { className: "x" }, "text", child)`: text is never read as HTML.
 function make(name, properties = {}, ...children) {
@@ -12,11 +14,22 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
-async function api(path, options = {}) {
-  const headers = { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}), ...options.headers };
+async function send(path, options = {}) {
+  if (renewing && !path.startsWith("/auth/")) { await renewing; }
+  const access = tokens.access_token;
+  const headers = { ...(access ? { Authorization: `Bearer ${access}` } : {}), ...options.headers };
   const response = await fetch(path, { ...options, headers });
+  if (response.status !== 401 || !access) { return response; }
+  // Another request may have renewed it meanwhile.
+  if (access === tokens.access_token) {
+    renewing ??= renew().finally(() => { renewing = null; });
+    await renewing;
+  }
+  return send(path, options);
+}
+
+async function answerOf(response) {
   const body = await response.json();
-  if (response.status === 401 && token) { leave(); }
   if (!response.ok) {
     const details = (body.details ?? []).map((detail) => detail.message);
     throw new Error(details.join("\n") || body.message);
@@ -24,31 +37,52 @@ async function api(path, options = {}) {
   return body;
 }
 
+const api = async (path, options = {}) =>
+  answerOf(await send(path, { ...options, headers: { Accept: "application/json", ...options.headers } }));
+
 const post = (path, body) => api(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
-function leave() {
-  sessionStorage.removeItem("comfyserve.token");
-  token = null;
-  showLogin();
+function keep(pair) {
+  tokens.access_token = pair.access_token;
+  tokens.refresh_token = pair.refresh_token;
+  sessionStorage.setItem("comfyserve.tokens", JSON.stringify(tokens));
 }
 
-function showLogin() {
-  logout.hidden = true;
+function forget() {
+  sessionStorage.removeItem("comfyserve.tokens");
+  delete tokens.access_token;
+  delete tokens.refresh_token;
+}
+
+// A new access token: by the refresh token, else by a login above the page, which keeps what was filled in.
+async function renew() {
+  const given = { refresh_token: tokens.refresh_token };
+  forget();
+  try { keep(await post("/auth/refresh", given)); return; } catch { /* the session has ended */ }
+  const dialog = make("dialog", { ariaLabel: "Log in again" });
+  document.body.append(dialog);
+  await new Promise((done) => {
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.append(loginForm("Log in again", done));
+    dialog.showModal();
+  });
+  dialog.remove();
+}
+
+function loginForm(title, done) {
   const error = make("p", { className: "error", role: "alert" });
-  const form = make("form", {}, make("h1", {}, "Log in"),
+  const form = make("form", {}, make("h1", {}, title),
     make("label", {}, "E-mail address", make("input", { name: "email", type: "email", autocomplete: "username", required: true })),
     make("label", {}, "Password", make("input", { name: "password", type: "password", autocomplete: "current-password", required: true })),
     make("button", { className: "main" }, "Log in"), error);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
-      const pair = await post("/auth/login", Object.fromEntries(new FormData(form)));
-      token = pair.access_token;
-      sessionStorage.setItem("comfyserve.token", token);
-      start();
+      keep(await post("/auth/login", Object.fromEntries(new FormData(form))));
+      done();
     } catch (problem) { error.textContent = problem.message; }
   });
-  main.replaceChildren(form);
+  return form;
 }
 
 async function showGallery() {
@@ -65,22 +99,61 @@ function control(name, property) {
     return make("select", { name }, ...property.enum.map((each) => make("option", { selected: each === value }, each)));
   }
   if (type === "boolean") { return make("input", { name, type: "checkbox", checked: value === true }); }
-  if (FILES.includes(type)) { return make("input", { name, type: "file", accept: { image: "image/*", mask: "image/*", video: "video/*", audio: "audio/*" }[type] ?? "" }); }
+  if (FILES.includes(type)) { return upload({ name, type: "file", accept: { image: "image/*", mask: "image/*", video: "video/*", audio: "audio/*" }[type] ?? "" }); }
   if (type === "integer" || type === "number") {
     const placeholder = property["x-random"] ? "Random" : "";
-    return make("input", { name, type: "number", value, placeholder, step: property["x-step"] ?? (type === "integer" ? 1 : "any"), min: property.minimum ?? "", max: property.maximum ?? "" });
+    const field = make("input", { name, type: "number", placeholder, step: property["x-step"] ?? (type === "integer" ? 1 : "any"), min: property.minimum ?? "", max: property.maximum ?? "", value });
+    return isSlidable(property) ? withSlider(field, property) : field;
   }
   return type === "text" ? make("textarea", { name, rows: 4, value }) : make("input", { name, value });
+}
+
+// From bound to bound in so few steps that a slider can hit each.
+function isSlidable({ minimum, maximum, "x-type": type, "x-step": step, "x-random": random }) {
+  const size = step ?? (type === "integer" ? 1 : (maximum - minimum) / 100);
+  return !random && size > 0 && (maximum - minimum) / size <= MOST_STEPS;
+}
+
+function withSlider(field, { minimum: min, maximum: max, title }) {
+  const step = field.step === "any" ? (max - min) / 100 : field.step;
+  const slider = make("input", { type: "range", min, max, step, ariaLabel: `${title}, as a slider` });
+  slider.value = field.value;
+  slider.addEventListener("input", () => { field.value = slider.value; });
+  field.addEventListener("input", () => { slider.value = field.value; });
+  return make("span", { className: "slider" }, field, slider);
+}
+
+// A file's field, which shows the picture that was chosen.
+function upload(properties) {
+  const field = make("input", properties);
+  const preview = make("img", { className: "chosen", alt: "The chosen picture", hidden: true });
+  const show = (source) => {
+    if (preview.src.startsWith("blob:")) { URL.revokeObjectURL(preview.src); }
+    preview.hidden = !source;
+    if (source) { preview.src = URL.createObjectURL(source); } else { preview.removeAttribute("src"); }
+  };
+  field.addEventListener("change", () => {
+    delete field.dataset.fileId;
+    const [chosen] = field.files;
+    show(chosen?.type.startsWith("image/") ? chosen : null);
+  });
+  field.addEventListener("again", async () => {
+    field.value = "";
+    const response = await send(`/files/${field.dataset.fileId}/thumbnail`);
+    show(response.ok ? await response.blob() : null);
+  });
+  return make("span", { className: "upload" }, field, preview);
 }
 
 async function valueOf(field, property) {
   const type = property["x-type"];
   if (type === "boolean") { return field.checked; }
   if (FILES.includes(type)) {
-    if (!field.files.length) { return field.dataset.fileId ?? null; }
+    if (field.dataset.fileId || !field.files.length) { return field.dataset.fileId ?? null; }
     const form = new FormData();
     form.append("file", field.files[0]);
-    return (await api("/files/upload", { method: "POST", body: form })).file_id;
+    field.dataset.fileId = (await api("/files/upload", { method: "POST", body: form })).file_id;
+    return field.dataset.fileId;
   }
   if (type === "integer" || type === "number") { return field.value === "" ? null : Number(field.value); }
   return field.value;
@@ -116,6 +189,7 @@ async function showApp() {
       const field = form.elements.namedItem(name);
       if (!field) { continue; }
       if (field.type === "checkbox") { field.checked = value; } else if (field.type === "file") { field.dataset.fileId = value; } else { field.value = value; }
+      field.dispatchEvent(new Event(field.type === "file" ? "again" : "input"));
     }
   };
   const refresh = async () => {
@@ -172,12 +246,13 @@ function showResult(run, where, fill) {
 }
 
 async function start() {
-  if (!token) { showLogin(); return; }
+  logout.hidden = true;
+  if (!tokens.access_token) { main.replaceChildren(loginForm("Log in", start)); return; }
   logout.hidden = false;
   try { await (address ? showApp() : showGallery()); } catch (problem) {
-    if (token) { main.replaceChildren(make("p", { className: "error", role: "alert" }, problem.message)); }
+    main.replaceChildren(make("p", { className: "error", role: "alert" }, problem.message));
   }
 }
 
-logout.addEventListener("click", async () => { await api("/auth/logout", { method: "POST" }).catch(() => null); leave(); });
+logout.addEventListener("click", async () => { await api("/auth/logout", { method: "POST" }).catch(() => null); forget(); start(); });
 start();
