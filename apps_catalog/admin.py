@@ -6,8 +6,11 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.audited_console import apply_to_each
 from comfyserve.console.admin import ReadOnlyAdmin
+from comfyserve.console.confirm_actions import Answer, ask_first
 
+from . import catalog
 from .models import App, AppVersion
 
 
@@ -18,6 +21,17 @@ class AppAdmin(ReadOnlyAdmin):
     search_fields = ["name", "title", "=owner__email"]
     list_select_related = ["owner"]
     ordering = ["-id"]
+    actions = ["remove"]
+
+    @ask_first(
+        title="Delete",
+        text="The apps go with all their versions. What was made with them stays.",
+        button="Yes, delete",
+        danger=True,
+        permission="remove",
+    )
+    def remove(self, request: HttpRequest, rows: QuerySet[App], answer: Answer) -> None:  # noqa: ARG002
+        apply_to_each(self, request, rows.select_related("owner"), catalog.remove, done="deleted")
 
 
 @admin.register(AppVersion)

@@ -170,7 +170,12 @@ def _changed_version(user: User, app: App, changes: dict[str, Any]) -> AppVersio
 
 def delete(*, user: User, address: str) -> None:
     """With all versions. What was made with it stays."""
-    find_own(user=user, address=address).delete()
+    remove(find_own(user=user, address=address))
+
+
+def remove(app: App) -> None:
+    """The same for operators, whoever's it is. Files that came with it are kept for as long as others are."""
+    app.delete()
 
 
 def _check_name(name: str) -> None:

@@ -10,8 +10,8 @@ from django.shortcuts import render
 # Everything from this server, but pictures: an S3 serves those under an address of its own.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: blob: https: http:; media-src 'self' https: http:; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'none'"
+    "img-src 'self' data: blob: https: http:; media-src 'self' https: http:; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 
 

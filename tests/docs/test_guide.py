@@ -28,6 +28,8 @@ def test_the_guide_works_as_pasted(gpu_worker, folder):
     assert read(folder, "result.json")["metadata"]["order"] == 17
     with Image.open(folder / "blue.png") as picture:
         assert picture.getpixel((0, 0)) == (0x33, 0x66, 0xCC)
+    green = read(folder, "green.json")
+    assert (green["status"], green["version"], len(green["named_outputs"])) == ("completed", 1, 1)
     inverted = read(folder, "inverted.json")
     assert inverted["status"] == "completed"
     mistakes = read(folder, "mistakes.json")
