@@ -5,18 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from django.conf import settings
+from typing import Any, Unpack
 
 from accounts.models import User
 from comfyserve.api.errors import Detail, ValidationFailed
 from comfyserve.near_names import did_you_mean, near
 from workflows.graph import input_files, parsing
-from workflows.models import Batch, Priority
+from workflows.models import Batch
 from workflows.queue import batches, submission
 from workflows.queue.submission import Accepted, Work
-from workflows.webhooks import outbox
 
 from . import catalog, parameters
 from .catalog import Found
@@ -37,12 +34,8 @@ def run(
     user: User,
     app: str,
     inputs: Mapping[str, Any],
-    priority: str = Priority.NORMAL,
-    timeout_minutes: int | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    metadata_text: str = "",
-    webhook: outbox.Wanted | None = None,
     output: Mapping[str, Any] | None = None,
+    **options: Unpack[submission.Options],
 ) -> Run:
     """Put a run of the app into the queue. `app` is its address: see `catalog.find`.
 
@@ -54,11 +47,7 @@ def run(
     accepted = submission.submit_work(
         user=user,
         work=replace(work_of(found, values, path="inputs"), output=output or {}),
-        priority=priority,
-        timeout_minutes=timeout_minutes or settings.DEFAULT_TIMEOUT_MINUTES,
-        metadata=metadata or {},
-        metadata_text=metadata_text,
-        webhook=webhook,
+        **options,
     )
     return Run(accepted, found, values)
 
@@ -69,11 +58,8 @@ def run_many(
     app: str,
     inputs: Sequence[Mapping[str, Any]],
     path: str = "inputs",
-    priority: str = Priority.NORMAL,
-    timeout_minutes: int | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    webhook: outbox.Wanted | None = None,
     output: Mapping[str, Any] | None = None,
+    **options: Unpack[submission.Options],
 ) -> Batch:
     """The same for many at once, all or none; mistakes are under `<path>.<number>.<name>`."""
     found = catalog.find(user=user, address=app)
@@ -93,11 +79,8 @@ def run_many(
         user=user,
         works=works,
         app=found.app.address,
-        priority=priority,
-        timeout_minutes=timeout_minutes or settings.DEFAULT_TIMEOUT_MINUTES,
-        metadata=metadata or {},
-        webhook=webhook,
         output=output,
+        **options,
     )
 
 

@@ -17,6 +17,7 @@ from comfyserve.api.validation import checked
 from workflows.models import Batch
 from workflows.presentation import batch_selectors
 from workflows.queue import batches
+from workflows.queue.submission import Options
 
 from . import contact_sheet
 from .batch_schemas import BatchDetailSerializer, BatchInfoSerializer, CountSerializer
@@ -46,8 +47,9 @@ class SubmitView(APIView):
 def batch_options(given: dict[str, Any], request: Request) -> dict[str, Any]:
     """What `batches.submit` takes beside what is to run."""
     webhook = wanted_webhook(given, request._request)
-    names = ("priority", "timeout_minutes", "metadata", "output")
-    return {**{name: given[name] for name in names}, "webhook": webhook}
+    # Each of its executions would carry the text of the metadata.
+    names = {*Options.__annotations__, "output"} - {"metadata_text"}
+    return {**{name: given[name] for name in names & given.keys()}, "webhook": webhook}
 
 
 def batch_body(batch: Batch) -> dict[str, Any]:

@@ -77,14 +77,12 @@ class ListView(APIView):
         `truncated` says whether anything is missing.
         """
         query = checked(ListQuery, request.query_params)
-        rows = selectors.executions_of(
-            user=user_of(request), status=query.get("status"), app=query.get("app")
-        )
-        part: dict[str, Any] = {name: query.get(name) for name in ("limit", "offset", "cursor")}
+        part: dict[str, Any] = {name: query.pop(name, None) for name in ("limit", "offset", "cursor")}
+        rows = selectors.executions_of(user=user_of(request), **query)
         page = list(paging.page(rows, **part))
         return Response(
             representations.listed(page, base=addresses.base_of(request._request)),
-            headers=paging.count_headers(rows) | paging.next_headers(page, limit=query["limit"]),
+            headers=paging.count_headers(rows) | paging.next_headers(page, limit=part["limit"]),
         )
 
 

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 from uuid import uuid4
 
 from django.db import transaction
@@ -22,7 +22,6 @@ from comfyserve.outbound import client
 from workflows.graph import parsing
 from workflows.models import ALIVE, Batch, Execution, Status
 from workflows.presentation import batch_selectors
-from workflows.webhooks import outbox
 
 from . import state_machine, submission
 from .submission import Work
@@ -37,11 +36,8 @@ def submit(
     user: User,
     works: Sequence[Work],
     app: str = "",
-    priority: str,
-    timeout_minutes: int,
-    metadata: Mapping[str, Any],
-    webhook: outbox.Wanted | None = None,
     output: Mapping[str, Any] | None = None,
+    **options: Unpack[submission.Options],
 ) -> Batch:
     """Put all of them in the queue, or none. The webhook is told once, when the last one has ended.
 
@@ -49,6 +45,7 @@ def submit(
     """
     _check_size(works)
     works = [replace(work, output=output or {}) for work in works]
+    webhook = options.pop("webhook", None)
     target = client.parse(webhook.url) if webhook else None
     batch = Batch(
         id=uuid4(),
@@ -56,7 +53,7 @@ def submit(
         total=len(works),
         remaining=len(works),
         app=app,
-        metadata=dict(metadata),
+        metadata=dict(options.get("metadata") or {}),
         webhook_url=webhook.url if webhook else "",
         webhook_host=f"{target.host}:{target.port}" if target else "",
         webhook_base=webhook.base if webhook else "",
@@ -66,8 +63,7 @@ def submit(
     with transaction.atomic():
         batch.save(force_insert=True)
         submission.submit_works(
-            user=user, prepared=prepared, priority=priority, timeout_minutes=timeout_minutes,
-            metadata=metadata, batch=batch, positions=range(len(works)),
+            user=user, prepared=prepared, batch=batch, positions=range(len(works)), **options,
         )  # fmt: skip
     batch.refresh_from_db(fields=["created_at"])
     return batch

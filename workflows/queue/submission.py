@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -20,7 +20,7 @@ from comfyserve.db import rows
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, node_policy, parsing
 from workflows.metrics import store
-from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Level, Status
+from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Level, Priority, Status
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
@@ -35,6 +35,16 @@ ROWS_AT_ONCE = 100  # in one statement: each has a whole graph
 
 class QueueFull(Unavailable):
     """As many executions wait, of all users, as may."""
+
+
+class Options(TypedDict, total=False):
+    """What may be said of every submission beside what is to run; `webhook` was checked before."""
+
+    priority: str  # normal by default
+    timeout_minutes: int | None  # None: DEFAULT_TIMEOUT_MINUTES
+    metadata: Mapping[str, Any] | None
+    metadata_text: str  # the same as it was sent
+    webhook: outbox.Wanted | None
 
 
 @dataclass(frozen=True)
@@ -82,18 +92,14 @@ def submit(
     *,
     user: User,
     workflow: Any,
-    priority: str,
-    timeout_minutes: int,
-    metadata: Mapping[str, Any],
-    metadata_text: str = "",
-    webhook: outbox.Wanted | None = None,
     retried_from: Execution | None = None,
     extra_data: Mapping[str, Any] | None = None,
     partial_execution_targets: Sequence[str] | None = None,
     execution_id: UUID | None = None,
     output: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Accepted:
-    """Put a workflow in the queue. `webhook` is to be checked before. `extra_data` is given to ComfyUI as it
+    """Put a workflow in the queue. `extra_data` is given to ComfyUI as it
     is; with `partial_execution_targets` only these output nodes are run. `execution_id` is a client's
     own choice of id; IntegrityError where it is in use. `output` says how its files are wanted.
 
@@ -103,9 +109,8 @@ def submit(
     work = read(workflow, user=user)
     extras = _extras(work.graph, extra_data, partial_execution_targets)
     return submit_work(
-        user=user, work=replace(work, extras=extras, output=output or {}), priority=priority,
-        timeout_minutes=timeout_minutes, metadata=metadata, metadata_text=metadata_text, webhook=webhook,
-        retried_from=retried_from, execution_id=execution_id,
+        user=user, work=replace(work, extras=extras, output=output or {}),
+        retried_from=retried_from, execution_id=execution_id, **options,
     )  # fmt: skip
 
 
@@ -136,20 +141,15 @@ def submit_work(
     *,
     user: User,
     work: Work,
-    priority: str,
-    timeout_minutes: int,
-    metadata: Mapping[str, Any],
-    metadata_text: str = "",
-    webhook: outbox.Wanted | None = None,
     retried_from: Execution | None = None,
     execution_id: UUID | None = None,
+    **options: Unpack[Options],
 ) -> Accepted:
     """The same of a work that was read already."""
     [execution], [known] = submit_works(
-        user=user, prepared=prepare([work], user=user), priority=priority, timeout_minutes=timeout_minutes,
-        metadata=metadata, metadata_text=metadata_text, webhook=webhook,
+        user=user, prepared=prepare([work], user=user),
         retried_from=[retried_from.id if retried_from else None],
-        chosen_ids=[execution_id] if execution_id else [],
+        chosen_ids=[execution_id] if execution_id else [], **options,
     )  # fmt: skip
     return Accepted(
         execution=execution,
@@ -168,22 +168,19 @@ def submit_works(
     *,
     user: User,
     prepared: Sequence[Prepared],
-    priority: str,
-    timeout_minutes: int,
-    metadata: Mapping[str, Any],
-    metadata_text: str = "",
-    webhook: outbox.Wanted | None = None,
     retried_from: Sequence[UUID | None] = (),
     batch: Batch | None = None,
     positions: Sequence[int] = (),
     chosen_ids: Sequence[UUID | None] = (),
+    **options: Unpack[Options],
 ) -> tuple[list[Execution], list[float | None]]:
     """Put all of them in the queue, or none; the executions, and the seconds that each is known to take.
 
     `prepared` comes from `prepare`, outside of any transaction. `retried_from` and `positions` (within
     `batch`) have one entry for each of it, or none at all. The number of statements does not grow with it.
     """
-    priority = scheduling.lowest(priority, quotas.highest_priority(user=user))
+    wanted = options.get("priority", Priority.NORMAL)
+    priority = options["priority"] = scheduling.lowest(wanted, quotas.highest_priority(user=user))
     limited = quotas.runs_are_limited(user=user)
     idempotency.begin_commit()
     with transaction.atomic():
@@ -195,61 +192,63 @@ def submit_works(
         _check_room(user, prepared)
         executions = [
             Execution(
-                id=chosen or uuid4(),
-                user=user,
-                priority=priority,
-                timeout_minutes=timeout_minutes,
-                request_id=request_ids.current() or "",
-                retried_from_id=earlier,
-                turn=place.turn,
-                start=place.start,
-                finish=place.finish,
-                cost=cost,
-                held=Held.QUOTA if limited else None,
-                has_input_files=any(input_files.marked(each.taken.prompt)),
-                kind=each.kind,
-                models_used=[{"name": use.name, "type": use.type} for use in each.used],
-                lacking=each.suited.lacking,
-                metadata=dict(metadata),
-                metadata_text=metadata_text,
-                webhook_url=webhook.url if webhook else "",
-                app=each.work.app,
-                batch_id=batch.id if batch else None,
-                batch_position=position,
+                id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
+                batch_id=batch.id if batch else None, cost=cost,
+                held=Held.QUOTA if limited else None, **_columns(each, place, options),
             )
             for each, (cost, place), earlier, position, chosen in zip(
-                prepared,
-                places,
-                _or_none(retried_from, prepared),
-                _or_none(positions, prepared),
-                _or_none(chosen_ids, prepared),
-                strict=True,
+                prepared, places, _or_none(retried_from, prepared), _or_none(positions, prepared),
+                _or_none(chosen_ids, prepared), strict=True,
             )
-        ]
-        able = sorted({worker for each in prepared for worker in each.suited.able})
-        with rows.pipeline():
-            _insert(executions, prepared)
-            store.note_submitted(priority=priority, count=len(prepared))
-            state_machine.accepted(executions, able=able)
-            for execution, each in zip(executions, prepared, strict=True):
-                lines = [Line(text, Level.WARNING) for text in each.work.warnings]
-                execution_log.write([execution.id], lines)
-        input_files.pin_all(
-            [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
-        )
-        if webhook:
-            for execution in executions:
-                outbox.ask(execution, webhook)
+        ]  # fmt: skip
+        _write(executions, prepared, webhook=options.get("webhook"))
         if limited:
             scheduling.lift_quota(user_id=user.pk)
     for execution, each in zip(executions, prepared, strict=True):
-        logger.info(
-            "Accepted, %d nodes, priority %s",
-            len(each.work.graph.prompt),
-            priority,
-            extra={"execution_id": str(execution.id)},
-        )
+        nodes, id_ = len(each.work.graph.prompt), str(execution.id)
+        logger.info("Accepted, %d nodes, priority %s", nodes, priority, extra={"execution_id": id_})
     return executions, known
+
+
+def _columns(each: Prepared, place: scheduling.Place, options: Options) -> dict[str, Any]:
+    """Of the execution's row: what the work, its place in the order and the options say."""
+    webhook = options.get("webhook")
+    return {
+        "priority": options["priority"],
+        "timeout_minutes": options.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
+        "request_id": request_ids.current() or "",
+        "turn": place.turn,
+        "start": place.start,
+        "finish": place.finish,
+        "has_input_files": any(input_files.marked(each.taken.prompt)),
+        "kind": each.kind,
+        "models_used": [{"name": use.name, "type": use.type} for use in each.used],
+        "lacking": each.suited.lacking,
+        "metadata": dict(options.get("metadata") or {}),
+        "metadata_text": options.get("metadata_text", ""),
+        "webhook_url": webhook.url if webhook else "",
+        "app": each.work.app,
+    }
+
+
+def _write(
+    executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.Wanted | None
+) -> None:
+    """The rows, with all that follows from them."""
+    able = sorted({worker for each in prepared for worker in each.suited.able})
+    with rows.pipeline():
+        _insert(executions, prepared)
+        store.note_submitted(priority=executions[0].priority, count=len(prepared))
+        state_machine.accepted(executions, able=able)
+        for execution, each in zip(executions, prepared, strict=True):
+            lines = [Line(text, Level.WARNING) for text in each.work.warnings]
+            execution_log.write([execution.id], lines)
+    input_files.pin_all(
+        [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
+    )
+    if webhook:
+        for execution in executions:
+            outbox.ask(execution, webhook)
 
 
 def _or_none(given: Sequence[Any], prepared: Sequence[Prepared]) -> Sequence[Any]:
