@@ -157,7 +157,7 @@ def _check(request: HttpRequest, row: User) -> None:
 class ApiKeyAdmin(PageAdmin):
     """Read-only, with revocation. Only its user can create a key."""
 
-    list_display = ["prefix", "name", "user", "created_at", "expires_at", "last_used_at"]
+    list_display = ["prefix", "name", "user", "scope", "created_at", "expires_at", "last_used_at"]
     search_fields = ["prefix", "name", "user__email"]
     list_select_related = ["user"]
     ordering = ["-id"]
@@ -172,6 +172,10 @@ class ApiKeyAdmin(PageAdmin):
             [
                 ("Begins with", row.prefix),
                 ("Name", row.name),
+                (
+                    "May do",
+                    row.get_scope_display(),
+                ),
                 ("User", row.user),
                 ("Made", html.ago(row.created_at)),
                 ("Expires", f"{row.expires_at:%Y-%m-%d %H:%M} UTC" if row.expires_at else "never"),

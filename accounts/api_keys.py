@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.db.models import Model
 
 from accounts import audit
-from accounts.models import ApiKey, User, UserLimits
+from accounts.models import ApiKey, Scope, User, UserLimits
 from comfyserve.api.errors import Conflict, NotFound
 
 MARK = "csk_"  # prefix that identifies a key, to us and to secret scanners
@@ -30,7 +30,9 @@ WHERE k.digest = %(digest)s AND u.is_active AND (k.expires_at IS NULL OR k.expir
 """
 
 
-def create(*, user: User, name: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+def create(
+    *, user: User, name: str, expires_at: datetime | None = None, scope: str = Scope.ALL
+) -> tuple[ApiKey, str]:
     """The row, and the key itself, which cannot be retrieved again."""
     secret = MARK + secrets.token_urlsafe(32)
     with transaction.atomic():
@@ -38,7 +40,12 @@ def create(*, user: User, name: str, expires_at: datetime | None = None) -> tupl
         if ApiKey.objects.filter(user=user).count() >= MAX_KEYS:
             raise Conflict(f"You have {MAX_KEYS} API keys; delete one first")
         key = ApiKey.objects.create(
-            user=user, name=name, prefix=secret[:12], digest=_digest(secret), expires_at=expires_at
+            user=user,
+            name=name,
+            prefix=secret[:12],
+            digest=_digest(secret),
+            expires_at=expires_at,
+            scope=scope,
         )
         audit.record("key.make", on=key, note=f"for {user.email}")
     return key, secret

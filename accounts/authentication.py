@@ -11,9 +11,10 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
 from accounts import api_keys, sessions
-from accounts.models import ApiKey, Session, User
+from accounts.models import ApiKey, Scope, Session, User
 from comfyserve import logs
-from comfyserve.api.errors import Unauthorized
+from comfyserve.api import path_keys
+from comfyserve.api.errors import Forbidden, Unauthorized
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Identity:
 def identify(request: HttpRequest) -> Identity | None:
     """The owner of the request's bearer token; None without a valid one.
 
-    One query at the first call, cached on the request for later ones.
+    One query at the first call, cached on the request for later ones. Forbidden for a key that may not do
+    what the request asks for.
     """
     if not hasattr(request, "bearer_identity"):
         token = bearer_token(request)
-        request.bearer_identity = _look_up(token) if token else None  # type: ignore[attr-defined]
+        request.bearer_identity = _permitted(request, _look_up(token) if token else None)  # type: ignore[attr-defined]
         if request.bearer_identity is not None:  # type: ignore[attr-defined]
             logs.bind(user_id=request.bearer_identity.user.pk)  # type: ignore[attr-defined]
     found: Identity | None = request.bearer_identity  # type: ignore[attr-defined]
@@ -67,6 +69,18 @@ def _look_up(token: str) -> Identity | None:
         return Identity(key.user, key) if key else None
     session = sessions.find(access_token=token)
     return Identity(session.user, session) if session else None
+
+
+def _permitted(request: HttpRequest, identity: Identity | None) -> Identity | None:
+    """Forbidden where the key may not do this. In the path, only keys that may do nothing else are good."""
+    if identity is None:
+        return None
+    scope = identity.via.scope if isinstance(identity.via, ApiKey) else Scope.ALL
+    if scope == Scope.COMFYUI and not request.path_info.startswith(f"{path_keys.DOOR}/"):
+        raise Forbidden("This API key may use ComfyUI's routes only")
+    if path_keys.is_in_path(request) and scope != Scope.COMFYUI:
+        return None
+    return identity
 
 
 def _refusal(request: HttpRequest) -> str:

@@ -25,6 +25,7 @@ MADE_KEY = {
     "id": 7,
     "name": "render server",
     "prefix": "csk_3fT9-aQm",
+    "scope": "all",
     "created_at": "2024-01-01T00:00:00Z",
     "expires_at": None,
     "last_used_at": None,

@@ -92,6 +92,13 @@ class Session(models.Model):
         return f"session {self.id} of user {self.user_id}"
 
 
+class Scope(models.TextChoices):
+    """What an API key may do."""
+
+    ALL = "all", "everything"
+    COMFYUI = "comfyui", "ComfyUI's routes only"  # it may stand in the path: /c/<key>/
+
+
 class ApiKey(models.Model):
     """A secret for a server, shown once and stored as a hash."""
 
@@ -100,6 +107,7 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=16, help_text="The beginning of the key, to recognise it by")
     # SHA-256: the key has 256 random bits, so a slow hash would add nothing.
     digest = models.CharField(max_length=64, unique=True)
+    scope = models.CharField(max_length=20, choices=Scope.choices, default=Scope.ALL, db_default=Scope.ALL)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="To the minute")

@@ -9,7 +9,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from accounts import passwords
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, Scope, User
 from comfyserve.api.fields import BooleanField, EmailField, MomentField, TextField
 
 PASSWORD_CHARACTERS = 1024  # hashing longer ones would cost us more than the sender
@@ -78,11 +78,12 @@ class MessageSerializer(serializers.Serializer[Any]):
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     class Meta:
         model = ApiKey
-        fields = ["id", "name", "prefix", "created_at", "expires_at", "last_used_at"]
+        fields = ["id", "name", "prefix", "scope", "created_at", "expires_at", "last_used_at"]
         read_only_fields = fields
         extra_kwargs = {
             "id": {"help_text": "For DELETE /auth/keys/{id}"},
             "name": {"help_text": "What the key is for"},
+            "scope": {"help_text": "What it may do; `comfyui`: ComfyUI's routes only"},
             "expires_at": {"help_text": "When it stops working; null: never"},
             "created_at": {"help_text": "When it was made"},
         }
@@ -93,6 +94,11 @@ class NewApiKeySerializer(serializers.Serializer[Any]):
     expires_at = MomentField(
         required=False, allow_null=True, default=None, help_text="When it stops working; null: never"
     )
+
+    scope = serializers.ChoiceField(
+        Scope.choices, required=False, default=Scope.ALL,
+        help_text="`comfyui`: a key that may use ComfyUI's routes only, also as `/c/<key>/`",
+    )  # fmt: skip
 
     def validate_expires_at(self, moment: datetime | None) -> datetime | None:
         if moment is not None and moment <= timezone.now():

@@ -20,6 +20,7 @@ asgi = get_asgi_application()
 from accounts import authentication  # noqa: E402
 from comfyserve.api.gate.application import Gate  # noqa: E402
 from comfyserve.api.gate.threads import DjangoThreads  # noqa: E402
+from comfyserve.api.path_keys import PathKeys  # noqa: E402
 from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
@@ -61,7 +62,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await requests(scope, receive, send)
 
 
-application = Gate(halves, user_of=authentication.user_id_of)
+application = PathKeys(Gate(halves, user_of=authentication.user_id_of))
 
 
 async def lifespan(receive: Any, send: Any) -> None:

@@ -248,6 +248,8 @@ MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 # -- doors --------------------------------------------------------------------------------------------
 # Other names of apps in /v1, such as gpt-image-1=alice/portrait,dall-e-3=alice/portrait
 OPENAI_MODELS = env.dict("OPENAI_MODELS", default={})
+# Host names at whose root ComfyUI's routes answer, without /comfyui before them
+COMFYUI_DOOR_HOSTS = [name.lower() for name in env.list("COMFYUI_DOOR_HOSTS", default=[])]
 OPENAI_WAIT_SECONDS = env.int("OPENAI_WAIT_SECONDS", default=600)  # for the pictures; then it is cancelled
 
 # -- logs ---------------------------------------------------------------------------------------------

@@ -238,3 +238,43 @@ def test_handshakes_are_refused_with_the_reason(bare_stack: Stack):
             connect(person.url, "x", token=token, path=path)
         assert refused.value.status_code == status
     assert person.get("/comfyui/ws").status_code == 426
+
+
+def test_a_key_for_comfyuis_routes_may_stand_in_the_path_and_do_nothing_else(gpu_worker, person):
+    made = person.post("/auth/keys", {"name": "tavern", "scope": "comfyui"}).json()
+    full = person.post("/auth/keys", {"name": "all"}).json()
+    key, base = made["key"], f"{person.url}/c/{made['key']}"
+    assert (made["scope"], full["scope"]) == ("comfyui", "all")
+    with opened(connect(person.url, "p", path=f"/c/{key}/ws")) as socket:
+        prompt = {"prompt": graphs.colour(0xFF0000), "client_id": "p"}
+        prompt_id = requests.post(f"{base}/api/prompt", json=prompt, timeout=30).json()["prompt_id"]
+        assert any(each["type"] == "executed" for each in until_end(socket, prompt_id))
+    assert prompt_id in requests.get(f"{base}/history", timeout=30).json()
+    assert prompt_id in person.get("/comfyui/history").json()
+    for path, secret, status in (
+        ("/workflows/", key, 403),
+        ("/auth/keys", key, 403),
+        ("/v1/models", key, 403),
+        ("/mcp", key, 403),
+        ("/comfyui/queue", key, 200),
+        (f"/c/{full['key']}/queue", None, 401),
+        ("/c/nothing/queue", full["key"], 404),
+    ):
+        header = {"Authorization": f"Bearer {secret}"} if secret else {}
+        assert requests.get(person.url + path, headers=header, timeout=30).status_code == status, path
+    person.session.delete(f"{person.url}/auth/keys/{made['id']}", timeout=30)
+    assert requests.get(f"{base}/queue", timeout=30).status_code == 401
+    log = (gpu_worker.logs / "web.log").read_text()
+    assert key not in log
+    assert full["key"] not in log
+
+
+def test_a_host_of_its_own_serves_the_routes_at_its_root(bare_stack: Stack):
+    bare_stack.start_web(env={"COMFYUI_DOOR_HOSTS": "GPU.example.com"})
+    try:
+        person = bare_stack.person()
+        host = {"Host": "gpu.example.com:8188"}
+        assert person.get("/queue", headers=host).json() == {"queue_running": [], "queue_pending": []}
+        assert person.get("/queue").status_code == 404
+    finally:
+        bare_stack.stop_web()
