@@ -29,7 +29,8 @@ class NotReadySerializer(serializers.Serializer[Any]):
 
 class HealthSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(
-        choices=CONDITIONS, help_text="degraded: what remains can serve; unhealthy: the database is away"
+        choices=CONDITIONS,
+        help_text="degraded: what remains can serve; unhealthy: the database is unavailable",
     )
     timestamp = serializers.DateTimeField(help_text="When this was said")
     version = serializers.CharField(help_text="Of ComfyServe")

@@ -1,7 +1,7 @@
 """What is told after a change: a ticket to the GPU workers, a word to live readers.
 
 All of it may be lost without harm: workers look by themselves, readers read PostgreSQL. So none of it is
-ever retried or waited for, and while Redis is away it is skipped.
+ever retried or waited for, and while Redis is unavailable it is skipped.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def announce_preview(execution_id: UUID, preview: dict[str, Any]) -> None:
 
 
 def somebody_wants_previews(execution_id: UUID) -> bool:
-    """Whether a stream with previews of it is open anywhere. False while Redis is away."""
+    """Whether a stream with previews of it is open anywhere. False while Redis is unavailable."""
     return _has_subscribers(preview_channel(execution_id))
 
 
@@ -129,7 +129,7 @@ def announce_comfyui_message(user_id: int, execution_id: UUID, message: dict[str
 
 
 def somebody_wants_comfyui_messages(user_id: int) -> bool:
-    """Whether the user has a websocket open anywhere. False while Redis is away."""
+    """Whether the user has a websocket open anywhere. False while Redis is unavailable."""
     return _has_subscribers(comfyui_channel(user_id))
 
 

@@ -87,7 +87,7 @@ def _hand_on(*, name: str) -> None:
         with connections.step():
             idle = registry.idle_others(name=name)
     except connections.UNAVAILABLE as exc:
-        logger.warning("the ticket is not handed on, the database is away: %s", exc)
+        logger.warning("the ticket is not passed on, the database is unavailable: %s", exc)
         return
     for other in idle[:1]:
         notify.ticket(other)

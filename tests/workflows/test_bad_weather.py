@@ -35,7 +35,7 @@ from workflows.worker.maintenance import Upkeep
 
 
 def away(*_: Any, **__: Any) -> Any:
-    raise OperationalError("the database is away")
+    raise OperationalError("the database is unavailable")
 
 
 # -- Redis -------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
 def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
     def stop_and_fail(*_: Any, **__: Any) -> None:
         rig.slots.stop(drain_seconds=5)
-        raise OperationalError("the database is away")
+        raise OperationalError("the database is unavailable")
 
     monkeypatch.setattr(state_machine, "finish", stop_and_fail)
     execution_id = rig.run(sleep(0.1))

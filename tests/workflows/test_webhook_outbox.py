@@ -78,7 +78,7 @@ def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, monkeypatch) -> None:
-    answers = [OperationalError("the database is away"), b"{}"]
+    answers = [OperationalError("the database is unavailable"), b"{}"]
 
     def body(_: Taken) -> bytes:
         answer = answers.pop(0)

@@ -71,7 +71,7 @@ METRICS = {
     "http_request_seconds": Metric(
         "From request to response of the API", ("method", "route", "code"), MILLISECONDS_UP
     ),
-    "rate_limit_skipped": Metric("Requests let through uncounted because Redis was away"),
+    "rate_limit_skipped": Metric("Requests let through uncounted because Redis was unavailable"),
 }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ class Flusher:
         any(self._write() for _ in range(LAST_TRIES))
 
     def _write(self) -> bool:
-        """False: the database is away, and the figures are still here."""
+        """False: the database is unavailable, and the figures are still here."""
         try:
             if self._before is not None:
                 self._before()
@@ -212,7 +212,7 @@ class Flusher:
             with connections.step():
                 fold()
         except (DatabaseError, InterfaceError) as exc:
-            logger.warning("statistics wait, the database is away: %s", exc)
+            logger.warning("statistics are not written, the database is unavailable: %s", exc)
             return False
         return True
 

@@ -27,7 +27,7 @@ def remove(rows: QuerySet[Execution], *, skip_locked: bool = False) -> list[UUID
     """These executions of one short transaction, where they are still as `rows` asks; which went.
 
     Their files go through the door of `files`: one that a waiting or running execution needs stays, and
-    expires as any other. Raises nothing when the storage is away: the sweep finds the bytes.
+    expires as any other. Raises nothing when the storage is unavailable: the sweep finds the bytes.
     """
     with transaction.atomic():
         owners = rows.filter(outputs__file__isnull=False).order_by().values_list("user_id", flat=True)

@@ -150,7 +150,7 @@ class Streams:
                 self.hub.expect(ending, since=since if wait.new else None)
             for ending in endings:
                 await ending.wait(max(until - time.monotonic(), 0))
-            # Deleted meanwhile, or the database is away: what was accepted was, and the answer says so.
+            # Deleted meanwhile, or the database is unavailable: the answer says that it was accepted.
             with contextlib.suppress(*connections.UNAVAILABLE):
                 response.content = await self.hub.reads(wait.result) or response.content
         finally:

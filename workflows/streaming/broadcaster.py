@@ -34,7 +34,7 @@ from .subscriber import Ending, Reader
 logger = logging.getLogger(__name__)
 
 RECHECK_SECONDS = 15.0
-RECHECK_ALONE_SECONDS = 2.0  # while Redis is away
+RECHECK_ALONE_SECONDS = 2.0  # while Redis is unavailable
 CREDENTIAL_SECONDS = 3.0  # between looks whether those who read may still do so
 KNOWN_OWNERS = 10_000
 KNOWN_ENDS = 10_000  # executions whose end was heard lately
@@ -229,11 +229,11 @@ class Hub:
             try:
                 await self._read_once()
             except connections.UNAVAILABLE as exc:
-                logger.warning("live streams wait, the database is away: %s", exc)
+                logger.warning("live streams wait, the database is unavailable: %s", exc)
                 await asyncio.sleep(1.0)
                 self._woken.set()
             except Exception:  # all streams hang on this task
-                logger.exception("live streams stumbled")
+                logger.exception("a task of the live streams failed")
                 await asyncio.sleep(1.0)
 
     async def _read_once(self) -> None:
@@ -334,9 +334,9 @@ class Hub:
                         if message is not None:
                             self._hear(message["data"])
             except outages.REDIS as exc:
-                logger.warning("live streams do without Redis: %s", exc)
+                logger.warning("live streams continue without Redis: %s", exc)
             except Exception:  # nobody else would listen again
-                logger.exception("live streams do without Redis")
+                logger.exception("live streams continue without Redis")
             finally:
                 self._pubsub, self._heard = None, False
             await asyncio.sleep(backoff.next())
@@ -421,10 +421,10 @@ class Hub:
             try:
                 good = await self.reads(credentials.still_good, shown) if shown else set()
             except connections.UNAVAILABLE as exc:
-                logger.warning("live streams go on unchecked, the database is away: %s", exc)
+                logger.warning("live streams continue unchecked, the database is unavailable: %s", exc)
                 continue
             except Exception:
-                logger.exception("live streams go on unchecked")
+                logger.exception("live streams continue unchecked")
                 continue
             for reader in readers:
                 if reader.credential not in good:
@@ -445,9 +445,9 @@ class Hub:
                 looked_at = begun_at
                 await self._tell_positions()
             except connections.UNAVAILABLE as exc:
-                logger.warning("live streams not looked after, the database is away: %s", exc)
+                logger.warning("live streams are not rechecked, the database is unavailable: %s", exc)
             except Exception:
-                logger.exception("live streams stumbled")
+                logger.exception("a task of the live streams failed")
             self._look_at_all()
 
     async def _tell_positions(self) -> None:

@@ -334,7 +334,7 @@ class Deliverer:
             try:
                 self._look()
             except connections.UNAVAILABLE as exc:
-                logger.warning("webhooks wait, the database is away: %s", exc)
+                logger.warning("webhooks wait, the database is unavailable: %s", exc)
             except Exception:  # this thread is all that looks
                 logger.exception("webhooks stumbled")
             self._woken.wait(self.LOOK_SECONDS)

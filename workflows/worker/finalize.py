@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 Collected = tuple[list[Output], list[Line], int]  # see output_collection.collect
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
-GONE_WITH_OUTPUTS = "its ComfyUI went away with the outputs"
+GONE_WITH_OUTPUTS = "its ComfyUI became unavailable before its outputs were collected"
 NOTHING_TOLD = (
     "It ended without any output: none of its output nodes told ComfyUI of a file or a text. "
     "Some custom nodes save without telling unless they show a preview; SaveImage always tells"
 )
-GONE_AFTER = 600.0  # seconds that a ComfyUI may be away with outputs on its disk
-# The storage may be away until the execution's time is over, but at least and at most so many seconds.
+GONE_AFTER = 600.0  # seconds that a ComfyUI may be unavailable with outputs on its disk
+# The storage may be unavailable until the execution's time is over, but at least and at most so many seconds.
 STORE_SECONDS, LONGEST_STORE_SECONDS = 600.0, 3600.0
 STORE_TRIES = 5  # of outputs that fail while others are stored, or in a way that no outage explains
 
@@ -238,7 +238,7 @@ class _Collecting:
         self._stored.clear()
 
     def _comfyui_is_gone(self, exc: Unreachable) -> bool:
-        """Whether it was away for so long that the run went back to the queue."""
+        """Whether it was unavailable for so long that the run went back to the queue."""
         logger.warning("outputs of %s not collected: %s", self._claim.execution_id, exc)
         if time.monotonic() - self._began < GONE_AFTER:
             return False

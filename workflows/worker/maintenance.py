@@ -75,7 +75,7 @@ class Upkeep:
                 with connections.kept():
                     self._with_the_lock()
             except (*connections.UNAVAILABLE, psycopg.Error) as exc:
-                logger.warning("upkeep: the database is away: %s", exc)
+                logger.warning("upkeep: the database is unavailable: %s", exc)
             except Exception:
                 logger.exception("upkeep stumbled")
             finally:

@@ -137,7 +137,7 @@ class Slots:
                 idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
                 return claims.take(worker=self.backend.name, boot=self.backend.boot, unless_for=idle)
         except connections.UNAVAILABLE as exc:
-            logger.warning("no work taken, the database is away: %s", exc)
+            logger.warning("no work claimed: the database is unavailable: %s", exc)
             return None
 
     @property
@@ -297,7 +297,7 @@ class Slots:
             return {token for token, held in self._held.items() if held.shows_life}
 
     def presume_alive(self) -> None:
-        """All of them: while the database was away, their threads could not show it."""
+        """All of them: while the database was unavailable, their threads could not show it."""
         with self._lock:
             for held in self._held.values():
                 held.alive()

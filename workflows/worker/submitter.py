@@ -179,7 +179,7 @@ class Submitter(Attempt):
         return None
 
     def _classes(self) -> node_info.Classes:
-        """What its ComfyUI has; nothing where the database is away, for messages only."""
+        """What its ComfyUI has; nothing where the database is unavailable, for messages only."""
         try:
             with connections.step():
                 return node_info.of(self._backend.object_info_digest)
