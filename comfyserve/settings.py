@@ -278,6 +278,8 @@ LOGGING = {
             "propagate": False,
         },  # comfyserve.requests logs it with more detail
         "django.request": {"filters": ["crashes"]},
+        # At DEBUG it writes the signatures of the links that it makes.
+        "botocore.auth": {"level": "INFO"},
         "celery.beat": {"level": _QUIET},
         # That a task was received and succeeded. Its effects have log lines of their own.
         "celery.worker.strategy": {"level": _QUIET},

@@ -27,6 +27,7 @@ urlpatterns = [
     path("comfyui/", include("doors.comfyui.urls")),
     path("models/", include("models_registry.urls")),
     path("files/", include("files.urls")),
+    path("destinations/", include("files.destination_views")),
     path("", include("health.urls")),
     path("schema", openapi.SchemaView.as_view(), name="schema"),
     path("docs", docs.SwaggerView.as_view(url_name="schema"), name="docs"),

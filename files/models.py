@@ -118,6 +118,29 @@ class ConvertedFile(models.Model):
         return f"{self.parameters} of {self.source_key}"
 
 
+class Destination(models.Model):
+    """A bucket of a user on any S3, for outputs to be delivered to."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="destinations", db_index=False
+    )
+    name = models.CharField(max_length=63)
+    endpoint = models.CharField(max_length=500, help_text="Such as https://s3.eu-west-1.amazonaws.com")
+    region = models.CharField(max_length=63)
+    bucket = models.CharField(max_length=255)
+    prefix = models.CharField(max_length=255, blank=True, default="", help_text="A folder in the bucket")
+    access_key = models.CharField(max_length=255)
+    secret = models.TextField(help_text="Encrypted: see comfyserve.secret_box")
+    created_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now(), help_text="When it was saved and tested")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "name"], name="destination_of_user")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Pin(models.Model):
     """A file in use: it neither expires nor is deleted until the holder has ended."""
 

@@ -11,6 +11,7 @@ from django.conf import settings
 from comfyserve import cleaning, logs
 from comfyserve.db import connections
 from models_registry.model_agent import ModelAgent
+from workflows.delivery import sender as file_sender
 from workflows.webhooks.dispatcher import Deliverer
 from workflows.worker import celery_tasks
 from workflows.worker.backend import own
@@ -63,7 +64,7 @@ class GpuWorker:
 
 
 _gpu: GpuWorker | None = None
-_deliverer: Deliverer | None = None
+_deliverers: list[Deliverer] = []
 
 
 # Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
@@ -95,9 +96,9 @@ def _hand_on(*, name: str) -> None:
 
 @shared_task(name=notify.DELIVER_WEBHOOKS, send_events=False)
 def deliver_webhooks() -> None:
-    """There is something in the outbox."""
-    if _deliverer is not None:
-        _deliverer.wake()
+    """There is something in the outbox, or a file to be delivered."""
+    for deliverer in _deliverers:
+        deliverer.wake()
 
 
 @shared_task(name="workflows.tasks.clean")
@@ -114,28 +115,32 @@ def _prepare(**_: Any) -> None:
 # Not `worker_ready`, which comes once the broker answers: work is found without it.
 @signals.celeryd_after_setup.connect
 def _start(sender: str, instance: Any, **_: Any) -> None:
-    global _gpu, _deliverer
+    global _gpu
     queues = instance.app.amqp.queues.consume_from
     if "gpu" in queues:
         task_events.serve_as(worker=settings.BACKEND_NAME, hostname=sender)
         _gpu = GpuWorker()
     if "webhooks" in queues:
-        _deliverer = Deliverer()
-        _deliverer.start()
+        files = Deliverer(
+            "file", senders=file_sender.SENDERS, take=file_sender.take, deliver=file_sender.deliver
+        )
+        _deliverers.extend([Deliverer(), files])
+        for deliverer in _deliverers:
+            deliverer.start()
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: Any) -> None:
-    if _deliverer is not None:
-        _deliverer.stop()
+    for deliverer in _deliverers:
+        deliverer.stop()
     if _gpu is not None:
         _gpu.stop()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: Any) -> None:
-    if _deliverer is not None:
-        _deliverer.close()
+    for deliverer in _deliverers:
+        deliverer.close()
     if _gpu is not None:
         _gpu.close()
     task_events.close()

@@ -8,6 +8,7 @@ TAGS = {
     "apps": "Workflows under a name, with typed inputs",
     "models": "Model files on disk and in memory",
     "files": "Uploads and outputs",
+    "destinations": "Buckets that outputs are delivered to",
     "health": "Probes",
     "metrics": "Figures, as JSON and for Prometheus",
     "workers": "GPU workers, for operators",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import certifi
@@ -136,11 +136,47 @@ def post(
     https_only: bool = False,
 ) -> Posted:
     """The response to a POST; redirects are not followed. Raises OutboundError."""
-    deadline = Deadline(timeout, idle=timeout)
+    return _send("POST", url, body, headers, timeout, idle=timeout, https_only=https_only)
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def put(
+    url: str,
+    body: Readable,
+    *,
+    size: int,
+    headers: Mapping[str, str] | None = None,
+    timeout: float,
+    https_only: bool = False,
+) -> Posted:
+    """The response to a PUT of `size` bytes that are read as they are sent; otherwise as `post`."""
+    sent = {**(headers or {}), "Content-Length": str(size)}
+    return _send("PUT", url, body, sent, timeout, idle=IDLE_SECONDS, https_only=https_only)
+
+
+def delete(url: str, *, timeout: float, https_only: bool = False) -> Posted:
+    """The response to a DELETE; otherwise as `post`."""
+    return _send("DELETE", url, None, None, timeout, idle=timeout, https_only=https_only)
+
+
+def _send(
+    method: str,
+    url: str,
+    body: bytes | Readable | None,
+    headers: Mapping[str, str] | None,
+    timeout: float,
+    *,
+    idle: float,
+    https_only: bool,
+) -> Posted:
+    deadline = Deadline(timeout, idle=idle)
     sent = {"User-Agent": USER_AGENT, **(headers or {}), "Accept-Encoding": "identity"}
     target = parse(url, https_only=https_only)
     with deadline:
-        response, connection = _exchange("POST", target, sent, body, deadline)
+        response, connection = _exchange(method, target, sent, body, deadline)
         try:
             kept = b""
             with deadline.explained():
@@ -154,7 +190,11 @@ def post(
 
 # -- one exchange ------------------------------------------------------------------------------------
 def _exchange(
-    method: str, target: Target, headers: Mapping[str, str], body: bytes | None, deadline: Deadline
+    method: str,
+    target: Target,
+    headers: Mapping[str, str],
+    body: Any,  # bytes | Readable | None: urllib3 wants less of a file than its types say
+    deadline: Deadline,
 ) -> tuple[urllib3.BaseHTTPResponse, HTTPConnection]:
     """Send, and read up to the end of the headers. The caller closes both."""
     addresses = addresses_of(target, seconds=min(RESOLVE_SECONDS, deadline.left))

@@ -17,7 +17,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from accounts import api_keys
 from accounts.models import User
 from apps_catalog import catalog
-from files.models import File, Kind
+from files.models import Destination, File, Kind
 from tests.factories import Api
 from tests.workflows import graphs
 from workflows.models import Batch, Execution
@@ -70,6 +70,7 @@ OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "app": lambda user: _app(user),
     "delivery_id": lambda user: 1,  # looked for among those of the execution
     "digest": lambda user: f"blake3:{File.objects.get(id=_file(user)).blake3}",
+    "destination": lambda user: Destination.objects.create(user=user, name="theirs").name,
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
 

@@ -14,6 +14,7 @@ from accounts.idempotent_views import idempotent
 from comfyserve.api import paging
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
+from workflows.delivery import plan
 from workflows.models import Batch
 from workflows.presentation import batch_selectors
 from workflows.queue import batches
@@ -47,6 +48,7 @@ class SubmitView(APIView):
 def batch_options(given: dict[str, Any], request: Request) -> dict[str, Any]:
     """What `batches.submit` takes beside what is to run."""
     webhook = wanted_webhook(given, request._request)
+    given["output"] = plan.kept(given["output"], user=user_of(request), many=True)
     # Each of its executions would carry the text of the metadata.
     names = {*Options.__annotations__, "output"} - {"metadata_text"}
     return {**{name: given[name] for name in names & given.keys()}, "webhook": webhook}

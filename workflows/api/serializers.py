@@ -59,11 +59,38 @@ class WorkflowField(serializers.JSONField):
         super().__init__(**kwargs)
 
 
+MAX_ADDRESSES = 100
+
+
+class DeliverySerializer(serializers.Serializer[Any]):
+    """Where to: a saved bucket, or addresses for this run only, such as presigned ones."""
+
+    destination = TextField(required=False, max_length=63, help_text="The name of one of your destinations")
+    url = TextField(
+        required=False, max_length=8192, help_text="Takes a PUT of the first file; not kept beyond the run"
+    )
+    urls = serializers.ListField(
+        child=TextField(max_length=8192), required=False, min_length=1, max_length=MAX_ADDRESSES,
+        help_text="The same for several files, in their order",
+    )  # fmt: skip
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        refuse_unknown(data, self.fields, path="output.deliver_to")
+        found: dict[str, Any] = super().to_internal_value(data)
+        if len(found) != 1:
+            raise serializers.ValidationError("Say one of: destination, url, urls")
+        return {"urls": [found["url"]]} if "url" in found else found
+
+
 class OutputOptions(FormatFields):
     """How the files of a run are wanted beside the originals."""
 
     quality = WholeNumber(**QUALITY, allow_null=True)
     max_size = WholeNumber(**MAX_SIZE, allow_null=True)
+    deliver_to = DeliverySerializer(
+        required=False, allow_null=True,
+        help_text="Where each file is sent: what it was converted to, else the original",
+    )  # fmt: skip
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         """What was given and is not null: it is kept as JSON."""

@@ -15,6 +15,7 @@ from comfyserve.api import addresses, paging
 from comfyserve.api.errors import Conflict
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
+from workflows.delivery import plan
 from workflows.models import Execution, Status
 from workflows.presentation import representations, schemas, selectors
 from workflows.queue import dry_run, scheduling, submission
@@ -48,6 +49,7 @@ class ExecuteView(SubmittingView):
         """
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
+        given["output"] = plan.kept(given["output"], user=user_of(request))
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
         return Response(accepted_body(accepted, request))
 
@@ -63,6 +65,7 @@ class ValidateView(APIView):
         models; execution does not depend on it.
         """
         given = checked(ValidateSerializer, request.data)
+        plan.kept(given.get("output") or {}, user=user_of(request))
         return Response(asdict(dry_run.check(user=user_of(request), workflow=given["workflow"])))
 
 

@@ -23,6 +23,7 @@ from .execution import (
 )
 from .metrics import Delta, Tally
 from .node_rule import NodeRule
+from .output_delivery import OutputDelivery
 from .webhook import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Webhook, WebhookEvent, WebhookSecret
 from .worker import Duty, ObjectInfo, Worker
 
@@ -46,6 +47,7 @@ __all__ = [
     "NodeRule",
     "ObjectInfo",
     "Output",
+    "OutputDelivery",
     "Priority",
     "Status",
     "Tally",

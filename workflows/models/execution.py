@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    from .output_delivery import OutputDelivery
 
 
 class Status(models.TextChoices):
@@ -360,6 +364,9 @@ class Output(models.Model):
             # Read when converted files are cleaned up: which of them results name.
             models.Index(fields=["converted"], name="output_converted", condition=Q(converted__isnull=False)),
         ]
+
+    # Filled in by `presentation.selectors`, in the query that reads the output.
+    sent: OutputDelivery | None = None
 
     def __str__(self) -> str:
         return f"{self.group} of {self.execution_id}"

@@ -21,6 +21,7 @@ class WebhookEvent(models.TextChoices):
     COMPLETED = "workflow.completed"
     FAILED = "workflow.failed"
     CANCELLED = "workflow.cancelled"
+    DELIVERED = "workflow.delivered"
     BATCH_COMPLETED = "batch.completed"
 
     @property
@@ -46,6 +47,8 @@ EVENT_TRAITS = {
     WebhookEvent.COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True),
     WebhookEvent.FAILED: EventTraits(Status.FAILED, is_terminal=True),
     WebhookEvent.CANCELLED: EventTraits(Status.CANCELLED, is_terminal=True),
+    # Its files are where `deliver_to` says, or were given up: the end was told before.
+    WebhookEvent.DELIVERED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
     # Of a batch, sent once to the batch's own webhook; tied to the execution that was the last to end.
     WebhookEvent.BATCH_COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
 }

@@ -108,6 +108,7 @@ def result(
         "models_used": [use["name"] for use in execution.models_used],
         "retried_from": execution.retried_from_id,
         **_of_app(execution, made, base=base),
+        **delivery(made),
         **({"batch_id": execution.batch_id} if execution.batch_id else {}),
     }
 
@@ -181,6 +182,23 @@ def result_of_whole(found: selectors.Whole, *, base: str) -> dict[str, Any]:
     execution = found.execution
     details = selectors.error_details(execution.id) if execution.error else None
     return result(execution, made=found.outputs, lines=found.lines, base=base, error_details=details)
+
+
+def delivery(made: Iterable[Output]) -> dict[str, Any]:
+    """Of a run that is delivered: how far each file is."""
+    sent = [output.sent for output in made if output.sent is not None]
+    shown = [
+        {
+            "file": each.filename,
+            "status": each.state,
+            "attempts": each.tries,
+            "error": each.error or None,
+            "url": each.url or None,
+            "next_attempt_at": each.due_at if each.state == each.State.WAITING else None,
+        }
+        for each in sent
+    ]
+    return {"delivery": shown} if shown else {}
 
 
 def metadata(execution: Execution) -> JSONText:

@@ -87,6 +87,18 @@ class ReportSerializer(serializers.Serializer[Any]):
     estimated_duration = serializers.FloatField(allow_null=True, help_text="Seconds; null: not known yet")
 
 
+DELIVERY_STATES = [("waiting", ""), ("delivered", ""), ("failed", "")]
+
+
+class DeliveredSerializer(serializers.Serializer[Any]):
+    file = serializers.CharField(help_text="Its name at the destination, below the execution's id")
+    status = serializers.ChoiceField(choices=DELIVERY_STATES, help_text="`failed`: given up")
+    attempts = serializers.IntegerField(help_text="How often it was tried")
+    error = serializers.CharField(allow_null=True, help_text="Of the last try")
+    url = serializers.CharField(allow_null=True, help_text="Where it goes, without a signature")
+    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="While it waits")
+
+
 class ResultSerializer(serializers.Serializer[Any]):
     execution_id = serializers.UUIDField(help_text="The id of the execution")
     status = serializers.ChoiceField(choices=Status.choices, help_text="Where it is")
@@ -130,6 +142,9 @@ class ResultSerializer(serializers.Serializer[Any]):
         child=serializers.ListField(child=serializers.DictField()),
         required=False,
         help_text="Of a run of an app: the same outputs by the names that the app gives them",
+    )
+    delivery = DeliveredSerializer(
+        many=True, required=False, help_text="Of a run with `output.deliver_to`: how far each file is"
     )
     batch_id = serializers.UUIDField(required=False, help_text="The batch that it belongs to")
 

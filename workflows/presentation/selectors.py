@@ -17,10 +17,11 @@ from comfyserve.db import rows
 from comfyserve.db.rows import Columns
 from comfyserve.ttl_cache import TtlCache
 from files.models import ConvertedFile, File
-from workflows.models import Execution, Graph, LogLine, Output, Status
+from workflows.models import Execution, Graph, LogLine, Output, OutputDelivery, Status
 
 LINES_IN_RESULT = 20
 _EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
+_SENT = Columns(OutputDelivery, "s")
 _CONVERTED = Columns(ConvertedFile, "c")
 _FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
@@ -41,8 +42,9 @@ def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> 
 
 _BY_ID_SQL = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
 _OUTPUTS_SQL = f"""
-    SELECT {_OUTPUT}, {_FILE}, {_CONVERTED} FROM workflows_output o
+    SELECT {_OUTPUT}, {_FILE}, {_CONVERTED}, {_SENT} FROM workflows_output o
     LEFT JOIN files_file f ON f.id = o.file_id LEFT JOIN files_convertedfile c ON c.id = o.converted_id
+    LEFT JOIN workflows_outputdelivery s ON s.output_id = o.id
     WHERE o.execution_id = ANY(%s) ORDER BY o.execution_id, o.position
 """  # noqa: S608
 _LATEST_LINES_SQL = f"""
@@ -101,6 +103,8 @@ def _read_outputs(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID
         if output.file_id is not None:
             output.file = _FILE.read(row, at=len(_OUTPUT))
         output.converted = _converted(row, output)
+        sent = _SENT.read(row, at=len(_OUTPUT) + len(_FILE) + len(_CONVERTED))
+        output.sent = sent if sent.pk is not None else None
         found[output.execution_id].append(output)
     return found
 

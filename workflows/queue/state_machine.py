@@ -25,6 +25,7 @@ from comfyserve.db import connections, rows
 from files import converted, storing
 from files.models import ConvertedFile
 from workflows import notify, task_events
+from workflows.delivery import plan
 from workflows.models import (
     ALIVE,
     Execution,
@@ -152,6 +153,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             event=WebhookEvent.at_end(outcome.status),
             webhook=claim.webhook,
             batch=claim.batch,
+            delivery=bool(claim.output.get("deliver_to")),
         )
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         _keep_converted(outcome.made)
@@ -165,6 +167,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
             if outcome.outputs:
                 rows.insert(*outcome.outputs)
+        if outcome.status == Status.COMPLETED:
+            plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
         scheduling.lift_quota(user_id=claim.user_id)
         scheduling.charge(ended)
         transaction.on_commit(lambda: _report_end(claim, outcome))

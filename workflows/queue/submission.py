@@ -17,6 +17,7 @@ from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Conflict, Detail, Unavailable, ValidationFailed
 from comfyserve.db import rows
+from workflows.delivery import plan
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, node_policy, parsing
 from workflows.metrics import store
@@ -333,7 +334,9 @@ def work_of(execution: Execution) -> Work:
     again = read(execution.graph.submitted, user=execution.user)
     lent = frozenset((app or {}).get("files", ()))
     graph = execution.graph
-    return replace(again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras, output=graph.output)
+    return replace(
+        again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras, output=plan.again(graph.output)
+    )
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:

@@ -16,6 +16,7 @@ from django.db import transaction
 
 from comfyserve.db import connections, rows
 from workflows import notify
+from workflows.delivery import plan
 from workflows.metrics import store
 from workflows.models import (
     FailureCause,
@@ -123,11 +124,17 @@ def log(ids: Sequence[UUID], *lines: Line) -> None:
 
 
 def follow_up(
-    ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True, batch: bool = True
+    ids: Sequence[UUID],
+    *,
+    event: WebhookEvent | None = None,
+    webhook: bool = True,
+    batch: bool = True,
+    delivery: bool = True,
 ) -> None:
     """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
 
     webhook: False where it is known that nobody asked for one. batch: False where none belongs to a batch.
+    delivery: False where none is to be delivered.
     """
     ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
@@ -136,6 +143,8 @@ def follow_up(
         store.note_ended(ids)
         if batch:
             batch_countdown.note_ended(ids)
+        if delivery:
+            plan.forget(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
 

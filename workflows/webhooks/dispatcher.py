@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -300,17 +300,29 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
 
 # -- the process that sends ------------------------------------------------------------------------------
 class Deliverer:
-    """Looks for what is due, by itself every LOOK_SECONDS and whenever it is woken, and has it sent."""
+    """Looks for what is due, by itself every LOOK_SECONDS and whenever it is woken, and has it sent.
+
+    `take` returns what to give to `deliver`, each in a thread; `name` is what it calls them in the log.
+    """
 
     LOOK_SECONDS = 1.0
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        name: str = "webhook",
+        *,
+        senders: int = SENDERS,
+        take: Callable[..., Sequence[Any]] | None = None,
+        deliver: Callable[..., None] | None = None,
+    ) -> None:
+        self._name = name
+        self._take_due, self._send = take, deliver
         self._stopping = threading.Event()
         self._woken = threading.Event()
-        self._free = SENDERS
+        self._free = senders
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhook")
-        self._thread = threading.Thread(target=self._live, name="webhooks", daemon=True)
+        self._pool = ThreadPoolExecutor(senders, thread_name_prefix=name)
+        self._thread = threading.Thread(target=self._live, name=f"{name}s", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -334,9 +346,9 @@ class Deliverer:
             try:
                 self._look()
             except connections.UNAVAILABLE as exc:
-                logger.warning("webhooks wait, the database is unavailable: %s", exc)
+                logger.warning("%ss wait, the database is unavailable: %s", self._name, exc)
             except Exception:  # this thread is all that looks
-                logger.exception("webhooks stumbled")
+                logger.exception("%ss stumbled", self._name)
             self._woken.wait(self.LOOK_SECONDS)
 
     def _look(self) -> None:
@@ -345,20 +357,20 @@ class Deliverer:
         if not free:
             return
         with connections.step():
-            found = take(limit=free)
+            found = (self._take_due or take)(limit=free)
         with self._lock:
             self._free -= len(found)
         for taken in found:
             self._pool.submit(self._deliver, taken)
 
-    def _deliver(self, taken: Taken) -> None:
+    def _deliver(self, taken: Any) -> None:
         try:
-            deliver(taken, stop=self._stopping)
+            (self._send or deliver)(taken, stop=self._stopping)
         except connections.UNAVAILABLE as exc:  # only while we stop
-            logger.warning("webhook %s of %s is left: %s", taken.event, taken.execution_id, exc)
+            logger.warning("%s %d of %s is left: %s", self._name, taken.id, taken.execution_id, exc)
         except Exception:
             # Left taken: it is due again when that is over.
-            logger.exception("webhook %s of %s stumbled", taken.event, taken.execution_id)
+            logger.exception("%s %d of %s stumbled", self._name, taken.id, taken.execution_id)
         finally:
             with self._lock:
                 self._free += 1

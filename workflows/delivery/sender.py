@@ -1,0 +1,189 @@
+"""Sending files to where they are wanted: what is due, one try, and what to make of the answer.
+
+As webhooks are sent: a delivery is taken for a while, and taken again where its sender died; so many at once
+for one user, so that a slow bucket delays nobody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from comfyserve import secret_box
+from comfyserve.db import connections, rows
+from comfyserve.db.locks import AdvisoryLock
+from comfyserve.outbound import client, errors
+from files import backend, destinations
+from files.errors import BytesMissing, StorageUnavailable
+from workflows.models import OutputDelivery, WebhookEvent
+from workflows.webhooks import outbox
+
+logger = logging.getLogger(__name__)
+
+SENDERS, PER_USER = 8, 3  # files at once: in this process, of one user in all
+SEND_SECONDS = 600.0  # for one file
+MOST_BYTES = 5 * 1024**3  # S3 takes no more in one request
+LONGEST_DELAY = 3600.0  # seconds between tries
+TRIES_REFUSED = 3  # answers 4xx
+TRY_AGAIN = (408, 425, 429)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A delivery in our hands; `token` fences what is recorded of it."""
+
+    id: int
+    token: UUID
+    execution_id: UUID
+    tries: int  # with this one
+    age: float  # seconds since the execution ended, in the database's clock
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of a try. `error` empty: the other side has it."""
+
+    error: str = ""
+    final: bool = False  # trying again cannot help
+    refused: bool = False  # an answer 4xx
+
+
+_TAKE = """
+WITH busy AS (
+    SELECT user_id, count(*) AS number FROM workflows_outputdelivery
+    WHERE state = 'waiting' AND taken_until > statement_timestamp() GROUP BY user_id
+), due AS (
+    SELECT d.id, d.due_at,
+        row_number() OVER (PARTITION BY d.user_id ORDER BY d.due_at, d.id) + coalesce(b.number, 0) AS of_user
+    FROM workflows_outputdelivery d LEFT JOIN busy b ON b.user_id = d.user_id
+    WHERE d.state = 'waiting' AND d.due_at <= statement_timestamp()
+        AND (d.taken_until IS NULL OR d.taken_until <= statement_timestamp())
+), chosen AS (
+    SELECT id FROM due WHERE of_user <= %(per_user)s ORDER BY of_user, due_at, id LIMIT %(limit)s
+)
+UPDATE workflows_outputdelivery d SET token = gen_random_uuid(), tries = tries + 1,
+    taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
+FROM chosen WHERE d.id = chosen.id
+RETURNING d.id, d.token, d.execution_id, d.tries,
+    extract(epoch FROM statement_timestamp() - d.created_at)::float AS age
+"""
+
+
+def take(*, limit: int) -> list[Taken]:
+    """As many due deliveries as may be sent now, taken for somewhat longer than one may last."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.DELIVERIES])
+        given = {"limit": limit, "per_user": PER_USER, "seconds": SEND_SECONDS + 60}
+        cursor.execute(_TAKE, given)
+        return rows.as_dataclasses(Taken, cursor)
+
+
+def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
+    """Send it once and record what came of it."""
+    row = connections.retry_until_available(lambda: _row(taken), stop=stop)
+    if row is None:
+        return  # deleted with its execution
+    sent = _send(row, stop=stop)
+    connections.retry_until_available(lambda: _record(taken, sent), stop=stop)
+
+
+def _row(taken: Taken) -> OutputDelivery | None:
+    related = OutputDelivery.objects.select_related("destination", "output__file", "output__converted")
+    return related.filter(id=taken.id, token=taken.token).first()
+
+
+class _UntilStopped:
+    """A reader that breaks the request off when this process is to end; it is sent again by another."""
+
+    def __init__(self, reader: backend.Reader, stop: threading.Event | None) -> None:
+        self._reader, self._stop = reader, stop
+
+    def read(self, size: int, /) -> bytes:
+        if self._stop is not None and self._stop.is_set():
+            raise OSError("this process ends")
+        return self._reader.read(size)
+
+
+def _send(row: OutputDelivery, *, stop: threading.Event | None) -> Sent:
+    """No database access."""
+    bytes_of = row.output.converted or row.output.file
+    if bytes_of is None:
+        return Sent("The file was deleted before it could be delivered", final=True)
+    if bytes_of.size > MOST_BYTES:
+        return Sent("Files of more than 5 GiB cannot be delivered", final=True)
+    try:
+        url = _url(row)
+        reader = backend.read(bytes_of.key)
+        try:
+            answer = client.put(
+                url, _UntilStopped(reader, stop), size=bytes_of.size,
+                headers={"Content-Type": bytes_of.content_type}, timeout=SEND_SECONDS,
+                https_only=settings.WEBHOOK_HTTPS_ONLY,
+            )  # fmt: skip
+        finally:
+            reader.close()
+    except (BytesMissing, secret_box.Unreadable, _Gone) as exc:
+        return Sent(str(exc), final=True)
+    except StorageUnavailable as exc:
+        return Sent(str(exc))
+    except errors.OutboundError as exc:
+        return Sent(str(exc), final=isinstance(exc, errors.Refused))
+    if 200 <= answer.status < 300:
+        return Sent()
+    refused = answer.status < 500 and answer.status not in TRY_AGAIN
+    return Sent(f"Not delivered: {destinations.explained(answer)}", refused=refused)
+
+
+class _Gone(Exception):
+    pass
+
+
+def _url(row: OutputDelivery) -> str:
+    if row.secret_url:
+        return secret_box.decrypt(row.secret_url)
+    if row.destination is None:
+        raise _Gone("The destination was deleted")
+    return destinations.signed_url(row.destination, f"{row.execution_id}/{row.filename}")
+
+
+def _record(taken: Taken, sent: Sent) -> None:
+    """Once the last one of an execution has ended, its webhook is told."""
+    values = _values(taken, sent)
+    with transaction.atomic():
+        all_of_it = OutputDelivery.objects.filter(execution=taken.execution_id)
+        states = dict(all_of_it.select_for_update().order_by("id").values_list("id", "state"))
+        mine = OutputDelivery.objects.filter(id=taken.id, token=taken.token)
+        if not mine.update(token=None, taken_until=None, **values):
+            return
+        states[taken.id] = values["state"]
+        if OutputDelivery.State.WAITING not in states.values():
+            outbox.record([taken.execution_id], event=WebhookEvent.DELIVERED)
+    named = {"execution_id": str(taken.execution_id), "action": f"output_{values['state']}"}
+    level = logging.WARNING if values["state"] == OutputDelivery.State.FAILED else logging.INFO
+    logger.log(level, "delivery %d is %s: %s", taken.id, values["state"], sent.error or "sent", extra=named)
+
+
+def _values(taken: Taken, sent: Sent) -> dict[str, Any]:
+    states = OutputDelivery.State
+    ended = {"finished_at": Now(), "secret_url": ""}
+    if not sent.error:
+        return {"state": states.DELIVERED, "error": "", **ended}
+    delay = _backoff(taken.tries)
+    is_old = taken.age + delay > settings.WEBHOOK_RETRY_HOURS * 3600
+    if sent.final or (sent.refused and taken.tries >= TRIES_REFUSED) or is_old:
+        return {"state": states.FAILED, "error": sent.error, **ended}
+    return {"state": states.WAITING, "error": sent.error, "due_at": Now() + timedelta(seconds=delay)}
+
+
+def _backoff(tries: int) -> float:
+    delay = settings.WEBHOOK_FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 30)
+    return float(min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311  (no secret)

@@ -1,0 +1,52 @@
+"""Outputs on their way to where their user wants them: a bucket, or an address for this one file."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class OutputDelivery(models.Model):
+    """One file to be delivered. Written with the end of its execution; done when the other side has it."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting"  # to be sent, now or at `due_at`
+        DELIVERED = "delivered"
+        FAILED = "failed"  # given up; `error` says why
+
+    output = models.OneToOneField("workflows.Output", on_delete=models.CASCADE, related_name="delivery")
+    execution = models.ForeignKey(
+        "workflows.Execution", on_delete=models.CASCADE, related_name="output_deliveries"
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    filename = models.CharField(max_length=800, help_text="Unique among those of the execution")
+    destination = models.ForeignKey(
+        "files.Destination", null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    secret_url = models.TextField(
+        blank=True, default="", help_text="The address that was given for it, encrypted; none when it ended"
+    )
+    url = models.TextField(blank=True, default="", help_text="Without anything secret")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
+    error = models.TextField(blank=True, default="", help_text="Of the last try")
+    created_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True, blank=True)
+    due_at = models.DateTimeField(db_default=Now())
+    tries = models.IntegerField(default=0)
+    # who sends it now, and until when we believe that
+    token = models.UUIDField(null=True, blank=True)
+    taken_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "output deliveries"
+        indexes = [
+            # Read by delivery.sender: those under way or waiting, few beside the delivered ones.
+            models.Index(fields=["due_at"], name="output_delivery_waiting", condition=Q(state="waiting")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.filename} of {self.execution_id}"
