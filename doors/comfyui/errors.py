@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from comfyserve.api.errors import ApiError, Detail, as_api_error
+from comfyserve.api.parsers import StrictJSONParser
 
 NODE = re.compile(r"^workflow(?:\.prompt)?\.([^.]+)")
 
@@ -24,10 +25,17 @@ class PromptRefused(ApiError):
         self.error = kind
 
 
+class AnyTypeJSONParser(StrictJSONParser):
+    """ComfyUI reads JSON whatever the Content-Type says; its own examples say it is a form."""
+
+    media_type = "*/*"
+
+
 class ComfyUIView(APIView):
     """A view of this door. Its shapes are ComfyUI's, and so not in our schema."""
 
     schema = None
+    parser_classes = [AnyTypeJSONParser]
 
     def get_exception_handler(self) -> Any:
         return handle
