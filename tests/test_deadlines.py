@@ -71,7 +71,7 @@ LOOPS = {
     "models_registry/fetching.py: _part_of": "another download of the same file, which is bounded",
     "models_registry/fetching.py: _Fetch._try_until_done": "TRIES in a row without progress",
     "workflows/cleaning.py: _executions": "each round begins behind the last one, or nothing is left",
-    "workflows/notify.py: _Followers._send": "the process's life: a daemon thread, ends when idle",
+    "workflows/delayed_tickets.py: DelayedTickets._send": "a daemon thread, ends when idle",
     "workflows/streaming/broadcaster.py: Hub._check_credentials": "the process's life: cancelled by Hub.end",
     "workflows/streaming/broadcaster.py: Hub._listen": "the process's life: cancelled by Hub.end",
     "workflows/streaming/broadcaster.py: Hub._read": "the process's life: cancelled by Hub.end",

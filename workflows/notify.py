@@ -1,14 +1,12 @@
-"""What is told after a change: a ticket to the GPU workers, a word to live readers.
+"""What is published after a change: a ticket for the GPU workers, a notice for live readers.
 
-All of it may be lost without harm: workers look by themselves, readers read PostgreSQL. So none of it is
-ever retried or waited for, and while Redis is unavailable it is skipped.
+All of it may be lost without harm: workers poll the queue, readers read PostgreSQL. So none of it is ever
+retried or waited for, and while Redis is unavailable it is skipped.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -18,10 +16,10 @@ from django.conf import settings
 
 from comfyserve import outages, tickets
 
-TICKET_DELAY = 0.02  # seconds that an idle worker has to take the word before Celery spreads it
+from .delayed_tickets import DelayedTickets
+
 WAKE_UP_SECONDS = 10  # after so long nobody needs to hear of it: workers look by themselves
 MAX_WAKE_UPS = 100  # that are kept for workers who become idle
-IDLE_THREAD_SECONDS = 60.0  # the thread of the tickets ends when it has nothing to do for so long
 LOOK_FOR_WORK = "workflows.tasks.look_for_work"
 CHANNEL = "comfyserve:events"  # what live streams hear, of all executions
 DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
@@ -37,7 +35,7 @@ def ticket(worker: str | None = None) -> None:
     """
     queue = f"gpu.{worker}" if worker else "gpu"
     _unless_unavailable(lambda: _wake(queue), "wake-up")
-    _followers.add(queue)
+    _delayed_tickets.add(queue)
 
 
 def wake_key(queue: str) -> str:
@@ -55,41 +53,17 @@ def _wake(queue: str) -> None:
         pipe.execute()
 
 
-class _Followers:
-    """Sends Celery's tickets beside the path of a request, and only where no idle worker took the word."""
+def _send_unless_taken(queue: str) -> None:
+    """A Celery ticket, where no idle worker has taken the wake-up: an empty list does not exist."""
 
-    def __init__(self) -> None:
-        self._queues: set[str] = set()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def add(self, queue: str) -> None:
-        with self._changed:
-            self._queues.add(queue)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._send, name="tickets", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-    def _send(self) -> None:
-        while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._queues, timeout=IDLE_THREAD_SECONDS):
-                    self._thread = None
-                    return
-            time.sleep(TICKET_DELAY)
-            with self._changed:
-                queues, self._queues = self._queues, set()
-            for queue in queues:
-                _unless_unavailable(lambda queue=queue: self._send_one(queue), "ticket")  # type: ignore[misc]
-
-    @staticmethod
-    def _send_one(queue: str) -> None:
-        if _redis.exists(wake_key(queue)):  # a list that is empty does not exist
+    def send() -> None:
+        if _redis.exists(wake_key(queue)):
             tickets.send(LOOK_FOR_WORK, queue=queue)
 
+    _unless_unavailable(send, "ticket")
 
-_followers = _Followers()
+
+_delayed_tickets = DelayedTickets(_send_unless_taken)
 
 
 def wake_webhooks() -> None:

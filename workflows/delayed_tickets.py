@@ -1,0 +1,43 @@
+"""Sends tickets a moment later, beside the path of the request that caused them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+TICKET_DELAY = 0.02  # seconds that an idle worker has to take the wake-up before Celery spreads it
+IDLE_THREAD_SECONDS = 60.0  # the thread ends when it has had nothing to do for so long
+
+
+class DelayedTickets:
+    """Calls `send` with each queue that was added, once for all additions within TICKET_DELAY.
+
+    `send` runs in a thread of its own and must not raise.
+    """
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send_one = send
+        self._queues: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, queue: str) -> None:
+        with self._changed:
+            self._queues.add(queue)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._send, name="tickets", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _send(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._queues, timeout=IDLE_THREAD_SECONDS):
+                    self._thread = None
+                    return
+            time.sleep(TICKET_DELAY)
+            with self._changed:
+                queues, self._queues = self._queues, set()
+            for queue in queues:
+                self._send_one(queue)
