@@ -160,6 +160,21 @@ class Client:
         """
         self._expect_ok(self.post("/interrupt", {"prompt_id": _given(prompt_id)}))
 
+    def cancel(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or interrupt it if it runs; otherwise does nothing.
+
+        One atomic request where ComfyUI has the route for it (versions since 2026). Elsewhere another prompt
+        could begin between the look at the queue and the interrupt.
+        """
+        answer = self.post(f"/api/jobs/{_segment(prompt_id)}/cancel", {})
+        if answer.status not in (404, 405):
+            self._expect_ok(answer)
+            return
+        self.delete_queued(prompt_id)
+        # Older versions interrupt whatever runs, so look first whether it is this one.
+        if any(item.prompt_id == prompt_id for item in self.queue().running):
+            self.interrupt(prompt_id)
+
     def whereabouts(self, prompt_id: str) -> Whereabouts:
         """Where a prompt is: up to four requests.
 
@@ -188,9 +203,11 @@ class Client:
         query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
         answer = self.get(f"/view?{query}", stream=True)
         try:
-            if answer.status in (400, 403, 404):
+            if answer.status in (400, 403, 404) and not _is_page(answer):
                 raise NotFound(f"ComfyUI gives no {file.type} file {file.subfolder}/{file.filename}")
             self._expect_ok(answer)
+            if "filename" not in answer.raw.headers.get("Content-Disposition", ""):
+                raise _unexpected(answer)  # a login page, for example: ComfyUI names every file
             yield FileStream(answer.raw)
         finally:
             _let_go(answer.raw)
@@ -229,7 +246,7 @@ class Client:
         answer = self._request(
             "POST", f"/upload/{kind}", body=body, headers=headers, connect_timeout=self._timeout
         )
-        if answer.status in (400, 403, 413):
+        if answer.status in (400, 403, 413) and (answer.status == 413 or not _is_page(answer)):
             text = answer.body.decode(errors="replace")
             kind_of_refusal = "too_large" if answer.status == 413 else "upload_refused"
             raise Refused(type=kind_of_refusal, message=f"ComfyUI does not take {name!r}", raw=text)
@@ -326,6 +343,12 @@ def _let_go(raw: urllib3.BaseHTTPResponse) -> None:
     """The connection is reused if everything was read, else it is closed: more data would follow."""
     raw.close()
     raw.release_conn()
+
+
+def _is_page(answer: Answer) -> bool:
+    """Whether something before ComfyUI answered: ComfyUI's own refusals of files are empty or plain text."""
+    kind = str(answer.raw.headers.get("Content-Type", ""))
+    return "html" in kind or "json" in kind
 
 
 def _unexpected(answer: Answer) -> Unreachable:

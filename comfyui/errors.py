@@ -45,6 +45,12 @@ class Unreachable(ComfyUIError):
         return self.status is not None and (self.status in self.TURNED_AWAY or self.status < 300)
 
     @property
+    def garbled(self) -> bool:
+        """A success that is not ComfyUI's: a page instead of its answer, or a part of it. What was sent may
+        have had its effect."""
+        return self.status is not None and self.status < 300
+
+    @property
     def by_gateway(self) -> bool:
         return self.status in self.GATEWAY
 

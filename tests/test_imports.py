@@ -22,3 +22,8 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     assert list(TopologicalSorter(imports).static_order())  # raises CycleError with the circle
+
+
+def test_commands_and_apps_do_without_the_tests() -> None:
+    graph = grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+    assert "tests" not in graph.modules or not graph.find_modules_that_directly_import("tests")

@@ -1,21 +1,7 @@
-"""Waiting for what another process brings about: a condition and a deadline, never a fixed sleep."""
+"""Moved to `script.harness.waiting`, which `script/faults` uses too."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import TypeVar
+from script.harness.waiting import wait_for
 
-T = TypeVar("T")
-
-
-def wait_for(look: Callable[[], T | None], *, seconds: float = 15, what: str = "") -> T:
-    """Look until `look` gives something true, and return that. AssertionError after `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {seconds:g} s for {what or look}; last seen: {seen!r}")
-        time.sleep(0.03)
+__all__ = ["wait_for"]

@@ -30,8 +30,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long faults go on (3)")
     parser.add_argument("--seed", type=int, help="repeats a sequence of faults; by default a new one")
     parser.add_argument("--clients", type=int, default=10, help="how many work at the same time (10)")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds that a client rests at most (2)")
     parser.add_argument("--pace", type=float, default=6.0, help="seconds between two faults on average (6)")
-    parser.add_argument("--keep", type=Path, help="keep logs and data in this folder")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[],
+        metavar="WORD",
+        help="only kinds with one of these words",
+    )
+    parser.add_argument("--keep", type=Path, help="keep logs in this folder")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     os.chdir(ROOT)
@@ -46,19 +54,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _attack(folder: Path, options: argparse.Namespace, *, seed: int) -> int:
-    from tests.faults.attack import attack, tell
-    from tests.faults.world import World
+    from script.fault_injection.attack import attack, tell
+    from script.fault_injection.world import World
 
     print(f"Seed {seed}. Logs in {folder / 'logs'}", flush=True)
     with World(folder).running() as world:
-        print("Everything runs; the weather begins", flush=True)
+        print("Everything runs; the faults begin", flush=True)
         report = attack(
             world,
             seconds=options.minutes * 60,
             seed=seed,
             clients=options.clients,
             pace=options.pace,
-            pause=2.0,
+            pause=options.pause,
+            only=tuple(options.only),
         )
     tell(report, seed=seed)
     return 1 if report.broken else 0

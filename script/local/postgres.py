@@ -15,6 +15,7 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,10 +34,19 @@ UNSAFE_BUT_QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writ
 class Postgres:
     """One server with its data in `folder`, on a loopback port."""
 
-    def __init__(self, folder: Path, *, port: int, log: Path, durable: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int,
+        log: Path,
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.port = port
         self._durable = durable
+        self._settings = dict(settings or {})  # more of them for postgresql.conf
         self._user = _ACCOUNT if os.geteuid() == 0 else None
         self._password_file = folder.parent / f"{folder.name}.password"
         self.process = Process(
@@ -67,6 +77,7 @@ class Postgres:
         }
         if not self._durable:
             settings |= UNSAFE_BUT_QUICK
+        settings |= self._settings
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return [str(program("postgres")), "-D", str(self.folder), *options]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.attack import attack, tell
-from tests.faults.world import World
+from script.fault_injection.attack import attack, tell
+from script.fault_injection.world import World
 
 SEED = 7  # of a sequence that kills, freezes and cuts a bit of everything
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.scripted_comfyui.faults import Faults
 from tests.scripted_comfyui.nodes import NodeClass
 from tests.scripted_comfyui.validation import upstream
 
@@ -63,6 +64,10 @@ class NodeRun:
         data = {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": self.node_id}
         await self._engine.send(self._item.client_id, "progress", data)
 
+    async def again(self) -> None:
+        """What this node depends on runs once more, as in a loop: ComfyUI tells of each run anew."""
+        await self._engine.repeat(self._item, self.node_id)
+
     async def preview(self, image: bytes) -> None:
         ids = {"node_id": self.node_id, "prompt_id": self.prompt_id, "display_node_id": self.node_id}
         head = json.dumps(ids | {"image_type": "image/png"}).encode()
@@ -77,8 +82,9 @@ class NodeRun:
 class Engine:
     """Lives in one event loop; nothing here is called from another thread."""
 
-    def __init__(self, *, classes: Mapping[str, NodeClass], send: Send) -> None:
+    def __init__(self, *, classes: Mapping[str, NodeClass], send: Send, faults: Faults) -> None:
         self.send = send
+        self._faults = faults
         self.pending: list[Item] = []
         self.running: Item | None = None
         self.history: dict[str, Any] = {}
@@ -114,6 +120,24 @@ class Engine:
         if self.running is not None and prompt_id in (None, self.running.prompt_id):
             self.running.interrupted.set()
 
+    async def cancel(self, prompt_id: str) -> bool:
+        """Whether it ran or waited."""
+        if self.running is not None and self.running.prompt_id == prompt_id:
+            self.running.interrupted.set()
+            return True
+        waited = any(item.prompt_id == prompt_id for item in self.pending)
+        await self.delete([prompt_id])
+        return waited
+
+    def free_name(self, content: bytes, *, name: str, subfolder: str, folder: str) -> str:
+        """For an upload that overwrites nothing: the same name where the bytes are the same."""
+        stem, dot, extension = name.rpartition(".")
+        number, free = 1, name
+        while self.files.get((folder, subfolder, free), content) != content:
+            free = f"{stem} ({number}){dot}{extension}"
+            number += 1
+        return free
+
     def keep(
         self, content: bytes, *, stem: str, extension: str, subfolder: str, folder: str
     ) -> dict[str, str]:
@@ -136,6 +160,7 @@ class Engine:
             self.running = item = self.pending.pop(0)
             await self.tell_status()
             succeeded = await self._run(item)
+            await asyncio.sleep(self._faults.late_history)
             self.running = None
             self.history[item.prompt_id] = self._entry(item, succeeded=succeeded)
             await self.tell_status()
@@ -176,6 +201,11 @@ class Engine:
         await self._show(item, node_id, output)
         maximum = item.progress[node_id]["max"]
         await self.node_progress(item, node_id, value=maximum, maximum=maximum, state="finished")
+
+    async def repeat(self, item: Item, node_id: str) -> None:
+        for before in upstream(item.graph[node_id], item.graph):
+            self._cache.pop(self._key(item, before), None)
+            await self._run_node(item, before)
 
     async def _show(self, item: Item, node_id: str, output: Any) -> None:
         if output is not None:

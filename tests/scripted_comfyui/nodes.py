@@ -27,6 +27,9 @@ class Run(Protocol):
 
     async def progress(self, value: float, maximum: float) -> None: ...
 
+    async def again(self) -> None:
+        """Run what this node depends on once more, as in a loop."""
+
     async def preview(self, image: bytes) -> None: ...
 
     def save(self, content: bytes, *, prefix: str, extension: str, folder: str = "output") -> dict[str, str]:
@@ -78,6 +81,13 @@ async def stall(run: Run, _inputs: Mapping[str, Any]) -> Output:
     return None
 
 
+async def loop(run: Run, inputs: Mapping[str, Any]) -> Output:
+    """What it depends on runs `times` times."""
+    for _ in range(int(inputs["times"]) - 1):
+        await run.again()
+    return None
+
+
 async def deaf(_run: Run, inputs: Mapping[str, Any]) -> Output:
     """Takes no notice of an interrupt for `seconds`, as a long sampling step does."""
     await asyncio.sleep(float(inputs["seconds"]))
@@ -103,6 +113,9 @@ def stock() -> dict[str, NodeClass]:
         "PreviewAny": NodeClass(run=preview_any, required={"source": ["*", {}]}, is_output=True),
         "Sleep": NodeClass(run=sleep, required={"seconds": number}, returns=("IMAGE",)),
         "Fail": NodeClass(run=fail, returns=("IMAGE",)),
+        "Loop": NodeClass(
+            run=loop, required={"image": ["IMAGE"], "times": ["INT", {"min": 1}]}, returns=("IMAGE",)
+        ),
         "Stall": NodeClass(run=stall, returns=("IMAGE",)),
         "Deaf": NodeClass(run=deaf, required={"seconds": number}, returns=("IMAGE",)),
     }

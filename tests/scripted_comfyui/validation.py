@@ -18,18 +18,22 @@ class Verdict:
     node_errors: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(graph: Graph, classes: Mapping[str, NodeClass]) -> Verdict:
+def judge(
+    graph: Graph,
+    classes: Mapping[str, NodeClass],
+    *,
+    only: list[str] | None = None,
+    modern: bool = False,
+) -> Verdict:
+    """`only`: the outputs that are wanted; None for all."""
     for node_id, node in graph.items():
-        name = node.get("class_type")
-        if name not in classes:
-            return Verdict(
-                error=_error(
-                    "invalid_prompt",
-                    f"Cannot execute because node {name} does not exist.",
-                    f"Node ID '#{node_id}'",
-                )
-            )
-    outputs = [node_id for node_id, node in graph.items() if classes[node["class_type"]].is_output]
+        if node.get("class_type") not in classes:
+            return Verdict(error=_unknown_class(node_id, node, modern=modern))
+    outputs = [
+        node_id
+        for node_id, node in graph.items()
+        if classes[node["class_type"]].is_output and (only is None or node_id in only)
+    ]
     if not outputs:
         return Verdict(error=_error("prompt_no_outputs", "Prompt has no outputs", ""))
     node_errors: dict[str, Any] = {}
@@ -39,6 +43,33 @@ def judge(graph: Graph, classes: Mapping[str, NodeClass]) -> Verdict:
     details = "\n".join(error["details"] for each in node_errors.values() for error in each["errors"])
     error = _error("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
     return Verdict(error=error, node_errors=node_errors)
+
+
+def _unknown_class(node_id: str, node: Mapping[str, Any], *, modern: bool) -> dict[str, Any]:
+    where = f"Node ID '#{node_id}'"
+    name = node.get("class_type")
+    title = node.get("_meta", {}).get("title", name)
+    if modern:
+        message = f"Node '{title}' not found. The custom node may not be installed."
+        if "class_type" not in node:
+            message = f"Node '{title or node_id}' has no class_type. The workflow may be corrupted."
+        return _error("missing_node_type", message, where) | {
+            "extra_info": {"node_id": node_id, "class_type": name, "node_title": title}
+        }
+    if "class_type" not in node:
+        message = "Cannot execute because a node is missing the class_type property."
+    else:
+        message = f"Cannot execute because node {name} does not exist."
+    return _error("invalid_prompt", message, where)
+
+
+def no_prompt() -> dict[str, Any]:
+    return _error("no_prompt", "No prompt provided", "No prompt provided")
+
+
+def wrong_id() -> dict[str, Any]:
+    message = "prompt_id must be a canonical UUID"
+    return _error("invalid_prompt_id", message, message)
 
 
 def upstream(node: Mapping[str, Any], graph: Graph) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import uuid
 from pathlib import Path
 
 import psycopg
@@ -201,6 +202,32 @@ def run_to_its_end(person):
     """The number of its last line, as a stream of all tells it."""
     with follow(person) as stream:
         return stream.until("status", status="completed", execution_id=person.execute(graphs.colour(7))).id
+
+
+def test_a_stream_of_one_takes_nothing_from_the_stream_of_all(gpu_worker):
+    """Where nobody told us of an execution, whoever follows it by name makes it known to the process."""
+    person = gpu_worker.person()
+    run_to_its_end(person)
+    with follow(person) as stream:
+        marker = person.execute(graphs.colour(20))
+        stream.until("status", status="completed", execution_id=marker)
+        unknown = str(uuid.uuid4())
+        # As after a word that was lost: only the database has it.
+        gpu_worker.sql(
+            "INSERT INTO workflows_execution"
+            " SELECT (jsonb_populate_record(e, jsonb_build_object('id', %s::text))).*"
+            " FROM workflows_execution e WHERE id = %s",
+            unknown,
+            marker,
+        )
+        gpu_worker.sql(
+            "INSERT INTO workflows_logline (execution_id, level, message, kind, data)"
+            " VALUES (%s, 'INFO', 'done', 'status', '{\"status\": \"completed\"}')",
+            unknown,
+        )
+        with follow(person, unknown) as one:
+            one.rest()
+        stream.until("status", status="completed", execution_id=unknown, seconds=25)
 
 
 def test_every_end_that_was_missed_is_told_once(gpu_worker):

@@ -187,7 +187,9 @@ class Hub:
         if followed is not None and told:
             followed.status = told[-1]
         if followed is not None and followed.cursor is None:
-            followed.cursor = cursor
+            # Streams of all may not have been told of it at all, and lack what this reader has just read.
+            of_all = self._of_user.get(reader.user_id, ())
+            followed.cursor = min([cursor, *(each.seen.get(id_, 0) for each in of_all)])
             self._look_at([id_])  # something may have come while nobody could read on
         return found
 

@@ -261,11 +261,8 @@ class Attempt:
         turned_away = False
         while True:
             try:
-                self._client.delete_queued(self._id)
-                # Older versions stop whatever runs, so see first that it is this one.
-                if self._backend.is_running(self._id):
-                    self._client.interrupt(self._id)
-                elif self._client.whereabouts(self._id) in ("ended", "unknown"):
+                self._client.cancel(self._id)
+                if self._client.whereabouts(self._id) in ("ended", "unknown"):
                     self._client.delete_history(self._id)
                     return Gone.LOST
             except Unreachable as exc:

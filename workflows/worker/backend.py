@@ -179,9 +179,7 @@ class Backend:
             }
         for prompt_id in ours - claimed:
             logger.warning("backend %s: clearing stray prompt %s", self.name, prompt_id)
-            self.client.delete_queued(prompt_id)
-            if self.is_running(prompt_id):  # older versions stop whatever runs
-                self.client.interrupt(prompt_id)
+            self.client.cancel(prompt_id)
 
     def is_running(self, prompt_id: str) -> bool:
         return any(item.prompt_id == prompt_id for item in self.client.queue().running)

@@ -188,7 +188,7 @@ class Submitter(Attempt):
 
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have it all the same: look before anything else."""
-        if exc.turned_away:
+        if exc.turned_away and not exc.garbled:
             return self._not_now("its ComfyUI did not let us in", exc)
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":

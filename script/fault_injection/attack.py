@@ -1,4 +1,4 @@
-"""The attack from beginning to end: a world, clients at work in it, weather, and the reckoning."""
+"""Fault injection from beginning to end: clients at work in a world, faults, and the checks afterwards."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.faults import promise
-from tests.faults.clients import Client, Ledger
-from tests.faults.weather import Weather
-from tests.faults.world import World
-from tests.workflows.receiver import Receiver, close, say
+from script.fault_injection import client_checks, store_checks
+from script.fault_injection.clients import Client, Ledger
+from script.fault_injection.sequence import Sequence
+from script.fault_injection.world import World
+from script.harness.receiver import Receiver, close, say
 
 SETTLE_SECONDS = 240.0
+CATCH_UP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Report:
     faults: Counter[str]
+    not_begun: Counter[str]  # the state they need did not come about
+    left_out: list[str]  # kinds of faults that this machine does not allow
     ended: Counter[str]  # parts that ended by themselves, and were started again
     statuses: Counter[str]
     given_up: int
     answers: Counter[str]
     followed: int
     webhooks: int
-    cost: promise.Cost
+    cost: store_checks.Cost
+    waits: dict[str, float]  # user -> median seconds until the start
+    streams: Counter[str]
     settled_after: float  # seconds after the last fault
     broken: list[str] = field(default_factory=list)
 
@@ -47,49 +52,86 @@ def attack(
     pace: float,
     pause: float,
     longest: float = math.inf,
+    only: tuple[str, ...] = (),
 ) -> Report:
     """Everything between the start of the world and its end. `pace`: seconds between faults, of which none
-    lasts over `longest`; `pause`: the longest that a client rests between its batches."""
+    lasts over `longest`; `pause`: the longest that a client rests between its batches. `only`: as in
+    `Sequence`. The last client is a greedy one."""
     ledger = Ledger()
-    weather = Weather(world, seed=seed, pace=pace, longest=longest)
+    sequence = Sequence(world, seed=seed, pace=pace, longest=longest, only=only)
     with Receiver() as receiver, _moody(receiver, seed):
         people = [
-            Client(world.stack, ledger, number=n, seed=seed, hook=receiver.url, pause=pause)
+            Client(
+                world.stack, ledger, number=n, seed=seed, hook=receiver.url, pause=pause, greedy=n == clients
+            )
             for n in range(1, clients + 1)
         ]
+        world.operator  # noqa: B018  (registers before anything fails)
         for person in people:
             person.start()
-        weather.rage(seconds=seconds)
+        sequence.run(seconds=seconds)
         over = time.monotonic()
-        weather.tend()
+        sequence.restart_ended()
         world.wait_ready()
         for person in people:
             person.stop.set()
         for person in people:
             person.join(60)
-        promise.settle(world, ledger, seconds=SETTLE_SECONDS)
+        store_checks.settle(world, ledger, seconds=SETTLE_SECONDS)
         settled = time.monotonic() - over
-        broken = promise.broken(world, ledger, receiver)
-        return _report(world, ledger, weather, receiver, settled=settled, broken=broken)
+        _end_listeners(people, ledger)
+        broken = client_checks.broken_for_clients(world, ledger, receiver)
+        broken += store_checks.broken_behind(world)
+        return _report(world, ledger, sequence, receiver, settled=settled, broken=broken)
+
+
+def _end_listeners(people: list[Client], ledger: Ledger) -> None:
+    """They have some seconds to catch up with what has ended."""
+    owed: dict[str, set[str]] = {}
+    for promise in ledger.promises:
+        owed.setdefault(promise.owner.name, set()).add(promise.id)
+    end = time.monotonic() + CATCH_UP_SECONDS
+    for person in people:
+        while not owed.get(person.name, set()) <= set(person.listener.ends) and time.monotonic() < end:
+            time.sleep(0.1)
+        person.listener.stop.set()
 
 
 def _report(
-    world: World, ledger: Ledger, weather: Weather, receiver: Receiver, *, settled: float, broken: list[str]
+    world: World, ledger: Ledger, sequence: Sequence, receiver: Receiver, *, settled: float, broken: list[str]
 ) -> Report:
     statuses: Counter[str] = Counter(each.result.get("status", "lost") for each in ledger.promises)
+    listeners = {each.owner.listener for each in ledger.promises}
     errors = [each.result.get("error") or "" for each in ledger.promises]
     return Report(
-        faults=weather.counts,
-        ended=weather.ended,
+        faults=sequence.counts,
+        not_begun=sequence.not_begun,
+        left_out=_left_out(world),
+        ended=sequence.ended,
         statuses=statuses,
-        given_up=sum(bool(promise.HONEST.match(error)) for error in errors),
+        given_up=sum(bool(client_checks.HONEST.match(error)) for error in errors),
         answers=ledger.answers,
         followed=ledger.followed,
         webhooks=len(receiver.calls),
-        cost=promise.cost_of(world),
+        cost=store_checks.cost_of(world),
+        waits=client_checks.waits(world),
+        streams=Counter(
+            connections=sum(each.connections for each in listeners),
+            gaps=sum(each.gaps for each in listeners),
+            ends=sum(len(each.ends) for each in listeners),
+        ),
         settled_after=settled,
         broken=broken,
     )
+
+
+def _left_out(world: World) -> list[str]:
+    left_out = []
+    if not world.disks:
+        left_out.append("full disks (needs root, to mount small file systems)")
+    if not world.clocks.available:
+        left_out.append("wrong clocks (needs a C compiler)")
+    return left_out
 
 
 @contextmanager
@@ -114,6 +156,10 @@ def tell(report: Report, *, seed: int) -> None:
     print(f"\nSeed {seed}\n\nFaults: {sum(report.faults.values())} of {len(report.faults)} kinds")
     for kind, count in sorted(report.faults.items()):
         print(f"  {count:5}  {kind}")
+    for kind, count in sorted(report.not_begun.items()):
+        print(f"  {count:5}  not begun, since its state did not come about: {kind}")
+    for what in report.left_out:
+        print(f"  Left out here: {what}")
     if report.ended:
         told = ", ".join(f"{name} {count}" for name, count in sorted(report.ended.items()))
         print(f"  Ended by themselves, and started again: {told}")
@@ -128,6 +174,13 @@ def tell(report: Report, *, seed: int) -> None:
         f"cancelled in mid-run: {cost.cancelled}; posts to ComfyUI: {cost.posts}"
     )
     print(f"Webhooks received: {report.webhooks}. Streams followed to their end: {report.followed}.")
+    streams = report.streams
+    print(
+        f"Streams of all executions: {streams['connections']} connections, {streams['ends']} ends,"
+        f" {streams['gaps']} gaps."
+    )
+    median = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(report.waits.items()))
+    print(f"Median seconds until the start at normal priority: {median}")
     print(f"All was done {report.settled_after:.0f} s after the last fault.")
     print("\nWhat clients got instead of an answer, and asked again:")
     for answer, count in sorted(report.answers.items()):

@@ -21,11 +21,13 @@ from typing import Any
 import requests
 from PIL import Image
 
-from tests.stack import Stack
-from tests.workflows import graphs
-from tests.workflows.sse import EventStream
+from script.fault_injection.listener import TERMINAL, Listener
+from script.harness import graphs
+from script.harness.sse import EventStream
+from script.harness.stack import Stack
 
-TERMINAL = ("completed", "failed", "cancelled")
+PRIORITIES = ["low", "normal", "normal", "high"]
+GREEDY_BATCH = 30
 PATIENCE = 120.0  # seconds that a client asks again before it complains
 
 
@@ -62,22 +64,38 @@ class Ledger:
 class Client(threading.Thread):
     """One person at work until `stop`. Its own random numbers, so that a seed repeats what it does."""
 
-    def __init__(self, stack: Stack, ledger: Ledger, *, number: int, seed: int, hook: str, pause: float):
+    def __init__(
+        self,
+        stack: Stack,
+        ledger: Ledger,
+        *,
+        number: int,
+        seed: int,
+        hook: str,
+        pause: float,
+        greedy: bool = False,
+    ) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
         self.ledger = ledger
+        self.greedy = greedy  # submits very many at once, which must cost the others nothing
         self.stop = threading.Event()
         self._numbers = itertools.count(number * 0x10000 + 1)
         self._chance = random.Random(f"{seed}.{number}")
         self._hook = hook
         self._pause = pause
         self._person = stack.person(f"client{number}x")
+        self.username = self._person.email.partition("@")[0]
+        self.listener = Listener(self._person, name=f"listener-{number}")
         self.secret = str(self._person.get("/auth/webhook-secret").json()["secret"])
 
     # -- what it does --------------------------------------------------------------------------------
     def run(self) -> None:
+        self.listener.start()
+        self.listener.connected.wait(30)
         try:
             while not self.stop.is_set():
-                batch = [self._submit() for _ in range(self._chance.randint(1, 4))]
+                size = GREEDY_BATCH if self.greedy else self._chance.randint(1, 4)
+                batch = [self._submit() for _ in range(size)]
                 for promise in filter(None, batch):
                     self._attend(promise)
                 self.stop.wait(self._chance.uniform(0, self._pause))
@@ -91,7 +109,7 @@ class Client(threading.Thread):
         promise = Promise(number=number, kind=kind, pictures=pictures, hooked=hooked, owner=self)
         body: dict[str, Any] = {
             "workflow": workflow,
-            "priority": self._chance.choice(["low", "normal", "normal", "high"]),
+            "priority": "normal" if self.greedy else self._chance.choice(PRIORITIES),
             "metadata": {"number": number},
         }
         if hooked:

@@ -1,24 +1,31 @@
 """All of ComfyServe as real processes, each of which can be killed, frozen and cut off by itself.
 
 Two GPU workers on two ComfyUIs, a worker for the rest, beat, the web process, PostgreSQL, Valkey and an S3
-server. What talks over a network goes through a relay that can be cut.
+server. What talks over a network goes through a relay that can be cut, held and slowed; before one ComfyUI
+stands an HTTP proxy that fails as proxies do. Where we may mount file systems, PostgreSQL and the outputs of
+ComfyUI have small disks of their own, which can be filled.
 """
 
 from __future__ import annotations
 
-import signal
+import itertools
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import boto3
-import psutil
 
+from script.fault_injection.clocks import Clocks
+from script.fault_injection.disks import Disk
+from script.fault_injection.http_proxy import HttpProxy
+from script.fault_injection.parts import Part
+from script.harness.relay import Proxy
+from script.harness.stack import DATABASE, Person, Stack
+from script.harness.waiting import wait_for
 from script.local import comfyui as local_comfyui
 from script.local import comfyui_install, ports, roles
 from script.local.paths import ROOT
@@ -26,13 +33,11 @@ from script.local.postgres import Postgres
 from script.local.processes import Process
 from script.local.s3 import S3
 from script.local.valkey import Valkey
-from tests.comfyui.proxy import Proxy
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 NODES = ROOT / "tests" / "comfyui_nodes"
 BUCKET = "comfyserve"
 GPUS = ("gpu-0", "gpu-1")
+PROXIED = ("gpu-1",)  # an HTTP proxy stands before their ComfyUI; the others see it as it is
 
 # Shorter than in use, so that half an hour holds as many lost leases and pauses as a month would.
 QUICK = {
@@ -56,55 +61,9 @@ class ComfyUI(Protocol):
     def url(self) -> str: ...
 
 
-class Part:
-    """One process of the world. `start` does not wait until it is ready."""
-
-    def __init__(self, kind: str, name: str, start: Callable[[], Process]) -> None:
-        self.kind, self.name = kind, name
-        self._start = start
-        self._process: Process | None = None
-
-    def start(self) -> None:
-        self._process = self._start()
-
-    @property
-    def process(self) -> Process:
-        assert self._process is not None, f"{self.name} was never started"
-        return self._process
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def ask_to_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """The signal alone; see `insist`."""
-        self.process.signal(number)
-
-    def insist(self, *, seconds: float) -> bool:
-        """As a process manager does: wait until it has ended, then kill it. Whether it was killed."""
-        end = time.monotonic() + seconds
-        while self.process.alive and time.monotonic() < end:
-            time.sleep(0.05)
-        killed = self.process.alive
-        self.kill()
-        return killed
-
-    def freeze(self) -> None:
-        self._to_all(psutil.Process.suspend)
-
-    def thaw(self) -> None:
-        self._to_all(psutil.Process.resume)
-
-    def _to_all(self, do: Callable[[psutil.Process], None]) -> None:
-        for each in self._family():
-            try:
-                do(each)
-            except psutil.NoSuchProcess:
-                pass  # it has just ended
-
-    def _family(self) -> list[psutil.Process]:
-        """PostgreSQL is a process for each connection."""
-        first = psutil.Process(self.process.pid)
-        return [first, *first.children(recursive=True)]
+# More is lost when the server is killed, since relaxed commits wait so long for the disk.
+POSTGRES_SETTINGS = {"wal_writer_delay": "10s", "max_wal_size": "64MB", "min_wal_size": "32MB"}
+MEGABYTES_OF_POSTGRES, MEGABYTES_OF_OUTPUTS = 600, 64
 
 
 class World:
@@ -113,14 +72,23 @@ class World:
     def __init__(self, folder: Path, *, comfyuis: Sequence[ComfyUI] = ()) -> None:
         self.folder = folder
         self.logs = folder / "logs"
-        self.postgres = Postgres(folder / "postgres", port=ports.free_port(), log=self.logs / "postgres.log")
+        self.clocks = Clocks(folder / "clocks")
+        self.disks: dict[str, Disk] = {}
+        self.postgres = Postgres(
+            folder / "postgres" / "data",
+            port=ports.free_port(),
+            log=self.logs / "postgres.log",
+            settings=POSTGRES_SETTINGS,
+        )
         self.valkey = Valkey(folder / "valkey", port=ports.free_port(), log=self.logs / "valkey.log")
         self.s3 = S3(folder / "s3", log=self.logs / "s3.log")
         self._own_comfyuis = not comfyuis
         self.comfyuis: list[ComfyUI] = list(comfyuis) or [self._make_comfyui(i) for i in range(len(GPUS))]
         self.parts: dict[str, Part] = {}
         self.links: dict[str, Proxy] = {}
+        self.proxies: dict[str, HttpProxy] = {}  # by GPU worker
         self._starts = 0
+        self._numbers = itertools.count(0x7F0000)  # of the executions that faults need for themselves
 
     # -- start and stop ------------------------------------------------------------------------------
     @contextmanager
@@ -142,9 +110,16 @@ class World:
             nodes=sorted(NODES.glob("*.py")),
         )
         comfyui.prepare()
+        self._mount("ComfyUI disk", f"comfyui-{number}", comfyui.folder / "output", MEGABYTES_OF_OUTPUTS)
         return comfyui
 
+    def _mount(self, kind: str, target: str, folder: Path, megabytes: int) -> None:
+        disk = Disk(folder, megabytes=megabytes)
+        if disk.mount():
+            self.disks[f"{kind} of {target}"] = disk
+
     def _start_stores(self) -> None:
+        self._mount("PostgreSQL disk", "PostgreSQL", self.postgres.folder.parent, MEGABYTES_OF_POSTGRES)
         self.postgres.prepare()
         self.valkey.prepare()
         stores: list[tuple[str, Any]] = [
@@ -154,7 +129,7 @@ class World:
             self._add(kind, kind, _starter(store))
         for i, comfyui in enumerate(self.comfyuis):
             part = self._add("ComfyUI", f"comfyui-{i}", _starter(comfyui), start_it=self._own_comfyuis)
-            part._process = comfyui.process
+            part.adopt(comfyui.process)
         self.postgres.wait()
         self.valkey.wait()
         self.s3.wait()
@@ -167,7 +142,11 @@ class World:
         self._link("storage", self.s3.url)
         for i, comfyui in enumerate(self.comfyuis):
             self._link(f"PostgreSQL of {GPUS[i]}", self.postgres.url())
-            self._link(f"ComfyUI of {GPUS[i]}", comfyui.url)
+            url = comfyui.url
+            if GPUS[i] in PROXIED:
+                self.proxies[GPUS[i]] = HttpProxy(url)
+                url = self.proxies[GPUS[i]].url
+            self._link(f"ComfyUI of {GPUS[i]}", url)
         self.stack = Stack(
             folder=self.folder / "stack",
             logs=self.logs,
@@ -205,19 +184,23 @@ class World:
         own = [part for part in self.parts.values() if part.kind != "ComfyUI" or self._own_comfyuis]
         for part in reversed(own):
             part.kill() if part.kind != "PostgreSQL" else self.postgres.stop()
+        for proxy in self.proxies.values():
+            proxy.close()
         for link in self.links.values():
             link.__exit__()
+        for disk in self.disks.values():
+            disk.unmount()
 
     # -- the processes -------------------------------------------------------------------------------
     def _env(self, database: str, **more: str) -> dict[str, str]:
         url = through(self.links[f"PostgreSQL of {database}"], self.stack.database_url)
         return self.stack.env | {"DATABASE_URL": url} | more
 
-    def _process(self, name: str, command: Sequence[str | Path], env: Mapping[str, str]) -> Process:
+    def _process(self, name: str, command: Sequence[str | Path], env: dict[str, str]) -> Process:
         """Each start has a log of its own, to be read afterwards."""
         self._starts += 1
         log = self.logs / f"{name}.{self._starts:03}.log"
-        return Process(name, command, log=log, env=env, cwd=ROOT).start()
+        return Process(name, command, log=log, env=env | self.clocks.environment(name), cwd=ROOT).start()
 
     def _start_web(self) -> Process:
         command: list[str | Path] = [
@@ -254,11 +237,25 @@ class World:
         )
         return resource.Bucket(BUCKET)
 
+    @property
+    def database_url(self) -> str:
+        """Around the relay, as the superuser."""
+        return self.postgres.url(DATABASE)
+
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self.stack.sql(query, *parameters)
 
-    def tend(self, *, but: Collection[str] = ()) -> list[str]:
-        """As a process manager does: start again what has ended by itself. Its names."""
+    @cached_property
+    def operator(self) -> Person:
+        """A user of our own, for faults and checks that need executions of theirs."""
+        return self.stack.person("operator")
+
+    def next_number(self) -> int:
+        """For the metadata of an execution of ours: no client's."""
+        return next(self._numbers)
+
+    def restart_ended(self, *, but: Collection[str] = ()) -> list[str]:
+        """Start again what has ended by itself, as a process manager does; the names."""
         ended = [part for part in self.parts.values() if part.name not in but and not part.process.alive]
         for part in ended:
             part.start()

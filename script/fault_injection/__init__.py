@@ -1,0 +1,1 @@
+"""Fault injection into a whole ComfyServe: see `script/local/faults.py` for the command."""

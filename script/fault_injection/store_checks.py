@@ -1,0 +1,96 @@
+"""What must be true behind the API when the faults are over, and what the faults cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import requests
+
+from script.fault_injection.clients import Ledger
+from script.fault_injection.leak_checks import leaks
+from script.fault_injection.world import World, comfyui_lines
+from script.harness.waiting import wait_for
+
+SWEEP = """
+from datetime import timedelta
+from files import cleaning
+list(cleaning.orphans(grace=timedelta(0)))
+"""
+
+
+def settle(world: World, ledger: Ledger, *, seconds: float) -> None:
+    """Until everything that was accepted has ended and been told, or the time is over."""
+    alive = "SELECT count(*) FROM workflows_execution WHERE status IN ('pending', 'running')"
+    waiting = "SELECT count(*) FROM workflows_delivery WHERE state = 'waiting'"
+    for query, what in ((alive, "the end of all executions"), (waiting, "all webhooks to be delivered")):
+        try:
+            wait_for(partial(_is_none, world, query), seconds=seconds, what=what)
+        except AssertionError as exc:
+            ledger.complain(str(exc))
+
+
+def _is_none(world: World, query: str) -> bool:
+    return world.sql(query) == [(0,)]
+
+
+def broken_behind(world: World) -> list[str]:
+    return [*_of_storage(world), *_of_comfyui(world), *leaks(world)]
+
+
+def _of_storage(world: World) -> Iterator[str]:
+    """After the sweep, which here doesn't wait for a day: as many files as rows name, no more and no less."""
+    keys = (
+        "SELECT key FROM files_file"
+        " UNION SELECT thumbnail_key FROM files_file WHERE thumbnail_key NOT IN ('', 'none')"
+    )
+    named = {key for (key,) in world.sql(keys)}
+    stored = {entry.key for entry in world.bucket.objects.all()}
+    print(f"  {len(stored - named)} of {len(stored)} stored files have no row and are left to the sweep")
+    if missing := named - stored:
+        yield f"{len(missing)} files are gone from the storage: {sorted(missing)[:5]}"
+    world.stack.manage("shell", "-c", SWEEP)
+    if left := {entry.key for entry in world.bucket.objects.all()} - named:
+        yield f"{len(left)} files are left in the storage: {sorted(left)[:5]}"
+
+
+def _of_comfyui(world: World) -> Iterator[str]:
+    for comfyui in world.comfyuis:
+        state = requests.get(f"{comfyui.url}/queue", timeout=10).json()
+        left = [item[1] for item in state["queue_running"] + state["queue_pending"]]
+        if left:
+            yield f"{comfyui.url} still has {left}"
+
+
+# -- what it cost --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Cost:
+    runs: int  # on a GPU, begun
+    useful: int  # executions that ended by what their run did
+    cancelled: int  # by their user, after they had begun
+    posts: int  # to ComfyUI
+
+    @property
+    def in_vain(self) -> int:
+        return self.runs - self.useful - self.cancelled
+
+
+def cost_of(world: World) -> Cost:
+    """Runs are counted by ComfyUI's own log, and those that died with it by ours."""
+    [(died,)] = world.sql("SELECT coalesce(sum(faults), 0)::int FROM workflows_execution")
+    counts = Counter(
+        dict(
+            world.sql(
+                "SELECT status, count(*) FROM workflows_execution WHERE started_at IS NOT NULL GROUP BY 1"
+            )
+        )
+    )
+    [(given_up,)] = world.sql("SELECT count(*) FROM workflows_execution WHERE error LIKE 'Given up after%%'")
+    return Cost(
+        runs=comfyui_lines(world, "Prompt executed in") + died + given_up,
+        useful=counts["completed"] + counts["failed"] - given_up,
+        cancelled=counts["cancelled"],
+        posts=comfyui_lines(world, "got prompt"),
+    )

@@ -1,0 +1,165 @@
+"""Faults of what keeps data: PostgreSQL, Valkey, full disks; and of the clocks."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import psycopg
+import redis
+import requests
+
+from script.fault_injection.disks import Disk
+from script.fault_injection.fault import BRIEF, CannotBegin, Fault, Undo, nothing, wait_in
+from script.fault_injection.parts import Part
+from script.fault_injection.process_faults import stop
+from script.fault_injection.world import GPUS, World
+from script.harness import graphs
+
+WRITABLE = "-c default_transaction_read_only=off"
+# Less than what S3 tolerates in the date of a signature (15 minutes).
+WRONG_BY = (-600.0, -90.0, 90.0, 600.0)
+UNFLUSHED = """
+    SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint AS bytes
+    FROM workflows_execution WHERE claim_token IS NOT NULL AND posted_at IS NULL
+        AND pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() LIMIT 1
+"""
+WAITS_FOR_US = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+
+
+def of(world: World, chance: random.Random) -> Iterator[Fault]:
+    yield from _of_postgres(world)
+    yield Fault("Valkey emptied", ("Valkey",), partial(_empty, world), (BRIEF,))
+    for name, disk in world.disks.items():
+        kind, _, target = name.partition(" of ")
+        part = world.parts[target]
+        yield Fault(f"{kind} full", (target,), partial(_fill, disk, part), ((3.0, 15.0),))
+    if world.clocks.available:
+        for name in (*GPUS, "rest", "web", "beat"):
+            part = world.parts[name]
+            begin = partial(_wrong_clock, world, part, chance)
+            yield Fault(f"clock of {part.kind} wrong, then set", (name,), begin, ((5.0, 20.0),))
+
+
+def _of_postgres(world: World) -> Iterator[Fault]:
+    postgres, target = world.parts["PostgreSQL"], ("PostgreSQL",)
+    for how, number in (("fast", signal.SIGINT), ("immediately", signal.SIGQUIT)):
+        restart = partial(stop, postgres, number)
+        yield Fault(f"PostgreSQL restarted {how}", target, restart, (BRIEF, (2.0, 10.0)))
+    yield Fault("PostgreSQL frozen", target, partial(_freeze, postgres), ((0.5, 4.0), (5.0, 12.0)))
+    yield Fault("PostgreSQL sessions ended", target, partial(_end_sessions, world), (BRIEF,))
+    yield Fault("PostgreSQL read-only", target, partial(_read_only, world), (BRIEF, (3.0, 15.0)))
+    killed = partial(_kill_unflushed, world, postgres)
+    yield Fault("PostgreSQL killed with an unflushed commit", target, killed, (BRIEF, (2.0, 8.0)))
+    held = partial(_hold_row, world)
+    yield Fault("row held by a forgotten session", target, held, ((5.0, 25.0),))
+    frozen = partial(_freeze_with_a_row, world)
+    yield Fault("web frozen inside a transaction", ("web", "PostgreSQL"), frozen, ((5.0, 25.0),))
+
+
+def _freeze(part: Part) -> Undo:
+    part.freeze()
+    return part.thaw
+
+
+def _connect(world: World) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(world.database_url, autocommit=True, connect_timeout=5, options=WRITABLE)
+
+
+def _end_sessions(world: World) -> Undo:
+    with _connect(world) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+    return nothing
+
+
+def _read_only(world: World) -> Undo:
+    """As a primary becomes in a failover; for sessions that are open already, too."""
+
+    def turn(how: str) -> None:
+        with _connect(world) as connection:
+            connection.execute(f"ALTER SYSTEM {how} default_transaction_read_only{' = on' * (how == 'SET')}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    turn("SET")
+    return partial(turn, "RESET")
+
+
+def _kill_unflushed(world: World, postgres: Part) -> Undo:
+    """SIGKILL for the whole server while the claim of an execution is committed, and not on disk."""
+    (size,) = wait_in(world.database_url, UNFLUSHED)
+    postgres.kill_family()
+    print(f"  {size} bytes of committed WAL were not flushed", flush=True)
+    return postgres.start
+
+
+# -- locks ---------------------------------------------------------------------------------------------
+def _hold_row(world: World) -> Undo:
+    """Somebody's psql holds an execution that a worker has, and is left alone."""
+    held = "SELECT id FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY random() LIMIT 1"
+    (id_,) = wait_in(world.database_url, held)
+    session = psycopg.connect(world.database_url, connect_timeout=5)
+    session.execute("SELECT FROM workflows_execution WHERE id = %s FOR UPDATE", [id_])
+
+    def end() -> None:
+        try:
+            session.close()
+        except psycopg.Error:
+            pass  # the server was restarted meanwhile
+
+    return end
+
+
+def _freeze_with_a_row(world: World) -> Undo:
+    """The web process stops while it holds an execution that runs: it was let in on the row by us."""
+    web = world.parts["web"]
+    try:
+        execution_id = world.operator.execute(
+            graphs.sleep(6, seed=world.next_number()), metadata={"number": world.next_number()}
+        )
+        with psycopg.connect(world.database_url, connect_timeout=5) as session:
+            session.execute("SELECT FROM workflows_execution WHERE id = %s FOR UPDATE", [execution_id])
+            threading.Thread(target=_cancel, args=(world, execution_id), daemon=True).start()
+            wait_in(world.database_url, WAITS_FOR_US, session.info.backend_pid)
+            web.freeze()
+    except (psycopg.Error, requests.RequestException, AssertionError) as exc:
+        raise CannotBegin(str(exc)[:200]) from exc
+    return web.thaw
+
+
+def _cancel(world: World, execution_id: str) -> None:
+    try:
+        world.operator.post(f"/workflows/{execution_id}/cancel")
+    except requests.RequestException:
+        pass  # the process that was to answer is frozen
+
+
+# -- Valkey, disks, clocks -----------------------------------------------------------------------------
+def _empty(world: World) -> Undo:
+    with redis.Redis.from_url(world.valkey.url(), socket_timeout=5) as client:
+        client.flushall()
+    return nothing
+
+
+def _fill(disk: Disk, part: Part) -> Undo:
+    disk.fill()
+
+    def empty() -> None:
+        disk.empty()
+        if not part.process.alive:
+            part.start()
+
+    return empty
+
+
+def _wrong_clock(world: World, part: Part, chance: random.Random) -> Undo:
+    """It starts under a wrong clock, which jumps to the right time while it works."""
+    world.clocks.set(part.name, chance.choice(WRONG_BY))
+    part.kill()
+    part.start()
+    return partial(world.clocks.set, part.name, 0.0)

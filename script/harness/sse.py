@@ -1,0 +1,107 @@
+"""A client of server-sent events, as an independent program would write it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Self
+
+import requests
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    data: dict[str, Any]
+    id: int | None
+    at: float  # monotonic seconds
+
+
+class EventStream:
+    """Events of one connection, read beside the test. `ended` when the server closed it."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._response = requests.get(url, stream=True, timeout=(10, 60), **options)
+        self.status = self._response.status_code
+        self.headers = self._response.headers
+        self.seen: list[Event] = []
+        self.comments = 0
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        fields: dict[str, str] = {}
+        try:
+            for line in self._response.iter_lines(chunk_size=1, decode_unicode=True):
+                if line == "":
+                    if "data" in fields:
+                        self._put(fields)
+                    fields = {}
+                elif line.startswith(":"):
+                    self.comments += 1
+                else:
+                    name, _, value = line.partition(":")
+                    fields[name] = value.removeprefix(" ")
+        except (requests.RequestException, AttributeError, ValueError):
+            pass  # closed, by the server or by us
+        self._events.put(None)
+
+    def _put(self, fields: dict[str, str]) -> None:
+        number = int(fields["id"]) if "id" in fields else None
+        name = fields.get("event", "message")
+        self._events.put(Event(name, json.loads(fields["data"]), number, time.monotonic()))
+
+    def next(self, *, seconds: float = 20) -> Event | None:
+        """The next event; None at the end of the stream. AssertionError when nothing comes."""
+        try:
+            event = self._events.get(timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"no event for {seconds} s; seen: {self.seen}") from None
+        if event is not None:
+            self.seen.append(event)
+        return event
+
+    def until(self, name: str, *, seconds: float = 30, **data: Any) -> Event:
+        """The next event of this name with these data."""
+        end = time.monotonic() + seconds
+        while True:
+            event = self.next(seconds=max(0.1, end - time.monotonic()))
+            assert event is not None, f"the stream ended before {name} {data}; seen: {self.seen}"
+            if event.name == name and data.items() <= event.data.items():
+                return event
+
+    def rest(self, *, seconds: float = 30) -> list[Event]:
+        """All that came, when the server has closed the stream."""
+        end = time.monotonic() + seconds
+        while self.next(seconds=max(0.1, end - time.monotonic())) is not None:
+            pass
+        return self.seen
+
+    def close(self) -> None:
+        try:
+            self._response.raw.shutdown()  # a plain close would wait for the thread that reads
+        except (OSError, ValueError, RuntimeError):
+            pass  # closed already
+        self._thread.join(5)
+        self._response.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def follow(
+    person: Any, execution_id: str | None = None, *, query: str = "", last: int | None = None
+) -> EventStream:
+    """A stream with the person's own token."""
+    path = f"/workflows/{execution_id}/events" if execution_id else "/workflows/events"
+    headers = {"Authorization": person.session.headers["Authorization"], "Accept": "text/event-stream"}
+    if last is not None:
+        headers["Last-Event-ID"] = str(last)
+    return EventStream(person.url + path + query, headers=headers)
