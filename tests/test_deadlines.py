@@ -49,6 +49,7 @@ CLIENTS = {  # made once, with the timeouts of all their calls
 NO_TIMEOUT = {
     "comfyserve/api/bodies.py: BodyStream.for_django": "cancelled by Django when the response is sent",
     "comfyserve/api/gate/application.py: _nothing.empty": "cancelled by Django when the response is sent",
+    "doors/comfyui/websocket.py: Websocket._listen": "a task of the connection, cancelled with it",
     "comfyui/client.py: Client.__init__": "each request is given its timeout in Client._request",
     "health/probing.py: Shared.get": "the future is done when it is asked",
     "workflows/streaming/broadcaster.py: Hub._read": "waits for something to do; cancelled by Hub.end",

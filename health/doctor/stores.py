@@ -15,6 +15,7 @@ from django.core.files.storage import default_storage
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
+from comfyserve.db import pooling
 from health import celery_beats, checks
 
 from .findings import Finding, bad, good, note
@@ -41,6 +42,10 @@ def database() -> Iterator[Finding]:
         yield bad("database", seen, "PostgreSQL 14 or newer is needed")
     else:
         yield good("database", seen)
+    try:
+        pooling.check()
+    except pooling.SharedSessions as exc:
+        yield bad("database", str(exc), "GPU workers refuse to work until then")
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('max_connections')::int, (SELECT count(*) FROM pg_stat_activity)"

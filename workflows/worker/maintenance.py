@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
-from comfyserve.db import connections
+from comfyserve.db import connections, pooling
 from comfyserve.db.locks import AdvisoryLock
 from comfyui import Unreachable
 from comfyui.bridge import NoBridge
@@ -36,6 +36,7 @@ from .slots import Held, Slots
 logger = logging.getLogger(__name__)
 
 LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # longest times on the connection of the leases
+REFUSED_SECONDS = 30.0  # between tries where a pooler shares our sessions
 CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
 MEMORY_SECONDS = 10.0  # between looks at its memory
 HANG_LOOK_SECONDS = 1.0  # between looks whether it still hangs
@@ -49,6 +50,7 @@ class Upkeep:
         self._backend = slots.backend
         self._name = slots.backend.name
         self._stopping = threading.Event()
+        self._sessions_are_ours = False
         self._started_at = timezone.now()
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
         self._due: dict[str, float] = {}
@@ -72,8 +74,12 @@ class Upkeep:
     def _live(self) -> None:
         while not self._stopping.is_set():
             try:
+                self._check_sessions()
                 with connections.kept():
                     self._with_the_lock()
+            except pooling.SharedSessions as exc:
+                logger.error("backend %s takes no work: %s", self._name, exc)
+                self._stopping.wait(REFUSED_SECONDS)
             except (*connections.UNAVAILABLE, psycopg.Error) as exc:
                 logger.warning("upkeep: the database is unavailable: %s", exc)
             except Exception:
@@ -82,6 +88,12 @@ class Upkeep:
                 self._slots.taking = False
                 self._hang_up()
             self._stopping.wait(1.0)
+
+    def _check_sessions(self) -> None:
+        """Once: our lock and leases need a session of their own."""
+        if not self._sessions_are_ours:
+            pooling.check()
+            self._sessions_are_ours = True
 
     def _with_the_lock(self) -> None:
         if not self._lock():

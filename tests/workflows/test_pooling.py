@@ -1,0 +1,49 @@
+"""A pooler that shares PostgreSQL's sessions is noticed, and a worker behind it takes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from comfyserve.db import pooling
+from tests.waiting import wait_for
+from tests.workflows import graphs
+from tests.workflows.test_row_locks import another_session
+from workflows.worker.maintenance import Upkeep
+
+
+def test_postgresql_itself_is_no_pooler(db):
+    pooling.check()
+
+
+def test_two_clients_with_one_server_process_are_noticed(db):
+    with another_session() as session, pytest.raises(pooling.SharedSessions, match="shares"):
+        pooling.judge(session, session)
+
+
+def test_dropped_settings_are_noticed(db):
+    """As by a pooler that ignores the options which we start sessions with."""
+    with (
+        another_session() as one,
+        another_session() as other,
+        pytest.raises(pooling.SharedSessions, match="drops"),
+    ):
+        pooling.judge(one, other)
+
+
+def test_a_worker_whose_sessions_are_shared_takes_nothing(rig, monkeypatch):
+    def shared() -> None:
+        raise pooling.SharedSessions("shared")
+
+    looked: list[bool] = []
+    monkeypatch.setattr(pooling, "check", lambda: (looked.append(True), shared()))
+    rig.slots.taking = False
+    waiting = rig.submit(graphs.colour(1))
+    upkeep = Upkeep(rig.slots)
+    upkeep.start()
+    try:
+        wait_for(lambda: looked, what="a look at the sessions")
+        rig.slots.serve()
+        assert not rig.slots.taking
+        assert rig.status(waiting) == "pending"
+    finally:
+        upkeep.stop()
