@@ -228,4 +228,5 @@ def test_outputs_that_kill_their_worker_twice_are_poison_and_cost_nobody_else(ba
         stack.start_worker("collects", comfyui_url=comfyui.url)
         assert culprit.result(deadly)["error"] == state_machine.DEADLY
         assert innocent.result(beside)["status"] == "completed"
-        assert attempts(stack, beside) == 1
+        # It may have been cut off on its way into ComfyUI, which is nobody's fault.
+        assert stack.sql("SELECT faults FROM workflows_execution WHERE id = %s", beside) == [(0,)]
