@@ -103,7 +103,7 @@ def _note_interrupt(value: bool = True) -> None:
 def _live() -> None:
     while True:
         # Each call replaces the previous timer. sys.stderr may be a wrapper without a file descriptor.
-        faulthandler.dump_traceback_later(_silent_seconds, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(_silent_seconds, exit=True, file=sys.__stderr__ or 2)
         run = _run
         if run is not None and run.hangs(time.monotonic()):
             _restart(run)
@@ -112,7 +112,7 @@ def _live() -> None:
 
 def _restart(run: _Run) -> None:
     logging.error("ComfyServe: prompt %s does not stop; ComfyUI restarts", run.prompt_id)
-    faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+    faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
     arguments = [sys.executable, *sys.orig_argv[1:]]
     _close_on_exec()
     try:

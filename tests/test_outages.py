@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_backoff_doubles_up_to_its_longest_and_begins_anew():
 
 def test_a_breaker_does_not_try_for_a_while_after_a_failure(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(outages.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     breaker = outages.Breaker("Redis", outages.REDIS, seconds=3.0)
     tried = []
 

@@ -9,7 +9,8 @@ from django.db import DatabaseError, transaction
 from django.test import Client
 
 from accounts import audit, cleaning, throttling
-from accounts.models import ApiKey, AuditEntry, User
+from accounts.audit_models import AuditEntry
+from accounts.models import ApiKey, User
 from comfyserve.cleaning import run
 from tests.accounts.test_login import log_in
 from tests.factories import HANDLER, PASSWORD, Api, make_user

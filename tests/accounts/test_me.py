@@ -58,7 +58,7 @@ class TestMe:
     def test_a_token_without_signature_is_refused(self, alice: User) -> None:
         token = sessions.start(user=alice).access_token
         claims = jwt.decode(token, settings.JWT_SIGNING_KEY, algorithms=["HS256"])
-        assert_error(Api(jwt.encode(claims, None, algorithm="none")).get("/auth/me"), 401, "unauthorized")
+        assert_error(Api(jwt.encode(claims, "", algorithm="none")).get("/auth/me"), 401, "unauthorized")
 
     def test_deactivating_ends_the_sessions_and_reactivating_revives_none(
         self, alice: User, as_alice: Api

@@ -8,7 +8,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 
-from accounts import sessions
+from accounts import sessions, tokens
 from accounts.models import Session, User
 from tests.factories import Api, assert_error, make_user
 
@@ -80,7 +80,7 @@ class TestRefresh:
         session = Session.objects.create(
             user=alice, password_stamp=alice.password_stamp, issued=[long_ago], expires_at=long_ago
         )
-        expired = sessions.Refresh.make(session=session.id, user=alice.pk, generation=0, issued=long_ago)
+        expired = tokens.Refresh.make(session=session.id, user=alice.pk, generation=0, issued=long_ago)
         assert_error(refresh(expired), 401, "unauthorized")
 
     def test_an_access_token_is_none(self, pair: sessions.TokenPair) -> None:

@@ -8,7 +8,7 @@ import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group
 
-from accounts.models import AuditEntry
+from accounts.audit_models import AuditEntry
 from apps_catalog.models import App
 from tests.console.conftest import client_of
 from tests.factories import Api, make_user

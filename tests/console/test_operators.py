@@ -15,7 +15,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from accounts import api_keys, audit, sessions
-from accounts.models import ApiKey, AuditEntry, User, UserLimits
+from accounts.audit_models import AuditEntry
+from accounts.models import ApiKey, User, UserLimits
 from files.models import File, Kind, Pin
 from models_registry.models import Command, Download, Host, Model, ModelFile
 from tests.console.conftest import client_of

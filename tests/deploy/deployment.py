@@ -169,7 +169,7 @@ class Deployment:
 
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database_url) as connection:
-            return connection.execute(query, parameters or None).fetchall()  # type: ignore[call-overload]
+            return connection.execute(query, parameters or None).fetchall()
 
     def ask(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=30, **options)

@@ -27,10 +27,10 @@ def services():
 @pytest.mark.parametrize("file", [compose.FILE, compose.MANY_HOSTS], ids=lambda file: file.name)
 def test_it_follows_the_compose_specification(file: Path):
     command = [
-        Path(sys.executable).with_name("check-jsonschema"),
+        str(Path(sys.executable).with_name("check-jsonschema")),
         "--builtin-schema",
         "vendor.compose-spec",
-        file,
+        str(file),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

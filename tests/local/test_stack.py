@@ -26,6 +26,7 @@ def test_a_worker_listens_to_the_shared_queue_and_its_own(stack: Stack) -> None:
     stack.start_worker(comfyui_url="http://127.0.0.1:9", env={"COMFYUI_NAME": "left"})
     with Celery(broker=stack.env["REDIS_URL"]) as app:
         answers = app.control.inspect(timeout=5).active_queues()
+    assert answers is not None
     [queues] = [queues for worker, queues in answers.items() if worker.startswith("gpu-left@")]
     assert {queue["name"] for queue in queues} == {"gpu", "gpu.left"}
 

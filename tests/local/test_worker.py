@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.local import commands
 
@@ -18,7 +19,11 @@ def test_it_says_what_is_missing_where_nothing_runs(tmp_path: Path) -> None:
 
 
 def test_it_refuses_a_backend_name_that_does_not_fit(tmp_path: Path) -> None:
-    named = {"SECRET_KEY": "x", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "COMFYUI_NAME": "a b"}
+    named: dict[str, Any] = {
+        "SECRET_KEY": "x",
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "COMFYUI_NAME": "a b",
+    }
     done = commands.run("worker", "gpu", data=tmp_path, **named)
     assert done.returncode == 1
     assert "COMFYUI_NAME='a b'" in done.stderr
