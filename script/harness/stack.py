@@ -39,6 +39,8 @@ class Stack:
             "WEBHOOK_HTTPS_ONLY": "false",
             "WEBHOOK_TIMEOUT_SECONDS": "1.2",
             "WEBHOOK_FIRST_DELAY_SECONDS": "0.05",
+            # Each user's own app of that name.
+            "OPENAI_MODELS": "gpt-image-1=gpt-image-1-app,dall-e-3=gpt-image-1-app",
         }
         self.web: Process | None = None
         self.workers: dict[str, Process] = {}
