@@ -323,7 +323,7 @@ def discard(keys: Iterable[str]) -> None:
 
 
 @contextmanager
-def opened(file: File) -> Any:
+def opened(file: File | ConvertedFile) -> Any:
     """A reader of the bytes. Raises StorageUnavailable, also while reading, and BytesMissing."""
     reader = backend.read(file.key)
     try:

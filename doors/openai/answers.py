@@ -13,8 +13,8 @@ from uuid import UUID
 from django.http import HttpResponse
 
 from comfyserve.api.errors import ApiError
-from files import decoding, links, storing
-from files.models import File
+from files import converted, links, storing
+from files.models import ConvertedFile, File
 from workflows.models import TERMINAL, Execution, Status
 from workflows.presentation import selectors
 from workflows.queue import state_machine
@@ -27,11 +27,9 @@ NO_RETRY = "x-should-retry"  # OpenAI's clients repeat a 5xx, and each repetitio
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the pictures are to be answered. `format` None: as the app made them. `event`: of a stream."""
+    """How the pictures are to be answered. `event`: of a stream, else None."""
 
     as_url: bool
-    format: str | None
-    quality: int
     event: str | None
     base: str
 
@@ -72,15 +70,16 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
 
 
 def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
-    files = _pictures_of(executions)
-    if not files:
+    pictures = _pictures_of(executions)
+    if not pictures:
         refuse(response, 500, "The app made no picture")
         return
-    if not wanted.as_url and sum(file.size for file in files) > MOST_BYTES:
+    if not wanted.as_url and sum(each.bytes.size for each in pictures) > MOST_BYTES:
         refuse(response, 413, "The pictures are too large for one answer; ask with response_format 'url'")
         return
-    data = [_shown(file, wanted) for file in files]
-    about = {"created": int(time.time()), "output_format": _format(files[0], wanted)}
+    data = [_shown(each, wanted) for each in pictures]
+    kind = pictures[0].bytes.content_type.removeprefix("image/")
+    about = {"created": int(time.time()), "output_format": kind}
     response.status_code = 200
     if wanted.event:
         response["Content-Type"] = "text/event-stream"
@@ -92,32 +91,41 @@ def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wante
         response.content = json.dumps({**about, "data": data}).encode()
 
 
-def _pictures_of(executions: Sequence[Execution]) -> list[File]:
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the app made it, and what it was converted to, if it was."""
+
+    file: File
+    made: ConvertedFile | None
+
+    @property
+    def bytes(self) -> File | ConvertedFile:
+        return self.made or self.file
+
+
+def _pictures_of(executions: Sequence[Execution]) -> list[Picture]:
     """Those of the app's named outputs, else all; previews only where there is nothing else."""
     made = selectors.outputs([each.id for each in executions])
-    found: list[File] = []
+    found: list[Picture] = []
     for execution in executions:
         shown = [
-            (output, output.file)
+            (output, Picture(output.file, output.converted))
             for output in made[execution.id]
             if output.file is not None and output.file.content_type.startswith("image/")
         ]
         nodes = set((execution.app or {}).get("outputs", {}).values())
         named = [pair for pair in shown if pair[0].node_id in nodes] or shown
         kept = [pair for pair in named if not pair[0].temporary] or named
-        found += [file for _, file in kept]
+        found += [picture for _, picture in kept]
     return found
 
 
-def _format(file: File, wanted: Wanted) -> str:
-    return wanted.format if wanted.format and not wanted.as_url else file.content_type.removeprefix("image/")
-
-
-def _shown(file: File, wanted: Wanted) -> dict[str, Any]:
-    if wanted.as_url:
+def _shown(picture: Picture, wanted: Wanted) -> dict[str, Any]:
+    if not wanted.as_url:
+        with storing.opened(picture.bytes) as reader:
+            return {"b64_json": base64.b64encode(reader.read(picture.bytes.size)).decode()}
+    file, made = picture.file, picture.made
+    if made is None:
         return {"url": links.download_url(file, base=wanted.base)}
-    with storing.opened(file) as reader:
-        content = reader.read(file.size)
-    if wanted.format and (file.content_type != f"image/{wanted.format}" or wanted.quality < 100):
-        content = decoding.converted(content, format=wanted.format, quality=wanted.quality) or content
-    return {"b64_json": base64.b64encode(content).decode()}
+    filename = converted.filename_of(file, made.content_type)
+    return {"url": links.converted_url(file, made, filename=filename, base=wanted.base)}

@@ -47,6 +47,15 @@ class ImagesSerializer(serializers.Serializer[Any]):
     input_fidelity = serializers.CharField(default=None, allow_null=True)
 
 
+def output_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`output` of the run; empty: as the app makes them. OpenAI's compression goes from 0, quality from 1."""
+    wanted = given["output_format"]
+    if wanted in (None, "png"):
+        return {"format": wanted} if wanted else {}
+    compression = given["output_compression"]
+    return {"format": wanted, "quality": 100 if compression is None else max(compression, 1)}
+
+
 def values_of(
     inputs: Sequence[Parameter],
     given: Mapping[str, Any],

@@ -95,26 +95,28 @@ def _images(
         mask=_stored(mask, user, "mask") if mask else None,
     )
     address = f"{found.app.address}@{found.version.number}"
-    ids = _submitted(user, address, runs, {"user": given["user"]} if given["user"] else {})
+    ids = _submitted(user, address, runs, given)
     return _waiting(request, ids, given, event)
 
 
 def _submitted(
-    user: User, address: str, runs: list[dict[str, Any]], metadata: dict[str, Any]
+    user: User, address: str, runs: list[dict[str, Any]], given: dict[str, Any]
 ) -> tuple[UUID, ...]:
+    """The worker converts the pictures, once, whether they are asked for as bytes or as links."""
+    metadata = {"user": given["user"]} if given["user"] else {}
+    output = parameters.output_of(given)
     if len(runs) == 1:
-        return (running.run(user=user, app=address, inputs=runs[0], metadata=metadata).accepted.execution.id,)
-    batch = running.run_many(user=user, app=address, inputs=runs, metadata=metadata)
+        run = running.run(user=user, app=address, inputs=runs[0], output=output, metadata=metadata)
+        return (run.accepted.execution.id,)
+    batch = running.run_many(user=user, app=address, inputs=runs, output=output, metadata=metadata)
     return tuple(batch_selectors.executions_of(batch).values_list("id", flat=True))
 
 
 def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], event: str) -> Response:
     """Answered at the executions' end. The body is filled in then."""
-    model, quality = given["model"], given["output_compression"]
+    model = given["model"]
     wanted = answers.Wanted(
         as_url=(given["response_format"] or ("url" if model.startswith("dall-e") else "b64_json")) == "url",
-        format=given["output_format"],
-        quality=100 if quality is None else quality,
         event=event if given["stream"] else None,
         base=addresses.base_of(request._request),
     )

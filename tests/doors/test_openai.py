@@ -75,6 +75,37 @@ def test_pictures_come_as_addresses_and_app_inputs_by_their_names(person, paint)
     assert picture(content).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
+def test_pictures_behind_addresses_are_in_the_wanted_format_and_compression(person, paint):
+    def made(compression: int) -> int:
+        made = client_of(person).images.generate(
+            model=paint, prompt="x", size="64x64", response_format="url", output_format="jpeg",
+            output_compression=compression,
+        )  # fmt: skip
+        assert made.output_format == "jpeg"
+        content = person.session.get(made.data[0].url, headers={"Authorization": ""}, timeout=30).content
+        shown = picture(content)
+        assert (shown.format, shown.size) == ("JPEG", (64, 64))
+        return sum(sum(table) for table in shown.quantization.values())
+
+    assert made(0) > made(100)
+
+
+@pytest.mark.parametrize("alias", ["gpt-image-1", "dall-e-3"])
+def test_an_operators_alias_stands_for_an_app(person, gpu_worker, alias):
+    """The tests' service points both names at the app `gpt-image-1-app` of whoever asks."""
+    prompt = {"name": "prompt", "node": "3", "input": "source", "type": "text"}
+    save_app(person, "gpt-image-1-app", painting(), [prompt])
+    client = client_of(person)
+    assert client.models.list().data[0].id == "gpt-image-1"
+    assert client.models.retrieve(alias).owned_by == client.models.retrieve("gpt-image-1-app").owned_by
+    [made] = client.images.generate(model=alias, prompt="x").data
+    assert (made.url is None) == (alias == "gpt-image-1")  # each answers as OpenAI's model of that name
+    stranger = client_of(gpu_worker.person())
+    assert alias not in [model.id for model in stranger.models.list()]
+    with pytest.raises(openai.NotFoundError):
+        stranger.images.generate(model=alias, prompt="x")
+
+
 def test_a_stream_ends_with_the_picture(person, paint):
     events = list(client_of(person).images.generate(model=paint, prompt="x", stream=True))
     assert [event.type for event in events] == ["image_generation.completed"]
