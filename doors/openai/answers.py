@@ -70,7 +70,7 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
 
 
 def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
-    pictures = _pictures_of(executions)
+    pictures = [picture for each in media_of(executions, "image/").values() for picture in each]
     if not pictures:
         refuse(response, 500, "The app made no picture")
         return
@@ -92,8 +92,8 @@ def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wante
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the app made it, and what it was converted to, if it was."""
+class Media:
+    """A file that the app made, and what it was converted to, if it was."""
 
     file: File
     made: ConvertedFile | None
@@ -103,29 +103,35 @@ class Picture:
         return self.made or self.file
 
 
-def _pictures_of(executions: Sequence[Execution]) -> list[Picture]:
-    """Those of the app's named outputs, else all; previews only where there is nothing else."""
+def media_of(executions: Sequence[Execution], kind: str) -> dict[UUID, list[Media]]:
+    """Files whose content type begins with `kind`, by execution: those of the app's named outputs, else all;
+    previews only where there is nothing else."""
     made = selectors.outputs([each.id for each in executions])
-    found: list[Picture] = []
+    found: dict[UUID, list[Media]] = {}
     for execution in executions:
         shown = [
-            (output, Picture(output.file, output.converted))
+            (output, media)
             for output in made[execution.id]
-            if output.file is not None and output.file.content_type.startswith("image/")
+            if output.file is not None
+            and (media := Media(output.file, output.converted)).bytes.content_type.startswith(kind)
         ]
         nodes = set((execution.app or {}).get("outputs", {}).values())
         named = [pair for pair in shown if pair[0].node_id in nodes] or shown
         kept = [pair for pair in named if not pair[0].temporary] or named
-        found += [picture for _, picture in kept]
+        found[execution.id] = [media for _, media in kept]
     return found
 
 
-def _shown(picture: Picture, wanted: Wanted) -> dict[str, Any]:
-    if not wanted.as_url:
-        with storing.opened(picture.bytes) as reader:
-            return {"b64_json": base64.b64encode(reader.read(picture.bytes.size)).decode()}
-    file, made = picture.file, picture.made
-    if made is None:
-        return {"url": links.download_url(file, base=wanted.base)}
-    filename = converted.filename_of(file, made.content_type)
-    return {"url": links.converted_url(file, made, filename=filename, base=wanted.base)}
+def link(media: Media, *, base: str) -> str:
+    """A signed address of the converted bytes, else of the original."""
+    if media.made is None:
+        return links.download_url(media.file, base=base)
+    filename = converted.filename_of(media.file, media.made.content_type)
+    return links.converted_url(media.file, media.made, filename=filename, base=base)
+
+
+def _shown(picture: Media, wanted: Wanted) -> dict[str, Any]:
+    if wanted.as_url:
+        return {"url": link(picture, base=wanted.base)}
+    with storing.opened(picture.bytes) as reader:
+        return {"b64_json": base64.b64encode(reader.read(picture.bytes.size)).decode()}

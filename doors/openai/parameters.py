@@ -20,6 +20,7 @@ MOST_IMAGES = 10  # of one request
 PROMPTS = ("prompt", "positive", "positive_prompt", "text")
 COUNTS = ("n", "batch_size")
 OPTIONAL = ("size", "quality", "style", "background")  # inputs of these names take them
+DURATIONS = ("seconds", "duration", "duration_seconds", "length_seconds")
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -45,6 +46,16 @@ class ImagesSerializer(serializers.Serializer[Any]):
     moderation = serializers.CharField(default=None, allow_null=True)
     partial_images = serializers.IntegerField(default=0, allow_null=True)
     input_fidelity = serializers.CharField(default=None, allow_null=True)
+
+
+class VideoSerializer(serializers.Serializer[Any]):
+    model = serializers.CharField(max_length=250, default="sora-2")
+    prompt = serializers.CharField(max_length=32_000, trim_whitespace=False)
+    seconds = serializers.RegexField(r"^\d{1,4}(\.\d{1,3})?$", default=None, allow_null=True)
+    size = serializers.RegexField(
+        rf"^(auto|{SIZE.pattern})$", default="", allow_null=True, allow_blank=True,
+        error_messages={"invalid": "must be WIDTHxHEIGHT, such as 1280x720"},
+    )  # fmt: skip
 
 
 def output_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +90,26 @@ def values_of(
     values |= _file_values(inputs, "image", images)
     values |= _file_values(inputs, "mask", [mask] if mask else [])
     return _runs(inputs, values, given["n"] or 1)
+
+
+def video_values(
+    inputs: Sequence[Parameter],
+    given: Mapping[str, Any],
+    more: Mapping[str, Any],
+    *,
+    references: Mapping[str, str],
+) -> dict[str, Any]:
+    """The inputs of the run for a video. `references`: file ids or addresses by "image" and "video"."""
+    known = {each.name: each for each in inputs}
+    values = {name: _typed(known.get(name), value) for name, value in more.items()}
+    values[_prompt_input(inputs).name] = given["prompt"]
+    values |= _size_values(inputs, given["size"] or "auto")
+    lasting = next((known[name] for name in DURATIONS if name in known), None)
+    if lasting is not None and given["seconds"]:
+        values[lasting.name] = _typed(lasting, given["seconds"])
+    for kind, file in references.items():
+        values |= _file_values(inputs, kind, [file])
+    return values
 
 
 def _prompt_input(inputs: Sequence[Parameter]) -> Parameter:

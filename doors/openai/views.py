@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
 from django.http import QueryDict
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
@@ -19,17 +18,12 @@ from apps_catalog import running
 from comfyserve.api import addresses
 from comfyserve.api.errors import ValidationFailed
 from comfyserve.api.validation import checked
-from files import storing, types
-from files.incoming import Incoming
 from workflows.api.views import user_of
 from workflows.presentation import batch_selectors
 from workflows.streaming import asgi
 
-from . import answers, models, parameters
+from . import answers, models, parameters, uploads
 from .parameters import ImagesSerializer
-
-if TYPE_CHECKING:
-    Upload = UploadedFile[bytes]  # not generic when it runs
 
 
 class ModelsView(APIView):
@@ -77,8 +71,8 @@ def _images(
     sent: dict[str, Any],
     *,
     event: str,
-    images: Sequence[Upload] = (),
-    mask: Upload | None = None,
+    images: Sequence[uploads.Upload] = (),
+    mask: uploads.Upload | None = None,
 ) -> Response:
     user = user_of(request)
     fields = ImagesSerializer().fields
@@ -91,8 +85,8 @@ def _images(
         found.inputs,
         given,
         more,
-        images=[_stored(image, user, "image") for image in images],
-        mask=_stored(mask, user, "mask") if mask else None,
+        images=[uploads.stored(image, user, "image")[0] for image in images],
+        mask=uploads.stored(mask, user, "mask")[0] if mask else None,
     )
     address = f"{found.app.address}@{found.version.number}"
     ids = _submitted(user, address, runs, given)
@@ -130,13 +124,3 @@ def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], eve
 
     asgi.attach(response, asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, body))
     return response
-
-
-def _stored(upload: Upload, user: User, field: str) -> str:
-    """The file_id of a picture that came with the request."""
-    with Incoming() as incoming:
-        for piece in upload.chunks():
-            incoming.write(piece)
-        if not types.of_content(incoming.head).startswith("image/"):
-            raise ValidationFailed.of(field, "This is no picture that can be read")
-        return storing.accept(incoming, user=user, filename=upload.name or f"{field}.png").id

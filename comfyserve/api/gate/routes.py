@@ -29,7 +29,7 @@ HASHING = (
     "/auth/password/reset/confirm",
     "/admin/login",
 )
-PICTURES = ("/v1/images/edits",)  # a form with pictures, on disk until a view takes them
+PICTURES = ("/v1/images/edits", "/v1/videos")  # a form with pictures, on disk until a view takes them
 PICTURES_BYTES = 64 * 1024 * 1024
 WRITING = ("POST", "PUT", "PATCH")
 

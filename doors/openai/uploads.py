@@ -1,0 +1,29 @@
+"""Files that come with a form: stored, for the app's inputs to name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.core.files.uploadedfile import UploadedFile
+
+from accounts.models import User
+from comfyserve.api.errors import ValidationFailed
+from files import storing, types
+from files.incoming import Incoming
+
+if TYPE_CHECKING:
+    Upload = UploadedFile[bytes]  # not generic when it runs
+
+
+def stored(upload: Upload, user: User, field: str, *, kinds: tuple[str, ...] = ("image",)) -> tuple[str, str]:
+    """(its file_id, which of the `kinds` it is). ValidationFailed where it is none of them."""
+    with Incoming() as incoming:
+        for piece in upload.chunks():
+            incoming.write(piece)
+        kind = types.of_content(incoming.head).partition("/")[0]
+        if kind not in kinds:
+            wanted = {"image": "picture", "video": "video"}
+            raise ValidationFailed.of(
+                field, f"This is no {' or '.join(wanted[each] for each in kinds)} that can be read"
+            )
+        return storing.accept(incoming, user=user, filename=upload.name or f"{field}.png").id, kind

@@ -1,0 +1,151 @@
+"""OpenAI's video API: an execution whose metadata says that it was asked for here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from accounts.models import User
+from apps_catalog import running
+from comfyserve.api.errors import NotFound
+from files import links
+from workflows.models import Execution, Status
+from workflows.presentation import selectors
+from workflows.queue import submission
+
+from . import answers, models, parameters
+
+MARK = "openai_video"  # of the metadata: what was asked for, which the answers repeat
+LONGEST_PROMPT = 1000  # characters of it that are repeated
+STATUSES = {
+    Status.PENDING: "queued",
+    Status.RUNNING: "in_progress",
+    Status.COMPLETED: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "failed",
+}
+
+
+def create(
+    *, user: User, given: Mapping[str, Any], more: Mapping[str, Any], references: Mapping[str, str]
+) -> Execution:
+    """Put a run of the app into the queue. `references`: file ids or addresses by "image" and "video".
+
+    Animated pictures and other kinds of video become MP4, which is what OpenAI's clients expect.
+    """
+    found = models.find(user=user, name=given["model"])
+    values = parameters.video_values(found.inputs, given, more, references=references)
+    asked = {name: given[name] for name in ("model", "seconds", "size") if given[name]}
+    run = running.run(
+        user=user,
+        app=f"{found.app.address}@{found.version.number}",
+        inputs=values,
+        output={"format": "mp4"},
+        metadata={MARK: {**asked, "prompt": given["prompt"][:LONGEST_PROMPT]}},
+    )
+    return selectors.by_id(run.accepted.execution.id) or run.accepted.execution
+
+
+def find(*, user: User, video_id: str) -> Execution:
+    try:
+        execution = selectors.execution_of(user=user, execution_id=video_id)
+    except NotFound:
+        execution = None
+    if execution is None or MARK not in execution.metadata:
+        raise NotFound(f"There is no video {video_id[:100]}")
+    return execution
+
+
+def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple[list[Execution], bool]:
+    """(one page, whether there are more). NotFound where `after` is no video of the user's."""
+    rows: QuerySet[Execution] = selectors.executions_of(user=user).filter(metadata__has_key=MARK)
+    if ascending:
+        rows = rows.order_by("created_at", "id")
+    if after:
+        last = find(user=user, video_id=after)
+        way = "gt" if ascending else "lt"
+        later = Q(**{f"created_at__{way}": last.created_at})
+        rows = rows.filter(later | Q(**{"created_at": last.created_at, f"id__{way}": last.id}))
+    found = list(rows[: limit + 1])
+    return found[:limit], len(found) > limit
+
+
+def delete(execution: Execution) -> dict[str, Any]:
+    """Conflict while it waits or runs."""
+    submission.delete(execution=execution)
+    return {"id": str(execution.id), "object": "video.deleted", "deleted": True}
+
+
+def link(execution: Execution, *, variant: str, base: str) -> str:
+    """The address of the video's bytes, or of its thumbnail."""
+    found = _made([execution])[execution.id]
+    if found is None:
+        said = STATUSES[Status(execution.status)]
+        raise NotFound(f"The video cannot be downloaded: it is {said}" + _no_video(execution))
+    if variant == "video":
+        return answers.link(found, base=base)
+    address = links.thumbnail_url(found.file, base=base)
+    if address is None:
+        raise NotFound("The video has no thumbnail")
+    return address
+
+
+def described(executions: Sequence[Execution]) -> list[dict[str, Any]]:
+    """OpenAI's `Video` of each."""
+    made = _made([each for each in executions if each.status == Status.COMPLETED])
+    return [_described(each, made.get(each.id)) for each in executions]
+
+
+def _described(execution: Execution, made: answers.Media | None) -> dict[str, Any]:
+    asked = execution.metadata[MARK]
+    error = _error(execution, made)
+    size, seconds = asked.get("size", ""), asked.get("seconds", "")
+    if made is not None and made.bytes.width:
+        size = f"{made.bytes.width}x{made.bytes.height}"
+    if made is not None and made.bytes.duration_seconds:
+        seconds = f"{made.bytes.duration_seconds:g}"
+    return {
+        "id": str(execution.id),
+        "object": "video",
+        "model": asked["model"],
+        "prompt": asked["prompt"],
+        "status": "failed" if error else STATUSES[Status(execution.status)],
+        "progress": 100 if made else int(execution.percentage),
+        "created_at": _seconds(execution.created_at),
+        "completed_at": _seconds(execution.completed_at),
+        "expires_at": _seconds(made.file.expires_at) if made else None,
+        "size": size,
+        "seconds": seconds,
+        "remixed_from_video_id": None,
+        "error": error,
+    }
+
+
+def _error(execution: Execution, made: answers.Media | None) -> dict[str, str] | None:
+    match Status(execution.status):
+        case Status.FAILED:
+            return {"code": execution.failure_cause or "failed", "message": execution.error or "It failed"}
+        case Status.CANCELLED:
+            return {"code": "cancelled", "message": "The execution was cancelled"}
+        case Status.COMPLETED if made is None:
+            return {"code": "no_video", "message": "The app made no video" + _no_video(execution)}
+    return None
+
+
+def _no_video(execution: Execution) -> str:
+    """Why nothing became a video, as far as that is known."""
+    return "".join(f". {warning}" for warning in execution.warnings[:3])
+
+
+def _made(executions: Sequence[Execution]) -> dict[UUID, answers.Media | None]:
+    """The first video of each."""
+    found = answers.media_of(executions, "video/")
+    return {id_: next(iter(media), None) for id_, media in found.items()}
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment else None
