@@ -1,5 +1,6 @@
-"""The queue of record in PostgreSQL: submission, the order, claims, and every change of status.
+"""The queue of record in PostgreSQL: submission, ordering, claims, and every status change.
 
-May import: graph, webhooks, fleet, presentation, metrics, notify, models. Begin with `state_machine`: it and
-`requeueing` alone change a status; `claims` fences each change, `scheduling` decides who is next.
+May import: graph, webhooks, fleet, presentation, metrics, notify, models. Start reading at `state_machine`:
+only it and `requeueing` change a status; `claims` provides the token that fences each change, `scheduling`
+decides what runs next.
 """

@@ -1,4 +1,4 @@
-"""What an execution's own lines tell of its past: attempts with their workers, and the time of each node."""
+"""Reads an execution's history from its log lines: attempts with their workers, and node times."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from django.db.models import Q
 
 from workflows.models import LineKind, LogLine, Status
 
-LINES_AT_MOST = 6_000  # a workflow has 2,000 nodes at most, and each begins once in an attempt
+LINES_AT_MOST = 6_000  # a workflow has at most 2,000 nodes, and each starts once per attempt
 TAKEN = re.compile(r"Taken by worker (?P<worker>.+?)(?:, attempt (?P<number>\d+))?\Z", re.DOTALL)
 BACK = "Back to the queue: "
 
 
 @dataclass
 class Attempt:
-    """One try of one worker; `ended` how: completed, failed, cancelled, or back to the queue and why."""
+    """One attempt by one worker. `status` is waiting, running, completed, failed, cancelled or "taken back"
+    (requeued); `fault` is the error or the reason for the requeue.
+    """
 
     number: int
     worker: str
@@ -32,7 +34,7 @@ class Attempt:
 
 @dataclass
 class NodeTime:
-    """When a node began in the last attempt, and for how long it ran as far as that is known."""
+    """When a node started in the last attempt, and how many seconds it ran (None if unknown)."""
 
     began_at: datetime
     seconds: float | None = None
@@ -45,7 +47,7 @@ class History:
 
 
 def history_of(execution_id: UUID, *, now: datetime) -> History:
-    """One query, of the lines that say such things; the others are not read."""
+    """Read the history, in one query for the relevant lines only. A running node is timed up to `now`."""
     telling = Q(kind__in=[LineKind.STATUS, LineKind.NODE]) | Q(message__startswith="Taken by worker ")
     rows = LogLine.objects.filter(telling, execution_id=execution_id).order_by("id")
     return read(list(rows[:LINES_AT_MOST]), now=now)

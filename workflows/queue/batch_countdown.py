@@ -1,4 +1,4 @@
-"""What a batch learns when its executions end. Apart from `batches`, since the state machine calls it."""
+"""Counts down batches when executions end. Separate from `batches` because the state machine calls it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from workflows import notify
 
 
 def note_ended(ids: Sequence[UUID]) -> None:
-    """Count them down in their batches. Of one that has ended, the webhook goes into the outbox, tied to the
-    execution that was the last. In the transaction that ends them; the batch's row is locked after theirs."""
+    """Decrement `remaining` of the batches of these executions; for a batch that reaches zero, add its
+    webhook to the outbox, attached to its last execution.
+
+    Runs in the transaction that ends the executions; the batch row is locked after the execution rows.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_NOTE_ENDED, {"ids": list(ids)})
         if cursor.rowcount:

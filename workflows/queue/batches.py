@@ -1,6 +1,6 @@
-"""Batches: many executions that are submitted together, followed, cancelled and retried as one.
+"""Batches: many executions that are submitted, tracked, cancelled and retried as one.
 
-The queue knows executions only: their places are those that they would have one by one.
+The queue itself only knows executions: each gets the place it would get if submitted individually.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from workflows.presentation import batch_selectors
 from . import state_machine, submission
 from .submission import Work
 
-MOST = 1000  # executions in one
-MOST_BYTES = 64 * 1024 * 1024  # of all its graphs
+MOST = 1000  # executions per batch
+MOST_BYTES = 64 * 1024 * 1024  # all graphs of a batch together
 MISTAKES_SHOWN = 20
 
 
@@ -39,9 +39,9 @@ def submit(
     output: Mapping[str, Any] | None = None,
     **options: Unpack[submission.Options],
 ) -> Batch:
-    """Put all of them in the queue, or none. The webhook is told once, when the last one has ended.
+    """Enqueue all executions or none. The webhook is sent once, when the last execution has ended.
 
-    Raises what `submission.submit` does, and PayloadTooLarge.
+    Raises what `submission.submit` raises, and PayloadTooLarge.
     """
     _check_size(works)
     works = [replace(work, output=output or {}) for work in works]
@@ -78,9 +78,10 @@ def _check_size(works: Sequence[Work]) -> None:
 
 
 def values_of(*, inputs: Any = None, grid: Any = None) -> tuple[list[dict[str, Any]], str]:
-    """The sets of values that a request asks for, as a list or as a grid; and the path of the list.
+    """Return the requested sets of input values and the request field they came from ("inputs" or "grid").
 
-    A grid has a list of values for each name, and stands for each combination, the last name turning first.
+    A grid maps each name to a list of values and expands to every combination; the last name varies fastest.
+    Raises ValidationFailed.
     """
     if (inputs is None) == (grid is None):
         raise ValidationFailed.of("inputs", "Send either `inputs`, a list, or `grid`, lists by name")
@@ -104,7 +105,10 @@ def _check_count(count: int, path: str) -> None:
 
 
 def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, path: str) -> list[Work]:
-    """The workflow with each set of values; a value's name is `<node>.<input>`."""
+    """Return one work per set of values, applied to the workflow; values are named `<node>.<input>`.
+
+    Raises ValidationFailed for nodes that do not exist, with `path` as the prefix of the field.
+    """
     graph = submission.read(workflow, user=user).graph
     mistakes: list[Detail] = []
     works = []
@@ -127,9 +131,9 @@ def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, 
     return works
 
 
-# -- acting ------------------------------------------------------------------------------------------------
+# -- actions -----------------------------------------------------------------------------------------------
 def cancel(batch: Batch, *, by: str = "its user") -> int:
-    """Cancel all that have not ended; their number. Conflict where none is left."""
+    """Cancel all executions that have not ended; return their number. Raises Conflict if there are none."""
     ids = list(batch_selectors.executions_of(batch).filter(status__in=ALIVE).values_list("id", flat=True))
     cancelled = state_machine.cancel_all(ids, by=by)
     if not cancelled:
@@ -138,9 +142,9 @@ def cancel(batch: Batch, *, by: str = "its user") -> int:
 
 
 def retry(batch: Batch, *, user: User) -> int:
-    """Submit what failed or was cancelled again, each in its place. Conflict where none did.
+    """Resubmit the failed and cancelled executions at their positions in the batch; return their number.
 
-    The earlier executions stay, outside of the batch.
+    The original executions are kept but detached from the batch. Raises Conflict if none failed.
     """
     failed = batch_selectors.executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
     earlier = list(failed.select_related("graph"))
@@ -150,7 +154,7 @@ def retry(batch: Batch, *, user: User) -> int:
     idempotency.begin_commit()
     with transaction.atomic():
         batch = Batch.objects.select_for_update().get(id=batch.id)
-        # Another request may have retried some of them meanwhile.
+        # A concurrent request may have retried some of them in the meantime.
         mine = set(failed.values_list("id", flat=True))
         pairs = [(each, own) for each, own in zip(earlier, prepared, strict=True) if each.id in mine]
         if not pairs:

@@ -1,6 +1,7 @@
-"""Claims: which worker has which execution, and until when that is believed.
+"""Claims: which worker holds which execution, and when its lease expires.
 
-A claim changes no status; it is what every later change is fenced with (`state_machine`).
+Claiming does not change the status; every later status change is fenced by the claim's token
+(`state_machine`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .execution_log import Line
 
 @dataclass(frozen=True)
 class Claim:
-    """An execution in the hands of one worker; `token` fences every effect it has."""
+    """An execution held by one worker; `token` fences every write the worker makes for it."""
 
     execution_id: UUID
     token: UUID
@@ -41,27 +42,27 @@ class Claim:
     posted_at: datetime | None
     boot: str
     faults: int
-    losses: int  # of the workers that held it before
-    handled_alone: bool  # when the last one was lost
-    tries: int  # that failed before this claim, through no fault of the workflow
+    losses: int  # number of workers that were lost while holding it
+    handled_alone: bool  # by the last worker that was lost
+    tries: int  # failed tries before this claim that were not the workflow's fault
     request_id: str
     excluded: list[str]
     kind: str
     username: str
     priority: str
     models: list[str]
-    webhook: bool  # somebody asked to be told
-    batch: bool  # it belongs to one
-    elapsed: float  # seconds that it ran before this claim or adoption, in the database's clock
+    webhook: bool  # a webhook is registered for it
+    batch: bool  # it belongs to a batch
+    elapsed: float  # seconds it ran before this claim or adoption, by the database clock
     prompt: dict[str, Any]
-    extras: dict[str, Any]  # for ComfyUI beside the prompt
-    output: dict[str, Any]  # how its outputs are wanted: see workflows.api.serializers.OutputOptions
-    hidden: bool  # it runs an app that does not show its workflow to this user
-    taken_at: float | None  # by this process, monotonic seconds; None where it was adopted
+    extras: dict[str, Any]  # sent to ComfyUI alongside the prompt
+    output: dict[str, Any]  # requested output options: see workflows.api.serializers.OutputOptions
+    hidden: bool  # it runs an app that hides its workflow from this user
+    taken_at: float | None  # monotonic seconds in this process; None if the claim was adopted
 
     @property
     def mark(self) -> str:
-        """What save prefixes and scratch folders carry."""
+        """The identifier used in save prefixes and scratch folders."""
         return f"{self.execution_id}.{self.attempt}"
 
 
@@ -78,19 +79,19 @@ _CLAIM_FIELDS = """
     %s::float AS taken_at
 """
 _POSTED_AT_ONCE = "%s::varchar IS NOT NULL AND attempt = 0 AND NOT has_input_files"
-# Seconds for which a claim that was posted at once is known to be held: well below a lease.
+# Seconds during which a claim marked as posted by `take` needs no re-check; well below the lease.
 FRESH_SECONDS = 1.0
 
 
 def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
-    """Take the next execution for `worker`, or None where nothing waits for it. One round trip.
+    """Claim the next execution for `worker`, or return None if none is available. One round trip.
 
-    What any of `unless_for` may take is left to them: other workers, which are idle.
+    Executions that any worker in `unless_for` (idle workers) could take are left to them.
 
-    The worker's row says from then on that it is not idle. With `boot`, a first attempt without input files
-    is posted at once: the same statement notes that this run of ComfyUI may have it, and its commit waits for
-    the disk. For all others `mark_submitted` notes it before they are posted; until then nothing follows from
-    the claim that could not be forgotten, and the commit does not wait.
+    Also marks the worker as not idle. With `boot`, a first attempt without input files is marked as posted to
+    that run of ComfyUI in the same statement, and the commit is synchronous. Otherwise `mark_submitted`
+    records the post later; until then the claim has no effect that could not be lost, so the commit is
+    asynchronous.
     """
     found = _claims(
         f"""
@@ -135,12 +136,12 @@ def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()
 
 
 def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
-    """Take over the claims that an earlier worker of this backend left behind, each under a new token.
+    """Take over the claims that an earlier process of this backend left behind, each under a new token.
 
-    `held` are the tokens that this worker holds itself. The caller holds the backend's lock, so whoever
-    had the others has lost it: a frozen process that wakes finds its token gone.
+    `held` are the tokens this process already holds. The caller holds the backend's lock, so the previous
+    owner has lost it: a frozen process that resumes finds its token invalid.
 
-    All of them are suspected of having killed it from now on: see `losses`.
+    Each adopted execution is from now on suspected of having killed its worker: see `losses`.
     """
     return _claims(
         f"""
@@ -170,10 +171,10 @@ def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
-    """Extend the leases of these claims, by token whatever the time; the tokens that are still ours.
+    """Extend the leases of these claims, even if expired; return the tokens that are still valid.
 
-    A row that another session has locked is skipped: one that is held for long must not cost the others
-    their leases. It is still ours, and the reaper skips it too for as long as it is locked.
+    Rows locked by another session are skipped, so that one long lock does not cost the other claims their
+    leases. A skipped claim is still valid: the reaper skips it too while it is locked.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -194,10 +195,10 @@ def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
 
 
 def mark_submitted(claim: Claim, *, boot: str) -> bool:
-    """Note that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it.
+    """Record that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it.
 
-    `take` has done so for a claim that is to be posted at once. One that is not fresh any more is looked at
-    again: a process that was frozen meanwhile may have lost it.
+    `take` has already recorded this for claims that are posted at once. Such a claim is checked again once it
+    is older than FRESH_SECONDS: a process that was frozen in the meantime may have lost it.
     """
     noted_at = claim.taken_at if claim.posted_at is not None else None
     if noted_at is not None and time.monotonic() - noted_at < FRESH_SECONDS:
@@ -213,8 +214,9 @@ def mark_submitted(claim: Claim, *, boot: str) -> bool:
 
 
 def note_alone(claim: Claim, *, alone: bool) -> None:
-    """Note whether its worker handles this execution, and no other, from now on. Survives the process only
-    once it is on disk: this commit waits for that."""
+    """Record whether the worker handles this execution and no other from now on. The commit is synchronous,
+    because the record must survive a crash of the process.
+    """
     rows.execute(
         "UPDATE workflows_execution SET handled_alone = %s WHERE id = %s AND claim_token = %s",
         [alone, claim.execution_id, claim.token],
@@ -226,7 +228,7 @@ def held_by(claim: Claim) -> QuerySet[Execution]:
 
 
 def claim_holder(claim: Claim) -> Literal["ended", "waiting", "here", "elsewhere"]:
-    """After losing a claim: who has the execution now. "here" is this backend, by whatever claim."""
+    """After losing a claim: who holds the execution now. "here" means this backend, under any claim."""
     row = Execution.objects.filter(id=claim.execution_id).values("status", "claim_token", "worker").first()
     if row is None or row["status"] not in ALIVE:
         return "ended"

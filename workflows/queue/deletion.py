@@ -1,4 +1,4 @@
-"""Ended executions go, with everything that belongs to them. No other code deletes one."""
+"""Deletes ended executions with everything that belongs to them. No other code deletes executions."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from . import scheduling
 
 
 def removable() -> QuerySet[Execution]:
-    """Those that have ended, and about which nobody is still to be told."""
+    """Executions that have ended and have no pending webhook deliveries."""
     untold = Delivery.objects.filter(execution=OuterRef("pk"), state=Delivery.State.WAITING)
     return Execution.objects.filter(~Exists(untold), status__in=TERMINAL)
 
 
 def remove(rows: QuerySet[Execution], *, skip_locked: bool = False) -> list[UUID]:
-    """These executions of one short transaction, where they are still as `rows` asks; which went.
+    """Delete these executions in one short transaction, if they still match `rows`; return the ids deleted.
 
-    Their files go through the door of `files`: one that a waiting or running execution needs stays, and
-    expires as any other. Raises nothing when the storage is unavailable: the sweep finds the bytes.
+    Their files are deleted through `files`: a file that a pending or running execution needs is kept and
+    expires as usual. Does not raise if the storage is unavailable: the sweep removes the bytes later.
     """
     with transaction.atomic():
         owners = rows.filter(outputs__file__isnull=False).order_by().values_list("user_id", flat=True)
-        for user_id in sorted(set(owners)):  # before the rows, as everybody who takes both
+        for user_id in sorted(set(owners)):  # before the rows: the lock order used everywhere
             quotas.lock_storage(user=User(pk=user_id))
-        # The row before what belongs to it: two who delete the same one wait for each other here.
+        # Lock the execution before its dependents: concurrent deletes of the same one serialize here.
         locked = rows.order_by("id").select_for_update(skip_locked=skip_locked, of=("self",))
         going = list(locked.values_list("id", flat=True))
         if going:

@@ -1,7 +1,8 @@
-"""What would become of a workflow, without running it: what ComfyUI would say, where it could run, how long.
+"""Checks a workflow without running it: validation errors, capable workers, estimated duration.
 
-Nobody is asked: this is what workers told of themselves. A worker that is silent may have something else by
-now, so what only such workers say is never certain. Submission does not depend on any of it.
+Contacts no worker: it relies on what workers last reported. The state of an offline worker may have changed
+since, so results based only on offline workers are never `certain`. Submission does not depend on any of
+this.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from . import scheduling
 
 @dataclass(frozen=True)
 class Problem:
-    """`certain`: ComfyUI would surely say so too. The rest is what it is about, as far as that is known."""
+    """`certain`: ComfyUI would definitely report it too. The optional fields locate it, as far as known."""
 
     code: str
     message: str
@@ -66,13 +67,13 @@ class Output:
 class ModelPlace:
     name: str
     type: str
-    workers: list[str]  # that have it
-    near: list[str]  # names of others that may have been meant, if nobody has it
+    workers: list[str]  # workers that have it
+    near: list[str]  # similar names, if no worker has it
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A worker, and what it would make of the workflow. `lacks` are classes and models."""
+    """A worker and whether it could run the workflow. `lacks` lists missing node classes and models."""
 
     name: str
     alive: bool
@@ -84,7 +85,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Report:
-    """`valid` is None where no worker has told of its nodes. Without `certain` ComfyUI may say otherwise."""
+    """`valid` is None if no worker has reported its nodes. If not `certain`, ComfyUI may decide otherwise."""
 
     valid: bool | None
     certain: bool
@@ -104,7 +105,7 @@ class _Judged:
 
 
 def check(*, user: User, workflow: Any) -> Report:
-    """Stores nothing and starts nothing. Raises Unavailable as submission does."""
+    """Check the workflow; stores nothing and starts nothing. Raises Unavailable as submission does."""
     try:
         reading = formats.read(workflow, user=user, max_nodes=settings.MAX_NODES)
     except ValidationFailed as exc:
@@ -126,10 +127,10 @@ def check(*, user: User, workflow: Any) -> Report:
 
 
 def _judged(graph: Graph, places: Mapping[str, set[str]]) -> list[_Judged]:
-    """Each worker's verdict: those that live first, then by the number of mistakes."""
+    """Each worker's verdict: live workers first, then by number of errors."""
     alive = set(registry.alive().filter(reachable=True).values_list("name", flat=True))
     found = []
-    verdicts: dict[tuple[str, frozenset[str]], Verdict] = {}  # workers of one kind share theirs
+    verdicts: dict[tuple[str, frozenset[str]], Verdict] = {}  # shared by identical workers
     for worker in Worker.objects.exclude(object_info=None).order_by("name"):
         has = frozenset(name for name, hosts in places.items() if worker.name in hosts)
         digest = worker.object_info_id or ""
@@ -169,7 +170,7 @@ def _report(
     )
 
 
-# -- parts ---------------------------------------------------------------------------------------------
+# -- parts of the report -------------------------------------------------------------------------------
 def _of_detail(detail: Detail) -> Problem:
     return Problem(detail.code, detail.message, detail.field)
 

@@ -1,8 +1,8 @@
-"""Work of the whole fleet that one worker at a time does: which of it is due, spaced by the database's clock.
+"""Schedules fleet-wide duties, each run by one worker at a time and spaced by the database clock.
 
-A row for each duty says when it is due next. Whoever finds it due moves it on and does the work, so a fleet
-of any size does it once an interval. No lock is held meanwhile: a worker that dies or hangs on a duty costs
-one interval, and every duty is safe to do twice at once.
+One row per duty records when it is due next. The worker that finds it due advances the row and runs the duty,
+so it runs once per interval regardless of fleet size. No lock is held meanwhile: a worker that dies or hangs
+costs one interval, and every duty is safe to run twice concurrently.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SELECT name FROM again UNION ALL SELECT name FROM first
 
 
 def take_due(intervals: Mapping[str, float]) -> set[str]:
-    """Which of these duties (name to seconds between two times) the caller is to do now. One statement."""
+    """Claim and return the duties that are due. One statement. `intervals`: seconds between runs, by name."""
     with connection.cursor() as cursor:
         cursor.execute(_TAKE_DUE, {"names": list(intervals), "seconds": list(intervals.values())})
         return {row[0] for row in cursor.fetchall()}

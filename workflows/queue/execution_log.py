@@ -1,4 +1,4 @@
-"""Lines of an execution's log: as rows for its user, and in the log of the process for operators."""
+"""Execution log lines: stored as rows for the user and copied to the process log for operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Line:
-    """A line for the execution's log."""
+    """One line of an execution's log."""
 
     message: str
     level: str = Level.INFO
@@ -27,7 +27,7 @@ class Line:
 
     @classmethod
     def of_status(cls, message: str, status: str, level: str = Level.INFO, **data: Any) -> Line:
-        """The line of a transition."""
+        """The line that records a status change."""
         return cls(message, level, kind=LineKind.STATUS, data={"status": str(status), **data})
 
 
@@ -51,7 +51,7 @@ def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
 
 
 def tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
-    """The same in the log of the process, for operators."""
+    """Copy the lines to the process log, for operators."""
     for id_ in ids:
         for line in lines:
             level = logging.getLevelNamesMapping()[line.level]

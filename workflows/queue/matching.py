@@ -1,7 +1,8 @@
-"""Which workers can run a workflow: by the nodes and models that they have told of.
+"""Matches workflows to workers by the nodes and models that each worker has reported.
 
-Looked up when a workflow is submitted, so that taking it costs nothing. It is only what was told: where it is
-wrong, ComfyUI refuses, and the execution goes to another worker (`excluded`), as for what nobody told of.
+Evaluated at submission, so that claiming costs nothing. Reports can be outdated: if one is wrong, ComfyUI
+rejects the workflow and it is requeued for another worker (`excluded`), as for nodes and models that nobody
+reported.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from workflows.fleet import registry
 from workflows.graph import file_inputs, parsing
 from workflows.models import Worker
 
-FLEET_SECONDS = 2.0  # so old may be what is known of who is there
+FLEET_SECONDS = 2.0  # maximum age of the cached fleet
 
 
 @dataclass(frozen=True)
 class Suited:
-    """`lacking` lack something that the `able` have; both empty where there is nothing to choose."""
+    """`lacking` workers miss something that the `able` ones have; both are empty if there is no choice."""
 
     lacking: list[str] = field(default_factory=list)
     able: list[str] = field(default_factory=list)
 
 
 def _fleet() -> dict[str, str | None]:
-    """Workers that told of their ComfyUI lately, with the digest of what its nodes take.
+    """Workers that reported recently, with the digest of their node definitions.
 
-    One that is started anew is still there: what only it can run waits for it.
+    A worker that is restarting still counts: executions that only it can run wait for it.
     """
     told = usage.hosts_told(within=timedelta(seconds=settings.RESERVED_SECONDS))
     return dict(Worker.objects.filter(name__in=told).values_list("name", "object_info_id"))
@@ -43,7 +44,7 @@ fleet_lately = TtlCache(_fleet, seconds=FLEET_SECONDS)
 
 
 def suited(prompt: parsing.Prompt, models: Iterable[parsing.ModelUse]) -> Suited:
-    """At most two queries, none of them where there is one worker only."""
+    """Match a workflow to workers. At most two queries; none if there is only one worker."""
     fleet = fleet_lately()
     if len(fleet) < 2:
         return Suited()
@@ -56,16 +57,16 @@ def suited(prompt: parsing.Prompt, models: Iterable[parsing.ModelUse]) -> Suited
 
 
 def _missing_nodes(prompt: parsing.Prompt, fleet: dict[str, str | None]) -> dict[str, set[str]]:
-    """By worker: classes that it does not have and another has."""
+    """By worker: required node classes that it lacks but another worker has."""
     wanted = {str(node["class_type"]) for node in prompt.values()}
     has = {worker: wanted & file_inputs.classes(digest) for worker, digest in fleet.items() if digest}
     anywhere = set().union(*has.values())
     return {worker: anywhere - found for worker, found in has.items()}
 
 
-# -- when something changes ------------------------------------------------------------------------------
+# -- changes -------------------------------------------------------------------------------------------
 def has_more(worker: str) -> None:
-    """Its nodes or models are others now: what waits and needs no model that it still lacks may go there."""
+    """The worker's nodes or models changed: let it claim waiting executions whose models it now has."""
     rows.execute(
         """
         UPDATE workflows_execution SET lacking = array_remove(lacking, %(worker)s::varchar)
@@ -81,9 +82,10 @@ def has_more(worker: str) -> None:
 
 
 def lift() -> int:
-    """Let anybody try what nobody who is there could take, by what was told or by what was refused.
+    """Release executions that no current worker may claim, because of reports or earlier rejections.
 
-    With nobody else to hope for they will say what is missing, and it ends. The number of those let go.
+    With no suitable worker left to wait for, a worker reports what is missing and the execution fails.
+    Returns the number released.
     """
     fleet = set(_fleet())
     return rows.execute(

@@ -1,6 +1,6 @@
-"""Requeues executions: those that workers return, those that dead workers hold, and those held for a while.
+"""Requeues executions: those returned by workers, those held by dead workers, and those whose hold is over.
 
-Shares the rules of `state_machine`: conditional updates, and False for those that had changed meanwhile.
+Follows the rules of `state_machine`: conditional updates, and False if the row changed in the meantime.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from . import claims, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 
-MAX_FAULTS = 2  # its ComfyUI died so often while it ran: poison
-MAX_RETURNS = 10  # taken back from running so often, it ends whatever the reasons were
+MAX_FAULTS = 2  # ComfyUI crashes while it ran before it is treated as poison
+MAX_RETURNS = 10  # returns from running before it fails, whatever the reasons
 
 
 def requeue(
@@ -44,10 +44,10 @@ def requeue(
     exclude: bool = False,
     hold_seconds: float | None = None,
 ) -> bool:
-    """running | claimed → pending, with its place in the order. False: the claim is lost.
+    """running | claimed → pending, keeping its place in the order. False: the claim is lost.
 
-    fault: its ComfyUI died while it ran; twice is poison and fails it. exclude: not for this backend again.
-    hold_seconds: the try failed, and nobody may take it for so long.
+    fault: ComfyUI died while running it; the second time it is treated as poison and fails. exclude: this
+    backend must not claim it again. hold_seconds: the try failed; no worker may claim it for that long.
     """
     with transaction.atomic():
         return bool(
@@ -62,7 +62,7 @@ def _requeue(
     held: QuerySet[Execution], *, reason: str, fault: bool = False, exclude: str | None = None,
     hold_seconds: float | None = None, lost: bool = False,
 ) -> list[UUID]:  # fmt: skip
-    """`lost`: their worker is dead; one that it handled alone then is given up."""
+    """`lost`: the worker is dead; an execution that it was handling alone fails."""
     found = list(
         held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
@@ -103,7 +103,7 @@ def _requeue(
 
 
 def _give_up(row: Execution, *, reason: str, fault: bool) -> list[scheduling.Ended]:
-    # Claims that were returned before anything ran are no attempts.
+    # Claims returned before anything ran do not count as attempts.
     failed = row.faults + 1 if fault and row.faults + 1 >= MAX_FAULTS else row.returns + 1
     error = f"Given up after {failed} attempts: {reason}"
     ended = transitions.end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
@@ -116,21 +116,22 @@ def _give_up(row: Execution, *, reason: str, fault: bool) -> list[scheduling.End
 def _is_poison(row: Execution, *, fault: bool) -> bool:
     if fault and row.faults + 1 >= MAX_FAULTS:
         return True
-    # What had not begun cannot be to blame.
+    # An execution that had not started cannot be the cause.
     return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
 
 
 def reap() -> int:
-    """Take back what dead workers hold; the number taken. Safe to run anywhere, any time.
+    """Requeue executions held by dead workers; return the number requeued. Safe to run anywhere, any time.
 
-    A claim is dead when its lease was seen expired one renewal period ago and has not changed since: after
-    an outage of the database every live worker renews first. What was posted to a ComfyUI is kept for a
-    worker of that backend for RESERVED_SECONDS: it can join the run, anyone else would run it twice.
+    A claim is dead if its lease was seen expired 1.5 renewal periods ago and has not been renewed since:
+    after a database outage every live worker gets to renew first. An execution already posted to a ComfyUI is
+    reserved for a worker of that backend for RESERVED_SECONDS: that worker can rejoin the run, any other
+    would run it twice.
     """
     claimed = Execution.objects.filter(status__in=ALIVE, claim_token__isnull=False)
     with transaction.atomic():
         expired = claimed.filter(lease_expires_at__lt=Now()).exclude(suspect_lease=F("lease_expires_at"))
-        # What somebody has locked is left for the next time: nobody may stop the reaper.
+        # Locked rows are left for the next run, so that nothing can block the reaper.
         free = expired.select_for_update(skip_locked=True, no_key=True).values_list("id", flat=True)
         Execution.objects.filter(id__in=list(free)).update(
             suspect_lease=F("lease_expires_at"), suspect_since=Now()
@@ -151,7 +152,7 @@ def reap() -> int:
 
 
 def lift_backoff() -> int:
-    """Let those go whose backoff is over; the number of them."""
+    """Release executions whose backoff has ended; return their number."""
     due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
     with transaction.atomic():
         free = due.select_for_update(skip_locked=True).values_list("id", flat=True)
@@ -162,10 +163,10 @@ def lift_backoff() -> int:
 
 
 def lift_quotas() -> int:
-    """Let those go that their users' quotas do not hold back any more; the number of them.
+    """Release executions that their user's quota no longer holds back; return their number.
 
-    Mostly that has happened where an execution ended. But two transactions may not see each other (the last
-    one ends while the next is submitted), and limits may be changed.
+    Usually this happens when an execution ends. This catches the rest: two transactions that do not see each
+    other (the last execution ends while the next is submitted), and changed limits.
     """
     waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
     lifted = 0
@@ -179,9 +180,10 @@ def lift_quotas() -> int:
 
 
 def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:
-    """Fail what waits for longer than that with no worker to take it; the number of them.
+    """Fail executions that waited longer than `older_than` without being claimed; return their number.
 
-    Time counts from when it could be taken: not while a quota held it, and anew where it came back.
+    The time counts from when the execution became claimable: time held by a quota does not count, and a
+    requeue restarts it.
     """
     with transaction.atomic():
         ids = list(

@@ -1,7 +1,7 @@
-"""Who is next: start-time fair queueing over flows, a flow being one user's executions of one priority.
+"""Start-time fair queueing. A flow is one user's executions of one priority.
 
-After Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996), with a small constant step that gives a
-flow's first execution its priority too. `docs/scheduling.md` explains it for people.
+Based on Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996), with a small constant step that makes
+the priority apply to a flow's first execution too. `docs/scheduling.md` explains it for operators.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from workflows.models import Priority
 
 STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
-NEW_COST = 10.0  # GPU seconds: at least so much is reckoned for a kind that the user has not run yet
-MIN_CHARGE = 0.5  # GPU seconds: at least so much is charged for what ran, also if all of it was cached
-POSITIONS_UP_TO = 10_000  # deeper ones all say this number plus one
+NEW_COST = 10.0  # GPU seconds: minimum estimate for a kind that the user has not run yet
+MIN_CHARGE = 0.5  # GPU seconds: minimum charge for anything that ran, even if fully cached
+POSITIONS_UP_TO = 10_000  # deeper positions are all reported as this number plus one
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an execution stands in virtual time (GPU seconds at weight 1)."""
+    """An execution's place in virtual time (GPU seconds at weight 1). Ordered by `turn`."""
 
     turn: float
     start: float
@@ -36,10 +36,10 @@ class Place:
 
 
 def place_at(*, virtual: float, flow_finish: float, cost: float, weight: float) -> Place:
-    """The formula, pure.
+    """The fair-queueing formula, without I/O.
 
-    virtual: the highest `start` of what was ever claimed. flow_finish: highest `finish` among the flow's
-    executions that wait or were claimed. cost: estimated GPU seconds.
+    virtual: the highest `start` ever claimed. flow_finish: the highest `finish` among the flow's waiting and
+    claimed executions. cost: estimated GPU seconds.
     """
     start = max(virtual, flow_finish)
     return Place(turn=start + STEP_SECONDS / weight, start=start, finish=start + cost / weight)
@@ -54,11 +54,11 @@ def bounded(cost: float | None) -> float:
 
 
 def reckoned(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
-    """The cost to reckon with. Nobody's runs lower what others are charged, and a kind that the user has not
-    run yet (such as one with renamed nodes) does not become cheap by many quick ones before.
+    """The estimated cost in GPU seconds. One user's runs never lower another user's charge, and many quick
+    runs do not make a kind that the user has not run yet (such as one with renamed nodes) cheap.
 
-    own: median of the user's own runs of this kind. mean: of what the user completed lately. of_kind: median
-    of everybody's runs of this kind.
+    own: median of the user's own runs of this kind. mean: mean of the user's recent completed runs. of_kind:
+    median of all users' runs of this kind.
     """
     if own is not None:
         return bounded(own)
@@ -66,8 +66,8 @@ def reckoned(*, own: float | None, mean: float | None, of_kind: float | None) ->
     return UNKNOWN_COST if other is None else max(bounded(other), NEW_COST)
 
 
-# What the user's completed executions of a kind took lately, all that the user completed, and everybody's of
-# that kind.
+# GPU seconds of recent completed executions: the user's of this kind, all of the user's, and all users' of
+# this kind.
 _TOOK_SQL = """
     (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
         SELECT gpu_seconds FROM workflows_execution
@@ -81,8 +81,8 @@ _TOOK_SQL = """
         WHERE kind = %(kind)s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k)
 """
 
-# Of each of the user's flows what was claimed with the highest finish and what `charge` noted, each with what
-# runs now and is over its estimate; and the weight of its priority.
+# For each of the user's flows: the claimed execution with the highest finish and the row written by `charge`,
+# each plus the time by which running executions exceed their estimates; and the priority's weight.
 _SERVED_SQL = """
     SELECT w.priority, w.weight, c.start, c.finish + over.seconds / w.weight AS finish
     FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
@@ -107,8 +107,8 @@ _VIRTUAL_SQL = """
              (SELECT start FROM workflows_flow ORDER BY start DESC LIMIT 1))
 """
 
-# Virtual time, and where the flow has got to: behind all that waits in it, and behind what the user was given
-# in any priority, reckoned at this flow's weight. So the weights of several priorities do not add up.
+# Virtual time, and the flow's finish: after everything waiting in the flow, and after everything the user was
+# served at any priority, converted to this flow's weight. So a user's priorities share one entitlement.
 _FLOW_SQL = f"""
     {_VIRTUAL_SQL},
     greatest(0, (SELECT finish FROM workflows_execution
@@ -132,7 +132,8 @@ def _flow(user_id: int, priority: str) -> dict[str, Any]:
 
 
 def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
-    """What a new execution may take and where it stands: (as `estimate` gives both, the place). One query.
+    """The known duration or None, the cost and the place of a new execution (the first two as in `estimate`).
+    One query.
 
     The caller holds the user's submission lock.
     """
@@ -143,8 +144,8 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
     return of_kind if own is None else own, cost, found
 
 
-# What waits in a flow and starts before the flow's floor moves behind it, with all that waits in that flow.
-# It moves forward where it would start earlier if it were submitted now.
+# Waiting executions that start before the flow's floor move behind it, together with everything waiting in
+# that flow. They move forward if a new submission would start earlier.
 _SETTLE_SQL = f"""
     WITH floors AS (
         SELECT w.priority, w.weight,
@@ -175,14 +176,14 @@ _SETTLE_SQL = f"""
 
 
 def settle(*, user_id: int) -> int:
-    """Move what waits of a user behind what the user was really given; the number of those moved.
+    """Move the user's waiting executions to match what the user was actually served; return the number moved.
 
-    Places are assigned with estimates, and each priority has its own. Where more was used, or executions of
-    several priorities were claimed, all that waits moves back by the difference: wrong estimates and many
-    priorities gain nothing. Where less was used, it moves forward to where a new submission would stand, and
-    never before virtual time: that could be had by cancelling and submitting again. Differences below the
-    step are left until they have grown. Safe to run anywhere, any time; 0 also where a submission of the
-    user is just being placed.
+    Places are assigned from estimates, separately for each priority. If more was used, or executions of
+    several priorities were claimed, everything waiting moves back by the difference, so underestimates and
+    multiple priorities give no advantage. If less was used, it moves forward to where a new submission would
+    be placed, but never before virtual time: the user could get the same by cancelling and resubmitting.
+    Differences below the step are ignored until they grow. Safe to run anywhere, any time; returns 0 while a
+    submission of the user is in progress.
     """
     with transaction.atomic():
         if not lock_submissions(user_id=user_id, wait=False):
@@ -194,17 +195,17 @@ def settle(*, user_id: int) -> int:
 
 @dataclass(frozen=True)
 class Ended:
-    """What an execution that ended had used, for `charge`."""
+    """What an ended execution used, for `charge`."""
 
     user_id: int
     priority: str
     start: float
-    cost: float  # GPU seconds that were reckoned
+    cost: float  # estimated GPU seconds
     used: float  # GPU seconds
     claimed: bool
 
 
-# Beside each other, what several took too long adds up: it is no matter of the highest finish.
+# The overruns of concurrent executions add up, so they are added to the flow's finish one by one.
 _CHARGE_SQL = """
     INSERT INTO workflows_flow AS f (user_id, priority, start, finish)
     SELECT %(user)s, %(priority)s, %(start)s, greatest(%(start)s, served.finish) + %(more)s FROM (
@@ -216,9 +217,9 @@ _CHARGE_SQL = """
 
 
 def charge(ended: Sequence[Ended]) -> None:
-    """Note what they used above their estimates, in the transaction that ended them.
+    """Record usage above the estimates, in the transaction that ended the executions.
 
-    As its last statement: it locks the user's row of the flow.
+    Must be its last statement: it locks the user's flow rows.
     """
     for each in sorted(ended, key=lambda each: (each.user_id, each.priority)):
         more = (each.used - each.cost) / weight_of(each.priority)
@@ -230,7 +231,7 @@ def charge(ended: Sequence[Ended]) -> None:
 
 
 def settle_served() -> int:
-    """The same for everybody of whom something is claimed now."""
+    """Run `settle` for every user with a claimed execution (at most 1,000); return the number moved."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT DISTINCT user_id FROM workflows_execution WHERE claim_token IS NOT NULL LIMIT 1000"
@@ -242,8 +243,10 @@ def settle_served() -> int:
 def places(
     *, kinds: Sequence[str], user_id: int, priority: str
 ) -> tuple[list[float | None], list[tuple[float, Place]]]:
-    """The same for several that are submitted together, in their order: (what each is known to take or None,
-    its cost and its place). Two queries at most; the caller holds the user's submission lock.
+    """Like `place`, for several executions submitted together, in order: (known durations or None, costs with
+    places).
+
+    Two queries at most; the caller holds the user's submission lock.
     """
     known, cost, first = place(kind=kinds[0], user_id=user_id, priority=priority)
     took = {kinds[0]: (known, cost)}
@@ -260,7 +263,7 @@ def places(
 
 
 def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None, float]]:
-    """Of each kind what `estimate` gives, in one query."""
+    """What `estimate` returns, for each kind. One query."""
     of_each = _TOOK_SQL.replace("%(kind)s", "asked.kind")
     with connection.cursor() as cursor:
         cursor.execute(
@@ -274,10 +277,10 @@ def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None
 
 
 def remember(ids: Sequence[UUID]) -> None:
-    """What the order needs of these executions, which are about to be deleted.
+    """Save what the order needs from these executions, which are about to be deleted.
 
-    Virtual time must not go back, or who comes next would overtake all who wait; and who deletes what has run
-    has had the GPU all the same.
+    Otherwise virtual time would go back and the next submission would overtake everything waiting; and a user
+    could erase past usage by deleting executions.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -293,8 +296,8 @@ def remember(ids: Sequence[UUID]) -> None:
         )
 
 
-# The execution that a worker takes next. SKIP LOCKED: claimers never wait for each other.
-# Parameters: the worker; idle others, to whom is left what any of them may take.
+# The next execution for a worker. SKIP LOCKED: claims never wait for each other. Parameters: the worker; idle
+# other workers, which get what any of them may take.
 NEXT_SQL = """
     SELECT id FROM workflows_execution
     WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
@@ -305,7 +308,7 @@ NEXT_SQL = """
 
 
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
-    """(what this kind of workflow took before, or None; the cost to reckon with), in GPU seconds."""
+    """(duration of earlier runs of this kind or None, the estimated cost), both in GPU seconds."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {_TOOK_SQL}", {"kind": kind, "user": user_id})
         own, mean, of_kind = cursor.fetchone()
@@ -314,10 +317,10 @@ def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
 
 
 def positions(ids: list[UUID]) -> dict[UUID, int]:
-    """Place in the queue of those of `ids` that wait, in one query; 1 is next.
+    """Queue positions of those of `ids` that are pending, in one query; 1 is next.
 
-    What is staged stands before all that no worker has taken. Held ones stand in nobody's way and are
-    told where they would stand. Exact up to POSITIONS_UP_TO.
+    Claimed executions that have not started come before all unclaimed ones. Held executions do not count for
+    others and get the position they would have if released. Exact up to POSITIONS_UP_TO.
     """
     if not ids:
         return {}
@@ -353,7 +356,7 @@ def positions(ids: list[UUID]) -> dict[UUID, int]:
 
 
 def lowest(priority: str, cap: str | None) -> str:
-    """`priority`, or the user's cap where that is lower."""
+    """`priority`, or the user's cap if that is lower."""
     order = [Priority.LOW, Priority.NORMAL, Priority.HIGH]
     if cap and order.index(Priority(cap)) < order.index(Priority(priority)):
         return cap
@@ -361,9 +364,9 @@ def lowest(priority: str, cap: str | None) -> str:
 
 
 def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
-    """One submission of a user at a time, until the transaction ends: quotas hold, places don't collide.
+    """Serialize a user's submissions until the transaction ends: quotas hold and places do not collide.
 
-    False where somebody else has it, and `wait` is not set.
+    Returns False if `wait` is False and another session holds the lock.
     """
     function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
     lock = [int(AdvisoryLock.SUBMISSIONS), user_id]
@@ -372,10 +375,10 @@ def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
 
 
 def lift_quota(*, user_id: int, or_all: bool = False) -> int:
-    """Let as many of the user's executions into the queue as may run at once; the number lifted.
+    """Release as many of the user's held executions as may run concurrently; return the number released.
 
-    The rest stay `held`, so that they stand in nobody's way. `or_all`: all of them where there is no limit
-    (any more); else nothing is held there, and nothing is looked for.
+    The rest stay `held`, so that they do not block others. `or_all`: release all if the user has no limit
+    (any more); without it, a user without a limit costs no query.
     """
     limit = quotas.running_at_once(user_id=user_id)
     if limit is None and not or_all:

@@ -1,13 +1,13 @@
-"""Every change of status but requeues, which are in `requeueing`. Claims are in `claims`.
+"""Every status change except requeues, which are in `requeueing`. Claims are in `claims`.
 
     pending ──▶ running ──▶ completed | failed | cancelled
        │  ▲        │
        │  └────────┘ requeued: next attempt
        └──▶ cancelled | failed
 
-Each change is a conditional update on status and claim token; the number of rows decides, and terminal is
-final. What must follow from it is written in the same transaction. Losing is normal here (a cancel may win
-against a completion): functions say so with False or None and never raise for it.
+Each change is a conditional update on status and claim token; the row count decides, and terminal states are
+final. Side effects are written in the same transaction. Losing a race is normal (a cancel may beat a
+completion): functions return False or None for it and never raise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from .transitions import Began
 logger = logging.getLogger(__name__)
 
 MOST_TICKETS = 16
-ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY with the id of a claimed execution that was ended from outside
+ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY payload: id of a claimed execution that was ended from outside
 
 
 DEADLY = "Given up after 2 attempts: its worker died while it handled the inputs or outputs"
@@ -54,24 +54,25 @@ DEADLY = "Given up after 2 attempts: its worker died while it handled the inputs
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, all of it: written in one transaction."""
+    """The complete outcome of a run, written in one transaction."""
 
     status: Status
     error: str | None = None
     error_details: dict[str, Any] | None = None
-    failure_cause: FailureCause | None = None  # of a failed one
+    failure_cause: FailureCause | None = None  # only if failed
     outputs: Sequence[Output] = ()
     lines: Sequence[Line] = field(default=())
     warnings: Sequence[str] = field(default=())
     gpu_seconds: float | None = None
-    # What outputs were converted to; their rows are saved with the end.
+    # Converted outputs; their rows are saved together with the end.
     made: Sequence[tuple[Output, ConvertedFile]] = ()
-    began: Began | None = None  # a run that ended before its begin was recorded: both are written at once
+    began: Began | None = None  # set if the run ended before its start was recorded: both are written at once
 
 
 def accepted(executions: Sequence[Execution], *, able: Sequence[str] = ()) -> None:
-    """They wait from now on: what follows from that, in the transaction that makes them. `able` are the
-    workers to be told, where not all can run them."""
+    """Record that new executions are waiting, in the transaction that creates them. `able` are the workers to
+    notify if not all of them can run them.
+    """
     ids = [execution.id for execution in executions]
     execution_log.write(ids, [Line.of_status("Waiting in the queue", Status.PENDING)])
     transaction.on_commit(lambda: _hand_out(able, count=len(ids)))
@@ -90,8 +91,7 @@ def _describe(executions: Sequence[Execution]) -> None:
 
 
 def _hand_out(workers: Sequence[str], *, count: int) -> None:
-    """One ticket for each execution or able worker, but no more than MOST_TICKETS: all workers look again by
-    themselves."""
+    """Publish one ticket per execution or able worker, but at most MOST_TICKETS: workers poll anyway."""
     some = random.sample(workers, min(len(workers), MOST_TICKETS))
     for worker in some or (None,) * min(count, MOST_TICKETS):
         notify.ticket(worker)
@@ -99,7 +99,7 @@ def _hand_out(workers: Sequence[str], *, count: int) -> None:
 
 # -- running -----------------------------------------------------------------------------------------
 def begin(claim: Claim, *, total_steps: int, seconds_ago: float = 0.0) -> bool:
-    """pending → running: ComfyUI has begun it. True also where it runs already (joined)."""
+    """pending → running: ComfyUI has started it. Also True if it is already running (rejoined)."""
     with transaction.atomic():
         changed = rows.execute(
             """
@@ -118,7 +118,7 @@ def begin(claim: Claim, *, total_steps: int, seconds_ago: float = 0.0) -> bool:
 
 
 def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Line]) -> bool:
-    """Progress columns and log lines of the run, in one transaction. False: the claim is lost."""
+    """Write progress columns and log lines in one transaction. False: the claim is lost."""
     with connections.async_commit():
         if not claims.held_by(claim).update(**(columns or {"worker": claim.worker})):
             return False
@@ -127,9 +127,9 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
     return True
 
 
-# -- the ends ----------------------------------------------------------------------------------------
+# -- terminal states ---------------------------------------------------------------------------------
 def finish(claim: Claim, outcome: Outcome) -> bool:
-    """Record how it ended, with everything it made. False: the claim is lost, drop the result."""
+    """Record the outcome with all outputs. False: the claim is lost, discard the result."""
     with transaction.atomic():
         ended = transitions.end(
             [claim.execution_id],
@@ -147,7 +147,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         if outcome.error_details is not None:
             details = connections.sanitize_json(outcome.error_details)
             Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
-        # First of all that follows from the commit: who waits for the end hears of it.
+        # First on_commit callback, so that clients waiting for the end are notified first.
         transitions.follow_up(
             [claim.execution_id],
             event=WebhookEvent.at_end(outcome.status),
@@ -194,8 +194,9 @@ def _report_end(claim: Claim, outcome: Outcome) -> None:
 
 
 def fail_if_deadly(claim: Claim) -> bool:
-    """Fail an adopted claim that its worker, warned by an earlier loss, handled alone when it died. False: go
-    on."""
+    """Fail an adopted claim that its worker was handling alone when it died (it did so after an earlier
+    loss). False: not the case, continue.
+    """
     if not claim.handled_alone:
         return False
     finish(claim, Outcome(Status.FAILED, error=DEADLY, failure_cause=FailureCause.GIVEN_UP))
@@ -203,15 +204,16 @@ def fail_if_deadly(claim: Claim) -> bool:
 
 
 def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
-    """Whether they are in the execution's result: `finish` may have done it, and its answer been lost."""
+    """Whether these outputs are already saved: `finish` may have committed although its response was lost."""
     files = [output.file_id for output in outputs if output.file_id is not None]
     return Output.objects.filter(execution_id=claim.execution_id, file_id__in=files).exists()
 
 
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
-    """Cancel it now, whoever works on it. False: it had ended already.
+    """Cancel it now, even if a worker holds it. False: it had already ended.
 
-    The worker learns of it by the notification, or by its next write, and clears its ComfyUI.
+    The worker learns of it from the notification or at its next write, and removes the prompt from its
+    ComfyUI.
     """
     with transaction.atomic():
         row = (
@@ -237,7 +239,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
 
 
 def cancel_all(ids: Sequence[UUID], *, by: str) -> int:
-    """The same for several of one user, in one transaction; the number of those that had not ended."""
+    """Cancel several executions of one user in one transaction; return the number that had not ended."""
     with transaction.atomic():
         alive = Execution.objects.filter(id__in=ids, status__in=ALIVE).order_by("id").select_for_update()
         found = list(alive.values_list("id", "claim_token", "user_id", "worker"))
@@ -262,7 +264,7 @@ def _tell_revoked(cancelled: Sequence[tuple[UUID, UUID | None, int, str]]) -> No
 
 
 def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Place, by: str) -> bool:
-    """Give it another priority and place in the order. False: a worker has it, or it has ended."""
+    """Change its priority and place in the order. False: a worker holds it, or it has ended."""
     with transaction.atomic():
         waiting = Execution.objects.filter(id=execution_id, status=Status.PENDING, claim_token=None)
         moved = waiting.update(
@@ -276,7 +278,7 @@ def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Pl
 
 
 def _output_line(output: Output) -> Line:
-    """Names the output; what it is and where is in its own row, with the link that the reader needs."""
+    """Only names the output; its details are in its own row, with the link that the reader needs."""
     made = "a text" if output.file is None else output.file.filename
     data = {"position": output.position}
     return Line(f"Saved {made}", node_id=output.node_id, kind=LineKind.OUTPUT, data=data)

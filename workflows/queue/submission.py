@@ -1,4 +1,4 @@
-"""Accepting, retrying, cancelling and deleting executions: what the views call."""
+"""Submitting, retrying, cancelling and deleting executions: the service layer of the views."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from .execution_log import Line
 logger = logging.getLogger(__name__)
 
 MISTAKES_SHOWN = 100
-ROWS_AT_ONCE = 100  # in one statement: each has a whole graph
+ROWS_AT_ONCE = 100  # rows per statement: each contains a whole graph
 
 
 class QueueFull(Unavailable):
-    """As many executions wait, of all users, as may."""
+    """The maximum number of pending executions, over all users, is reached."""
 
 
 class Options(TypedDict, total=False):
-    """What may be said of every submission beside what is to run; `webhook` was checked before."""
+    """Options common to all submissions; `webhook` is already validated."""
 
     priority: str  # normal by default
     timeout_minutes: int | None  # None: DEFAULT_TIMEOUT_MINUTES
     metadata: Mapping[str, Any] | None
-    metadata_text: str  # the same as it was sent
+    metadata_text: str  # the metadata exactly as it was sent
     webhook: outbox.Wanted | None
 
 
@@ -52,20 +52,20 @@ class Options(TypedDict, total=False):
 class Accepted:
     execution: Execution
     estimated_seconds: float | None
-    note: str | None  # what the user should know, such as that no worker lives
+    note: str | None  # a notice for the user, such as that no worker is running
 
     @property
     def queue_position(self) -> int | None:
-        """Read when it is asked for."""
+        """Queried on access."""
         return scheduling.positions([self.execution.id]).get(self.execution.id)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one execution is to run: the workflow as it was sent, and the graph that it became.
+    """What one execution runs: the workflow as submitted, and the graph parsed from it.
 
-    `app` and `inputs` are kept for the result of a run that an app or a batch made. `lent` are files of other
-    users that the workflow may use all the same, since it came with them.
+    `app` and `inputs` are stored for results of app and batch runs. `lent` are other users' files that the
+    workflow may use because they came with it.
     """
 
     workflow: Any
@@ -73,14 +73,14 @@ class Work:
     app: dict[str, Any] | None = None
     inputs: dict[str, Any] | None = None
     lent: frozenset[str] = frozenset()
-    warnings: Sequence[str] = ()  # of reading it; they go into the log
-    extras: Mapping[str, Any] = field(default_factory=dict)  # for ComfyUI beside the prompt
-    output: Mapping[str, Any] = field(default_factory=dict)  # how its outputs are wanted
+    warnings: Sequence[str] = ()  # from parsing; written to the execution log
+    extras: Mapping[str, Any] = field(default_factory=dict)  # sent to ComfyUI alongside the prompt
+    output: Mapping[str, Any] = field(default_factory=dict)  # requested output options
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A work that was checked; nothing of it is in the database yet, but files that it brought along."""
+    """A validated work. Nothing is in the database yet except the files it came with."""
 
     work: Work
     kind: str
@@ -100,12 +100,12 @@ def submit(
     output: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Accepted:
-    """Put a workflow in the queue. `extra_data` is given to ComfyUI as it
-    is; with `partial_execution_targets` only these output nodes are run. `execution_id` is a client's
-    own choice of id; IntegrityError where it is in use. `output` says how its files are wanted.
+    """Enqueue a workflow. `extra_data` is passed to ComfyUI unchanged; with `partial_execution_targets` only
+    these output nodes are run. `execution_id` is an id chosen by the client. `output` are the requested
+    output options.
 
-    Raises ValidationFailed for structural mistakes, denied nodes and paths, LimitExceeded for a quota,
-    Unavailable when the whole queue is full.
+    Raises ValidationFailed for structural errors, denied nodes and paths, LimitExceeded for a quota,
+    Unavailable if the whole queue is full, IntegrityError if `execution_id` is in use.
     """
     work = read(workflow, user=user)
     extras = _extras(work.graph, extra_data, partial_execution_targets)
@@ -118,7 +118,7 @@ def submit(
 def _extras(
     graph: parsing.Graph, extra_data: Mapping[str, Any] | None, targets: Sequence[str] | None
 ) -> dict[str, Any]:
-    """ValidationFailed for targets that are no nodes of the graph."""
+    """Raises ValidationFailed for targets that are not nodes of the graph."""
     wrong = [
         Detail(
             "INVALID_VALUE", f"The workflow has no node '{target[:100]}'", f"partial_execution_targets.{i}"
@@ -133,7 +133,7 @@ def _extras(
 
 
 def read(workflow: Any, *, user: User) -> Work:
-    """A workflow in any form that is accepted. Raises as `formats.read` does."""
+    """Parse a workflow in any accepted format. Raises as `formats.read` does."""
     reading = formats.read(workflow, user=user, max_nodes=settings.MAX_NODES)
     return Work(reading.source, reading.graph, warnings=reading.warnings)
 
@@ -146,7 +146,7 @@ def submit_work(
     execution_id: UUID | None = None,
     **options: Unpack[Options],
 ) -> Accepted:
-    """The same of a work that was read already."""
+    """Enqueue a work that is already parsed. Raises as `submit` does."""
     [execution], [known] = submit_works(
         user=user, prepared=prepare([work], user=user),
         retried_from=[retried_from.id if retried_from else None],
@@ -175,10 +175,11 @@ def submit_works(
     chosen_ids: Sequence[UUID | None] = (),
     **options: Unpack[Options],
 ) -> tuple[list[Execution], list[float | None]]:
-    """Put all of them in the queue, or none; the executions, and the seconds that each is known to take.
+    """Enqueue all or none; return the executions and the known duration of each in seconds (or None).
 
-    `prepared` comes from `prepare`, outside of any transaction. `retried_from` and `positions` (within
-    `batch`) have one entry for each of it, or none at all. The number of statements does not grow with it.
+    `prepared` comes from `prepare`, called outside any transaction. `retried_from`, `positions` (within
+    `batch`) and `chosen_ids` have one entry per prepared work, or are empty. The number of statements grows
+    only with the number of ROWS_AT_ONCE chunks.
     """
     wanted = options.get("priority", Priority.NORMAL)
     priority = options["priority"] = scheduling.lowest(wanted, quotas.highest_priority(user=user))
@@ -212,7 +213,7 @@ def submit_works(
 
 
 def _columns(each: Prepared, place: scheduling.Place, options: Options) -> dict[str, Any]:
-    """Of the execution's row: what the work, its place in the order and the options say."""
+    """Columns of the execution's row from the work, its place in the order and the options."""
     webhook = options.get("webhook")
     return {
         "priority": options["priority"],
@@ -235,7 +236,7 @@ def _columns(each: Prepared, place: scheduling.Place, options: Options) -> dict[
 def _write(
     executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.Wanted | None
 ) -> None:
-    """The rows, with all that follows from them."""
+    """Write the rows with all their side effects."""
     able = sorted({worker for each in prepared for worker in each.suited.able})
     with rows.pipeline():
         _insert(executions, prepared)
@@ -257,9 +258,9 @@ def _or_none(given: Sequence[Any], prepared: Sequence[Prepared]) -> Sequence[Any
 
 
 def prepare(works: Sequence[Work], *, user: User) -> list[Prepared]:
-    """Check the works and store the files that they bring along; that takes as long as the storage does.
+    """Validate the works and store their files; takes as long as the storage does.
 
-    Not to be called inside a transaction. Raises ValidationFailed, LimitExceeded and StorageUnavailable.
+    Must not be called inside a transaction. Raises ValidationFailed, LimitExceeded and StorageUnavailable.
     """
     known = node_info.everywhere()
     wrong = [mistake for work in works for mistake in links.mistakes(work.graph, known)]
@@ -313,7 +314,7 @@ def _check_room(user: User, prepared: Sequence[Prepared]) -> None:
 
 
 def retry(*, user: User, execution: Execution) -> Accepted:
-    """Submit a failed or cancelled execution again, as a new one. Conflict for any other."""
+    """Resubmit a failed or cancelled execution as a new one. Raises Conflict for any other."""
     if execution.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(f"Only a failed or cancelled execution can be retried; this one is {execution.status}")
     return submit_work(
@@ -329,7 +330,7 @@ def retry(*, user: User, execution: Execution) -> Accepted:
 
 
 def work_of(execution: Execution) -> Work:
-    """The same again. Files that an app lent to it are lent once more."""
+    """Rebuild the work of an execution. Files that its app lent to it are lent again."""
     app = execution.app
     again = read(execution.graph.submitted, user=execution.user)
     lent = frozenset((app or {}).get("files", ()))
@@ -340,16 +341,16 @@ def work_of(execution: Execution) -> Work:
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:
-    """Cancel it; it is terminal when this returns. Conflict where it had ended already."""
+    """Cancel it; it is terminal on return. Raises Conflict if it had already ended."""
     if not state_machine.cancel(execution.id, by=by):
         execution.refresh_from_db(fields=["status"])
         raise Conflict(f"The execution has ended already; it is {execution.status}")
 
 
 def prioritise(*, execution: Execution, priority: str, by: str) -> None:
-    """Move a waiting one to where it would stand, had it been submitted now with that priority.
+    """Move a waiting execution to the place that a new submission with that priority would get.
 
-    Nothing where it has that priority; Conflict once a worker has it.
+    No-op if it already has that priority. Raises Conflict if a worker has claimed it.
     """
     with transaction.atomic():
         scheduling.lock_submissions(user_id=execution.user_id)
@@ -362,7 +363,7 @@ def prioritise(*, execution: Execution, priority: str, by: str) -> None:
 
 
 def delete(*, execution: Execution) -> None:
-    """Delete an ended execution with its files, but for those that another needs. Conflict while it lives."""
+    """Delete an ended execution and its files, except files that others need. Conflict if not ended."""
     if execution.status in ALIVE:
         raise Conflict(f"Cancel the execution before you delete it; it is {execution.status}")
     deletion.remove(Execution.objects.filter(id=execution.id, status__in=TERMINAL))

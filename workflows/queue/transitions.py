@@ -1,6 +1,6 @@
-"""What every change of status writes with it: the terminal update, log lines, webhooks, counts and notices.
+"""Side effects of status changes: the terminal update, log lines, webhooks, counters and notifications.
 
-Used by `state_machine` and `requeueing` only, inside their transactions.
+Used only by `state_machine` and `requeueing`, inside their transactions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .execution_log import Line
 
 @dataclass(frozen=True)
 class Began:
-    """When ComfyUI began an execution, while the row does not say so yet."""
+    """When ComfyUI started an execution whose row does not record it yet."""
 
     at: float  # monotonic seconds
     total_steps: int
@@ -42,14 +42,15 @@ class Began:
         return time.monotonic() - self.at
 
 
-# GPU seconds: what was measured, else since it began. `started_at` is that of before the end, or of `began`.
+# GPU seconds: as measured, else time since the start. `started_at` is the value before the update, or
+# `began`.
 _USED_SQL = """
     greatest(coalesce(%(cost)s::float, extract(epoch FROM statement_timestamp() - started_at), 0),
              CASE WHEN started_at IS NOT NULL OR %(began_ago)s::float IS NOT NULL
                  THEN %(least)s::float END)::float
 """
 
-# Of those that are alive, and claimed with `token` where it is given.
+# Affects live executions, claimed with `token` if it is given.
 END_SQL = f"""
 UPDATE workflows_execution SET
     status = %(status)s, completed_at = statement_timestamp(),
@@ -83,10 +84,11 @@ def end(
     cost: float | None = None,
     began: Began | None = None,
 ) -> list[scheduling.Ended]:
-    """The terminal update of those that live, and are claimed with `token` where it is given; what they used.
+    """Apply the terminal update to live executions, claimed with `token` if it is given; return what they
+    used.
 
-    `cost` is what it really cost, in GPU seconds; None: as long as it ran by the database's clock. Where that
-    is less than was reckoned, the place in the order is corrected here, else by `scheduling.charge`.
+    `cost` is the actual cost in GPU seconds; None: the running time by the database clock. If it is below the
+    estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
     """
     cursor = rows.prepared(
         END_SQL,
@@ -131,10 +133,10 @@ def follow_up(
     batch: bool = True,
     delivery: bool = True,
 ) -> None:
-    """Webhooks of `event` go into the outbox and ends are counted now; after the commit, readers are told.
+    """Add webhooks of `event` to the outbox and count ends now; notify subscribers after the commit.
 
-    webhook: False where it is known that nobody asked for one. batch: False where none belongs to a batch.
-    delivery: False where none is to be delivered.
+    webhook: False if no webhook is known to be registered. batch: False if none belongs to a batch. delivery:
+    False if no outputs are to be delivered.
     """
     ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
@@ -150,6 +152,6 @@ def follow_up(
 
 
 def report(ids: Sequence[UUID], event: Callable[[UUID], None]) -> None:
-    """After the commit, tell Celery's monitors."""
+    """Publish Celery task events after the commit."""
     for id_ in ids:
         transaction.on_commit(partial(event, id_))
