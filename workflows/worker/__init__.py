@@ -1,5 +1,6 @@
-"""What runs in a GPU worker: its slots, one execution on one ComfyUI, storing outputs, maintenance.
+"""Code that runs in a GPU worker: its slots, running an execution on ComfyUI, storing outputs, maintenance.
 
-May import: queue and everything below it; not streaming, api or admin. Begin with `slots` (who takes work),
-then `runner` (one execution from submission to ComfyUI until it has ended) and `finalize` (outputs, the end).
+May import: queue and everything below it; not streaming, api or admin. Start reading at `slots` (which claims
+work), then `runner` (one execution from submission to ComfyUI until it has ended) and `finalize` (outputs and
+the terminal status).
 """

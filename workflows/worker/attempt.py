@@ -1,4 +1,4 @@
-"""One attempt at an execution on one ComfyUI: its state, and how it is let go of. `runner` has its course."""
+"""One attempt at an execution on one ComfyUI: its state and the ways it ends. `runner` has the main loop."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ from .progress import Progress
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-RECORD_BEGIN_SECONDS = 0.04  # a run that is shorter is written once, at its end
-WRITE_SECONDS = 0.5  # at most so often progress is written
-REPEAT_SECONDS = 3.0  # progress that stays as it is is written so often: a write says that the claim is lost
-FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds after a fault of the system that nobody may take it
-LEAVE_SECONDS = 60.0  # a run whose claim is lost, and which nobody has taken again, is kept for so long
+RECORD_BEGIN_SECONDS = 0.04  # a shorter run is written only once, at its end
+WRITE_SECONDS = 0.5  # minimum interval between progress writes
+REPEAT_SECONDS = 3.0  # unchanged progress is rewritten this often: a write shows whether the claim is lost
+FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds of backoff after a system fault
+LEAVE_SECONDS = 60.0  # how long a run is kept whose claim is lost and not claimed again
 
 
 class Gone(enum.Enum):
-    """The slot is free and there is nothing to collect."""
+    """How an attempt ended with the slot free and nothing to collect."""
 
-    BACK = "back"  # in the queue again
-    LOST = "lost"  # ended from outside, or claimed by somebody else
-    LEFT = "left"  # still in ComfyUI, for whoever serves this backend next
-    FAILED = "failed"  # and recorded
+    BACK = "back"  # requeued
+    LOST = "lost"  # ended from outside, or claimed by another worker
+    LEFT = "left"  # still in ComfyUI, for the next process that serves this backend
+    FAILED = "failed"  # and the failure is recorded
 
 
 @dataclass(frozen=True)
 class Ended:
-    """ComfyUI has ended it; outputs are to be collected."""
+    """ComfyUI has finished the run; its outputs are still to be collected."""
 
     history: History
     lines: list[Line] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)  # what ComfyUI left out
-    began: Began | None = None  # where the row does not say yet that it has begun
+    warnings: list[str] = field(default_factory=list)  # parts of the workflow that ComfyUI dropped
+    began: Began | None = None  # set if the row does not record the start yet
 
 
 class NotWanted(Exception):
-    """While its inputs were placed: the claim is lost, or the execution is wanted back."""
+    """Raised while inputs are placed: the claim is lost, or the execution is to be returned to the queue."""
 
 
 class Attempt:
-    """What the parts of a run share: its state, its begin, what is written, and how it is let go of.
+    """State shared by the parts of a run: the start, progress writes, and the ways it can end.
 
-    `abandon`, `give_back` and `stop` may be called from any thread, everything else from that of the slot.
+    `abandon`, `give_back` and `stop` may be called from any thread, everything else only from the slot's.
     """
 
     def __init__(self, claim: Claim, backend: Backend) -> None:
@@ -89,36 +89,38 @@ class Attempt:
         self._wanted_back = threading.Event()
         self._back_because = ""
         self._stop_at: float | None = None
-        self._deadline: float | None = None  # of the running, by timeout_minutes
-        self._written_at = 0.0  # when it was last seen whether there is something to write
-        self._written: dict[str, Any] | None = None  # the progress that the row has
+        self._deadline: float | None = None  # of the run, from timeout_minutes
+        self._written_at = 0.0  # when progress was last checked for changes
+        self._written: dict[str, Any] | None = None  # the progress stored in the row
         self._stored_at = 0.0
         self._heard_at = time.monotonic()
-        self._silent_since: float | None = None  # ComfyUI does not answer
+        self._silent_since: float | None = None  # since when ComfyUI does not respond
         self._queued_since = time.monotonic()
         self._looked_unasked = False
-        self._inherited: Session | None = None  # hears what goes to the process that had posted it
+        self._inherited: Session | None = None  # receives the events for the process that posted the prompt
         self._lines: list[Line] = []
         self._warnings: list[str] = []
-        self._began: Began | None = None  # until the row says it
-        self._status_due: float | None = None  # until then our submission is to bring a status
+        self._began: Began | None = None  # until the row records it
+        self._status_due: float | None = None  # the status message of our submission is due by then
         self._posted_at = 0.0
-        self._next_up = False  # nothing was before it in ComfyUI when it was posted
+        self._next_up = False  # ComfyUI's queue was empty when it was posted
 
-    # -- from other threads ----------------------------------------------------------------------------
+    # -- called from other threads ---------------------------------------------------------------------
     def abandon(self) -> None:
         """The claim is lost, or the execution was ended from outside."""
         self._abandoned.set()
         self._wake()
 
     def give_back(self, *, reason: str) -> None:
-        """Let other workers have this one, if it has not begun."""
+        """Return this execution to the queue for other workers, unless it has started."""
         self._back_because = reason
         self._wanted_back.set()
         self._wake()
 
     def stop(self, *, at: float) -> None:
-        """The worker stops: what has not begun goes back, what runs may run until `at` (monotonic)."""
+        """The worker is stopping: return it if it has not started; a run may continue until `at` (monotonic
+        seconds).
+        """
         self._stop_at = at
         self._wake()
 
@@ -126,9 +128,9 @@ class Attempt:
         if self._subscription is not None:
             self._subscription.wake()
 
-    # -- its begin -------------------------------------------------------------------------------------
+    # -- start of the run ------------------------------------------------------------------------------
     def _begin(self) -> bool:
-        """ComfyUI has begun it. False: the claim is lost."""
+        """ComfyUI has started it. False: the claim is lost."""
         if self.begun:
             return True
         self._began = Began(time.monotonic(), self._progress.total_steps)
@@ -136,9 +138,9 @@ class Attempt:
         return not self.claim.webhook or self._record_begin(now=True)
 
     def _record_begin(self, *, now: bool = False) -> bool:
-        """Write that it has begun, a moment later: most of what is short ends first, and is written once.
+        """Record the start, with a short delay: most short runs end first and need only one write.
 
-        A webhook of the begin is owed at once. False: the claim is lost.
+        `now`: record at once, as for a webhook that expects it. False: the claim is lost.
         """
         began = self._began
         if began is None or not (now or began.seconds_ago >= RECORD_BEGIN_SECONDS):
@@ -157,12 +159,12 @@ class Attempt:
         model_usage.note(self.claim.prompt)
 
     def _may_be_to_blame(self) -> bool:
-        """Whether it ran when its ComfyUI died. What kills at once may do so before the event is out."""
+        """Whether it was running when its ComfyUI died; a crash may come before the start event is sent."""
         return self.begun or (self._next_up and self._begin())
 
-    # -- letting go ------------------------------------------------------------------------------------
+    # -- ending the attempt ----------------------------------------------------------------------------
     def _not_now(self, reason: str, cause: object) -> Gone:
-        """A fault of the system. What exactly is for operators: it names hosts."""
+        """Requeue after a system fault. The cause is only logged, for operators: it contains host names."""
         logger.warning("execution %s goes back: %s: %s", self._id, reason, cause)
         self._backend.failed(self._id)
         return self._back(reason, hold=True)
@@ -181,7 +183,7 @@ class Attempt:
         return Gone.FAILED
 
     def _record_failure(self, fault: Fault) -> bool:
-        """False: the claim had been lost."""
+        """False: the claim was already lost."""
         outcome = Outcome(
             Status.FAILED,
             error=fault.error,
@@ -198,7 +200,7 @@ class Attempt:
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
     def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
-        self._record_begin(now=True)  # so that it counts as one that was taken back while it ran
+        self._record_begin(now=True)  # so that the requeue counts as a return from running
         self._retry_until_available(
             lambda: requeueing.requeue(
                 self.claim,
@@ -211,11 +213,11 @@ class Attempt:
         return Gone.BACK
 
     def _backoff(self) -> float:
-        """Seconds; twice as many with each try that failed."""
+        """Seconds; doubles with each failed try."""
         return min(FIRST_HOLD * 2.0 ** min(self.claim.tries, 10), LONGEST_HOLD)
 
     def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
-        """Take it out of ComfyUI's queue, unless it has just begun there. None: keep following it."""
+        """Remove it from ComfyUI's queue, unless it has just started there. None: keep following it."""
         reason = "its worker stops" if self._stop_at is not None else reason or self._back_because
         try:
             self._client.delete_queued(self._id)
@@ -226,11 +228,11 @@ class Attempt:
         return self._back(reason, hold=hold)
 
     def _leave_to_others(self) -> Gone:
-        """The claim is gone. ComfyUI's copy is ours to clear only if nobody waits for it here.
+        """The claim is lost. Clear the prompt from ComfyUI only if nothing else needs it there.
 
-        Ended: clear it. Claimed for another backend: clear it, since it runs there. Waiting: it may be
-        claimed for this backend again, so keep an eye on it, for LEAVE_SECONDS. Claimed for this one: a new
-        process has it. When the worker stops, whoever serves this backend next clears what is left.
+        Ended: clear it. Claimed by another backend: clear it, since it runs there. Waiting: it may be claimed
+        for this backend again, so keep watching it for LEAVE_SECONDS. Claimed for this backend: a new process
+        has it. If the worker is stopping, the next process that serves this backend clears what is left.
         """
         until = time.monotonic() + LEAVE_SECONDS
         while True:
@@ -250,11 +252,11 @@ class Attempt:
             self._pause(1.0)
 
     def _clear(self) -> Gone:
-        """Out of ComfyUI: its queue, and its GPU if it is this one that runs. Only then is the slot free.
+        """Remove it from ComfyUI's queue, or interrupt it if it is running. Only then is the slot free.
 
-        With our bridge it restarts itself after HANG_SECONDS. One that has not let go after twice that time,
-        or does not let us in, keeps no slot: what is left there is cleared as a stray as soon as it can be,
-        and nothing is given to it while it runs that prompt.
+        With our bridge, ComfyUI restarts itself after HANG_SECONDS. If it has not stopped the prompt after
+        twice that time, or rejects our requests, the slot is freed anyway: the prompt is cleared as a stray
+        as soon as possible, and a hung ComfyUI gets no work while it runs that prompt.
         """
         until, backoff = time.monotonic() + 2 * settings.HANG_SECONDS, outages.Backoff(0.2, 5.0)
         pause = backoff.next()
@@ -280,22 +282,24 @@ class Attempt:
             self._pause(pause)
 
     def _pause(self, seconds: float) -> None:
-        """Until something happens to the prompt, but not longer."""
+        """Wait for the next event of the prompt, but at most this long."""
         if self._subscription is not None:
             self._subscription.get(timeout=seconds)
 
     def _retry_until_available(self, do: Callable[[], T]) -> T:
-        """Outlasts the database's absence, but not the time to stop: then it raises database.UNAVAILABLE."""
+        """Retry while the database is unavailable; raises connections.UNAVAILABLE once the time to stop is
+        reached.
+        """
         return connections.retry_until_available(
             do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
         )
 
-    # -- what is written -------------------------------------------------------------------------------
+    # -- progress writes -------------------------------------------------------------------------------
     def _note(self, line: Line) -> None:
         self._lines.append(line)
 
     def _write(self) -> bool:
-        """Progress and lines, now and then. False: the claim is lost."""
+        """Write progress and log lines at most every WRITE_SECONDS. False: the claim is lost."""
         now = time.monotonic()
         if not self.begun or now - self._written_at < WRITE_SECONDS:
             return True

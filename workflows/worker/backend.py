@@ -1,4 +1,4 @@
-"""One ComfyUI as its worker knows it: how to reach it, what it can do, whether it is well."""
+"""The worker's view of its ComfyUI: how to reach it, its capabilities, and its health."""
 
 from __future__ import annotations
 
@@ -24,51 +24,52 @@ from .suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
-FAULTS_UNTIL_PAUSE = 3  # system faults in a row
+FAULTS_UNTIL_PAUSE = 3  # consecutive system faults
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds
-MARK = parsing.MARK_INPUT  # by it we know our prompts
+MARK = parsing.MARK_INPUT  # the input that identifies our prompts
 
 
 class Backend:
-    """Used by several threads; each attribute is replaced as a whole."""
+    """Shared by several threads; attributes are only replaced, never mutated in place."""
 
     def __init__(self, *, name: str, url: str, headers: dict[str, str]) -> None:
         self.name = name
         self.url = url
         self.client = Client(url, headers=headers)
-        # An id for each process: two sockets with one id make each other deaf. Connected by `connect`.
+        # One id per process: if two sockets share a client id, one of them gets no events. Opened by
+        # `connect`.
         self.session = Session(f"comfyserve-{name}-{uuid4().hex[:12]}", url, headers=headers, connect=False)
-        self.strays = threading.Event()  # prompts of ours without a claim may be there: clear them
+        self.strays = threading.Event()  # ComfyUI may have prompts of ours without a claim: clear them
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
         self.boot = ""
         self.placed = PlacedInputs()
         self.suspects = Suspects()
-        self.stored_at = 0.0  # when the outputs of a run were stored last (monotonic)
+        self.stored_at = 0.0  # when outputs of a run were last stored (monotonic seconds)
         self.node_classes: dict[str, node_classes.NodeClass] = {}
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0
-        self._failed_with: set[str] = set()  # executions, since one went well
+        self._failed_with: set[str] = set()  # executions that failed since the last success
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
-        self.present: set[str] = set()  # prompts that runners of this process have posted
-        self._hung_on: str | None = None  # a prompt that ComfyUI does not stop
+        self.present: set[str] = set()  # prompts posted by runners of this process
+        self._hung_on: str | None = None  # a prompt that ComfyUI fails to stop
 
     def connect(self) -> None:
-        """Once this process is the one that serves the backend."""
+        """Called once this process is the one that serves the backend."""
         self.session.start()
 
-    # -- is it well ------------------------------------------------------------------------------------
+    # -- health ----------------------------------------------------------------------------------------
     @property
     def reachable(self) -> bool:
-        """It answers, and what it can do was read on this connection: it may have been restarted since."""
+        """It is connected, and its capabilities were read on this connection: it may have restarted since."""
         session = self.session
         return session.connected and self.stats is not None and session.generation == self._known_generation
 
     @property
     def faulty(self) -> bool:
-        """It failed several executions in a row through no fault of theirs, and rests."""
+        """It is paused after several consecutive failures that the executions did not cause."""
         return time.monotonic() < self._paused_until
 
     @property
@@ -77,7 +78,7 @@ class Backend:
 
     @property
     def hung(self) -> bool:
-        """It goes on with a prompt that it was told to stop: whatever is posted would wait for that one."""
+        """It still runs a prompt that it was told to stop: anything posted would wait for that one."""
         return self._hung_on is not None
 
     def hangs_on(self, prompt_id: str) -> None:
@@ -88,7 +89,7 @@ class Backend:
         )  # fmt: skip
 
     def check_hang(self) -> bool:
-        """Ask whether it still hangs; True where it was found that it does not any more."""
+        """Check whether it is still hung; True if it has just recovered."""
         prompt_id = self._hung_on
         if prompt_id is None or not self.session.connected or self.is_running(prompt_id):
             return False
@@ -98,18 +99,20 @@ class Backend:
 
     @property
     def has_bridge(self) -> bool:
-        """Our node is there: each prompt has folders of its own, and what it leaves can be deleted."""
+        """Our bridge node is installed: each prompt has its own folders, and leftovers can be deleted."""
         return bool(self.boot)
 
     def record_success(self) -> None:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
 
     def fails_only_with(self, prompt_id: str) -> bool:
-        """Whether no other execution failed since one went well: then it is to blame, and not we."""
+        """Whether only this execution has failed since the last success: then it is the cause, not the
+        system.
+        """
         return self._failed_with <= {prompt_id}
 
     def failed(self, prompt_id: str) -> None:
-        """A system's fault. Several in a row and it rests, longer each time, and does not eat the queue."""
+        """Record a system fault. Several in a row pause the backend, longer each time."""
         self._faults += 1
         self._failed_with = self._failed_with | {prompt_id}
         if self._faults >= FAULTS_UNTIL_PAUSE:
@@ -118,11 +121,11 @@ class Backend:
             )
             self._paused_until = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
-            self._faults = FAULTS_UNTIL_PAUSE - 1  # one more fault after the rest and it rests again
+            self._faults = FAULTS_UNTIL_PAUSE - 1  # one more fault after the pause, and it is paused again
 
-    # -- what it can do --------------------------------------------------------------------------------
+    # -- capabilities ----------------------------------------------------------------------------------
     def refresh(self) -> bool:
-        """Look again what it is, if it was connected anew; whether it was."""
+        """Read its capabilities if the connection is new; return whether it was. Raises Unreachable."""
         generation = self.session.generation
         if not self.session.connected or generation == self._known_generation:
             return False
@@ -130,17 +133,17 @@ class Backend:
         bridge = Bridge(self.client).info()
         self._learn(self.client.object_info())
         self.boot = bridge.boot if bridge else ""
-        self.stats = stats  # last: from now on it is reachable
+        self.stats = stats  # last: makes it reachable
         self._known_generation = generation
         return True
 
     def look_again(self) -> None:
-        """The next refresh looks anew, as after a connection, and tells all of it."""
+        """Make the next refresh read and report everything again, as after a reconnect."""
         self.object_info_digest = None
         self._known_generation = -1
 
     def look_at_memory(self) -> None:
-        """Newer figures for the heartbeat; nothing happens where it does not answer."""
+        """Update the memory figures for the heartbeat; ignored if it does not respond."""
         if self.reachable:
             try:
                 self.stats = self.client.system_stats()
@@ -163,9 +166,9 @@ class Backend:
         """The nodes of the prompt that save or show something."""
         return {node_id for node_id, node in prompt.items() if node["class_type"] in self._output_classes}
 
-    # -- what was left there ---------------------------------------------------------------------------
+    # -- leftovers -------------------------------------------------------------------------------------
     def cancel_orphan_prompts(self) -> None:
-        """Take out of its queue what bears our mark and has no claim here: nobody waits for it."""
+        """Cancel prompts with our mark that have no claim here: nothing is waiting for them."""
         state = self.client.queue()
         ours = {item.prompt_id for item in [*state.pending, *state.running] if _is_marked(item.prompt)}
         if not ours:

@@ -1,7 +1,7 @@
-"""What this worker runs, as Celery's inspect commands, heartbeats and so Flower see it.
+"""What this worker runs, as reported by Celery's inspect commands and heartbeats, and therefore by Flower.
 
-Celery counts its own requests as active; the task that only wakes a worker is none of them, and what runs
-on the GPU stands there in its place.
+Celery counts its own requests as active. The task that only wakes a worker is not shown; the executions on
+the GPU are shown instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from celery.worker.control import Panel
 from workflows import task_events
 from workflows.queue.claims import Claim
 
-# Control commands that would stop a worker's work without anybody noticing, or that mean nothing here:
-# executions are cancelled through the API, the console or Flower.
+# Control commands that would silently stop the worker's work, or that do not apply: executions are cancelled
+# through the API, the console or Flower.
 DISABLED_COMMANDS = (
     "add_consumer", "autoscale", "cancel_consumer", "pool_grow", "pool_restart", "pool_shrink",
     "rate_limit", "revoke", "revoke_by_stamped_headers", "terminate", "time_limit",
@@ -26,13 +26,13 @@ DISABLED_COMMANDS = (
 
 
 class _Task:
-    """What Celery asks of an active request's task: executions are never redelivered by the broker."""
+    """The attributes Celery reads from an active request's task. The broker never redelivers executions."""
 
     acks_late = True
 
 
 class ExecutionRequest:
-    """An execution in the place of Celery's Request: what `inspect active` shows."""
+    """An execution in place of Celery's Request: what `inspect active` shows."""
 
     task = _Task
     acknowledged = True
@@ -59,24 +59,24 @@ class ExecutionRequest:
         }
 
 
-_running: dict[UUID, ExecutionRequest] = {}  # by claim; Celery's own sets hold weak references
+_running: dict[UUID, ExecutionRequest] = {}  # by claim token; Celery's own sets hold weak references
 
 
 def begin(claim: Claim) -> None:
-    """It runs on this worker's GPU from now on."""
+    """Report the execution as running on this worker's GPU."""
     request = _running[claim.token] = ExecutionRequest(claim)
     state.task_accepted(request)
 
 
 def end(claim: Claim) -> None:
-    """It does not run here any more. Safe to call for what had not begun."""
+    """Stop reporting it. Safe to call for an execution that never started."""
     request = _running.pop(claim.token, None)
     if request is not None:
         state.active_requests.discard(request)
 
 
 def hide(task_id: str | None) -> None:
-    """This task of Celery's only wakes the worker: it is not what the worker does."""
+    """Do not report this Celery task: it only wakes the worker."""
     request = state.requests.get(task_id or "")
     if request is not None:
         state.active_requests.discard(request)

@@ -1,7 +1,7 @@
-"""ComfyUI's folders and history, cleaned of what is ours once nobody needs it. Only with our bridge there.
+"""Deletes our leftovers from ComfyUI's folders and history once they are unneeded. Requires our bridge.
 
-What an execution wrote goes when its outputs are stored. The sweep finds the rest: what killed workers left
-and cancelled runs wrote, and placed inputs that nobody used for COMFYUI_INPUTS_KEPT_SECONDS.
+Files of an execution are deleted when its outputs are stored. The sweep deletes the rest: leftovers of killed
+workers and cancelled runs, and placed inputs unused for COMFYUI_INPUTS_KEPT_SECONDS.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
-# Of no execution that we know: it was deleted, or is another installation's. It goes when it is so old.
+# Minimum age at which leftovers of unknown executions (deleted, or of another installation) are removed.
 STRANGER_SECONDS = 24 * 3600.0
 
 
 # -- after an execution ----------------------------------------------------------------------------------
 def forget(claim: Claim, history: History, backend: Backend) -> None:
-    """What this run left: all of it is stored and recorded. Whatever does not go now, the sweep finds."""
+    """Delete what this run left, after everything is stored and recorded. The sweep retries what fails."""
     try:
         backend.client.delete_history(str(claim.execution_id))
         if backend.has_bridge:
-            # Other nodes may name a file of an earlier run that ComfyUI had cached.
+            # Other nodes may report a file of an earlier run that ComfyUI had cached.
             own = backend.output_nodes(claim.prompt)
             Bridge(backend.client).delete(
                 marks=_marks(claim, history),
@@ -43,7 +43,7 @@ def forget(claim: Claim, history: History, backend: Backend) -> None:
 
 
 def _marks(claim: Claim, history: History) -> list[str]:
-    """Its own, and that of an earlier attempt which it followed."""
+    """Its own mark, and that of an earlier attempt whose run it followed."""
     folders = {file.subfolder.replace("\\", "/").partition("/")[0] for file in history.files}
     own = {name for name in folders if name.removeprefix(f"{claim.execution_id}.").isdecimal()}
     return sorted({claim.mark} | own)
@@ -51,10 +51,10 @@ def _marks(claim: Claim, history: History) -> list[str]:
 
 # -- the sweep -------------------------------------------------------------------------------------------
 def sweep(backend: Backend) -> None:
-    """Delete what nobody needs. Raises Unreachable, NoBridge, and what databases raise.
+    """Delete what is no longer needed. Raises Unreachable, NoBridge, and database errors.
 
-    Only for the process that serves the backend: what an execution that lives has there stays, by whatever
-    attempt, since it may be joined or followed.
+    Only for the process that serves the backend. Leftovers of live executions are kept, whatever the attempt,
+    since their runs may be rejoined or followed.
     """
     bridge = Bridge(backend.client)
     found = bridge.leftovers()
@@ -72,7 +72,7 @@ def sweep(backend: Backend) -> None:
 
 
 def _gone(ages: dict[str, float]) -> list[str]:
-    """Those marks or prompt ids whose execution has ended, and those without one that are old."""
+    """The marks or prompt ids whose execution has ended, and old ones of unknown executions."""
     ids = {name: id_ for name in ages if (id_ := _execution_of(name)) is not None}
     if not ids:
         return []

@@ -1,4 +1,4 @@
-"""From ComfyUI's end of a run to the execution's: outputs into storage, then one transaction."""
+"""From the end of a run in ComfyUI to the terminal status: store the outputs, then one transaction."""
 
 from __future__ import annotations
 
@@ -32,28 +32,30 @@ from .backend import Backend
 logger = logging.getLogger(__name__)
 Collected = tuple[list[Output], list[Line], int]  # see output_collection.collect
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between tries to collect
+FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between attempts to collect
 GONE_WITH_OUTPUTS = "its ComfyUI became unavailable before its outputs were collected"
 NOTHING_TOLD = (
     "It ended without any output: none of its output nodes told ComfyUI of a file or a text. "
     "Some custom nodes save without telling unless they show a preview; SaveImage always tells"
 )
-GONE_AFTER = 600.0  # seconds that a ComfyUI may be unavailable with outputs on its disk
-# The storage may be unavailable until the execution's time is over, but at least and at most so many seconds.
+GONE_AFTER = 600.0  # seconds that a ComfyUI with uncollected outputs may be unavailable
+# Storage outages are retried until the execution's timeout, but for at least and at most this many seconds.
 STORE_SECONDS, LONGEST_STORE_SECONDS = 600.0, 3600.0
-STORE_TRIES = 5  # of outputs that fail while others are stored, or in a way that no outage explains
+STORE_TRIES = 5  # for outputs that fail while others are stored, or with an error that is not an outage
 
 
 def conclude(
     claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event,
     recorded: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Collect and record. Storage or ComfyUI away: tried again for a while; the GPU works on.
+    """Collect and store the outputs, then record the end. Outages of the storage or ComfyUI are retried for a
+    limited time; the GPU keeps working meanwhile.
 
-    `alive` is called while bytes flow, and says whether the claim is still wanted. `recorded` is called once
-    the end is recorded, before what may follow later.
-    Returns with nothing recorded when the claim is lost, or when `stop` is set before it could be done: the
-    next worker of this backend finds it finished in ComfyUI. Raises database.UNAVAILABLE, when `stop` is set.
+    `alive` is called during transfers and returns whether the claim is still wanted. `recorded` is called
+    once the end is recorded, before the cleanup that may follow.
+
+    Returns without recording anything if the claim is lost, or if `stop` is set first: then the next process
+    of this backend finds the run finished in ComfyUI. Raises connections.UNAVAILABLE if `stop` is set.
     """
     history = ended.history
     if history.error is not None and _is_first_out_of_memory(claim, history.error):
@@ -89,12 +91,12 @@ def _convert(
 
 
 def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: threading.Event) -> bool:
-    """The end of the execution. False: the claim was lost, and what was stored for it goes."""
+    """Record the end. False: the claim was lost, and the files stored for it were dropped."""
     try:
         if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
             return True
     except connections.UNAVAILABLE:
-        raise  # it may be recorded after all: what is not is found by the storage's sweep
+        raise  # it may have been recorded: the storage sweep finds what was not
     except Exception:
         _drop(outputs, outcome.made)
         raise
@@ -104,11 +106,11 @@ def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: thre
 
 
 class _LateBegin:
-    """Writes that an execution has begun, if collecting its outputs takes longer than a moment.
+    """Records the start of an execution if collecting its outputs takes longer than RECORD_BEGIN_SECONDS.
 
     with _LateBegin(claim, ended.began) as late:
         ...  # collect
-    late.unrecorded  # what the end has to write
+    late.unrecorded  # the start that the end still has to record
     """
 
     def __init__(self, claim: Claim, began: Began | None) -> None:
@@ -135,13 +137,13 @@ class _LateBegin:
                 state_machine.begin(self._claim, total_steps=began.total_steps, seconds_ago=began.seconds_ago)
         except connections.UNAVAILABLE as exc:
             logger.warning("begin of %s not written: %s", self._claim.execution_id, exc)
-            return  # the end writes it
+            return  # recorded together with the end
         self.unrecorded = None
 
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
     history, warnings = ended.history, ended.warnings
-    # What was promised and is missing is told in the result, not only in the log.
+    # Missing outputs are reported in the result, not only in the log.
     missing = [line.message for line in lines if line.level == Level.WARNING]
     warnings = list(dict.fromkeys([*warnings, *missing]))
     if history.error is None and not outputs and not warnings:
@@ -193,8 +195,9 @@ def _free_and_try_again(
 
 
 class _Collecting:
-    """The outputs of one run on their way into the storage: tried again, each try going on where the last one
-    ended, for a bounded time. What was stored for a run that ends without it is dropped."""
+    """Stores the outputs of one run. Retries for a bounded time; each try continues where the last one
+    stopped. Drops what was stored if the run ends without it.
+    """
 
     def __init__(
         self, claim: Claim, history: History, *, backend: Backend, alive: Callable[[], bool],
@@ -205,15 +208,15 @@ class _Collecting:
         self._began = time.monotonic()
         self._stored: dict[OutputFile, File] = {}
         self._failures: Counter[OutputFile] = Counter()
-        self._own_failures = 0  # that cannot be an outage of the storage
+        self._own_failures = 0  # failures that a storage outage does not explain
 
     def collect(self) -> Collected | None:
-        """What could be collected. None: lost, given back, or left to the next process.
+        """Return what could be collected. None: the claim is lost, requeued, or left to the next process.
 
-        Raises _CannotStore when it is given up.
+        Raises _CannotStore when giving up.
         """
         backoff = outages.Backoff(FIRST_DELAY, LONGEST_DELAY)
-        while self._alive():  # else it was cancelled, or somebody else has it
+        while self._alive():  # False: it was cancelled, or another worker has it
             try:
                 collected = output_collection.collect(
                     self._claim, self._history,
@@ -238,7 +241,7 @@ class _Collecting:
         self._stored.clear()
 
     def _comfyui_is_gone(self, exc: Unreachable) -> bool:
-        """Whether it was unavailable for so long that the run went back to the queue."""
+        """Whether it was unavailable for so long that the run was requeued."""
         logger.warning("outputs of %s not collected: %s", self._claim.execution_id, exc)
         if time.monotonic() - self._began < GONE_AFTER:
             return False
@@ -248,7 +251,7 @@ class _Collecting:
         return True
 
     def _judge(self, exc: Exception) -> None:
-        """Raises _CannotStore where trying again helps nobody any more."""
+        """Log and count a failure; raise _CannotStore if retrying is pointless."""
         away = isinstance(exc, StorageUnavailable | OSError)
         if away:
             logger.warning("outputs of %s not stored: %s", self._claim.execution_id, exc)
@@ -257,7 +260,7 @@ class _Collecting:
                 "outputs of %s not stored", self._claim.execution_id, exc_info=exc,
                 extra={"action": "output_not_stored"},
             )  # fmt: skip
-        # Where other runs could store theirs meanwhile, it is something about these outputs.
+        # If other runs could store theirs meanwhile, the cause lies in these outputs.
         if not away or self._backend.stored_at > self._began:
             self._own_failures += 1
         waited = time.monotonic() - self._began
@@ -265,23 +268,23 @@ class _Collecting:
             raise _CannotStore from exc
 
     def _patience(self) -> float:
-        """Seconds: what is left of the execution's time, within bounds that suit an outage."""
+        """Seconds: the rest of the execution's timeout, within bounds that suit an outage."""
         left = self._claim.timeout_minutes * 60 - (_gpu_seconds(self._history) or 0.0)
         return min(max(STORE_SECONDS, left), LONGEST_STORE_SECONDS)
 
     def what_there_is(self) -> list[Output]:
-        """Outputs of the files that could be stored."""
+        """Outputs for the files that were stored."""
         return [
             output_collection.output_of(self._claim, written, file) for written, file in self._stored.items()
         ]
 
 
 class _CannotStore(Exception):
-    """The outputs cannot be brought into the storage, after many tries or a long time."""
+    """The outputs could not be stored, after too many tries or too long a time."""
 
 
 def _over_quota(outcome: Outcome, left_out: int) -> Outcome:
-    """What fits is kept. The rest is gone, so that it is no success."""
+    """Keep the outputs that fit. The others are lost, so the execution fails."""
     files = "1 output" if left_out == 1 else f"{left_out} outputs"
     error = f"The workflow ran, but your storage quota has no room for {files}; delete files and run it again"
     details = {"type": "storage_quota_exceeded", "outputs_left_out": left_out, "node_errors": {}}
@@ -298,7 +301,7 @@ def _not_stored(ended: Ended, outputs: list[Output]) -> Outcome:
 
 
 def _make_thumbnails(outputs: list[Output]) -> None:
-    """Now that the execution has ended, and before somebody looks. Who asks for one meanwhile makes it."""
+    """Make thumbnails ahead of the first request; a request that comes earlier makes its own."""
     for output in outputs:
         try:
             if output.file is not None:
@@ -309,7 +312,7 @@ def _make_thumbnails(outputs: list[Output]) -> None:
 
 
 def _drop(outputs: list[Output], made: Sequence[tuple[Output, ConvertedFile]]) -> None:
-    """What a lost claim had stored: nobody will ever see it."""
+    """Drop the files that a lost claim had stored: nothing refers to them."""
     for _, each in made:
         converted.drop(each)
     for output in outputs:

@@ -1,4 +1,4 @@
-"""The GPUs of this host, as NVIDIA's driver tells, for the worker's heartbeat."""
+"""The GPUs of this host as reported by NVIDIA's driver, for the worker's heartbeat."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 
 
 def figures() -> list[dict[str, Any]]:
-    """One entry for each GPU: `uuid`, `name`, `index`, `usage_percent`, `memory_used` and `memory_total`
-    (bytes), `temperature_celsius`. What a device does not tell is null; without NVIDIA's driver: [].
+    """One entry per GPU: `uuid`, `name`, `index`, `usage_percent`, `memory_used` and `memory_total` (bytes),
+    `temperature_celsius`. Values that a device does not report are None; without NVIDIA's driver: [].
     """
     if not _has_driver():
         return []
@@ -49,7 +49,7 @@ def _of(handle: Any, index: int) -> dict[str, Any]:
 
 
 def _told(ask: Any, *arguments: Any) -> Any:
-    """What the driver answers; None where this device does not have that figure."""
+    """The driver's answer; None if this device does not have that value."""
     try:
         return ask(*arguments)
     except pynvml.NVMLError:

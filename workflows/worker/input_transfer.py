@@ -1,7 +1,7 @@
-"""The worker's side of a workflow's input files: onto its ComfyUI before the prompt is posted.
+"""Transfers a workflow's input files to the worker's ComfyUI before the prompt is posted.
 
-A file lies there under the hash of its content, so the same content is sent once for as long as that
-ComfyUI has it. Nothing is kept of what was fetched from an address, but for that copy.
+Files are named by the hash of their content, so the same content is sent once for as long as that ComfyUI has
+it. No other copy is kept of files fetched from a URL.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
-FETCHES = 3  # tries of an address that does not answer
-FOLDER = "comfyserve"  # below ComfyUI's input folder
-PIECE = 256 * 1024  # bytes read at once
+FETCHES = 3  # tries for a URL that does not respond
+FOLDER = "comfyserve"  # under ComfyUI's input folder
+PIECE = 256 * 1024  # bytes per read
 Alive = Callable[[], Any]
 Wanted = tuple[str, ...]
 
 
 class Unplaceable(Exception):
-    """The workflow's fault: the file is gone, or is nothing that could be used."""
+    """The workflow's fault: the file is gone or unusable."""
 
     def __init__(self, message: str, *, node_id: str, name: str, claim: Claim) -> None:
         title = refusals.named(claim.prompt, node_id)
@@ -59,13 +59,13 @@ class Unplaceable(Exception):
 
 
 class NotNow(Exception):
-    """A fault of the system: the storage, ComfyUI or another server does not answer; later it may."""
+    """A system fault: the storage, ComfyUI or another server does not respond; a later try may succeed."""
 
 
 def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
-    """The claim's prompt with all its files in place. Raises Unplaceable and NotNow.
+    """Return the claim's prompt with all its files in place. Raises Unplaceable and NotNow.
 
-    `alive` is called while bytes flow; what it raises ends the work.
+    `alive` is called during transfers; an exception it raises aborts them.
     """
     names: dict[tuple[str, str], str] = {}
     known: dict[str, str] = {}
@@ -113,7 +113,7 @@ def _refused(refused: Refused) -> str:
 
 
 class _Unusable(Exception):
-    """It is there, but nothing that a workflow could take."""
+    """The file exists but cannot be used by a workflow."""
 
 
 def _lower(exc: Exception) -> str:
@@ -122,14 +122,14 @@ def _lower(exc: Exception) -> str:
 
 
 def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Wanted:
-    """The beginnings of the content types that this input takes."""
+    """The content type prefixes that this input accepts."""
     with connections.step():
         classes = node_info.of(backend.object_info_digest)
     return media_kinds.wanted(claim.prompt[node_id]["class_type"], name, [classes])
 
 
 def _place(claim: Claim, value: str, wanted: Wanted, *, backend: Backend, alive: Alive) -> str:
-    """Its name there, below FOLDER."""
+    """Place one file or URL; return its name in ComfyUI, below FOLDER."""
     alive()
     if input_files.FILE_ID.fullmatch(value):
         return _place_file(claim, value, backend=backend, alive=alive)
@@ -139,7 +139,7 @@ def _place(claim: Claim, value: str, wanted: Wanted, *, backend: Backend, alive:
 def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
     def look() -> File | None:
         alive()
-        # Expired or not: it is pinned. Who may use it was checked before it was pinned for this execution.
+        # The pin protects it from expiry. Access was checked before it was pinned for this execution.
         return File.objects.filter(id=file_id, pins__holder=claim.execution_id).first()
 
     file = connections.retry_until_available(look)
@@ -159,7 +159,7 @@ def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -
 
 
 def _place_converted(claim: Claim, incoming: Incoming, *, backend: Backend, alive: Alive) -> str:
-    """As a PNG, since ComfyUI does not read the format."""
+    """Place it as a PNG, since ComfyUI cannot read the format."""
     name = f"{incoming.sha256}.png"
     backend.placed.need(claim.token, name)
     if _size_there(backend, name):
@@ -206,14 +206,16 @@ def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
 
 
 def _is_there(claim: Claim, name: str, size: int, *, backend: Backend) -> bool:
-    """Asked each time: whoever cleans ComfyUI's folders tells us nothing, and one that died while it wrote
-    left a part. From here on our own sweep lets it be until the run is over."""
+    """Whether the complete file is there; from now on our sweep keeps it until the run is over.
+
+    Checked every time: others may clean ComfyUI's folders, and an interrupted upload leaves a partial file.
+    """
     backend.placed.need(claim.token, name)
     return _size_there(backend, name) == size
 
 
 def _size_there(backend: Backend, name: str) -> int | None:
-    """None where it is not there. With our bridge it counts as used now."""
+    """Size in bytes; None if it is not there. With our bridge this also marks it as recently used."""
     if backend.has_bridge:
         return Bridge(backend.client).use(name, older=settings.COMFYUI_INPUTS_KEPT_SECONDS / 4)
     try:
@@ -224,7 +226,7 @@ def _size_there(backend: Backend, name: str) -> int | None:
 
 
 def _send(backend: Backend, name: str, stream: _Watched) -> None:
-    # MultipartBody needs no more of a stream than `read`.
+    # MultipartBody only needs the stream's `read`.
     source: IO[bytes] = stream  # type: ignore[assignment]
     backend.client.upload(name, source, subfolder=FOLDER)
 
@@ -239,7 +241,7 @@ def placed_for(claim: Claim, prepared: parsing.Prompt) -> list[str]:
 
 
 def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backend: Backend) -> bool:
-    """Whether files that were placed are gone again, of nodes for which the prompt was refused."""
+    """Whether files placed for the nodes blamed in the rejection have since been deleted."""
     blamed = {errors.node_id for errors in refused.node_errors.values()}
     names = [
         nested_inputs.value_of(prepared[node_id]["inputs"], name).removeprefix(f"{FOLDER}/")
@@ -253,7 +255,7 @@ def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backe
 
 
 class _Watched(io.RawIOBase):
-    """A stream that says with each piece that the worker is alive."""
+    """A stream that calls `alive` with each read."""
 
     def __init__(self, reader: Any, alive: Alive) -> None:
         super().__init__()

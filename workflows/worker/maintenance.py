@@ -1,10 +1,9 @@
-"""The thread that keeps a GPU worker in order: its lock, its leases, its heartbeat.
+"""The maintenance threads of a GPU worker: its lock, leases and heartbeat.
 
-One connection is its own for as long as it lives: it holds the advisory lock that makes this process the
-only one to serve its backend, it listens for executions that were ended from outside, and it renews the
-leases. If that connection breaks, the lock is gone, and nothing is taken until it is held again. A duty that
-fails while the connection lives costs neither the lock nor the other duties. Sweeps have a thread of their
-own (`sweeps`).
+One dedicated connection holds the advisory lock that makes this process the only one to serve its backend,
+listens for executions ended from outside, and renews the leases. If that connection breaks, the lock is lost,
+and nothing is claimed until it is reacquired. A duty that fails while the connection is alive costs neither
+the lock nor the other duties. Sweeps have their own thread (`sweeps`).
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ from .slots import Held, Slots
 
 logger = logging.getLogger(__name__)
 
-LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # longest times on the connection of the leases
-REFUSED_SECONDS = 30.0  # between tries where a pooler shares our sessions
-CONNECT_SECONDS = 0.5  # between looks whether ComfyUI was connected anew
-MEMORY_SECONDS = 10.0  # between looks at its memory
-HANG_LOOK_SECONDS = 1.0  # between looks whether it still hangs
-TIDY_SECONDS = 60.0  # between looks for what executions left there
+LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # timeouts on the lease connection
+REFUSED_SECONDS = 30.0  # retry interval if a pooler shares our sessions
+CONNECT_SECONDS = 0.5  # interval of checks for a new connection to ComfyUI
+MEMORY_SECONDS = 10.0  # interval of memory checks
+HANG_LOOK_SECONDS = 1.0  # interval of checks of a hung ComfyUI
+TIDY_SECONDS = 60.0  # interval of sweeps of ComfyUI's folders
 
 
 class Upkeep:
     def __init__(self, slots: Slots, *, on_connect: Callable[[], None] = lambda: None) -> None:
         self._slots = slots
-        self._on_connect = on_connect  # when this worker may begin with its ComfyUI; must not block
+        self._on_connect = on_connect  # called when this worker may use its ComfyUI; must not block
         self._backend = slots.backend
         self._name = slots.backend.name
         self._stopping = threading.Event()
@@ -54,7 +53,7 @@ class Upkeep:
         self._started_at = timezone.now()
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
         self._due: dict[str, float] = {}
-        self._met_anew = threading.Event()  # ComfyUI was connected anew: what was left there is not known
+        self._met_anew = threading.Event()  # ComfyUI was reconnected: its leftovers are unknown
         self._threads = [
             threading.Thread(target=self._live, name="upkeep", daemon=True),
             threading.Thread(target=self._watch, name="watch", daemon=True),
@@ -65,12 +64,12 @@ class Upkeep:
             thread.start()
 
     def stop(self) -> None:
-        """Renewals go on until now: call it when the slots are empty."""
+        """Leases are renewed until this call: call it when the slots are empty."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=10)
 
-    # -- the loop --------------------------------------------------------------------------------------
+    # -- main loop -------------------------------------------------------------------------------------
     def _live(self) -> None:
         while not self._stopping.is_set():
             try:
@@ -90,7 +89,7 @@ class Upkeep:
             self._stopping.wait(1.0)
 
     def _check_sessions(self) -> None:
-        """Once: our lock and leases need a session of their own."""
+        """Runs once: our lock and leases need a session that no pooler shares."""
         if not self._sessions_are_ours:
             pooling.check()
             self._sessions_are_ours = True
@@ -104,7 +103,7 @@ class Upkeep:
             cursor.execute(f"LISTEN {state_machine.ENDED_CHANNEL}")
             cursor.execute(f"LISTEN {registry.WISH_CHANNEL}")
         self._backend.connect()
-        self._slots.heed(registry.wish_of(self._name))  # before anything is taken
+        self._slots.heed(registry.wish_of(self._name))  # before any work is claimed
         self._slots.presume_alive()
         self._due.clear()
         while not self._stopping.is_set():
@@ -115,12 +114,12 @@ class Upkeep:
 
     def _lock(self) -> bool:
         with connection.cursor() as cursor:
-            # If the network to this host is cut, PostgreSQL lets go of the lock within half a minute.
+            # If this host loses its network, PostgreSQL releases the lock within half a minute.
             cursor.execute(
                 "SELECT set_config('tcp_keepalives_idle', '10', false),"
                 " set_config('tcp_keepalives_interval', '5', false),"
                 " set_config('tcp_keepalives_count', '3', false),"
-                # Leases must not wait for whoever holds a row: a renewal is due every few seconds.
+                # Renewals are due every few seconds and must not wait for row locks of other sessions.
                 " set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
                 [f"{LEASE_STATEMENT_SECONDS}s", f"{LEASE_LOCK_SECONDS}s"],
             )
@@ -131,25 +130,25 @@ class Upkeep:
 
     @staticmethod
     def _hang_up() -> None:
-        """Close for real, not into the pool: the lock and the LISTEN go with the connection."""
+        """Close the connection, not return it to the pool: this releases the lock and the LISTEN."""
         if connection.connection is not None:
             connection.connection.close()
         connection.close()
 
     def _notifications(self, *, timeout: float) -> Iterator[psycopg.Notify]:
-        """What others tell, as soon as they do; nothing when `timeout` seconds are over."""
+        """Yield notifications as they arrive, until one was received or `timeout` seconds have passed."""
         yield from connection.connection.notifies(timeout=timeout, stop_after=1)
 
     def _react(self, notification: psycopg.Notify) -> None:
-        """An execution was ended from outside, or an operator wants something else of a worker."""
+        """An execution was ended from outside, or an operator changed a worker's desired state."""
         if notification.channel == state_machine.ENDED_CHANNEL:
             self._slots.ended(notification.payload)
         elif notification.payload == self._name:
             self._due["beat"] = self._due["look"] = 0.0
 
-    # -- what waits for ComfyUI ------------------------------------------------------------------------
+    # -- tasks that wait for ComfyUI -------------------------------------------------------------------
     def _watch(self) -> None:
-        """In a thread of its own: ComfyUI may take longer to answer than a lease lasts."""
+        """Runs in its own thread: ComfyUI may take longer to respond than a lease lasts."""
         memory_due = tidy_due = hang_due = 0.0
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
@@ -160,7 +159,7 @@ class Upkeep:
                     if self._backend.check_hang():
                         self._slots.serve_in_thread()
                 if self._backend.strays.is_set() and self._backend.reachable:
-                    self._backend.strays.clear()  # first: one that is reported meanwhile is looked for again
+                    self._backend.strays.clear()  # first: later reports must not be lost
                     self._clear_strays()
                     tidy_due = 0.0
                 if time.monotonic() >= memory_due:
@@ -181,7 +180,7 @@ class Upkeep:
             self._backend.strays.set()
             raise
 
-    # -- what is due -----------------------------------------------------------------------------------
+    # -- periodic duties -------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
         return [
             ("renew", settings.RENEW_SECONDS, self._renew),
@@ -203,7 +202,7 @@ class Upkeep:
 
     @staticmethod
     def _fenced(name: str, do: Callable[[], None]) -> None:
-        """One duty that fails must not stop the others, nor cost the lock while the connection lives."""
+        """Isolate a duty: its failure must not stop others, nor cost the lock while the connection works."""
         try:
             do()
         except Exception as exc:
@@ -220,7 +219,7 @@ class Upkeep:
             self._slots.lost(tokens - claims.renew(tokens=tokens))
 
     def _connect(self) -> None:
-        """When ComfyUI is known, or known anew: go on with what was left there, and take work."""
+        """After ComfyUI was connected or reconnected: resume the runs left there and start claiming work."""
         if not self._backend.reachable or (self._slots.taking and not self._met_anew.is_set()):
             return
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
@@ -238,7 +237,7 @@ class Upkeep:
         try:
             self._write_beat()
         except IntegrityError:
-            # This worker was silent for so long that what it had told of its nodes was cleaned away.
+            # The worker was offline for so long that its node definitions were deleted.
             logger.warning("backend %s: telling again what its nodes take", self._name)
             self._backend.look_again()
 
@@ -275,7 +274,7 @@ class Upkeep:
         }
 
     def _look(self) -> None:
-        """Whatever tickets were lost: a free slot and waiting work find each other here."""
+        """A fallback for lost tickets: serves waiting work if a slot is free."""
         self._slots.reconsider_staged()
         if self._slots.free and self._slots.taking and selectors.any_pending():
             self._slots.serve_in_thread()

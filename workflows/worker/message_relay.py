@@ -1,6 +1,6 @@
-"""ComfyUI's messages of one run, for websockets of its user that are open in web processes.
+"""Relays ComfyUI's messages of one run to its user's websockets in the web processes.
 
-Only what describes the run itself: how it ended, and the outputs, are told once they are stored.
+Only messages about the run in progress: the end and the outputs are published once they are stored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from comfyui import events
 from workflows import notify
 from workflows.queue.claims import Claim
 
-ASK_SECONDS = 1.0  # how often it is asked whether a websocket is open
-JPEG_SECONDS = 0.1  # between previews in JPEG; PNGs are results (SaveImageWebsocket), and all are relayed
+ASK_SECONDS = 1.0  # interval of checks whether a websocket is open
+JPEG_SECONDS = 0.1  # between JPEG previews; PNGs are results (SaveImageWebsocket) and are all relayed
 MAX_PICTURE_BYTES = 16 * 1024 * 1024
 
 
 class MessageRelay:
-    """`hear` gets every event and publishes those that a client of ComfyUI would get, while one listens."""
+    """`hear` receives every event and publishes those that a ComfyUI client would get, while one is
+    connected.
+    """
 
     def __init__(self, claim: Claim) -> None:
         self._id, self._user_id = claim.execution_id, claim.user_id

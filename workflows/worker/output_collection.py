@@ -1,6 +1,6 @@
-"""Outputs from ComfyUI into storage, beside the next run.
+"""Moves outputs from ComfyUI into storage while the next run is in progress.
 
-They become visible with the final transaction only. What a failed run had written is kept too.
+They become visible only with the final transaction. Outputs of a failed run are kept too.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from . import own_outputs
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT_BYTES = 64 * 1024  # of a text in the row
-VIEW_TRIES = 5  # of a file that a ComfyUI that answers does not give
-LONGEST_SUBFOLDER = 500  # characters, as the column has
+MAX_TEXT_BYTES = 64 * 1024  # longest text stored in the row
+VIEW_TRIES = 5  # for a file that a responding ComfyUI fails to return
+LONGEST_SUBFOLDER = 500  # characters, the column's limit
 _NOT_GIVEN = "ComfyUI does not give it"
 _OVER_QUOTA = "the storage quota of its user is used up"
 _NOT_STRIPPED = "the app does not show its workflow, which may be in it and cannot be removed"
@@ -45,20 +45,20 @@ def collect(
     stored: dict[OutputFile, File],
     failures: Counter[OutputFile],
 ) -> tuple[list[Output], list[Line], int]:
-    """(outputs, not saved yet, with their files in storage; lines about what was missing or left out; how
-    many files the user's storage quota left out).
+    """Return (unsaved outputs with their files in storage; log lines about missing or skipped outputs; the
+    number of files that exceeded the user's storage quota).
 
-    Only what is the execution's own: see `own_outputs` for that, and for `confined`.
+    Only the execution's own files are collected: see `own_outputs` for that, and for `confined`.
 
-    `stored` is what an earlier try had brought into the storage, and grows: nothing is brought there twice.
-    `failures` counts, in the same way, how often a ComfyUI that answers did not give a file: a custom node
-    may have given it a name that breaks `/view`. After VIEW_TRIES it is missing, with a warning.
-    `alive` is called while bytes flow. Raises Unreachable, or what the storage raises: try again then.
+    `stored` maps the files stored by earlier tries and is extended, so that nothing is stored twice.
+    `failures` likewise counts how often a responding ComfyUI failed to return a file: a custom node may have
+    given it a name that breaks `/view`. After VIEW_TRIES it counts as missing, with a warning. `alive` is
+    called during transfers. Raises Unreachable or the storage's errors: try again then.
     """
     outputs: list[Output] = []
     files, lines = own_outputs.select(claim, history.files, confined=confined)
     left_out, room = 0, _room(claim)
-    # ComfyUI lists nodes as they happened to finish. Those of one node stay in its own order.
+    # ComfyUI lists nodes in order of completion. Outputs of one node keep ComfyUI's order.
     for written in sorted(files, key=lambda each: parsing.order_of(each.node_id)):
         try:
             if written not in stored:
@@ -84,7 +84,7 @@ def collect(
 
 
 class _OverQuota(Exception):
-    """The file is larger than what the user may still store."""
+    """The file is larger than the user's remaining storage quota."""
 
 
 _WHY: dict[type[Exception], str] = {CannotConvert: _NOT_STRIPPED, _OverQuota: _OVER_QUOTA}
@@ -97,7 +97,7 @@ def _missing(claim: Claim, written: OutputFile, exc: Exception) -> Line:
 
 
 def _room(claim: Claim) -> int | None:
-    """Bytes that the user may still store; None: no limit, or none that is known now."""
+    """Bytes left in the user's storage quota; None: no limit, or it is currently unknown."""
     try:
         with connections.step():
             return storage_use.left(claim.user_id)
@@ -111,8 +111,9 @@ def _left_of(room: int | None, taken: Iterable[File | None]) -> int | None:
 
 
 def _text(claim: Claim, node_id: str, text: str, *, most: int | None) -> Output | Line:
-    """In the row, where lists and results carry it; a long one as a file. A line where that has more than
-    `most` bytes."""
+    """Store a short text in the row, where lists and results include it, and a long one as a file. Returns a
+    log line if that has more than `most` bytes.
+    """
     content = text.encode(errors="replace")
     if len(content) <= MAX_TEXT_BYTES:
         return Output(group=Group.TEXTS.value, node_id=node_id, text=text)
@@ -139,7 +140,7 @@ def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
 def _store(
     claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any], most: int | None
 ) -> File:
-    """Raises _OverQuota where it has more than `most` bytes."""
+    """Raises _OverQuota if it has more than `most` bytes."""
     with client.view(written) as stream:
 
         def chunks() -> Iterator[bytes]:
@@ -162,6 +163,6 @@ def _store(
 
 
 def _plain(subfolder: str, claim: Claim) -> str:
-    """The subfolder as the user named it, without that of the attempt."""
+    """The subfolder as the user named it, without the attempt's own folder."""
     first, _, rest = subfolder.partition("/")
     return (rest if first.startswith(str(claim.execution_id)) else subfolder)[:LONGEST_SUBFOLDER]

@@ -1,4 +1,4 @@
-"""Outputs in the format that the run asked for, made beside the next run before the execution ends."""
+"""Converts outputs to the requested format, while the next run is in progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workflows.queue.execution_log import Line
 
 logger = logging.getLogger(__name__)
 
-ALL_SECONDS = 600.0  # for all outputs of a run; the rest is converted when it is asked for
+ALL_SECONDS = 600.0  # for all outputs of a run; the rest is converted on download
 LATER = "it is converted when it is downloaded with the same parameters"
 
 Made = list[tuple[Output, ConvertedFile]]
@@ -28,9 +28,9 @@ Made = list[tuple[Output, ConvertedFile]]
 def convert(
     claim: Claim, outputs: Sequence[Output], *, alive: Callable[[], bool], stop: threading.Event
 ) -> tuple[Made, list[Line]]:
-    """(what was made, its rows not saved; a warning for each output that could not be converted).
+    """Return (converted outputs, with rows not saved yet; a warning for each output that failed).
 
-    Raises nothing: a result with its originals is worth more than none.
+    Raises nothing: a result with unconverted outputs is better than none.
     """
     wanted = Wanted.of(claim.output)
     made: Made = []
@@ -51,7 +51,7 @@ def convert(
 
 
 def _convert(output: Output, wanted: Wanted, *, alive: Callable[[], bool]) -> ConvertedFile | None:
-    """None where it is as wanted."""
+    """None if it already has the requested format."""
     if output.file is None or wanted.for_type(output.file.content_type) is None:
         return None
     if not alive():

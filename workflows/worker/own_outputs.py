@@ -1,4 +1,4 @@
-"""Which of the files that ComfyUI names as outputs are the execution's own: those in its folder."""
+"""Selects the execution's own files, those in its folder, from the files that ComfyUI reports as outputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOT_PLAIN = re.compile(r"[/\\\0]|\[(input|output|temp)\]\s*$")
 def select(
     claim: Claim, named: Iterable[OutputFile], *, confined: bool
 ) -> tuple[list[OutputFile], list[Line]]:
-    """(the files where they lie, a line for each that is none of ours).
+    """Return (the execution's own files with their actual location; a log line for each other file).
 
-    A node can make ComfyUI name any file at all. Where ComfyUI has no bridge (not `confined`), what lies in
-    no attempt's folder is taken as well: previews do.
+    A node can make ComfyUI report any file at all. If ComfyUI has no bridge (not `confined`), files outside
+    of any attempt's folder are accepted too: previews are such files.
     """
     named = list(named)
     mark = _mark(claim, named)
@@ -38,7 +38,7 @@ def select(
 
 
 def _mark(claim: Claim, named: Iterable[OutputFile]) -> str:
-    """Of the attempt that ComfyUI ran: an earlier one, where this one followed it."""
+    """The mark of the attempt that ComfyUI ran: an earlier one if this attempt followed its run."""
     for file in named:
         first = file.subfolder.replace("\\", "/").partition("/")[0]
         if first.startswith(f"{claim.execution_id}.") and MARK.fullmatch(first):
@@ -47,7 +47,7 @@ def _mark(claim: Claim, named: Iterable[OutputFile]) -> str:
 
 
 def _own(file: OutputFile, *, mark: str, confined: bool) -> OutputFile | None:
-    """The file where it lies; None where its name leads elsewhere."""
+    """The file with its actual location; None if its name leads elsewhere."""
     parts = file.subfolder.replace("\\", "/").split("/") if file.subfolder else []
     is_plain = all(part not in ("", ".", "..") and "\0" not in part for part in parts)
     if file.type not in ("output", "temp") or not is_plain or NOT_PLAIN.search(file.filename):

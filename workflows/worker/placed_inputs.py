@@ -1,4 +1,4 @@
-"""Which files in ComfyUI's input folder are in use, so that cleanup leaves them."""
+"""Tracks which files in ComfyUI's input folder are in use, so that cleanup keeps them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from uuid import UUID
 
 
 class PlacedInputs:
-    """The files on its ComfyUI that runs of this process need, placed by them or found there."""
+    """The files on its ComfyUI that runs of this process need, whether placed by them or already there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._needed: dict[UUID, set[str]] = {}
 
     def need(self, token: UUID, name: str) -> None:
-        """From here on it stays, until `release`. Say it before you look whether it is there."""
+        """Keep the file until `release`. Call this before checking whether it exists."""
         with self._lock:
             self._needed.setdefault(token, set()).add(name)
 
     def release(self, token: UUID) -> None:
-        """The claim's run is over, however."""
+        """The claim's run is over, whatever the outcome."""
         with self._lock:
             self._needed.pop(token, None)
 
     @contextmanager
     def unneeded(self, names: set[str]) -> Iterator[list[str]]:
-        """Those of them that may go; nobody begins to need one until the block is left."""
+        """The names that may be deleted; `need` blocks until the context is left."""
         with self._lock:
             yield sorted(names - set[str]().union(*self._needed.values()))

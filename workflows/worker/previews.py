@@ -1,4 +1,4 @@
-"""Pictures of the work so far: small, a few a second, and only while somebody looks."""
+"""Small previews of a running execution, a few per second, and only while a client is watching."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from workflows import notify
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 0.25
-ASK_SECONDS = 1.0  # how often it is asked whether somebody looks
+ASK_SECONDS = 1.0  # interval of checks whether a client is watching
 SIZE = 256  # pixels of the longer side
 QUALITY = 70
 MAX_PIXELS = 4096 * 4096
-FORMATS = ("JPEG", "PNG", "WEBP")  # of which none decodes anything when opened
+FORMATS = ("JPEG", "PNG", "WEBP")  # formats that decode nothing on open
 
 
 class Previews:
-    """Of one run. `show` gets every frame and passes few on."""
+    """The previews of one run. `show` receives every frame and publishes a few."""
 
     def __init__(self, execution_id: UUID) -> None:
         self._id = execution_id
@@ -47,7 +47,7 @@ class Previews:
 
 
 def _small(data: bytes) -> bytes | None:
-    """As a JPEG of SIZE pixels at most; None where it is no picture."""
+    """Re-encode as a JPEG of at most SIZE pixels; None if it is not an image."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:

@@ -1,8 +1,8 @@
-"""ComfyUI's events of one run become progress columns and log lines.
+"""Converts ComfyUI's events of one run to progress columns and log lines.
 
-Progress counts the whole workflow in steps: a node with sampling steps counts as many, any other one. It
-never runs backwards within an attempt; cached nodes are done from the start; nodes that no output needs do
-not count.
+Progress counts steps of the whole workflow: a node with sampling steps counts that many, any other node one.
+It never decreases within an attempt; cached nodes count as done from the start; nodes that no output depends
+on do not count.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from workflows.metrics import store
 from workflows.models import LineKind
 from workflows.queue.execution_log import Line
 
-MAX_STEPS = 10_000  # of one node, as written in the graph: a typing error must not drown the others
-WINDOW = 30  # measured steps that the estimate looks back
+MAX_STEPS = 10_000  # per node, as written in the graph: a typo must not dominate the total
+WINDOW = 30  # number of measured steps used for the estimate
 
 
 class Progress:
-    """How far one attempt is. Not shared among threads."""
+    """The progress of one attempt. Not thread-safe."""
 
     def __init__(self, prompt: parsing.Prompt, output_nodes: Iterable[str]) -> None:
         self._prompt = prompt
         needed = parsing.ancestors(prompt, list(output_nodes)) or set(prompt)
         self._weights = {node_id: _steps_of(prompt[node_id]) for node_id in needed}
-        self._done: dict[str, float] = dict.fromkeys(needed, 0.0)  # node -> fraction
+        self._done: dict[str, float] = dict.fromkeys(needed, 0.0)  # node id -> fraction done
         self._current: str | None = None
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # (monotonic seconds, steps)
         self._lines: list[Line] = []
@@ -85,14 +85,14 @@ class Progress:
         return sum(self._weights[node_id] * fraction for node_id, fraction in self._done.items())
 
     def _eta(self, steps: float) -> float | None:
-        """Seconds left, from the steps measured last; None before two were."""
+        """Estimated seconds left, from the latest measured steps; None before there are two."""
         if len(self._samples) < 2:
             return None
         (began, first), (ended, last) = self._samples[0], self._samples[-1]
         return (self.total_steps - steps) * (ended - began) / (last - first)
 
     def columns(self) -> dict[str, Any]:
-        """What the execution's row should say now."""
+        """The current values for the execution's row."""
         steps = self._steps()
         return {
             "current_step": int(steps + 1e-9),
@@ -103,7 +103,7 @@ class Progress:
         }
 
     def take_lines(self) -> list[Line]:
-        """The lines since the last call."""
+        """The log lines since the last call."""
         lines, self._lines = self._lines, []
         return lines
 

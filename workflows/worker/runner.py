@@ -1,9 +1,9 @@
-"""One execution on one ComfyUI: submit or join, follow, and know when to let go.
+"""One execution on one ComfyUI: submit or rejoin, follow, and decide when to let go.
 
-The websocket is a hint, history is the truth, and both have a deadline. The slot is free as soon as `run`
-returns: then ComfyUI neither runs nor queues the prompt, or somebody else is responsible for it.
+Websocket events are hints, the history is authoritative, and both have a deadline. The slot is free as soon
+as `run` returns: then ComfyUI neither runs nor queues the prompt, or another owner is responsible for it.
 
-The parts: `attempt` (state, letting go), `submitter` (into ComfyUI), and following it, here.
+The parts: `attempt` (state, ways to end), `submitter` (into ComfyUI), and following the run, here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .submitter import Submitter
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 3.0  # without an event: look at queue and history
-GONE_SECONDS = 5.0  # nothing listens at ComfyUI's address for so long: its run is lost
-STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: back to the queue
+IDLE_SECONDS = 3.0  # without an event: poll queue and history
+GONE_SECONDS = 5.0  # ComfyUI refuses connections for this long: its run is lost
+STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: requeue
 
 
 class Runner(Submitter):
-    """`run` in the thread of its slot; `abandon`, `give_back` and `stop` from any other."""
+    """`run` must be called in the slot's thread; `abandon`, `give_back` and `stop` from any other."""
 
     def run(self) -> Ended | Gone:
         try:
@@ -78,7 +78,7 @@ class Runner(Submitter):
         return max(0.001, min(due) - now)
 
     def _check_signals(self) -> Ended | Gone | None:
-        """What other threads and the clock want."""
+        """Act on requests from other threads and on deadlines."""
         now = time.monotonic()
         if self._status_due is not None and now >= self._status_due:
             self._status_due = None
@@ -98,7 +98,7 @@ class Runner(Submitter):
         return None
 
     def _connect_anew(self) -> None:
-        """ComfyUI tells us nothing, though the connection seems to live: it has forgotten our socket."""
+        """Reconnect a seemingly live connection that gets no events: ComfyUI has lost our socket."""
         if self._backend.session.connected:
             self._backend.session.reconnect()
 
@@ -124,17 +124,17 @@ class Runner(Submitter):
         return None
 
     def _recorded(self) -> History | None:
-        """The history as the events have told it; None where one may be missing."""
+        """The history reconstructed from events; None if one may be missing."""
         complete = self._subscription is not None and not self._subscription.dropped
         return self._recording.history() if complete else None
 
     def _doubt_silence(self, *, has_news: bool) -> None:
-        """After a look for want of events: news that no event had brought say that none arrives."""
+        """If a poll found news without any event, assume that no events arrive, and reconnect."""
         if has_news and self._looked_unasked and self.claim.taken_at is not None:
             self._connect_anew()
 
     def _look(self, *, unasked: bool = False) -> Ended | Gone | None:
-        """Ask ComfyUI itself. `unasked`: no event made us do it."""
+        """Poll ComfyUI. `unasked`: because no event arrived."""
         self._looked_unasked = unasked
         self._heard_at = time.monotonic()
         try:
@@ -152,7 +152,7 @@ class Runner(Submitter):
         return self._stuck()
 
     def _where(self) -> tuple[str, History | None]:
-        """Where ComfyUI has it, and its history once it has ended."""
+        """Where ComfyUI has the prompt, and its history once it has ended."""
         with self._backend.suspects.handling(self.claim, alive=self._show_life):
             history = self._client.history(self._id)
             where = "ended" if history else self._client.whereabouts(self._id)
@@ -162,22 +162,26 @@ class Runner(Submitter):
         self.alive_at = time.monotonic()
 
     def _silent(self, exc: Unreachable) -> Gone | None:
-        """It does not answer. Nothing listens: it died, and its queue with it. Else it may come back."""
+        """ComfyUI does not respond. Connection refused: it died, and its queue with it. Otherwise it may
+        recover.
+        """
         now = time.monotonic()
         self._silent_since = self._silent_since or now
-        self._heard_at = now - IDLE_SECONDS + 1.0  # look again soon
+        self._heard_at = now - IDLE_SECONDS + 1.0  # poll again soon
         patience = settings.STALL_SECONDS if exc.sent else GONE_SECONDS
         if now - self._silent_since < patience:
             return None
         self._backend.failed(self._id)
-        self._backend.strays.set()  # it may come back with the prompt
+        self._backend.strays.set()  # it may restart with the prompt
         if exc.turned_away:
             return self._back("its ComfyUI does not let us in any more", hold=True)
         to_blame = self.begun if exc.by_gateway else self._may_be_to_blame()
         return self._back("its ComfyUI is gone", fault=to_blame, hold=True)
 
     def _stuck(self) -> Ended | Gone | None:
-        """In ComfyUI's queue: behind one of ours that is well, behind a stranger's only for a while."""
+        """It waits in ComfyUI's queue: behind a live execution of ours indefinitely, behind others only for a
+        while.
+        """
         try:
             running = [item.prompt_id for item in self._client.queue().running]
             with connections.step():

@@ -1,7 +1,7 @@
 """The two slots of a GPU worker: one execution runs, one is staged behind it in ComfyUI's queue.
 
-A slot is taken by whoever calls `serve`, a Celery ticket or the upkeep thread, and kept in that thread while
-there is work. Storing outputs happens beside it in a small pool.
+A slot is occupied by the thread that calls `serve` (for a Celery ticket, a wake-up or from the maintenance
+thread) for as long as there is work. Outputs are stored concurrently by a small thread pool.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from .runner import Runner
 logger = logging.getLogger(__name__)
 
 SEATS = 2
-MAX_UNCOLLECTED = 8  # with so many executions uncollected no new one is taken
+MAX_UNCOLLECTED = 8  # claim nothing new while this many executions are uncollected
 COLLECTORS = 4
 PAUSED = "its worker is paused"
-# An idle worker that has just run something records it before it looks for more: with nothing in the queue
-# the look would only slow down the result.
+# An idle worker first waits for its last run to be recorded before it claims again: with an empty queue the
+# claim query would only delay the result.
 RECORD_FIRST_SECONDS = 0.03
-ALIVE_SECONDS = 120.0  # a claim whose thread gave no sign for so long is not renewed any more
+ALIVE_SECONDS = 120.0  # a claim whose thread shows no sign of life for this long is not renewed any more
 
 
 class Held:
-    """A claim in our hands, running or being collected."""
+    """A claim that this worker holds, running or being collected."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.runner: Runner | None = None
-        self.queued = False  # ended in ComfyUI, and no collector is free yet
-        self.recorded = threading.Event()  # its end, or that there is none to record
+        self.queued = False  # ended in ComfyUI, waiting for a free collector
+        self.recorded = threading.Event()  # set once its end is recorded, or there is none to record
         self._abandoned = False
         self._alive_at = time.monotonic()
 
     def alive(self) -> bool:
-        """Its thread shows life, and hears whether the claim is still wanted."""
+        """Report that its thread is alive; return whether the claim is still wanted."""
         self._alive_at = time.monotonic()
         return not self._abandoned
 
@@ -69,8 +69,8 @@ class Held:
 class Slots:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.taking = False  # set by upkeep: this process has the backend's lock, and may take work
-        self.wish = Worker.DesiredState.WORK  # of an operator
+        self.taking = False  # set by maintenance: this process holds the backend's lock and may claim work
+        self.wish = Worker.DesiredState.WORK  # the state desired by an operator
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._occupied = 0
@@ -81,9 +81,9 @@ class Slots:
         self._stop_at = 0.0
         self._collectors = ThreadPoolExecutor(COLLECTORS, thread_name_prefix="collect")
 
-    # -- taking work -----------------------------------------------------------------------------------
+    # -- claiming work ---------------------------------------------------------------------------------
     def serve(self) -> None:
-        """Take a free slot and work until nothing is left to do; returns at once if no slot is free."""
+        """Occupy a free slot and work until nothing is left; returns at once if no slot is free."""
         with self._lock:
             self._tickets += 1
         if self._occupied:
@@ -95,13 +95,13 @@ class Slots:
                 if claim is not None:
                     self._run(Held(claim))
                 elif seen == self._tickets:
-                    break  # no ticket came while we looked: nothing is there
+                    break  # no ticket arrived during the query: there is nothing left
 
     def serve_in_thread(self) -> None:
         threading.Thread(target=self.serve, name="slot", daemon=True).start()
 
     def resume(self, claim: Claim) -> None:
-        """Go on with what an earlier process of this backend left, whatever slots are taken."""
+        """Resume an execution left by an earlier process of this backend, even if all slots are occupied."""
         held = Held(claim)
         self._hold(held)
 
@@ -133,7 +133,7 @@ class Slots:
             return None
         try:
             with connections.step():
-                # What would wait here is left to another GPU that is free and may take it.
+                # What would only be staged here is left to idle workers that may take it.
                 idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
                 return claims.take(worker=self.backend.name, boot=self.backend.boot, unless_for=idle)
         except connections.UNAVAILABLE as exc:
@@ -146,12 +146,12 @@ class Slots:
 
     @property
     def paused(self) -> bool:
-        """By an operator: nothing new is taken."""
+        """Paused or drained by an operator: claims nothing new."""
         return self.wish != Worker.DesiredState.WORK
 
     @property
     def state(self) -> Worker.State:
-        """What the heartbeat says of this worker."""
+        """The state reported in the heartbeat."""
         if self.wish == Worker.DesiredState.DRAIN and self._is_empty():
             return Worker.State.DRAINED
         if self._stopping.is_set() or self.wish == Worker.DesiredState.DRAIN:
@@ -168,7 +168,7 @@ class Slots:
 
     @property
     def idle(self) -> bool:
-        """The running slot is free."""
+        """No slot is occupied."""
         return self._occupied == 0
 
     @property
@@ -176,9 +176,9 @@ class Slots:
         return self._occupied < SEATS
 
     def _tell_idle(self, idle: bool) -> None:
-        """Other workers stage nothing, and give back what they staged, while this one is idle.
+        """Record whether this worker is idle. While it is, others stage nothing and return what they staged.
 
-        That it is idle no more is said by `lifecycle.claim` itself.
+        `claims.take` itself records that the worker is no longer idle.
         """
         try:
             with connections.step():
@@ -197,7 +197,7 @@ class Slots:
     def _run_named(self, held: Held) -> None:
         runner = held.runner = Runner(held.claim, self.backend)
         self._hold(held)
-        if self.paused:  # since it was claimed, or when an earlier process was
+        if self.paused:  # since it was claimed, or under an earlier process
             runner.give_back(reason=PAUSED)
         if self._stopping.is_set():
             runner.stop(at=self._stop_at)
@@ -220,9 +220,9 @@ class Slots:
                 held.recorded.wait(RECORD_FIRST_SECONDS)
 
     def _give_up(self, held: Held, reason: str, *, fault: bool) -> None:
-        """The execution goes back, for a while. With `fault`, twice is poison. Never raises.
+        """Requeue the execution with a short hold. With `fault`, the second time is poison. Never raises.
 
-        What its ComfyUI may have of it is cleared once the claim is gone.
+        Its prompt is cleared from ComfyUI once the claim is gone.
         """
         try:
             connections.retry_until_available(
@@ -266,7 +266,7 @@ class Slots:
 
         self._collectors.submit(work)
 
-    # -- what is held ----------------------------------------------------------------------------------
+    # -- held claims -----------------------------------------------------------------------------------
     def _hold(self, held: Held) -> None:
         self.backend.suspects.hold(held.claim)
         with self._lock:
@@ -279,7 +279,7 @@ class Slots:
 
     @staticmethod
     def _settle(held: Held) -> None:
-        """What its user was really given moves the user's others in the order. The sweep does what fails."""
+        """Update the places of the user's waiting executions. If this fails, the sweep does it later."""
         try:
             with connections.step():
                 scheduling.settle(user_id=held.claim.user_id)
@@ -287,37 +287,37 @@ class Slots:
             logger.warning("the order is corrected later, the database is unavailable: %s", exc)
 
     def tokens(self) -> set[UUID]:
-        """All claims in our hands."""
+        """The tokens of all claims held."""
         with self._lock:
             return set(self._held)
 
     def living_tokens(self) -> set[UUID]:
-        """Those whose thread shows life: what a stuck thread holds is left to the reaper."""
+        """Tokens of claims whose thread is alive: those of stuck threads are left to the reaper."""
         with self._lock:
             return {token for token, held in self._held.items() if held.shows_life}
 
     def presume_alive(self) -> None:
-        """All of them: while the database was unavailable, their threads could not show it."""
+        """Treat all threads as alive: they could not report while the database was unavailable."""
         with self._lock:
             for held in self._held.values():
                 held.alive()
 
     def lost(self, tokens: set[UUID]) -> None:
-        """These claims are not ours any more."""
+        """These claims are no longer ours."""
         with self._lock:
             found = [held for token, held in self._held.items() if token in tokens]
         for held in found:
             held.abandon()
 
     def ended(self, execution_id: str) -> None:
-        """Somebody ended this execution from outside, if it is one of ours."""
+        """The execution was ended from outside; ignored if it is not held here."""
         with self._lock:
             found = [held for held in self._held.values() if str(held.claim.execution_id) == execution_id]
         for held in found:
             held.abandon()
 
     def occupants(self) -> tuple[Held | None, Held | None]:
-        """(the one that runs, the one that is staged)."""
+        """(running, staged)."""
         with self._lock:
             followed = [held for held in self._held.values() if held.runner and not held.runner.over]
         running = next((held for held in followed if held.runner and held.runner.begun), None)
@@ -325,7 +325,7 @@ class Slots:
         return running, staged
 
     def heed(self, wish: Worker.DesiredState) -> None:
-        """What an operator wants from now on. Paused, what has not begun goes back to the queue."""
+        """Apply the state desired by an operator. If paused, return executions that have not started."""
         self.wish = wish
         if not self.paused:
             return
@@ -336,7 +336,7 @@ class Slots:
                 runner.give_back(reason=PAUSED)
 
     def reconsider_staged(self) -> None:
-        """Give the staged one back if another GPU is free."""
+        """Return the staged execution to the queue if another GPU is free."""
         running, staged = self.occupants()
         if running is None or staged is None or staged.runner is None:
             return
@@ -348,9 +348,11 @@ class Slots:
         if wanted:
             staged.runner.give_back(reason="another worker is free")
 
-    # -- the end ---------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------
     def stop(self, *, drain_seconds: float) -> None:
-        """Take nothing more; what is staged goes back, what runs has so long to end. Does not wait."""
+        """Claim nothing more; return what is staged, let the run continue for up to `drain_seconds`. Does not
+        wait.
+        """
         self._stop_at = time.monotonic() + drain_seconds
         self._stopping.set()
         with self._lock:
@@ -359,12 +361,12 @@ class Slots:
             runner.stop(at=self._stop_at)
 
     def wait_idle(self, *, timeout: float) -> bool:
-        """Until this worker has nothing to do and may take work; False when `timeout` seconds are over."""
+        """Wait until this worker is idle and may claim work; False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.idle and self.may_take, timeout)
 
     def wait_empty(self, *, timeout: float) -> bool:
-        """Until no slot is occupied and nothing is being collected."""
+        """Wait until no slot is occupied and nothing is being collected; False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
 
@@ -373,7 +375,7 @@ class Slots:
 
 
 def _named(claim: Claim) -> AbstractContextManager[None]:
-    """Lines of log written meanwhile are of this execution, its user and the request it came with."""
+    """Bind the execution, its user and its request id to the log records written meanwhile."""
     return logs.bound(
         execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None
     )

@@ -1,4 +1,4 @@
-"""Brings an execution into its ComfyUI: inputs, policy, the request, and what a refusal means."""
+"""Submits an execution to its ComfyUI: inputs, policy, the request, and handling of rejections."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .attempt import Attempt, Ended, Gone, NotWanted
 
 logger = logging.getLogger(__name__)
 
-STUMBLES = 3  # ComfyUI answered 500 to it so often: the graph is to blame
-STATUS_SECONDS = 1.0  # so soon after a submission ComfyUI tells every socket that its queue is longer
+STUMBLES = 3  # number of tries answered with 500 after which the graph is considered the cause
+STATUS_SECONDS = 1.0  # ComfyUI announces its longer queue to every socket within this time after a submission
 
 
 class Submitter(Attempt):
-    """Brings the prompt into ComfyUI, or finds it there."""
+    """Submits the prompt to ComfyUI, or finds it there."""
 
     def _place(self) -> Ended | Gone | None:
-        """Bring it into ComfyUI, or find it there. None: it is there, follow it."""
+        """Submit it to ComfyUI, or find it there. None: it is there, follow it."""
         claim = self.claim
         adopted = claim.taken_at is None
         if not adopted and claim.attempt == 1:
@@ -40,7 +40,7 @@ class Submitter(Attempt):
             if adopted and claim.posted_at is not None:
                 return self._join(where)
             if where == "ended":
-                self._client.delete_history(self._id)  # of an earlier attempt; history would show that one
+                self._client.delete_history(self._id)  # from an earlier attempt; not to be mistaken for ours
         except Unreachable as exc:
             return self._not_now("ComfyUI does not answer", exc)
         if where in ("running", "queued"):
@@ -49,7 +49,7 @@ class Submitter(Attempt):
         return self._post()
 
     def _join(self, where: str) -> Gone | None:
-        """An earlier process of this worker had posted it."""
+        """An earlier process of this worker posted it: rejoin the run."""
         if where == "unknown":
             running = self.claim.status == Status.RUNNING
             return self._back("ComfyUI was restarted and lost it", fault=running)
@@ -58,11 +58,11 @@ class Submitter(Attempt):
             self._hear_as_before()
         if self.claim.status == Status.RUNNING:
             self._has_begun()
-        self._heard_at = 0.0  # look at once
+        self._heard_at = 0.0  # poll at once
         return None
 
     def _hear_as_before(self) -> None:
-        """Events go to the client id that a prompt was posted with: that of the earlier process."""
+        """ComfyUI sends events to the client id that posted the prompt: listen as the earlier process too."""
         try:
             state = self._client.queue()
         except Unreachable as exc:
@@ -76,7 +76,7 @@ class Submitter(Attempt):
         return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> parsing.Prompt | Gone:
-        """Its input files onto ComfyUI; the prompt with the names they have there."""
+        """Transfer its input files to ComfyUI; return the prompt with the names they have there."""
         try:
             with self._backend.suspects.handling(self.claim, alive=self._still_wanted):
                 return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
@@ -95,7 +95,7 @@ class Submitter(Attempt):
             raise NotWanted
 
     def _denied(self) -> Fault | None:
-        """The policy again: it may have changed, and only here it is known which ComfyUI runs it."""
+        """Check the policy again: it may have changed, and only now is it known which ComfyUI runs it."""
         backend, prompt = self._backend, self.claim.prompt
 
         def judge() -> list[tuple[str, str]]:
@@ -110,8 +110,9 @@ class Submitter(Attempt):
         return Fault(sentence, details, cause=FailureCause.REFUSED)
 
     def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any] | None:
-        """What the user sent; for the bridge, whose folders these are, what may be read there, and what files
-        carry as metadata."""
+        """The user's extra data, plus what the bridge needs: whose folders these are, which inputs may be
+        read, the workflow to embed in files as metadata, and time limits.
+        """
         given: dict[str, Any] | None = self.claim.extras.get("extra_data")
         if not self._backend.has_bridge:
             return given
@@ -121,7 +122,7 @@ class Submitter(Attempt):
         return {**(given or {}), "comfyserve": own}
 
     def _limits(self) -> dict[str, float]:
-        """After which the bridge restarts a ComfyUI that hangs."""
+        """Times in seconds after which the bridge restarts a hung ComfyUI."""
         return {
             "run_seconds": self.claim.timeout_minutes * 60.0,
             "stop_seconds": settings.HANG_SECONDS,
@@ -143,7 +144,7 @@ class Submitter(Attempt):
             outputs=self._backend.output_nodes(self.claim.prompt),
             mark=self.claim.mark,
         )
-        # What ComfyUI said last of its queue may be older than what another thread has just posted.
+        # ComfyUI's last queue message may predate what another thread has just posted.
         self._next_up = not self._backend.session.queue_remaining and not self._backend.present
         self._backend.present.add(self._id)
         self._posted_at = time.monotonic()
@@ -179,7 +180,7 @@ class Submitter(Attempt):
         return None
 
     def _classes(self) -> node_info.Classes:
-        """What its ComfyUI has; nothing where the database is unavailable, for messages only."""
+        """Node classes of its ComfyUI; empty if the database is unavailable. Only used for messages."""
         try:
             with connections.step():
                 return node_info.of(self._backend.object_info_digest)
@@ -187,7 +188,7 @@ class Submitter(Attempt):
             return {}
 
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
-        """ComfyUI may have it all the same: look before anything else."""
+        """ComfyUI may have accepted it nonetheless: check that first."""
         if exc.turned_away and not exc.garbled:
             return self._not_now("its ComfyUI did not let us in", exc)
         try:
@@ -195,8 +196,8 @@ class Submitter(Attempt):
                 return None
         except Unreachable as silent:
             if exc.status is None and silent.status is None and silent.sent:
-                return None  # slow, it seems: patience is a matter of following
-            self._backend.strays.set()  # it may have been accepted after all
+                return None  # probably slow: following it applies the timeouts
+            self._backend.strays.set()  # it may have been accepted
             if exc.status is not None or silent.status is not None:
                 return self._not_now("its ComfyUI was not reached", exc)
             return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
@@ -211,7 +212,7 @@ class Submitter(Attempt):
         return self._not_now("ComfyUI did not take it", exc)
 
     def _refused(self, fault: Fault) -> Gone:
-        """The workflow's fault, unless another backend has what is missing here."""
+        """Fail the execution, or requeue it if another backend may have what is missing here."""
         self._backend.record_success()
         if fault.lacks:
             others = self._retry_until_available(lambda: registry.others_alive(name=self.claim.worker))

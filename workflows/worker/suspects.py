@@ -1,8 +1,8 @@
-"""Finds out which execution kills its worker, at no cost to the others.
+"""Identifies the execution that kills its worker, without affecting the others.
 
-Worker processes die of what they read: input files, ComfyUI's history, outputs. Whatever a process held when
-it died is suspected. As long as suspects are here, such work is done for one execution at a time, and the row
-of a suspect says so meanwhile: if the process dies again, that one is to blame
+Worker processes can be killed by what they read: input files, ComfyUI's history, outputs. Everything that a
+process held when it died is suspected. While suspects are held, such work is done for one execution at a
+time, and the suspect's row records it meanwhile: if the process dies again, that execution is the cause
 (`state_machine.fail_if_deadly`).
 """
 
@@ -21,13 +21,13 @@ from workflows.queue.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # between signs of life while another is handled
-LONGEST_WAIT = 45.0  # seconds; then it goes on beside the other
+LOOK_SECONDS = 0.5  # between calls of `alive` while another execution is handled
+LONGEST_WAIT = 45.0  # seconds; then it proceeds concurrently
 
 
 class Suspects:
     def __init__(self) -> None:
-        self._held: set[UUID] = set()  # tokens of claims
+        self._held: set[UUID] = set()  # claim tokens
         self._handling = threading.Lock()
 
     def hold(self, claim: Claim) -> None:
@@ -39,7 +39,7 @@ class Suspects:
 
     @contextmanager
     def handling(self, claim: Claim, *, alive: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Around work in which the execution could kill this process; `alive` is called while it waits."""
+        """Wrap work in which the execution could kill this process; `alive` is called while waiting."""
         if not self._held or not self._acquire(alive):
             yield
             return
@@ -47,7 +47,7 @@ class Suspects:
             if claim.losses:
                 self._note(claim, alone=True)
             yield
-        finally:  # also of what fails: this process lives
+        finally:  # also after an error: the process survived
             if claim.losses:
                 self._note(claim, alone=False)
             self._handling.release()

@@ -1,7 +1,7 @@
-"""The thread of a GPU worker that does its share of the fleet's duties: the reaper and other sweeps.
+"""The worker thread that does its share of the fleet-wide duties: the reaper and other sweeps.
 
-It is apart from the thread that renews leases, so that a sweep which waits, or fails, costs no lease. Each
-duty is fenced from the others: one that fails is logged and comes again after its interval.
+It is separate from the thread that renews leases, so that a slow or failing sweep costs no lease. Duties are
+isolated from each other: one that fails is logged and retried after its interval.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from workflows.queue import duties, matching, requeueing, scheduling
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between looks at what is due
+LOOK_SECONDS = 1.0  # interval of checks for due duties
 
 
 def _fail_stale() -> None:
     requeueing.fail_stale(older_than=timedelta(hours=settings.MAX_PENDING_HOURS))
 
 
-# Name, seconds between two times in the whole fleet, what to do.
+# Name, fleet-wide interval in seconds, function.
 DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
     ("reap", 3.0, lambda: requeueing.reap()),
     ("backoff", 2.0, lambda: requeueing.lift_backoff()),
@@ -56,7 +56,7 @@ class Sweeper:
 
 
 def sweep() -> None:
-    """Do what is due in the fleet and nobody else does. Never raises."""
+    """Run the duties that are due in the fleet. Never raises."""
     try:
         with connections.step():
             due = duties.take_due({name: seconds for name, seconds, _ in DUTIES})

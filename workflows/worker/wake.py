@@ -1,7 +1,7 @@
-"""Wakes an idle GPU worker at once when there is work.
+"""Wakes an idle GPU worker as soon as there is work.
 
-An idle worker blocks on a Redis list (BLPOP), which hands each word to exactly one of those who wait. It may
-be lost like any ticket: the worker also looks by itself (`maintenance`).
+An idle worker blocks on a Redis list (BLPOP), which delivers each message to exactly one waiting worker. A
+message may be lost like any ticket: the worker also polls (`maintenance`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SECONDS = 1.0  # then see whether this worker is still idle, or stops
+BLOCK_SECONDS = 1.0  # then check whether this worker is still idle, or stopping
 RETRY_SECONDS = 2.0  # while Redis is unavailable
 
 
 class WakeListener:
-    """While the worker is idle: takes wake-ups for it and for all workers, and runs what it finds."""
+    """While the worker is idle, receives wake-ups for it and for all workers, and runs what it finds."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -39,7 +39,7 @@ class WakeListener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Does not wait: what runs in its thread is waited for with the slots."""
+        """Does not wait: `Slots.wait_empty` covers what runs in its thread."""
         self._stopping.set()
 
     def join(self, *, timeout: float) -> None:
@@ -56,7 +56,7 @@ class WakeListener:
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             if woken and self._stopping.is_set():
-                notify.ticket()  # this one takes nothing more: another may
+                notify.ticket()  # this worker claims nothing more: pass it on
             elif woken:
                 self._serve()
 
