@@ -1,4 +1,4 @@
-"""What is shown of batches, for the description of the API. Nothing is rendered with these."""
+"""The shapes of batches, for the OpenAPI schema only."""
 
 from __future__ import annotations
 

@@ -27,15 +27,15 @@ from .views import user_of, wanted_webhook
 
 
 class SubmitView(APIView):
-    """A workflow, many times."""
+    """Run a workflow many times."""
 
     @idempotent
     @describe(BatchSerializer, BatchInfoSerializer)
     def post(self, request: Request) -> Response:
-        """Execute Batch: a workflow with many sets of values, all of them or none.
+        """Execute Batch: submit a workflow with many sets of values, all of them or none.
 
         A value's name is `<node>.<input>`, such as `3.seed`. `inputs` lists the sets, `grid` combines lists.
-        The webhook is told `batch.completed` when the last one has ended.
+        The webhook receives `batch.completed` when the last execution has ended.
         """
         given = checked(BatchSerializer, request.data)
         workflow, options = given.pop("workflow"), batch_options(given, request)
@@ -46,10 +46,10 @@ class SubmitView(APIView):
 
 
 def batch_options(given: dict[str, Any], request: Request) -> dict[str, Any]:
-    """What `batches.submit` takes beside what is to run."""
+    """What `batches.submit` takes besides the workflow."""
     webhook = wanted_webhook(given, request._request)
     given["output"] = plan.kept(given["output"], user=user_of(request), many=True)
-    # Each of its executions would carry the text of the metadata.
+    # Each of its executions would carry a copy of the metadata.
     names = {*Options.__annotations__, "output"} - {"metadata_text"}
     return {**{name: given[name] for name in names & given.keys()}, "webhook": webhook}
 
@@ -83,35 +83,35 @@ class BatchView(APIView):
 
 
 class CancelView(APIView):
-    """What has not ended."""
+    """Cancel the remaining executions."""
 
     @describe(None, CountSerializer, errors=(409,))
     def post(self, request: Request, batch_id: str) -> Response:
-        """Cancel Batch: all executions that have not ended."""
+        """Cancel Batch: cancel all executions that have not ended."""
         batch = batch_selectors.batch_of(user=user_of(request), batch_id=batch_id)
         return Response({"count": batches.cancel(batch)})
 
 
 class RetryView(APIView):
-    """What failed."""
+    """Retry the failed executions."""
 
     @idempotent
     @describe(None, CountSerializer, errors=(409,))
     def post(self, request: Request, batch_id: str) -> Response:
-        """Retry Batch: what failed or was cancelled is submitted again, in its place in the batch."""
+        """Retry Batch: submit failed and cancelled executions again, in the same place in the batch."""
         user = user_of(request)
         batch = batch_selectors.batch_of(user=user, batch_id=batch_id)
         return Response({"count": batches.retry(batch, user=user)})
 
 
 class ContactSheetView(APIView):
-    """All pictures at a glance."""
+    """A contact sheet of all images."""
 
     @describe(None, {(200, "image/jpeg"): OpenApiTypes.BINARY}, parameters=[PageQuery])
     def get(self, request: Request, batch_id: str) -> HttpResponse:
-        """Get Contact Sheet: the first picture of each execution of a batch, in one picture (JPEG).
+        """Get Contact Sheet: one image (JPEG) with the first image of each execution of a batch.
 
-        In their order, numbered by position; what has no picture yet is an empty field.
+        In batch order, numbered by position; an execution without an image is an empty field.
         """
         query = checked(PageQuery, request.query_params)
         batch = batch_selectors.batch_of(user=user_of(request), batch_id=batch_id)

@@ -1,4 +1,4 @@
-"""Contact sheets: the first picture of each execution of a batch, in one picture."""
+"""Contact sheets: one image with the first image of each execution of a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAPER, INK, EMPTY = (250, 250, 250), (60, 60, 60), (225, 225, 225)
 
 
 def made(executions: Sequence[Execution]) -> bytes:
-    """A JPEG of at most 10 by 10 fields, of the executions' thumbnails. Raises StorageUnavailable."""
+    """A JPEG of at most 10 by 10 executions' thumbnails. Raises StorageUnavailable."""
     columns = max(1, min(10, math.ceil(math.sqrt(len(executions)))))
     lines = max(1, math.ceil(len(executions) / columns))
     size = (columns * (CELL + MARGIN) + MARGIN, lines * (CELL + CAPTION + MARGIN) + MARGIN)
@@ -49,7 +49,7 @@ def _is_picture(file: File | None) -> bool:
 
 
 def _thumbnail(file: File) -> Image.Image | None:
-    """None where none can be made of it, or its bytes have gone."""
+    """None if no thumbnail can be made, or the file's content has been deleted."""
     try:
         key = thumbnails.key_of(file)
         if key is None:

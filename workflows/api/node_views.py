@@ -28,11 +28,11 @@ class NodeSerializer(serializers.Serializer[dict[str, str]]):
 
 
 class NodesView(APIView):
-    """The node classes of the fleet, and what the user may do with each."""
+    """The node classes available on the workers, and whether the user may use each."""
 
     @describe(None, NodeSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """List Nodes: every node class of the GPU workers, with what you may do with it."""
+        """List Nodes: every node class of the GPU workers, and whether you may use it."""
         policy = node_policy.Policy(user_id=request.user.pk)
         return Response([_shown(node, policy.of(node.name)) for node in node_classes.all_known().values()])
 

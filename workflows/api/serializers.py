@@ -1,4 +1,4 @@
-"""The shape of what is sent to us. Rules are elsewhere: `graphs`, `submission`."""
+"""Validates the shape of requests. The rules are elsewhere: `graph`, `queue.submission`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from workflows.graph import parsing
 from workflows.models import Level, Priority, Status
 from workflows.models.webhook import EXECUTION_EVENTS
 
-MAX_METADATA_BYTES = 64 * 1024  # it comes back with each result and each row of a list
+MAX_METADATA_BYTES = 64 * 1024  # repeated in each result and each list item
 
 
 PRIORITIES = [("low", ""), ("normal", ""), ("high", "")]
 
 
 class Choice(serializers.ChoiceField):
-    """A choice whose refusal names the choices; null means the default."""
+    """A choice whose error message lists the choices; null means the default."""
 
     def __init__(self, *, label: str, choices: Any, **kwargs: Any) -> None:
         said = ", ".join(str(value) for value, _ in choices)
@@ -39,7 +39,7 @@ class Choice(serializers.ChoiceField):
 
 
 class TextField(serializers.CharField):
-    """A string; a number is not taken for one."""
+    """A string; numbers are not coerced."""
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -48,7 +48,7 @@ class TextField(serializers.CharField):
 
 
 class WorkflowField(serializers.JSONField):
-    """A workflow in any form that is accepted; which those are is decided by `graph.formats`."""
+    """A workflow in any accepted form; `graph.formats` decides which."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault(
@@ -63,7 +63,7 @@ MAX_ADDRESSES = 100
 
 
 class DeliverySerializer(serializers.Serializer[Any]):
-    """Where to: a saved bucket, or addresses for this run only, such as presigned ones."""
+    """The destination: a saved bucket, or URLs for this run only, such as presigned ones."""
 
     destination = TextField(required=False, max_length=63, help_text="The name of one of your destinations")
     url = TextField(
@@ -83,7 +83,7 @@ class DeliverySerializer(serializers.Serializer[Any]):
 
 
 class OutputOptions(FormatFields):
-    """How the files of a run are wanted beside the originals."""
+    """The formats wanted for a run's files, besides the originals."""
 
     quality = WholeNumber(**QUALITY, allow_null=True)
     max_size = WholeNumber(**MAX_SIZE, allow_null=True)
@@ -93,14 +93,14 @@ class OutputOptions(FormatFields):
     )  # fmt: skip
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
-        """What was given and is not null: it is kept as JSON."""
+        """The values that are given and not null: it is stored as JSON."""
         refuse_unknown(data, self.fields, path="output")
         found: dict[str, Any] = super().to_internal_value(data)
         return {name: value for name, value in found.items() if value is not None}
 
 
 def refuse_unknown(data: Any, known: Iterable[str], *, path: str) -> None:
-    """Fields within a field are as strict as those of the body."""
+    """Nested fields are validated as strictly as those of the body."""
     strange = set(data) - set(known) if isinstance(data, Mapping) else set()
     if strange:
         raise serializers.ValidationError(
@@ -115,7 +115,7 @@ def _no_field(name: str, known: Iterable[str], path: str) -> str:
     return f"There is no field '{path}.{name[:100]}'{did_you_mean(near(name, list(known)))}"
 
 
-# A workflow in another place is refused with words about where it stands.
+# A workflow in another field gets an error that says where it belongs.
 class NeedsWorkflow(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and "workflow" not in data:
@@ -143,7 +143,7 @@ class ValidateSerializer(NeedsWorkflow):
 
 
 class SubmissionOptions(serializers.Serializer[Any]):
-    """What may be said of every submission beside what is to run."""
+    """The options common to all submissions."""
 
     also_called = {
         "webhook": "webhook_url",
@@ -199,7 +199,7 @@ class SubmissionOptions(serializers.Serializer[Any]):
 
 
 class ExtraData(serializers.DictField):
-    """Of what ComfyUI takes there, what is of use here: keys of partner services stay with the operator."""
+    """The supported part of ComfyUI's `extra_data`: API keys of partner services are the operator's."""
 
     KNOWN = ("extra_pnginfo",)
 
@@ -241,7 +241,7 @@ def _check_metadata(text: str) -> None:
 
 
 def _text_of_metadata(data: Any) -> str:
-    """As it was sent; empty where the text is not known."""
+    """As it was sent; empty if the source text is not available."""
     return (data.text_of("metadata") or "") if isinstance(data, Document) else ""
 
 
@@ -252,7 +252,7 @@ class RotateSerializer(serializers.Serializer[Any]):
 
 
 class StreamQuery(serializers.Serializer[Any]):
-    """Of a live stream. What makes a signed address good is decided by `stream_links`, not here."""
+    """For a live stream. Signed URLs are checked by `streaming.links`, not here."""
 
     takes_any = True  # event source libraries add parameters of their own
 
@@ -300,7 +300,7 @@ class ResultQuery(serializers.Serializer[Any]):
 
 
 class BatchOptions(SubmissionOptions):
-    """What may be said of a batch: one set of values for each execution, or a grid of them."""
+    """The options of a batch: one set of values for each execution, or a grid of them."""
 
     webhook_events = None  # type: ignore[assignment]  # there is one event, and it is sent
     inputs = serializers.ListField(

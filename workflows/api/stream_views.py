@@ -1,4 +1,4 @@
-"""The addresses of the live streams: who may follow what. The streaming itself is in `streams`."""
+"""The endpoints of live streams: permission checks only. `streaming` does the streaming."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PREFER = OpenApiParameter(
 
 
 class AnyAccept(BaseContentNegotiation):
-    """A browser asks for text/event-stream and nothing else; errors are JSON all the same."""
+    """Browsers only accept text/event-stream here; errors are JSON nevertheless."""
 
     def select_renderer(
         self,
@@ -64,7 +64,7 @@ class AnyAccept(BaseContentNegotiation):
 
 class StreamView(APIView):
     content_negotiation_class = AnyAccept
-    permission_classes = [AllowAny]  # who asks may be in the address
+    permission_classes = [AllowAny]  # credentials may be in the URL
 
 
 class ExecutionEventsView(StreamView):
@@ -77,9 +77,10 @@ class ExecutionEventsView(StreamView):
     def get(self, request: Request, execution_id: str) -> HttpResponse:
         """Follow Execution: live events until its end (server-sent events).
 
-        `status`, `log`, `node` and `output` events are numbered and kept: after a break, `Last-Event-ID`
-        (which browsers send by themselves) brings what was missed. Of `progress` and `preview` the newest
-        is sent. After `end` nothing comes; a client that comes again all the same gets 204, which stops it.
+        `status`, `log`, `node` and `output` events are numbered and stored: after a disconnect,
+        `Last-Event-ID` (which browsers send automatically) replays the missed ones. Of `progress` and
+        `preview` only the newest is sent. `end` is the last event; a client that reconnects after it gets
+        204, which stops it.
         """
         execution = _execution(request, execution_id)
         previews = checked(StreamQuery, request.query_params)["previews"]
@@ -105,11 +106,11 @@ class AllEventsView(StreamView):
         operation_id="workflows_events_of_all_retrieve",
     )
     def get(self, request: Request) -> HttpResponse:
-        """Follow All Executions: live events of everything that you have, on one connection.
+        """Follow All Executions: live events of all your executions, on one connection.
 
-        It begins with where the live executions stand. After a break, `Last-Event-ID` brings what was
-        missed, and may repeat what was told before: compare the numbers. Where that line is not kept any
-        more, the stream begins with a `gap`.
+        The stream begins with the current state of the live executions. After a disconnect, `Last-Event-ID`
+        replays the missed events and may repeat earlier ones: compare the ids. If that event is no longer
+        stored, the stream begins with a `gap` event.
         """
         user = authentication.require(request._request)
         return following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))
@@ -139,9 +140,9 @@ def _last_event_id(request: Request) -> int | None:
 
 
 def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
-    """The response that is a stream for this reader. `form` has `encode` and `end` of `asgi.Follow`.
+    """A response that streams to this reader. `form` has `encode` and `end` of `asgi.Follow`.
 
-    Raises LimitExceeded where the user has too many streams open.
+    Raises LimitExceeded if the user has too many streams open.
     """
     limit = settings.STREAMS_PER_USER
     if limit and asgi.open_streams(reader.user_id) >= limit:
@@ -150,7 +151,7 @@ def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
             headers={"Retry-After": "10"},
         )
     reader.credential = credentials.of_request(request._request, user_id=reader.user_id)
-    # A proxy must not collect a stream before it passes it on.
+    # Proxies must not buffer the stream.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = HttpResponse(b"", content_type="text/event-stream; charset=utf-8", headers=headers)
     asgi.attach(response, asgi.Follow(reader, addresses.base_of(request._request), **form))
@@ -159,15 +160,15 @@ def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
 
 # -- Prefer: wait --------------------------------------------------------------------------------------
 def seconds_to_wait(request: HttpRequest) -> int:
-    """What `Prefer: wait=N` asks for, MAX_WAIT_SECONDS at most; 0: it does not."""
+    """The seconds requested by `Prefer: wait=N`, MAX_WAIT_SECONDS at most; 0 if absent."""
     found = WAIT.search(request.headers.get("Prefer", ""))
     return min(int(found[1]), settings.MAX_WAIT_SECONDS) if found else 0
 
 
 def waits(method: Callable[..., Response]) -> Callable[..., Response]:
-    """For a view's method that accepts a submission: its answer may wait for the end, and is the result then.
+    """Decorates a view method that accepts a submission: its response may wait for the result.
 
-    Outside of `idempotent`, which ends with a transaction.
+    Apply it outside of `idempotent`, which ends with a transaction.
     """
 
     @wraps(method)
@@ -187,7 +188,7 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
     response["Preference-Applied"] = f"wait={seconds}"
 
     def body() -> bytes | None:
-        """The result, or the state of now where it has not ended; None where it was deleted."""
+        """The result, or the current status if it has not ended; None if it was deleted."""
         found = selectors.whole(execution_id)
         if found is None:
             return None

@@ -28,7 +28,7 @@ from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery, Va
 
 class SubmittingView(APIView):
     def check_replay(self, shown: dict[str, Any]) -> None:
-        """Conflict where the execution of a repeated answer has been deleted since."""
+        """Raises Conflict if the execution of a replayed response has been deleted since."""
         if selectors.by_id(UUID(shown["execution_id"])) is None:
             message = f"The execution {shown['execution_id']} of this Idempotency-Key was deleted; "
             raise Conflict(message + "use a new key to run the workflow again")
@@ -43,9 +43,9 @@ class ExecuteView(SubmittingView):
     def post(self, request: Request) -> Response:
         """Execute Workflow: submit a workflow for asynchronous execution.
 
-        With `Prefer: wait=30` the answer waits up to that long. It is the result (as *Get Workflow Result*
-        shows it) if the execution has ended by then, else this answer with how far it is (as *Get Workflow
-        Status*).
+        With `Prefer: wait=30` the response is held for up to that long. It is the result (as in *Get Workflow
+        Result*) if the execution has ended by then, otherwise the normal response with the current progress
+        (as in *Get Workflow Status*).
         """
         given = checked(ExecuteSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
@@ -59,10 +59,10 @@ class ValidateView(APIView):
 
     @describe(ValidateSerializer, schemas.ReportSerializer)
     def post(self, request: Request) -> Response:
-        """Validate Workflow: what ComfyUI would say of it, and where it could run, without running it.
+        """Validate Workflow: check it as ComfyUI would, and list where it could run, without running it.
 
-        The answer is 200 whether it is valid or not. It goes by what the workers told of their nodes and
-        models; execution does not depend on it.
+        The response is 200 whether it is valid or not. The check uses the nodes and models that the workers
+        have reported; execution does not depend on it.
         """
         given = checked(ValidateSerializer, request.data)
         plan.kept(given.get("output") or {}, user=user_of(request))
@@ -74,9 +74,9 @@ class ListView(APIView):
 
     @describe(None, schemas.ResultSerializer(many=True), parameters=[ListQuery])
     def get(self, request: Request) -> Response:
-        """List Workflow Executions: the user's own, latest first.
+        """List Workflow Executions: your own, latest first.
 
-        Each as *Get Workflow Result* shows it, but with long texts cut and at most 20 outputs of a kind;
+        Each in the shape of *Get Workflow Result*, but with long texts cut and at most 20 outputs of a kind;
         `truncated` says whether anything is missing.
         """
         query = checked(ListQuery, request.query_params)
@@ -116,11 +116,11 @@ class ResultView(APIView):
 
 
 class StatusView(APIView):
-    """How far it is."""
+    """Its progress."""
 
     @describe(None, schemas.StatusSerializer)
     def get(self, request: Request, execution_id: str) -> Response:
-        """Get Workflow Status: how far it is."""
+        """Get Workflow Status: its status and progress."""
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
         position = scheduling.positions([execution.id]).get(execution.id)
         known = None
@@ -130,11 +130,11 @@ class StatusView(APIView):
 
 
 class LogsView(APIView):
-    """What happened, line by line."""
+    """Its log, line by line."""
 
     @describe(None, schemas.LogsSerializer, parameters=[LogQuery])
     def get(self, request: Request, execution_id: str) -> Response:
-        """Get Workflow Logs: what happened, line by line."""
+        """Get Workflow Logs: the execution's log, line by line."""
         query = checked(LogQuery, request.query_params)
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
         lines, total = selectors.log_of(execution, level=query.get("level"), tail=query["tail"])
@@ -149,11 +149,11 @@ class LogsView(APIView):
 
 
 class CancelView(APIView):
-    """Cancel a pending or running execution; it is terminal when this answers."""
+    """Cancel a pending or running execution; it is terminal when the response is sent."""
 
     @describe(None, schemas.DoneSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
-        """Cancel Workflow: it has ended when this answers."""
+        """Cancel Workflow: the execution has ended when the response is sent."""
         submission.cancel(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow cancelled successfully"})
 
@@ -175,7 +175,7 @@ class RetryView(SubmittingView):
 
 
 def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.Wanted | None:
-    """Takes what is about webhooks out of a submission, and checks it."""
+    """Remove the webhook fields from a submission and check them."""
     url, chosen = given.pop("webhook_url"), given.pop("webhook_events")
     if not url:
         return None
@@ -185,21 +185,21 @@ def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.Wanted
 
 
 def _workflow_of(execution: Execution) -> Any:
-    """As submitted; None where the owner of the app that it ran does not show it."""
+    """As submitted; None if it ran an app whose owner hides the graph."""
     hidden_from = (execution.app or {}).get("hidden_from")
     return None if hidden_from not in (None, execution.user_id) else execution.graph.submitted
 
 
 def user_of(request: Request) -> User:
-    """Who asks; the permission class has seen to it that there is somebody."""
+    """The authenticated user; the permission class guarantees one."""
     assert isinstance(request.user, User)  # noqa: S101
     return request.user
 
 
 def accepted_body(accepted: submission.Accepted, request: Request, **more: Any) -> dict[str, Any]:
-    """What a submission is answered, with what is `more` to say.
+    """The response to a submission, with the fields of `more`.
 
-    The position is left out where the request waits for the end: the answer is then written anew.
+    The position is omitted if the request waits for the end, as its response is then replaced.
     """
     waits = stream_views.seconds_to_wait(request._request) > 0
     shown = {

@@ -1,4 +1,4 @@
-"""What is shown of webhooks, for the description of the API. Nothing is rendered with these."""
+"""The shapes of webhooks, for the OpenAPI schema only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users see and do about their webhooks."""
+"""The endpoints of users' webhooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .webhook_schemas import DeliverySerializer, SecretSerializer
 class DeliveriesView(APIView):
     @describe(None, DeliverySerializer(many=True))
     def get(self, request: AuthenticatedRequest, execution_id: str) -> Response:
-        """List Webhook Deliveries: of one execution, each with its attempts."""
+        """List Webhook Deliveries: those of one execution, each with its attempts."""
         execution = selectors.execution_of(user=request.user, execution_id=execution_id)
         return Response([outbox.shown(each) for each in outbox.deliveries_of(execution)])
 
@@ -31,7 +31,7 @@ class DeliveriesView(APIView):
 class RedeliverView(APIView):
     @describe(None, DeliverySerializer, errors=(409,))
     def post(self, request: AuthenticatedRequest, execution_id: str, delivery_id: int) -> Response:
-        """Redeliver Webhook: send one again, under the same `webhook-id`."""
+        """Redeliver Webhook: send a delivery again, with the same `webhook-id`."""
         execution = selectors.execution_of(user=request.user, execution_id=execution_id)
         return Response(outbox.shown(outbox.redeliver(execution=execution, delivery_id=delivery_id)))
 
@@ -39,14 +39,14 @@ class RedeliverView(APIView):
 class SecretView(SessionView):
     @describe(None, SecretSerializer, errors=(403,))
     def get(self, request: AuthenticatedRequest) -> Response:
-        """Get Webhook Secret: what the signatures of your webhooks are made with."""
+        """Get Webhook Secret: the key that signs your webhooks."""
         return Response(_shown(signing.valid(user_id=request.user.pk)))
 
 
 class RotateSecretView(SessionView):
     @describe(RotateSerializer, SecretSerializer, errors=(403,))
     def post(self, request: AuthenticatedRequest) -> Response:
-        """Rotate Webhook Secret: for a while the old one signs as well."""
+        """Rotate Webhook Secret: the old one stays valid for a while."""
         hours = checked(RotateSerializer, request.data).get("overlap_hours")
         overlap = None if hours is None else timedelta(hours=hours)
         return Response(_shown(signing.rotate(user_id=request.user.pk, overlap=overlap)))

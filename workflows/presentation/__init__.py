@@ -1,4 +1,4 @@
-"""Executions as users read them: fetched with permission, and shaped for answers, webhooks and streams.
+"""Executions as users read them: fetched with permission, and rendered for responses, webhooks and streams.
 
-May import: models. Begin with `selectors` (fetching and lists), then `representations` (the answer).
+May import: models. Begin with `selectors` (fetching and lists), then `representations` (rendering).
 """

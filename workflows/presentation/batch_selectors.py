@@ -1,4 +1,4 @@
-"""Batches as users read them: fetched with permission, counted, and shaped for answers and webhooks."""
+"""Batches as users read them: fetched with permission, counted, and rendered for responses and webhooks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def batches_of(user: User) -> QuerySet[Batch]:
 
 
 def batch_of(*, user: User, batch_id: str) -> Batch:
-    """NotFound also where the id is malformed, and where it is somebody else's."""
+    """Raises NotFound also if the id is malformed or belongs to another user."""
     try:
         found = Batch.objects.filter(user=user, id=UUID(batch_id)).first()
     except ValueError:
@@ -32,7 +32,7 @@ def batch_of(*, user: User, batch_id: str) -> Batch:
 
 
 def counts(ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
-    """How many of each status, and how far all are in percent, for each batch; one query."""
+    """The number of executions by status and the overall percentage, for each batch; one query."""
     found: dict[UUID, dict[str, Any]] = {id_: {"counts": dict.fromkeys(Status.values, 0)} for id_ in ids}
     done: dict[UUID, float] = dict.fromkeys(ids, 0.0)
     rows = Execution.objects.filter(batch__in=ids).values("batch_id", "status")
@@ -47,7 +47,7 @@ def counts(ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
 
 
 def executions_of(batch: Batch) -> QuerySet[Execution]:
-    """In their order."""
+    """In batch order."""
     return Execution.objects.filter(batch=batch).order_by("batch_position", "id")
 
 
@@ -71,7 +71,7 @@ def shown(batches: Sequence[Batch]) -> list[dict[str, Any]]:
 
 
 def members(page: Iterable[Execution]) -> list[dict[str, Any]]:
-    """Executions of a batch in few words, with the values that tell them apart; one query."""
+    """Short form of a batch's executions, with the values that differ between them; one query."""
     rows = list(page)
     inputs = selectors.inputs([row.id for row in rows])
     return [

@@ -28,7 +28,7 @@ def line(entry: LogLine) -> dict[str, Any]:
 
 
 def outputs(found: Iterable[Output], *, base: str) -> dict[str, list[Any]]:
-    """Grouped by kind. `base` is the address of this service as its user sees it."""
+    """Grouped by kind. `base` is the URL of this service as its user sees it."""
     groups: dict[str, list[Any]] = {}
     for output in found:
         groups.setdefault(output.group, []).append(one_output(output, base=base))
@@ -67,7 +67,7 @@ def _file(output: Output, *, base: str) -> dict[str, Any]:
 
 
 def _converted(file: File, made: ConvertedFile, *, base: str) -> dict[str, Any]:
-    """What it was converted to, in the words of the original beside it."""
+    """The converted file, with the same fields as the original beside it."""
     filename = converted.filename_of(file, made.content_type)
     return {
         "format": conversion.FORMAT_OF.get(made.content_type),
@@ -113,13 +113,13 @@ def result(
     }
 
 
-LISTED_OUTPUTS = 20  # of a kind
+LISTED_OUTPUTS = 20  # per kind
 LISTED_TEXT = 500  # characters
 LISTED_ERROR = 2000  # characters
 
 
 def listed(page: Sequence[Execution], *, base: str) -> list[dict[str, Any]]:
-    """The *get* shape of each, bounded; `truncated` says whether something was left out."""
+    """The *get* shape of each, bounded; `truncated` says whether anything was left out."""
     ids = [row.id for row in page]
     made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
     details = selectors.error_details_of([row.id for row in page if row.error])
@@ -154,7 +154,7 @@ def _bounded(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_app(execution: Execution, made: Iterable[Output], *, base: str) -> dict[str, Any]:
-    """Of a run of an app: which one, and what it made by the app's own names."""
+    """For a run of an app: its name, and the outputs under the app's own names."""
     app = execution.app
     if not app:
         return {}
@@ -166,7 +166,7 @@ def _of_app(execution: Execution, made: Iterable[Output], *, base: str) -> dict[
 
 
 def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
-    """The same of one whose parts are yet to be read."""
+    """The same for a run whose app fields are not loaded yet."""
     ids = [execution.id]
     return result(
         execution,
@@ -178,14 +178,14 @@ def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
 
 
 def result_of_whole(found: selectors.Whole, *, base: str) -> dict[str, Any]:
-    """The same of one whose parts were read."""
+    """The same for a run whose app fields are loaded."""
     execution = found.execution
     details = selectors.error_details(execution.id) if execution.error else None
     return result(execution, made=found.outputs, lines=found.lines, base=base, error_details=details)
 
 
 def delivery(made: Iterable[Output]) -> dict[str, Any]:
-    """Of a run that is delivered: how far each file is."""
+    """For a run with a delivery: the state of each file."""
     sent = [output.sent for output in made if output.sent is not None]
     shown = [
         {
@@ -202,7 +202,7 @@ def delivery(made: Iterable[Output]) -> dict[str, Any]:
 
 
 def metadata(execution: Execution) -> JSONText:
-    """The user's own exactly as sent, and after it `model_used` where the user did not say otherwise."""
+    """The user's metadata exactly as sent, followed by `model_used` unless the user set it."""
     text = own_metadata(execution)
     name = model_used(execution)
     if name is None or "model_used" in execution.metadata:
@@ -213,7 +213,7 @@ def metadata(execution: Execution) -> JSONText:
 
 
 def own_metadata(execution: Execution) -> str:
-    """The user's own, as JSON."""
+    """The user's metadata, as JSON."""
     return execution.metadata_text or json.dumps(execution.metadata, ensure_ascii=False)
 
 
@@ -247,7 +247,7 @@ def progress(execution: Execution) -> dict[str, Any]:
 
 
 def estimated_completion(execution: Execution, *, estimated_seconds: float | None) -> datetime | None:
-    """From measured steps, else from what this kind took before; null where nothing is known."""
+    """From measured steps, else from earlier runs of this kind; null if unknown."""
     if execution.status != Status.RUNNING or execution.started_at is None:
         return None
     if execution.eta_seconds is not None:

@@ -1,4 +1,4 @@
-"""What `representations` shows, for the description of the API. Nothing is rendered with these."""
+"""The shapes of `representations`, for the OpenAPI schema only."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class ResultSerializer(serializers.Serializer[Any]):
     batch_id = serializers.UUIDField(required=False, help_text="The batch that it belongs to")
 
 
-# With `Prefer: wait` the result, if it comes in time.
+# With `Prefer: wait`, the result if the execution ends in time.
 SUBMITTED_OR_ENDED = PolymorphicProxySerializer(
     component_name="SubmittedOrEnded",
     serializers=[SubmittedSerializer, ResultSerializer],

@@ -1,4 +1,4 @@
-"""Reading executions: fetching with permission, lists, what stands beside them."""
+"""Reads executions: fetching with permission, lists and related rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 
 def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
-    """The user's execution. NotFound also where the id is malformed, and where it is somebody else's."""
+    """The user's execution. Raises NotFound also if the id is malformed or belongs to another user."""
     try:
         parsed = uuid.UUID(execution_id)
     except ValueError:
@@ -57,7 +57,7 @@ _LATEST_LINES_SQL = f"""
 
 @dataclass(frozen=True)
 class Whole:
-    """An execution with what its result consists of."""
+    """An execution with the rows its result consists of."""
 
     execution: Execution
     outputs: list[Output]
@@ -92,7 +92,7 @@ def executions_of(*, user: User, status: str | None = None, app: str | None = No
 
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
-    """Of each, in their order, with their files and what these were converted to, in one query."""
+    """In the given order, with their files and converted files, in one query."""
     return _read_outputs(rows.prepared(_OUTPUTS_SQL, [list(ids)]), ids)
 
 
@@ -110,7 +110,7 @@ def _read_outputs(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID
 
 
 def _converted(row: Sequence[Any], output: Output) -> ConvertedFile | None:
-    """None also where it has been deleted since."""
+    """None also if it has been deleted since."""
     made = _CONVERTED.read(row, at=len(_OUTPUT) + len(_FILE)) if output.converted_id else None
     return made if made is not None and made.pk is not None else None
 
@@ -137,37 +137,37 @@ def log_of(execution: Execution, *, level: str | None, tail: int) -> tuple[list[
 
 
 def inputs(ids: Sequence[UUID]) -> dict[UUID, Any]:
-    """The named values of those that were made with some, in one query."""
+    """The named values of those that have any, in one query."""
     rows = Graph.objects.filter(execution_id__in=ids, inputs__isnull=False)
     return dict(rows.values_list("execution_id", "inputs"))
 
 
 def error_details(execution_id: UUID) -> Any:
-    """What went wrong, for programs; None where nothing did."""
+    """The error in machine-readable form; None if there was none."""
     return Graph.objects.filter(execution_id=execution_id).values_list("error_details", flat=True).first()
 
 
 def error_details_of(ids: Sequence[UUID]) -> dict[UUID, Any]:
-    """The same of several that failed; no query where there are none."""
+    """The same for several executions; no query if none failed."""
     if not ids:
         return {}
     return dict(Graph.objects.filter(execution_id__in=ids).values_list("execution_id", "error_details"))
 
 
 def pending_count() -> int:
-    """How many wait, of all users: a count over the small index of the waiting."""
+    """The number of waiting executions of all users: a count over the small partial index."""
     return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).count()
 
 
 def waiting_count() -> int:
-    """How many have not begun to run, of all users: what /metrics/ calls `queue_size`."""
+    """The number of executions of all users that have not started: `queue_size` in /metrics/."""
     return Execution.objects.filter(status=Status.PENDING).count()
 
 
-# What guards the queue against overflow need not be exact.
+# The limit that protects the queue from overload need not be exact.
 pending_count_lately = TtlCache(pending_count)
 
 
 def any_pending() -> bool:
-    """Whether anything waits that a worker may take."""
+    """Whether any execution waits that a worker may claim."""
     return Execution.objects.filter(status=Status.PENDING, claim_token=None, held=None).exists()

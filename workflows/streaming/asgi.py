@@ -1,8 +1,8 @@
-"""Live streams and waits, carried by the ASGI half without a thread or a database connection for each.
+"""Live streams and waits, served by the ASGI application without a thread or database connection each.
 
-The request itself (who asks, may they, is it one too many) goes through Django's ordinary handling in a
-thread for a moment. Its view answers with a `Follow` or a `Wait` on the response; what lasts long happens
-here, in the event loop.
+The request itself (authentication, permissions, limits) passes briefly through Django's normal handling in a
+thread. Its view attaches a `Follow` or a `Wait` to the response; the long-lived part runs here, in the event
+loop.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 HEARTBEAT_SECONDS = 15.0
-# After so long a stream ends and its client comes again: with a token that is still good, or not.
+# A stream ends after this long and its client reconnects, which checks its token again.
 LONGEST_SECONDS = 3600.0
-CUT_SECONDS = 1.0  # until the server has noticed that it is cut: else it complains of half a response
+CUT_SECONDS = (
+    1.0  # until the server has noticed the closed connection; otherwise it logs an incomplete response
+)
 HEARTBEAT = b": \n\n"
 HELLO = b"retry: 2000\n\n"
 END = b"event: end\ndata: {}\n\n"
@@ -46,10 +48,10 @@ END = b"event: end\ndata: {}\n\n"
 
 @dataclass(frozen=True)
 class Follow:
-    """The answer is a stream for this reader.
+    """Respond with a stream for this reader.
 
-    `encode` and `end` are for clients that expect events of another form than ours: `encode` gets an event
-    and `base`, and gives its bytes or none. It runs in the event loop: it asks no database.
+    `encode` and `end` are for clients that expect another event format: `encode` takes an event and `base`,
+    and returns its bytes, possibly empty. It runs in the event loop and must not query the database.
     """
 
     reader: Reader
@@ -60,31 +62,31 @@ class Follow:
 
 @dataclass(frozen=True)
 class Wait:
-    """The answer may wait `seconds` until all the executions have ended, and is then what `result` gives, or
-    as it is.
+    """Hold the response up to `seconds` until all the executions have ended; then replace its content with
+    what `result` returns, or leave it unchanged.
     """
 
     executions: tuple[UUID, ...]
     seconds: float
     result: Callable[[], bytes | None]
-    new: bool = False  # this request made the executions
+    new: bool = False  # the executions were created by this request
 
 
 def attach(response: HttpResponseBase, what: Follow | Wait) -> None:
-    """Say on a view's response how it goes on; without the ASGI half it is answered as it is."""
+    """Attach the continuation to a view's response; without the ASGI application it is sent unchanged."""
     response.follow = what  # type: ignore[attr-defined]
 
 
-_hubs: list[Hub] = []  # of this process: one where the ASGI half runs
+_hubs: list[Hub] = []  # of this process; one where the ASGI application runs
 
 
 def open_streams(user_id: int) -> int:
-    """How many the user has open in this process."""
+    """The number of streams the user has open in this process."""
     return sum(hub.open_streams(user_id) for hub in _hubs)
 
 
 class Streams:
-    """The ASGI application for them. One for each process."""
+    """The ASGI application for streams and waits. One per process."""
 
     def __init__(self, handler: BaseHandler) -> None:
         self.hub = Hub()
@@ -97,7 +99,7 @@ class Streams:
         assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
         follow = getattr(response, "follow", None)
         if follow is not None:
-            response.headers.pop("Content-Length", None)  # of what it would be without going on
+            response.headers.pop("Content-Length", None)  # it described the response as the view returned it
         if isinstance(follow, Follow) and scope["method"] == "GET":
             await self._stream(follow, response, receive, send)
             return
@@ -119,7 +121,7 @@ class Streams:
                 await self._give(follow, send)
             await _piece(send, b"", more=False)
         except TimeoutError:
-            tcp_transport.cut(send)  # too slow; it comes back with Last-Event-ID
+            tcp_transport.cut(send)  # too slow; the client reconnects with Last-Event-ID
             await asyncio.wait([watch], timeout=CUT_SECONDS)
         finally:
             watch.cancel()
@@ -141,7 +143,7 @@ class Streams:
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:
-        """Puts the result into the response, or how far it is where the execution has not ended in time."""
+        """Replace the response's content with the result, or with the current status after a timeout."""
         endings = [Ending(id_) for id_ in wait.executions]
         watch = asyncio.create_task(_close_when_gone(receive, *endings))
         until = time.monotonic() + wait.seconds
@@ -150,7 +152,7 @@ class Streams:
                 self.hub.expect(ending, since=since if wait.new else None)
             for ending in endings:
                 await ending.wait(max(until - time.monotonic(), 0))
-            # Deleted meanwhile, or the database is unavailable: the answer says that it was accepted.
+            # Deleted meanwhile, or database unavailable: the response still says that it was accepted.
             with contextlib.suppress(*connections.UNAVAILABLE):
                 response.content = await self.hub.reads(wait.result) or response.content
         finally:
@@ -159,7 +161,7 @@ class Streams:
                 self.hub.forget(ending)
 
     async def wait_for_end(self, execution_id: UUID, seconds: float) -> bool:
-        """Whether the execution has ended within so many seconds."""
+        """Whether the execution ended within `seconds`."""
         ending = Ending(execution_id)
         try:
             self.hub.expect(ending)
@@ -169,9 +171,9 @@ class Streams:
 
     # -- with the process --------------------------------------------------------------------------------
     def begin(self) -> None:
-        """At start-up, in the main thread's loop: end the streams at the signal that stops the server.
+        """At startup, in the main thread's loop: end the streams on the signal that stops the server.
 
-        The server itself waits for open responses before it tells the application of its end.
+        The server waits for open responses before it notifies the application of the shutdown.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -193,7 +195,7 @@ class Streams:
 
 
 async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
-    """TimeoutError where the reader has not taken what came before it."""
+    """Raises TimeoutError if the client has not read the previous data."""
     async with asyncio.timeout(settings.SLOW_READER_SECONDS):
         await send({"type": "http.response.body", "body": body, "more_body": more})
 

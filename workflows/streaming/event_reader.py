@@ -1,4 +1,4 @@
-"""What live streams read from the database: new lines of many executions at once, and where one stands."""
+"""The database reads of live streams: new lines of many executions at once, and their current state."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ from workflows.presentation import representations
 from workflows.queue import scheduling
 
 LINES_AT_ONCE = 1000
-SHOWN_OF_USER = 200  # executions that a stream of all begins with, the newest
-MOST_MISSED = 10_000  # executions of which a reader that comes back is told
+SHOWN_OF_USER = 200  # executions in the initial state of a stream of all executions, newest first
+MOST_MISSED = 10_000  # executions whose events are replayed after a reconnect
 LATELY = timedelta(seconds=60)
-OVERLAP = timedelta(seconds=5)  # lines of other executions may become visible so much later
-LONGEST_COMMIT = timedelta(seconds=60)  # and changes of status so much: time-outs end what takes longer
+OVERLAP = timedelta(seconds=5)  # how much later lines of other executions may become visible
+LONGEST_COMMIT = timedelta(
+    seconds=60
+)  # the same for status changes: timeouts abort any transaction that takes longer
 NO_EXECUTION = UUID(int=0)
 GAP = "Events are missing: they are not kept any more. Read the state of your executions anew."
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event for readers. Numbered ones are stored; of the others only the newest matters."""
+    """One event for readers. Numbered events are stored; of the others only the newest matters."""
 
     name: str
     execution_id: UUID
     data: Mapping[str, Any]
     id: int | None = None
-    output: Output | None = None  # its link depends on the reader's address of us
+    output: Output | None = None  # its link depends on the base URL the reader uses
     _encoded: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @property
     def ends(self) -> bool:
-        """Nothing comes after it."""
+        """Whether it is the execution's last event."""
         return self.name == "status" and self.id is not None and self.data["status"] in TERMINAL
 
     def encoded(self, *, base: str) -> bytes:
-        """As server-sent events have it; made once for all readers who see us at `base`."""
+        """As a server-sent event; encoded once for all readers with the same `base`."""
         if base not in self._encoded:
             number = f"id: {self.id}\n" if self.id is not None else ""
             data = json.dumps(self._shown(base), cls=JSONEncoder, separators=(",", ":"))
@@ -53,7 +55,7 @@ class Event:
 
     def _shown(self, base: str) -> dict[str, Any]:
         if self.name == "gap":
-            return dict(self.data)  # of no one execution
+            return dict(self.data)  # belongs to no particular execution
         shown = {"execution_id": self.execution_id, **self.data}
         if self.output is not None:
             shown |= {"group": self.output.group, **representations.one_output(self.output, base=base)}
@@ -62,7 +64,7 @@ class Event:
 
 # -- lines -----------------------------------------------------------------------------------------------
 def lines_after(cursors: Mapping[UUID, int]) -> list[Event]:
-    """The stored events of these executions beyond each one's cursor: LINES_AT_ONCE at most, in order."""
+    """The stored events of these executions after each one's cursor: at most LINES_AT_ONCE, in order."""
     lines = LogLine.objects.raw(
         """
         SELECT l.* FROM unnest(%s::uuid[], %s::bigint[]) AS asked(id, after)
@@ -75,7 +77,7 @@ def lines_after(cursors: Mapping[UUID, int]) -> list[Event]:
 
 
 def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
-    """All stored events of these executions beyond their cursors, which move on behind them."""
+    """All stored events of these executions after their cursors; advances the cursors."""
     asked: Mapping[UUID, int] = cursors.copy()
     found: list[Event] = []
     while True:
@@ -85,7 +87,7 @@ def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
             cursors[line.execution_id] = line.id or 0
         if len(lines) < LINES_AT_ONCE:
             return found
-        # They come in the order of their numbers: up to the last one, nothing is left of any execution.
+        # Lines are ordered by id: up to the last one, none are left of any execution.
         last = lines[-1].id or 0
         asked = {id_: max(cursor, last) for id_, cursor in asked.items()}
 
@@ -114,7 +116,7 @@ def _as_event(line: LogLine, outputs: Mapping[tuple[UUID, int], Output]) -> Even
 
 # -- where they stand ------------------------------------------------------------------------------------
 def standing(execution_id: UUID) -> list[Event]:
-    """Where a live execution stands, as unnumbered events; nothing for one that has ended."""
+    """The current state of a live execution, as unnumbered events; empty if it has ended."""
     execution = Execution.objects.filter(id=execution_id, status__in=ALIVE).first()
     return _standing([execution]) if execution else []
 
@@ -132,30 +134,30 @@ def _standing(executions: Sequence[Execution]) -> list[Event]:
 
 
 def standing_of_user(user_id: int) -> tuple[list[Event], dict[UUID, int]]:
-    """(the same for the user's newest live executions, how far each one's lines go)."""
+    """(the same for the user's newest live executions, the id of each one's last line)."""
     mine = Execution.objects.filter(user_id=user_id, status__in=ALIVE)
-    # Lines first: one that comes in between is sent although the standing has it, never left out.
+    # Cursors first: a line written in between is then sent twice rather than missed.
     cursors = dict(mine.annotate(last=Max("log_lines__id")).values_list("id", "last"))
     executions = list(mine.order_by("-created_at")[:SHOWN_OF_USER])[::-1]
     return _standing(executions), {id_: last or 0 for id_, last in cursors.items()}
 
 
 def gap() -> Event:
-    """Tells a reader that it can not be told everything that it missed."""
+    """Tells a reader that not all missed events can be replayed."""
     return Event("gap", NO_EXECUTION, {"message": GAP})
 
 
 @dataclass(frozen=True)
 class Missed:
-    """What a reader that comes back is to be told."""
+    """What a reconnecting reader has missed."""
 
     cursors: dict[UUID, int]
-    after: int  # the last line that it got
-    since: datetime | None  # when that line was written, or one shortly before it
-    gap: bool  # lines may be gone that it never got
+    after: int  # id of the last line it received
+    since: datetime | None  # when that line, or the nearest one before it, was written
+    gap: bool  # some missed lines may have been deleted
 
     def wants(self, line: Event) -> bool:
-        """Of what may have come already: lately everything, and before that only changes of status."""
+        """Of lines that may already have been received: all recent ones; of older ones only status changes."""
         if (line.id or 0) > self.after or line.name == "status" or self.since is None:
             return True
         written: datetime = line.data["timestamp"]
@@ -163,10 +165,10 @@ class Missed:
 
 
 def missed_by_user(user_id: int, *, after: int) -> Missed:
-    """What the user's executions have for a reader who stopped at line `after`.
+    """The user's events for a reader that stopped at line `after`.
 
-    Numbers of different executions do not come in the order in which they became visible, so the reader gets
-    some of what was before that line again, under the same numbers.
+    Line ids of different executions do not become visible in order, so the reader also gets some lines before
+    that one again, with the same ids.
     """
     known = LogLine.objects.filter(id=after, execution__user_id=user_id).exists()
     before = LogLine.objects.filter(id__lte=after).order_by("-id")
@@ -190,18 +192,18 @@ def positions(ids: Iterable[UUID]) -> dict[UUID, int]:
 
 
 def ended(ids: Iterable[UUID]) -> list[UUID]:
-    """Those of them that have ended, or are not there any more."""
+    """Those that have ended or no longer exist."""
     alive = set(Execution.objects.filter(id__in=list(ids), status__in=ALIVE).values_list("id", flat=True))
     return [id_ for id_ in ids if id_ not in alive]
 
 
 def owners(ids: Iterable[UUID]) -> dict[UUID, int]:
-    """execution → user."""
+    """execution id → user id."""
     return dict(Execution.objects.filter(id__in=list(ids)).values_list("id", "user_id"))
 
 
 def moving(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, int]:
-    """execution → user: what runs or has changed within that time, in case nobody was told of it."""
+    """execution id → user id: running, or changed within that time, in case a notification was lost."""
     begin = Now() - within
     rows = Execution.objects.filter(user_id__in=list(user_ids)).filter(
         Q(status=Status.RUNNING) | Q(created_at__gt=begin) | Q(completed_at__gt=begin)

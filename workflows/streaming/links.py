@@ -1,4 +1,4 @@
-"""Signed addresses of live streams, for browsers: their EventSource sends no headers."""
+"""Signed URLs of live streams, for browsers, whose EventSource cannot send headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _links = SignedLinks(salt="workflows.events")
 
 
 def events_url(execution_id: UUID, *, base: str) -> str:
-    """Good for EVENTS_LINK_SECONDS, for this execution's stream alone."""
+    """Valid for EVENTS_LINK_SECONDS, for this execution's stream only."""
     expires = int(time.time()) + settings.EVENTS_LINK_SECONDS
     return f"{base}/workflows/{execution_id}/events?{_links.query(str(execution_id), expires=expires)}"
 

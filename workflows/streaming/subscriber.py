@@ -1,4 +1,4 @@
-"""One reader of live events: what it has yet to get, bounded."""
+"""One reader of live events, with a bounded queue of undelivered events."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from accounts.credentials import Credential
 
 from .event_reader import LINES_AT_ONCE, Event
 
-# Numbered events that wait for a reader; one that is slower is dropped, and comes back when it can.
+# Numbered events queued per reader; a slower reader is disconnected and can reconnect.
 CAPACITY = 2 * LINES_AT_ONCE
-MOST_PICTURE_BYTES = 48 * 1024 * 1024  # of pictures (base64) that wait for one websocket; more are dropped
+MOST_PICTURE_BYTES = 48 * 1024 * 1024  # of images (base64) queued per websocket; more are dropped
 
 
 class Reader:
     """Belongs to the event loop's thread. `execution_id` None: all of the user's executions.
 
-    It is closed when `credential`, if there is one, is no longer good.
+    Closed when `credential`, if given, is no longer valid.
     """
 
     __slots__ = (
         "_newest", "_numbered", "_ready", "closed", "credential", "execution_id", "last_event_id", "previews",
         "seen", "user_id",
     )  # fmt: skip
-    messages = False  # whether it gets what ComfyUI says, as `comfyui` events
+    messages = False  # whether it receives ComfyUI's own messages, as `comfyui` events
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Reader:
         self.previews = previews
         self.credential = credential
         self.closed = False
-        self.seen: dict[UUID, int] = {}  # execution -> the last of its lines that came to us
+        self.seen: dict[UUID, int] = {}  # execution -> id of its last line received
         self._numbered: deque[Event] = deque()
         self._newest: dict[tuple[str, UUID], Event] = {}
         self._ready = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        """Never waits. An event that came already is left out."""
+        """Never blocks. Drops an event that was already received."""
         if self.closed:
             return
         if event.id is None:
@@ -69,7 +69,7 @@ class Reader:
             del self._newest[key]
 
     def caught_up(self, cursors: Mapping[UUID, int]) -> None:
-        """These lines were read beside the queue: what waits in it up to there came already."""
+        """These lines were read separately: drop queued events up to the cursors."""
         self._numbered = deque(
             event for event in self._numbered if (event.id or 0) > cursors.get(event.execution_id, 0)
         )
@@ -77,7 +77,7 @@ class Reader:
             self.seen[execution_id] = max(last, self.seen.get(execution_id, 0))
 
     def take(self) -> list[Event]:
-        """All that waits: numbered ones first, in order, then the newest of the others."""
+        """Everything queued: numbered events first, in order, then the newest of the others."""
         found = [*self._numbered, *self._newest.values()]
         self._numbered.clear()
         self._newest.clear()
@@ -85,7 +85,7 @@ class Reader:
         return found
 
     async def wait(self, seconds: float) -> bool:
-        """Until something waits or it is closed; False when nothing came."""
+        """Wait until something is queued or the reader is closed; False on timeout."""
         if self._ready.is_set():
             return True
         try:
@@ -101,8 +101,8 @@ class Reader:
 
 
 class MessageReader(Reader):
-    """For a websocket in ComfyUI's protocol: what ComfyUI says of all executions of a user, and their changes
-    of status, in the order in which they came.
+    """For a websocket in ComfyUI's protocol: ComfyUI's messages for all executions of a user, and their
+    status changes, in order of arrival.
     """
 
     __slots__ = ("_picture_bytes", "overflowed")
@@ -136,7 +136,7 @@ class MessageReader(Reader):
 
 
 class Ending:
-    """Waits for the end of one execution and for nothing else. Belongs to the event loop's thread."""
+    """Waits for the end of one execution. Belongs to the event loop's thread."""
 
     __slots__ = ("_ready", "closed", "execution_id", "happened")
 
@@ -155,7 +155,7 @@ class Ending:
         self._ready.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Whether it has ended within so many seconds; False also once it is closed."""
+        """Whether the execution ended within `seconds`; False also once closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ready.wait()

@@ -1,9 +1,9 @@
-"""Sending what is in the outbox: what is due, whom it may burden, and what to make of the answer.
+"""Sends what is due in the outbox, within limits per user and host, and interprets the responses.
 
-Deliveries of one execution go in their order, one after the other; one that its receiver refused is waited
-for no longer. So many at once go to one host and for one user, so that a receiver that is slow or dead delays
-no other's. A delivery that is being sent is taken for a while; a sender that dies leaves it to be taken
-again: at least once, under the same `webhook-id`.
+Deliveries of one execution are sent in order, one at a time; after an error response the next ones no longer
+wait for it. Concurrency is limited per host and per user, so a slow or dead receiver does not delay others. A
+delivery is claimed for a limited time while it is sent; if the sender dies, the claim expires and it is sent
+again: at least once, with the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from . import signing
 
 logger = logging.getLogger(__name__)
 
-SENDERS = 32  # threads; nearly all of their time is waiting for receivers
-PER_HOST, PER_USER = 3, 8  # deliveries at once of one user, to one host and in all
-HOST_IN_ALL = 12  # to one host, of all users: who leaves theirs hanging does not take the turns of others
-LONGEST_DELAY = 2 * 3600.0  # seconds between tries
-TRIES_REFUSED = 5  # answers 4xx and 3xx
-# An earlier event that its receiver answers with an error must not hold back the end for a day.
+SENDERS = 32  # threads; they spend nearly all of their time waiting for receivers
+PER_HOST, PER_USER = 3, 8  # concurrent deliveries per user, per host and in all
+HOST_IN_ALL = 12  # per host, over all users: one user's hanging receivers must not use up the slots of others
+LONGEST_DELAY = 2 * 3600.0  # seconds between attempts
+TRIES_REFUSED = 5  # 4xx and 3xx responses
+# An earlier event that its receiver keeps rejecting must not hold back the final event for a day.
 TRIES_BEFORE_END = 8
 KEPT_ANSWER = 1024  # characters
 GONE = 410
@@ -51,7 +51,7 @@ TRY_AGAIN = (408, 425, 429)
 
 @dataclass(frozen=True)
 class Taken:
-    """A delivery in our hands; `token` fences what is recorded of it."""
+    """A claimed delivery; `token` fences the writes of its outcome."""
 
     id: int
     token: UUID
@@ -61,19 +61,19 @@ class Taken:
     message_id: str
     url: str
     created_at: datetime
-    age: float  # seconds that it has been tried for, in the database's clock
-    tries: int  # with this one
+    age: float  # seconds since the first attempt, by the database's clock
+    tries: int  # including this one
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a try. `status_code` None: nothing came back, `error` says why."""
+    """The outcome of an attempt. `status_code` None: no response, `error` says why."""
 
     status_code: int | None
     headers: Mapping[str, str]
     body: str = ""
     error: str = ""
-    final: bool = False  # trying again cannot help
+    final: bool = False  # retrying cannot help
 
 
 # -- what is due -----------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url
 
 
 def take(*, limit: int) -> list[Taken]:
-    """As many due deliveries as may be sent now, taken for three time-outs."""
+    """Claim as many due deliveries as may be sent now, for three timeouts."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.WEBHOOKS])
         cursor.execute(
@@ -132,11 +132,11 @@ def take(*, limit: int) -> list[Taken]:
 
 # -- one try ---------------------------------------------------------------------------------------------
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
-    """Send it once and record what came of it."""
+    """Make one attempt and record its outcome."""
     try:
         body, headers = connections.retry_until_available(lambda: _message(taken), stop=stop)
     except Execution.DoesNotExist:
-        return  # deleted, and this row with it
+        return  # the execution was deleted, and this row with it
     began = time.monotonic()
     answer = _send(taken.url, body, headers)
     seconds = time.monotonic() - began
@@ -150,7 +150,7 @@ def _message(taken: Taken) -> tuple[bytes, dict[str, str]]:
 
 
 def _body(taken: Taken) -> bytes:
-    """Made anew for each try, so that its links are fresh; what it says of the event stays the same."""
+    """Built for each attempt, so that its links are fresh; the event itself stays the same."""
     if taken.event == WebhookEvent.BATCH_COMPLETED:
         return _batch_body(taken)
     execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
@@ -158,7 +158,7 @@ def _body(taken: Taken) -> bytes:
     traits = WebhookEvent(taken.event).traits
     status = traits.status
     if not traits.is_terminal:
-        # Sent late, it still describes that moment: the end has an event of its own.
+        # Even if sent late, it describes that moment: the end has an event of its own.
         result |= {"status": status, "completed_at": None, "duration_seconds": None, "outputs": {}}
         result |= {"error": None, "error_details": None}
     payload = {
@@ -174,7 +174,7 @@ def _body(taken: Taken) -> bytes:
 def _batch_body(taken: Taken) -> bytes:
     execution = Execution.objects.select_related("batch").get(id=taken.execution_id)
     batch = execution.batch
-    if batch is None:  # it was retried since, and so has left the batch
+    if batch is None:  # it has been retried since, and so has left the batch
         raise Execution.DoesNotExist
     payload = {
         "event": taken.event,
@@ -218,11 +218,11 @@ def _send(url: str, body: bytes, headers: dict[str, str]) -> Answer:
 class Verdict:
     state: Delivery.State
     error: str = ""
-    delay: float = 0.0  # seconds until the next try
+    delay: float = 0.0  # seconds until the next attempt
 
 
 def judge(taken: Taken, answer: Answer) -> Verdict:
-    """Delivered, given up, or again after a while."""
+    """Mark it delivered or failed, or schedule the next attempt."""
     code = answer.status_code
     if code is not None and 200 <= code < 300:
         return Verdict(Delivery.State.DELIVERED)
@@ -245,7 +245,7 @@ def _explained(code: int | None) -> str:
 
 def _enough(taken: Taken, code: int | None) -> bool:
     if code is None:
-        return False  # it was not reached: that may change
+        return False  # connection failed: it may work later
     if code < 500 and code not in TRY_AGAIN:
         return taken.tries >= TRIES_REFUSED
     return not WebhookEvent(taken.event).traits.is_terminal and taken.tries >= TRIES_BEFORE_END
@@ -257,7 +257,7 @@ def _backoff(tries: int) -> float:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the receiver asks for, a day at most; 0 where it does not, or makes no sense."""
+    """Seconds from the Retry-After header, a day at most; 0 if missing or invalid."""
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
     if text.isdigit():
         seconds = float(text[:10])
@@ -300,9 +300,9 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
 
 # -- the process that sends ------------------------------------------------------------------------------
 class Deliverer:
-    """Looks for what is due, by itself every LOOK_SECONDS and whenever it is woken, and has it sent.
+    """Polls for due deliveries every LOOK_SECONDS and whenever it is woken, and has them sent.
 
-    `take` returns what to give to `deliver`, each in a thread; `name` is what it calls them in the log.
+    `take` claims items, each of which is passed to `deliver` in a thread; `name` is their name in the log.
     """
 
     LOOK_SECONDS = 1.0
@@ -331,12 +331,12 @@ class Deliverer:
         self._woken.set()
 
     def stop(self) -> None:
-        """Take nothing more. Does not wait."""
+        """Claim nothing more. Does not wait."""
         self._stopping.set()
         self._woken.set()
 
     def close(self) -> None:
-        """Wait for what is being sent: a time-out at most, and the recording."""
+        """Wait for deliveries in progress: at most one timeout, plus recording."""
         self._thread.join(timeout=5)
         self._pool.shutdown(wait=True)
 
@@ -347,7 +347,7 @@ class Deliverer:
                 self._look()
             except connections.UNAVAILABLE as exc:
                 logger.warning("%ss wait, the database is unavailable: %s", self._name, exc)
-            except Exception:  # this thread is all that looks
+            except Exception:  # this thread does all the polling
                 logger.exception("%ss stumbled", self._name)
             self._woken.wait(self.LOOK_SECONDS)
 
@@ -366,10 +366,10 @@ class Deliverer:
     def _deliver(self, taken: Any) -> None:
         try:
             (self._send or deliver)(taken, stop=self._stopping)
-        except connections.UNAVAILABLE as exc:  # only while we stop
+        except connections.UNAVAILABLE as exc:  # only during shutdown
             logger.warning("%s %d of %s is left: %s", self._name, taken.id, taken.execution_id, exc)
         except Exception:
-            # Left taken: it is due again when that is over.
+            # Left claimed: it is due again once the claim expires.
             logger.exception("%s %d of %s stumbled", self._name, taken.id, taken.execution_id)
         finally:
             with self._lock:

@@ -1,8 +1,7 @@
-"""Webhooks: the outbox, and what users ask of it.
+"""The webhook outbox, and what users can do with it.
 
-A delivery is a row that is written in the transaction which changes the status. So none is lost when the
-broker, a worker or the receiver is unavailable; `dispatcher` sends them, and a message to its queue only
-makes it look sooner.
+A delivery is a row written in the transaction that changes the status, so none is lost when the broker, a
+worker or the receiver is unavailable. `dispatcher` sends them; a message to its queue only wakes it earlier.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from comfyserve.outbound import client
 from workflows import notify
 from workflows.models import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Execution, Webhook, WebhookEvent
 
-SHOWN_ATTEMPTS = 50  # of one delivery, the latest
+SHOWN_ATTEMPTS = 50  # the latest attempts per delivery
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a submitter wants to be told. `base` is our own address as the submitter sees it."""
+    """The webhook a submitter asks for. `base` is our own URL as the submitter sees it."""
 
     url: str
     events: Sequence[str]
@@ -36,7 +35,7 @@ class Wanted:
 
 # -- asking for them -----------------------------------------------------------------------------------
 def check(wanted: Wanted) -> None:
-    """ValidationFailed where we would never call that address. May ask DNS: not inside a transaction."""
+    """Raises ValidationFailed for URLs that are never called. May query DNS: not inside a transaction."""
     try:
         client.check(wanted.url, https_only=settings.WEBHOOK_HTTPS_ONLY)
     except client.Refused as exc:
@@ -44,7 +43,7 @@ def check(wanted: Wanted) -> None:
 
 
 def ask(execution: Execution, wanted: Wanted) -> None:
-    """Note it, in the transaction that makes the execution."""
+    """Store it, in the transaction that creates the execution."""
     target = client.parse(wanted.url)
     Webhook.objects.create(
         execution=execution,
@@ -56,16 +55,16 @@ def ask(execution: Execution, wanted: Wanted) -> None:
 
 
 def wanted_of(execution: Execution) -> Wanted | None:
-    """What was asked for this execution; a retry inherits it."""
+    """The webhook of this execution; a retry inherits it."""
     hook = Webhook.objects.filter(execution=execution).first()
     return Wanted(url=hook.url, events=hook.events, base=hook.base) if hook else None
 
 
 # -- the outbox ----------------------------------------------------------------------------------------
 def record(ids: Iterable[UUID], *, event: WebhookEvent) -> None:
-    """Put the event of these executions into the outbox, where it was asked for, and once only.
+    """Add the event of these executions to the outbox, where requested, once only.
 
-    To be called in the transaction that changes the status.
+    Call it in the transaction that changes the status.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -85,13 +84,13 @@ def record(ids: Iterable[UUID], *, event: WebhookEvent) -> None:
 
 # -- looking and asking again --------------------------------------------------------------------------
 def deliveries_of(execution: Execution) -> list[Delivery]:
-    """In the order of what happened, each with its tries."""
+    """In order of events, each with its attempts."""
     tries = Prefetch("attempts", DeliveryAttempt.objects.order_by("id"))
     return list(Delivery.objects.filter(execution=execution).order_by("id").prefetch_related(tries))
 
 
 def redeliver(*, execution: Execution, delivery_id: int) -> Delivery:
-    """Send it again, under the same id. Conflict while it is still being sent."""
+    """Send it again, with the same id. Raises Conflict while it is being sent."""
     rows = Delivery.objects.filter(execution=execution, id=delivery_id)
     if not rows.exists():
         raise NotFound(f"This execution has no delivery {delivery_id}")
@@ -101,7 +100,7 @@ def redeliver(*, execution: Execution, delivery_id: int) -> Delivery:
 
 
 def send_again(rows: QuerySet[Delivery]) -> int:
-    """Those that have ended, delivered or not, wait again; the number of them."""
+    """Queue finished deliveries again, whether delivered or failed; returns their number."""
     with transaction.atomic():
         changed = rows.exclude(state=Delivery.State.WAITING).update(
             state=Delivery.State.WAITING,
@@ -119,7 +118,7 @@ def send_again(rows: QuerySet[Delivery]) -> int:
 
 
 def shown(delivery: Delivery) -> dict[str, Any]:
-    """A delivery as the API shows it, with its latest tries."""
+    """A delivery as the API shows it, with its latest attempts."""
     return {
         "id": delivery.id,
         "webhook_id": delivery.message_id,

@@ -1,4 +1,4 @@
-"""What a user's webhooks are signed with: made on first use, changed with an overlap."""
+"""A user's webhook signing secrets: created on first use, rotated with an overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from standardwebhooks import Webhook as Signer
 from accounts import audit
 from workflows.models import WebhookSecret
 
-MAX_SIGNING_SECRETS = 5  # that sign at once, however often the secret is changed
+MAX_SIGNING_SECRETS = 5  # secrets valid at once, however often the secret is rotated
 
 
 def _new() -> str:
@@ -23,7 +23,7 @@ def _new() -> str:
 
 
 def valid(*, user_id: int) -> list[WebhookSecret]:
-    """All that sign now, the present one first. Makes the first one."""
+    """All valid secrets, the current one first. Creates the first one."""
     found = list(_valid(user_id))
     if any(each.expires_at is None for each in found):
         return found
@@ -31,7 +31,7 @@ def valid(*, user_id: int) -> list[WebhookSecret]:
         with transaction.atomic():
             WebhookSecret.objects.create(user_id=user_id, secret=_new())
     except IntegrityError:
-        pass  # somebody else has just made it
+        pass  # created concurrently
     return list(_valid(user_id))
 
 
@@ -41,13 +41,13 @@ def _valid(user_id: int) -> QuerySet[WebhookSecret]:
 
 
 def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSecret]:
-    """A new secret; the old one signs as well for `overlap` (settings), so that receivers can change over."""
+    """Create a new secret; the old one stays valid for `overlap` (settings), so that receivers can switch."""
     if overlap is None:
         overlap = timedelta(hours=settings.WEBHOOK_SECRET_OVERLAP_HOURS)
     valid(user_id=user_id)
     with transaction.atomic():
         rows = WebhookSecret.objects.filter(user_id=user_id)
-        # Locked, so that two changes at once come one after the other.
+        # Locked, to serialise concurrent rotations.
         present = rows.select_for_update().get(expires_at=None)
         rows.filter(id=present.id).update(expires_at=Now() + overlap)
         rows.filter(expires_at__lt=Now()).delete()
@@ -58,7 +58,7 @@ def rotate(*, user_id: int, overlap: timedelta | None = None) -> list[WebhookSec
 
 
 def signatures(message_id: str, *, body: bytes, timestamp: float, user_id: int) -> str:
-    """The header `webhook-signature`: one signature by each valid secret."""
+    """The `webhook-signature` header: one signature for each valid secret."""
     at = datetime.fromtimestamp(int(timestamp), tz=UTC)
     return " ".join(
         Signer(each.secret).sign(msg_id=message_id, timestamp=at, data=body.decode())
