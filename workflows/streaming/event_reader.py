@@ -157,7 +157,7 @@ class Missed:
     gap: bool  # some missed lines may have been deleted
 
     def wants(self, line: Event) -> bool:
-        """Of lines that may already have been received: all recent ones; of older ones only status changes."""
+        """Of possibly received lines: all recent ones; of older ones only status changes."""
         if (line.id or 0) > self.after or line.name == "status" or self.since is None:
             return True
         written: datetime = line.data["timestamp"]
