@@ -1,4 +1,4 @@
-"""Apps and their versions in the console: to look at, and to delete an app."""
+"""Apps and their versions in the admin: read-only, except for deleting an app."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class AppsCatalogConfig(AppConfig):
 
 
 def _kept(version_ids: set[UUID]) -> set[UUID]:
-    """Versions that still exist, and so need the files that came with them."""
+    """Versions that still exist, and so need their files."""
     from .models import AppVersion
 
     return set(AppVersion.objects.filter(id__in=version_ids).values_list("id", flat=True))

@@ -1,4 +1,4 @@
-"""Saving, finding and deleting apps. Permission to run or change one is part of finding it."""
+"""Saves, finds and deletes apps. Finding one includes the permission check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from . import declaring, parameters
 from .models import App, AppVersion, Visibility
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-RESERVED = ("run", "batch", "schema", "versions")  # what follows a name in a path
+RESERVED = ("run", "batch", "schema", "versions")  # path segments that follow a name
 ADDRESS = re.compile(
     r"(?:(?P<owner>[^/]{1,150})/)?(?P<name>[a-z0-9][a-z0-9_-]{0,62})(?:@(?P<number>\d{1,9}))?"
 )
@@ -30,7 +30,7 @@ ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Found:
-    """A version of an app that somebody may run, with the app and its owner."""
+    """A version of an app that the user may run, with the app and its owner."""
 
     app: App
     version: AppVersion
@@ -46,7 +46,9 @@ class Found:
 
 # -- finding ---------------------------------------------------------------------------------------------
 def visible_to(user: User) -> QuerySet[App]:
-    """The apps that the user may run: the user's own, those of the user's groups, and everybody's."""
+    """The apps that the user may run: the user's own, those shared with a group of the user, and public
+    ones.
+    """
     shared = Q(visibility=Visibility.EVERYBODY) | Q(
         visibility=Visibility.GROUP, group__in=user.groups.values("id")
     )
@@ -56,9 +58,9 @@ def visible_to(user: User) -> QuerySet[App]:
 
 
 def find(*, user: User, address: str) -> Found:
-    """The version that `address` names: `name`, `owner/name`, either with `@number` or else the newest.
+    """The version at `address`: `name` or `owner/name`, with `@number` or else the newest.
 
-    A name alone is one of the user's own apps. NotFound where there is none that the user may run.
+    A name alone is one of the user's own apps. Raises NotFound if the user may run none of that address.
     """
     app, number = _app(visible_to(user), user, address)
     version = AppVersion.objects.filter(app=app, number=number or app.latest).first()
@@ -68,7 +70,7 @@ def find(*, user: User, address: str) -> Found:
 
 
 def find_own(*, user: User, address: str) -> App:
-    """The user's own app, for changing it. NotFound for all else, whoever may run it."""
+    """The user's own app, to change it. Raises NotFound for all others, even if the user may run them."""
     return _app(visible_to(user).filter(owner=user), user, address)[0]
 
 
@@ -83,7 +85,7 @@ def _app(rows: QuerySet[App], user: User, address: str) -> tuple[App, int | None
 
 
 def newest(apps: Sequence[App]) -> dict[int, AppVersion]:
-    """The newest version of each, by the id of the app, in one query."""
+    """The newest version of each app, by app id, in one query."""
     rows = AppVersion.objects.filter(app__in=apps, number=F("app__latest")).defer("workflow")
     return {version.app_id: version for version in rows}
 
@@ -104,8 +106,8 @@ def create(
 ) -> Found:
     """Save a new app with its first version.
 
-    `inputs` and `outputs` None: those of the editor's app mode, else what a person would expect. Raises
-    ValidationFailed, and Conflict where the user has an app of that name.
+    `inputs` and `outputs` None: those of the editor's app mode, else inferred. Raises ValidationFailed, and
+    Conflict if the user has an app of that name.
     """
     _check_name(name)
     app = App(
@@ -126,10 +128,10 @@ def create(
 
 
 def change(*, user: User, address: str, changes: dict[str, Any]) -> Found:
-    """Change an app of the user's own: what is in `changes`, named as in `create`, but for the name.
+    """Change an app of the user: `changes` has the arguments of `create`, except for the name.
 
-    Another workflow, or other inputs or outputs, make a new version; without `inputs` and `outputs` those of
-    a new workflow are found anew.
+    Another workflow, or other inputs or outputs, make a new version; a new workflow without `inputs` and
+    `outputs` has them inferred again.
     """
     app = find_own(user=user, address=address)
     version = None
@@ -169,12 +171,12 @@ def _changed_version(user: User, app: App, changes: dict[str, Any]) -> AppVersio
 
 
 def delete(*, user: User, address: str) -> None:
-    """With all versions. What was made with it stays."""
+    """With all versions. Executions and files made with it stay."""
     remove(find_own(user=user, address=address))
 
 
 def remove(app: App) -> None:
-    """The same for operators, whoever's it is. Files that came with it are kept for as long as others are."""
+    """The same for operators, for any owner. Its files are kept as long as others use them."""
     app.delete()
 
 
@@ -199,7 +201,7 @@ def _group(user: User, visibility: str, name: str | None) -> Group | None:
 
 
 def _version(user: User, workflow: Any, inputs: Any, outputs: Any) -> AppVersion:
-    """Checked, and not saved yet. Files that the workflow brings along are stored here."""
+    """Validated but not saved. Files that the workflow carries are stored here."""
     declared = declaring.declare(workflow, user=user, inputs=inputs, outputs=outputs)
     [taken] = input_files.take_all([(declared.graph, frozenset())], user=user)
     prompt = {

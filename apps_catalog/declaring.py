@@ -1,4 +1,4 @@
-"""From what an owner sends to an app's version: the graph, its inputs and its outputs, checked."""
+"""Validates what an owner submits for an app version: the graph, its inputs and its outputs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MOST = 100  # inputs, and outputs
 
 @dataclass(frozen=True)
 class Declared:
-    source: Any  # the workflow, without what it was wrapped in
+    source: Any  # the workflow, unwrapped
     graph: parsing.Graph
     inputs: list[Parameter]
     outputs: list[NamedOutput]
 
 
 def declare(workflow: Any, *, user: User, inputs: Any, outputs: Any) -> Declared:
-    """`inputs` and `outputs` as serializers let them through, or None: then they are found.
+    """`inputs` and `outputs` as validated by the serializers, or None to infer them.
 
-    Raises ValidationFailed with every mistake under the path of its element.
+    Raises ValidationFailed with every error under the path of its element.
     """
     reading = formats.read(workflow, user=user, max_nodes=settings.MAX_NODES)
     graph = reading.graph
@@ -66,7 +66,7 @@ def _inputs(graph: parsing.Graph, given: list[dict[str, Any]], mistakes: list[De
 
 
 def _merged(graph: parsing.Graph, entry: dict[str, Any]) -> Parameter:
-    """What the owner said goes before what the graph and the workers tell."""
+    """The owner's values take precedence over those of the graph and the workers."""
     known = inference.parameter(graph.prompt, entry["node"], entry["input"], called=entry["name"])
     said = {name: value for name, value in entry.items() if value is not None}
     found = replace(known, **said)

@@ -1,6 +1,6 @@
-"""What the workers' ComfyUIs say about the inputs of their nodes: types, ranges and choices, as of now.
+"""What the workers' ComfyUIs currently report about node inputs: types, ranges and choices.
 
-Where several workers say different things, a choice is open if any of them has it.
+If workers differ, a choice is valid if any of them has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KEPT_OPTIONS = ("default", "min", "max", "step", "multiline", "tooltip")
 
 @dataclass(frozen=True)
 class InputDefinition:
-    """`type` is ComfyUI's own word, COMBO for a list of choices. `upload` is what may be uploaded for it."""
+    """`type` is ComfyUI's own name, COMBO for a list of choices. `upload`: what can be uploaded for it."""
 
     type: str
     choices: tuple[str, ...] | None = None
@@ -41,13 +41,13 @@ digests_lately = TtlCache(_digests, seconds=2.0)
 
 
 def node(class_type: str) -> NodeDefinition | None:
-    """None where no worker knows the class. What a ComfyUI says is read once in each process."""
+    """None if no worker knows the class. Each worker's report is read once per process."""
     known = [table[class_type] for table in map(_table, digests_lately()) if class_type in table]
     return known[0] if known else None
 
 
 def choices(class_type: str, name: str) -> list[str] | None:
-    """What may be chosen for an input, on any worker; None where that is not known."""
+    """The choices of an input, on any worker; None if unknown."""
     found: dict[str, None] = {}
     for digest in digests_lately():
         definition = _table(digest).get(class_type)
@@ -91,7 +91,7 @@ def _input(told: list[Any], shared: dict[tuple[str, ...], tuple[str, ...]]) -> I
 
 
 def _upload(options: Mapping[str, Any]) -> str:
-    """ComfyUI marks them for its own editor: `image_upload`, `audio_upload`, `video_upload` and the like."""
+    """ComfyUI's flags for its own editor: `image_upload`, `audio_upload`, `video_upload` and the like."""
     for key, value in options.items():
         if key.endswith("_upload") and value is True:
             kind = key.removesuffix("_upload")

@@ -1,4 +1,4 @@
-"""The inputs and outputs of an app that nobody named: from the editor's app mode, or as expected."""
+"""Infers an app's undeclared inputs and outputs: from the editor's app mode, or from the graph."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from . import definitions
 from .definitions import InputDefinition
 from .parameters import FILES, SEEDS, NamedOutput, Parameter
 
-SAVING = {  # output nodes of ComfyUI's own, for as long as no worker has said anything
+SAVING = {  # output nodes of ComfyUI itself, until a worker has reported its own
     "SaveImage", "PreviewImage", "SaveAnimatedWEBP", "SaveAnimatedPNG", "SaveWEBM", "SaveVideo", "SaveAudio",
     "SaveAudioMP3", "SaveAudioOpus", "PreviewAudio", "PreviewAny", "SaveGLB",
 }  # fmt: skip
-LOADERS = {  # the same of nodes that take a file
+LOADERS = {  # the same for nodes that load a file
     ("LoadImage", "image"): "image",
     ("LoadImageMask", "image"): "mask",
     ("LoadAudio", "audio"): "audio",
     ("LoadVideo", "file"): "video",
     ("Load3D", "model_file"): "file",
 }
-# Inputs that a person expects to set, wherever they stand, by the name that they get.
+# Inputs that users expect to set, on whichever node, and the names they get.
 EXPECTED = {"seed": "seed", "noise_seed": "seed", "steps": "steps", "width": "width", "height": "height"}
 PROMPT_INPUTS = ("text", "prompt", "t5xxl", "clip_l")
 DEPTH = 50  # links followed back from a sampler to its prompt
@@ -36,7 +36,7 @@ DEFAULT_TITLE = re.compile(
 
 # -- one input -------------------------------------------------------------------------------------------
 def parameter(prompt: Prompt, node_id: str, name: str, *, called: str) -> Parameter:
-    """With the type, range and default that the graph and the workers tell."""
+    """With the type, range and default from the graph and the workers."""
     node = prompt[node_id]
     told = _definition(node, name)
     type_ = type_of(node, name, told)
@@ -68,7 +68,7 @@ def _definition(node: Mapping[str, Any], name: str) -> InputDefinition | None:
 
 
 def type_of(node: Mapping[str, Any], name: str, told: InputDefinition | None) -> str:
-    """By what the workers say, else by ComfyUI's usual names, else by the value itself."""
+    """From the workers' report, else from ComfyUI's usual names, else from the value."""
     loader = LOADERS.get((str(node["class_type"]), name))
     if loader:
         return loader
@@ -104,9 +104,9 @@ def _number(value: Any) -> float | int | None:
 
 # -- the editor's app mode -----------------------------------------------------------------------------------
 def of_app_mode(workflow: Any, prompt: Prompt) -> tuple[list[Parameter], list[NamedOutput]]:
-    """What `extra.linearData` of an editor's file names; empty lists where it names nothing.
+    """The selection in `extra.linearData` of an editor file; empty lists if it has none.
 
-    `inputs` are `[node id, widget, config?]`, the id being that of a node or `graph:node:widget`.
+    `inputs` are `[node id, widget, config?]`, where the id is a node's or `graph:node:widget`.
     """
     extra = workflow.get("extra") if isinstance(workflow, dict) else None
     linear = extra.get("linearData") if isinstance(extra, dict) else None
@@ -129,7 +129,7 @@ def of_app_mode(workflow: Any, prompt: Prompt) -> tuple[list[Parameter], list[Na
 
 
 def _linear_node(named: str, prompt: Prompt) -> str | None:
-    """The node of the prompt: nodes within a subgraph are called after those around it, by colons."""
+    """The prompt's node: node ids within a subgraph are prefixed by those around it, with colons."""
     candidates = [named, *(":".join(named.split(":")[1:-1]) for _ in [0] if ":" in named)]
     candidates.append(named.rpartition(":")[0])
     return next((candidate for candidate in candidates if candidate in prompt), None)
@@ -137,7 +137,7 @@ def _linear_node(named: str, prompt: Prompt) -> str | None:
 
 # -- what a person would expect ------------------------------------------------------------------------------
 class _Names:
-    """Names that are taken already get a number."""
+    """Adds a number to names that are taken."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -154,7 +154,7 @@ class _Names:
 
 
 def expected(prompt: Prompt) -> list[Parameter]:
-    """Prompts first, then loaded files, then seed, size and steps, and what stands in a node with a title."""
+    """Prompts first, then loaded files, then seed, size and steps, and values of nodes with a title."""
     names, done = _Names(), set()
     found: list[Parameter] = []
     places = [*_prompts(prompt), *_loaded(prompt), *_usual(prompt), *_titled(prompt)]
@@ -181,7 +181,7 @@ def _prompts(prompt: Prompt) -> Iterator[Place]:
 
 
 def _texts_behind(prompt: Prompt, node_id: str) -> Iterator[tuple[str, str]]:
-    """The nearest texts: what is before a node that has one is no prompt of this side any more."""
+    """The nearest texts: nodes upstream of a text are not prompts of this side any more."""
     seen, waiting = {node_id}, [node_id]
     for _ in range(DEPTH):
         if not waiting:
@@ -217,12 +217,14 @@ def _usual(prompt: Prompt) -> Iterator[Place]:
 
 
 def _is_fixed(node: Mapping[str, Any], name: str) -> bool:
-    """A size is one to choose where something empty is made of it; not where a picture is scaled or cut."""
+    """A size is an input where an empty latent is created from it; not where an image is scaled or
+    cropped.
+    """
     return name in ("width", "height") and not str(node["class_type"]).startswith(("Empty", "Latent"))
 
 
 def _titled(prompt: Prompt) -> Iterator[Place]:
-    """A value that stands alone in a node which somebody gave a title of its own is meant to be set."""
+    """The only value of a node that the author gave a title is meant to be set."""
     for node_id, node in prompt.items():
         title = _title_of_value(prompt, node_id)
         if title:
@@ -230,7 +232,7 @@ def _titled(prompt: Prompt) -> Iterator[Place]:
 
 
 def _title_of_value(prompt: Prompt, node_id: str) -> str:
-    """The node's own title, where it has one value that it can be the title of."""
+    """The node's own title, if it has a single value to which the title can apply."""
     return _own_title(prompt, node_id) if len(_values_in(prompt[node_id])) == 1 else ""
 
 
@@ -239,7 +241,7 @@ def _values_in(node: Mapping[str, Any]) -> list[str]:
 
 
 def _own_title(prompt: Prompt, node_id: str) -> str:
-    """The title that a person gave the node; "" where it is ComfyUI's own."""
+    """The title the author gave the node; "" if it is ComfyUI's default."""
     node = prompt[node_id]
     title = str((node.get("_meta") or {}).get("title") or "")
     told = definitions.node(str(node["class_type"]))

@@ -1,4 +1,4 @@
-"""Tables of apps. A version never changes; `catalog` is the only code that writes them."""
+"""Tables of apps. Versions are immutable; only `catalog` writes these tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from django.db.models.functions import Now
 class Visibility(models.TextChoices):
     PRIVATE = "private"  # its owner
     GROUP = "group"  # and the members of a group
-    EVERYBODY = "everybody"  # and everybody who has an account
+    EVERYBODY = "everybody"  # and everyone with an account
 
 
 class App(models.Model):
-    """What is the same for all versions of an app. Addressed as `owner/name`, by its owner also as `name`."""
+    """What all versions of an app share. Addressed as `owner/name`, by its owner also as `name`."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="apps", db_index=False
@@ -37,7 +37,7 @@ class App(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["owner", "name"], name="app_name_of_owner")]
         indexes = [
-            # Read by the list of apps that somebody may run.
+            # For the list of apps that a user may run.
             models.Index(fields=["id"], name="app_of_everybody", condition=Q(visibility="everybody")),
         ]
 
@@ -46,12 +46,12 @@ class App(models.Model):
 
     @property
     def address(self) -> str:
-        """How everybody who may run it calls it. Reads the owner."""
+        """The address for everyone who may run it. Reads the owner."""
         return f"{self.owner.username}/{self.name}"
 
 
 class AppVersion(models.Model):
-    """One state of an app. The id is also the holder of the files that came with it (`files.pins`)."""
+    """One state of an app. Its id is also the holder of its files (`files.pins`)."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="versions", db_index=False)

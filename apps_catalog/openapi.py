@@ -1,4 +1,4 @@
-"""The description of the API for whoever asks: each app that they may run is an operation of its own."""
+"""The OpenAPI schema for the caller: each app that they may run is an operation of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ TEMPLATE = "/apps/{app}/run"
 
 
 class SchemaView(docs.SchemaView):
-    """With a bearer token, the schema has typed operations of the caller's apps; without one it is public."""
+    """With a bearer token, the schema includes typed operations of the caller's apps; without, it is
+    public.
+    """
 
     def schema_for(self, request: Request) -> dict[str, Any] | None:
         identity = authentication.identify(request._request)
@@ -43,7 +45,7 @@ def paths_of(user: User) -> dict[str, Any]:
 
 
 def _operation(found: Found) -> dict[str, Any]:
-    """That of any app, with the inputs of this one."""
+    """The operation of any app, with the inputs of this one."""
     usual = docs.schema()["paths"][TEMPLATE]["post"]
     inputs = parameters.schema_of(found.inputs, found.version.prompt)
     body: dict[str, Any] = {
@@ -68,5 +70,5 @@ def _required(inputs: dict[str, Any]) -> list[str]:
 
 
 def _operation_id(app: App) -> str:
-    """Unique: two addresses may become the same word."""
+    """Made unique: two addresses may normalise to the same id."""
     return f"run_{re.sub(r'[^A-Za-z0-9]+', '_', app.address)}_{app.pk}"

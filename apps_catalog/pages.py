@@ -1,4 +1,4 @@
-"""The page of apps for people: the same addresses as the API's, for whoever asks for HTML."""
+"""The HTML page of apps: the same URLs as the API's, for requests that accept HTML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
-# Everything from this server, but pictures: an S3 serves those under an address of its own.
+# Everything from this server, except images: S3 serves those from another origin.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob: https: http:; media-src 'self' https: http:; form-action 'self'; "
@@ -16,7 +16,7 @@ POLICY = (
 
 
 def page_or(view: Any) -> Any:
-    """The page for browsers, which log in with the account there; the API's view for all else."""
+    """The page for browsers, which log in there; the API's view for all other requests."""
 
     def chosen(request: HttpRequest, **arguments: str) -> HttpResponseBase:
         if request.method in ("GET", "HEAD") and _asks_for_html(request):
@@ -24,7 +24,7 @@ def page_or(view: Any) -> Any:
         answer: HttpResponseBase = view(request, **arguments)
         return answer
 
-    # As REST framework marks its own views; the schema's generator looks for it.
+    # As REST framework marks its own views, for the schema generator.
     chosen.cls, chosen.initkwargs, chosen.csrf_exempt = view.cls, view.initkwargs, True  # type: ignore[attr-defined]
     return chosen
 

@@ -1,4 +1,4 @@
-"""The inputs of an app: their types, what is a good value for each, and how JSON Schema says the same."""
+"""The inputs of an app: their types, the validation of values, and their JSON Schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import definitions
 
 TEXTS = ("string", "text")
 FILES = ("image", "mask", "video", "audio", "file")
-MEDIA = {  # the beginnings of the content types that each takes
+MEDIA = {  # the content type prefixes that each accepts
     "image": ("image/",),
     "mask": ("image/",),
     "audio": ("audio/", "video/"),
@@ -25,7 +25,7 @@ CHOICES = ("choice", "model", "lora")
 TYPES = (*TEXTS, "integer", "number", "boolean", *CHOICES, *FILES)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 SEEDS = ("seed", "noise_seed")
-LARGEST_SEED = 2**53 - 1  # every JSON reader keeps whole numbers up to here
+LARGEST_SEED = 2**53 - 1  # the largest integer that every JSON parser keeps exact
 LONGEST_TEXT = 100_000  # characters
 SHOWN_CHOICES = 5  # in an error
 
@@ -34,7 +34,7 @@ SHOWN_CHOICES = 5  # in an error
 class Parameter:
     """An input of an app: a name and a type for one input of a node.
 
-    `choices` None: those that the workers have at the moment. `default` None: there is none.
+    `choices` None: those that the workers currently have. `default` None: there is none.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Parameter:
 
     @property
     def is_seed(self) -> bool:
-        """Left out, it is drawn at random."""
+        """If omitted, a random value is drawn."""
         return self.type == "integer" and self.input in SEEDS and not self.required
 
 
 @dataclass(frozen=True)
 class NamedOutput:
-    """What a node makes, under a name."""
+    """A node's output, under a name."""
 
     name: str
     node: str
@@ -79,7 +79,7 @@ def outputs_of(stored: list[dict[str, Any]]) -> list[NamedOutput]:
 
 
 def choices_of(parameter: Parameter, prompt: Mapping[str, Any]) -> list[str] | None:
-    """Those that it was given, else the workers' at the moment; None where neither is known."""
+    """Its declared choices, else the workers' current ones; None if neither is known."""
     if parameter.choices is not None or parameter.type not in CHOICES:
         return parameter.choices
     return definitions.choices(str(prompt[parameter.node]["class_type"]), parameter.input)
@@ -87,7 +87,7 @@ def choices_of(parameter: Parameter, prompt: Mapping[str, Any]) -> list[str] | N
 
 # -- values ----------------------------------------------------------------------------------------------
 def mistake(parameter: Parameter, value: Any, *, choices: list[str] | None, path: str) -> Detail | None:
-    """What is wrong with a value; None where it is good."""
+    """The error in a value; None if it is valid."""
     if parameter.type in ("integer", "number"):
         return _number_mistake(parameter, value, path)
     if parameter.type == "boolean":
@@ -144,7 +144,7 @@ JSON_TYPES = {"integer": "integer", "number": "number", "boolean": "boolean"}
 
 
 def schema_of(inputs: list[Parameter], prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the object of inputs. `x-type` is our own, finer type."""
+    """JSON Schema (draft 2020-12) of the object of inputs. `x-type` is our own, more specific type."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -165,7 +165,7 @@ def property_of(parameter: Parameter, prompt: Mapping[str, Any]) -> dict[str, An
     if parameter.type in FILES:
         said["description"] = said.get("description") or "A file_id, an http(s) address, or a data: URL"
     if parameter.is_seed:
-        said["x-random"] = True  # drawn anew where it is left out
+        said["x-random"] = True  # drawn anew if omitted
     elif parameter.default is not None:
         said["default"] = parameter.default
     bounds = {"minimum": parameter.minimum, "maximum": parameter.maximum, "x-step": parameter.step}

@@ -12,7 +12,7 @@ from .models import App, AppVersion
 
 
 def app(found: Found, *, user: User, whole: bool = False) -> dict[str, Any]:
-    """`whole`: with the workflow, where the user may see it."""
+    """`whole`: with the workflow, if the user may see it."""
     row, version = found.app, found.version
     shown = {
         "app": row.address,
@@ -59,7 +59,7 @@ def _may_see(row: App, user: User) -> bool:
 
 
 def _inputs(row: App, found: AppVersion, user: User) -> list[dict[str, Any]]:
-    """Which node each belongs to is part of the workflow."""
+    """The node of each is part of the workflow."""
     return [_told(each, may_see=_may_see(row, user)) for each in found.inputs]
 
 

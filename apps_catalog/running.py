@@ -1,4 +1,4 @@
-"""Running an app: named values become a graph in the queue. Doors call `run` and `run_many`."""
+"""Runs apps: named values become a graph in the queue. Views call `run` and `run_many`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .parameters import LARGEST_SEED, Parameter
 
 @dataclass(frozen=True)
 class Run:
-    """What was put in the queue, of which version, and with which values: those that were drawn, too."""
+    """What was queued: the version and all values, including the drawn ones."""
 
     accepted: Accepted
     found: Found
@@ -37,9 +37,9 @@ def run(
     output: Mapping[str, Any] | None = None,
     **options: Unpack[submission.Options],
 ) -> Run:
-    """Put a run of the app into the queue. `app` is its address: see `catalog.find`.
+    """Queue a run of the app. `app` is its address: see `catalog.find`.
 
-    A webhook is to be checked before. Raises NotFound, ValidationFailed (each mistake under `inputs.<name>`),
+    A webhook must already be checked. Raises NotFound, ValidationFailed (each error under `inputs.<name>`),
     LimitExceeded and Unavailable, as submitting a workflow does.
     """
     found = catalog.find(user=user, address=app)
@@ -61,7 +61,7 @@ def run_many(
     output: Mapping[str, Any] | None = None,
     **options: Unpack[submission.Options],
 ) -> Batch:
-    """The same for many at once, all or none; mistakes are under `<path>.<number>.<name>`."""
+    """The same for many at once, all or none; errors are under `<path>.<number>.<name>`."""
     found = catalog.find(user=user, address=app)
     mistakes: list[Detail] = []
     works: list[Work] = []
@@ -85,7 +85,7 @@ def run_many(
 
 
 def work_of(found: Found, values: Mapping[str, Any], *, path: str) -> Work:
-    """The version's graph with these values; what is wrong with one is told by the input's name."""
+    """The version's graph with these values; errors are reported by the input's name."""
     prompt = {
         node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in found.version.prompt.items()
     }
@@ -100,7 +100,7 @@ def work_of(found: Found, values: Mapping[str, Any], *, path: str) -> Work:
 
 
 def _kept(found: Found) -> dict[str, Any]:
-    """What an execution keeps of its app, so that its result is whole when the app is gone."""
+    """What an execution stores about its app, so that its result stays complete if the app is deleted."""
     return {
         "name": found.app.address,
         "version": found.version.number,
@@ -112,7 +112,7 @@ def _kept(found: Found) -> dict[str, Any]:
 
 # -- values ------------------------------------------------------------------------------------------------
 def _values(found: Found, given: Any, *, user: User, path: str) -> dict[str, Any]:
-    """Each input's value: the one that was given, its default, or one that is drawn."""
+    """Each input's value: the given one, its default, or a random one."""
     if not isinstance(given, Mapping):
         raise ValidationFailed.of(path, f"'{path}' must be an object of values by name", "INVALID_TYPE")
     known = found.inputs
@@ -152,7 +152,7 @@ def _draw(each: Parameter) -> int:
 
 
 def _stored(each: Parameter, value: Any, user: User, path: str) -> Any:
-    """What comes along as a `data:` URL is stored first: the values are kept with the execution."""
+    """`data:` URLs are stored as files first, as the values are stored with the execution."""
     if each.type in parameters.FILES and isinstance(value, str) and input_files.DATA.match(value):
         return input_files.store_data_url(
             value, wanted=parameters.MEDIA.get(each.type, ()), path=f"{path}.{each.name}", user=user

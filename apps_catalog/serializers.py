@@ -1,4 +1,4 @@
-"""The shape of what is sent to us about apps, and of answers. Rules are in `catalog` and `running`."""
+"""The shapes of requests and responses about apps. Rules are in `catalog` and `running`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OutputSerializer(serializers.Serializer[Any]):
 
 
 class ChangeAppSerializer(serializers.Serializer[Any]):
-    """What may be changed; what is left out stays as it is."""
+    """What can be changed; omitted fields stay as they are."""
 
     title = TextField(max_length=200, required=False, help_text="For people; made of the name if left out")
     description = TextField(max_length=10_000, required=False, allow_blank=True, help_text="For people")

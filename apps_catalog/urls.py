@@ -7,7 +7,7 @@ from .pages import page_or
 
 
 class AppAddress:
-    """`name` or `owner/name`, with `@version` or without. What follows a name in a path is no name."""
+    """`name` or `owner/name`, with or without `@version`. Reserved path segments are not names."""
 
     regex = r"[^/]+(?:/(?!(?:run|batch|schema|versions)(?:/|$))[^/]+)?"
 

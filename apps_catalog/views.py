@@ -35,7 +35,7 @@ from .serializers import (
 
 
 class ListView(APIView):
-    """The apps that the user may run, and new ones."""
+    """List the apps that the user may run, or save a new one."""
 
     @describe(None, AppInfoSerializer(many=True), parameters=[PageQuery])
     def get(self, request: Request) -> Response:
@@ -59,8 +59,8 @@ class ListView(APIView):
     def post(self, request: Request) -> Response:
         """Save App: a workflow under a name, with typed inputs and named outputs.
 
-        Inputs and outputs that are left out are those of the editor's app mode (`extra.linearData`), else
-        what a person would expect: prompts, loaded files, seed, size, steps, and nodes with a title.
+        Inputs and outputs that are omitted are those of the editor's app mode (`extra.linearData`), else
+        inferred: prompts, loaded files, seed, size, steps, and nodes with a title.
         """
         user = user_of(request)
         given = checked(AppSerializer, request.data)
@@ -70,7 +70,7 @@ class ListView(APIView):
 
 
 class AppView(APIView):
-    """One app: see, change or delete it."""
+    """One app: get, change or delete it."""
 
     @describe(None, AppInfoSerializer)
     def get(self, request: Request, app: str) -> Response:
@@ -80,7 +80,7 @@ class AppView(APIView):
 
     @describe(ChangeAppSerializer, AppInfoSerializer)
     def patch(self, request: Request, app: str) -> Response:
-        """Change App: another workflow, other inputs or outputs make a new version; old ones stay."""
+        """Change App: another workflow, other inputs or outputs make a new version; earlier ones stay."""
         user = user_of(request)
         catalog.find_own(user=user, address=app)
         changes = checked(ChangeAppSerializer, request.data)
@@ -89,17 +89,17 @@ class AppView(APIView):
 
     @describe(None, DoneSerializer)
     def delete(self, request: Request, app: str) -> Response:
-        """Delete App: with all its versions; what was made with it stays."""
+        """Delete App: delete it with all its versions; its executions and their results stay."""
         catalog.delete(user=user_of(request), address=app)
         return Response({"message": "App deleted successfully"})
 
 
 class SchemaView(APIView):
-    """What a run of it takes."""
+    """The inputs of a run."""
 
     @describe(None, AppSchemaSerializer)
     def get(self, request: Request, app: str) -> Response:
-        """Get App Schema: JSON Schema of its inputs, with the choices that the workers have now."""
+        """Get App Schema: JSON Schema of its inputs, with the choices that the workers currently have."""
         user = user_of(request)
         return Response(representations.schema(catalog.find(user=user, address=app), user=user))
 
@@ -109,7 +109,7 @@ class VersionsView(APIView):
 
     @describe(None, VersionSerializer(many=True), parameters=[PageQuery])
     def get(self, request: Request, app: str) -> Response:
-        """List App Versions: the newest first."""
+        """List App Versions: all versions, newest first."""
         query = checked(PageQuery, request.query_params)
         user = user_of(request)
         found = catalog.find(user=user, address=app)
@@ -126,13 +126,14 @@ class RunView(SubmittingView):
     @idempotent
     @describe(RunSerializer, AppRunSerializer, parameters=[stream_views.PREFER])
     def post(self, request: Request, app: str) -> Response:
-        """Run App: with values for its inputs; answers as `/workflows/execute` does.
+        """Run App: run it with values for its inputs; the response is that of `/workflows/execute`.
 
-        An input that is left out has its default; a seed that is left out is drawn, and told in the answer.
-        With `Prefer: wait=30` the answer waits up to that long, and is the result if it has ended by then.
+        An omitted input gets its default; an omitted seed is drawn at random and included in the response.
+        With `Prefer: wait=30` the response is held for up to that long, and is the result if the execution
+        has ended by then.
         """
         user = user_of(request)
-        catalog.find(user=user, address=app)  # before what is wrong with the body is told
+        catalog.find(user=user, address=app)  # before errors in the body are reported
         given = checked(RunSerializer, request.data)
         webhook = wanted_webhook(given, request._request)
         given["output"] = plan.kept(given["output"], user=user)
@@ -145,7 +146,7 @@ class BatchView(APIView):
     @idempotent
     @describe(BatchOptions, BatchInfoSerializer)
     def post(self, request: Request, app: str) -> Response:
-        """Run App in Batch: with many sets of values, as a list or a grid, all of them or none."""
+        """Run App in Batch: run it with many sets of values, as a list or a grid, all of them or none."""
         user = user_of(request)
         catalog.find(user=user, address=app)
         given = checked(BatchOptions, request.data)
@@ -156,7 +157,7 @@ class BatchView(APIView):
 
 
 def run_body(run: running.Run, request: Request) -> dict[str, Any]:
-    """What the submission of a run is answered."""
+    """The response to a submitted run."""
     return accepted_body(
         run.accepted, request, app=run.found.app.address, version=run.found.version.number, inputs=run.inputs
     )

@@ -1,5 +1,5 @@
-"""Doors: other software's protocols, mapped onto the functions that our own API calls.
+"""Doors: other software's protocols, mapped onto the functions behind our own API.
 
-A door reads what its clients send and answers in their shapes. It has no queue, no permissions and no limits
-of its own. Doors do not import each other.
+A door parses its clients' requests and renders their responses. It has no queue, permissions or limits of its
+own. Doors do not import each other.
 """

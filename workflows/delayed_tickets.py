@@ -1,4 +1,4 @@
-"""Sends tickets a moment later, beside the path of the request that caused them."""
+"""Sends Celery messages after a short delay, outside of the request that caused them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
-TICKET_DELAY = 0.02  # seconds that an idle worker has to take the wake-up before Celery spreads it
-IDLE_THREAD_SECONDS = 60.0  # the thread ends when it has had nothing to do for so long
+TICKET_DELAY = 0.02  # seconds for an idle worker to take the wake-up before a Celery message is sent
+IDLE_THREAD_SECONDS = 60.0  # the thread exits after being idle this long
 
 
 class DelayedTickets:
     """Calls `send` with each queue that was added, once for all additions within TICKET_DELAY.
 
-    `send` runs in a thread of its own and must not raise.
+    `send` runs in a separate thread and must not raise.
     """
 
     def __init__(self, send: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
-"""What is published after a change: a ticket for the GPU workers, a notice for live readers.
+"""What is published after a change: a wake-up for the GPU workers, a notification for live readers.
 
-All of it may be lost without harm: workers poll the queue, readers read PostgreSQL. So none of it is ever
-retried or waited for, and while Redis is unavailable it is skipped.
+All of it may be lost without harm: workers poll the queue, readers read PostgreSQL. So nothing is retried or
+waited for, and while Redis is unavailable it is skipped.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from comfyserve import outages, tickets
 
 from .delayed_tickets import DelayedTickets
 
-WAKE_UP_SECONDS = 10  # after so long nobody needs to hear of it: workers look by themselves
-MAX_WAKE_UPS = 100  # that are kept for workers who become idle
+WAKE_UP_SECONDS = 10  # after this long a wake-up is useless: workers have polled
+MAX_WAKE_UPS = 100  # wake-ups kept for workers that become idle
 LOOK_FOR_WORK = "workflows.tasks.look_for_work"
-CHANNEL = "comfyserve:events"  # what live streams hear, of all executions
+CHANNEL = "comfyserve:events"  # notifications for live streams, of all executions
 DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
 
 _redis = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=1.0)
 
 
 def ticket(worker: str | None = None) -> None:
-    """Say that there is work: to whichever GPU worker is idle, or to one by its backend's name.
+    """Announce new work: to whichever GPU worker is idle, or to one by its backend's name.
 
-    An idle worker waits for this word and begins at once. Where none waits, a Celery message follows, which
-    a busy worker hears too: it may have room for a staged execution.
+    An idle worker blocks on this list and starts at once. If none does, a Celery message follows, which busy
+    workers receive too: one may have room for a staged execution.
     """
     queue = f"gpu.{worker}" if worker else "gpu"
     _unless_unavailable(lambda: _wake(queue), "wake-up")
@@ -39,12 +39,12 @@ def ticket(worker: str | None = None) -> None:
 
 
 def wake_key(queue: str) -> str:
-    """The Redis list on which the idle workers of this queue wait."""
+    """The Redis list on which idle workers of this queue block."""
     return f"comfyserve:wake:{queue}"
 
 
 def _wake(queue: str) -> None:
-    """BLPOP hands each word to exactly one of those who wait; what nobody takes is forgotten."""
+    """BLPOP hands each item to exactly one waiting worker; items nobody takes expire."""
     key = wake_key(queue)
     with _redis.pipeline(transaction=False) as pipe:
         pipe.rpush(key, 1)
@@ -54,7 +54,7 @@ def _wake(queue: str) -> None:
 
 
 def _send_unless_taken(queue: str) -> None:
-    """A Celery ticket, where no idle worker has taken the wake-up: an empty list does not exist."""
+    """Send a Celery message if no idle worker has taken the wake-up: Redis deletes empty lists."""
 
     def send() -> None:
         if _redis.exists(wake_key(queue)):
@@ -67,28 +67,28 @@ _delayed_tickets = DelayedTickets(_send_unless_taken)
 
 
 def wake_webhooks() -> None:
-    """Say that there is something in the outbox."""
+    """Announce that something is in the outbox."""
     _unless_unavailable(lambda: tickets.send(DELIVER_WEBHOOKS, queue="webhooks"), "ticket")
 
 
 def announce_status(execution_id: UUID, *, ended: bool = False) -> None:
-    """Readers of this execution should look again: there is a new line, and it may be the last."""
+    """Tell readers of this execution that a new line was written, possibly the last."""
     _publish({"type": "lines", "id": execution_id, "ended": ended})
 
 
 def announce_progress(execution_id: UUID, columns: dict[str, Any], *, lines: bool) -> None:
-    """How far it is now; `lines` says that there are new ones as well."""
+    """Publish the progress; `lines` says that there are new lines as well."""
     _publish({"type": "progress", "id": execution_id, "lines": lines, "progress": columns})
 
 
 def announce_preview(execution_id: UUID, preview: dict[str, Any]) -> None:
-    """Only to those who listen for previews of this execution: a picture is too large for all."""
+    """Only to subscribers to previews of this execution: an image is too large for everyone."""
     message = json.dumps({"type": "preview", "id": execution_id, "preview": preview}, default=str)
     _unless_unavailable(lambda: _redis.publish(preview_channel(execution_id), message), "preview")
 
 
 def somebody_wants_previews(execution_id: UUID) -> bool:
-    """Whether a stream with previews of it is open anywhere. False while Redis is unavailable."""
+    """Whether any stream with its previews is open. False while Redis is unavailable."""
     return _has_subscribers(preview_channel(execution_id))
 
 
@@ -97,13 +97,13 @@ def preview_channel(execution_id: UUID) -> str:
 
 
 def announce_comfyui_message(user_id: int, execution_id: UUID, message: dict[str, Any]) -> None:
-    """What the execution's ComfyUI has just said, to the user's websockets."""
+    """Forward a message of the execution's ComfyUI to the user's websockets."""
     text = json.dumps({"type": "comfyui", "id": execution_id, "user": user_id, **message}, default=str)
     _unless_unavailable(lambda: _redis.publish(comfyui_channel(user_id), text), "ComfyUI message")
 
 
 def somebody_wants_comfyui_messages(user_id: int) -> bool:
-    """Whether the user has a websocket open anywhere. False while Redis is unavailable."""
+    """Whether the user has any websocket open. False while Redis is unavailable."""
     return _has_subscribers(comfyui_channel(user_id))
 
 

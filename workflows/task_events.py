@@ -1,9 +1,9 @@
 """Executions as Celery's monitors see them: the task events behind Flower and `celery events`.
 
-Every change of an execution's state is recorded here after its commit, and sent by a background thread
-with Celery's own event dispatcher: the task's UUID is the execution's id. Recording costs an append to a
-bounded queue and never waits. Events may be lost (a full queue, Redis down, a killed process): PostgreSQL
-remains the queue of record, and nothing reads these events back.
+Every state change of an execution is recorded here after its commit, and sent by a background thread with
+Celery's own event dispatcher: the task's UUID is the execution's id. Recording is an append to a bounded
+queue and never blocks. Events may be lost (full queue, Redis down, killed process): PostgreSQL remains the
+queue of record, and nothing reads these events back.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from workflows.models import Worker
 logger = logging.getLogger(__name__)
 
 TASK = "workflows.execution"
-# Celery has no event without a worker: this node stands for the queue, where no worker had it.
+# Celery has no event without a worker: this node name stands for the queue if no worker had it.
 QUEUE_NODE = "queue@postgresql"
 MAX_WAITING = 10_000  # events; more are dropped
-BATCH_SECONDS = 0.1  # events of this span travel in one message
-FLUSH_SECONDS = 1.0  # at the end of the process
+BATCH_SECONDS = 0.1  # events of this period are sent in one message
+FLUSH_SECONDS = 1.0  # at process exit
 
 Fields = dict[str, Any]
 
 
 # -- what happened ---------------------------------------------------------------------------------------
 def describe(*, user: str, priority: str, models: Sequence[str]) -> Fields:
-    """What monitors show of an execution. No prompt: that is its user's alone."""
+    """What monitors show of an execution. Without the prompt, which is private to its user."""
     arguments = {"user": user, "priority": str(priority), "models": list(models)}
     return {"args": "()", "kwargs": repr(arguments)}
 
 
 def sent(execution_id: UUID, *, description: Fields) -> None:
-    """It waits in the queue."""
+    """It is waiting in the queue."""
     _publisher.record("task-sent", execution_id, description | {"queue": "gpu", "retries": 0})
 
 
@@ -55,57 +55,57 @@ def received(execution_id: UUID, *, worker: str, attempt: int, description: Fiel
 
 
 def started(execution_id: UUID, *, worker: str) -> None:
-    """ComfyUI has begun it."""
+    """ComfyUI has started it."""
     _publisher.record("task-started", execution_id, {}, worker)
 
 
 def succeeded(execution_id: UUID, *, worker: str, runtime: float | None, outputs: int) -> None:
     """`runtime` in seconds on the GPU."""
     result = f"{outputs} output{'' if outputs == 1 else 's'}"
-    # What an earlier attempt was retried for is over.
+    # the reason an earlier attempt was retried no longer applies
     fields = {"result": result, "runtime": runtime or 0.0, "exception": None, "traceback": None}
     _publisher.record("task-succeeded", execution_id, fields, worker)
 
 
 def failed(execution_id: UUID, *, worker: str, error: str | None, runtime: float | None = None) -> None:
-    """`error` as its user sees it."""
+    """`error` as shown to its user."""
     fields: Fields = {"exception": error or "", "traceback": None}
     _publisher.record("task-failed", execution_id, fields | {"runtime": runtime}, worker)
 
 
 def retried(execution_id: UUID, *, worker: str, reason: str, begun: bool) -> None:
-    """It is back in the queue; `begun` where ComfyUI had begun it."""
+    """It is back in the queue; `begun` if ComfyUI had started it."""
     fields = {"exception": reason, "traceback": None, "begun": begun}
     _publisher.record("task-retried", execution_id, fields, worker)
 
 
 def revoked(execution_id: UUID, *, worker: str, terminated: bool) -> None:
-    """Cancelled; `terminated` where a worker had it."""
+    """Cancelled; `terminated` if a worker had claimed it."""
     fields = {"terminated": terminated, "signum": None, "expired": False}
     _publisher.record("task-revoked", execution_id, fields, worker)
 
 
 # -- who has it ------------------------------------------------------------------------------------------
 def serve_as(*, worker: str, hostname: str) -> None:
-    """This process is the Celery worker `hostname`, which serves the backend `worker`."""
+    """Declare this process the Celery worker `hostname`, which serves the backend `worker`."""
     _publisher.hostnames[worker] = hostname
 
 
 def hostname_here(worker: str) -> str:
-    """Of the Celery worker that this process is, for its own backend; "" where it is none."""
+    """The hostname of this process's Celery worker, for its own backend; "" if it is none."""
     return _publisher.hostnames.get(worker, "")
 
 
 def close() -> None:
-    """Send what waits, at the end of a process."""
+    """Send queued events, at process exit."""
     _publisher.close()
 
 
 class Publisher:
-    """The queue of events and the thread that sends them, which starts with the first one."""
+    """The event queue and the thread that sends it, started with the first event."""
 
     def __init__(self) -> None:
-        self.hostnames: dict[str, str] = {"": QUEUE_NODE}  # Celery's, by backend; of this process
+        self.hostnames: dict[str, str] = {"": QUEUE_NODE}  # Celery's dispatchers in this process, by backend
         self._client = ""
         self._events: queue.Queue[tuple[str, str, Fields]] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
@@ -114,7 +114,7 @@ class Publisher:
         self._dispatcher: EventDispatcher | None = None
 
     def record(self, type_: str, execution_id: UUID, fields: Fields, worker: str = "") -> None:
-        """Never waits and never raises; dropped where too many wait."""
+        """Never blocks and never raises; drops the event if the queue is full."""
         event = fields | {"uuid": str(execution_id), "name": TASK, "timestamp": time.time()}
         try:
             self._events.put_nowait((type_, worker, event))
@@ -131,7 +131,7 @@ class Publisher:
                 atexit.register(self.close)
 
     def close(self) -> None:
-        """Send what waits, for as long as FLUSH_SECONDS."""
+        """Send queued events, for FLUSH_SECONDS at most."""
         self._closing.set()
         if self._thread is not None:
             self._events.put(("", "", {}), timeout=FLUSH_SECONDS)  # wakes the thread
@@ -177,7 +177,7 @@ class Publisher:
         return dispatcher
 
     def _hostname(self, worker: str) -> str:
-        """The Celery worker that serves this backend: known in its own process, elsewhere from its row."""
+        """The Celery worker that serves this backend: known in its own process, else read from its row."""
         if worker in self.hostnames:
             return self.hostnames[worker]
         try:

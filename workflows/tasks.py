@@ -1,4 +1,4 @@
-"""Celery's entrances. Each is a thin call of a function that can also be called without Celery."""
+"""Celery task entry points. Each is a thin wrapper of a function that works without Celery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class GpuWorker:
-    """What a Celery process that serves the queue `gpu` has beside it."""
+    """What a Celery process serving the queue `gpu` runs besides tasks."""
 
     def __init__(self) -> None:
         self.slots = Slots(own())
@@ -50,12 +50,12 @@ class GpuWorker:
         self.wake.start()
 
     def stop(self) -> None:
-        """At the signal: staged ones go back at once, the running one has DRAIN_SECONDS."""
+        """On the signal: release staged executions at once, give the running one DRAIN_SECONDS."""
         self.wake.stop()
         self.slots.stop(drain_seconds=settings.DRAIN_SECONDS)
 
     def close(self) -> None:
-        """When Celery's own tasks have ended: wait for the rest, then let go of the backend."""
+        """After Celery's own tasks have ended: wait for the rest, then release the backend."""
         self.slots.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
         self.keeper.stop()
         self.sweeper.stop()
@@ -67,11 +67,11 @@ _gpu: GpuWorker | None = None
 _deliverers: list[Deliverer] = []
 
 
-# Not acknowledged late, at the end of a run: Celery ends the process when it can not, since Redis went away
-# meanwhile. A ticket may be lost. It sends no events: in Flower, the execution itself is the task.
+# No late acknowledgement at the end of a run: if Redis has become unavailable meanwhile, it fails and Celery
+# exits. A message may be lost. It sends no events: in Flower, the execution itself is the task.
 @shared_task(name=notify.LOOK_FOR_WORK, acks_late=False, send_events=False, bind=True)
 def look_for_work(self: Any) -> None:
-    """There is work. A worker that is busy, or may take nothing, hands the ticket on to one that is idle."""
+    """New work. A worker that is busy or may not claim passes the message on to an idle one."""
     celery_tasks.hide(self.request.id)
     if _gpu is None:
         logger.error(
@@ -96,14 +96,14 @@ def _hand_on(*, name: str) -> None:
 
 @shared_task(name=notify.DELIVER_WEBHOOKS, send_events=False)
 def deliver_webhooks() -> None:
-    """There is something in the outbox, or a file to be delivered."""
+    """Something is in the outbox, or a file is to be delivered."""
     for deliverer in _deliverers:
         deliverer.wake()
 
 
 @shared_task(name="workflows.tasks.clean")
 def clean() -> None:
-    """Beat calls it; nothing depends on its being called."""
+    """Called by beat; nothing depends on it being called."""
     cleaning.run(removing.clean)
 
 
@@ -112,7 +112,7 @@ def _prepare(**_: Any) -> None:
     celery_tasks.disable_commands()
 
 
-# Not `worker_ready`, which comes once the broker answers: work is found without it.
+# Not `worker_ready`, which waits for the broker: work is found without it.
 @signals.celeryd_after_setup.connect
 def _start(sender: str, instance: Any, **_: Any) -> None:
     global _gpu

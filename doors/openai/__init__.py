@@ -1,10 +1,8 @@
-"""OpenAI's image and video API at /v1, for clients that speak it: `model` is the address of an app.
+"""OpenAI's image API at /v1, for clients that use it: `model` is the address of an app.
 
-parameters   what a request may carry, and the app inputs that it becomes
-models       which apps there are, and the names that an operator gave to some
-answers      the body of an answer, once the executions have ended
-errors       OpenAI's shape of an error
-uploads      files that come with a form
-videos       executions as OpenAI's videos
-views        the endpoints; video_views those of videos
+parameters   the fields of a request, and the app inputs they become
+models       the list of apps, and the aliases that an operator gave to some
+answers      the body of a response, once the executions have ended
+errors       OpenAI's error format
+views        the endpoints
 """

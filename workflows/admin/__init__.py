@@ -1,7 +1,7 @@
-"""The operator's console for executions, workers and webhooks.
+"""The Django admin of executions, workers and webhooks.
 
 May import: worker, queue and everything below them; not api or streaming. Begin with `executions` (the list
-and its page); `actions` is what an operator may do, `detail` what the page of one execution shows.
+and its page); `actions` is what an operator may do, `detail` what an execution's page shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an operator may do with executions: through the same doors as the API, asked first, and noted."""
+"""The operator's actions on executions: the API's own functions, with confirmation and an audit entry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PriorityForm(forms.Form):
 
 
 class ExecutionActions:
-    """For the admin of executions. `actions` is what the list offers."""
+    """Mixin for the admin of executions. `actions` is what the list offers."""
 
     actions = ["cancel", "retry", "prioritise", "redeliver", "remove"]
 
@@ -89,7 +89,7 @@ class ExecutionActions:
 
 
 def possible(row: Execution, *, ended_deliveries: bool) -> list[tuple[str, str, bool]]:
-    """What makes sense for this one now: (action, label, whether it is dangerous)."""
+    """The actions available in the current status: (action, label, whether it is dangerous)."""
     found: list[tuple[str, str, bool]] = []
     if row.status == Status.PENDING and row.claim_token is None:
         found.append(("prioritise", "Change priority", False))

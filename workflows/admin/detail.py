@@ -1,4 +1,4 @@
-"""What the console shows of one execution."""
+"""The data of an execution's page in the admin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workflows.webhooks import outbox
 
 from . import graph_svg
 
-LINES = 500  # of log at once
+LINES = 500  # log lines per request
 SHOWN_INPUTS = 300
 LONGEST_VALUE = 2_000  # characters of one input
 LONGEST_WORKFLOW = 200_000  # characters on the page; longer ones can be downloaded
@@ -45,7 +45,7 @@ class Shown:
 
 
 def live(row: Execution) -> dict[str, Any]:
-    """What may change while one looks: the part of the page that refreshes itself."""
+    """What may change while the page is open: the part that refreshes itself."""
     now = timezone.now()
     history = attempt_history.history_of(row.id, now=now)
     deliveries = outbox.deliveries_of(row)
@@ -92,7 +92,7 @@ def _facts(row: Execution, now: datetime) -> list[tuple[str, Any]]:
 
 
 def waited(row: Execution, now: datetime) -> float | None:
-    """Seconds from submission until ComfyUI began it; until now or the end where it never did."""
+    """Seconds from submission until ComfyUI started it; until now or its end if it never started."""
     until = row.started_at or row.completed_at or (now if row.status in ALIVE else None)
     return (until - row.created_at).total_seconds() if until else None
 
@@ -138,7 +138,7 @@ def _picture(
     row: Execution, history: attempt_history.History, details: dict[str, Any]
 ) -> graph_svg.Picture | None:
     prompt = row.graph.prompt
-    passed = parsing.ancestors(prompt, list(history.nodes))  # what these took from was there
+    passed = parsing.ancestors(prompt, list(history.nodes))  # the nodes it depends on were cached
     states = {node_id: _state_of(node_id, row, history, details) for node_id in prompt}
     states |= {node_id: "cached" for node_id in passed if states[node_id] == "waiting"}
     times = {
@@ -171,7 +171,7 @@ def workflow_text(row: Execution) -> str:
 
 
 def _inputs(row: Execution) -> list[tuple[str, str, str]]:
-    """(node, input, value) of what is not a link."""
+    """(node, input, value) of the inputs that are not links."""
     prompt = row.graph.prompt
     found = [
         (parsing.title_of(prompt, node_id), str(name), _value(value))
@@ -189,7 +189,7 @@ def _value(value: Any) -> str:
 
 # -- the log -------------------------------------------------------------------------------------------
 def log(row: Execution, *, after: int | None = None) -> dict[str, Any]:
-    """The latest lines, or those after one that is known; and whether more may come."""
+    """The latest lines, or those after a given one; and whether more may follow."""
     rows = LogLine.objects.filter(execution=row)
     if after is None:
         lines = list(rows.order_by("-id")[:LINES])[::-1]

@@ -1,4 +1,4 @@
-"""Executions in the console: the list, and the page of one. Nothing is edited by hand."""
+"""Executions in the admin: the list and the page of one. Read-only."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from workflows.models import ALIVE, Execution, Output, Status
 
 from . import actions, detail, filters
 
-FOUND_ERRORS = 1_000  # failed executions that one search by text finds
-STOP_POLLING = 286  # what htmx understands as: do not ask again
-FOLLOWED = 100  # rows of the list that one request refreshes
+FOUND_ERRORS = 1_000  # failed executions that a text search covers
+STOP_POLLING = 286  # tells htmx to stop polling
+FOLLOWED = 100  # list rows refreshed by one request
 
 
 class ExecutionList(ChangeList):  # type: ignore[misc]
-    """Gives each row of the page its first picture, in one query."""
+    """Attach the first image of each row on the page, in one query."""
 
     result_list: Any
 
@@ -79,7 +79,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
     ]
     list_filter_submit = True
     list_before_template = "workflows/executions_live.html"
-    search_fields = ["id"]  # how, says get_search_results
+    search_fields = ["id"]  # get_search_results defines how
     search_help_text = "Id, user, or text of an error"
     ordering = ["-created_at"]
     sortable_by = ["submitted"]
@@ -172,14 +172,14 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
         return TemplateResponse(request, "workflows/execution.html", context)
 
     def live_view(self, request: HttpRequest, execution_id: UUID) -> HttpResponse:
-        """The refreshing part of the page of one."""
+        """The self-refreshing part of the page."""
         row = self._found(request, execution_id)
         status = 200 if row.status in ALIVE else STOP_POLLING
         context = self._live(request, row)
         return TemplateResponse(request, "workflows/execution_live.html", context, status=status)
 
     def log_view(self, request: HttpRequest, execution_id: UUID) -> HttpResponse:
-        """Lines after the one that the page had last."""
+        """Lines after the last one that the page has."""
         after = request.GET.get("after", "")
         if not after.isdecimal() or len(after) > 18:
             raise Http404
@@ -192,7 +192,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
         return HttpResponse(text, content_type="application/json", headers=headers)
 
     def live_rows_view(self, request: HttpRequest) -> HttpResponse:
-        """The cells of the list that change, of the rows that are named."""
+        """The changing cells of the given list rows."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         try:
@@ -230,5 +230,5 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
 
 
 def _cell(name: str, row: Execution, shown: Any) -> SafeString:
-    """A piece that htmx replaces wherever it stands in the page."""
+    """A fragment that htmx swaps in by its id, wherever it is on the page (out of band)."""
     return format_html('<span id="{}-{}" class="cs-cell" hx-swap-oob="true">{}</span>', name, row.pk, shown)

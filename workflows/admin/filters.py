@@ -1,7 +1,7 @@
-"""Filters of the console's list of executions.
+"""Filters of the admin's list of executions.
 
-No index serves workers, models and causes; so that a rare one does not read the whole table, they look
-among the latest executions only, and say so.
+Workers, models and causes have no index; to avoid a full table scan for rare values, these filters search
+only the latest executions, and their titles say so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from comfyserve.console.filters import Dropdown
 from models_registry.models import Model
 from workflows.models import Execution, FailureCause, Status, Worker
 
-LATEST = 100_000  # executions among which what no index serves is looked for
-USERS = 1_000  # that one search finds
-MODELS = 200  # in the list to choose from
+LATEST = 100_000  # latest executions searched by filters without an index
+USERS = 1_000  # matches per search
+MODELS = 200  # choices listed
 
 Rows = QuerySet[Execution]
 SPANS = {
@@ -34,7 +34,7 @@ SPANS = {
 
 
 def among_latest(rows: Rows) -> Rows:
-    """Those that are not older than the latest LATEST of all. One look into the index of their times."""
+    """Those not older than the latest LATEST of all; one look-up in the index of creation times."""
     oldest = (
         Execution.objects.order_by("-created_at").values_list("created_at", flat=True)[LATEST : LATEST + 1]
     )  # fmt: skip
@@ -43,7 +43,7 @@ def among_latest(rows: Rows) -> Rows:
 
 
 def users_like(text: str) -> list[int]:
-    """Users by a part of their name or e-mail address."""
+    """Users by part of their name or e-mail address."""
     found = User.objects.filter(Q(email__icontains=text) | Q(username__icontains=text))
     return list(found.values_list("id", flat=True)[:USERS])
 

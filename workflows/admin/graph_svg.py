@@ -1,5 +1,5 @@
-"""A workflow as a picture: nodes in layers from left to right, links between them. Only places are reckoned
-here; the template draws, and escapes what users wrote.
+"""A workflow as a picture: nodes in layers from left to right, links between them. Only the layout is
+computed here; the template draws, and escapes user input.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from workflows.graph import parsing
 
-MAX_NODES = 300  # nodes; a picture of more helps nobody
+MAX_NODES = 300  # nodes; a larger picture is of no use
 WIDTH, HEIGHT = 168, 58  # of a node
-ACROSS, BETWEEN, EDGE = 48, 22, 12  # between layers, between nodes of one, around all
-SWEEPS = 3  # over the layers, to put nodes beside what they are linked to
-READABLE = 0.72  # of its size, a picture can still be read
-LETTERS = 22  # of a title that fit
+ACROSS, BETWEEN, EDGE = 48, 22, 12  # between layers, between nodes of one layer, around everything
+SWEEPS = 3  # over the layers, to place nodes next to their neighbours
+READABLE = 0.72  # the smallest scale at which a picture is readable
+LETTERS = 22  # characters of a title that fit
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,16 @@ class Picture:
 
     @property
     def narrow(self) -> int:
-        """Pixels: drawn smaller than that it scrolls, since nobody could read it."""
+        """Pixels: below this width it scrolls, as it would be unreadable."""
         return round(self.width * READABLE)
 
 
 def draw(
     prompt: parsing.Prompt, *, states: Mapping[str, str], times: Mapping[str, str]
 ) -> Picture | None:  # fmt: skip
-    """None where there are too many nodes. `states` and `times` are by node; those not named are waiting."""
+    """None if there are too many nodes. `states` and `times` are by node id; nodes without a state are
+    waiting.
+    """
     if not prompt or len(prompt) > MAX_NODES:
         return None
     layers = _ordered(prompt, _layers(prompt))
@@ -104,7 +106,7 @@ def _sources(prompt: parsing.Prompt, node_id: str) -> set[str]:
 
 
 def _layers(prompt: parsing.Prompt) -> dict[str, int]:
-    """Of each node: one more than the highest of those it takes from. Accepted graphs have no cycle."""
+    """For each node, one more than the highest layer of its inputs. Accepted graphs are acyclic."""
     layer: dict[str, int] = {}
     for start in prompt:
         stack = [start]
@@ -121,7 +123,7 @@ def _layers(prompt: parsing.Prompt) -> dict[str, int]:
 
 
 def _ordered(prompt: parsing.Prompt, layer_of: Mapping[str, int]) -> list[list[str]]:
-    """The nodes of each layer, moved to the middle of their neighbours of one side, then of the other."""
+    """The nodes of each layer, moved towards the middle of their neighbours on one side, then the other."""
     layers: list[list[str]] = [[] for _ in range(max(layer_of.values()) + 1)]
     for node_id, number in layer_of.items():
         layers[number].append(node_id)

@@ -1,4 +1,4 @@
-"""Rules for node classes in the console, and what each class of the fleet may do."""
+"""Node class rules in the admin, and the permissions of each class on the workers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NodeRuleAdmin(EditedAdmin):
         return [path("classes/", page, name="workflows_node_classes"), *super().get_urls()]
 
     def classes_view(self, request: HttpRequest) -> HttpResponse:
-        """Each node class of the fleet, with what it may do by default and for whom that differs."""
+        """Each node class on the workers, with its default permission and the exceptions."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         context = {

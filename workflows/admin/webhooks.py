@@ -1,4 +1,4 @@
-"""Webhooks in the console: what went out, what came back, and sending again."""
+"""Webhooks in the admin: requests, responses and redelivery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPU workers in the console: what each has and does, and whether it may take work."""
+"""GPU workers in the admin: their models and current work, and whether they may claim executions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CleanupForm(forms.Form):
 
 
 class WorkerList(ChangeList):  # type: ignore[misc]
-    """Gives each row of the page its models in memory, in two queries."""
+    """Attach the loaded models of each row on the page, in two queries."""
 
     result_list: Any
 
@@ -222,7 +222,7 @@ def _gpu(gpu: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _latest(row: Worker) -> Table:
-    """What it holds now; what it did before is in the list of executions, by worker."""
+    """What it is running; its earlier executions are in the list of executions, by worker."""
     held = Execution.objects.filter(worker=row.name, claim_token__isnull=False).select_related("user")
     return Table(
         "Executions in its hands",
