@@ -10,13 +10,14 @@ from uuid import UUID
 import mcp_types as types
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 
 from comfyserve.api.errors import ApiError, ValidationFailed, as_api_error
 from comfyserve.db import connections
 from workflows.streaming.asgi import Streams
 
-from . import tools
+from . import resources, tools
 from .views import Caller
 
 T = TypeVar("T")
@@ -52,7 +53,13 @@ class Tools:
 
     def server(self) -> Server[dict[str, Any]]:
         return Server(
-            "comfyserve", instructions=INSTRUCTIONS, on_list_tools=self._list, on_call_tool=self._call
+            "comfyserve",
+            instructions=INSTRUCTIONS,
+            on_list_tools=self._list,
+            on_call_tool=self._call,
+            on_list_resources=_list_resources,
+            on_list_resource_templates=_list_templates,
+            on_read_resource=_read_resource,
         )
 
     async def _list(
@@ -106,6 +113,42 @@ class Tools:
         content: list[types.ContentBlock] = [types.TextContent(text=json.dumps(shown, default=str))]
         content += [types.ImageContent(data=data, mime_type=kind) for data, kind in pictures]
         return types.CallToolResult(content=content, is_error=shown["status"] == "failed")
+
+
+async def _list_resources(
+    context: Context,
+    params: types.PaginatedRequestParams | None,  # noqa: ARG001
+) -> types.ListResourcesResult:
+    found = await _in_thread(resources.listed, _caller(context))
+    return types.ListResourcesResult(resources=[types.Resource(**each) for each in found])
+
+
+async def _list_templates(
+    context: Context,  # noqa: ARG001
+    params: types.PaginatedRequestParams | None,  # noqa: ARG001
+) -> types.ListResourceTemplatesResult:
+    found = [types.ResourceTemplate(**each) for each in resources.TEMPLATES]
+    return types.ListResourceTemplatesResult(resource_templates=found)
+
+
+async def _read_resource(
+    context: Context, params: types.ReadResourceRequestParams
+) -> types.ReadResourceResult:
+    uri = str(params.uri)
+    try:
+        found = await _in_thread(resources.read, _caller(context), uri)
+    except Exception as exc:
+        known = as_api_error(exc)
+        if known is None:
+            raise
+        code = types.INVALID_PARAMS if known.status < 500 else types.INTERNAL_ERROR
+        raise MCPError(code=code, message=known.message, data={"uri": uri}) from exc
+    shown: types.TextResourceContents | types.BlobResourceContents
+    if found.text is not None:
+        shown = types.TextResourceContents(uri=uri, mime_type=found.content_type, text=found.text)
+    else:
+        shown = types.BlobResourceContents(uri=uri, mime_type=found.content_type, blob=found.blob or "")
+    return types.ReadResourceResult(contents=[shown])
 
 
 def _caller(context: Context) -> Caller:

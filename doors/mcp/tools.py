@@ -17,6 +17,7 @@ from workflows.presentation import representations as executions
 from workflows.presentation import selectors
 from workflows.queue import submission
 
+from . import resources
 from .views import Caller
 
 MOST_APPS = 100  # the newest; more tools than that help no agent
@@ -89,7 +90,8 @@ def result(caller: Caller, id_: UUID) -> tuple[dict[str, Any], list[tuple[str, s
     execution = selectors.execution_of(user=caller.user, execution_id=str(id_))
     whole = executions.result_of(execution, base=caller.base)
     kept = ("execution_id", "status", "error", "outputs", "named_outputs", "warnings", "app", "version")
-    return {name: whole[name] for name in kept if whole.get(name)}, _pictures(execution)
+    shown = {name: whole[name] for name in kept if whole.get(name)}
+    return {**shown, "resource": resources.uri_of_execution(execution.id)}, _pictures(execution)
 
 
 def _pictures(execution: Execution) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp import MCPError
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
@@ -107,3 +108,47 @@ def test_a_message_that_is_costly_to_parse_is_refused_before_the_event_loop_pars
     answer = person.session.post(f"{person.url}/mcp", data=body, headers=headers, timeout=30)
     assert answer.status_code == 400
     assert "The JSON " in answer.json()["message"]
+
+
+def refusal(person: Any, uri: str) -> str:
+    """What is said to who reads that resource; raised inside, since the client groups exceptions."""
+
+    async def read(client: Client) -> str:
+        with pytest.raises(MCPError) as refused:
+            await client.read_resource(uri)
+        return refused.value.message
+
+    return str(ask(person, read))
+
+
+def test_results_and_their_files_are_resources(person, gpu_worker):
+    app = colour_app(person)
+    result = said(call(person, "run_app", app=app, inputs={"color": 0x0000FF}))
+    uri = result["resource"]
+    assert uri == f"comfyserve://executions/{result['execution_id']}"
+    listed = ask(person, lambda client: client.list_resources()).resources
+    assert [str(each.uri) for each in listed] == [uri]
+    templates = ask(person, lambda client: client.list_resource_templates()).resource_templates
+    assert {each.name for each in templates} == {"execution", "file"}
+    [content] = ask(person, lambda client: client.read_resource(uri)).contents
+    assert content.mime_type == "application/json"
+    [image] = json.loads(content.text)["outputs"]["images"]
+    file = f"comfyserve://files/{image['file_id']}"
+    [content] = ask(person, lambda client: client.read_resource(file)).contents
+    assert content.mime_type == "image/png"
+    shown = Image.open(BytesIO(base64.b64decode(content.blob))).convert("RGB")
+    assert shown.getpixel((1, 1)) == (0, 0, 255)
+    text = {"file": ("notes.txt", b"Hello", "text/plain")}
+    note = person.post("/files/upload", files=text).json()["file_id"]
+    [content] = ask(person, lambda client: client.read_resource(f"comfyserve://files/{note}")).contents
+    assert content.text == "Hello"
+    stranger = gpu_worker.person()
+    assert ask(stranger, lambda client: client.list_resources()).resources == []
+    for refused in (uri, file, "comfyserve://nothing/1", "file:///etc/passwd"):
+        assert refusal(stranger, refused)
+
+
+def test_a_large_file_is_no_resource(person):
+    large = {"file": ("large.txt", b"x" * (8 * 1024 * 1024 + 1), "text/plain")}
+    id_ = person.post("/files/upload", files=large).json()["file_id"]
+    assert "download it" in refusal(person, f"comfyserve://files/{id_}")
