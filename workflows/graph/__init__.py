@@ -1,4 +1,5 @@
-"""The workflow graph: accepted formats, files and models that it names, and ComfyUI's errors in plain words.
+"""The workflow graph: accepted formats, the files and models it references, and readable ComfyUI errors.
 
-May import: models, metrics. Begin with `parsing`, which turns every accepted format into one ComfyUI prompt.
+May import: models, metrics. Start reading at `parsing`, which converts every accepted format to one ComfyUI
+prompt.
 """

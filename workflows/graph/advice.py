@@ -1,7 +1,6 @@
-"""What ComfyUI takes without a word and does not do as meant: told as warnings in the result.
+"""Warnings in the result about input that ComfyUI silently accepts but does not treat as intended.
 
-And one thing that is put right: the separator in a model's name, which is the one of the system on which the
-workflow was saved.
+Also normalises the path separator in model names, which depends on the system that saved the workflow.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from .node_info import Classes, Input
 
 EMBEDDING = re.compile(r"embedding:([^\s,;()\[\]{}<>|:]+)", re.IGNORECASE)
 EXTENSIONS = re.compile(r"\.(safetensors|pt|bin|sft)$", re.IGNORECASE)
-# ComfyUI's own types that no widget gives; it does not check a value that stands in their place.
+# ComfyUI types that no widget can produce; ComfyUI does not validate literal values given for them.
 LINKED_ONLY = {
     "IMAGE", "MASK", "LATENT", "MODEL", "CLIP", "VAE", "CONDITIONING", "CONTROL_NET", "CLIP_VISION",
     "CLIP_VISION_OUTPUT", "STYLE_MODEL", "UPSCALE_MODEL", "AUDIO", "VIDEO",
     "NOISE", "SAMPLER", "SIGMAS", "GUIDER",
 }  # fmt: skip
-MOST = 20  # warnings
+MOST = 20  # maximum number of warnings
 
 
 def warnings(prompt: Prompt, classes: Classes, embeddings: Collection[str] | None) -> list[str]:
-    """One sentence for each, MOST at most. `embeddings` are those that its ComfyUI has; None: not known."""
+    """Return at most MOST warnings, a sentence each. `embeddings`: those its ComfyUI has; None: unknown."""
     found = [*_misread(prompt, classes), *_missing_embeddings(prompt, embeddings)]
     return found[:MOST]
 
@@ -48,7 +47,7 @@ def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:
 
 
 def _converted(name: str, value: object, about: Input) -> str | None:
-    """What ComfyUI makes of a value of another type."""
+    """Describe how ComfyUI treats a value of the wrong type; None if the type is right."""
     if about.kind in LINKED_ONLY and not isinstance(value, list):
         return f"input '{name}' is {value!r:.40}, but takes {about.kind} by a link [node id, output]"
     if about.kind == "BOOLEAN" and isinstance(value, str) and value:
@@ -76,7 +75,7 @@ def _stem(name: str) -> str:
 
 
 def with_separators(prompt: Prompt, classes: Classes) -> Prompt:
-    """The prompt with names of models as this ComfyUI lists them, where only / and \\ differ."""
+    """Return the prompt with model names as this ComfyUI lists them, if they differ only in / and \\."""
     done = dict(prompt)
     for node_id, node in prompt.items():
         declared = classes[node["class_type"]].inputs if node["class_type"] in classes else {}

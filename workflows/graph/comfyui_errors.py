@@ -1,6 +1,6 @@
-"""Whose fault it is, and what to tell: ComfyUI's refusals and errors in words for people.
+"""Maps ComfyUI's rejections and errors to a failure cause and a readable message.
 
-ComfyUI's own texts carry server paths and sometimes the whole graph. Users get the type, a message without
+ComfyUI's own texts contain server paths and sometimes the whole graph. Users get the type, a message without
 paths, the node and its class; tracebacks stay in the worker's log.
 """
 
@@ -20,25 +20,25 @@ from . import parsing, refusals
 from .node_info import Classes
 from .refusals import clean
 
-MOST_NODES = 100  # told of in `node_errors`
-MOST_SENTENCES = 20  # in one error
+MOST_NODES = 100  # nodes listed in `node_errors`
+MOST_SENTENCES = 20  # per error message
 LONGEST_ERROR = 2 * refusals.WHOLE  # characters
-LONGEST_DETAIL = 500  # characters of ComfyUI's text, where our sentence says it all
+LONGEST_DETAIL = 500  # characters of ComfyUI's text, if our own sentence is complete
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What went wrong with a workflow."""
+    """Why a workflow failed."""
 
-    error: str  # for people
-    details: dict[str, Any]  # for programs
-    lacks: list[str] = field(default_factory=list)  # models or nodes that this ComfyUI does not have
+    error: str  # human-readable
+    details: dict[str, Any]  # machine-readable
+    lacks: list[str] = field(default_factory=list)  # models or node classes missing in this ComfyUI
     cause: FailureCause = field(kw_only=True)
 
 
-# -- refusals ------------------------------------------------------------------------------------------
+# -- rejections ----------------------------------------------------------------------------------------
 def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fault:
-    """Why ComfyUI took no part of the prompt. `classes` are those that it has."""
+    """Why ComfyUI rejected the whole prompt. `classes` are the node classes it has."""
     found = [
         refusals.told(errors, error, prompt, classes)
         for errors in refused.node_errors.values()
@@ -60,14 +60,14 @@ def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fa
 
 
 def _joined(sentences: list[str]) -> str:
-    """Each once, and of very many the first ones and how many more there are."""
+    """Join the distinct sentences; beyond MOST_SENTENCES, only state how many more there are."""
     told = list(dict.fromkeys(sentences))
     more = f"; and {len(told) - MOST_SENTENCES} more" if len(told) > MOST_SENTENCES else ""
     return clean("; ".join(told[:MOST_SENTENCES]), LONGEST_ERROR) + more
 
 
 def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterator[tuple[str, str | None]]:
-    """(a sentence, the class that is missing if that is it) where no node is blamed."""
+    """Yield (sentence, missing class or None) for a rejection that blames no node."""
     match refused.type:
         case "prompt_no_outputs":
             message = (
@@ -85,13 +85,13 @@ def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterat
 
 
 def _blamed(refused: Refused, prompt: parsing.Prompt) -> str | None:
-    """The node that ComfyUI names, by "Node ID '#7'"."""
+    """The node named by ComfyUI in "Node ID '#7'"; None if there is none."""
     found = re.search(r"#([^']+)'", refused.details)
     return found.group(1) if found and found.group(1) in prompt else None
 
 
 def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt, classes: Classes) -> dict[str, Any]:
-    """ComfyUI's node errors by node and input, without paths and tracebacks, each with our sentence."""
+    """ComfyUI's node errors by node, without paths and tracebacks, each with our explanation."""
     return {
         node_id: {
             "class_type": errors.class_type,
@@ -127,8 +127,9 @@ def dropped(
     *,
     near: Callable[[list[str]], dict[str, list[str]]],
 ) -> list[str]:
-    """A sentence for each mistake for which ComfyUI left outputs out, though it ran the rest. `near` gives
-    names that are like those of missing models."""
+    """One sentence per error because of which ComfyUI skipped outputs while running the rest. `near` returns
+    similar names for missing models.
+    """
     sentences = []
     lacks: list[str] = []
     for errors in found.values():
@@ -144,9 +145,9 @@ def near_in_name(found: Mapping[str, list[str]]) -> list[str]:
     return [f"near '{name}' in name: {', '.join(names)}" for name, names in found.items()]
 
 
-# -- errors in mid-run -----------------------------------------------------------------------------------
+# -- errors during a run ---------------------------------------------------------------------------------
 def of_error(error: ExecutionError, prompt: parsing.Prompt) -> Fault:
-    """A node raised."""
+    """The fault for a node that raised an exception."""
     message = clean(error.message, refusals.WHOLE)
     out_of_memory = is_out_of_memory(error)
     said = what_ran_out(error) if out_of_memory else message
@@ -168,7 +169,7 @@ def is_out_of_memory(error: ExecutionError) -> bool:
 
 
 def what_ran_out(error: ExecutionError) -> str:
-    """For an error that `is_out_of_memory`."""
+    """Describe which memory ran out; for errors that satisfy `is_out_of_memory`."""
     if _is_out_of_ram(error):
         return "its machine ran out of memory (RAM, not the GPU's)"
     return "the GPU ran out of memory"
@@ -185,5 +186,5 @@ def _is_out_of_gpu_memory(error: ExecutionError) -> bool:
 
 
 def is_disk_full(error: ExecutionError) -> bool:
-    """Its ComfyUI's disk has no room: no fault of the workflow's."""
+    """ComfyUI's disk is full, which is not the workflow's fault."""
     return "No space left on device" in error.message or "not enough space on the disk" in error.message

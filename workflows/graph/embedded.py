@@ -1,4 +1,4 @@
-"""The workflow inside a file: JSON, or a picture into which ComfyUI wrote the workflow that made it."""
+"""Extracts the workflow from a file: JSON, or an image in which ComfyUI embedded its workflow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from files import queries as file_queries
 from .parsing import MARK_INPUT
 
 FILE_ID = re.compile(r"file_[0-9A-Za-z]+")
-LARGEST = 64 * 1024 * 1024  # bytes of a file that is looked into
-LONGEST = 10 * 1024 * 1024  # bytes of a workflow
+LARGEST = 64 * 1024 * 1024  # largest file searched, in bytes
+LONGEST = 10 * 1024 * 1024  # largest workflow, in bytes
 
 
 def workflow_of(file_id: str, *, user: User, path: str) -> Any:
-    """What the user's file holds: what ran to make a picture, else the editor's file.
+    """Return the workflow in the user's file: the prompt that made an image, else the editor's file.
 
-    Raises ValidationFailed where there is no such file or no workflow in it, and StorageUnavailable.
+    Raises ValidationFailed if there is no such file or it contains no workflow, and StorageUnavailable.
     """
     if file_id.lstrip().startswith("{"):
         message = f"Field '{path}' is a text with JSON in it; send the object itself, not a string"
@@ -75,17 +75,17 @@ def _parsed(content: bytes, path: str) -> Any:
 
 
 def _without_nan(content: bytes) -> bytes:
-    """Python writes NaN into pictures; the editor reads null there, and strict JSON has no such word."""
+    """Replace NaN and Infinity by null: Python writes them into images, but they are not valid JSON."""
     if b"NaN" not in content and b"Infinity" not in content:
         return content
     try:
         return json.dumps(json.loads(content, parse_constant=lambda _: None)).encode()
     except (ValueError, RecursionError):
-        return content  # told by who reads it
+        return content  # the caller reports it
 
 
 def _unmarked(prompt: Any) -> Any:
-    """A prompt that ran here, without what was added for its run (`parsing.mark_outputs`)."""
+    """Remove what `parsing.mark_outputs` added to a prompt that ran here."""
     for node in prompt.values() if isinstance(prompt, dict) else ():
         inputs = node.get("inputs") if isinstance(node, dict) else None
         if not isinstance(inputs, dict):

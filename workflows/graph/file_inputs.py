@@ -1,4 +1,4 @@
-"""Which inputs of nodes take a file, as the ComfyUIs of our workers say, and what may stand there."""
+"""Which node inputs take a file, as reported by the workers' ComfyUIs, and which values they accept."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _PLACED = re.compile(r"https?://|data:", re.IGNORECASE)
 
 
 def taking_files(class_type: str) -> frozenset[str] | None:
-    """The names of a class's inputs that take a file; None where no worker knows the class."""
+    """Names of a class's inputs that take a file; None if no worker knows the class."""
     known = node_classes.known(class_type)
     return frozenset[str]().union(*(each.files for each in known)) if known else None
 
 
 def classes(digest: str) -> frozenset[str]:
-    """All that a ComfyUI knows, by the digest of what it says."""
+    """All node classes of a ComfyUI, by the digest of its object_info."""
     return frozenset(node_classes.table_of(digest))
 
 
 def misplaced(graph: Graph) -> Iterator[Detail]:
-    """What stands in file inputs and is none of our files: paths, links, wrapped values."""
+    """Errors for file inputs that hold anything but our files: paths, links, wrapped values."""
     for node_id, node in graph.prompt.items():
         known = taking_files(node["class_type"])
         names = USUAL.get(node["class_type"], frozenset[str]()) if known is None else known
@@ -45,7 +45,7 @@ def misplaced(graph: Graph) -> Iterator[Detail]:
 
 
 def is_path(value: str) -> bool:
-    """Whether ComfyUI would look elsewhere than under a plain name in its input folder."""
+    """Whether ComfyUI would resolve it to anything but a plain name in its input folder."""
     return bool(
         "/" in value
         or "\\" in value
@@ -65,13 +65,13 @@ def _may_stand(value: Any) -> bool:
 
 
 def _id_inside(text: str) -> str | None:
-    """The file_id in a value that is more than a file_id, such as "file_… [input]" or "/files/file_…"."""
+    """The file_id inside a longer value, such as "file_… [input]" or "/files/file_…"; None if none."""
     found = _FILE_ID.search(text)
     return found.group().lower() if found and found.group().lower() != text else None
 
 
 def _has_path(value: Any) -> bool:
-    """In any text of a value that consists of several."""
+    """Whether any string in a nested value is a path."""
     if isinstance(value, dict):
         return any(map(_has_path, value.values()))
     if isinstance(value, list):

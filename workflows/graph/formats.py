@@ -1,8 +1,8 @@
-"""Every form in which a workflow may be sent, read into one graph.
+"""Parses every accepted workflow format into one graph.
 
-Accepted are the reference's own format and ComfyUI's API format (see `parsing`), the file that ComfyUI's
-editor saves (`*.json`, `*.app.json`), what ComfyUI is sent (`{"prompt": …}`), and the id of an uploaded or
-made file that holds one of these: JSON, or a picture into which ComfyUI wrote it.
+Accepted are the API reference's format and ComfyUI's API format (see `parsing`), the files that ComfyUI's
+editor saves (`*.json`, `*.app.json`), the body of ComfyUI's own `POST /prompt` (`{"prompt": …}`), and the id
+of an uploaded or generated file that contains one of these, as JSON or embedded in an image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from .parsing import Graph
 
 @dataclass(frozen=True)
 class Reading:
-    """`source` is the workflow without what it was wrapped in: what is kept, and read again for a retry.
-    `conversion` is what was known of an editor's file; None for the other formats."""
+    """`source` is the workflow without its wrapper; it is stored and parsed again for a retry. `conversion`
+    is set for editor files only.
+    """
 
     graph: Graph
     source: Any
@@ -30,10 +31,10 @@ class Reading:
 
 
 def read(workflow: Any, *, user: User, max_nodes: int, path: str = "workflow") -> Reading:
-    """The workflow as one prompt.
+    """Parse the workflow into one prompt.
 
-    Raises ValidationFailed with every mistake under the path of its element, and Unavailable where a file
-    of the editor can not be read for want of any worker's word on its nodes.
+    Raises ValidationFailed with all errors, each under the path of its element, and Unavailable if an editor
+    file cannot be read because no worker has reported its nodes yet.
     """
     if isinstance(workflow, str):
         workflow = embedded.workflow_of(workflow, user=user, path=path)
@@ -52,7 +53,7 @@ def is_editor_file(workflow: Any) -> bool:
 
 
 def unwrapped(workflow: Any, path: str) -> tuple[Any, str]:
-    """Without `{"prompt": …}`, as clients send it to ComfyUI, and where the rest stands."""
+    """Remove the `{"prompt": …}` wrapper that ComfyUI clients send; return the workflow and its path."""
     inner = workflow.get("prompt") if isinstance(workflow, dict) else None
     if isinstance(inner, dict) and not isinstance(inner.get("class_type"), str) and "nodes" not in workflow:
         return inner, f"{path}.prompt"

@@ -1,7 +1,7 @@
-"""Files that a workflow takes in: the value of an input is a `file_id`, an http(s) address or a `data:` URL.
+"""Files that a workflow uses as input: the value of an input is a `file_id`, an http(s) URL or a `data:` URL.
 
-At submission they are checked, and marked in the prompt that is kept, so that a worker finds them without
-asking anybody. What the user submitted stays as it was; a retry begins from there.
+They are validated at submission and marked in the stored prompt, so that a worker finds them without a
+lookup. The workflow as submitted is stored unchanged; a retry starts from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from files.models import File
 from . import file_inputs, media_kinds, nested_inputs, node_classes, node_info
 from .parsing import Graph, Prompt
 
-MARK = "comfyserve-input:"  # before a file_id or an address, in a prompt that is kept
+MARK = "comfyserve-input:"  # precedes a file_id or URL in a stored prompt
 FILE_ID = re.compile(r"file_[0-9A-Za-z]+")
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 DATA = re.compile(r"data:", re.IGNORECASE)
@@ -34,31 +34,31 @@ DATA = re.compile(r"data:", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Use:
-    """An input whose value names a file."""
+    """An input whose value refers to a file."""
 
     node_id: str
     class_type: str
     name: str
     value: str
-    path: str  # of the value in what was sent
+    path: str  # of the value in the submitted workflow
 
 
 @dataclass
 class Taken:
-    """The prompt to keep, and the files that it needs, with where each is named."""
+    """The prompt to store, and the files it needs with the path of each reference."""
 
     prompt: Prompt
     files: dict[str, str] = field(default_factory=dict)  # file_id -> path
 
 
-Lent = frozenset[str]  # ids of files that the workflow came with, whoever's they are
+Lent = frozenset[str]  # ids of files that came with the workflow, whoever owns them
 
 
 def take_all(graphs: Sequence[tuple[Graph, Lent]], *, user: User) -> list[Taken]:
-    """Check every file that the workflows name, and store those that they bring along.
+    """Validate all files that the workflows refer to, and store those sent inline.
 
-    Raises ValidationFailed with each mistake under its path, and StorageUnavailable. No transaction should be
-    open: storing takes its time. What several bring along in the same words is stored once.
+    Raises ValidationFailed with all errors, each under its path, and StorageUnavailable. Must not be called
+    in a transaction: storing takes time. Identical `data:` URLs are stored once.
     """
     known: dict[str, frozenset[str] | None] = {}
     uses = [list(_uses(graph, known)) for graph, _ in graphs]
@@ -88,7 +88,7 @@ def _taken(graph: Graph, uses: Sequence[Use], stored: dict[str, str]) -> Taken:
 
 
 def mistakes(graph: Graph, *, user: User) -> list[Detail]:
-    """What `take` would refuse, without storing anything; of a `data:` URL only that it can be read."""
+    """The errors `take_all` would report, without storing anything; `data:` URLs are only decoded."""
     uses = list(_uses(graph, {}))
     found = [
         *_mistaken_files([(use, frozenset()) for use in uses], _wanted(uses), user),
@@ -104,19 +104,21 @@ def mistakes(graph: Graph, *, user: User) -> list[Detail]:
 
 
 def _wanted(uses: Sequence[Use]) -> dict[Use, tuple[str, ...]]:
-    """The kinds of media that each input takes."""
+    """The content type prefixes that each input accepts."""
     tables = node_info.everywhere() if uses else []
     return {use: media_kinds.wanted(use.class_type, use.name, tables) for use in uses}
 
 
 def names_file(value: str) -> bool:
-    """Whether it is written as a file of ours, an address, or a `data:` URL."""
+    """Whether the value has the form of a file_id, an http(s) URL or a `data:` URL."""
     return _could_be(value)
 
 
 def pin_all(holders: Sequence[tuple[UUID, Taken]]) -> None:
-    """Keep the files of each until it has ended. In the transaction that makes the executions;
-    ValidationFailed if one has just gone."""
+    """Pin each execution's files until it has ended, in the transaction that creates the executions.
+
+    Raises ValidationFailed if a file has just been deleted.
+    """
     wanted = {holder: taken.files for holder, taken in holders if taken.files}
     if not wanted:
         return
@@ -131,10 +133,11 @@ def pin_all(holders: Sequence[tuple[UUID, Taken]]) -> None:
         raise ValidationFailed(gone.values())
 
 
-# -- finding -----------------------------------------------------------------------------------------
+# -- finding file references -------------------------------------------------------------------------
 def _uses(graph: Graph, known: dict[str, frozenset[str] | None]) -> Iterator[Use]:
-    """In the order of the graph. Asks the database only if some value could be a file, and of each class
-    that is not in `known` yet."""
+    """Yield the file references in graph order. Queries the database only if a value could be a file, once
+    for each class that is not in `known` yet.
+    """
     for node_id, node in graph.prompt.items():
         for name, given in nested_inputs.texts_in(node["inputs"]):
             value = given.strip()
@@ -162,7 +165,9 @@ def _could_be(value: str) -> bool:
 
 
 def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str) -> bool:
-    """Where no worker knows the class, a `file_id` is taken for one anywhere; the rest is not guessed."""
+    """Whether the input takes a file. If no worker knows the class, only a `file_id` and the usual inputs
+    count.
+    """
     if name in node_classes.NESTED.get(class_type, ()):
         return True
     if known is not None:
@@ -170,7 +175,7 @@ def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str)
     return bool(FILE_ID.fullmatch(value)) or name in file_inputs.USUAL.get(class_type, ())
 
 
-# -- checking ----------------------------------------------------------------------------------------
+# -- validation --------------------------------------------------------------------------------------
 def _mistaken_files(
     uses: Sequence[tuple[Use, Lent]], wanted: Mapping[Use, tuple[str, ...]], user: User
 ) -> Iterator[Detail]:
@@ -178,7 +183,7 @@ def _mistaken_files(
     if not ids:
         return
     shown = dict(file_queries.alive().filter(user=user, id__in=ids).values_list("id", "content_type"))
-    # One that is lent is pinned by whoever lends it: it may have expired, and is there all the same.
+    # A lent file is pinned by its lender: it may have expired but still exists.
     lent = dict(File.objects.filter(id__in=ids - shown.keys()).values_list("id", "content_type"))
     for use, may_use in uses:
         if use.value not in ids:
@@ -199,7 +204,7 @@ def _missing(file_id: str, path: str) -> Detail:
 
 
 def _mistaken_addresses(uses: Sequence[Use]) -> Iterator[Detail]:
-    """DNS is not asked: the worker asks when it fetches, and a submission should not wait."""
+    """Does not resolve DNS: the worker does when it fetches, and a submission should not wait."""
     for use in uses:
         if ADDRESS.match(use.value):
             try:
@@ -208,11 +213,12 @@ def _mistaken_addresses(uses: Sequence[Use]) -> Iterator[Detail]:
                 yield Detail("INVALID_URL", exc.message, use.path)
 
 
-# -- what comes along ----------------------------------------------------------------------------------
+# -- inline files --------------------------------------------------------------------------------------
 def store_data_url(value: str, *, wanted: tuple[str, ...], path: str, user: User) -> str:
-    """The file_id of what a `data:` URL carries. `wanted` are beginnings of types, empty for any media.
+    """Store the content of a `data:` URL; return its file_id. `wanted` are content type prefixes; empty
+    accepts any media.
 
-    ValidationFailed under `path` where it can not be used.
+    Raises ValidationFailed under `path` if it is unusable.
     """
     content = _decoded(value, path)
     message = media_kinds.refusal(types.of_content(content), wanted or types.MEDIA)
@@ -241,9 +247,9 @@ def _decoded(value: str, path: str) -> bytes:
         raise ValidationFailed.of(path, "This data: URL can not be read", "INVALID_DATA_URL") from exc
 
 
-# -- what a worker finds -------------------------------------------------------------------------------
+# -- used by workers -----------------------------------------------------------------------------------
 def marked(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
-    """(node id, input, file_id or address) of what is to be placed on its ComfyUI."""
+    """Yield (node id, input, file_id or URL) of the files to be placed on its ComfyUI."""
     for node_id, node in prompt.items():
         for name, value in nested_inputs.texts_in(node["inputs"]):
             if value.startswith(MARK):
@@ -251,7 +257,7 @@ def marked(prompt: Prompt) -> Iterator[tuple[str, str, str]]:
 
 
 def filled(prompt: Prompt, names: dict[tuple[str, str], str]) -> Prompt:
-    """The prompt with the names that the files have on ComfyUI, by (node id, input)."""
+    """Return the prompt with the files' names on ComfyUI, keyed by (node id, input)."""
     done: dict[str, Any] = dict(prompt)
     for (node_id, name), value in names.items():
         node = done[node_id]
@@ -260,5 +266,5 @@ def filled(prompt: Prompt, names: dict[tuple[str, str], str]) -> Prompt:
 
 
 def as_given(prompt: Prompt) -> Prompt:
-    """The kept prompt as its user could submit it again: what pictures carry as metadata."""
+    """The stored prompt in a form its user could resubmit: embedded in images as metadata."""
     return filled(prompt, {(node_id, name): value for node_id, name, value in marked(prompt)})

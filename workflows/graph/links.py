@@ -1,7 +1,7 @@
-"""Links between nodes: made uniform as they come in, and what can be told of wrong ones.
+"""Links between nodes: normalises them on submission and explains invalid ones.
 
-ComfyUI takes a list of two for a link, `[node id, output]`. What people send besides: ids and outputs of the
-wrong type, and lists that are meant as values, which ComfyUI wants as `{"__value__": [...]}`.
+ComfyUI treats a list of two, `[node id, output]`, as a link. Clients also send ids and outputs of the wrong
+type, and lists meant as values, which ComfyUI expects as `{"__value__": [...]}`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .node_info import Classes
 
 Link = tuple[str, int]
 Prompt = dict[str, dict[str, Any]]
-# ComfyUI looks at a workflow by recursion, and Python ends that at 1,000 calls; some are taken before.
+# ComfyUI traverses workflows recursively; Python's limit is 1,000 calls, some of which are already used.
 MAX_DEPTH = 900
 AS_VALUE = 'a list that is meant as a value is written {"__value__": [...]}'
 
 
 @dataclass
 class Graph:
-    """A workflow in ComfyUI's API format, with where each part stood in what was sent."""
+    """A workflow in ComfyUI's API format, with the path of each part in the submitted document."""
 
     prompt: Prompt = field(default_factory=dict)
     paths: dict[tuple[str, str], str] = field(
@@ -33,7 +33,7 @@ class Graph:
 
 
 def link(value: Any) -> Link | None:
-    """`value` as (node id, output slot), if ComfyUI would take it for a link."""
+    """`value` as (node id, output slot) if ComfyUI would treat it as a link, else None."""
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
         slot = value[1]
         if isinstance(slot, int) and not isinstance(slot, bool):
@@ -49,7 +49,7 @@ def links_of(prompt: Prompt, node_id: str) -> Iterator[tuple[str, Link]]:
 
 
 def as_link(value: Any, prompt: Prompt) -> list[Any] | None:
-    """`[1, 0]`, `["1", "0"]` and `["1", 0.0]` as ComfyUI writes them, where the node exists."""
+    """Convert `[1, 0]`, `["1", "0"]` and `["1", 0.0]` to ComfyUI's form, if the node exists; else None."""
     if not isinstance(value, list) or len(value) != 2 or link(value):
         return None
     source, slot = value
@@ -68,7 +68,7 @@ def _whole(slot: Any) -> int | None:
 
 
 def make_uniform(prompt: Prompt) -> None:
-    """In place: links as ComfyUI reads them."""
+    """Normalise the links to ComfyUI's form, in place."""
     for node in prompt.values():
         for name, value in node["inputs"].items():
             uniform = as_link(value, prompt)
@@ -77,8 +77,9 @@ def make_uniform(prompt: Prompt) -> None:
 
 
 def mistakes(graph: Graph, known: Sequence[Classes]) -> Iterator[Detail]:
-    """What every ComfyUI of ours that has the classes would stumble over: outputs that a node does not have,
-    and lists of two that are no links where the class takes such an input."""
+    """Errors that every known ComfyUI with the classes would raise: links to outputs that a node does not
+    have, and lists that are not valid links in declared inputs.
+    """
     for node_id, node in graph.prompt.items():
         for name in node["inputs"]:
             tables = [classes for classes in known if _declares(classes, node["class_type"], name)]
@@ -93,7 +94,7 @@ def _declares(classes: Classes, class_type: str, name: str) -> bool:
 
 
 def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | None:
-    """What is wrong with the link in this input; None where nothing is."""
+    """Describe what is wrong with the link in this input; None if it is valid."""
     value = prompt[node_id]["inputs"][name]
     if not isinstance(value, list):
         return None
@@ -114,7 +115,9 @@ def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | 
 
 
 def too_deep(graph: Graph) -> Iterator[Detail]:
-    """At most one mistake: the node at the end of a chain that is longer than ComfyUI follows. No cycles."""
+    """At most one error: the end of a chain of nodes that is longer than ComfyUI can follow. Expects no
+    cycles.
+    """
     depths: dict[str, int] = {}
     for root in graph.prompt:
         stack = [root]

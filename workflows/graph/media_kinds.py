@@ -1,4 +1,4 @@
-"""What kind of file an input takes, whichever way the file comes: by id, by address or as `data:`."""
+"""Which kinds of media an input accepts, whether the file is given by id, URL or `data:` URL."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from files import types
 
 from .node_info import Classes
 
-# ComfyUI's marks for its own editor, and the beginnings of the types that such an input takes.
+# ComfyUI's markers for its editor, and the content type prefixes that such inputs accept.
 WANTED = {
     "image_upload": ("image/",),
     "animated_image_upload": ("image/",),
     "audio_upload": ("audio/", "video/"),
     "video_upload": ("video/", "image/"),
 }
-# Pictures that ComfyUI's nodes can not open, and that are not converted here: vectors, raw files of cameras.
+# Images that ComfyUI's nodes cannot open and that are not converted here: vectors, camera raw files.
 UNREADABLE = (
     "image/svg+xml", "image/jxl", "image/x-exr", "image/x-xcf", "image/vnd.djvu", "image/wmf", "image/emf",
     "image/x-adobe-dng", "image/x-canon", "image/x-nikon", "image/x-sony", "image/x-olympus",
     "image/x-panasonic", "image/x-fuji", "image/x-raw",
 )  # fmt: skip
 WORDS = {"image/": "picture", "audio/": "audio file", "video/": "video"}
-USUAL = {"LoadImage": ("image/",), "LoadImageMask": ("image/",)}  # for as long as no worker has said anything
+USUAL = {"LoadImage": ("image/",), "LoadImageMask": ("image/",)}  # until a worker has reported
 
 
 def wanted(class_type: str, name: str, tables: Iterable[Classes]) -> tuple[str, ...]:
-    """The beginnings of types that an input takes; empty where anything may be right."""
+    """The content type prefixes that an input accepts; empty if unknown."""
     for classes in tables:
         about = classes[class_type].inputs.get(name) if class_type in classes else None
         for mark, beginnings in WANTED.items():
@@ -36,7 +36,7 @@ def wanted(class_type: str, name: str, tables: Iterable[Classes]) -> tuple[str, 
 
 
 def refusal(content_type: str, beginnings: tuple[str, ...]) -> str | None:
-    """Why a file of this type is not taken; None where it is."""
+    """Why a file of this type is rejected; None if it is accepted."""
     readable = not content_type.startswith(UNREADABLE)
     if types.is_media(content_type) and content_type.startswith(beginnings) and readable:
         return None

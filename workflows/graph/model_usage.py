@@ -1,4 +1,4 @@
-"""What executions tell the registry of models, and ask it."""
+"""The executions' interface to the model registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def note(prompt: parsing.Prompt) -> None:
-    """The models of this prompt are in use now. A figure for housekeeping: nothing waits for it."""
+    """Record that the models of this prompt are in use now. Best effort: only used for housekeeping."""
     try:
         with connections.step():
             usage.used((use.type, use.name) for use in parsing.models_of(prompt))
@@ -25,7 +25,7 @@ def note(prompt: parsing.Prompt) -> None:
 
 
 def with_suggestions(fault: Fault, prompt: parsing.Prompt) -> Fault:
-    """The fault, and for each model that is missing those that may have been meant; as it was if none is."""
+    """Add suggestions for each missing model to the fault; unchanged if there are none."""
     found = near(fault.lacks, prompt)
     if not found:
         return fault
@@ -37,7 +37,7 @@ def with_suggestions(fault: Fault, prompt: parsing.Prompt) -> Fault:
 
 
 def embeddings(prompt: parsing.Prompt, *, worker: str) -> list[str] | None:
-    """The names of those that the worker's ComfyUI has; None where none is asked for, or it is not known."""
+    """Names of the embeddings that the worker's ComfyUI has; None if the prompt uses none, or if unknown."""
     texts = (value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str))
     if not any("embedding:" in text.lower() for text in texts):
         return None
@@ -49,7 +49,7 @@ def embeddings(prompt: parsing.Prompt, *, worker: str) -> list[str] | None:
 
 
 def near(missing: Iterable[str], prompt: parsing.Prompt) -> dict[str, list[str]]:
-    """For each of the missing models those that there are and may have been meant, where there are any."""
+    """Similar available names for each missing model; models without any are left out."""
     types = {use.name: use.type for use in parsing.models_of(prompt)}
     try:
         with connections.step():

@@ -1,6 +1,6 @@
-"""Texts in the inputs of a node, also one level inside an input that is an object.
+"""Strings in a node's inputs, including those one level inside an object input.
 
-Such a text is named `input.key`: `image.mask` is the mask among the pictures of Load3D's input `image`.
+A nested string is named `input.key`: `image.mask` is the mask in Load3D's input `image`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def texts_in(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each."""
+    """Yield (name, text) of each string."""
     for name, value in inputs.items():
         if isinstance(value, str):
             yield name, value
@@ -24,13 +24,13 @@ def value_of(inputs: Mapping[str, Any], name: str) -> Any:
 
 
 def with_value(inputs: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """A copy in which this text is another."""
+    """Return a copy of the inputs with this string replaced."""
     outer, key = _split(inputs, name)
     return {**inputs, outer: value if key is None else {**inputs[outer], key: value}}
 
 
 def _split(inputs: Mapping[str, Any], name: str) -> tuple[str, str | None]:
-    """(input, key in it or None). The names of inputs and keys may have dots themselves."""
+    """(input, key inside it or None). Input names and keys may contain dots themselves."""
     if name in inputs and not isinstance(inputs[name], dict):
         return name, None
     for outer, value in inputs.items():
@@ -40,5 +40,5 @@ def _split(inputs: Mapping[str, Any], name: str) -> tuple[str, str | None]:
 
 
 def outer_of(inputs: Mapping[str, Any], name: str) -> str:
-    """The input that the text is in."""
+    """The input that contains the string."""
     return _split(inputs, name)[0]

@@ -1,7 +1,7 @@
-"""What the ComfyUIs of the fleet say about their node classes, and which of ComfyUI's own touch files.
+"""The node classes reported by the fleet's ComfyUIs, and which of ComfyUI's own access files.
 
-Each stock class that takes a path, a file or a folder stands in one of CONFINED, DENIED and HARMLESS. One
-that stands in none, of a newer ComfyUI perhaps, is denied until an operator allows it.
+Every stock class that takes a path, a file or a folder is listed in CONFINED, DENIED or HARMLESS. An unlisted
+one, perhaps of a newer ComfyUI, is denied until an operator allows it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workflows.models import ObjectInfo
 
 from . import node_info
 
-CUSTOM = "custom_nodes"  # ComfyUI's package of nodes that it does not bring along
+CUSTOM = "custom_nodes"  # ComfyUI's package for nodes that are not part of ComfyUI itself
 
 _BY_PATH = "it reads or writes files by their path"
 _MODELS = "it saves models for everybody"
@@ -48,7 +48,7 @@ DENIED: Mapping[str, str] = {
 _ECHO = "without ComfyServe's bridge in ComfyUI it can name the files of others"
 WITHOUT_BRIDGE: Mapping[str, str] = dict.fromkeys(("Load3D", "Preview3D", "WebcamCapture"), _ECHO)
 
-# They read what was placed for their prompt, and write into its own folder.
+# They only read files placed for their prompt, and write to its own folder.
 CONFINED = frozenset({
     "LoadImage", "LoadImageMask", "LoadImageOutput", "LoadLatent", "LoadVideo", "LoadAudio", "RecordAudio",
     "Load3D", "WebcamCapture", "Preview3D", "MaskPreview", "PreviewImage", "PreviewAudio",
@@ -59,7 +59,7 @@ CONFINED = frozenset({
 # Their inputs only look like paths: a choice from a list, or a text.
 HARMLESS = frozenset({"DiffusersLoader", "ImageStitch", "AddTextPrefix", "PreviewAny", "CheckpointLoader"})
 
-# File inputs that ComfyUI does not mark for its editor; and all usual ones, while no worker has reported.
+# File inputs without ComfyUI's upload marker; USUAL has all common ones, for use until a worker has reported.
 UNMARKED: Mapping[str, frozenset[str]] = {
     "LoadLatent": frozenset({"latent"}),
     "WebcamCapture": frozenset({"image"}),
@@ -75,7 +75,7 @@ USUAL: Mapping[str, frozenset[str]] = {
     "LoadVideo": frozenset({"file"}),
     "Load3D": frozenset({"model_file"}),
 }
-# Files inside an input that is an object: see `nested_inputs`.
+# Files inside an object input: see `nested_inputs`.
 NESTED: Mapping[str, frozenset[str]] = {
     "Load3D": frozenset({"image.image", "image.mask", "image.normal", "image.recording"}),
 }
@@ -89,7 +89,7 @@ class NodeClass:
     title: str
     category: str
     files: frozenset[str]  # inputs that take a file
-    touches_files: bool  # by the names and kinds of its inputs, or since it is an output node
+    touches_files: bool  # judged by the names and types of its inputs, or because it is an output node
 
     @property
     def is_custom(self) -> bool:
@@ -101,7 +101,7 @@ class NodeClass:
 
     @property
     def reason_to_deny(self) -> str | None:
-        """Why nobody may use it by default; None where everybody may."""
+        """Why it is denied by default; None if it is allowed."""
         if self.is_custom:
             return None
         if self.calls_a_service:
@@ -113,13 +113,13 @@ class NodeClass:
 
 
 def known(class_type: str) -> list[NodeClass]:
-    """The class as each ComfyUI of the fleet has it; empty where none has."""
+    """The class as defined by each ComfyUI of the fleet; empty if none has it."""
     tables = (table_of(digest) for digest in node_info.digests_lately())
     return [table[class_type] for table in tables if class_type in table]
 
 
 def all_known() -> dict[str, NodeClass]:
-    """Every class of the fleet by its name; of one that differs between ComfyUIs, the first."""
+    """Every class of the fleet by name; if ComfyUIs differ, the first definition."""
     found: dict[str, NodeClass] = {}
     for digest in node_info.digests_lately():
         for name, node_class in table_of(digest).items():
@@ -129,13 +129,13 @@ def all_known() -> dict[str, NodeClass]:
 
 @lru_cache(maxsize=8)
 def table_of(digest: str) -> dict[str, NodeClass]:
-    """What a ComfyUI knows, by the digest of what it says. Read once in each process."""
+    """The node classes of a ComfyUI, by the digest of its object_info. Cached per process."""
     body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first() or {}
     return {name: read(name, about) for name, about in body.items()}
 
 
 def read(name: str, about: Any) -> NodeClass:
-    """A class as it stands in ComfyUI's `/object_info`."""
+    """Read one class from ComfyUI's `/object_info`."""
     about = about if isinstance(about, dict) else {}
     inputs = list(_inputs(about))
     marked = {input_ for input_, _, options in inputs if _is_upload(options)}
@@ -152,7 +152,7 @@ def read(name: str, about: Any) -> NodeClass:
 
 
 def _inputs(about: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """(name, type, options) of each; a list of choices is the type COMBO."""
+    """Yield (name, type, options) of each input; a list of choices has the type COMBO."""
     sections = about.get("input") or {}
     for section in ("required", "optional"):
         for name, told in (sections.get(section) or {}).items():
@@ -163,7 +163,7 @@ def _inputs(about: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def _is_upload(options: dict[str, Any]) -> bool:
-    """ComfyUI marks them for its own editor: `image_upload`, `audio_upload`, `video_upload` and the like."""
+    """ComfyUI marks upload inputs for its editor: `image_upload`, `audio_upload`, `video_upload` etc."""
     return any(key.endswith("_upload") and value is True for key, value in options.items())
 
 

@@ -1,4 +1,4 @@
-"""What a ComfyUI says of its node classes (`/object_info`), as far as messages and checks need it."""
+"""The parts of a ComfyUI's `/object_info` that messages and checks need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workflows.models import ObjectInfo, Worker
 
 @dataclass(frozen=True)
 class Input:
-    """`kind` is a type such as INT or MODEL; of a choice it is COMBO, with its `options`."""
+    """`kind` is a type such as INT or MODEL, or COMBO for a choice from `options`."""
 
     kind: str
     required: bool
@@ -31,7 +31,7 @@ Classes = Mapping[str, NodeInfo]
 
 
 def of(digest: str | None) -> Classes:
-    """By class; empty where nothing was told. Read once in each process."""
+    """Node info by class; empty if there is no digest. Cached per process."""
     return _table(digest) if digest else {}
 
 
@@ -43,7 +43,7 @@ digests_lately = TtlCache(_digests)
 
 
 def everywhere() -> list[Classes]:
-    """Of each different ComfyUI that a worker has told of; what is known may be some seconds old."""
+    """The classes of each distinct ComfyUI that a worker has reported; cached for a few seconds."""
     return [_table(digest) for digest in digests_lately()]
 
 

@@ -1,8 +1,8 @@
-"""Who may use which node class: defaults for ComfyUI's own, and what operators decided.
+"""Who may use which node class: defaults for ComfyUI's own, and operators' rules.
 
-A rule for the user wins over one for a group of theirs, that over one for everybody, and any rule over the
-default. Of several groups one that allows is enough. A rule for the class wins over one for its module.
-Custom nodes are allowed by default: an operator has installed them.
+A user's rule overrides a group's, which overrides one for everybody, which overrides the default. If a user's
+groups disagree, allow wins. A rule for the class overrides one for its module. Custom nodes are allowed by
+default: an operator installed them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from . import file_inputs, node_classes
 from .node_classes import CONFINED, CUSTOM, DENIED, WITHOUT_BRIDGE, NodeClass
 from .parsing import Graph, Prompt, links_of
 
-BEATS = 3  # as workflows.fleet.registry: a worker that missed so many heartbeats is silent
+BEATS = 3  # as in workflows.fleet.registry: a worker is offline after missing this many heartbeats
 BY_OPERATOR = "an operator denies it"
-RULES_SECONDS = 2.0  # until other processes follow a rule that was changed
+RULES_SECONDS = 2.0  # until other processes apply a changed rule
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`access` is confined (reads and writes only what is the user's), allowed or denied."""
+    """`access` is confined (reads and writes only the user's own files), allowed or denied."""
 
     access: str
-    reason: str = ""  # of a denial
-    by: str = "default"  # or user, group, everybody: whose rule decided
+    reason: str = ""  # why it is denied
+    by: str = "default"  # or user, group, everybody: the scope of the deciding rule
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _confines() -> bool:
 
 
 rules_lately = TtlCache(_rules, seconds=RULES_SECONDS)
-fleet_confines_lately = TtlCache(_confines, seconds=RULES_SECONDS)  # each living ComfyUI has our bridge
+fleet_confines_lately = TtlCache(_confines, seconds=RULES_SECONDS)  # all live ComfyUIs have our bridge
 
 
 def _forget(**_: Any) -> None:
@@ -74,7 +74,7 @@ post_delete.connect(_forget, sender=NodeRule, dispatch_uid="node_policy.deleted"
 
 
 class Policy:
-    """The policy for one user. Rules were read at most RULES_SECONDS ago; groups are only if needed."""
+    """The policy for one user. Rules are at most RULES_SECONDS old; groups are only loaded if needed."""
 
     def __init__(self, *, user_id: Any, confines: bool | None = None) -> None:
         self._user_id = user_id
@@ -82,7 +82,7 @@ class Policy:
         self._confines = fleet_confines_lately() if confines is None else confines
 
     def of(self, class_type: str, known: Iterable[NodeClass] | None = None) -> Verdict:
-        """What the user may do with a class; where ComfyUIs differ about it, the strictest."""
+        """The verdict for a class; if ComfyUIs define it differently, the strictest."""
         known = node_classes.known(class_type) if known is None else known
         verdicts = [self._judge(each) for each in known] or [self._judge_unknown(class_type)]
         return min(verdicts, key=lambda verdict: ("denied", "confined", "allowed").index(verdict.access))
@@ -96,7 +96,7 @@ class Policy:
         return self._default(node.name, node.reason_to_deny)
 
     def _judge_unknown(self, class_type: str) -> Verdict:
-        """No ComfyUI has it yet; the worker that runs it judges again."""
+        """No ComfyUI has reported the class; the worker that runs it decides again."""
         return self._ruled(class_type, class_type) or self._default(class_type, DENIED.get(class_type))
 
     def _default(self, class_type: str, reason: str | None) -> Verdict:
@@ -122,12 +122,13 @@ class Policy:
     def _groups(self) -> frozenset[Any]:
         return frozenset(Group.objects.filter(user=self._user_id).values_list("id", flat=True))
 
-    # -- a whole workflow ---------------------------------------------------------------------------------
+    # -- whole workflows ----------------------------------------------------------------------------------
     def denials(
         self, prompt: Prompt, known: Mapping[str, NodeClass] | None = None
     ) -> Iterator[tuple[str, str]]:
-        """(node id, sentence) of each node that the user may not use. `known` are the classes of the ComfyUI
-        that would run it."""
+        """Yield (node id, sentence) for each node that the user may not use. `known` are the classes of the
+        ComfyUI that would run it.
+        """
         verdicts: dict[str, Verdict] = {}
         for node_id, node in prompt.items():
             class_type = node["class_type"]
@@ -142,7 +143,7 @@ class Policy:
 
 
 def mistakes(graph: Graph, *, user_id: Any) -> Iterator[Detail]:
-    """Of a submission: each denied node, under the path of its class; and paths in file inputs."""
+    """Errors of a submission: denied nodes, each under the path of its class, and paths in file inputs."""
     for node_id, sentence in Policy(user_id=user_id).denials(graph.prompt):
         yield Detail("NODE_NOT_ALLOWED", sentence, f"{graph.node_paths[node_id]}.class_type")
     yield from file_inputs.misplaced(graph)

@@ -1,6 +1,6 @@
-"""ComfyUI's `object_info` as it came, of the whole fleet: what is needed to read the editor's files.
+"""The complete `object_info` of the fleet's ComfyUIs, needed to read the editor's files.
 
-`node_info` is the part of it that checks and messages need.
+`node_info` is the part that checks and messages need.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from workflows.models import ObjectInfo, Worker
 
 
 def fleet() -> Mapping[str, Any]:
-    """Every class that some worker has; of one that several have differently, as the worker heard of last
-    says. Empty where no worker has told of its nodes. One small query."""
+    """Every class that any worker has; if definitions differ, that of the worker with the latest heartbeat.
+
+    Empty if no worker has reported its nodes. One small query.
+    """
     digests = Worker.objects.exclude(object_info=None).order_by("heartbeat_at", "name")
     return _union(tuple(dict.fromkeys(digests.values_list("object_info_id", flat=True))))
 
@@ -29,6 +31,6 @@ def _union(digests: tuple[str, ...]) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def of(digest: str) -> dict[str, Any]:
-    """By the digest of what a ComfyUI says; read once in each process."""
+    """The object_info with this digest; cached per process."""
     body = ObjectInfo.objects.filter(digest=digest).values_list("body", flat=True).first()
     return body if isinstance(body, dict) else {}

@@ -1,9 +1,9 @@
-"""Every accepted workflow format becomes one ComfyUI prompt; structural mistakes are named by field.
+"""Parses the basic workflow formats into one ComfyUI prompt; structural errors are reported by field.
 
-Accepted are the reference's format (`nodes` by id, each with a list of named `inputs`) and ComfyUI's own
-API format (nodes by id, each with a dict of `inputs`); `formats` reads the others. What only ComfyUI can know
-(value out of range, missing model, no output node) is not judged here: it fails the execution when its turn
-comes.
+Accepted are the API reference's format (`nodes` by id, each with a list of named `inputs`) and ComfyUI's own
+API format (nodes by id, each with a dict of `inputs`); `formats` handles the others. What only ComfyUI can
+check (value out of range, missing model, no output node) is not checked here: it fails the execution when it
+is run.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .links import Prompt as Prompt
 from .links import link as link
 from .links import links_of as links_of
 
-MARK_INPUT = "_comfyserve"  # an input that no node knows; see `mark_outputs`
+MARK_INPUT = "_comfyserve"  # an input that no node declares; see `mark_outputs`
 DEFAULT_PREFIX = "ComfyUI"
-NOT_VIEWABLE = re.compile(r"[\x00-\x1f\x7f]|\.(?=\.)")  # of a name; as in comfyui_bridge
+NOT_VIEWABLE = re.compile(r"[\x00-\x1f\x7f]|\.(?=\.)")  # in a file name; as in comfyui_bridge
 
-# Inputs that name a model file, and the type of model they name. The registry knows the same names.
+# Inputs that name a model file, with the model's type. The registry uses the same type names.
 MODEL_INPUTS = {
     "ckpt_name": "checkpoint",
     "lora_name": "lora",
@@ -43,7 +43,7 @@ MODEL_INPUTS = {
     "style_model_name": "style_models",
     "gligen_name": "gligen",
 }
-# Inputs that decide how long a run takes; seeds and texts do not.
+# Inputs that affect the run time; seeds and texts do not.
 COSTLY = {
     "steps", "width", "height", "batch_size", "length", "frames", "video_frames", "amount", "scale_by",
     "megapixels", "seconds", "duration", "upscale_by", "sampler_name", "scheduler", "cfg",
@@ -57,9 +57,9 @@ class ModelUse:
 
 
 def parse(workflow: Any, *, max_nodes: int, path: str = "workflow") -> Graph:
-    """The workflow as one prompt.
+    """Parse the workflow into one prompt.
 
-    Raises ValidationFailed with every structural mistake at once, each under the path of its element.
+    Raises ValidationFailed with all structural errors, each under the path of its element.
     """
     mistakes: list[Detail] = []
     graph = _read(workflow, path, max_nodes, mistakes)
@@ -69,7 +69,7 @@ def parse(workflow: Any, *, max_nodes: int, path: str = "workflow") -> Graph:
 
 
 def checked(graph: Graph, *, path: str, max_nodes: int) -> Graph:
-    """The graph, if its links are good. Raises ValidationFailed."""
+    """Normalise and validate the graph's links. Raises ValidationFailed."""
     links.make_uniform(graph.prompt)
     mistakes = list(_too_many(graph.prompt, path, max_nodes)) or list(_wrong_links(graph))
     mistakes = mistakes or list(_cycle(graph)) or list(links.too_deep(graph))
@@ -120,7 +120,7 @@ def _nodes_of(workflow: Any, path: str, mistakes: list[Detail]) -> tuple[Mapping
 
 
 def _seen_in(workflow: Mapping[str, Any]) -> str:
-    """Where the workflow seems to be, if it was wrapped in something."""
+    """A hint where the workflow seems to be if it is wrapped in another object; else empty."""
     key = next((str(key) for key, value in workflow.items() if looks_like_workflow(value)), None)
     return "" if key is None else f"; a workflow stands under '{key[:100]}': send that one as 'workflow'"
 
@@ -167,7 +167,7 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
             mistakes.append(
                 Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where)
             )
-        if name != MARK_INPUT:  # of a posted prompt, out of a picture's metadata
+        if name != MARK_INPUT:  # left over in a prompt read from image metadata
             inputs[name] = _unwrapped(value)
             graph.paths[node_id, name] = where
     graph.node_paths[node_id] = path
@@ -178,7 +178,7 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
 
 
 def _unwrapped(value: Any) -> Any:
-    """ComfyUI takes `{"__value__": x}` for x; only lists need it, which would be links otherwise."""
+    """Unwrap `{"__value__": x}` as ComfyUI does, except lists, which would become links."""
     if isinstance(value, dict) and "__value__" in value and not isinstance(value["__value__"], list):
         return value["__value__"]
     return value
@@ -191,7 +191,7 @@ def _title_of(node: Mapping[str, Any]) -> str:
 
 
 def _inputs_of(inputs: Any, path: str, mistakes: list[Detail]) -> Iterator[tuple[str, Any, str]]:
-    """(name, value, path of the value) of each input, of either format."""
+    """Yield (name, value, path of the value) of each input, in either format."""
     if isinstance(inputs, dict):
         for name, value in inputs.items():
             yield name, value, f"{path}.{name}"
@@ -214,7 +214,7 @@ def _inputs_of(inputs: Any, path: str, mistakes: list[Detail]) -> Iterator[tuple
 
 
 def _misspelt(given: Mapping[str, Any], wanted: str, path: str) -> list[Detail]:
-    """A mistake where a field that is not there seems to be there under another name."""
+    """An error if a missing field seems to be present under a misspelt name."""
     found = near_names.near(wanted, given, cutoff=0.75)
     message = f"There is no field '{found[0][:100]}'; did you mean '{wanted}'?" if found else ""
     return [Detail("UNKNOWN_FIELD", message, f"{path}.{found[0][:100]}")] if found else []
@@ -238,10 +238,10 @@ def _wrong_links(graph: Graph) -> Iterator[Detail]:
 
 
 def _cycle(graph: Graph) -> Iterator[Detail]:
-    """At most one cycle, named by its nodes. Iterative: a graph may be thousands of nodes deep."""
+    """At most one cycle, listed by its nodes. Iterative, since a graph may be thousands of nodes deep."""
     done: set[str] = set()
     for root in graph.prompt:
-        trail: dict[str, str] = {}  # node -> the input it was left through, in order
+        trail: dict[str, str] = {}  # node -> the input it was left by, in order
         stack = [(root, links_of(graph.prompt, root))] if root not in done else []
         while stack:
             node_id, rest = stack[-1]
@@ -264,9 +264,9 @@ def _cycle(graph: Graph) -> Iterator[Detail]:
                 stack.append((source, links_of(graph.prompt, source)))
 
 
-# -- what a graph tells ------------------------------------------------------------------------------
+# -- graph properties --------------------------------------------------------------------------------
 def title_of(prompt: Prompt, node_id: str) -> str:
-    """What a person would call the node: its title, else its class."""
+    """The node's display name: its title, else its class."""
     node = prompt.get(node_id)
     if node is None:
         return f"node {node_id}"
@@ -274,13 +274,16 @@ def title_of(prompt: Prompt, node_id: str) -> str:
 
 
 def order_of(node_id: str) -> tuple[int | str, ...]:
-    """Sort key of a node's id: numbers by value ("9" before "10"), and before names; the nodes that a node
-    expands into ("4.0.0.1") and those of a subgraph ("4:1") follow it."""
+    """Sort key for node ids: numbers by value ("9" before "10") and before names; the nodes that a node
+    expands to ("4.0.0.1") and those of a subgraph ("4:1") follow it.
+    """
     return tuple(int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", node_id)))
 
 
 def models_of(prompt: Prompt) -> list[ModelUse]:
-    """The model files that the graph names, in its order, each once; checkpoints and the like first."""
+    """The distinct model files that the graph names, in graph order, with checkpoints and diffusion models
+    first.
+    """
     found: dict[ModelUse, None] = {}
     for node in prompt.values():
         for name, value in node["inputs"].items():
@@ -296,7 +299,9 @@ def models_of(prompt: Prompt) -> list[ModelUse]:
 
 
 def kind_of(prompt: Prompt) -> str:
-    """The same for two workflows that should take equally long: seeds, texts and file names do not count."""
+    """A hash that is equal for workflows with the same expected run time: seeds, texts and file names are
+    ignored.
+    """
     shape = [
         (
             node_id,
@@ -313,7 +318,7 @@ def kind_of(prompt: Prompt) -> str:
 
 
 def ancestors(prompt: Prompt, targets: list[str]) -> set[str]:
-    """`targets` and all nodes that they need: what ComfyUI runs for them."""
+    """`targets` and all nodes they depend on: what ComfyUI runs for them."""
     seen: set[str] = set()
     stack = [target for target in targets if target in prompt]
     while stack:
@@ -325,11 +330,11 @@ def ancestors(prompt: Prompt, targets: list[str]) -> set[str]:
 
 
 def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
-    """The prompt as it is posted: each output node differs from every earlier run.
+    """Return the prompt to post, in which each output node differs from every earlier run.
 
-    A repeated workflow is a cached one for ComfyUI: it would name the old file and write none. An input
-    that the node does not know is part of the cache key and otherwise ignored. Saved files go to a folder
-    of this attempt's own. `outputs` are the ids of output nodes, `mark` is `<execution id>.<attempt>`.
+    ComfyUI would serve a repeated workflow from its cache: it would report the old file and write none. An
+    undeclared input is part of the cache key and otherwise ignored. Files are saved to the attempt's own
+    folder. `outputs` are the ids of output nodes, `mark` is `<execution id>.<attempt>`.
     """
     marked: Prompt = {}
     for node_id, node in prompt.items():
@@ -344,7 +349,9 @@ def mark_outputs(prompt: Prompt, *, outputs: set[str], mark: str) -> Prompt:
 
 
 def literal_prefix(prefix: Any) -> str:
-    """A file name's prefix as a path below the folder of the attempt: no "..", no root, not empty. What
-    ComfyUI's `/view` does not give, such as "v1..final" or a newline, gets a `_` in its place."""
+    """A file name prefix as a path below the attempt's folder: no "..", not absolute, not empty.
+
+    Characters that ComfyUI's `/view` rejects, as in "v1..final" or a newline, are replaced by `_`.
+    """
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(NOT_VIEWABLE.sub("_", part) for part in parts) or DEFAULT_PREFIX

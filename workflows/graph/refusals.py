@@ -1,5 +1,6 @@
-"""What ComfyUI's validation finds wrong with a node, in sentences: which node and input, what stands there,
-and what may. ComfyUI's own texts are kept beside them; an error of an unknown type is passed on whole.
+"""Turns ComfyUI's validation errors into sentences: the node, the input, its value and what is allowed.
+
+ComfyUI's own texts are kept beside them; an error of an unknown type is passed on in full.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from comfyui.types import InputError, NodeErrors
 from . import links, parsing
 from .node_info import Classes, Input
 
-SHOWN = 80  # characters of a value
+SHOWN = 80  # characters shown of a value
 SHOWN_OPTIONS = 20
-WHOLE = 32_000  # characters of an error that we do not know
+WHOLE = 32_000  # characters of an error of unknown type
 PATHS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}/?|[A-Za-z]:\\[^\s'\"]+")
 EDITOR_ONLY = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GroupNode"}
-NO_FILE = re.compile(r"Invalid \w+ file:")  # how ComfyUI's nodes say that a file is not there
+NO_FILE = re.compile(r"Invalid \w+ file:")  # ComfyUI's message for a missing file
 MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
 
 
 @dataclass(frozen=True)
 class Told:
-    """One error, told to people. `lacks` is the model that is missing, if that is it."""
+    """One error with its readable sentence. `lacks` is the missing model, if that is the cause."""
 
     sentence: str
     value: Any = None
@@ -37,7 +38,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Found:
-    """One error of one node, with what stands in its input and what the class says of that."""
+    """One error of one node, with the input's value and its declaration in the class."""
 
     node_id: str
     class_type: str
@@ -68,7 +69,7 @@ class Found:
 
     @property
     def about(self) -> Input:
-        """From the class; what ComfyUI says in the error itself goes before."""
+        """The input's declaration: from the error itself, else from the class."""
         known = (
             self.classes[self.class_type].inputs.get(self.name) if self.class_type in self.classes else None
         )
@@ -82,7 +83,7 @@ class Found:
 
 
 def told(errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes) -> Told:
-    """The error as a sentence that names its node."""
+    """Describe the error in a sentence that names its node."""
     found = Found(errors.node_id, errors.class_type, error, prompt, classes)
     made = SENTENCES.get(error.type, _passed_on)(found)
     return Told(
@@ -97,7 +98,7 @@ def named(prompt: parsing.Prompt, node_id: str) -> str:
     return f"Node {node_id} ({title})" if title == class_type else f"Node {node_id} ({title}, {class_type})"
 
 
-# -- one sentence for each type ------------------------------------------------------------------------
+# -- one sentence per error type -----------------------------------------------------------------------
 def _missing(found: Found) -> Told:
     given = [name for name in found.inputs if name not in found.declared]
     alike = near(found.name, given)
@@ -127,7 +128,7 @@ def _other_type(found: Found) -> Told:
 
 
 def _broke(found: Found) -> Told:
-    """ComfyUI stumbled over the node: the links are looked at here, since it does not say which it was."""
+    """ComfyUI raised on the node without saying why: check its links here."""
     wrong = [links.explain(found.prompt, found.node_id, name, found.classes) for name in found.inputs]
     sentences = [sentence for sentence in wrong if sentence]
     if sentences:
@@ -188,13 +189,13 @@ def _cycle(found: Found) -> Told:
 
 
 def _passed_on(found: Found) -> Told:
-    """As ComfyUI said it."""
+    """ComfyUI's own text."""
     error = found.error
     details = f" ({clean(error.details, WHOLE)})" if error.details else ""
     return Told(f"{clean(error.message, WHOLE)}{details} [{error.type}]", value=found.value)
 
 
-# ComfyUI's types of error for a node: those of 0.3.75, and of versions after it.
+# ComfyUI's node error types: those of 0.3.75 and of later versions.
 SENTENCES: Mapping[str, Callable[[Found], Told]] = {
     "required_input_missing": _missing,
     "bad_linked_input": _bad_link,
@@ -210,11 +211,11 @@ SENTENCES: Mapping[str, Callable[[Found], Told]] = {
 }
 
 
-# -- nodes that are not installed ----------------------------------------------------------------------
+# -- missing node classes ------------------------------------------------------------------------------
 def unknown_classes(
     prompt: parsing.Prompt, classes: Classes, blamed: str | None
 ) -> Iterator[tuple[str, str]]:
-    """(a sentence, the class) of each node whose class is not installed; ComfyUI itself names only one."""
+    """Yield (sentence, class) for each node whose class is not installed; ComfyUI itself reports only one."""
     for node_id, node in prompt.items():
         class_type = str(node["class_type"])
         if node_id == blamed or (classes and class_type not in classes):
@@ -234,6 +235,6 @@ def names_model(name: str, value: Any) -> bool:
 
 
 def clean(text: str, longest: int = 500) -> str:
-    """Without server paths, one line, cut with a note where it is longer than that."""
+    """The text on one line, without server paths, truncated to `longest` characters with a note."""
     told = PATHS.sub("…", " ".join(text.split()))
     return told if len(told) <= longest else f"{told[:longest]}… (cut off; {len(told):,} characters)"

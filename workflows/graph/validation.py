@@ -1,9 +1,8 @@
-"""What a ComfyUI would say of a prompt, by its `object_info` alone: nothing is sent to it.
+"""Predicts ComfyUI's validation of a prompt from its `object_info`, without contacting it.
 
 The checks, their names and their order are those of ComfyUI's own `validate_prompt`, so that its errors and
-these are told in the same words (`refusals`). What only ComfyUI itself can know is not guessed: a class may
-check its inputs with code of its own, and a file may have been put there since. Such findings are
-`uncertain`.
+these produce the same messages (`refusals`). What only ComfyUI can know is not guessed: a class may validate
+its inputs in its own code, and a file may have been added since. Such findings are `uncertain`.
 """
 
 from __future__ import annotations
@@ -25,25 +24,26 @@ UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_uploa
 
 @dataclass
 class Verdict:
-    """`refusal` is ComfyUI's type of error if it would take no part of the prompt; else None. `outputs` are
-    the output nodes that it would run, `left_out` those that it would not."""
+    """`refusal` is ComfyUI's error type if it would reject the whole prompt, else None. `outputs` are the
+    output nodes that it would run, `left_out` those that it would skip.
+    """
 
     refusal: str | None = None
     node_errors: dict[str, NodeErrors] = field(default_factory=dict)
-    uncertain: set[tuple[str, str]] = field(default_factory=set)  # (node, input): ComfyUI may take it
-    unknown: dict[str, str] = field(default_factory=dict)  # node -> class that this ComfyUI lacks
+    uncertain: set[tuple[str, str]] = field(default_factory=set)  # (node, input): ComfyUI may accept it
+    unknown: dict[str, str] = field(default_factory=dict)  # node -> class missing in this ComfyUI
     outputs: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     models: Container[str] = frozenset()
 
     @property
     def count(self) -> int:
-        """Of mistakes: of two ComfyUIs, the one with fewer is nearer to running it."""
+        """Number of errors: the ComfyUI with the fewest is closest to being able to run the prompt."""
         return len(self.unknown) + sum(len(found.errors) for found in self.node_errors.values())
 
     @property
     def certain(self) -> bool:
-        """Whether ComfyUI would surely refuse or leave out what this says it would."""
+        """Whether ComfyUI would definitely reject or skip what this predicts."""
         if self.refusal in (NO_OUTPUTS, UNKNOWN_CLASS):
             return True
         found = [(id_, each.input_name) for id_, node in self.node_errors.items() for each in node.errors]
@@ -53,9 +53,9 @@ class Verdict:
 def verdict_of(
     prompt: Prompt, object_info: Mapping[str, Any], *, models: Container[str] = frozenset()
 ) -> Verdict:
-    """The prompt has passed `parsing`: its links lead to nodes, and not around in a circle.
+    """Validate a prompt that has passed `parsing`: its links lead to existing nodes and form no cycle.
 
-    `models` are files that are known to lie there, whether `object_info` names them or is older.
+    `models` are files known to exist there, even if `object_info` is older and does not list them.
     """
     found = Verdict(models=models)
     found.unknown = {
@@ -98,8 +98,9 @@ def _reached(
     errors: dict[str, list[InputError]],
     found: Verdict,
 ) -> list[str]:
-    """The nodes that ComfyUI looks at for an output. It follows the inputs that a class declares, and none
-    whose link is of the wrong type. `errors` is filled for each of them."""
+    """The nodes that ComfyUI validates for an output: it follows declared inputs, except links of the wrong
+    type. Fills `errors` for each node.
+    """
     reached: dict[str, None] = {}
     stack = [output]
     while stack:
@@ -119,7 +120,7 @@ def _reached(
 
 # -- one node ------------------------------------------------------------------------------------------
 def _declared(about: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Mapping[str, Any], bool]]]:
-    """(name, (type, options, required)) of each input."""
+    """Yield (name, (type, options, required)) of each input."""
     sections = about.get("input") or {}
     for section in ("required", "optional"):
         for name, spec in (sections.get(section) or {}).items():
@@ -142,7 +143,7 @@ def _errors(prompt: Prompt, id_: str, object_info: Mapping[str, Any], found: Ver
             error = _value_error(value, name, type_, options)
             if error and error.type == "value_not_in_list":
                 if isinstance(value, str) and value.replace("\\", "/") in found.models:
-                    error = None  # put there since
+                    error = None  # added since
                 elif _may_be_taken(name, value, type_, options):
                     found.uncertain.add((id_, name))
         if error:
@@ -180,7 +181,7 @@ def _link_error(
 
 
 def _fits(received: Any, wanted: Any) -> bool:
-    """As ComfyUI compares them; "*" is how custom nodes write a type that equals every other."""
+    """Compare types as ComfyUI does; custom nodes use "*" for a type that matches every other."""
     if received == wanted or "*" in (received, wanted):
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):
@@ -227,15 +228,15 @@ def _is_among(value: Any, choices: list[Any], options: Mapping[str, Any]) -> boo
     if value in choices:
         return True
     if options.get("remote") or options.get("multi_select"):
-        return True  # the editor asks another server for the choices; or it is a list of them
+        return True  # the editor gets the choices from another server, or the value is a list of them
     takes_file = any(options.get(name) for name in UPLOADS)
     return takes_file and isinstance(value, str) and input_files.names_file(value)
 
 
 def _may_be_taken(name: str, value: Any, type_: Any, options: Mapping[str, Any]) -> bool:
-    """Whether ComfyUI may take what is not in its list.
+    """Whether ComfyUI may accept a value that is not in its list.
 
-    Lists of files change, and only newer versions look among the options of a `COMBO`.
+    Lists of files change, and only newer versions check the options of a `COMBO`.
     """
     takes_file = any(options.get(each) for each in UPLOADS)
     return takes_file or type_ == "COMBO" or refusals.names_model(name, value)
