@@ -1,4 +1,5 @@
-"""The rows of GPU workers: heartbeats, who is alive, what operators asked of them.
+"""The rows of GPU workers: heartbeats, which are alive, and the states operators want.
 
-May import: models. Begin with `registry` (what changes a worker's row); `overview` reads them for people.
+May import: models. Start reading at `registry` (which changes workers' rows); `overview` reads them for
+display.
 """

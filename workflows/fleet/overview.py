@@ -1,4 +1,4 @@
-"""The workers' rows as an operator reads them: who is silent, what each GPU does."""
+"""The workers' rows as shown to operators: which are silent, and what each GPU does."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from workflows.models import Worker
 
 from .registry import BEATS
 
-LEFT_SECONDS = 24 * 3600 - 60  # silent for so long: it was stopped in good order, or nobody waits for it
-# The age of a worker's heartbeat, by the database's clock.
+LEFT_SECONDS = 24 * 3600 - 60  # silent for this long: it was shut down cleanly, or nobody expects it back
+# The age of a worker's heartbeat by the database clock.
 AGE = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
 
 
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """One word for the table: `stopped`, `silent`, `unreachable`, or its state."""
+        """One word for the table: `stopped`, `silent`, `unreachable`, or the worker's state."""
         if has_left(self):
             return "stopped"
         if self.silent:
@@ -47,17 +47,17 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All workers by name, with the age of their heartbeat by the database's clock; one query."""
+    """All workers by name, with the age of their heartbeat by the database clock; one query."""
     return [row(worker) for worker in Worker.objects.annotate(age=AGE).order_by("name")]
 
 
 def row(worker: Any) -> Row:
-    """Of a worker that was read with AGE as `age`."""
+    """The row of a worker that was read with AGE as `age`."""
     return Row(worker, max(0.0, worker.age.total_seconds()))
 
 
 def row_of(name: str) -> Row:
-    """One of them, which must be there."""
+    """The row of one worker. Raises Worker.DoesNotExist."""
     return row(Worker.objects.annotate(age=AGE).get(name=name))
 
 
@@ -66,7 +66,7 @@ def has_left(row: Row) -> bool:
 
 
 def gpus(workers: Iterable[Worker]) -> list[dict[str, Any]]:
-    """The GPUs that these workers tell of; one that several tell of counts once."""
+    """The GPUs that these workers report; a GPU reported by several counts once."""
     found: dict[str, dict[str, Any]] = {}
     for worker in workers:
         for gpu in worker.gpus:
@@ -75,7 +75,7 @@ def gpus(workers: Iterable[Worker]) -> list[dict[str, Any]]:
 
 
 def models_loaded() -> dict[str, list[str]]:
-    """By worker: the models in its ComfyUI's memory. Where ComfyUI does not tell, the worker is missing."""
+    """By worker: the models loaded in its ComfyUI. Workers whose ComfyUI does not report them are omitted."""
     tell = Host.objects.filter(bridge=True).values_list("name", flat=True)
     found: dict[str, list[str]] = {name: [] for name in tell}
     in_memory = ModelFile.objects.filter(Q(loaded_bytes__gt=0) | Q(ram_bytes__gt=0))
@@ -85,6 +85,6 @@ def models_loaded() -> dict[str, list[str]]:
 
 
 def without_password(url: str) -> str:
-    """The address of a ComfyUI, to show."""
+    """A ComfyUI's URL without credentials, for display."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,4 +1,4 @@
-"""The rows of workers: heartbeats, who is there, and what operators want of them."""
+"""The rows of workers: heartbeats, which workers are alive, and the states operators want."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from comfyserve.api.errors import NotFound
 from comfyserve.ttl_cache import TtlCache
 from workflows.models import ALIVE, Execution, Worker
 
-BEATS = 3  # missed, and a worker is silent
-WISH_CHANNEL = "comfyserve_wish"  # NOTIFY with the name of a worker of which an operator wants something else
+BEATS = 3  # missed heartbeats after which a worker counts as silent
+WISH_CHANNEL = "comfyserve_wish"  # NOTIFY payload: name of a worker whose desired state changed
 ACTIONS = {
     Worker.DesiredState.WORK: "worker.resume",
     Worker.DesiredState.PAUSE: "worker.pause",
@@ -27,7 +27,7 @@ ACTIONS = {
 
 
 def alive() -> QuerySet[Worker]:
-    """Those whose heartbeat is not older than BEATS beats."""
+    """Workers whose heartbeat is at most BEATS renewal periods old."""
     return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * BEATS))
 
 
@@ -35,7 +35,7 @@ any_alive_lately = TtlCache(lambda: alive().exists())
 
 
 def taking() -> QuerySet[Worker]:
-    """Those that take executions. The wish holds at once, the state follows with the next heartbeat."""
+    """Workers that claim executions. The desired state applies at once, `state` with the next heartbeat."""
     return alive().filter(state=Worker.State.ACTIVE, wish=Worker.DesiredState.WORK, reachable=True)
 
 
@@ -45,21 +45,21 @@ def others_alive(*, name: str) -> list[str]:
 
 
 def hoped_for() -> list[str]:
-    """Those that may have what others lack. A paused one may be resumed: what needs it waits."""
+    """Workers that may have what others lack. Includes paused ones, since they may be resumed."""
     rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY)
     return list(rows.values_list("name", flat=True))
 
 
 def idle_others(*, name: str) -> list[str]:
-    """Other workers whose running slot is free."""
+    """Other workers that are idle and claim executions."""
     return list(taking().filter(idle=True).exclude(name=name).values_list("name", flat=True))
 
 
 def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:
-    """Whether an idle worker waits for this staged execution, which may run there.
+    """Whether an idle worker could run this staged execution instead.
 
-    So many of the staged ones are wanted as workers are idle, the first in the order: one free slot does not
-    bring back what a whole fleet has staged.
+    Only the first staged executions in the order count, as many as there are idle workers: one free slot does
+    not make the whole fleet return its staged executions.
     """
     idle = idle_others(name=name)
     if not idle:
@@ -78,7 +78,7 @@ def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:
 
 
 def are_ours(prompt_ids: Iterable[str]) -> bool:
-    """Whether any of these prompts is an execution of ours that has not ended."""
+    """Whether any of these prompts is a live execution of ours."""
     ids = [id_ for id_ in prompt_ids if _is_uuid(id_)]
     return Execution.objects.filter(id__in=ids, status__in=ALIVE).exists()
 
@@ -92,21 +92,22 @@ def _is_uuid(text: str) -> bool:
 
 
 def beat(*, name: str, **columns: Any) -> None:
-    """Write the worker's row, heartbeat now. What an operator wants of it stays."""
+    """Write the worker's row and heartbeat. The desired state is not changed."""
     Worker.objects.update_or_create(name=name, defaults={**columns, "heartbeat_at": Now()})
 
 
 def wish_of(name: str) -> Worker.DesiredState:
-    """What an operator wants of this worker; to work, where nobody said anything else."""
+    """The state an operator wants for this worker; WORK by default."""
     found = Worker.objects.filter(name=name).values_list("wish", flat=True).first()
     return Worker.DesiredState(found) if found else Worker.DesiredState.WORK
 
 
 def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
-    """Want something else of this worker, and note who did. NotFound where there is none of that name.
+    """Set a worker's desired state and record it in the audit log. Raises NotFound if there is no such
+    worker.
 
-    It survives the worker, and holds until somebody wants something else. A worker that lives obeys within
-    a moment; asked again for the same, nothing happens.
+    It persists across restarts of the worker until changed. A live worker applies it within moments; setting
+    the same state again has no effect.
     """
     with transaction.atomic():
         worker = Worker.objects.select_for_update().filter(name=name).first()
@@ -122,10 +123,10 @@ def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
 
 
 def set_idle(*, name: str, idle: bool) -> list[str]:
-    """Note it; other workers that hold an execution which waits behind the one they run.
+    """Record whether the worker is idle; return the other workers that hold a staged execution.
 
-    False is written by the claim already, and the next heartbeat would say either: the commit does not wait
-    for the disk.
+    The commit is asynchronous: the claim already writes False, and the next heartbeat would write either
+    value.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -143,7 +144,7 @@ def set_idle(*, name: str, idle: bool) -> list[str]:
 
 
 def gone(*, name: str) -> None:
-    """It has stopped; the row stays for the operator, silent."""
+    """The worker has stopped; its row is kept for operators and counts as silent."""
     Worker.objects.filter(name=name).update(
         idle=False, running=None, running_since=None, staged=None,
         heartbeat_at=Now() - timedelta(days=1),

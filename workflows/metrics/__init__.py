@@ -1,4 +1,4 @@
-"""Figures of what happened, for `/metrics/` and the console; `health` reads and explains them.
+"""Counters and histograms for `/metrics/` and the console; `health` reads and explains them.
 
-May import: models. Begin with `store`: `METRICS` lists every figure with its labels.
+May import: models. Start reading at `store`: `METRICS` lists every metric with its labels.
 """

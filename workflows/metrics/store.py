@@ -1,10 +1,10 @@
-"""Figures of what happened, for `/metrics/`: written here, read and explained by `health`.
+"""Counters and histograms for `/metrics/`: written here, read and explained by `health`.
 
-A figure grows by rows of `Delta` that are only ever added, so that writers never wait for each other over
-one hot row. What a change of status means for the figures is added in that change's transaction: the
-figures are as right as the rows they count. What may be lost with its process (latencies, model loads) is
-gathered in memory and added every few seconds. The sweep folds deltas into `Tally`, one row for each bucket
-of each figure, so that reading costs the same with one execution and with a million.
+A metric grows by inserting `Delta` rows, so that writers never contend for one hot row. Deltas caused by a
+status change are inserted in its transaction, so the metrics are as accurate as the rows they count. What may
+be lost with its process (latencies, model loads) is gathered in memory and written every few seconds. The
+sweep folds deltas into `Tally`, one row per bucket of each metric, so that the cost of reading does not grow
+with the number of executions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from workflows.models import Delta, Tally
 
 logger = logging.getLogger(__name__)
 
-FOLD_AT_ONCE = 50_000  # deltas
+FOLD_AT_ONCE = 50_000  # deltas per fold
 FLUSH_SECONDS = 5.0
-LAST_TRIES = 3  # at the end of the process
-MAX_KINDS = 20  # kinds of workflows with figures of their own; the first that came
+LAST_TRIES = 3  # when the process exits
+MAX_KINDS = 20  # workflow kinds with metrics of their own: the first ones seen
 OTHER = "other"
 
 SECONDS_TO_HOURS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -75,7 +75,7 @@ METRICS = {
 }  # fmt: skip
 
 
-# -- in the transaction of the change -------------------------------------------------------------------
+# -- written in the transaction of the change -----------------------------------------------------------
 def note_submitted(*, priority: str, count: int = 1) -> None:
     rows.execute(_SUBMITTED_SQL, [[priority], count, count])
 
@@ -115,14 +115,14 @@ _ENDED_SQL = """
 
 
 def add(metric: str, *labels: str, count: int = 1) -> None:
-    """Add to a counter, in the caller's transaction."""
+    """Increment a counter in the caller's transaction."""
     if count:
         Delta.objects.create(metric=metric, labels=list(labels), count=count, sum=count)
 
 
 # -- gathered in memory -----------------------------------------------------------------------------------
 class Gathered:
-    """Figures of this process that wait to be written. Safe to share among threads."""
+    """Metrics of this process that are not written yet. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -133,7 +133,7 @@ class Gathered:
         self._merge({(metric, labels, bucket): [count, value]})
 
     def flush(self) -> None:
-        """Write them all. DatabaseError leaves them here, for the next time."""
+        """Write them all. On DatabaseError they are kept for the next time."""
         with self._lock:
             figures, self._figures = self._figures, defaultdict(lambda: [0, 0.0])
         if not figures:
@@ -157,21 +157,21 @@ class Gathered:
 
 
 _gathered = Gathered()
-_last_model: dict[str, str] = {}  # type -> name; a worker's process serves one ComfyUI
+_last_model: dict[str, str] = {}  # type -> name; a worker process serves one ComfyUI
 
 
 def count(metric: str, *labels: str, by: int = 1) -> None:
-    """Add to a counter, soon: lost if the process is killed within FLUSH_SECONDS."""
+    """Increment a counter with a delay: lost if the process is killed within FLUSH_SECONDS."""
     _gathered.gather(metric, labels, value=by, count=by)
 
 
 def observe(metric: str, *labels: str, value: float) -> None:
-    """Add an observation to a histogram, soon."""
+    """Add an observation to a histogram with a delay, as `count` does."""
     _gathered.gather(metric, labels, value=value)
 
 
 def model_loaded(*, name: str, type: str) -> None:  # noqa: A002  (as in models_used)
-    """ComfyUI ran the node that loads this model."""
+    """Count that ComfyUI ran the node that loads this model."""
     count("model_loads", type)
     if _last_model.get(type, name) != name:
         count("model_swaps", type)
@@ -179,10 +179,12 @@ def model_loaded(*, name: str, type: str) -> None:  # noqa: A002  (as in models_
 
 
 class Flusher:
-    """The thread that writes what is gathered in this process, and folds where no other process does."""
+    """The thread that writes the metrics gathered in this process, and folds deltas unless another process
+    does.
+    """
 
     def __init__(self, *, before: Callable[[], None] | None = None) -> None:
-        """`before` is called before each writing, to gather what is counted elsewhere."""
+        """`before` is called before each write, to collect what is counted elsewhere."""
         self._before = before
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._live, name="statistics", daemon=True)
@@ -192,7 +194,7 @@ class Flusher:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Write what is left."""
+        """Stop the thread and write what is left."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._thread.join(timeout=5)
@@ -200,11 +202,11 @@ class Flusher:
     def _live(self) -> None:
         while not self._stopping.wait(FLUSH_SECONDS):
             self._write()
-        # There is no later: a connection that broke while nobody looked must not cost the figures.
+        # The last chance to write: retry, since an idle connection may have broken unnoticed.
         any(self._write() for _ in range(LAST_TRIES))
 
     def _write(self) -> bool:
-        """False: the database is unavailable, and the figures are still here."""
+        """False: the database is unavailable, and the metrics are kept in memory."""
         try:
             if self._before is not None:
                 self._before()
@@ -219,7 +221,7 @@ class Flusher:
 
 # -- folding and reading -----------------------------------------------------------------------------------
 def fold() -> int:
-    """Fold deltas into tallies; how many. 0 also where somebody else folds now. Safe to run anywhere."""
+    """Fold deltas into tallies; return how many. 0 if another session is folding. Safe to run anywhere."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [AdvisoryLock.FOLDING])
         if not cursor.fetchone()[0]:
@@ -250,7 +252,7 @@ def fold() -> int:
 
 
 def read() -> dict[Key, tuple[int, float]]:
-    """All figures as they stand now: (count, sum) of each bucket, one statement."""
+    """All current metrics: (count, sum) of each bucket. One statement."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -266,7 +268,7 @@ def read() -> dict[Key, tuple[int, float]]:
 
 
 def _known_kinds() -> set[str]:
-    """The kinds of workflows that have figures of their own."""
+    """The workflow kinds with metrics of their own."""
     with_kind = [metric for metric in METRICS if _has_kind(metric)]
     return set(
         Tally.objects.filter(metric__in=with_kind).values_list("labels__0", flat=True).distinct()
@@ -280,7 +282,7 @@ def _has_kind(metric: str) -> bool:
 def _bounded(
     known: set[str], rows: Iterable[tuple[str, tuple[str, ...], int, int, float]]
 ) -> dict[Key, tuple[int, float]]:
-    """Rows added up by their key, with kinds beyond the first MAX_KINDS as one."""
+    """Sum the rows by key, with kinds beyond the first MAX_KINDS combined as OTHER."""
     figures: dict[Key, tuple[int, float]] = {}
     for metric, labels, bucket, n, total in rows:
         if _has_kind(metric) and labels[0] not in known:

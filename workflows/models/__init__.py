@@ -1,6 +1,7 @@
-"""Tables of executions, webhooks, workers and figures. Every other room may import them; they import none.
+"""Tables of executions, webhooks, workers and metrics. All other packages of workflows may import them; they
+import none.
 
-Begin with `execution`. Who may change a status: `workflows.queue.state_machine`, and nobody else.
+Start reading at `execution`. Only `workflows.queue.state_machine` and `requeueing` may change a status.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of batches: many executions submitted at once, followed and cancelled as one."""
+"""Tables of batches: many executions submitted at once, tracked and cancelled as one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 
 class Batch(models.Model):
-    """Executions that were submitted together. `remaining` is counted down in each one's last transaction."""
+    """Executions submitted together. `remaining` is decremented in the transaction that ends each one."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(
@@ -29,9 +29,9 @@ class Batch(models.Model):
 
     class Meta:
         indexes = [
-            # Read by the list of a user's batches.
+            # Used by the list of a user's batches.
             models.Index(fields=["user", "-created_at", "id"], name="batch_of_user"),
-            # Read by retention.
+            # Used by retention.
             models.Index(
                 fields=["completed_at"], name="batch_ended", condition=Q(completed_at__isnull=False)
             ),

@@ -1,4 +1,4 @@
-"""Tables of executions. Who may change a status: `queue.state_machine`, and nobody else."""
+"""Tables of executions. Only `queue.state_machine` and `queue.requeueing` may change a status."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Status(models.TextChoices):
-    PENDING = "pending"  # waits for a GPU, or is staged behind the one that runs
-    RUNNING = "running"  # ComfyUI has begun it
+    PENDING = "pending"  # waiting for a GPU, or staged behind the running one
+    RUNNING = "running"  # ComfyUI has started it
     COMPLETED = "completed"  # terminal; all outputs are stored
-    FAILED = "failed"  # terminal; `error` says why
+    FAILED = "failed"  # terminal; `error` explains why
     CANCELLED = "cancelled"  # terminal; by its user or an operator
 
 
@@ -34,24 +34,24 @@ class Priority(models.TextChoices):
 
 
 class FailureCause(models.TextChoices):
-    """What failed an execution, for figures and the console; `error` explains it to its user."""
+    """Why an execution failed, for metrics and the console; `error` explains it to the user."""
 
-    NODE = "node"  # a node raised
+    NODE = "node"  # a node raised an exception
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
-    REFUSED = "refused"  # ComfyUI found mistakes in the workflow
-    INPUT = "input"  # a file that it needs is gone or unusable
-    UNREADABLE = "unreadable"  # ComfyUI breaks on reading the workflow
-    GIVEN_UP = "given_up"  # too many attempts were cut off
-    NOT_TAKEN = "not_taken"  # no worker could run it
+    REFUSED = "refused"  # ComfyUI rejected the workflow
+    INPUT = "input"  # a file it needs is missing or unusable
+    UNREADABLE = "unreadable"  # ComfyUI crashes when parsing the workflow
+    GIVEN_UP = "given_up"  # too many attempts were interrupted
+    NOT_TAKEN = "not_taken"  # no worker could take it
     OTHER = "other"  # not recorded: it failed under an earlier version
 
 
 class Held(models.TextChoices):
-    """Why a waiting execution may not be taken yet."""
+    """Why a pending execution may not be claimed yet."""
 
-    BACKOFF = "backoff"  # a fault of the system: again at `held_until`
-    QUOTA = "quota"  # its user runs as many as allowed
+    BACKOFF = "backoff"  # after a system fault: until `held_until`
+    QUOTA = "quota"  # its user is running as many as allowed
 
 
 class Level(models.TextChoices):
@@ -62,19 +62,19 @@ class Level(models.TextChoices):
 
 
 class LineKind(models.TextChoices):
-    """What a line of log is in the live stream: the name of its event."""
+    """The kind of a log line, which is the name of its event in the live stream."""
 
     LOG = "log"
-    STATUS = "status"  # a transition; `data` has the new status
-    NODE = "node"  # a node begins
-    OUTPUT = "output"  # something was made; `data` describes it
+    STATUS = "status"  # a status change; `data` has the new status
+    NODE = "node"  # a node starts
+    OUTPUT = "output"  # an output was produced; `data` describes it
 
 
 class Execution(models.Model):
-    """One submitted workflow. The id is ComfyUI's `prompt_id` too.
+    """One submitted workflow. The id is also ComfyUI's `prompt_id`.
 
-    The row is narrow, and no index names a column that a renewal or progress changes, so that those
-    updates stay within the page (HOT). The graph is in `Graph`, lines of log in `LogLine`.
+    The row is narrow, and no index contains a column that lease renewals or progress writes change, so that
+    those updates stay on the page (HOT). The graph is in `Graph`, log lines in `LogLine`.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -88,13 +88,13 @@ class Execution(models.Model):
     completed_at = models.DateTimeField(null=True, blank=True)
     timeout_minutes = models.IntegerField()
     request_id = models.CharField(max_length=128, blank=True, default="")
-    # Stays when that one is deleted. A constraint would have each deletion look through all executions.
+    # Kept when that execution is deleted. With a constraint, each deletion would scan all executions.
     retried_from = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.DO_NOTHING, related_name="retries", db_index=False,
         db_constraint=False,
     )  # fmt: skip
 
-    # the order: docs/scheduling.md, formula in queue.scheduling
+    # place in the order: see docs/scheduling.md and queue.scheduling
     turn = models.FloatField()
     start = models.FloatField()
     finish = models.FloatField()
@@ -102,7 +102,7 @@ class Execution(models.Model):
     held = models.CharField(max_length=10, choices=Held.choices, null=True, blank=True)  # noqa: DJ001  (null: not held)
     held_until = models.DateTimeField(null=True, blank=True)
 
-    # the claim: who works on it, and until when we believe that
+    # the claim: which worker holds it, and until when
     claim_token = models.UUIDField(null=True, blank=True)
     worker = models.CharField(max_length=200, blank=True, default="", help_text="Backend of the last claim")
     claimed_at = models.DateTimeField(null=True, blank=True)
@@ -136,14 +136,14 @@ class Execution(models.Model):
         help_text="Backends without a node or model that another has: see capable.py",
     )  # fmt: skip
 
-    # progress of this attempt
+    # progress of the current attempt
     current_step = models.IntegerField(default=0)
     total_steps = models.IntegerField(default=0)
     percentage = models.FloatField(default=0)
     current_node = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
     eta_seconds = models.FloatField(null=True, blank=True)
 
-    # what it is, and what came of it
+    # properties and results
     kind = models.CharField(
         max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of"
     )
@@ -168,22 +168,22 @@ class Execution(models.Model):
 
     class Meta:
         indexes = [
-            # Read by scheduling (claim, positions): waiting rows only, so it stays small as history grows.
+            # Used by scheduling (claim, positions): waiting rows only, so it stays small as history grows.
             models.Index(
                 fields=["turn", "created_at"],
                 name="execution_waiting",
                 condition=Q(status="pending", claim_token=None, held=None),
             ),
-            # Read by the sweep that lifts what is held.
+            # Used by the sweeps that release held executions.
             models.Index(
                 fields=["held", "held_until"],
                 name="execution_held",
                 condition=Q(status="pending", held__isnull=False),
             ),
-            # Read by workers (adopt, staged elsewhere) and the reaper.
+            # Used by workers (adopt, staged elsewhere) and the reaper.
             models.Index(fields=["worker"], name="execution_claimed", condition=Q(claim_token__isnull=False)),
-            # Read by scheduling (place, settle): the first and last that wait in a flow, and the last that
-            # was claimed in it.
+            # Used by scheduling (place, settle): a flow's first and last waiting execution, and its last
+            # claimed one.
             models.Index(
                 fields=["user", "priority", "finish"],
                 name="execution_flow_waiting",
@@ -194,54 +194,55 @@ class Execution(models.Model):
                 name="execution_flow_claimed",
                 condition=Q(claimed_at__isnull=False),
             ),
-            # Read by scheduling.place: virtual time, the highest start of what was ever claimed.
+            # Used by scheduling.place: virtual time, the highest start ever claimed.
             models.Index(
                 fields=["-start"], name="execution_highest_start", condition=Q(claimed_at__isnull=False)
             ),
-            # Read by the list of a user's executions: with the id, so that skipped rows are never fetched.
+            # Used by the list of a user's executions: includes the id, so that skipped rows are never
+            # fetched.
             models.Index(fields=["user", "-created_at", "-id"], name="execution_of_user_latest"),
-            # Read by the same list, filtered by status.
+            # Used by the same list, filtered by status.
             models.Index(fields=["user", "status", "-created_at", "-id"], name="execution_of_user_status"),
-            # Read by quotas: what a user has waiting and running.
+            # Used by quotas: a user's pending and running executions.
             models.Index(
                 fields=["user", "status"],
                 name="execution_alive",
                 condition=Q(status__in=["pending", "running"]),
             ),
-            # Read by estimates: the user's latest of a kind.
+            # Used by estimates: the user's latest of a kind.
             models.Index(
                 fields=["user", "kind", "-completed_at"],
                 name="execution_kind_of_user",
                 condition=Q(status="completed"),
             ),
-            # Read by estimates: the latest of a kind.
+            # Used by estimates: the latest of a kind.
             models.Index(
                 fields=["kind", "-completed_at"], name="execution_kind", condition=Q(status="completed")
             ),
-            # Read by health: how many wait of each priority, and since when.
+            # Used by health: the number waiting per priority, and since when.
             models.Index(
                 fields=["priority", "created_at"], name="execution_queue", condition=Q(status="pending")
             ),
-            # Read by the console: the latest of all, and the latest that ended in some way.
+            # Used by the console: the latest of all, and the latest with a given terminal status.
             models.Index(fields=["-created_at"], name="execution_latest"),
             models.Index(
                 fields=["status", "-created_at"],
                 name="execution_outcome",
                 condition=Q(completed_at__isnull=False),
             ),
-            # Read by the page of an execution, and when one is deleted: what it was retried as.
+            # Used by an execution's page, and when one is deleted: its retries.
             models.Index(
                 fields=["retried_from"],
                 name="execution_retries",
                 condition=Q(retried_from__isnull=False),
             ),
-            # Read by the page of a batch, and by what acts on all of one.
+            # Used by a batch's page, and by actions on a whole batch.
             models.Index(
                 fields=["batch", "batch_position"],
                 name="execution_batch",
                 condition=Q(batch__isnull=False),
             ),
-            # Read by retention.
+            # Used by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)
             ),
@@ -268,7 +269,7 @@ class Execution(models.Model):
 
 
 class Flow(models.Model):
-    """Where a user has got to in the order of the queue, beside what the executions say.
+    """A user's place in the order per priority, in addition to what the executions record.
 
     See scheduling.charge and scheduling.remember.
     """
@@ -283,7 +284,7 @@ class Flow(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["user", "priority"], name="flow_once")]
         indexes = [
-            # Read by scheduling.place: virtual time does not go back when executions are deleted.
+            # Used by scheduling.place: virtual time does not go back when executions are deleted.
             models.Index(fields=["-start"], name="flow_latest"),
         ]
 
@@ -292,7 +293,7 @@ class Flow(models.Model):
 
 
 class Graph(models.Model):
-    """What is big of an execution: read when it runs or when somebody asks for it."""
+    """The large parts of an execution, read only when it runs or on request."""
 
     execution = models.OneToOneField(
         Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph"
@@ -315,10 +316,10 @@ class Graph(models.Model):
 
 
 class LogLine(models.Model):
-    """A line of an execution's log; numbered, so that a reader can go on where it stopped.
+    """A line of an execution's log; numbered, so that a client can resume where it stopped.
 
-    The lines of one execution are written under the lock of its row: the order of their ids is the order
-    in which they became visible. Among executions that does not hold.
+    Lines of one execution are written under its row lock, so the order of their ids is the order in which
+    they became visible. This does not hold across executions.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -342,7 +343,7 @@ class LogLine(models.Model):
 
 
 class Output(models.Model):
-    """One thing that an execution made: a file, or a text."""
+    """One output of an execution: a file or a text."""
 
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="outputs", db_index=False)
     position = models.IntegerField()
@@ -352,7 +353,7 @@ class Output(models.Model):
     temporary = models.BooleanField(default=False, help_text="A preview: ComfyUI would not have kept it")
     file = models.ForeignKey("files.File", null=True, on_delete=models.SET_NULL, related_name="outputs")
     text = models.TextField(null=True)  # noqa: DJ001  (null: it is a file)
-    # No constraint: to add one would have locked the table while it was checked.
+    # No constraint: adding one would have locked the table during validation.
     converted = models.ForeignKey(
         "files.ConvertedFile", null=True, on_delete=models.SET_NULL, related_name="outputs",
         db_constraint=False, db_index=False,
@@ -361,11 +362,11 @@ class Output(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["execution", "position"], name="output_of_execution")]
         indexes = [
-            # Read when converted files are cleaned up: which of them results name.
+            # Used by the cleanup of converted files: which of them results refer to.
             models.Index(fields=["converted"], name="output_converted", condition=Q(converted__isnull=False)),
         ]
 
-    # Filled in by `presentation.selectors`, in the query that reads the output.
+    # Set by `presentation.selectors`, in the query that reads the output.
     sent: OutputDelivery | None = None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Tables of the figures for `/metrics/`; who writes them: `workflows.metrics.store`."""
+"""Tables of the metrics for `/metrics/`, written by `workflows.metrics.store`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from django.db import models
 
 
 class Delta(models.Model):
-    """One step of a figure, as it happened. Only ever added; the sweep folds them into `Tally`.
+    """One increment of a metric. Insert-only; the sweep folds the rows into `Tally`.
 
-    What a figure means, and what its labels are, says `store.METRICS`.
+    `store.METRICS` defines the metrics and their labels.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -24,7 +24,7 @@ class Delta(models.Model):
 
 
 class Tally(models.Model):
-    """A figure as it stands, but for the deltas not yet folded in."""
+    """The value of a metric without the deltas that are not folded yet."""
 
     metric = models.CharField(max_length=60)
     labels = ArrayField(models.CharField(max_length=200), default=list)

@@ -1,4 +1,4 @@
-"""Rules of operators: who may use which node classes."""
+"""Operators' rules about who may use which node classes."""
 
 from __future__ import annotations
 

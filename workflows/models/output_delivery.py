@@ -1,4 +1,4 @@
-"""Outputs on their way to where their user wants them: a bucket, or an address for this one file."""
+"""Delivery of outputs to the user's destination: a bucket, or a URL for this one file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.db.models.functions import Now
 
 
 class OutputDelivery(models.Model):
-    """One file to be delivered. Written with the end of its execution; done when the other side has it."""
+    """One file to be delivered. Created with the end of its execution; done when the destination has it."""
 
     class State(models.TextChoices):
-        WAITING = "waiting"  # to be sent, now or at `due_at`
+        WAITING = "waiting"  # due now or at `due_at`
         DELIVERED = "delivered"
-        FAILED = "failed"  # given up; `error` says why
+        FAILED = "failed"  # given up; `error` explains why
 
     output = models.OneToOneField("workflows.Output", on_delete=models.CASCADE, related_name="delivery")
     execution = models.ForeignKey(
@@ -37,14 +37,14 @@ class OutputDelivery(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(db_default=Now())
     tries = models.IntegerField(default=0)
-    # who sends it now, and until when we believe that
+    # the sender's claim, and until when it is valid
     token = models.UUIDField(null=True, blank=True)
     taken_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         verbose_name_plural = "output deliveries"
         indexes = [
-            # Read by delivery.sender: those under way or waiting, few beside the delivered ones.
+            # Used by delivery.sender: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="output_delivery_waiting", condition=Q(state="waiting")),
         ]
 

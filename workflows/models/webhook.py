@@ -1,4 +1,4 @@
-"""Tables of webhooks: what an execution's user asked for, the outbox, and what became of each delivery."""
+"""Tables of webhooks: what users subscribed to, the outbox, and the result of each delivery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .execution import Status
 
 
 class WebhookEvent(models.TextChoices):
-    """What a webhook reports. A new event needs a member here and its `EventTraits` below."""
+    """The events a webhook reports. A new event needs a member here and its `EventTraits` below."""
 
     STARTED = "workflow.started"
     COMPLETED = "workflow.completed"
@@ -30,16 +30,16 @@ class WebhookEvent(models.TextChoices):
 
     @classmethod
     def at_end(cls, status: Status) -> WebhookEvent:
-        """The event of an execution that ended with this status."""
+        """The event for an execution that ended with this status."""
         return next(e for e in cls if e.traits.is_terminal and e.traits.status == status)
 
 
 @dataclass(frozen=True)
 class EventTraits:
-    status: Status  # of the execution when it happens; the body says so, however late it is sent
-    is_terminal: bool  # the execution has ended: its figures are counted and its readers go
-    repeatable: bool = False  # may happen more than once for an execution
-    sent_by_default: bool = True  # to those who named no events
+    status: Status  # the status reported in the body, however late it is sent
+    is_terminal: bool  # the execution has ended: it is counted and its streams are closed
+    repeatable: bool = False  # may happen more than once per execution
+    sent_by_default: bool = True  # to webhooks that listed no events
 
 
 EVENT_TRAITS = {
@@ -47,9 +47,9 @@ EVENT_TRAITS = {
     WebhookEvent.COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True),
     WebhookEvent.FAILED: EventTraits(Status.FAILED, is_terminal=True),
     WebhookEvent.CANCELLED: EventTraits(Status.CANCELLED, is_terminal=True),
-    # Its files are where `deliver_to` says, or were given up: the end was told before.
+    # Its files were delivered as `deliver_to` requested, or given up; the end was reported before.
     WebhookEvent.DELIVERED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
-    # Of a batch, sent once to the batch's own webhook; tied to the execution that was the last to end.
+    # Sent once to a batch's own webhook; attached to the last execution that ended.
     WebhookEvent.BATCH_COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
 }
 DEFAULT_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.sent_by_default]
@@ -58,7 +58,7 @@ REPEATABLE_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.r
 
 
 class Webhook(models.Model):
-    """What shall be told of one execution, and where."""
+    """The webhook registered for one execution, and its events."""
 
     execution = models.OneToOneField(
         "workflows.Execution", primary_key=True, on_delete=models.CASCADE, related_name="webhook"
@@ -77,12 +77,14 @@ def new_message_id() -> str:
 
 
 class Delivery(models.Model):
-    """One event on its way to a receiver. Written with the status change; done when the receiver says so."""
+    """One event to be delivered to a receiver. Created with the status change; done when the receiver
+    confirms.
+    """
 
     class State(models.TextChoices):
-        WAITING = "waiting"  # to be sent, now or at `due_at`
-        DELIVERED = "delivered"  # the receiver answered 2xx
-        FAILED = "failed"  # given up; `error` says why
+        WAITING = "waiting"  # due now or at `due_at`
+        DELIVERED = "delivered"  # the receiver responded with 2xx
+        FAILED = "failed"  # given up; `error` explains why
 
     execution = models.ForeignKey(
         "workflows.Execution", on_delete=models.CASCADE, related_name="deliveries", db_index=False
@@ -103,14 +105,14 @@ class Delivery(models.Model):
     due_at = models.DateTimeField(db_default=Now())
     retried_since = models.DateTimeField(db_default=Now(), help_text="Tries are counted from here on")
     tries = models.IntegerField(default=0, db_default=0)
-    # who sends it now, and until when we believe that
+    # the sender's claim, and until when it is valid
     token = models.UUIDField(null=True, blank=True)
     taken_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         verbose_name_plural = "deliveries"
         constraints = [
-            # An execution that goes back to the queue and runs again has started once.
+            # An execution that is requeued and runs again reports its start only once.
             models.UniqueConstraint(
                 fields=["execution", "event"],
                 name="delivery_once",
@@ -118,7 +120,7 @@ class Delivery(models.Model):
             ),
         ]
         indexes = [
-            # Read by dispatcher.take: those under way or waiting, few beside the delivered ones.
+            # Used by dispatcher.take: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="delivery_waiting", condition=Q(state="waiting")),
         ]
 
@@ -127,7 +129,7 @@ class Delivery(models.Model):
 
 
 class DeliveryAttempt(models.Model):
-    """One try, and what the receiver said."""
+    """One delivery attempt and the receiver's response."""
 
     delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="attempts")
     at = models.DateTimeField(db_default=Now())
@@ -141,7 +143,7 @@ class DeliveryAttempt(models.Model):
 
 
 class WebhookSecret(models.Model):
-    """What a user's webhooks are signed with. After a change the old one signs too, for a while."""
+    """The signing secret of a user's webhooks. For a while after a rotation, the old one signs too."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_secrets"

@@ -1,4 +1,4 @@
-"""Tables of GPU workers: what each ComfyUI has, and what each worker does."""
+"""Tables of GPU workers: the nodes of each ComfyUI, and the state of each worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.db.models.functions import Now
 
 
 class ObjectInfo(models.Model):
-    """What the nodes of a ComfyUI take, by hash: workers with the same nodes share one row."""
+    """A ComfyUI's node definitions, by hash: workers with the same nodes share one row."""
 
     digest = models.CharField(primary_key=True, max_length=64)
     body = models.JSONField()
@@ -18,7 +18,7 @@ class ObjectInfo(models.Model):
 
 
 class Duty(models.Model):
-    """What one worker of the fleet does now and then for all: see `workflows.queue.duties`."""
+    """When a fleet-wide periodic duty is due next: see `workflows.queue.duties`."""
 
     name = models.CharField(primary_key=True, max_length=50)
     due_at = models.DateTimeField()
@@ -28,22 +28,22 @@ class Duty(models.Model):
 
 
 class Worker(models.Model):
-    """A backend, one ComfyUI, and the GPU worker that serves it, as its heartbeat tells."""
+    """A backend, which is one ComfyUI with the GPU worker that serves it, as reported by its heartbeat."""
 
     class State(models.TextChoices):
-        """What the worker says of itself, with each heartbeat."""
+        """The state that the worker reports with each heartbeat."""
 
         ACTIVE = "active"
-        PAUSED = "paused"  # by an operator: takes nothing new
-        FAULTY = "faulty"  # took itself out after system faults in a row; probes its ComfyUI
-        HUNG = "hung"  # its ComfyUI does not stop an execution that has ended; takes nothing until it does
+        PAUSED = "paused"  # by an operator: claims nothing new
+        FAULTY = "faulty"  # paused itself after consecutive system faults; probes its ComfyUI
+        HUNG = "hung"  # its ComfyUI does not stop an execution that has ended; claims nothing until it does
         DRAINING = (
-            "draining"  # takes nothing new, and holds something still: drained by an operator, or it stops
+            "draining"  # claims nothing new but still holds something: drained by an operator, or stopping
         )
         DRAINED = "drained"  # by an operator, and it holds nothing: it can be stopped
 
     class DesiredState(models.TextChoices):
-        """What an operator wants of it, whether it lives or not; who writes it: `workers.ask`."""
+        """The state an operator wants, whether the worker is alive or not. Set by `registry.ask`."""
 
         WORK = "work"
         PAUSE = "pause"
