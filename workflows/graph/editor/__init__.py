@@ -1,4 +1,5 @@
-"""Files of ComfyUI's own editor, converted into prompts on the server.
+"""Converts files of ComfyUI's own editor to prompts on the server.
 
-Begin with `conversion.to_prompt`, which is pure: it is given the file and ComfyUI's `object_info`.
+Start reading at `conversion.to_prompt`, which does no I/O: its inputs are the file and ComfyUI's
+`object_info`.
 """

@@ -1,4 +1,4 @@
-"""The editor's own file as the prompt that the editor would send."""
+"""Converts the editor's own file to the prompt that the editor would send."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .values import Choose
 Prompt = dict[str, dict[str, Any]]
 Place = tuple[str, str]  # (node id in the prompt, name of its input)
 GROUP_NODES = ("workflow>", "workflow/")
-DEEPEST = 100  # subgraphs within each other
+DEEPEST = 100  # maximum nesting depth of subgraphs
 
 
 @dataclass
 class Conversion:
-    """`prompt` is complete only without `errors`. Paths say where a part stands in the file."""
+    """`prompt` is complete only if there are no `errors`. Paths are positions in the file."""
 
     prompt: Prompt = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     errors: list[Detail] = field(default_factory=list)
     paths: dict[Place, str] = field(default_factory=dict)
     node_paths: dict[str, str] = field(default_factory=dict)
-    # (instance of a subgraph, widget that it shows) -> the inputs inside that take its value
+    # (subgraph instance, widget it exposes) -> the inputs inside that receive its value
     promoted: dict[Place, list[Place]] = field(default_factory=dict)
 
 
@@ -46,10 +46,11 @@ def to_prompt(
     now: datetime | None = None,
     choose: Choose = secrets.choice,
 ) -> Conversion:
-    """Convert a file that ComfyUI's editor saved. Asks nobody; never raises for what the file holds.
+    """Convert a file saved by ComfyUI's editor. No I/O; never raises, whatever the file contains: see
+    `errors`.
 
-    `object_info` is what ComfyUI tells under that name. `choose` picks from {a|b} in dynamic prompts, `now`
-    fills dates in file names.
+    `object_info` is ComfyUI's response of that name. `choose` picks from {a|b} in dynamic prompts, `now`
+    fills in dates in file names.
     """
     found = Conversion()
     try:
@@ -74,7 +75,9 @@ def to_prompt(
 
 
 def _unfolded(root: Scope, max_nodes: int) -> list[Scope]:
-    """Every graph as often as it stands in the workflow. OverflowError if that is too many nodes."""
+    """Every graph once per occurrence in the workflow. Raises OverflowError if that is too many nodes or too
+    deep.
+    """
     scopes, count = [root], 0
     for scope in scopes:
         count += len(scope.graph.nodes)
@@ -147,7 +150,7 @@ class _Writer:
                 self._found.promoted.setdefault(place, []).append((id_, name))
 
     def _sent(self, live: LiveNode, widget: LiveWidget) -> Any:
-        """The value of a widget as the editor puts it into the prompt."""
+        """The value of a widget as the editor writes it to the prompt."""
         value = widget.current()
         if not isinstance(value, str):
             return value
@@ -158,7 +161,7 @@ class _Writer:
         return value
 
     def _drop_lost_links(self) -> None:
-        """Links to nodes that are not part of the prompt, being muted."""
+        """Remove links to nodes that are not in the prompt because they are muted."""
         prompt = self._found.prompt
         for node in prompt.values():
             node["inputs"] = {
@@ -171,7 +174,7 @@ class _Writer:
         for owner, name in live.proxies:
             self._found.promoted.setdefault((id_, name), []).append((f"{id_}:{owner}", name))
 
-    # -- what can not be done --------------------------------------------------------------------------
+    # -- unsupported -----------------------------------------------------------------------------------
     def _unknown(self, live: LiveNode) -> None:
         node = live.node
         linked = any(slot.link is not None for slot in node.inputs) or any(

@@ -1,8 +1,8 @@
-"""What ComfyUI's editor makes of a node class: its sockets, its widgets, and what each widget sends.
+"""How ComfyUI's editor presents a node class: its sockets, its widgets, and what each widget sends.
 
-ComfyUI's `object_info` says which inputs a class takes. The editor turns some into widgets, adds widgets of
-its own (the control beside a seed, upload buttons, previews), and saves all their values as one list. To
-read such a list, both must be known.
+ComfyUI's `object_info` lists the inputs of a class. The editor turns some into widgets, adds widgets of its
+own (the control next to a seed, upload buttons, previews), and saves all their values as one list. Reading
+such a list requires both.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-UNDEFINED: Final = object()  # JavaScript's undefined: such a value is left out of the prompt
+UNDEFINED: Final = object()  # JavaScript's undefined: such a value is omitted from the prompt
 
-# Types of inputs that the editor shows as widgets. `COMBO` stands for a list of choices too.
+# Input types that the editor shows as widgets. `COMBO` also stands for a list of choices.
 WIDGET_TYPES = frozenset(
     {
         "INT", "FLOAT", "BOOLEAN", "STRING", "MARKDOWN", "COMBO", "IMAGEUPLOAD", "COLOR", "IMAGECOMPARE",
@@ -22,17 +22,17 @@ WIDGET_TYPES = frozenset(
         "WEBCAM",
     }
 )  # fmt: skip
-SEEDS = ("seed", "noise_seed")  # get a control beside them even if the node does not ask for it
+SEEDS = ("seed", "noise_seed")  # get a control widget even if the node does not request it
 PREVIEWS_3D = ("Preview3D", "SaveGLB")
 PLAYS_AUDIO = ("LoadAudio", "SaveAudio", "PreviewAudio", "SaveAudioMP3", "SaveAudioOpus")
-# Save file names with replacements such as %date:yyyy-MM-dd% and %KSampler.seed%.
+# Classes whose file names may contain placeholders such as %date:yyyy-MM-dd% and %KSampler.seed%.
 SAVES_FILES = frozenset(
     {
         "SaveImage", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio", "SaveGLB", "SaveAnimatedPNG",
         "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent",
     }
 )  # fmt: skip
-DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a choice that brings inputs of its own with it
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # a choice that adds inputs depending on the selected option
 MADE_IN_BROWSER = {"LOAD_3D": "a picture of the 3D scene", "WEBCAM": "a picture from the webcam"}
 
 
@@ -40,9 +40,9 @@ MADE_IN_BROWSER = {"LOAD_3D": "a picture of the 3D scene", "WEBCAM": "a picture 
 class Widget:
     name: str
     default: Any = UNDEFINED
-    kind: str = ""  # the input's type; "" for a widget of the editor's own
+    kind: str = ""  # the input's type; "" for a widget added by the editor
     options: Mapping[str, Any] = field(default_factory=dict)
-    sent: bool = True  # is part of the prompt
+    sent: bool = True  # whether it is part of the prompt
     saved: bool = True  # has a place in `widgets_values`
 
 
@@ -50,11 +50,11 @@ class Widget:
 class Definition:
     class_type: str
     title: str
-    inputs: Mapping[str, str]  # name -> type, in the editor's order: sockets, then those of widgets
+    inputs: Mapping[str, str]  # name -> type, in the editor's order: sockets first, then widget inputs
     widgets: tuple[Widget, ...]
     outputs: tuple[str, ...]  # types
-    # For values saved by editors in which an input with `forceInput` had a place in the list:
-    # (has `forceInput`, how many places it takes) of each input that is or was a widget
+    # For values saved by editors that gave inputs with `forceInput` a place in the list: (has `forceInput`,
+    # number of places) of each input that is or was a widget
     places: tuple[tuple[bool, int], ...] = ()
 
 
@@ -83,9 +83,9 @@ class _Input:
 def of(
     class_type: str, object_info: Mapping[str, Any], values: Sequence[Any] | Mapping[str, Any] = ()
 ) -> Definition | None:
-    """The class as the editor shows it; None where ComfyUI does not know it.
+    """The class as the editor presents it; None if ComfyUI does not know it.
 
-    `values` are the saved ones: which inputs a class has may depend on what is chosen in one of them.
+    `values` are the saved ones: the inputs of a class may depend on the option selected in one of them.
     """
     about = object_info.get(class_type)
     if not isinstance(about, dict):
@@ -114,7 +114,7 @@ def of(
 
 # -- inputs --------------------------------------------------------------------------------------------
 def _ordered(class_type: str, about: Mapping[str, Any]) -> Iterator[_Input]:
-    """As `input_order` says; what it does not name comes last."""
+    """Inputs in the order of `input_order`; those it does not list come last."""
     found = {each.name: each for each in _inputs(about)}
     found |= {each.name: each for each in _added(class_type, found)}
     order = about.get("input_order") or {}
@@ -130,7 +130,7 @@ def _ordered(class_type: str, about: Mapping[str, Any]) -> Iterator[_Input]:
 
 
 def _chosen(inputs: list[_Input], values: Sequence[Any] | Mapping[str, Any]) -> list[_Input]:
-    """With the inputs that the chosen options bring with them, each right after its choice."""
+    """Insert the inputs that the selected options add, each right after its choice."""
     found: list[_Input] = []
     rest, place = inputs[::-1], 0
     while rest:
@@ -189,7 +189,7 @@ def _takes_upload(options: Mapping[str, Any]) -> bool:
 
 # -- widgets -------------------------------------------------------------------------------------------
 def _widgets(given: _Input) -> Iterator[Widget]:
-    """The input's widget and those that come with it."""
+    """The input's widget and its companion widgets."""
     kind = given.widget_type
     match kind:
         case "IMAGEUPLOAD":
@@ -227,7 +227,7 @@ def _companions(given: _Input, kind: str) -> Iterator[Widget]:
 
 
 def _for_file(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The editor rewrites the value of a combo that has an upload button beside it."""
+    """The editor rewrites the value of a combo with an upload button."""
     return {**options, "rewritten": True} if _takes_upload(options) else options
 
 

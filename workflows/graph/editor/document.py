@@ -1,7 +1,7 @@
-"""The file that ComfyUI's editor saves, read into nodes and links.
+"""Parses a file saved by ComfyUI's editor into nodes and links.
 
-Both schemas are read: 0.4, where links are lists and subgraphs stand in `definitions`, and 1, where links
-are objects everywhere. What is malformed is told by its dotted path.
+Both schemas are supported: 0.4, where links are lists and subgraphs are in `definitions`, and 1, where all
+links are objects. Malformed parts are reported by their dotted path.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from comfyserve.api.errors import Detail
 
-LOST_INPUT = -10  # the node id that stands for a subgraph's own inputs in its links
-LOST_OUTPUT = -20  # … and for its outputs
-# Classes that were renamed; the editor reads old files with the new names.
+LOST_INPUT = -10  # node id of a subgraph's own inputs in its links
+LOST_OUTPUT = -20  # the same for its outputs
+# Renamed classes; the editor loads old files under the new names.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",
     "ConditioningAverage ": "ConditioningAverage",
@@ -29,8 +29,8 @@ MUTED, BYPASSED = 2, 4
 class Slot:
     name: str
     type: str
-    link: int | None = None  # of an input
-    links: tuple[int, ...] = ()  # of an output, and of a subgraph's own slots
+    link: int | None = None  # only for inputs
+    links: tuple[int, ...] = ()  # for outputs, and for a subgraph's own slots
     widget: str | None = None  # the widget whose value a link replaces
 
 
@@ -53,12 +53,12 @@ class Node:
     outputs: list[Slot]
     values: list[Any] | dict[str, Any]
     properties: dict[str, Any]
-    path: str  # where it stands in what was sent
+    path: str  # position in the submitted document
 
 
 @dataclass
 class Graph:
-    """The main graph, or the definition of a subgraph with its own inputs and outputs."""
+    """The main graph, or a subgraph's definition with its own inputs and outputs."""
 
     id: str
     name: str
@@ -81,7 +81,7 @@ class Malformed(Exception):
 
 
 def read(file: Mapping[str, Any], path: str) -> Document:
-    """Raises Malformed at the first part that is not as the editor writes it."""
+    """Parse the file. Raises Malformed at the first part that deviates from the editor's format."""
     root = _graph(file, path, id_="")
     definitions = file.get("definitions")
     listed = definitions.get("subgraphs") if isinstance(definitions, dict) else None

@@ -1,8 +1,8 @@
-"""A file of the editor brought to life: each node with the inputs and widgets that its class has today.
+"""Instantiates a file of the editor: each node with the inputs and widgets that its class has today.
 
-The steps, and their order, are those of the editor's own loading and queueing, since what a node sends
-depends on them: widgets take their saved values by position, a subgraph's instance shows widgets of the nodes
-inside it, primitives write their value into the widgets that they are linked to.
+The steps and their order follow the editor's own loading and queueing, since what a node sends depends on
+them: widgets take their saved values by position, a subgraph instance exposes widgets of the nodes inside it,
+primitives write their value to the widgets linked to them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ ALIAS = "Node name for S&R"  # the property by which file names refer to a node
 class LiveWidget:
     spec: Widget
     value: Any
-    path: str = ""  # of the saved value in what was sent
-    initial: Any = UNDEFINED  # of a combo with an upload button
+    path: str = ""  # of the saved value in the submitted document
+    initial: Any = UNDEFINED  # for a combo with an upload button
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class LiveNode:
     outputs: list[str]  # types
     widgets: list[LiveWidget] = field(default_factory=list)
     definition: Definition | None = None
-    inside: LiveGraph | None = None  # of a subgraph's instance
+    inside: LiveGraph | None = None  # only for subgraph instances
     proxies: list[tuple[str, str]] = field(
         default_factory=list
     )  # (node inside, widget) shown on the instance
@@ -101,7 +101,7 @@ class LiveGraph:
 
 
 class Builder:
-    """Brings a document to life. What can not be is in `errors`; what is done differently, in `warnings`."""
+    """Instantiates a document. Unsupported parts are in `errors`, deviations from the file in `warnings`."""
 
     def __init__(self, document: Document, object_info: Mapping[str, Any]) -> None:
         self.document = document
@@ -112,7 +112,7 @@ class Builder:
         self.unknown: dict[str, Node] = {}  # nodes of unknown classes, by path
 
     def build(self) -> LiveGraph:
-        """The main graph. ValueError where subgraphs contain each other in a circle."""
+        """Return the main graph. Raises ValueError if subgraphs contain each other in a cycle."""
         for id_ in _innermost_first(self.document):
             self._subgraphs[id_] = self._graph(self.document.subgraphs[id_])
         root = self._graph(self.document.root)
@@ -125,7 +125,7 @@ class Builder:
         return root
 
     def lookup(self, name: str, widget: str) -> Any:
-        """The value of a widget of the node of that alias or title; UNDEFINED where there is none."""
+        """The value of a widget of the node with this alias or title; UNDEFINED if there is none."""
         named = [live for live in self.all if _alias(live) == name]
         named = named or [live for live in self.all if live.title == name]
         found = named[0].widget(widget) if named else None
@@ -161,7 +161,7 @@ class Builder:
             )
             for name, type_ in definition.inputs.items()
         ]
-        # Inputs that the class lacks: added by a custom node's script, or left from a widget that is gone.
+        # Inputs not in the class: added by a custom node's script, or left over from a removed widget.
         inputs += [
             slot
             for slot in node.inputs
@@ -173,7 +173,7 @@ class Builder:
         return live
 
     def _fill(self, live: LiveNode, definition: Definition) -> None:
-        """Give the widgets their saved values."""
+        """Assign the saved values to the widgets."""
         node = live.node
         if isinstance(node.values, dict):
             for name, value in node.values.items():
@@ -192,7 +192,7 @@ class Builder:
                 value = value.removeprefix("sample_")
             widget.assign(value, f"{node.path}.widgets_values.{i}")
 
-    # -- instances of subgraphs ------------------------------------------------------------------------
+    # -- subgraph instances ----------------------------------------------------------------------------
     def _instance(self, node: Node, inside: LiveGraph) -> LiveNode:
         own = inside.graph.inputs
         saved = {slot.name: slot for slot in node.inputs}
@@ -212,9 +212,9 @@ class Builder:
 
 
 def _innermost_first(document: Document) -> list[str]:
-    """Ids of subgraphs, each after those inside it. Without recursion: nesting may be deep."""
+    """Subgraph ids, each after those nested in it. Iterative, since nesting may be deep."""
     order: list[str] = []
-    state: dict[str, int] = {}  # 1: begun, 2: done
+    state: dict[str, int] = {}  # 1: started, 2: done
     for root in document.subgraphs:
         stack = [root]
         while stack:
@@ -238,7 +238,7 @@ def _innermost_first(document: Document) -> list[str]:
 
 
 def _migrated(definition: Definition, given: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Without values of inputs that have become plain sockets, if the list is as long as with them."""
+    """Drop values of inputs that have become plain sockets, if the list has the length that includes them."""
     if not any(forced for forced, _ in definition.places):
         return given
     if sum(size for _, size in definition.places) != len(given):
@@ -248,7 +248,7 @@ def _migrated(definition: Definition, given: list[tuple[int, Any]]) -> list[tupl
 
 
 def _shown(name: str, inside: LiveGraph) -> LiveWidget | None:
-    """The first widget inside that is linked to the subgraph's input of that name."""
+    """The first widget inside that is linked to the subgraph's input of this name."""
     own = next((slot for slot in inside.graph.inputs if slot.name == name), None)
     if own is None:
         return None
@@ -256,8 +256,9 @@ def _shown(name: str, inside: LiveGraph) -> LiveWidget | None:
 
 
 def _lost(slot: Slot, inside: LiveGraph) -> LiveWidget | None:
-    """A widget that was there when the file was saved, and that the class inside no longer has: its value
-    still has a place in the list of the instance."""
+    """A widget that existed when the file was saved but was removed from the class inside: its value still
+    has a place in the instance's list.
+    """
     for id_ in slot.links:
         link = inside.graph.links.get(id_)
         target = inside.nodes.get(link.target) if link else None
@@ -281,7 +282,7 @@ def _renamed(spec: Widget, name: str) -> Widget:
 
 
 def _fill_instance(live: LiveNode) -> None:
-    """By position; then, where the file lists the widgets shown on it (`proxyWidgets`), by that list."""
+    """Assign values by position, then by the file's list of exposed widgets (`proxyWidgets`), if any."""
     given = live.node.values if isinstance(live.node.values, list) else []
     where = f"{live.node.path}.widgets_values"
     for i, (widget, value) in enumerate(zip(live.widgets, given, strict=False)):
@@ -298,7 +299,7 @@ def _fill_instance(live: LiveNode) -> None:
 
 
 def _copy_inwards(graph: LiveGraph) -> None:
-    """What an instance shows is also what the widgets inside it hold, should nothing else reach them."""
+    """Copy the values exposed by instances to the widgets inside, in case nothing else sets them."""
     for live in graph.nodes.values():
         if live.inside is None:
             continue

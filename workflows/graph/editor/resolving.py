@@ -1,5 +1,8 @@
-"""From what an input is linked to, to the node that really makes the value: through subgraphs, reroutes and
-bypassed nodes. Each step leads to the next, so this is a loop: a file may chain thousands of reroutes."""
+"""Follows an input's link to the node that really produces the value: through subgraphs, reroutes and
+bypassed nodes.
+
+Implemented as a loop, since a file may chain thousands of reroutes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ INPUT_NODE = str(LOST_INPUT)
 
 @dataclass
 class Scope:
-    """A graph as it stands somewhere: the main one, or a subgraph inside one of its instances."""
+    """An occurrence of a graph: the main one, or a subgraph inside one of its instances."""
 
     graph: LiveGraph
     path: tuple[str, ...] = ()
@@ -36,14 +39,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Shown:
-    """The value of a widget that an instance shows of what is inside it."""
+    """The value of an inner widget that a subgraph instance exposes."""
 
     instance_id: str
     widget: LiveWidget
 
 
 class Broken(Exception):
-    """A link that leads nowhere, or around in a circle."""
+    """A link that leads nowhere, or in a cycle."""
 
 
 @dataclass
@@ -51,12 +54,12 @@ class _At:
     scope: Scope
     live: LiveNode
     slot: int
-    type: str | None  # of the input that began it; None where it is to be read anew
-    entering: bool  # at an input; else at an output
+    type: str | None  # of the input being followed; None to read it again
+    entering: bool  # True: at an input; False: at an output
 
 
 def resolve(scope: Scope, live: LiveNode, slot: int) -> Output | Shown | None:
-    """What the input receives; None where nothing reaches it. Raises Broken."""
+    """Return what the input receives; None if nothing. Raises Broken."""
     at: _At | Output | Shown | None = _At(scope, live, slot, None, entering=True)
     seen: set[tuple[Any, ...]] = set()
     while isinstance(at, _At):
@@ -121,7 +124,7 @@ def _into_subgraph(at: _At, inside: LiveGraph) -> _At | None:
     link = next((link for link in links if link), None)
     if link is None:
         return None
-    if link.source == INPUT_NODE:  # straight through
+    if link.source == INPUT_NODE:  # passed straight through
         return _At(at.scope, at.live, link.source_slot, None, entering=True)
     scope = at.scope.children[at.live.id]
     source = scope.graph.nodes.get(link.source)
@@ -133,7 +136,7 @@ def _into_subgraph(at: _At, inside: LiveGraph) -> _At | None:
 
 
 def _from_setter(at: _At) -> _At | None:
-    """KJNodes' GetNode gives what the SetNode of the same name takes, in this graph or one around it."""
+    """KJNodes' GetNode returns what the SetNode of the same name receives, in this or an enclosing graph."""
     name = _name(at.live)
     scope: Scope | None = at.scope
     while scope:
@@ -151,7 +154,7 @@ def _name(live: LiveNode) -> Any:
 
 # -- bypassed nodes --------------------------------------------------------------------------------------
 def _beside(live: LiveNode, slot: int, type_: str) -> int | None:
-    """The input of a bypassed node that takes the place of its output."""
+    """The input that replaces the output of a bypassed node; None if there is none."""
     types = [given.type for given in live.inputs]
     if not types:
         return None
@@ -166,7 +169,9 @@ def _beside(live: LiveNode, slot: int, type_: str) -> int | None:
 
 
 def _fits(one: str, other: str) -> bool:
-    """Whether outputs of one type may be linked to inputs of the other; a type may be a list of them."""
+    """Whether an output of one type may be linked to an input of the other; a type may be a comma-separated
+    list.
+    """
     if one in ("", "*", "0") or other in ("", "*", "0"):
         return True
     return not {part.lower() for part in one.split(",")}.isdisjoint(part.lower() for part in other.split(","))

@@ -1,4 +1,4 @@
-"""Values of widgets, as JavaScript and the editor's widgets treat them."""
+"""Widget values as JavaScript and the editor's widgets treat them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1F\x7F]')
 
 
 def as_text(value: Any) -> str:
-    """What a text box makes of a value given to it."""
+    """A value as a text box stores it."""
     if value is None:
         return ""
     return js_string(value).replace("\r\n", "\n").replace("\r", "\n")
@@ -42,7 +42,7 @@ def js_string(value: Any) -> str:
 
 
 def annotated(value: Any, *, options: Mapping[str, Any], initial: Any) -> Any:
-    """The value of a combo with an upload button: a path, with the folder where it is not `input`."""
+    """The value of a combo with an upload button: a path, with the folder appended unless it is `input`."""
     if not value:
         return js_string(initial)
     if isinstance(value, list):
@@ -62,9 +62,9 @@ def _path(item: Any, options: Mapping[str, Any]) -> str:
     return path if root == "input" or path.endswith("]") else f"{path} [{root}]"
 
 
-# -- what a primitive does to a number -------------------------------------------------------------------
+# -- numbers set by a primitive --------------------------------------------------------------------------
 def rounded(value: Any, *, kind: str, options: Mapping[str, Any]) -> Any:
-    """The value after a number widget was told that it changed: on its grid."""
+    """The value as a number widget rounds it when it is changed: aligned to its step."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return value
     if kind == "INT":
@@ -92,14 +92,15 @@ def _rounded_float(value: float, options: Mapping[str, Any]) -> float:
 
 
 def _nearest(value: float) -> int:
-    """JavaScript's Math.round: halves go up."""
+    """JavaScript's Math.round: halves are rounded up."""
     return value if isinstance(value, int) else math.floor(value + 0.5)
 
 
 # -- texts -------------------------------------------------------------------------------------------------
 def dynamic(text: str, choose: Choose, *, depth: int = 0) -> str:
-    """A prompt with one of the choices of each {a|b}, without comments. Blocks nested deeper than
-    DEEPEST_CHOICE stay as they are."""
+    """Pick one choice of each {a|b} in a prompt and remove comments. Blocks nested deeper than DEEPEST_CHOICE
+    are kept as they are.
+    """
     if depth > DEEPEST_CHOICE:
         return text
     text = _without_comments(text)
@@ -119,7 +120,7 @@ def dynamic(text: str, choose: Choose, *, depth: int = 0) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """Without /* blocks */ and // rests of lines; a block that is not closed is no comment."""
+    """Remove /* blocks */ and // line comments; an unclosed block is not a comment."""
     kept, at = [], 0
     while (found := _COMMENT.search(text, at)) is not None:
         block = found.group(0) == "/*"
@@ -136,7 +137,7 @@ def _without_comments(text: str) -> str:
 
 
 def _options(text: str, i: int) -> tuple[list[str], int]:
-    """The choices of the block that begins at `i`, and where it ends."""
+    """The choices of the block that starts at `i`, and the index after its end."""
     options, choice, depth = [], "", 0
     while i < len(text):
         char = text[i]
@@ -157,9 +158,9 @@ def _options(text: str, i: int) -> tuple[list[str], int]:
 
 
 def replaced(text: str, *, lookup: Callable[[str, str], Any], now: datetime) -> str:
-    """A file name with %date:yyyy-MM-dd% and %Node.widget% filled in; what is not found stays.
+    """Fill in %date:yyyy-MM-dd% and %Node.widget% in a file name; unknown placeholders are kept.
 
-    `lookup` gives the value of a node's widget, or UNDEFINED.
+    `lookup` returns the value of a node's widget, or UNDEFINED.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -177,7 +178,7 @@ def replaced(text: str, *, lookup: Callable[[str, str], Any], now: datetime) -> 
 
 
 def formatted(pattern: str, now: datetime) -> str:
-    """A moment in the editor's words for dates: yyyy, yy, MM, dd, hh, mm, ss."""
+    """Format a time with the editor's date patterns: yyyy, yy, MM, dd, hh, mm, ss."""
     parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
 
     def part(match: re.Match[str]) -> str:
