@@ -23,6 +23,7 @@ from files.threads import in_request_thread, in_thread
 from files.views import by_method
 from workflows.api.views import user_of
 
+from . import texts
 from .errors import ComfyError, ComfyView, in_comfy_shape
 
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
@@ -53,8 +54,10 @@ def hash_of(file: File) -> str | None:
 
 class AssetView(ComfyView):
     def get(self, request: Request, file_id: str) -> Response:
-        file = queries.file_of(file_id=file_id, user=user_of(request))
-        return Response(asset(file, base=addresses.base_of(request._request)))
+        user, base = user_of(request), addresses.base_of(request._request)
+        if texts.is_text(file_id):
+            return Response(texts.asset(texts.find(user=user, asset_id=file_id), base=base))
+        return Response(asset(queries.file_of(file_id=file_id, user=user), base=base))
 
     def delete(self, request: Request, file_id: str) -> Response:
         pins.delete(queries.file_of(file_id=file_id, user=user_of(request)))
@@ -136,7 +139,14 @@ def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpRespons
 
 @in_comfy_shape
 async def _content(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    if texts.is_text(file_id):
+        return await in_request_thread(_text, request, file_id)
     return await transfer.download(request, file_id)
+
+
+def _text(request: HttpRequest, asset_id: str) -> HttpResponse:
+    found = texts.find(user=authentication.require(request), asset_id=asset_id)
+    return HttpResponse(texts.content(found), content_type=f"{texts.CONTENT_TYPE}; charset=utf-8")
 
 
 upload = by_method(AssetsView, post=_upload)

@@ -63,6 +63,6 @@ class Encoder:
                 return {"node_id": data["node_id"], "content_type": content_type, "data_base64": encoded}
             case "log":
                 return {"level": str(data["level"]).lower(), "message": data["message"]}
-            case "output" if event.output is not None and event.output.file is not None:
+            case "output" if event.output is not None and representations.has_content(event.output):
                 return representations.output(event.output, base=base)
         return None

@@ -52,13 +52,15 @@ class JobsView(ComfyView):
     def get(self, request: Request) -> Response:
         """One page of the user's jobs, newest first."""
         query = request.query_params
-        wanted = {found[1]: value for name, value in query.items() if (found := FILTER.fullmatch(name))}
+        wanted = {
+            str(found[1]): str(value) for name, value in query.items() if (found := FILTER.fullmatch(name))
+        }
         if len(wanted) > PAIRS:
             raise ComfyError(422, "invalid_metadata_filter", f"At most {PAIRS} labels can be asked for")
         limit = _limit(query.get("limit"))
         rows = selectors.executions_of(user=user_of(request))
         if wanted:
-            rows = rows.filter(metadata__contains=wanted)
+            rows = selectors.with_metadata(rows, wanted)
         try:
             page = list(paging.page(rows, limit=limit, offset=0, cursor=query.get("cursor")))
         except ValidationFailed as exc:

@@ -15,6 +15,7 @@ from workflows.models import Execution, FailureCause, Output, Status
 from workflows.presentation import selectors
 from workflows.queue import scheduling
 
+from . import texts
 from .assets import hash_of
 
 STATUSES = {
@@ -48,7 +49,7 @@ def job(execution: Execution, *, base: str) -> dict[str, Any]:
         "progress": progress(execution.percentage, execution.current_node, *nodes(execution.id))
         if running
         else None,
-        "outputs": [output(each, base=base) for each in made if each.file is not None],
+        "outputs": [output(each, base=base) for each in made if has_content(each)],
         "error": _error(execution) if execution.status == Status.FAILED else None,
         "metrics": {
             "queue_ms": _milliseconds(execution.created_at, execution.started_at),
@@ -70,10 +71,16 @@ def summary(execution: Execution) -> dict[str, Any]:
     }
 
 
+def has_content(made: Output) -> bool:
+    """Not where its file was deleted."""
+    return made.file is not None or made.text is not None
+
+
 def output(made: Output, *, base: str) -> dict[str, Any]:
-    """Of an output that is a file."""
+    """The Comfy API's `Output`, of one that has content."""
     file = made.file
-    assert file is not None  # noqa: S101  (the caller looked)
+    if file is None:
+        return texts.output(made, base=base)
     return {
         "node_id": made.node_id,
         "name": file.filename,

@@ -62,7 +62,9 @@ def find(*, user: User, video_id: str) -> Execution:
 
 def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple[list[Execution], bool]:
     """(one page, whether there are more). NotFound where `after` is no video of the user's."""
-    rows: QuerySet[Execution] = selectors.executions_of(user=user).filter(metadata__has_key=MARK)
+    rows: QuerySet[Execution] = (
+        selectors.executions_of(user=user).exclude(metadata={}).filter(metadata__has_key=MARK)
+    )
     if ascending:
         rows = rows.order_by("created_at", "id")
     if after:

@@ -11,10 +11,12 @@ import pytest
 import requests
 from comfy_low.errors import ApiError
 from comfy_sdk import events as sdk_events
+from django.db import connection
 from PIL import Image
 
 from tests.stack import Person
 from tests.workflows import graphs
+from workflows.models import Execution
 from workflows.presentation import selectors
 
 
@@ -49,6 +51,23 @@ def loaded(image: Any) -> graphs.Graph:
 
 def jobs_of(person: Person, body: Any, **headers: str) -> requests.Response:
     return person.session.post(f"{person.url}/api/v2/jobs", json=body, headers=headers, timeout=30)
+
+
+# -- texts ---------------------------------------------------------------------------------------------------
+def test_a_text_is_an_output_that_is_downloaded(client, person, gpu_worker, tmp_path):
+    text = {"1": {"class_type": "PreviewAny", "inputs": {"source": "grüße"}}}
+    job = client.run(client.workflows.from_json(text))
+    [output] = job.outputs
+    assert (output.type, output.node_id, output.content_type) == ("text", "1", "text/plain")
+    assert output.to_file(tmp_path / output.name).read_text() == "grüße"
+    assert output.size_bytes == len("grüße".encode())
+    about = person.get(f"/api/v2/assets/{output.id}").json()
+    assert (about["id"], about["file_path"]) == (output.id, output.name)
+    assert requests.get(about["url"], timeout=30).status_code == 401
+    stranger = gpu_worker.person()
+    for path in ("", "/content"):
+        assert stranger.get(f"/api/v2/assets/{output.id}{path}").status_code == 404
+    assert person.get("/api/v2/assets/text_x").status_code == 404
 
 
 # -- jobs --------------------------------------------------------------------------------------------------
@@ -336,3 +355,12 @@ def test_fields_that_the_api_does_not_have_are_refused(as_alice, more):
 def test_a_cursor_that_is_none_is_refused(as_alice):
     response = as_alice.get("/api/v2/jobs?cursor=nonsense")
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_cursor")
+
+
+@pytest.mark.django_db
+def test_the_filter_by_metadata_has_an_index():
+    """For many rows; with as few as here PostgreSQL takes it only when nothing else is allowed."""
+    rows = selectors.with_metadata(Execution.objects.order_by(), {"client": "acme"})
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    assert "execution_metadata" in rows.explain()

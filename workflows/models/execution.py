@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -242,6 +243,8 @@ class Execution(models.Model):
                 name="execution_batch",
                 condition=Q(batch__isnull=False),
             ),
+            # Used by lists that are filtered by metadata: see selectors.with_metadata.
+            GinIndex(fields=["metadata"], name="execution_metadata", condition=~Q(metadata={})),
             # Used by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)

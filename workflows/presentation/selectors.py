@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -89,6 +89,11 @@ def executions_of(*, user: User, status: str | None = None, app: str | None = No
     if app:
         rows = rows.filter(app__name=app)
     return rows.filter(status=status) if status else rows
+
+
+def with_metadata(rows: QuerySet[Execution], wanted: Mapping[str, str]) -> QuerySet[Execution]:
+    """Those whose metadata has these values. The exclusion is the condition of the index."""
+    return rows.exclude(metadata={}).filter(metadata__contains=wanted)
 
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
