@@ -1,5 +1,4 @@
 """The rows of GPU workers: heartbeats, which are alive, and the states operators want.
 
-May import: models. Start reading at `registry` (which changes workers' rows); `overview` reads them for
-display.
+May import: models. Start with `registry` (changes workers' rows); `overview` reads them for display.
 """

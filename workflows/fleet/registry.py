@@ -103,8 +103,7 @@ def wish_of(name: str) -> Worker.DesiredState:
 
 
 def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
-    """Set a worker's desired state and record it in the audit log. Raises NotFound if there is no such
-    worker.
+    """Set a worker's desired state and record it in the audit log. Raises NotFound.
 
     It persists across restarts of the worker until changed. A live worker applies it within moments; setting
     the same state again has no effect.

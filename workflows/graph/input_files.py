@@ -165,9 +165,7 @@ def _could_be(value: str) -> bool:
 
 
 def _takes(known: frozenset[str] | None, class_type: str, name: str, value: str) -> bool:
-    """Whether the input takes a file. If no worker knows the class, only a `file_id` and the usual inputs
-    count.
-    """
+    """Whether the input takes a file. For unknown classes, only file_ids and the usual inputs count."""
     if name in node_classes.NESTED.get(class_type, ()):
         return True
     if known is not None:

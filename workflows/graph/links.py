@@ -115,9 +115,7 @@ def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | 
 
 
 def too_deep(graph: Graph) -> Iterator[Detail]:
-    """At most one error: the end of a chain of nodes that is longer than ComfyUI can follow. Expects no
-    cycles.
-    """
+    """At most one error: the end of a chain longer than ComfyUI can follow. Expects no cycles."""
     depths: dict[str, int] = {}
     for root in graph.prompt:
         stack = [root]

@@ -281,9 +281,7 @@ def order_of(node_id: str) -> tuple[int | str, ...]:
 
 
 def models_of(prompt: Prompt) -> list[ModelUse]:
-    """The distinct model files that the graph names, in graph order, with checkpoints and diffusion models
-    first.
-    """
+    """The distinct model files in the graph, in graph order; checkpoints and diffusion models first."""
     found: dict[ModelUse, None] = {}
     for node in prompt.values():
         for name, value in node["inputs"].items():
@@ -299,9 +297,7 @@ def models_of(prompt: Prompt) -> list[ModelUse]:
 
 
 def kind_of(prompt: Prompt) -> str:
-    """A hash that is equal for workflows with the same expected run time: seeds, texts and file names are
-    ignored.
-    """
+    """A hash of what determines the run time: seeds, texts and names of input files are ignored."""
     shape = [
         (
             node_id,

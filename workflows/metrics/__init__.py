@@ -1,4 +1,4 @@
 """Counters and histograms for `/metrics/` and the console; `health` reads and explains them.
 
-May import: models. Start reading at `store`: `METRICS` lists every metric with its labels.
+May import: models. Start with `store`: `METRICS` lists every metric with its labels.
 """

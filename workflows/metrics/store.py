@@ -179,9 +179,7 @@ def model_loaded(*, name: str, type: str) -> None:  # noqa: A002  (as in models_
 
 
 class Flusher:
-    """The thread that writes the metrics gathered in this process, and folds deltas unless another process
-    does.
-    """
+    """The thread that writes this process's metrics, and folds deltas unless another process does."""
 
     def __init__(self, *, before: Callable[[], None] | None = None) -> None:
         """`before` is called before each write, to collect what is counted elsewhere."""

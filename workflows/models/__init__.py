@@ -1,7 +1,6 @@
-"""Tables of executions, webhooks, workers and metrics. All other packages of workflows may import them; they
-import none.
+"""Tables of executions, webhooks, workers, metrics. Every package here may import them; they import none.
 
-Start reading at `execution`. Only `workflows.queue.state_machine` and `requeueing` may change a status.
+Start with `execution`. Only `workflows.queue.state_machine` and `requeueing` may change a status.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class Execution(models.Model):
     webhook_url = models.TextField(blank=True, default="")
     warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
-    failure_cause = models.CharField(max_length=20, choices=FailureCause.choices, null=True, blank=True)  # noqa: DJ001  (null: it did not fail, or under an earlier version)
+    failure_cause = models.CharField(max_length=20, choices=FailureCause.choices, null=True, blank=True)  # noqa: DJ001  (null: it did not fail, or it failed under an earlier version)
     gpu_seconds = models.FloatField(null=True, blank=True)
     app = models.JSONField(
         null=True, blank=True,

@@ -77,9 +77,7 @@ def new_message_id() -> str:
 
 
 class Delivery(models.Model):
-    """One event to be delivered to a receiver. Created with the status change; done when the receiver
-    confirms.
-    """
+    """One event for a receiver. Created with the status change; done when the receiver confirms."""
 
     class State(models.TextChoices):
         WAITING = "waiting"  # due now or at `due_at`

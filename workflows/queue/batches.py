@@ -144,7 +144,7 @@ def cancel(batch: Batch, *, by: str = "its user") -> int:
 def retry(batch: Batch, *, user: User) -> int:
     """Resubmit the failed and cancelled executions at their positions in the batch; return their number.
 
-    The original executions are kept but detached from the batch. Raises Conflict if none failed.
+    The original executions are kept but detached from the batch. Raises Conflict if there is none.
     """
     failed = batch_selectors.executions_of(batch).filter(status__in=[Status.FAILED, Status.CANCELLED])
     earlier = list(failed.select_related("graph"))

@@ -1,7 +1,6 @@
 """Claims: which worker holds which execution, and when its lease expires.
 
-Claiming does not change the status; every later status change is fenced by the claim's token
-(`state_machine`).
+Claiming changes no status; every later status change is fenced by the claim's token.
 """
 
 from __future__ import annotations
@@ -90,8 +89,7 @@ def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()
 
     Also marks the worker as not idle. With `boot`, a first attempt without input files is marked as posted to
     that run of ComfyUI in the same statement, and the commit is synchronous. Otherwise `mark_submitted`
-    records the post later; until then the claim has no effect that could not be lost, so the commit is
-    asynchronous.
+    records the post later; until then a crash may lose the claim without harm, so the commit is asynchronous.
     """
     found = _claims(
         f"""
@@ -111,7 +109,7 @@ def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()
         )
         SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
         WHERE e.posted_at IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off'
-        """,  # noqa: S608  (no value of a user in it)
+        """,  # noqa: S608  (contains no user input)
         [
             worker,
             list(unless_for),

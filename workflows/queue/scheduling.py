@@ -108,7 +108,7 @@ _VIRTUAL_SQL = """
 """
 
 # Virtual time, and the flow's finish: after everything waiting in the flow, and after everything the user was
-# served at any priority, converted to this flow's weight. So a user's priorities share one entitlement.
+# served at any priority, converted to this flow's weight: the weights of a user's priorities do not add up.
 _FLOW_SQL = f"""
     {_VIRTUAL_SQL},
     greatest(0, (SELECT finish FROM workflows_execution
@@ -132,8 +132,7 @@ def _flow(user_id: int, priority: str) -> dict[str, Any]:
 
 
 def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
-    """The known duration or None, the cost and the place of a new execution (the first two as in `estimate`).
-    One query.
+    """One query: (known duration or None, cost, place) of a new execution; the first two as in `estimate`.
 
     The caller holds the user's submission lock.
     """
@@ -243,8 +242,7 @@ def settle_served() -> int:
 def places(
     *, kinds: Sequence[str], user_id: int, priority: str
 ) -> tuple[list[float | None], list[tuple[float, Place]]]:
-    """Like `place`, for several executions submitted together, in order: (known durations or None, costs with
-    places).
+    """Like `place`, for several executions submitted together: (known durations, costs with places).
 
     Two queries at most; the caller holds the user's submission lock.
     """
@@ -378,7 +376,7 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     """Release as many of the user's held executions as may run concurrently; return the number released.
 
     The rest stay `held`, so that they do not block others. `or_all`: release all if the user has no limit
-    (any more); without it, a user without a limit costs no query.
+    (any more); without it, users without a limit are skipped.
     """
     limit = quotas.running_at_once(user_id=user_id)
     if limit is None and not or_all:

@@ -212,8 +212,7 @@ def has_outputs(claim: Claim, outputs: Sequence[Output]) -> bool:
 def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
     """Cancel it now, even if a worker holds it. False: it had already ended.
 
-    The worker learns of it from the notification or at its next write, and removes the prompt from its
-    ComfyUI.
+    The worker learns of it from the notification or at its next write, and clears its ComfyUI.
     """
     with transaction.atomic():
         row = (

@@ -84,8 +84,7 @@ def end(
     cost: float | None = None,
     began: Began | None = None,
 ) -> list[scheduling.Ended]:
-    """Apply the terminal update to live executions, claimed with `token` if it is given; return what they
-    used.
+    """End live executions, claimed with `token` if it is given; return what they used.
 
     `cost` is the actual cost in GPU seconds; None: the running time by the database clock. If it is below the
     estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.

@@ -118,9 +118,7 @@ class Attempt:
         self._wake()
 
     def stop(self, *, at: float) -> None:
-        """The worker is stopping: return it if it has not started; a run may continue until `at` (monotonic
-        seconds).
-        """
+        """The worker is stopping: requeue it if it has not started, else it may run until monotonic `at`."""
         self._stop_at = at
         self._wake()
 
@@ -287,9 +285,7 @@ class Attempt:
             self._subscription.get(timeout=seconds)
 
     def _retry_until_available(self, do: Callable[[], T]) -> T:
-        """Retry while the database is unavailable; raises connections.UNAVAILABLE once the time to stop is
-        reached.
-        """
+        """Retry while the database is unavailable. Raises connections.UNAVAILABLE when it is time to stop."""
         return connections.retry_until_available(
             do, give_up=lambda: self._stop_at is not None and time.monotonic() >= self._stop_at
         )

@@ -106,9 +106,7 @@ class Backend:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
 
     def fails_only_with(self, prompt_id: str) -> bool:
-        """Whether only this execution has failed since the last success: then it is the cause, not the
-        system.
-        """
+        """Whether only this execution has failed since the last success: then it is to blame."""
         return self._failed_with <= {prompt_id}
 
     def failed(self, prompt_id: str) -> None:

@@ -228,7 +228,7 @@ class _Collecting:
             except Unreachable as exc:
                 if self._comfyui_is_gone(exc):
                     break
-            except Exception as exc:  # noqa: BLE001  (counted and told there)
+            except Exception as exc:  # noqa: BLE001  (logged and counted there)
                 self._judge(exc)
             if self._stop.wait(backoff.next()):
                 break

@@ -20,9 +20,7 @@ MAX_PICTURE_BYTES = 16 * 1024 * 1024
 
 
 class MessageRelay:
-    """`hear` receives every event and publishes those that a ComfyUI client would get, while one is
-    connected.
-    """
+    """`hear` receives every event and publishes what a ComfyUI client would get, while one is connected."""
 
     def __init__(self, claim: Claim) -> None:
         self._id, self._user_id = claim.execution_id, claim.user_id

@@ -162,9 +162,7 @@ class Runner(Submitter):
         self.alive_at = time.monotonic()
 
     def _silent(self, exc: Unreachable) -> Gone | None:
-        """ComfyUI does not respond. Connection refused: it died, and its queue with it. Otherwise it may
-        recover.
-        """
+        """ComfyUI does not respond. If it refuses connections, it has died; else it may recover."""
         now = time.monotonic()
         self._silent_since = self._silent_since or now
         self._heard_at = now - IDLE_SECONDS + 1.0  # poll again soon
@@ -179,9 +177,7 @@ class Runner(Submitter):
         return self._back("its ComfyUI is gone", fault=to_blame, hold=True)
 
     def _stuck(self) -> Ended | Gone | None:
-        """It waits in ComfyUI's queue: behind a live execution of ours indefinitely, behind others only for a
-        while.
-        """
+        """Queued in ComfyUI: wait behind an execution of ours, but behind others only for a while."""
         try:
             running = [item.prompt_id for item in self._client.queue().running]
             with connections.step():

@@ -350,9 +350,7 @@ class Slots:
 
     # -- stopping --------------------------------------------------------------------------------------
     def stop(self, *, drain_seconds: float) -> None:
-        """Claim nothing more; return what is staged, let the run continue for up to `drain_seconds`. Does not
-        wait.
-        """
+        """Claim nothing more, return what is staged, let the run go on for `drain_seconds`. Does not wait."""
         self._stop_at = time.monotonic() + drain_seconds
         self._stopping.set()
         with self._lock:

@@ -46,8 +46,7 @@ def to_prompt(
     now: datetime | None = None,
     choose: Choose = secrets.choice,
 ) -> Conversion:
-    """Convert a file saved by ComfyUI's editor. No I/O; never raises, whatever the file contains: see
-    `errors`.
+    """Convert a file saved by ComfyUI's editor. No I/O; never raises for the content: see `errors`.
 
     `object_info` is ComfyUI's response of that name. `choose` picks from {a|b} in dynamic prompts, `now`
     fills in dates in file names.
@@ -70,14 +69,12 @@ def to_prompt(
         message = f"With its subgraphs unfolded, the workflow has more than {max_nodes} nodes"
         found.errors.append(Detail("TOO_MANY_NODES", message, path))
         return found
-    _Writer(found, builder, choose, now or datetime.now()).write(scopes)  # noqa: DTZ005  (the editor's: local)
+    _Writer(found, builder, choose, now or datetime.now()).write(scopes)  # noqa: DTZ005  (local time, as in the editor)
     return found
 
 
 def _unfolded(root: Scope, max_nodes: int) -> list[Scope]:
-    """Every graph once per occurrence in the workflow. Raises OverflowError if that is too many nodes or too
-    deep.
-    """
+    """Every graph, once per occurrence. Raises OverflowError if there are too many nodes or levels."""
     scopes, count = [root], 0
     for scope in scopes:
         count += len(scope.graph.nodes)

@@ -1,5 +1,4 @@
-"""Follows an input's link to the node that really produces the value: through subgraphs, reroutes and
-bypassed nodes.
+"""Follows an input's link through subgraphs, reroutes and bypassed nodes to the node that makes the value.
 
 Implemented as a loop, since a file may chain thousands of reroutes.
 """
@@ -169,9 +168,7 @@ def _beside(live: LiveNode, slot: int, type_: str) -> int | None:
 
 
 def _fits(one: str, other: str) -> bool:
-    """Whether an output of one type may be linked to an input of the other; a type may be a comma-separated
-    list.
-    """
+    """Whether an output of one type may be linked to an input of the other; types may be lists ("A,B")."""
     if one in ("", "*", "0") or other in ("", "*", "0"):
         return True
     return not {part.lower() for part in one.split(",")}.isdisjoint(part.lower() for part in other.split(","))
