@@ -124,7 +124,7 @@ def _check_extra_data(extra: Any) -> None:
         raise ValidationFailed.of("extra_data", "'extra_data' must be an object of objects", "INVALID_TYPE")
     if extra.keys() - set(ExtraData.KNOWN):
         known = ", ".join(ExtraData.KNOWN)
-        message = f"Of 'extra_data' only {known} is taken; keys of partner services stay with the operator"
+        message = f"Of 'extra_data' only {known} are taken"
         raise ComfyError(422, "extra_data_not_supported", message)
 
 

@@ -16,7 +16,7 @@ from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
 from workflows.api.views import user_of
 from workflows.models import ALIVE, TERMINAL, Execution, Priority, Status
 from workflows.presentation import selectors
-from workflows.queue import submission
+from workflows.queue import partner_keys, submission
 
 from . import representations
 from .errors import ComfyUIView, PromptRefused
@@ -53,9 +53,10 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
     extra, targets = given.get("extra_data") or {}, given.get("partial_execution_targets") or []
     if not isinstance(extra, dict):
         raise ValidationFailed.of("extra_data", "'extra_data' must be an object", "INVALID_TYPE")
-    if keys := [name for name in extra if name.endswith("_comfy_org")]:
-        # They would be kept with the execution, in clear.
-        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", "Keys of partner services are not taken")
+    if keys := [name for name in extra if name.endswith("_comfy_org") and name not in partner_keys.NAMES]:
+        # They might be secrets, and would be kept with the execution in clear.
+        known = ", ".join(partner_keys.NAMES)
+        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", f"Of such keys only {known} are taken")
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         raise ValidationFailed.of("partial_execution_targets", "It must be a list of node ids")
     if (client_id := _client_id(given)) is not None:

@@ -108,7 +108,7 @@ def test_mistakes_come_in_comfyuis_shape(bare_stack):
     refused = person.post("/comfyui/prompt", {"prompt": broken})
     assert refused.status_code == 400
     assert list(refused.json()["node_errors"]) == ["1"]
-    key = {"extra_data": {"api_key_comfy_org": "secret"}}
+    key = {"extra_data": {"another_key_comfy_org": "secret"}}
     refused = person.post("/comfyui/prompt", {"prompt": graphs.colour(1), **key})
     assert refused.status_code == 400
     person.session.headers.pop("Authorization")

@@ -42,7 +42,8 @@ def test_the_info_is_written_into_the_picture(gpu_worker):
     [
         ({"partial_execution_targets": ["2", "nine"]}, {"partial_execution_targets.1": "INVALID_VALUE"}),
         ({"partial_execution_targets": []}, {"partial_execution_targets": "REQUIRED_FIELD"}),
-        ({"extra_data": {"api_key_comfy_org": "x"}}, {"extra_data.api_key_comfy_org": "UNKNOWN_FIELD"}),
+        ({"extra_data": {"api_key": "x"}}, {"extra_data.api_key": "UNKNOWN_FIELD"}),
+        ({"extra_data": {"api_key_comfy_org": 3}}, {"extra_data.api_key_comfy_org": "INVALID_VALUE"}),
         ({"extra_data": {"extra_pnginfo": 3}}, {"extra_data.extra_pnginfo": "INVALID_VALUE"}),
     ],
 )

@@ -19,6 +19,7 @@ from files.serializers import MAX_SIZE, QUALITY, FormatFields
 from workflows.graph import parsing
 from workflows.models import Level, Priority, Status
 from workflows.models.webhook import EXECUTION_EVENTS
+from workflows.queue import partner_keys
 
 MAX_METADATA_BYTES = 64 * 1024  # repeated in each result and each list item
 
@@ -199,9 +200,9 @@ class SubmissionOptions(serializers.Serializer[Any]):
 
 
 class ExtraData(serializers.DictField):
-    """The supported part of ComfyUI's `extra_data`: API keys of partner services are the operator's."""
+    """The supported part of ComfyUI's `extra_data`."""
 
-    KNOWN = ("extra_pnginfo",)
+    KNOWN = ("extra_pnginfo", *partner_keys.NAMES)
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         found: dict[str, Any] = super().to_internal_value(data)
@@ -222,7 +223,11 @@ class ExecuteSerializer(NeedsWorkflow, SubmissionOptions):
     extra_data = ExtraData(
         required=False,
         allow_null=True,
-        help_text="As ComfyUI takes it: `extra_pnginfo` is written into the pictures that are saved",
+        help_text=(
+            "As ComfyUI takes it: `extra_pnginfo` is written into the pictures that are saved; "
+            "`api_key_comfy_org` and `auth_token_comfy_org` are your keys for nodes of partner services, "
+            "kept encrypted until the execution ends and not inherited by a retry"
+        ),
     )
     partial_execution_targets = serializers.ListField(
         child=TextField(max_length=200),

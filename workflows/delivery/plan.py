@@ -19,7 +19,6 @@ from django.db import transaction
 from accounts.models import User
 from comfyserve import secret_box
 from comfyserve.api.errors import ValidationFailed
-from comfyserve.db import rows
 from comfyserve.near_names import did_you_mean, near
 from comfyserve.outbound import client, errors
 from files import converted, destinations
@@ -130,14 +129,3 @@ def _names(files: Sequence[Output]) -> list[str]:
             name = str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
         found.append(name)
     return found
-
-
-def forget(ids: Sequence[UUID]) -> None:
-    """Erase the addresses of executions that have ended: what is to be sent has its own by now."""
-    rows.execute(
-        """
-        UPDATE workflows_graph SET output = output #- '{deliver_to,urls}'
-        WHERE execution_id = ANY(%s) AND output #> '{deliver_to,urls}' IS NOT NULL
-        """,
-        [list(ids)],
-    )

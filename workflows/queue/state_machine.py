@@ -38,7 +38,7 @@ from workflows.models import (
     WebhookEvent,
 )
 
-from . import claims, execution_log, scheduling, transitions
+from . import claims, execution_log, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -153,7 +153,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             event=WebhookEvent.at_end(outcome.status),
             webhook=claim.webhook,
             batch=claim.batch,
-            delivery=bool(claim.output.get("deliver_to")),
+            secrets=bool(claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD)),
         )
         storing.keep([output.file for output in outcome.outputs if output.file is not None])
         _keep_converted(outcome.made)

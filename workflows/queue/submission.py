@@ -25,7 +25,7 @@ from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Lev
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
-from . import deletion, execution_log, matching, scheduling, state_machine
+from . import deletion, execution_log, matching, partner_keys, scheduling, state_machine
 from .execution_log import Line
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,9 @@ def submit(
     output: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Accepted:
-    """Enqueue a workflow. `extra_data` is passed to ComfyUI unchanged; with `partial_execution_targets` only
-    these output nodes are run. `execution_id` is an id chosen by the client. `output` are the requested
-    output options.
+    """Enqueue a workflow. `extra_data` is passed to ComfyUI unchanged, its partner keys are stored encrypted
+    until the execution ends; with `partial_execution_targets` only these output nodes are run.
+    `execution_id` is an id chosen by the client. `output` are the requested output options.
 
     Raises ValidationFailed for structural errors, denied nodes and paths, LimitExceeded for a quota,
     Unavailable if the whole queue is full, IntegrityError if `execution_id` is in use.
@@ -118,7 +118,7 @@ def submit(
 def _extras(
     graph: parsing.Graph, extra_data: Mapping[str, Any] | None, targets: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Raises ValidationFailed for targets that are not nodes of the graph."""
+    """Raises ValidationFailed for targets that are not nodes of the graph, and for malformed keys."""
     wrong = [
         Detail(
             "INVALID_VALUE", f"The workflow has no node '{target[:100]}'", f"partial_execution_targets.{i}"
@@ -128,7 +128,12 @@ def _extras(
     ]
     if wrong:
         raise ValidationFailed(wrong)
-    given = {"extra_data": extra_data, "partial_execution_targets": list(targets or ())}
+    plain, keys = partner_keys.split(extra_data or {})
+    given = {
+        "extra_data": plain,
+        "partial_execution_targets": list(targets or ()),
+        partner_keys.FIELD: keys,
+    }
     return {name: value for name, value in given.items() if value}
 
 
@@ -335,9 +340,8 @@ def work_of(execution: Execution) -> Work:
     again = read(execution.graph.submitted, user=execution.user)
     lent = frozenset((app or {}).get("files", ()))
     graph = execution.graph
-    return replace(
-        again, app=app, inputs=graph.inputs, lent=lent, extras=graph.extras, output=plan.again(graph.output)
-    )
+    extras, output = partner_keys.without(graph.extras), plan.again(graph.output)
+    return replace(again, app=app, inputs=graph.inputs, lent=lent, extras=extras, output=output)
 
 
 def cancel(*, execution: Execution, by: str = "its user") -> None:

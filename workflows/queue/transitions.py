@@ -16,7 +16,6 @@ from django.db import transaction
 
 from comfyserve.db import connections, rows
 from workflows import notify
-from workflows.delivery import plan
 from workflows.metrics import store
 from workflows.models import (
     FailureCause,
@@ -26,7 +25,7 @@ from workflows.models import (
 )
 from workflows.webhooks import outbox
 
-from . import batch_countdown, execution_log, scheduling
+from . import batch_countdown, execution_log, partner_keys, scheduling
 from .execution_log import Line
 
 
@@ -130,12 +129,12 @@ def follow_up(
     event: WebhookEvent | None = None,
     webhook: bool = True,
     batch: bool = True,
-    delivery: bool = True,
+    secrets: bool = True,
 ) -> None:
     """Add webhooks of `event` to the outbox and count ends now; notify subscribers after the commit.
 
-    webhook: False if no webhook is known to be registered. batch: False if none belongs to a batch. delivery:
-    False if no outputs are to be delivered.
+    webhook: False if no webhook is known to be registered. batch: False if none belongs to a batch. secrets:
+    False if none has delivery addresses or partner keys to erase.
     """
     ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
@@ -144,10 +143,23 @@ def follow_up(
         store.note_ended(ids)
         if batch:
             batch_countdown.note_ended(ids)
-        if delivery:
-            plan.forget(ids)
+        if secrets:
+            _erase_secrets(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
+
+
+def _erase_secrets(ids: Sequence[UUID]) -> None:
+    """Addresses given for one run, since what is to be delivered has its own by now, and partner keys."""
+    rows.execute(
+        """
+        UPDATE workflows_graph
+        SET output = output #- '{deliver_to,urls}', extras = extras - %(keys)s
+        WHERE execution_id = ANY(%(ids)s)
+            AND (output #> '{deliver_to,urls}' IS NOT NULL OR jsonb_exists(extras, %(keys)s))
+        """,
+        {"ids": list(ids), "keys": partner_keys.FIELD},
+    )
 
 
 def report(ids: Sequence[UUID], event: Callable[[UUID], None]) -> None:

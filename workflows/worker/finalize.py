@@ -19,7 +19,7 @@ from files.errors import BytesMissing, StorageUnavailable
 from files.models import ConvertedFile, File
 from workflows.graph import comfyui_errors
 from workflows.models import Level, Output, Status
-from workflows.queue import requeueing, state_machine
+from workflows.queue import partner_keys, requeueing, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
 from workflows.queue.state_machine import Outcome
@@ -151,14 +151,12 @@ def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list
     seconds = _gpu_seconds(history)
     if history.error is None:
         return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, warnings=warnings, gpu_seconds=seconds)
-    fault = comfyui_errors.of_error(history.error, claim.prompt)
+    error = partner_keys.redact(history.error, claim.extras)
+    fault = comfyui_errors.of_error(error, claim.prompt)
     logger.info(
-        "execution %s failed in node %s:\n%s",
-        claim.execution_id,
-        history.error.node_id,
-        "".join(history.error.traceback),
+        "execution %s failed in node %s:\n%s", claim.execution_id, error.node_id, "".join(error.traceback)
     )
-    named = Line(fault.error, Level.ERROR, history.error.node_id)
+    named = Line(fault.error, Level.ERROR, error.node_id)
     return Outcome(
         Status.FAILED,
         error=fault.error,

@@ -8,13 +8,14 @@ from typing import Any
 
 from django.conf import settings
 
+from comfyserve import secret_box
 from comfyserve.db import connections
 from comfyui import Refused, Unreachable
 from workflows.fleet import registry
 from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause, Level, Status
-from workflows.queue import claims
+from workflows.queue import claims, partner_keys
 from workflows.queue.execution_log import Line
 
 from . import input_transfer
@@ -110,16 +111,24 @@ class Submitter(Attempt):
         return Fault(sentence, details, cause=FailureCause.REFUSED)
 
     def _extra_data(self, prepared: parsing.Prompt) -> dict[str, Any] | None:
-        """The user's extra data, plus what the bridge needs: whose folders these are, which inputs may be
-        read, the workflow to embed in files as metadata, and time limits.
+        """The user's extra data and partner keys, plus what the bridge needs: whose folders these are, which
+        inputs may be read, the workflow to embed in files as metadata, and time limits. None if nothing.
         """
-        given: dict[str, Any] | None = self.claim.extras.get("extra_data")
+        given = {**(self.claim.extras.get("extra_data") or {}), **self._partner_keys()}
         if not self._backend.has_bridge:
-            return given
+            return given or None
         inputs = input_transfer.placed_for(self.claim, prepared)
         workflow = input_files.as_given(self.claim.prompt)
         own = {"mark": self.claim.mark, "inputs": inputs, "workflow": workflow, "limits": self._limits()}
-        return {**(given or {}), "comfyserve": own}
+        return {**given, "comfyserve": own}
+
+    def _partner_keys(self) -> dict[str, str]:
+        try:
+            return partner_keys.reveal(self.claim.extras)
+        except secret_box.Unreadable:
+            text = "The keys for partner services cannot be decrypted any more (SECRET_KEY was changed)"
+            self._note(Line(f"{text} and are not sent", Level.WARNING))
+            return {}
 
     def _limits(self) -> dict[str, float]:
         """Times in seconds after which the bridge restarts a hung ComfyUI."""
