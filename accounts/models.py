@@ -28,6 +28,9 @@ class User(AbstractUser):
     email = models.EmailField(unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(null=True, blank=True, help_text="Null until the first change")
+    history_cleared_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="ComfyUI's routes show no history from before it"
+    )
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS = ["username"]

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.db import IntegrityError
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -132,10 +133,10 @@ class HistoryView(ComfyUIView):
         return Response(representations.history(list(rows)[::-1]))
 
     def post(self, request: Request) -> Response:
-        """Delete those named, with their files. `clear` is refused: it would delete all of the results."""
+        """Delete those named, with their files. `clear` deletes nothing: it hides what has ended so far."""
         given = _object(request.data)
-        if given.get("clear"):
-            raise ValidationFailed.of("clear", "Name the prompts to delete in 'delete'")
+        if given.get("clear") is True:
+            User.objects.filter(id=user_of(request).pk).update(history_cleared_at=Now())
         for each in _ended(user_of(request)).filter(id__in=_ids(given)):
             submission.delete(execution=each)
         return Response()
@@ -152,7 +153,12 @@ def _one(user: User, prompt_id: str) -> dict[str, Any]:
         found = selectors.execution_of(user=user, execution_id=prompt_id, with_graph=True)
     except NotFound:
         return {}
-    return representations.history([found]) if found.status in TERMINAL else {}
+    return representations.history([found]) if found.status in TERMINAL and _is_shown(found, user) else {}
+
+
+def _is_shown(execution: Execution, user: User) -> bool:
+    cleared, ended = user.history_cleared_at, execution.completed_at
+    return cleared is None or ended is None or ended > cleared
 
 
 def _alive(user: User) -> QuerySet[Execution]:
@@ -160,7 +166,10 @@ def _alive(user: User) -> QuerySet[Execution]:
 
 
 def _ended(user: User) -> QuerySet[Execution]:
-    return selectors.executions_of(user=user).filter(status__in=TERMINAL).select_related("graph")
+    ended = selectors.executions_of(user=user).filter(status__in=TERMINAL).select_related("graph")
+    if user.history_cleared_at is not None:
+        ended = ended.filter(completed_at__gt=user.history_cleared_at)
+    return ended
 
 
 def _cancel(rows: QuerySet[Execution]) -> None:

@@ -57,6 +57,25 @@ def test_a_prompt_runs_and_only_its_user_sees_it(gpu_worker, person):
     assert person.get("/comfyui/history").json() == {}
 
 
+def test_clearing_the_history_hides_it_and_deletes_nothing(bare_stack):
+    person, other = bare_stack.person(), bare_stack.person()
+    first, foreign = (
+        who.post("/comfyui/prompt", {"prompt": graphs.colour(7)}).json()["prompt_id"]
+        for who in (person, other)
+    )
+    for who in (person, other):
+        who.post("/comfyui/queue", {"clear": True})
+    assert list(person.get("/comfyui/history").json()) == [first]
+    assert person.post("/comfyui/history", {"clear": True}).status_code == 200
+    for path in ("/comfyui/history", f"/comfyui/history/{first}", f"/comfyui/history?prompt_id={first}"):
+        assert person.get(path).json() == {}
+    assert person.get(f"/workflows/{first}").json()["status"] == "cancelled"
+    assert list(other.get("/comfyui/history").json()) == [foreign]
+    second = person.post("/comfyui/prompt", {"prompt": graphs.colour(8)}).json()["prompt_id"]
+    person.post("/comfyui/queue", {"clear": True})
+    assert list(person.get("/comfyui/history").json()) == [second]
+
+
 def test_an_upload_is_an_input_by_the_name_that_is_answered(person):
     out = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(out, "PNG")
