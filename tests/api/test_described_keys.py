@@ -17,7 +17,7 @@ from PIL import Image
 
 from comfyserve.api.docs import schema
 from files import storing
-from files.models import File, Kind
+from files.models import Destination, File, Kind
 from models_registry.models import Host, Model, ModelFile
 from tests.api.described import differences
 from tests.factories import PASSWORD, Api, make_user
@@ -33,6 +33,8 @@ NOT_JSON = {
     "delete /auth/keys/{key_id}",
 }  # fmt: skip
 NEEDS_MAIL = {"post /auth/password/reset", "post /auth/password/reset/confirm"}  # tests/accounts has these
+# tests/workflows/test_delivery.py compares these.
+NEEDS_BUCKET = {"post /destinations/", "patch /destinations/{destination}"}
 OF_A_WORKER = {
     "post /models/{model_name}/download", "delete /models/{model_name}/download",
     "get /models/{model_name}/download-progress", "post /models/{model_name}/load",
@@ -100,6 +102,13 @@ class World:
     def worker(self) -> str:
         Worker.objects.create(name="w", host="h", pid=1, url="http://gpu:8188", heartbeat_at=timezone.now())
         return "w"
+
+    def destination(self) -> str:
+        row = Destination.objects.create(
+            user=self.user, name="mine", endpoint="https://s3.example.com", region="r", bucket="b",
+            access_key="k", secret="s",
+        )  # fmt: skip
+        return row.name
 
     def model(self) -> str:
         host = Host.objects.create(name="h")
@@ -195,6 +204,11 @@ CASES: dict[str, Callable[[World], Any]] = {
         f"/files/{upload(world).json()['file_id']}/info"
     ),
     "delete /files/{file_id}": lambda world: world.api.delete(f"/files/{upload(world).json()['file_id']}"),
+    "get /destinations/": lambda world: [world.destination(), world.api.get("/destinations/")][-1],
+    "get /destinations/{destination}": lambda world: world.api.get(f"/destinations/{world.destination()}"),
+    "delete /destinations/{destination}": lambda world: world.api.delete(
+        f"/destinations/{world.destination()}"
+    ),
     "get /health/": lambda world: Api().get("/health/"),
     "get /health/detailed": lambda world: [world.worker(), world.staff.get("/health/detailed")][-1],
     "get /health/readiness": lambda world: Api().get("/health/readiness"),
@@ -227,4 +241,4 @@ def test_every_endpoint_is_compared() -> None:
         for method in methods
         if method in ("get", "post", "put", "patch", "delete")
     }
-    assert described == set(CASES) | NOT_JSON | OF_A_WORKER | NEEDS_MAIL
+    assert described == set(CASES) | NOT_JSON | OF_A_WORKER | NEEDS_MAIL | NEEDS_BUCKET

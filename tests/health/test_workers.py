@@ -57,7 +57,9 @@ def test_one_word_says_how_it_is(staff, silent_for, fields, status):
     assert row["silent_seconds"] == pytest.approx(silent_for, abs=5)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_health_says_which_comfyui_hangs():
+    """The check returns its connection to the pool, so its rows have to be committed."""
     make_worker("a", state="hung")
     _, one = comfyui_checks.check()
     assert (one.name, one.status) == ("comfyui:a", "degraded")

@@ -21,7 +21,17 @@ from files.models import File, Kind
 from tests.factories import Api, make_user
 from tests.waiting import wait_for
 from tests.workflows import graphs
-from workflows.models import Delivery, DeliveryAttempt, Execution, LogLine, ObjectInfo, Output, Status, Worker
+from workflows.models import (
+    Delivery,
+    DeliveryAttempt,
+    Execution,
+    LogLine,
+    ObjectInfo,
+    Output,
+    OutputDelivery,
+    Status,
+    Worker,
+)
 from workflows.queue import claims, state_machine
 from workflows.webhooks import outbox
 
@@ -54,6 +64,9 @@ def run(api: Api, *, days_ago: float = 0, seconds: float = 30) -> str:
     for delivery in Delivery.objects.filter(execution=execution):
         DeliveryAttempt.objects.create(delivery=delivery, duration_ms=1)
     Delivery.objects.filter(execution=execution).update(state=Delivery.State.DELIVERED)
+    OutputDelivery.objects.create(
+        output=output, execution=execution, user_id=claim.user_id, filename="a.png", state="delivered"
+    )
     age(execution_id, days=days_ago)
     return execution_id
 

@@ -13,6 +13,7 @@ from botocore.config import Config
 from comfyserve import secret_box
 from files import destinations
 from files.models import Destination
+from tests.api.described import differences
 from tests.factories import Api, assert_error, mistakes
 from tests.waiting import wait_for
 from tests.workflows import graphs
@@ -73,6 +74,7 @@ def bucket(s3_server) -> Bucket:
 def destination(rig, bucket) -> Bucket:
     answer = rig.api.post("/destinations/", bucket.saved)
     assert answer.status_code == 201, answer.content
+    assert differences("post", "/destinations/", answer) == []
     return bucket
 
 
@@ -314,6 +316,7 @@ class TestDestinations:
     def test_it_is_tested_again_when_it_changes(self, alice: Api, bucket):
         alice.post("/destinations/", bucket.saved)
         changed = alice("patch", "/destinations/mine", {"prefix": "elsewhere"})
+        assert differences("patch", "/destinations/{destination}", changed) == []
         assert changed.status_code == 200, changed.content
         assert changed.json()["prefix"] == "elsewhere"
         refused = alice("patch", "/destinations/mine", {"secret_key": "wrong"})

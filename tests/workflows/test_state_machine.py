@@ -307,7 +307,6 @@ class Machine(RuleBasedStateMachine):
         for claim in adopted:
             known = self.known[claim.execution_id]
             known.token = claim.token
-            known.faults += not known.posted
             self.claims.append(claim)
             if known.status == Status.RUNNING:
                 self.begun.add(claim.token)

@@ -119,7 +119,8 @@ def test_a_proxy_that_refuses_websockets_lets_what_runs_end_and_begins_nothing(r
     assert not rig.backend.reachable
     assert rig.status(waiting) == "pending"
     rig.comfyui.faults.proxy_sockets = None
-    wait_for(lambda: rig.backend.reachable, what="a new connection")
+    wait_for(lambda: rig.backend.session.connected, what="a new connection")
+    rig.backend.refresh()
     serve_again(rig)
     rig.ends(waiting, "completed")
     assert len(rig.comfyui.submissions) == 2
