@@ -11,6 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
+from tests.doors.openai_clients import client_of
 from tests.workflows import graphs
 
 
@@ -22,11 +23,6 @@ def save_app(person: Any, name: str, workflow: Any, inputs: list[dict[str, Any]]
     answer = person.post("/apps/", {"name": name, "workflow": workflow, "inputs": inputs})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["app"])
-
-
-def client_of(person: Any) -> openai.OpenAI:
-    key = person.session.headers["Authorization"].removeprefix("Bearer ")
-    return openai.OpenAI(base_url=f"{person.url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
 PAINT_INPUTS = [

@@ -10,7 +10,8 @@ import pytest
 from openai.types import Video
 from PIL import Image
 
-from tests.doors.test_openai import client_of, painting, picture, save_app
+from tests.doors.openai_clients import client_of
+from tests.doors.test_openai import painting, picture, save_app
 from tests.workflows import graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
