@@ -156,7 +156,7 @@ def execution_error(data: Mapping[str, Any]) -> ExecutionError:
 
 
 def milliseconds(message: Mapping[str, Any]) -> int | None:
-    """When ComfyUI sent this message, since 1970; None where it does not say."""
+    """When ComfyUI sent this message (since 1970); None if unknown."""
     stamp = message.get("timestamp")
     return int(stamp) if isinstance(stamp, int | float) else None
 

@@ -135,8 +135,9 @@ class Bridge:
         return self._client.parse(answer, _leftovers)
 
     def use(self, name: str, *, older: float) -> int | None:
-        """The size of an input below our folder, None if missing. Its age is reset if more than `older`
-        seconds."""
+        """The size of an input below our folder, None if missing. Resets its modification time if it is
+        older than `older` seconds.
+        """
         answer = self._there(self._client.post("/comfyserve/use", {"input": name, "older": older}))
         return self._client.parse(answer, lambda raw: None if raw["size"] is None else int(raw["size"]))
 
@@ -148,9 +149,10 @@ class Bridge:
         files: Sequence[OutputFile] = (),
         since: float | None = None,
     ) -> int:
-        """Delete what carries these marks in output, temp and input; inputs by their name below our folder,
-        but for those that a prompt names which runs or waits; and output and temp files, if they were
-        written at `since` (seconds since the epoch, ComfyUI's clock) or later. The number of files."""
+        """Delete files with these marks in output, temp and input: inputs by their name below our folder,
+        unless a running or waiting prompt uses them; output and temp files only if written at `since`
+        (seconds since the epoch, ComfyUI's clock) or later. Returns the number of files.
+        """
         body = {
             "marks": list(marks),
             "inputs": list(inputs),
@@ -230,7 +232,7 @@ def _stock_files(raw: Any) -> list[dict[str, Any]]:
 
 
 def _placed(folder: str, places: list[str], raw: dict[str, Any]) -> ModelFile | None:
-    """A file as reported by ComfyUI's own route, if complete enough."""
+    """A file as reported by ComfyUI's own route; None if incomplete."""
     name, index = str(raw["name"]).replace("\\", "/"), int(raw.get("pathIndex", 0))
     if index >= len(places):
         return None

@@ -7,8 +7,8 @@
     with client.view(history.files[0]) as stream:
         for chunk in stream: ...
 
-Nothing is retried: only the caller knows whether that is safe. Errors are those of
-`comfyui.errors`, whatever goes wrong below.
+Nothing is retried: only the caller knows whether that is safe. All errors are those of `comfyui.errors`,
+whatever the cause.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from comfyui._multipart import MultipartBody
 from comfyui.errors import NotFound, Refused, Unreachable
 from comfyui.types import Folder, History, OutputFile, Prompt, QueueState, Submitted, SystemStats, Whereabouts
 
-CHUNK = 256 * 1024  # bytes of a file handed on at once
-POOL = 32  # connections kept; more threads than that still work, with new connections
+CHUNK = 256 * 1024  # chunk size of streamed files, in bytes
+POOL = 32  # pooled connections; more threads still work, with new connections
 NEVER_SENT = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
-    ValueError,  # a URL or header that no request can be built from
+    ValueError,  # a URL or header from which no request can be built
 )
 
 T = TypeVar("T")
@@ -41,8 +41,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response below 500 that is not a redirect. `body` is empty while the bytes are still to be
-    streamed."""
+    """A response below 500 that is not a redirect. `body` is empty while the response is still to be
+    streamed.
+    """
 
     status: int
     body: bytes
@@ -70,11 +71,10 @@ class FileStream:
 
 
 class Client:
-    """One ComfyUI. Safe to share among threads; connections are kept and used again.
+    """One ComfyUI. Safe to share among threads; connections are pooled.
 
-    `timeout` (seconds) is the longest silence that is waited for, `connect_timeout` the longest way to
-    a connection. `headers` go with every request, for a protected ComfyUI. It is spoken to directly:
-    proxies and .netrc of the environment are not used.
+    `timeout` (seconds) limits the wait between two reads, `connect_timeout` that for a connection. `headers`
+    are sent with every request, for a protected ComfyUI. Proxies and .netrc of the environment are ignored.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Client:
         return self.parse(self.get("/queue"), _parsing.queue)
 
     def queue_remaining(self) -> int:
-        """How many run or wait: a few bytes, unlike `queue`."""
+        """The number of running and waiting prompts: a few bytes, unlike `queue`."""
         return self.parse(self.get("/prompt"), lambda raw: int(raw["exec_info"]["queue_remaining"]))
 
     def history(self, prompt_id: str) -> History | None:
@@ -161,26 +161,26 @@ class Client:
         self._expect_ok(self.post("/interrupt", {"prompt_id": _given(prompt_id)}))
 
     def cancel(self, prompt_id: str) -> None:
-        """Take a prompt out of the queue, or interrupt it if it runs; otherwise does nothing.
+        """Remove a prompt from the queue, or interrupt it if it runs; otherwise does nothing.
 
-        One atomic request where ComfyUI has the route for it (versions since 2026). Elsewhere another prompt
-        could begin between the look at the queue and the interrupt.
+        One atomic request if ComfyUI has the route for it (versions since 2026). Otherwise another prompt
+        could start between the queue check and the interrupt.
         """
         answer = self.post(f"/api/jobs/{_segment(prompt_id)}/cancel", {})
         if answer.status not in (404, 405):
             self._expect_ok(answer)
             return
         self.delete_queued(prompt_id)
-        # Older versions interrupt whatever runs, so look first whether it is this one.
+        # Older versions interrupt whatever runs, so first check that it is this one.
         if any(item.prompt_id == prompt_id for item in self.queue().running):
             self.interrupt(prompt_id)
 
     def whereabouts(self, prompt_id: str) -> Whereabouts:
         """Where a prompt is: up to four requests.
 
-        A prompt moves from queue to history and never back, so the queue is asked first. A prompt
-        that is about to be queued (a submission without an answer) may be missed once: "unknown" is
-        said only after both were asked twice.
+        A prompt moves from queue to history and never back, so the queue is read first. A prompt about to be
+        queued (a submission without a response) may be missed once: "unknown" is returned only after both
+        were read twice.
         """
         for _ in range(2):
             state = self.queue()
@@ -196,9 +196,9 @@ class Client:
 
     @contextmanager
     def view(self, file: OutputFile) -> Iterator[FileStream]:
-        """The bytes of a file, streamed. `NotFound` if it is gone.
+        """The bytes of a file, streamed. Raises `NotFound` if it is gone.
 
-        The connection is busy until the block is left.
+        The connection is in use until the block is left.
         """
         query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
         answer = self.get(f"/view?{query}", stream=True)
@@ -223,11 +223,11 @@ class Client:
         kind: Literal["image", "mask"] = "image",
         original: OutputFile | None = None,
     ) -> str:
-        """Send a file, any kind of file, and return what a node's input is to say for it.
+        """Upload a file of any type; returns the value for a node's input.
 
-        With overwrite False, ComfyUI picks another name where one is taken by other bytes, so use the
-        returned one. A mask is laid as transparency over `original`. The stream is read as it is sent
-        and is left where reading ended.
+        With overwrite False, ComfyUI picks another name if it is taken by other content, so use the returned
+        one. A mask is applied as transparency over `original`. The stream is read as it is sent and keeps its
+        position where reading ended.
         """
         if not name or any(char in "/\\" or ord(char) < 32 for char in name):
             raise ValueError(f"a plain file name is needed, not {name!r}")
@@ -255,13 +255,15 @@ class Client:
     # -- the machine --------------------------------------------------------------------------
 
     def free(self, *, unload_models: bool = True, free_memory: bool = False) -> None:
-        """Free memory. Happens between two prompts; models stay in RAM unless `free_memory` empties the cache
-        of node results too."""
+        """Free memory, between two prompts. Models stay in RAM unless `free_memory` clears the cache of
+        node results too.
+        """
         self._expect_ok(self.post("/free", {"unload_models": unload_models, "free_memory": free_memory}))
 
     def object_info(self, node: str | None = None) -> dict[str, Any]:
-        """Every node class with its inputs and outputs (a megabyte or more, half a second), or one:
-        `{}` where there is none of that name."""
+        """Every node class with its inputs and outputs (a megabyte or more, half a second), or one: `{}`
+        if there is none of that name.
+        """
         path = "/object_info" if node is None else f"/object_info/{_segment(node)}"
         return self.parse(self.get(path), _parsing.mapping)
 
@@ -269,7 +271,7 @@ class Client:
         return self.parse(self.get("/system_stats"), _parsing.system_stats)
 
     def features(self) -> dict[str, Any]:
-        """Among others `max_upload_size`. `{}` from a ComfyUI without that route."""
+        """Includes `max_upload_size`. `{}` from a ComfyUI without that route."""
         answer = self.get("/features")
         return {} if answer.status == 404 else self.parse(answer, _parsing.mapping)
 
@@ -346,7 +348,7 @@ def _let_go(raw: urllib3.BaseHTTPResponse) -> None:
 
 
 def _is_page(answer: Answer) -> bool:
-    """Whether something before ComfyUI answered: ComfyUI's own refusals of files are empty or plain text."""
+    """Whether a proxy answered: ComfyUI's own rejections of files are empty or plain text."""
     kind = str(answer.raw.headers.get("Content-Type", ""))
     return "html" in kind or "json" in kind
 
@@ -356,7 +358,7 @@ def _unexpected(answer: Answer) -> Unreachable:
 
 
 def _refused(answer: Answer) -> Exception:
-    """The rejection in ComfyUI's words; a 400 without them comes from a proxy."""
+    """The rejection with ComfyUI's error fields; a 400 without them comes from a proxy."""
     if answer.status == 413:
         return Refused(type="too_large", message="The prompt is larger than ComfyUI takes")
     try:

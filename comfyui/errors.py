@@ -1,9 +1,9 @@
 """Errors of communication with a ComfyUI.
 
 ComfyUIError
-├── Unreachable    no connection, time-out, 5xx, an answer that is not ComfyUI's: the system's fault
-├── Refused        ComfyUI read what was sent and said no (400, 413): the sender's fault
-└── NotFound       no such file (404 and its kin)
+├── Unreachable    no connection, timeout, 5xx, a response that is not ComfyUI's: a system error
+├── Refused        ComfyUI processed and rejected the request (400, 413): the sender's error
+└── NotFound       no such file (404 and similar)
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ class ComfyUIError(Exception):
 
 
 class Unreachable(ComfyUIError):
-    """No usable answer.
+    """No usable response.
 
-    `sent` is False only when the request certainly did not reach ComfyUI. Where it is True, a POST may
-    have had its effect: look (`Client.whereabouts`) before doing it again.
-    `status` is the HTTP status where there was an answer. A 500 to a submission says that ComfyUI
-    stumbled over it, before or after queueing it; the same graph will often make it stumble again.
-    `turned_away` says that something before ComfyUI answered in its place (a proxy, a login page, a limit):
-    nothing was accepted, and no workflow is to blame.
+    `sent` is False only when the request certainly did not reach ComfyUI. If it is True, a POST may have
+    taken effect: check (`Client.whereabouts`) before repeating it.
+    `status` is the HTTP status, if there was a response. A 500 to a submission means that ComfyUI failed
+    while handling it, before or after queueing it; the same graph will often make it fail again.
+    `turned_away`: something in front of ComfyUI responded instead (a proxy, a login page, a limit), so
+    nothing was accepted, and the workflow is not the cause.
     """
 
     # Redirects, and authentication in front of ComfyUI, which itself never sends these to our requests.
     TURNED_AWAY = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 429})
-    # A proxy that did not reach ComfyUI, or lost the connection.
+    # A proxy that could not reach ComfyUI, or lost the connection.
     GATEWAY = frozenset({502, 503, 504})
 
     def __init__(self, message: str, *, sent: bool, status: int | None = None) -> None:
@@ -41,13 +41,14 @@ class Unreachable(ComfyUIError):
 
     @property
     def turned_away(self) -> bool:
-        # A page with 200 instead of ComfyUI's JSON comes from a proxy too.
+        # A page with status 200 instead of ComfyUI's JSON comes from a proxy too.
         return self.status is not None and (self.status in self.TURNED_AWAY or self.status < 300)
 
     @property
     def garbled(self) -> bool:
-        """A success that is not ComfyUI's: a page instead of its answer, or a part of it. What was sent may
-        have had its effect."""
+        """A success status with a body that is not ComfyUI's, or incomplete. The request may have taken
+        effect.
+        """
         return self.status is not None and self.status < 300
 
     @property
@@ -56,10 +57,10 @@ class Unreachable(ComfyUIError):
 
 
 class Refused(ComfyUIError):
-    """ComfyUI does not want what was sent, and will not want it the next time.
+    """ComfyUI rejects the request, and would reject it again.
 
-    `type`, `message` and `details` are ComfyUI's words for the whole; `node_errors`, by node id, may be
-    empty (a cycle, an unknown class). `raw` is its answer as it came.
+    `type`, `message` and `details` are ComfyUI's description of the error; `node_errors`, by node id, may be
+    empty (a cycle, an unknown class). `raw` is the response as received.
     """
 
     def __init__(
@@ -80,4 +81,4 @@ class Refused(ComfyUIError):
 
 
 class NotFound(ComfyUIError):
-    """ComfyUI has no such file, or does not serve that name."""
+    """ComfyUI has no such file, or does not serve files of that name."""

@@ -1,8 +1,8 @@
-"""ComfyUI's websocket messages, one frozen value for each.
+"""ComfyUI's websocket messages, one frozen dataclass each.
 
-In the order of one run: Started, Cached, then for each node ProgressState, Executing, any number of
-Progress and Preview, for an output node Executed; then Succeeded, Failed or Interrupted; then Ended.
-Any of them may be missed: history is the truth, these are the hints to look at it.
+The order within a run: Started, Cached, then for each node ProgressState, Executing, any number of Progress
+and Preview, and for an output node Executed; then Succeeded, Failed or Interrupted; then Ended. Any of them
+may be lost: history is authoritative, events are hints to read it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Ended:
-    """Finished, in whichever way, and in history from now on."""
+    """Finished, with any outcome, and in history from now on."""
 
     prompt_id: str
 
@@ -178,8 +178,9 @@ Event = (
 
 
 def parse(message: str | bytes) -> Event:
-    """A message of the websocket as it came: text, or bytes for a binary one. Never raises; what cannot
-    be read is `Unknown`."""
+    """Parse a websocket message: text, or bytes for a binary one. Never raises; unreadable messages become
+    `Unknown`.
+    """
     try:
         return _parse_binary(message) if isinstance(message, bytes) else _parse_text(message)
     except (*_parsing.MALFORMED, struct.error, RecursionError):
@@ -241,13 +242,13 @@ def _executed(data: dict[str, Any]) -> Event:
     return Executed(
         prompt_id=str(data["prompt_id"]),
         node_id=str(data["node"]),
-        output=_parsing.optional_mapping(data.get("output")),  # null where a cached node had none
+        output=_parsing.optional_mapping(data.get("output")),  # null for a cached node that had none
         display_node=_text_or_none(data.get("display_node")),
     )
 
 
 def _places(data: dict[str, Any]) -> dict[str, str | None]:
-    """Where an expanded node belongs in the submitted graph."""
+    """The node of the submitted graph to which an expanded node belongs."""
     names = ("display_node_id", "parent_node_id", "real_node_id")
     return {name: _text_or_none(data.get(name)) for name in names}
 
@@ -303,7 +304,7 @@ def _parse_binary(message: bytes) -> Event:
 
 
 def _split(message: bytes) -> tuple[bytes, bytes]:
-    """`>I` length, that many bytes, the rest; all behind the kind."""
+    """After the kind: a length (`>I`), that many bytes, then the rest."""
     (length,) = struct.unpack_from(">I", message, 4)
     if 8 + length > len(message):
         raise ValueError("shorter than it says")

@@ -1,4 +1,4 @@
-"""The history of a run, put together from its events, so that ComfyUI need not be asked for it."""
+"""The history of a run, assembled from its events to save a request to ComfyUI."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from comfyui.types import History
 
 
 class Recording:
-    """Hears the events of one prompt in order. Belongs to one thread.
+    """Consumes the events of one prompt in order. Belongs to one thread.
 
-    It speaks only for runs that succeeded and that it has heard from their start to their end, on one
-    connection, with the result of each of their output nodes. For all others `history` is None: ask ComfyUI.
+    Only complete for runs that succeeded and were observed from start to end on one connection, with the
+    result of each output node. For all others `history` is None: request it from ComfyUI.
     """
 
     def __init__(self, prompt_id: str, *, output_nodes: Iterable[str]) -> None:
@@ -38,7 +38,7 @@ class Recording:
                 self._ended_ms = timestamp
 
     def history(self) -> History | None:
-        """What ComfyUI's own history says of the run, or None where events may be missing."""
+        """The same as ComfyUI's own history of the run, or None if events may be missing."""
         if self._interrupted or self._missing or self._started_ms is None or self._ended_ms is None:
             return None
         return History(

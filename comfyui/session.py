@@ -5,8 +5,8 @@
         client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
         while event := subscription.get(timeout=3.0): ...
 
-Subscribe before submitting, else the first events are missed. A client id must belong to one session:
-when a second connection comes with it, ComfyUI sends nothing to the first any more, and does not say so.
+Subscribe before submitting, or the first events are missed. A client id must belong to one session: when a
+second connection uses it, ComfyUI silently stops sending to the first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from comfyui.events import Event
 
 logger = logging.getLogger(__name__)
 
-FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next try to connect
+FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next connection attempt
 CONNECT_TIMEOUT = 5.0  # seconds
-GRACE = 0.5  # seconds that closing waits for the thread
-# Dead peers: after SILENCE seconds we send a ping, after DEAD we treat the connection as lost.
+GRACE = 0.5  # seconds that close() waits for the thread
+# Dead peers: after SILENCE seconds we send a ping, after DEAD the connection is considered lost.
 SILENCE, DEAD = 8.0, 23.0
 HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 ABOUT_A_PROMPT = (
@@ -53,16 +53,17 @@ __all__ = ["Session", "Subscription"]
 
 
 class Session:
-    """Connects at once and for ever, in a thread of its own; `close` ends it. With `connect=False` not before
-    `start` is called.
+    """Connects immediately and reconnects indefinitely, in its own thread, until `close`. With
+    `connect=False`, not before `start` is called.
 
-    `connected` says whether events arrive now, `generation` counts the connections so far: a follower
-    that sees it changed may have missed something. `queue_remaining` is what ComfyUI said last about
-    the length of its queue (running ones included), None before it has, and `status_at` when (monotonic).
+    `connected` says whether events arrive now; `generation` counts the connections so far: a subscriber that
+    sees it change may have missed events. `queue_remaining` is the queue length that ComfyUI reported last
+    (running prompts included), None before the first report, and `status_at` when it was reported
+    (monotonic).
 
-    ComfyUI forgets the sockets of a client id as soon as any one of them closes, and goes on answering the
-    pings of the others: `connected` may be wrong for ever. It tells every socket that it knows when its queue
-    changes, so a submission that brings no status says that ours is not among them: call `reconnect` then.
+    ComfyUI forgets all sockets of a client id as soon as any one of them closes, yet still answers pings on
+    the others: `connected` may stay wrong indefinitely. It notifies every registered socket when its queue
+    changes, so if a submission causes no status message, ours is no longer registered: call `reconnect` then.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class Session:
                 self._thread.start()
 
     def also_as(self, client_id: str) -> Session:
-        """A second connection, with the id of an earlier process of ours: events sent to it reach the
-        subscriptions of this session too. The caller closes it."""
+        """Open a second connection, with the id of an earlier process of ours: its events reach the
+        subscriptions of this session too. The caller closes it.
+        """
         other = Session(client_id, self._url, self._headers, connect=False)
         other._subscriptions, other._lock = self._subscriptions, self._lock
         other.start()
@@ -114,7 +116,7 @@ class Session:
         return self._connected.is_set()
 
     def wait_connected(self, timeout: float | None = None) -> bool:
-        """Wait until events arrive. False when that took longer than `timeout` seconds."""
+        """Wait until events arrive; False on `timeout` (seconds)."""
         return self._connected.wait(timeout)
 
     def subscribe(self, prompt_id: str) -> Subscription:
@@ -151,7 +153,7 @@ class Session:
             delay = min(delay * 2, LONGEST_DELAY)
 
     def _one_connection(self) -> bool:
-        """One connection, from connecting to its end. Whether ComfyUI had registered us."""
+        """One connection, from connect to close. Returns whether ComfyUI registered us."""
         generation = self.generation
         try:
             self._socket = self._connect()
@@ -176,7 +178,7 @@ class Session:
             self._address,
             timeout=CONNECT_TIMEOUT,
             header=self._headers,
-            suppress_origin=True,  # ComfyUI answers 403 to an origin that is not its own name
+            suppress_origin=True,  # ComfyUI responds 403 to an origin other than its own host
             skip_utf8_validation=True,  # done in Python, byte by byte
             # No proxy from the environment. The library reads http_no_proxy only if a proxy is set.
             http_no_proxy=["*"],
@@ -212,7 +214,7 @@ class Session:
         try:
             connection.abort()  # type: ignore[no-untyped-call]  # wakes a thread that reads from it
         except OSError:
-            pass  # gone already
+            pass  # already closed
         if threading.current_thread() is self._thread:
             connection.shutdown()  # type: ignore[no-untyped-call]
             self._socket = None

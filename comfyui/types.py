@@ -28,7 +28,7 @@ class Device:
 
 @dataclass(frozen=True)
 class SystemStats:
-    version: str  # ComfyUI's; "" if it does not report it (before 0.3)
+    version: str  # ComfyUI's version; "" if not reported (before 0.3)
     python: str
     devices: list[Device]
     ram_total: int
@@ -61,8 +61,9 @@ class NodeErrors:
 
 @dataclass(frozen=True)
 class Submitted:
-    """ComfyUI accepted the prompt. With `node_errors` it accepted part of it: the `dependent_outputs` named
-    there are left out, the rest runs, and history will call it a success."""
+    """ComfyUI accepted the prompt. With `node_errors` it accepted part of it: the `dependent_outputs`
+    listed there are left out, the rest runs, and history reports success.
+    """
 
     prompt_id: str
     number: float
@@ -87,7 +88,7 @@ class QueueState:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file as `/view` can give it. `key` is ComfyUI's own: videos come under "images" too."""
+    """A file as served by `/view`. `key` is ComfyUI's own: videos are under "images" too."""
 
     filename: str
     subfolder: str

@@ -3,6 +3,6 @@
 assets    our files, by id and by blake3
 texts     texts without a file, as assets
 jobs      our executions: submit, list, read, cancel
-events    their live stream, in the Comfy API's events
-errors    the Comfy API's shape of error
+events    their live stream, as Comfy API events
+errors    the Comfy API's error format
 """

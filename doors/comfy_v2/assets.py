@@ -1,4 +1,4 @@
-"""Assets are our files: the user's own uploads and outputs. By hash, too, only the user's own are found."""
+"""Assets are our files: the user's own uploads and outputs. Look-up by hash is also limited to these."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from . import texts
 from .errors import ComfyError, ComfyView, in_comfy_shape
 
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
-# Characters of the form's fields. The type goes by content; tags are taken and not kept.
+# Form fields, in characters. The content determines the type; tags are accepted and not stored.
 FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": 1000}
 
 
 def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
-    """The Comfy API's `Asset`. `base` is the address of this service as its user sees it."""
+    """The Comfy API's `Asset`. `base` is the URL of this service as its user sees it."""
     return {
         "id": file.id,
         "hash": hash_of(file),
@@ -48,7 +48,7 @@ def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
 
 
 def hash_of(file: File) -> str | None:
-    """Null for files that were stored before their blake3 was kept."""
+    """Null for files stored before blake3 hashes were recorded."""
     return f"blake3:{file.blake3}" if file.blake3 else None
 
 
@@ -65,7 +65,7 @@ class AssetView(ComfyView):
 
 
 class ByHashView(ComfyView):
-    """Whether the user has these bytes."""
+    """Whether the user has a file with this content."""
 
     def head(self, request: Request, digest: str) -> Response:
         found = queries.with_blake3(user=user_of(request), blake3=digest.removeprefix("blake3:"))
@@ -73,7 +73,7 @@ class ByHashView(ComfyView):
 
 
 class FromHashView(ComfyView):
-    """Another asset over bytes that the user has."""
+    """Create another asset with content that the user already has."""
 
     def post(self, request: Request) -> Response:
         given = request.data if isinstance(request.data, dict) else {}
@@ -91,12 +91,12 @@ class FromHashView(ComfyView):
 
 class AssetsView(ComfyView):
     def post(self, request: Request) -> None:
-        """Answered by `upload`, which reads the form as it comes."""
+        """Handled by `upload`, which parses the form as it is received."""
 
 
 class ContentView(ComfyView):
     def get(self, request: Request, file_id: str) -> None:
-        """Answered by `content`."""
+        """Handled by `content`."""
 
 
 @in_comfy_shape
@@ -111,7 +111,7 @@ async def _upload(request: HttpRequest) -> HttpResponseBase:
 
 
 def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpResponse:
-    """Store the file, once for each Idempotency-Key."""
+    """Store the file, once per Idempotency-Key."""
     incoming = form.incoming
     expected = form.fields.get("expected_hash", "").removeprefix("blake3:").lower()
     if expected and expected != incoming.blake3:

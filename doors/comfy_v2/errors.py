@@ -1,4 +1,4 @@
-"""The Comfy API's shape of error: `{"error": {"code", "message", "details"}}`, made of our own errors."""
+"""The Comfy API's error format, `{"error": {"code", "message", "details"}}`, built from our own errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 
 
 class ComfyError(ApiError):
-    """One with a code that only the Comfy API knows."""
+    """An error with a code that only the Comfy API has."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class ComfyError(ApiError):
 
 
 class ComfyView(APIView):
-    """A view of this door. Its shapes are the Comfy API's and described there, not in our schema."""
+    """Base view of this door. Its shapes are documented by the Comfy API, not in our schema."""
 
     schema = None
 
@@ -63,7 +63,7 @@ def in_comfy_shape(view: AsyncView) -> AsyncView:
 def _handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
     known = as_api_error(exc)
     if known is None:
-        return None  # Django's handler500; the traceback goes to the log there
+        return None  # Django's handler500 logs the traceback
     status, body, headers = _parts(known)
     return Response(body, status=status, headers=headers)
 
@@ -94,7 +94,7 @@ def _status_and_code(known: ApiError) -> tuple[int, str]:
 
 
 def _message(known: ApiError) -> str:
-    """With the first mistake: the SDK shows nothing but this."""
+    """With the first error: the SDK shows nothing else."""
     if not known.details:
         return known.message
     first, more = known.details[0], len(known.details) - 1

@@ -1,4 +1,4 @@
-"""The live stream of a job, in the Comfy API's events. It has no cursor: a stream begins at the beginning."""
+"""A job's live stream, as Comfy API events. It has no cursor: a stream always starts from the beginning."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class EventsView(ComfyView):
 
 
 class Encoder:
-    """Our events as the Comfy API's, for one stream. It counts the nodes that have begun."""
+    """Converts our events to the Comfy API's, for one stream. Counts the nodes that have started."""
 
     def __init__(self, nodes_total: int) -> None:
         self._total = nodes_total
         self._begun: set[str] = set()
 
     def __call__(self, event: Event, base: str) -> bytes:
-        """The event's bytes; none for what the Comfy API does not know."""
+        """The event's bytes; empty if the Comfy API has no such event."""
         if event.name == "node":
             self._begun.add(str(event.data.get("node_id")))
             return b""

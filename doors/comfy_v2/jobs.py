@@ -78,7 +78,7 @@ class JobView(ComfyView):
 
 class CancelView(ComfyView):
     def post(self, request: Request, execution_id: str) -> Response:
-        """One that has ended stays as it is, and is no mistake."""
+        """Cancelling a job that has ended changes nothing and is not an error."""
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id)
         try:
@@ -91,7 +91,7 @@ class CancelView(ComfyView):
 
 class WorkflowView(ComfyView):
     def get(self, request: Request, execution_id: str) -> Response:
-        """As it was submitted, which may be the editor's format or the API's."""
+        """As submitted, in the editor's format or the API format."""
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id, with_graph=True)
         hidden_from = (execution.app or {}).get("hidden_from")
         if hidden_from not in (None, execution.user_id):
@@ -117,7 +117,7 @@ def _checked(body: Any) -> dict[str, Any]:
 
 
 def _check_extra_data(extra: Any) -> None:
-    """As when a workflow is submitted to the REST API."""
+    """As for a workflow submitted to the REST API."""
     if extra is None:
         return
     if not isinstance(extra, dict) or not isinstance(extra.get("extra_pnginfo", {}), dict):
@@ -166,7 +166,7 @@ def _submit(user: User, given: Mapping[str, Any]) -> submission.Accepted:
 
 
 def _with_files(value: Any, user: User) -> Any:
-    """The same with each asset reference replaced by the id of the file, which the user must own."""
+    """The same with each asset reference replaced by the file id; the user must own the file."""
     found: set[str] = set()
     replaced = _replaced(value, found, 0)
     known = set(file_queries.alive().filter(user=user, id__in=found).values_list("id", flat=True))

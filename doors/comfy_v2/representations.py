@@ -34,8 +34,8 @@ FROM workflows_graph WHERE execution_id = %(id)s
 
 
 def job(execution: Execution, *, base: str) -> dict[str, Any]:
-    """The Comfy API's `Job`. `base` is the address of this service as its user sees it."""
-    at = f"{urlsplit(base).path}/api/v2/jobs/{execution.id}"  # relative: clients send their key there
+    """The Comfy API's `Job`. `base` is the URL of this service as its user sees it."""
+    at = f"{urlsplit(base).path}/api/v2/jobs/{execution.id}"  # relative: clients send their API key there
     made = selectors.outputs([execution.id])[execution.id]
     running = execution.status == Status.RUNNING
     return {
@@ -61,7 +61,7 @@ def job(execution: Execution, *, base: str) -> dict[str, Any]:
 
 
 def summary(execution: Execution) -> dict[str, Any]:
-    """The same in a list."""
+    """The list item of a job."""
     return {
         "id": str(execution.id),
         "status": STATUSES[Status(execution.status)],
@@ -96,7 +96,7 @@ def output(made: Output, *, base: str) -> dict[str, Any]:
 
 
 def progress(percentage: float, node: str | None, total: int, done: int) -> dict[str, Any]:
-    """The Comfy API's `Progress`; `done` counts the nodes that have begun, the current one with them."""
+    """The Comfy API's `Progress`; `done` counts the nodes that have started, including the current one."""
     return {
         "value": min(max(percentage / 100, 0.0), 1.0),
         "nodes_done": min(max(done - 1, 0), total),
@@ -106,7 +106,7 @@ def progress(percentage: float, node: str | None, total: int, done: int) -> dict
 
 
 def nodes(execution_id: UUID) -> tuple[int, int]:
-    """(how many nodes its graph has, how many have begun)."""
+    """(number of nodes in its graph, number that have started)."""
     with connection.cursor() as cursor:
         cursor.execute(NODES, {"id": execution_id})
         total, begun = cursor.fetchone() or (0, 0)

@@ -1,4 +1,4 @@
-"""The ASGI application at /mcp. Tools that wait hold neither a thread nor a database connection."""
+"""The ASGI application at /mcp. Waiting tools hold neither a thread nor a database connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class McpApplication:
-    """One for each process. Works between the start and the end of `run`."""
+    """One per process. Works only while `run` is entered."""
 
     def __init__(self, handler: BaseHandler, streams: Streams) -> None:
         self._requests = DjangoThreads(handler, threads=4, name="mcp-request")
@@ -32,7 +32,7 @@ class McpApplication:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        # Any process can answer any request: there are no sessions, and an answer is one JSON document.
+        # Any process can handle any request: there are no sessions, and a response is one JSON document.
         manager = StreamableHTTPSessionManager(
             self._server, stateless=True, json_response=True, max_request_body_size=settings.MAX_BODY_BYTES
         )
@@ -55,7 +55,7 @@ class McpApplication:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body that has arrived already; what comes after it is the disconnect."""
+    """Replays the body that was already received, then reads on, which yields the disconnect."""
     sent = False
 
     async def again() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tools as the `mcp` package wants them: a fixed few, and one for each app that the caller may run."""
+"""The tools as the `mcp` package expects them: a fixed set, and one for each app that the caller may run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .views import Caller
 
 T = TypeVar("T")
 Context = ServerRequestContext[dict[str, Any], Any]
-CALLER = "comfyserve.mcp_caller"  # key in the scope of a request that was let in
+CALLER = "comfyserve.mcp_caller"  # key in the scope of an authenticated request
 DEFAULT_WAIT = 60
 INSTRUCTIONS = (
     "Runs apps: ComfyUI workflows with typed inputs. Tools named app_… run one app each; run_app runs any. "
@@ -79,7 +79,7 @@ class Tools:
         return types.ListToolsResult(tools=[*fixed, *(types.Tool(**each) for each in of_apps)])
 
     async def _call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-        """What goes wrong is told to the agent, which may do it better next time."""
+        """Errors are returned to the agent, which can correct its call."""
         try:
             return await self._answer(_caller(context), params.name, params.arguments or {})
         except Exception as exc:
@@ -158,7 +158,7 @@ def _caller(context: Context) -> Caller:
 
 
 async def _in_thread(do: Callable[..., T], *given: object) -> T:
-    """A step with the database; its connection goes back at once."""
+    """One database step; its connection is released immediately."""
 
     def step() -> T:
         try:

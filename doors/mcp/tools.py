@@ -1,4 +1,4 @@
-"""What the tools do. Each function runs in a thread and answers with plain values."""
+"""What the tools do. Each function runs in a thread and returns plain values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from workflows.queue import submission
 from . import resources
 from .views import Caller
 
-MOST_APPS = 100  # the newest; more tools than that help no agent
-MOST_PICTURES = 4  # of one answer; all have an address, too
-LARGEST_PICTURE = 1024 * 1024  # bytes; a larger one is sent as a JPEG
+MOST_APPS = 100  # the newest; agents cannot make use of more tools
+MOST_PICTURES = 4  # per response; all images have a URL, too
+LARGEST_PICTURE = 1024 * 1024  # bytes; larger images are sent as JPEG
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -33,12 +33,12 @@ def _apps(caller: Caller) -> list[catalog.Found]:
 
 
 def tool_name(address: str) -> str:
-    """Of an app: agents take letters, digits, '_' and '-' only."""
+    """The tool name of an app: agents accept letters, digits, '_' and '-' only."""
     return "app_" + NOT_IN_NAMES.sub("_", address.replace("/", "__"))[:60]
 
 
 def app_tools(caller: Caller) -> list[dict[str, Any]]:
-    """Name, title, description and input schema of each. Of two equal names the newer app has it."""
+    """Name, title, description and input schema of each. If two names collide, the newer app keeps it."""
     found: dict[str, dict[str, Any]] = {}
     for app in _apps(caller):
         name = tool_name(app.app.address)
@@ -67,7 +67,7 @@ def run_app(caller: Caller, app: str, inputs: Mapping[str, Any]) -> UUID:
 
 
 def run_app_tool(caller: Caller, name: str, inputs: Mapping[str, Any]) -> UUID:
-    """The same by the name of the app's tool."""
+    """The app, by its tool's name."""
     for each in _apps(caller):
         if tool_name(each.app.address) == name:
             return run_app(caller, each.app.address, inputs)
@@ -75,7 +75,7 @@ def run_app_tool(caller: Caller, name: str, inputs: Mapping[str, Any]) -> UUID:
 
 
 def execution_id(caller: Caller, given: str) -> UUID:
-    """NotFound where it is none of the caller's."""
+    """Raises NotFound unless it belongs to the caller."""
     return selectors.execution_of(user=caller.user, execution_id=given).id
 
 
@@ -86,7 +86,7 @@ def cancel(caller: Caller, given: str) -> dict[str, Any]:
 
 
 def result(caller: Caller, id_: UUID) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """What there is to say, and the pictures as base64 with their types."""
+    """The result as text, and the images as base64 with their types."""
     execution = selectors.execution_of(user=caller.user, execution_id=str(id_))
     whole = executions.result_of(execution, base=caller.base)
     kept = ("execution_id", "status", "error", "outputs", "named_outputs", "warnings", "app", "version")

@@ -1,4 +1,4 @@
-"""The way into /mcp: Django's handling of the request decides who asks and whether they may."""
+"""Authentication at /mcp: Django's request handling identifies the user and checks permissions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from accounts.models import User
 from comfyserve.api import addresses, json_limits
 from workflows.api.views import user_of
 
-MAX_ELEMENTS = 10_000  # of a message: the arguments of a tool are the few inputs of an app
+MAX_ELEMENTS = 10_000  # per message: a tool's arguments are the few inputs of an app
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and the address of this service as they see it."""
+    """The user, and the URL of this service as they see it."""
 
     user: User
     base: str
@@ -30,7 +30,7 @@ class EntranceView(APIView):
     parser_classes: list[type[BaseParser]] = []  # the protocol reads the body
 
     def post(self, request: Request) -> Response:
-        # The protocol's own parser works in the event loop, and knows no limits.
+        # The protocol's own parser works in the event loop and has no limits.
         json_limits.check(request._request.body, elements=MAX_ELEMENTS)
         response = Response({})
         response.mcp_caller = Caller(user_of(request), addresses.base_of(request._request))  # type: ignore[attr-defined]
@@ -38,5 +38,5 @@ class EntranceView(APIView):
 
 
 def caller_of(response: HttpResponseBase) -> Caller | None:
-    """None where the request was refused; the response says why."""
+    """None if the request was rejected; the response says why."""
     return getattr(response, "mcp_caller", None)

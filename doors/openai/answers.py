@@ -1,4 +1,4 @@
-"""The body of an answer, once the executions of a request have ended or its time is up."""
+"""The body of a response, once the executions of a request have ended or its time limit is reached."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from workflows.queue import state_machine
 
 from . import errors
 
-MOST_BYTES = 64 * 1024 * 1024  # of pictures in one answer; above it they are to be asked for as addresses
-NO_RETRY = "x-should-retry"  # OpenAI's clients repeat a 5xx, and each repetition would be another execution
+MOST_BYTES = 64 * 1024 * 1024  # of images in one response; larger ones must be requested as URLs
+NO_RETRY = "x-should-retry"  # OpenAI's clients retry a 5xx, and each retry would be another execution
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Wanted:
 
 
 def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
-    """Put the pictures, or what went wrong, into the response. What has not ended by now is cancelled:
-    nobody could fetch its result.
+    """Put the images or the error into the response. Executions that have not ended are cancelled: nobody
+    could fetch their result.
     """
     try:
         executions = [found for id_ in ids if (found := selectors.by_id(id_)) is not None]

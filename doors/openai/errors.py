@@ -1,4 +1,4 @@
-"""OpenAI's shape of an error. Everything below /v1 raises our own errors; the middleware rewrites them."""
+"""OpenAI's error format. Views below /v1 raise our own errors; the middleware rewrites them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def body(status: int, message: str, *, code: str | None = None, param: str | Non
 
 
 class OpenAIErrorsMiddleware(Middleware):
-    """Also what the gate, the rate limit and the URL resolver refuse is in OpenAI's shape."""
+    """Also covers rejections by the gate, the rate limit and the URL resolver."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         if response.status_code >= 400 and request.path_info.startswith(PREFIX) and not response.streaming:

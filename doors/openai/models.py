@@ -1,4 +1,4 @@
-"""Which models there are: the apps that one may run, and names that the operator points at some of them."""
+"""The available models: the apps that the user may run, and an operator's aliases of some of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_LISTED = 1000
 
 
 def find(*, user: User, name: str) -> catalog.Found:
-    """The app that a request's `model` means. NotFound where there is none that the user may run."""
+    """The app that a request's `model` refers to. Raises NotFound if the user may run none of that name."""
     try:
         return catalog.find(user=user, address=settings.OPENAI_MODELS.get(name, name))
     except NotFound as exc:

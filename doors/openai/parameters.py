@@ -1,7 +1,7 @@
-"""A request for images, and the app inputs that it becomes: matched by name and type.
+"""Image requests, and the app inputs that they become: matched by name and type.
 
-What the app has no input for and every client sends (`size`, `quality`, `style`, `background`) is dropped.
-Fields beyond OpenAI's are inputs of the app by their own names.
+Fields that every client sends (`size`, `quality`, `style`, `background`) are dropped if the app has no input
+for them. Fields that OpenAI does not define are app inputs by their own names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rest_framework import serializers
 from apps_catalog.parameters import CHOICES, TEXTS, Parameter
 from comfyserve.api.errors import ValidationFailed
 
-MOST_IMAGES = 10  # of one request
+MOST_IMAGES = 10  # per request
 PROMPTS = ("prompt", "positive", "positive_prompt", "text")
 COUNTS = ("n", "batch_size")
 OPTIONAL = ("size", "quality", "style", "background")  # inputs of these names take them
@@ -42,7 +42,7 @@ class ImagesSerializer(serializers.Serializer[Any]):
     output_compression = serializers.IntegerField(min_value=0, max_value=100, default=100, allow_null=True)
     user = serializers.CharField(max_length=200, default="", allow_null=True, allow_blank=True)
     stream = serializers.BooleanField(default=False, allow_null=True)
-    # Taken and without effect: OpenAI's own services.
+    # Accepted and ignored: OpenAI's own services.
     moderation = serializers.CharField(default=None, allow_null=True)
     partial_images = serializers.IntegerField(default=0, allow_null=True)
     input_fidelity = serializers.CharField(default=None, allow_null=True)
@@ -75,9 +75,9 @@ def values_of(
     images: Sequence[str] = (),
     mask: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The inputs of each run: one where the app has an input for the number of pictures, else `n` runs.
+    """The inputs of each run: one run if the app has an input for the number of images, else `n` runs.
 
-    `images` and `mask` are ids of files. ValidationFailed where the app cannot take what matters.
+    `images` and `mask` are file ids. Raises ValidationFailed if the app has no input for a required field.
     """
     known = {each.name: each for each in inputs}
     values = {name: _typed(known.get(name), value) for name, value in more.items()}
@@ -155,7 +155,7 @@ def _runs(inputs: Sequence[Parameter], values: dict[str, Any], n: int) -> list[d
 
 
 def _typed(taker: Parameter | None, value: Any) -> Any:
-    """A form has only texts; what cannot be read as the input's type is refused later, by its name."""
+    """Form values are strings; one that cannot be parsed as the input's type is rejected later, by name."""
     if taker is not None and isinstance(value, str):
         with suppress(ValueError):
             if taker.type in ("integer", "number"):

@@ -29,7 +29,7 @@ from .parameters import ImagesSerializer
 class ModelsView(APIView):
     """The apps that the user may run."""
 
-    schema = None  # OpenAI's interface, described by OpenAI
+    schema = None  # OpenAI's interface, documented by OpenAI
 
     def get(self, request: Request) -> Response:
         return Response({"object": "list", "data": models.listed(user=user_of(request))})
@@ -107,7 +107,7 @@ def _submitted(
 
 
 def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], event: str) -> Response:
-    """Answered at the executions' end. The body is filled in then."""
+    """The response is sent when the executions have ended; its body is filled in then."""
     model = given["model"]
     wanted = answers.Wanted(
         as_url=(given["response_format"] or ("url" if model.startswith("dall-e") else "b64_json")) == "url",
@@ -117,7 +117,7 @@ def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], eve
     response = Response({"data": []})
 
     def body() -> bytes | None:
-        answers.refuse(response, 503, "The result cannot be read now")  # unless what follows succeeds
+        answers.refuse(response, 503, "The result cannot be read now")  # unless the following succeeds
         del response[answers.NO_RETRY]
         answers.fill(response, ids, wanted)
         return bytes(response.content)

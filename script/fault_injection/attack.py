@@ -1,4 +1,4 @@
-"""Fault injection from beginning to end: clients at work in a world, faults, and the checks afterwards."""
+"""A complete fault injection run: clients, faults, and the checks afterwards."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CATCH_UP_SECONDS = 30.0
 @dataclass(frozen=True)
 class Report:
     faults: Counter[str]
-    not_begun: Counter[str]  # the state they need did not come about
-    left_out: list[str]  # kinds of faults that this machine does not allow
-    ended: Counter[str]  # parts that ended by themselves, and were started again
+    not_begun: Counter[str]  # the required state was not reached
+    left_out: list[str]  # kinds of faults that this machine does not permit
+    ended: Counter[str]  # parts that exited unexpectedly and were restarted
     statuses: Counter[str]
     given_up: int
     answers: Counter[str]
@@ -54,9 +54,10 @@ def attack(
     longest: float = math.inf,
     only: tuple[str, ...] = (),
 ) -> Report:
-    """Everything between the start of the world and its end. `pace`: seconds between faults, of which none
-    lasts over `longest`; `pause`: the longest that a client rests between its batches. `only`: as in
-    `Sequence`. The last client is a greedy one."""
+    """Everything between start and end of the world. `pace`: seconds between faults, none of which lasts
+    longer than `longest`; `pause`: the longest pause of a client between its batches. `only`: as in
+    `Sequence`. The last client is a greedy one.
+    """
     ledger = Ledger()
     sequence = Sequence(world, seed=seed, pace=pace, longest=longest, only=only)
     with Receiver() as receiver, _moody(receiver, seed):
@@ -86,7 +87,7 @@ def attack(
 
 
 def _end_listeners(people: list[Client], ledger: Ledger) -> None:
-    """They have some seconds to catch up with what has ended."""
+    """They have a few seconds to process what has ended."""
     owed: dict[str, set[str]] = {}
     for promise in ledger.promises:
         owed.setdefault(promise.owner.name, set()).add(promise.id)
@@ -136,7 +137,7 @@ def _left_out(world: World) -> list[str]:
 
 @contextmanager
 def _moody(receiver: Receiver, seed: int) -> Iterator[None]:
-    """Now and then the receiver of webhooks says no, or nothing."""
+    """Occasionally the webhook receiver returns an error, or does not respond."""
     chance, stop = random.Random(f"{seed}.receiver"), threading.Event()
 
     def work() -> None:

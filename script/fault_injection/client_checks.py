@@ -1,6 +1,6 @@
-"""What must be true for clients when the faults are over.
+"""The clients' invariants after the faults.
 
-Each function yields a sentence for every promise that it finds broken.
+Each function yields a sentence for every violation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from script.fault_injection.listener import TERMINAL
 from script.fault_injection.world import World
 from script.harness.receiver import Call, Receiver
 
-# ComfyUI died twice under it: the service can not know that it was not to blame, and says so.
+# ComfyUI died twice during it: the service cannot rule out that the execution was the cause, and says so.
 HONEST = re.compile(r"Given up after \d+ attempts: ")
 
 
@@ -35,7 +35,7 @@ def broken_for_clients(world: World, ledger: Ledger, receiver: Receiver) -> list
 
 
 def _ask_again(ledger: Ledger) -> None:
-    """Once more, what the clients have seen already: terminal is final."""
+    """Read everything again that clients have seen: terminal statuses are final."""
 
     def ask(promise: Promise) -> None:
         answer = promise.owner.ask("GET", f"/workflows/{promise.id}")
@@ -81,7 +81,7 @@ def _of_status(promise: Promise) -> Iterator[str]:
 
 
 def _of_submissions(world: World, ledger: Ledger) -> Iterator[str]:
-    """No number became two executions, but by a retry; nothing runs that nobody submitted."""
+    """No number became two executions, except by a retry; nothing runs that was not submitted."""
     rows = world.sql(
         "SELECT (metadata->>'number')::int, retried_from_id, count(*) FROM workflows_execution GROUP BY 1, 2"
     )
@@ -126,7 +126,7 @@ def _of_calls(promise: Promise, calls: list[Call], *, started: bool) -> Iterator
 
 
 def _is_signed(call: Call, secret: str) -> bool:
-    """As `Webhook.verify`, which also wants it to be younger than five minutes."""
+    """As `Webhook.verify`, which also requires it to be younger than five minutes."""
     at = datetime.fromtimestamp(int(call.headers["webhook-timestamp"]), tz=UTC)
     signature = Webhook(secret).sign(call.headers["webhook-id"], at, call.body.decode())
     return signature in call.headers["webhook-signature"].split(" ")
@@ -134,7 +134,7 @@ def _is_signed(call: Call, secret: str) -> bool:
 
 # -- streams of all executions ---------------------------------------------------------------------------
 def _of_streams(ledger: Ledger) -> Iterator[str]:
-    """Every end came exactly once, under one number, or the stream said that there is a gap."""
+    """Every end was received exactly once, with one event id, or the stream reported a gap."""
     owned: dict[str, set[str]] = defaultdict(set)
     for promise in ledger.promises:
         if promise.result:
@@ -161,12 +161,12 @@ CONTENDED_SECONDS, ENOUGH = 4.0, 20
 
 
 def waits(world: World) -> dict[str, float]:
-    """username → median seconds from submission to start at normal priority, where there are enough."""
+    """username → median seconds from submission to start at normal priority, if there are enough samples."""
     return {name: float(median) for name, median, count in world.sql(WAITS) if count >= ENOUGH}
 
 
 def _of_fairness(world: World, ledger: Ledger) -> Iterator[str]:
-    """Who submits a few at a time waits less than who submits very many at once."""
+    """Users with few executions at a time wait less than those with very many."""
     found = waits(world)
     greedy = {promise.owner.username for promise in ledger.promises if promise.owner.greedy}
     of_greedy = [seconds for name, seconds in found.items() if name in greedy]

@@ -1,8 +1,8 @@
-"""Clients of an API that comes and goes: each submits, cancels, retries, reads and follows, and remembers
-what it was promised.
+"""API clients under faults: each submits, cancels, retries, reads and follows executions, and records what it
+was promised.
 
-Every workflow has a number, and makes a picture of that colour. A request without an answer is sent again
-under the same `Idempotency-Key`, so one number may never become two executions.
+Every workflow has a number, and makes an image of that colour. A request without a response is repeated with
+the same `Idempotency-Key`, so one number must never become two executions.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from script.harness.stack import Stack
 
 PRIORITIES = ["low", "normal", "normal", "high"]
 GREEDY_BATCH = 30
-PATIENCE = 120.0  # seconds that a client asks again before it complains
+PATIENCE = 120.0  # seconds of retries before a client reports a failure
 
 
 @dataclass
 class Promise:
-    """One accepted execution, and all that its client was told of it."""
+    """One accepted execution, and all responses its client received about it."""
 
     number: int
     kind: str
@@ -41,19 +41,19 @@ class Promise:
     hooked: bool
     owner: Client
     id: str = ""
-    cancelled: str = ""  # "yes": answered 200; "no": answered 409; "perhaps": no answer yet
-    told: set[str] = field(default_factory=set)  # terminal statuses that were seen, by whatever way
-    result: dict[str, Any] = field(default_factory=dict)  # when it had ended
-    seen: list[tuple[int, ...]] = field(default_factory=list)  # the colours of its pictures
+    cancelled: str = ""  # "yes": response 200; "no": response 409; "perhaps": no response yet
+    told: set[str] = field(default_factory=set)  # terminal statuses observed through any channel
+    result: dict[str, Any] = field(default_factory=dict)  # once it had ended
+    seen: list[tuple[int, ...]] = field(default_factory=list)  # the colours of its images
 
 
 class Ledger:
-    """What all clients together know. Thread-safe as far as appending is."""
+    """The shared record of all clients. Appending is thread-safe."""
 
     def __init__(self) -> None:
         self.promises: list[Promise] = []
         self.complaints: list[str] = []
-        self.answers: Counter[str] = Counter()  # what came instead of an answer, and how often
+        self.answers: Counter[str] = Counter()  # failures instead of a response, and their number
         self.followed = 0
 
     def complain(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Ledger:
 
 
 class Client(threading.Thread):
-    """One person at work until `stop`. Its own random numbers, so that a seed repeats what it does."""
+    """One client that works until `stop`. Has its own random generator, so that a seed is reproducible."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Client(threading.Thread):
     ) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
         self.ledger = ledger
-        self.greedy = greedy  # submits very many at once, which must cost the others nothing
+        self.greedy = greedy  # submits very many at once, which must not slow down the others
         self.stop = threading.Event()
         self._numbers = itertools.count(number * 0x10000 + 1)
         self._chance = random.Random(f"{seed}.{number}")
@@ -131,7 +131,7 @@ class Client(threading.Thread):
         return promise
 
     def _attend(self, promise: Promise) -> None:
-        """Whatever a client does with an execution of its own, then wait for the end."""
+        """Perform random actions on an own execution, then wait for its end."""
         deed = self._chance.random()
         if deed < 0.1:
             self._chance_pause(2.0)
@@ -154,7 +154,7 @@ class Client(threading.Thread):
         promise.cancelled = "perhaps"
         answer = self.ask("POST", f"/workflows/{promise.id}/cancel")
         if answer is not None and answer.status_code in (200, 409):
-            # A repeated request may find that the one without an answer had done it.
+            # The first request, whose response was lost, may have done it already.
             asked_once = not getattr(answer, "repeated", False)
             promise.cancelled = "yes" if answer.status_code == 200 else "no" if asked_once else "perhaps"
         elif answer is not None:
@@ -202,7 +202,7 @@ class Client(threading.Thread):
 
     # -- following -----------------------------------------------------------------------------------
     def _follow(self, promise: Promise) -> None:
-        """The live stream to its end, going on after each break where it was left."""
+        """Follow the live stream to its end, resuming after each disconnect."""
         last: int | None = None
         end = time.monotonic() + PATIENCE
         while not self.stop.is_set() and time.monotonic() < end:
@@ -216,7 +216,7 @@ class Client(threading.Thread):
             self._chance_pause(1.0)
 
     def _follow_once(self, promise: Promise, last: int | None) -> tuple[list[int], bool]:
-        """(numbers of the events, whether it came to the end)."""
+        """(event ids, whether the end was reached)."""
         headers = {"Authorization": str(self._person.session.headers["Authorization"])}
         if last is not None:
             headers["Last-Event-ID"] = str(last)
@@ -250,7 +250,7 @@ class Client(threading.Thread):
         again: Callable[[requests.Response], bool] = lambda _: False,
         **options: Any,
     ) -> requests.Response | None:
-        """The answer, however often it must be asked for. None: told to stop, or patience is over."""
+        """The response, with as many retries as needed. None: stopped, or retries exhausted."""
         end, repeated = time.monotonic() + PATIENCE, False
         while time.monotonic() < end:
             try:
@@ -285,7 +285,7 @@ def images(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 # -- workflows -----------------------------------------------------------------------------------------
 def workflow_of(number: int, chance: random.Random) -> tuple[str, graphs.Graph, int]:
-    """(kind, graph, pictures that it makes)."""
+    """(kind, graph, number of images)."""
     kind = chance.choices(["colour", "slow", "input", "failing"], [60, 22, 12, 6])[0]
     if kind == "input":
         picture = base64.b64encode(png(colour_of(number))).decode()
@@ -323,7 +323,7 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 
 def expected(promise: Promise) -> list[tuple[int, ...]]:
-    """The colours of its pictures, in any order."""
+    """The colours of its images, in any order."""
     colours: list[tuple[int, ...]] = []
     if promise.kind != "failing":
         colours.append(colour_of(promise.number))

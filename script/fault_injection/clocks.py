@@ -1,6 +1,6 @@
-"""Wrong clocks for single processes: a small library before libc's (`clock.c`), compiled where there is a cc.
+"""Wrong clocks for single processes: a small preloaded library (`clock.c`), compiled if there is a cc.
 
-libfaketime would do it too, but it also changes sleeps, and Python's `time.sleep` then fails.
+libfaketime could do it, but it also changes sleeps, which makes Python's `time.sleep` fail.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clocks:
-    """One clock for each name that was ever set; processes started under that name from then on follow it."""
+    """One clock for each name that was ever set; processes started under that name follow it from then on."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +29,7 @@ class Clocks:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def set(self, name: str, seconds: float) -> None:
-        """So far from the right time, at once also for the processes that follow this clock already."""
+        """Set the offset from real time, effective immediately for running processes that use this clock."""
         part = self._folder / f".{name}"
         part.write_text(f"{seconds:.0f}\n")
         part.replace(self._folder / name)

@@ -1,4 +1,4 @@
-"""Small disks that can be filled: file systems in memory, where we may mount them (as root on Linux)."""
+"""Small disks that can be filled: in-memory file systems, if mounting is permitted (root on Linux)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Disk:
-    """A file system of its own at `folder`. What lay there is moved onto it."""
+    """Mount a file system at `folder`. Its previous contents are moved onto it."""
 
     def __init__(self, folder: Path, *, megabytes: int) -> None:
         self.folder = folder
@@ -18,7 +18,7 @@ class Disk:
         self._ballast = folder / ".ballast"
 
     def mount(self) -> bool:
-        """False where that is not allowed: then nothing has changed."""
+        """False if not permitted: nothing has changed then."""
         if os.geteuid() != 0 or shutil.which("mount") is None:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ class Disk:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def fill(self) -> None:
-        """Until nothing more fits."""
+        """Fill it completely."""
         with self._ballast.open("wb", buffering=0) as file:
             for size in (2**20, 2**12):
                 try:
@@ -48,5 +48,5 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def unmount(self) -> None:
-        """At once for us; for a process that still uses it, when it ends."""
+        """Lazily: processes that still use it keep it until they exit."""
         subprocess.run(["umount", "--lazy", self.folder], capture_output=True)

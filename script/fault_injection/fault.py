@@ -1,4 +1,4 @@
-"""What one fault is."""
+"""A single fault."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ BRIEF, LONG = (0.0, 1.0), (5.0, 25.0)
 
 
 class CannotBegin(Exception):
-    """The state that the fault needs did not come about; nothing has happened."""
+    """The state that the fault needs was not reached; nothing was changed."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`begin` does it and returns what ends it; in between lie `seconds`, drawn from one of the ranges.
+    """`begin` starts the fault and returns a function that ends it, called after `seconds`, drawn from one of
+    the ranges.
 
-    `begin` runs in the main thread and may wait a few seconds for the state that it needs.
+    `begin` runs in the main thread and may wait a few seconds for the required state.
     """
 
     kind: str
-    targets: tuple[str, ...]  # parts and lines; nothing else happens to them meanwhile
+    targets: tuple[str, ...]  # parts and links; no other fault affects them meanwhile
     begin: Callable[[], Undo]
     seconds: tuple[Seconds, ...]
 
@@ -37,7 +38,7 @@ def nothing() -> None:
 
 
 def wait_in(url: str, query: str, *parameters: Any, seconds: float = 4.0) -> tuple[Any, ...]:
-    """Ask that database again and again until there is a row, and return it. CannotBegin after `seconds`."""
+    """Repeat the query until it returns a row, and return it. Raises CannotBegin after `seconds`."""
     end = time.monotonic() + seconds
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection:

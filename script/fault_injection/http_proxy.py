@@ -1,4 +1,4 @@
-"""An HTTP proxy before a ComfyUI that fails in the ways proxies do: error pages, logins, broken answers."""
+"""An HTTP proxy in front of a ComfyUI that fails as proxies do: error pages, logins, broken responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 
 PAGE = "<!doctype html><html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
-# Every connection of its own, and no header of one connection goes to the other.
+# Hop-by-hop: each side has its own connection, so its headers are not forwarded.
 PER_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "upgrade", "host", "content-length"}
 START_SECONDS = 10.0
 
@@ -20,8 +20,8 @@ START_SECONDS = 10.0
 class Trouble:
     """What the proxy does instead of relaying.
 
-    `status` answers with a page of HTML under that status, and is never relayed. The others are relayed
-    first: `lose` closes the connection without the answer, `truncate` after half of it.
+    `status` returns an HTML page with that status, without relaying. The others relay first: `lose` closes
+    the connection without a response, `truncate` after half of it.
     """
 
     status: int | None = None
@@ -64,7 +64,7 @@ class HttpProxy:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=2**31)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        # A connection for each request: one that ComfyUI's death left half-open must not be used again.
+        # One connection per request: one that ComfyUI's death left half-open must not be reused.
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=3)
         self._client = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)

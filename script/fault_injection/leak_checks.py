@@ -1,4 +1,4 @@
-"""What must not be left over when all executions have ended: locks, leases, claims, slots, reservations."""
+"""Nothing must be left over when all executions have ended: locks, leases, claims, slots, reservations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from script.fault_injection.world import GPUS, World
 from script.harness import graphs
 from script.harness.waiting import wait_for
 
-SETTLED_SECONDS = 20.0  # in which beats have told that the workers are idle
-PROBES, PROBE_SECONDS = 4, 3.0  # executions that show that every worker still takes work
+SETTLED_SECONDS = 20.0  # until heartbeats have reported the workers idle
+PROBES, PROBE_SECONDS = 4, 3.0  # executions that show that every worker still claims work
 BACKEND_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 2 AND granted"
 
 NONE_OF = {
@@ -65,7 +65,7 @@ def leaks(world: World) -> Iterator[str]:
 
 
 def _of_locks(world: World) -> Iterator[str]:
-    """A lock that the same session has twice within three seconds is held by nobody who works."""
+    """A lock held by the same session twice within three seconds is leaked."""
     before = set(world.sql(HELD_LOCKS))
     time.sleep(3.0)
     if left := before & set(world.sql(HELD_LOCKS)):
@@ -87,7 +87,7 @@ def _none_is_busy(world: World) -> bool:
 
 
 def _of_probes(world: World) -> Iterator[str]:
-    """As many executions as the workers can run at once and stage: each worker must take its part."""
+    """Submit as many executions as the workers can run and stage at once: each worker must take its share."""
     results: list[dict[str, Any]] = []
     ids = [
         world.operator.execute(graphs.sleep(PROBE_SECONDS, seed=world.next_number()), priority="high")

@@ -1,4 +1,4 @@
-"""Faults of what lies between: lines that are cut, held and slow, and a proxy before ComfyUI."""
+"""Network faults: links that are cut, stalled and slow, and a proxy in front of ComfyUI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from script.fault_injection.http_proxy import WELL, HttpProxy, Trouble
 from script.fault_injection.world import World
 from script.harness.relay import Proxy
 
-SLOW = {"storage": 2.0, "PostgreSQL": 0.2, "ComfyUI": 1.0, "Valkey": 0.5}  # seconds for each piece
+SLOW = {"storage": 2.0, "PostgreSQL": 0.2, "ComfyUI": 1.0, "Valkey": 0.5}  # seconds per chunk
 LOGIN = {"Location": "https://login.invalid/"}
 TROUBLES = {
     **{

@@ -1,6 +1,6 @@
-"""A client of the stream of all its executions that comes back whenever the stream breaks.
+"""A client of the stream of all its executions that reconnects whenever the stream breaks.
 
-It is owed every end exactly once, or a `gap` that says that something is missing.
+It must receive every end exactly once, or a `gap` that reports missing events.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from script.harness.sse import Event, EventStream
 from script.harness.stack import Person
 
 TERMINAL = ("completed", "failed", "cancelled")
-SILENT_SECONDS = 20.0  # heartbeats come every 15 s: after so long without any, the line is dead
+SILENT_SECONDS = 20.0  # heartbeats arrive every 15 s: after this long without one, the connection is dead
 
 
 class Listener(threading.Thread):
-    """`ends`: the numbers of the terminal status events of each execution, without repetition."""
+    """`ends`: the ids of the terminal status events of each execution, without duplicates."""
 
     def __init__(self, person: Person, *, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -36,7 +36,7 @@ class Listener(threading.Thread):
             try:
                 self._read_once()
             except requests.RequestException:
-                pass  # the web process is away
+                pass  # the web process is down
             self.stop.wait(1.0)
 
     def _read_once(self) -> None:

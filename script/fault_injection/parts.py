@@ -1,4 +1,4 @@
-"""The processes of a world, each of which can be killed, frozen and stopped by itself."""
+"""The processes of a world, each of which can be killed, frozen and stopped separately."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Part:
         self._process = self._start()
 
     def new_process(self) -> Process:
-        """Another one beside it, which is the caller's."""
+        """Start a second process beside it, managed by the caller."""
         return self._start()
 
     def adopt(self, process: Process) -> None:
-        """Use a process that was started elsewhere."""
+        """Adopt a process that was started elsewhere."""
         self._process = process
 
     @property
@@ -39,7 +39,7 @@ class Part:
         self.process.kill()
 
     def kill_family(self) -> None:
-        """With every child, whatever process group it made for itself, as PostgreSQL's sessions do."""
+        """With all its children, in whatever process group, such as PostgreSQL's sessions."""
         self._to_all(psutil.Process.kill)
         self.process.kill()
 
@@ -48,7 +48,9 @@ class Part:
         self.process.signal(number)
 
     def insist(self, *, seconds: float) -> bool:
-        """Wait until it has ended, then kill it, as a process manager does. Whether it was killed."""
+        """Wait until it has exited, then kill it, as a process manager does. Returns whether it was
+        killed.
+        """
         end = time.monotonic() + seconds
         while self.process.alive and time.monotonic() < end:
             time.sleep(0.05)
@@ -67,7 +69,7 @@ class Part:
             try:
                 do(each)
             except psutil.NoSuchProcess:
-                pass  # it has just ended
+                pass  # it has just exited
 
     def _family(self) -> list[psutil.Process]:
         """PostgreSQL has a process for each connection."""

@@ -1,4 +1,4 @@
-"""Faults of our processes: killed, stopped, frozen; two for one backend; started while Valkey is away."""
+"""Process faults: killed, stopped, frozen; two for one backend; started while Valkey is down."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from script.fault_injection.fault import BRIEF, LONG, CannotBegin, Fault, Undo, 
 from script.fault_injection.parts import Part
 from script.fault_injection.world import GPUS, World
 
-STOP_SECONDS = 13.0  # DRAIN_SECONDS and ten: what script/serve gives its workers too
-# What the execution in a worker's hands may be doing when the worker is told to stop.
+STOP_SECONDS = 13.0  # DRAIN_SECONDS plus ten, as script/serve gives its workers
+# What a worker's execution may be doing when the worker is stopped.
 STATES = {
     "fetches inputs": "claim_token IS NOT NULL AND posted_at IS NULL",
     "waits for its run": "claim_token IS NOT NULL AND posted_at IS NOT NULL AND status = 'pending'",
@@ -93,7 +93,7 @@ def _stop_when(world: World, part: Part, query: str) -> Undo:
 
 
 def _stop_while_collecting(world: World, part: Part) -> Undo:
-    """Its run has ended in ComfyUI, and the storage is too slow for its outputs."""
+    """Its run has ended in ComfyUI, and storage is too slow for its outputs."""
     line, comfyui = world.links["storage"], world.comfyuis[GPUS.index(part.name)]
     running = "SELECT id FROM workflows_execution WHERE worker = %s AND claim_token IS NOT NULL"
     line.slow(1.0)
@@ -133,7 +133,7 @@ def _stop_while_starting(part: Part, chance: random.Random) -> Undo:
 
 # -- two for one backend ---------------------------------------------------------------------------------
 def _second(part: Part, *, stays: bool) -> Undo:
-    """Another process for the same backend. In the end one of them goes, in good order."""
+    """Start another process for the same backend. Eventually one of them exits in an orderly way."""
     second = Part(part.kind, f"{part.name} (second)", part.new_process)
     second.start()
 
@@ -148,7 +148,7 @@ def _second(part: Part, *, stays: bool) -> Undo:
 
 
 def _close_id(world: World, name: str) -> Undo:
-    """Another websocket under the worker's client id comes and goes: ComfyUI forgets the worker's own."""
+    """Open and close another websocket with the worker's client id: ComfyUI forgets the worker's own."""
     comfyui = world.comfyuis[GPUS.index(name)]
     for client_id in _client_ids(comfyui.url):
         address = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"

@@ -1,4 +1,4 @@
-"""A seeded random sequence of faults over a world."""
+"""A seeded random sequence of faults in a world."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def faults_of(world: World, chance: random.Random) -> list[Fault]:
 
 
 class Sequence:
-    """`run` for so long, in the main thread: the kernel ends processes with the thread that started them.
+    """Call `run` in the main thread: the kernel kills children when the thread that started them exits.
 
-    `only` are words of which a kind must have one; without any, all kinds are drawn.
+    `only`: words, of which a fault's kind must contain one; without any, all kinds are drawn.
     """
 
     def __init__(
         self, world: World, *, seed: int, pace: float, longest: float, only: tuple[str, ...] = ()
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self.not_begun: Counter[str] = Counter()  # the state they need did not come about
-        self.ended: Counter[str] = Counter()  # parts that ended by themselves
+        self.not_begun: Counter[str] = Counter()  # the required state was not reached
+        self.ended: Counter[str] = Counter()  # parts that exited unexpectedly
         self._world = world
         self._chance = random.Random(f"{seed}.faults")
         faults = faults_of(world, self._chance)
         self._faults = [each for each in faults if not only or any(word in each.kind for word in only)]
-        self._longest = longest  # seconds that a fault may last
+        self._longest = longest  # maximum seconds of a fault
         self._pace = pace  # seconds between two faults, on average
         self._under_way: list[tuple[float, Fault, Undo]] = []
         self._began = time.monotonic()
@@ -48,7 +48,7 @@ class Sequence:
         return {fault.kind for fault in self._faults}
 
     def run(self, *, seconds: float) -> None:
-        """Until the time is over; what is under way then is ended."""
+        """Until the time is over; faults still in progress are ended then."""
         end = time.monotonic() + seconds
         due = time.monotonic()
         with self._ending_all():
@@ -61,7 +61,7 @@ class Sequence:
                 time.sleep(0.05)
 
     def restart_ended(self) -> None:
-        """As a process manager does: a fault may have ended what it did not aim at."""
+        """As a process manager does: a fault may have stopped more than its target."""
         for name in self._world.restart_ended(but=self._busy()):
             self.ended[name] += 1
             self._say(f"{name} had ended, and is started again")
@@ -70,10 +70,10 @@ class Sequence:
         return {target for _, fault, _ in self._under_way for target in fault.targets}
 
     def _draw(self) -> Fault:
-        """Each kind as often as any other, whatever the number of its targets."""
+        """Each kind with the same probability, whatever the number of its targets."""
         busy = self._busy()
         free = [fault for fault in self._faults if not busy & set(fault.targets)]
-        # Rare ones first: in a short run each kind has its turn.
+        # Rare ones first, so that each kind occurs even in a short run.
         tried = self.counts + self.not_begun
         fewest = min(tried[fault.kind] for fault in free)
         rare = sorted({fault.kind for fault in free if tried[fault.kind] <= fewest})

@@ -1,4 +1,4 @@
-"""What must be true behind the API when the faults are over, and what the faults cost."""
+"""The invariants of the stores after the faults, and what the faults cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ list(cleaning.orphans(grace=timedelta(0)))
 
 
 def settle(world: World, ledger: Ledger, *, seconds: float) -> None:
-    """Until everything that was accepted has ended and been told, or the time is over."""
+    """Until every accepted execution has ended and been reported, or the timeout."""
     alive = "SELECT count(*) FROM workflows_execution WHERE status IN ('pending', 'running')"
     waiting = "SELECT count(*) FROM workflows_delivery WHERE state = 'waiting'"
     for query, what in ((alive, "the end of all executions"), (waiting, "all webhooks to be delivered")):
@@ -41,7 +41,7 @@ def broken_behind(world: World) -> list[str]:
 
 
 def _of_storage(world: World) -> Iterator[str]:
-    """After the sweep, which here doesn't wait for a day: as many files as rows name, no more and no less."""
+    """After the sweep, which does not wait a day here: exactly as many files as the rows name."""
     keys = (
         "SELECT key FROM files_file"
         " UNION SELECT thumbnail_key FROM files_file WHERE thumbnail_key NOT IN ('', 'none')"
@@ -67,9 +67,9 @@ def _of_comfyui(world: World) -> Iterator[str]:
 # -- what it cost --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Cost:
-    runs: int  # on a GPU, begun
-    useful: int  # executions that ended by what their run did
-    cancelled: int  # by their user, after they had begun
+    runs: int  # on a GPU, started
+    useful: int  # executions that ended by the result of their run
+    cancelled: int  # by their user, after they had started
     posts: int  # to ComfyUI
 
     @property
@@ -78,7 +78,7 @@ class Cost:
 
 
 def cost_of(world: World) -> Cost:
-    """Runs are counted by ComfyUI's own log, and those that died with it by ours."""
+    """Runs are counted in ComfyUI's own log, and lost ones in ours."""
     [(died,)] = world.sql("SELECT coalesce(sum(faults), 0)::int FROM workflows_execution")
     counts = Counter(
         dict(

@@ -1,4 +1,4 @@
-"""Faults of what keeps data: PostgreSQL, Valkey, full disks; and of the clocks."""
+"""Storage faults: PostgreSQL, Valkey, full disks; and clock faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from script.fault_injection.world import GPUS, World
 from script.harness import graphs
 
 WRITABLE = "-c default_transaction_read_only=off"
-# Less than what S3 tolerates in the date of a signature (15 minutes).
+# Less than the clock skew that S3 tolerates in a signature (15 minutes).
 WRONG_BY = (-600.0, -90.0, 90.0, 600.0)
 UNFLUSHED = """
     SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint AS bytes
@@ -79,7 +79,7 @@ def _end_sessions(world: World) -> Undo:
 
 
 def _read_only(world: World) -> Undo:
-    """As a primary becomes in a failover; for sessions that are open already, too."""
+    """Read-only, as a primary becomes in a failover; also for sessions that are already open."""
 
     def turn(how: str) -> None:
         with _connect(world) as connection:
@@ -91,7 +91,7 @@ def _read_only(world: World) -> Undo:
 
 
 def _kill_unflushed(world: World, postgres: Part) -> Undo:
-    """SIGKILL for the whole server while the claim of an execution is committed, and not on disk."""
+    """SIGKILL for the whole server while the claim of an execution is committed, but not on disk."""
     (size,) = wait_in(world.database_url, UNFLUSHED)
     postgres.kill_family()
     print(f"  {size} bytes of committed WAL were not flushed", flush=True)
@@ -100,7 +100,7 @@ def _kill_unflushed(world: World, postgres: Part) -> Undo:
 
 # -- locks ---------------------------------------------------------------------------------------------
 def _hold_row(world: World) -> Undo:
-    """Somebody's psql holds an execution that a worker has, and is left alone."""
+    """An open psql transaction locks a running execution's row, and is left idle."""
     held = "SELECT id FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY random() LIMIT 1"
     (id_,) = wait_in(world.database_url, held)
     session = psycopg.connect(world.database_url, connect_timeout=5)
@@ -116,7 +116,7 @@ def _hold_row(world: World) -> Undo:
 
 
 def _freeze_with_a_row(world: World) -> Undo:
-    """The web process stops while it holds an execution that runs: it was let in on the row by us."""
+    """The web process stops while it holds the lock of a running execution's row."""
     web = world.parts["web"]
     try:
         execution_id = world.operator.execute(
@@ -136,7 +136,7 @@ def _cancel(world: World, execution_id: str) -> None:
     try:
         world.operator.post(f"/workflows/{execution_id}/cancel")
     except requests.RequestException:
-        pass  # the process that was to answer is frozen
+        pass  # the process that should respond is frozen
 
 
 # -- Valkey, disks, clocks -----------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _fill(disk: Disk, part: Part) -> Undo:
 
 
 def _wrong_clock(world: World, part: Part, chance: random.Random) -> Undo:
-    """It starts under a wrong clock, which jumps to the right time while it works."""
+    """Start it with a wrong clock, which jumps to the right time during work."""
     world.clocks.set(part.name, chance.choice(WRONG_BY))
     part.kill()
     part.start()

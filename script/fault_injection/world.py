@@ -1,9 +1,9 @@
-"""All of ComfyServe as real processes, each of which can be killed, frozen and cut off by itself.
+"""All of ComfyServe as real processes, each of which can be killed, frozen and disconnected separately.
 
 Two GPU workers on two ComfyUIs, a worker for the rest, beat, the web process, PostgreSQL, Valkey and an S3
-server. What talks over a network goes through a relay that can be cut, held and slowed; before one ComfyUI
-stands an HTTP proxy that fails as proxies do. Where we may mount file systems, PostgreSQL and the outputs of
-ComfyUI have small disks of their own, which can be filled.
+server. Network traffic passes through a relay that can be cut, stalled and slowed; in front of one ComfyUI is
+an HTTP proxy that fails as proxies do. If mounting is permitted, PostgreSQL and ComfyUI's outputs have small
+disks of their own, which can be filled.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from script.local.valkey import Valkey
 NODES = ROOT / "tests" / "comfyui_nodes"
 BUCKET = "comfyserve"
 GPUS = ("gpu-0", "gpu-1")
-PROXIED = ("gpu-1",)  # an HTTP proxy stands before their ComfyUI; the others see it as it is
+PROXIED = ("gpu-1",)  # their ComfyUI is behind an HTTP proxy; the others reach it directly
 
-# Shorter than in use, so that half an hour holds as many lost leases and pauses as a month would.
+# Shorter than in production, so that half an hour has as many lost leases and pauses as a month.
 QUICK = {
     "LEASE_SECONDS": "8",
     "RENEW_SECONDS": "2",
@@ -61,13 +61,13 @@ class ComfyUI(Protocol):
     def url(self) -> str: ...
 
 
-# More is lost when the server is killed, since relaxed commits wait so long for the disk.
+# More is lost when the server is killed: relaxed commits reach the disk only after this long.
 POSTGRES_SETTINGS = {"wal_writer_delay": "10s", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 MEGABYTES_OF_POSTGRES, MEGABYTES_OF_OUTPUTS = 600, 64
 
 
 class World:
-    """`parts` and `links` by name. `comfyuis`: two that are managed elsewhere; else they are made here."""
+    """`parts` and `links` by name. `comfyuis`: two managed elsewhere, else they are created here."""
 
     def __init__(self, folder: Path, *, comfyuis: Sequence[ComfyUI] = ()) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class World:
         self.links: dict[str, Proxy] = {}
         self.proxies: dict[str, HttpProxy] = {}  # by GPU worker
         self._starts = 0
-        self._numbers = itertools.count(0x7F0000)  # of the executions that faults need for themselves
+        self._numbers = itertools.count(0x7F0000)  # executions submitted by the faults themselves
 
     # -- start and stop ------------------------------------------------------------------------------
     @contextmanager
@@ -197,7 +197,7 @@ class World:
         return self.stack.env | {"DATABASE_URL": url} | more
 
     def _process(self, name: str, command: Sequence[str | Path], env: dict[str, str]) -> Process:
-        """Each start has a log of its own, to be read afterwards."""
+        """Each start has its own log, read afterwards."""
         self._starts += 1
         log = self.logs / f"{name}.{self._starts:03}.log"
         return Process(name, command, log=log, env=env | self.clocks.environment(name), cwd=ROOT).start()
@@ -227,7 +227,7 @@ class World:
     # -- what is asked -------------------------------------------------------------------------------
     @property
     def bucket(self) -> Any:
-        """Around the relay."""
+        """Bypassing the relay."""
         resource = boto3.resource(
             "s3",
             endpoint_url=self.s3.url,
@@ -239,7 +239,7 @@ class World:
 
     @property
     def database_url(self) -> str:
-        """Around the relay, as the superuser."""
+        """Bypassing the relay, as the superuser."""
         return self.postgres.url(DATABASE)
 
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -247,22 +247,22 @@ class World:
 
     @cached_property
     def operator(self) -> Person:
-        """A user of our own, for faults and checks that need executions of theirs."""
+        """A separate user, for faults and checks that need executions of their own."""
         return self.stack.person("operator")
 
     def next_number(self) -> int:
-        """For the metadata of an execution of ours: no client's."""
+        """For the metadata of our executions, to tell them from the clients'."""
         return next(self._numbers)
 
     def restart_ended(self, *, but: Collection[str] = ()) -> list[str]:
-        """Start again what has ended by itself, as a process manager does; the names."""
+        """Restart what has exited, as a process manager does; returns the names."""
         ended = [part for part in self.parts.values() if part.name not in but and not part.process.alive]
         for part in ended:
             part.start()
         return [part.name for part in ended]
 
     def wait_ready(self, *, seconds: float = 120) -> None:
-        """Until both GPU workers have their ComfyUI, and the web process answers."""
+        """Until both GPU workers have reached their ComfyUI, and the web process responds."""
         wait_for(lambda: ports.answers("127.0.0.1", self.stack.port), seconds=seconds, what="the web process")
         fresh = (
             "SELECT count(*) FROM workflows_worker WHERE reachable AND heartbeat_at > now() - '6 s'::interval"
@@ -280,12 +280,12 @@ def _starter(store: Any) -> Callable[[], Process]:
 
 
 def through(link: Proxy, url: str) -> str:
-    """The address, with the relay's port."""
+    """The URL, with the relay's port."""
     parts = urlsplit(url)
     credentials, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{link.port}"))
 
 
 def comfyui_lines(world: World, said: str) -> int:
-    """How often that was said in the logs of both ComfyUIs."""
+    """How often this text occurs in the logs of both ComfyUIs."""
     return sum(comfyui.process.log.read_text(errors="replace").count(said) for comfyui in world.comfyuis)

@@ -1,7 +1,7 @@
 """Filters of the admin's list of executions.
 
 Workers, models and causes have no index; to avoid a full table scan for rare values, these filters search
-only the latest executions, and their titles say so.
+only the latest executions.
 """
 
 from __future__ import annotations
