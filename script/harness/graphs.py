@@ -8,7 +8,9 @@ Graph = dict[str, dict[str, Any]]
 
 
 def colour(number: int, *, prefix: str = "colour") -> Graph:
-    """A picture of 16 by 16 pixels, each of the colour `number` (0xRRGGBB): known in advance."""
+    """An image of 16 by 16 pixels, all of the colour `number` (0xRRGGBB), so that the result is
+    predictable.
+    """
     return {
         "1": {
             "class_type": "EmptyImage",
@@ -39,7 +41,7 @@ def txt2img(*, steps: int = 4, size: int = 64, seed: int = 1, text: str = "cloud
 
 
 def sleep(seconds: float, *, steps: int = 10, seed: int = 0) -> Graph:
-    """Takes so long in so many steps without using the CPU: a node of our own, see tests/comfyui_nodes."""
+    """Takes this long in this many steps without using the CPU: a custom node, see tests/comfyui_nodes."""
     return {
         "1": {"class_type": "TestSleep", "inputs": {"seconds": seconds, "steps": steps, "seed": seed}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "slept"}},

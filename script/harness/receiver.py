@@ -1,4 +1,4 @@
-"""A receiver of webhooks that does what a test tells it: an HTTP server of our own on 127.0.0.77."""
+"""A webhook receiver with scripted responses: an HTTP server on 127.0.0.77."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from script.harness.waiting import wait_for
 
-ADDRESS = "127.0.0.77"  # the one that the stack's OUTBOUND_ALLOW names
+ADDRESS = "127.0.0.77"  # the address in the stack's OUTBOUND_ALLOW
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ Reply = Callable[[BaseHTTPRequestHandler], None]
 
 
 def say(status: int, text: str = "", **headers: str) -> Reply:
-    """An answer. Header names are written with underscores."""
+    """A response. Header names are written with underscores."""
 
     def reply(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -48,17 +48,17 @@ def say(status: int, text: str = "", **headers: str) -> Reply:
 
 
 def close(handler: BaseHTTPRequestHandler) -> None:
-    """The line is closed without a word."""
+    """Close the connection without a response."""
     handler.close_connection = True
 
 
 class Receiver:
-    """`calls` in the order they came. `script` has the answers to come; when it is empty, 200."""
+    """`calls` in order of arrival. `script` has the next responses; when it is empty, 200."""
 
     def __init__(self, *script: Reply) -> None:
         self.calls: list[Call] = []
         self.script = list(script)
-        self.release = threading.Event()  # ends those that hang
+        self.release = threading.Event()  # releases hanging responses
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ class Receiver:
                 try:
                     reply(self)
                 except OSError:
-                    pass  # the sender did not wait
+                    pass  # the sender has disconnected
 
             do_PUT = do_POST  # noqa: N815  (as the library calls it)
 
@@ -88,7 +88,7 @@ class Receiver:
         return [call.event for call in self.calls]
 
     def wait(self, number: int = 1, *, seconds: float = 20) -> list[Call]:
-        """Until so many calls have come."""
+        """Wait for this many calls."""
         wait_for(lambda: len(self.calls) >= number, seconds=seconds, what=f"{number} calls: {self.events()}")
         return list(self.calls)
 

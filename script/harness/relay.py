@@ -1,4 +1,4 @@
-"""A TCP relay that can be cut or held: for real servers, which cannot be told to drop a connection."""
+"""A TCP relay that can be cut or stalled: for real servers, which cannot be told to drop a connection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """`url` leads to `target_url`. `cut` ends all connections at once and refuses new ones till `mend`.
+    """`url` leads to `target_url`. `cut` closes all connections and refuses new ones until `mend`.
 
-    `hold` keeps them open and lets nothing through till `mend`, as a network that swallows everything.
-    `slow` delays everything that passes, piece by piece, till `mend`.
+    `hold` keeps connections open but lets nothing through until `mend`, as a network that drops all packets.
+    `slow` delays all data, chunk by chunk, until `mend`.
     """
 
     def __init__(self, target_url: str) -> None:
@@ -26,7 +26,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._closed = False
-        self._delay = 0.0  # seconds for each piece that passes
+        self._delay = 0.0  # seconds per chunk
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -49,7 +49,7 @@ class Proxy:
         self._flowing.clear()
 
     def slow(self, seconds: float) -> None:
-        """Each piece (64 KiB at most) takes so long to pass."""
+        """Delay each chunk (64 KiB at most) by this long."""
         self._delay = seconds
 
     def mend(self) -> None:
@@ -118,4 +118,4 @@ def _shut(end: socket.socket) -> None:
     try:
         end.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # it is already
+        pass  # already closed

@@ -1,4 +1,4 @@
-"""A client of server-sent events, as an independent program would write it."""
+"""A client of server-sent events, written independently of the service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Event:
 
 
 class EventStream:
-    """Events of one connection, read beside the test. `ended` when the server closed it."""
+    """The events of one connection, read in a thread. `ended` when the server closed it."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._response = requests.get(url, stream=True, timeout=(10, 60), **options)
@@ -56,7 +56,7 @@ class EventStream:
         self._events.put(Event(name, json.loads(fields["data"]), number, time.monotonic()))
 
     def next(self, *, seconds: float = 20) -> Event | None:
-        """The next event; None at the end of the stream. AssertionError when nothing comes."""
+        """The next event; None at the end of the stream. AssertionError on timeout."""
         try:
             event = self._events.get(timeout=seconds)
         except queue.Empty:
@@ -66,7 +66,7 @@ class EventStream:
         return event
 
     def until(self, name: str, *, seconds: float = 30, **data: Any) -> Event:
-        """The next event of this name with these data."""
+        """The next event with this name and data."""
         end = time.monotonic() + seconds
         while True:
             event = self.next(seconds=max(0.1, end - time.monotonic()))
@@ -75,7 +75,7 @@ class EventStream:
                 return event
 
     def rest(self, *, seconds: float = 30) -> list[Event]:
-        """All that came, when the server has closed the stream."""
+        """All events, once the server has closed the stream."""
         end = time.monotonic() + seconds
         while self.next(seconds=max(0.1, end - time.monotonic())) is not None:
             pass
@@ -83,9 +83,9 @@ class EventStream:
 
     def close(self) -> None:
         try:
-            self._response.raw.shutdown()  # a plain close would wait for the thread that reads
+            self._response.raw.shutdown()  # a plain close would wait for the reading thread
         except (OSError, ValueError, RuntimeError):
-            pass  # closed already
+            pass  # already closed
         self._thread.join(5)
         self._response.close()
 
@@ -99,7 +99,7 @@ class EventStream:
 def follow(
     person: Any, execution_id: str | None = None, *, query: str = "", last: int | None = None
 ) -> EventStream:
-    """A stream with the person's own token."""
+    """A stream with the user's own token."""
     path = f"/workflows/{execution_id}/events" if execution_id else "/workflows/events"
     headers = {"Authorization": person.session.headers["Authorization"], "Accept": "text/event-stream"}
     if last is not None:

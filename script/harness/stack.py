@@ -1,4 +1,4 @@
-"""ComfyServe as it really runs: a web process and workers, each a process."""
+"""ComfyServe as in production: a web process and workers, each a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASE = "comfyserve_stack"
 
 
 class Stack:
-    """The processes, their database, and how to talk to them. Made once a run by the fixture `stack`."""
+    """The processes, their database, and clients. Created once per test run by the fixture `stack`."""
 
     def __init__(self, *, folder: Path, logs: Path, database_url: str, redis_url: str) -> None:
         self.logs = logs
@@ -34,7 +34,7 @@ class Stack:
             "REDIS_URL": _with_path(redis_url, "1"),
             "DATA_DIR": str(folder),
             "PORT": str(self.port),
-            # An address for the tests' own receivers; all others inside stay closed.
+            # An address for the tests' own receivers; all other internal addresses stay blocked.
             "OUTBOUND_ALLOW": "127.0.0.77",
             "WEBHOOK_HTTPS_ONLY": "false",
             "WEBHOOK_TIMEOUT_SECONDS": "1.2",
@@ -44,24 +44,24 @@ class Stack:
         }
         self.web: Process | None = None
         self.workers: dict[str, Process] = {}
-        self._kept: dict[str, str | None] = {}  # name of a worker -> its ComfyUI
+        self._kept: dict[str, str | None] = {}  # worker name -> its ComfyUI
         self._people = 0
 
     # -- processes ----------------------------------------------------------------------------------
     def start(self) -> None:
-        """Make the database, then the web process."""
+        """Create the database, then start the web process."""
         self.create_database()
         self.manage("migrate", "--verbosity=0")
         self.start_web()
 
     def create_database(self) -> None:
-        """An empty one, in place of what was there."""
+        """Replace the database with an empty one."""
         with psycopg.connect(_with_path(self._server_url, "postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
             connection.execute(f"CREATE DATABASE {DATABASE}")
 
     def manage(self, *arguments: str, env: dict[str, str] | None = None) -> str:
-        """Run `manage.py` on the stack's database; its output. AssertionError when it fails."""
+        """Run `manage.py` on the stack's database; returns its output. AssertionError if it fails."""
         done = subprocess.run(
             [sys.executable, ROOT / "manage.py", *arguments],
             env=self.env | (env or {}),
@@ -78,7 +78,9 @@ class Stack:
         return done.stdout + done.stderr
 
     def start_web(self, *, env: dict[str, str] | None = None) -> Process:
-        """The web process, unless it runs. With `env` it starts anew, with these variables added."""
+        """The web process; started if necessary. With `env` it is restarted with these additional
+        variables.
+        """
         if self.web is not None and self.web.alive and env is None:
             return self.web
         if self.web is not None:
@@ -94,7 +96,7 @@ class Stack:
         return self.web
 
     def stop_web(self) -> None:
-        """One that was started with variables of its own: whoever comes next starts another."""
+        """Stop one that was started with variables of its own: the next caller starts another."""
         if self.web is not None:
             self.web.stop()
 
@@ -108,9 +110,9 @@ class Stack:
         keep: bool = False,
         wait: bool = True,
     ) -> Process:
-        """`script/worker QUEUES`, known here as `name`; one that still runs is returned as it is.
+        """Start `script/worker QUEUES` under the name `name`; one that still runs is returned unchanged.
 
-        It ends with the test, unless `keep` is set. Without `wait` it is returned before it is ready.
+        It is stopped after the test, unless `keep` is set. Without `wait` it is returned before it is ready.
         """
         running = self.workers.get(name)
         if running is not None and running.alive:
@@ -132,30 +134,30 @@ class Stack:
         return worker
 
     def _make_way(self, name: str, comfyui_url: str) -> None:
-        """A backend has one worker: one that was kept for other tests would have its lock."""
+        """A backend has one worker: one kept for other tests would hold its lock."""
         for other in [other for other, url in self._kept.items() if url == comfyui_url and other != name]:
             del self._kept[other]
             if other in self.workers:
                 self.workers.pop(other).stop()
 
     def stop_workers(self) -> None:
-        """Also those that are kept for other tests."""
+        """Stop all workers, also those kept for other tests."""
         for worker in self.workers.values():
             worker.stop()
         self.workers.clear()
         self._kept.clear()
 
     def end_of_test(self) -> None:
-        """End the workers that were not meant to stay."""
+        """Stop the workers that are not kept."""
         self._end([name for name in self.workers if name not in self._kept])
 
     def end_worker(self, name: str) -> None:
-        """One that was kept."""
+        """Stop a worker that was kept."""
         del self._kept[name]
         self._end([name])
 
     def _end(self, names: list[str]) -> None:
-        """Kill them, and let nobody wait for them."""
+        """Kill them, and age their heartbeats, so that nothing waits for them."""
         if not names:
             return
         ended = [self.workers.pop(name) for name in names]
@@ -179,13 +181,13 @@ class Stack:
 
     # -- what tests ask -----------------------------------------------------------------------------
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query on the stack's database; `[]` where it returns none."""
+        """The rows of a query on the stack's database; `[]` if it returns none."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def person(self, name: str = "person") -> Person:
-        """A newly registered user, logged in. Each call makes another."""
+        """A newly registered user, logged in. Each call creates another."""
         self._people += 1
         return Person(self.url, f"{name}{self._people}")
 
@@ -196,7 +198,7 @@ class Stack:
 
 
 class Person:
-    """Someone with an account, and an HTTP session that carries the token."""
+    """A user with an account, and an HTTP session with the token."""
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
@@ -223,7 +225,7 @@ class Person:
         return str(answer.json()["execution_id"])
 
     def result(self, execution_id: str, *, seconds: float = 30) -> dict[str, Any]:
-        """The execution when it has ended, in whatever way."""
+        """The execution, once it has ended with any status."""
 
         def ended() -> dict[str, Any] | None:
             execution: dict[str, Any] = self.get(f"/workflows/{execution_id}").json()

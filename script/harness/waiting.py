@@ -1,4 +1,4 @@
-"""Waiting for what another process brings about: a condition and a deadline, never a fixed sleep."""
+"""Waits for another process: a condition and a deadline, never a fixed sleep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_for(look: Callable[[], T | None], *, seconds: float = 15, what: str = "") -> T:
-    """Look until `look` gives something true, and return that. AssertionError after `seconds`."""
+    """Call `look` until its result is true, and return that. AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         seen = look()

@@ -29,7 +29,7 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     helping = bool({"-h", "--help"} & set(arguments))
-    if command not in ("setup", "comfyui") and not helping:  # these two need nothing but Python
+    if command not in ("setup", "comfyui") and not helping:  # these two need only Python
         _enter_environment(command, arguments)
     module = importlib.import_module(f"script.local.{COMMANDS[command]}")
     return int(module.main(arguments) or 0)
@@ -38,8 +38,8 @@ def main() -> int:
 def _enter_environment(command: str, arguments: list[str]) -> None:
     """Restart under the virtual environment's Python, unless already running there.
 
-    `worker`, `run` and `manage` are also used where the packages were installed another way: there they run
-    as they are.
+    `worker`, `run` and `manage` also work where the packages were installed differently: there they run
+    without restarting.
     """
     inside = Path(sys.prefix) == VENV
     if command in ("worker", "run", "manage"):

@@ -1,4 +1,4 @@
-"""Everything that can be checked in minutes, before a commit or a pull request."""
+"""All checks that take minutes, to run before a commit or a pull request."""
 
 from __future__ import annotations
 

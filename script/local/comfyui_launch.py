@@ -1,12 +1,11 @@
-"""Start ComfyUI with whatever torch and torchvision are there.
+"""Start ComfyUI with the installed torch and torchvision.
 
     comfyui_launch.py PATH/TO/ComfyUI/main.py [ComfyUI's own options]
 
-Three things differ from starting main.py itself. Byte-code is written, also where the environment says
-not to, since every later start is 10 s faster for it. The garbage collector runs more rarely: a third of a
-start was its looking at modules that stay (ComfyUI itself has it collect after its prompts). And a
-torchvision whose compiled half does not fit torch's build (a CPU torch from elsewhere) is let pass: nothing
-in ComfyUI needs its operators on the CPU.
+It differs from main.py in three ways. Bytecode is written even if the environment disables it, which makes
+every later start 10 s faster. The garbage collector runs less often: it spent a third of the start on modules
+that stay (ComfyUI itself collects after its prompts). And a torchvision whose compiled half does not match
+torch's build (a CPU torch from elsewhere) is tolerated: nothing in ComfyUI needs its operators on the CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.dont_write_bytecode = False
-gc.set_threshold(100_000, 50, 50)  # objects, and runs of the next younger generation
+gc.set_threshold(100_000, 50, 50)  # objects, and collections of the next younger generation
 
 import torch  # noqa: E402
 

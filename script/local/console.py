@@ -19,7 +19,7 @@ from script.local.parents import die_with_parent
 DISK_FULL = "The disk is full. Free some space and run the command again."
 _NO_REGISTRY = "The package registry could not be reached. Is there a network, or a proxy to set?"
 _NO_NETWORK = "The package registry was not found. Is there a network?"
-# What a failed command printed -> what to do about it. The first that matches is told.
+# Output of a failed command -> what to do about it. The first match is shown.
 _CAUSES = (
     ("No space left on device", DISK_FULL),
     ("ensurepip is not available", "This Python has no venv module (Debian, Ubuntu: python3-venv)."),
@@ -28,8 +28,8 @@ _CAUSES = (
     ("Network is unreachable", "There is no network."),
     ("couldn't get a connection", "The database does not answer. Is DATABASE_URL right?"),
     ("NewConnectionError", _NO_REGISTRY),
-    ("connection broken by", _NO_REGISTRY),  # pip's words, for a proxy that refuses too
-    ("client error (Connect)", _NO_REGISTRY),  # uv's
+    ("connection broken by", _NO_REGISTRY),  # pip's message, which also covers a proxy that refuses
+    ("client error (Connect)", _NO_REGISTRY),  # uv's message
     (
         "No matching distribution",
         "A package was not found. Is there a network, and is this Python 3.11 to 3.13?",
@@ -42,7 +42,7 @@ class UserError(Exception):
 
 
 def advice(error: OSError) -> str | None:
-    """What to do about it, if the user can do something; None if it is rather our bug."""
+    """What the user can do about it; None if it is more likely our bug."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{DISK_FULL}\n    {error}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -52,7 +52,7 @@ def advice(error: OSError) -> str | None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Print `text`, run the block, print how long it took. On a terminal both share a line."""
+    """Print `text`, run the block, print the duration. On a terminal both share a line."""
     live = sys.stdout.isatty()
     print(f"  … {text}", end="" if live else "\n", flush=True)
     began = time.monotonic()
@@ -67,7 +67,7 @@ def step(text: str) -> Iterator[None]:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Run the block exclusively among processes with the same file; waits, and says so."""
+    """Run the block exclusively among processes with the same file; prints a message while waiting."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +98,7 @@ def run(
                 errors="replace",
                 env=env,
                 cwd=cwd,
-                start_new_session=True,  # Ctrl-C is ours to hear; then all of it ends, see below
+                start_new_session=True,  # only we receive Ctrl-C, and stop the whole group, see below
                 preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
             )
         except OSError as error:

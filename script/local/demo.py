@@ -1,4 +1,4 @@
-"""From nothing to a picture: set up, start everything, send a workflow through the API, stop everything."""
+"""From nothing to an image: set up, start everything, submit a workflow through the API, stop everything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ The picture is painted with small models of made-up weights; with a ComfyUI of y
 checkpoint it has. Where script/serve runs, that is used. DATA_DIR, COMFYUI_DIR, DATABASE_URL, REDIS_URL as
 for script/serve."""
 
-# Our own services count no requests; a server that is used already allows one a second.
+# Our own services have no rate limit; a server already in use permits one request a second.
 _QUICK_SECONDS, _SLOW_SECONDS = 0.15, 1.2
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _with_running_services(found: dict[str, str], seed: int) -> tuple[dict[str, float], Path]:
-    from script.local.demo_client import Painting  # needs the packages, which --help must do without
+    from script.local.demo_client import Painting  # needs the packages, which --help must not require
 
     print(f"ComfyServe runs in {data_dir()}: using it")
     painting = Painting(
@@ -56,7 +56,7 @@ def _with_running_services(found: dict[str, str], seed: int) -> tuple[dict[str, 
 
 def _with_own_services(seed: int, began: float) -> tuple[dict[str, float], Path]:
     print("Starting ComfyServe")
-    os.environ.setdefault("RATE_LIMITS", "off")  # for the few seconds in which only we use it
+    os.environ.setdefault("RATE_LIMITS", "off")  # for the few seconds in which only the demo uses it
     services = Services(host="127.0.0.1", port=ports.free_port(), for_demo=True)
     try:
         services.start()
@@ -71,7 +71,7 @@ def _with_own_services(seed: int, began: float) -> tuple[dict[str, float], Path]
 
 
 def _paint(services: Services, seed: int) -> tuple[dict[str, float], Path]:
-    """Submitted while our ComfyUI still starts: that is what a queue is for."""
+    """Submit while our ComfyUI is still starting: the queue makes that possible."""
     from script.local.demo_client import Painting
 
     painting = Painting(

@@ -1,4 +1,4 @@
-"""The demo as a client of the API: register, log in, submit, follow, fetch. It uses nothing but HTTP."""
+"""The demo as a client of the API: register, log in, submit, follow, download. Uses HTTP only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATIENCE_SECONDS = 600
 
 
 class Painting:
-    """One picture: submitted, followed, saved. `times` says how long each part took."""
+    """One image: submitted, followed, saved. `times` has the duration of each step."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Painting:
         small_models: bool,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Submit it as a new user. `small_models`: they are known to be installed.
+        """Submit as a new user. `small_models`: they are known to be installed.
 
         `check` raises UserError when a required process has exited.
         """
@@ -55,7 +55,7 @@ class Painting:
         self.title = f"Execution {answer['execution_id']}, seed {seed}"
 
     def finish(self, *, pause: float) -> Path:
-        """The saved picture. `pause` is the polling interval in seconds."""
+        """The saved image. `pause` is the polling interval in seconds."""
         with self.timed("wait and run"):
             print(f"\n{self.title}")
             _follow(self._session, self._execution, pause=pause, check=self._check)
@@ -73,13 +73,13 @@ class Painting:
         try:
             yield
         except requests.RequestException as error:
-            self._check()  # which knows better why
+            self._check()  # which has a better explanation
             raise UserError(f"Could not {what}: {error}") from error
         self.times[what] = time.monotonic() - began
 
 
 def _direct() -> requests.Session:
-    """Bypasses the environment's proxies: none of them leads to this machine."""
+    """Bypasses the environment's proxies: none of them can reach this machine."""
     session = requests.Session()
     session.trust_env = False
     return session
@@ -98,7 +98,7 @@ def _register(url: str) -> requests.Session:
 
 
 def _workflow(comfyui_urls: list[str], seed: int) -> demo_workflows.Graph:
-    """The landscape if the small models are installed, else a picture with an available checkpoint."""
+    """The landscape if the small models are installed, else an image with an available checkpoint."""
     checkpoints: set[str] = set()
     for url in comfyui_urls:
         try:

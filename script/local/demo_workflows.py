@@ -1,7 +1,7 @@
 """The workflows that the demo submits, in ComfyUI's API format.
 
-The small models paint clouds of colour. What they sample becomes a landscape by stock nodes alone: as
-clouds in the sky, and as the relief of the hills, which are cut where relief and slope exceed a height.
+The small models generate clouds of colour. Stock nodes alone turn the samples into a landscape: as clouds in
+the sky, and as the relief of the hills, which are cut where relief and slope exceed a height.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _HILLS = (
     (0.49, 0x1E1636, "wide flipped", "red"),
 )
 _RELIEF = 0.45  # its share in a height; the rest is the slope's
-_EDGE = 0.52  # more than relief alone can reach, less than slope alone does: neither islands nor holes
+_EDGE = 0.52  # more than relief alone can reach, less than slope alone can: neither islands nor holes
 
 
 def landscape(*, seed: int, width: int = 768, height: int = 512) -> Graph:
-    """A sunset over hills, another for each seed; some two seconds on two cores."""
+    """A sunset over hills, different for each seed; some two seconds on two cores."""
     picture = _Landscape(seed=seed, width=width * 3 // 2, height=height * 3 // 2)
     picture.sample()
     picture.paint_sky()
     picture.paint_sun()
     picture.paint_hills()
-    # Painted larger than wanted, so that the edges come out smooth.
+    # Rendered larger than needed, for smooth edges.
     picture.scale("picture", picture.painted, width, height, "area")
     picture.add("save", "SaveImage", images=["picture", 0], filename_prefix="comfyserve-demo")
     return picture.graph
 
 
 def plain(*, checkpoint: str, seed: int) -> Graph:
-    """Text to image with somebody's own checkpoint."""
+    """Text to image with the user's own checkpoint."""
     graph = _Graph()
     graph.add_text(checkpoint)
     graph.add_sampler("0", seed=seed, steps=20, width=512, height=512)
@@ -101,7 +101,7 @@ class _Graph:
         )  # fmt: skip
 
     def gradient(self, key: str, colours: Sequence[int], width: int, height: int, method: str) -> None:
-        """From the top to the bottom through `colours`."""
+        """A vertical gradient through `colours`."""
         stacked = ""
         for number, colour in enumerate(colours):
             self.flat(f"{key} {number}", colour, 4, 2)
@@ -117,7 +117,7 @@ class _Graph:
 
 
 class _Landscape(_Graph):
-    """Painted layer upon layer; `painted` names the node that has all of them so far."""
+    """Composed layer by layer; `painted` names the node with all layers so far."""
 
     def __init__(self, *, seed: int, width: int, height: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _Landscape(_Graph):
         self.painted = ""
 
     def sample(self) -> None:
-        """Two clouds of colour, coarse and fine, stretched and mirrored to the reliefs of the hills."""
+        """Two clouds of colour, coarse and fine, stretched and mirrored into the reliefs of the hills."""
         width, height = self.width, self.height
         self.add_text(TINY_CHECKPOINT)
         self.add_sampler("coarse", seed=self.seed, steps=12, width=96, height=64)
@@ -151,7 +151,9 @@ class _Landscape(_Graph):
         self.painted = "cloudy sky"
 
     def paint_sun(self) -> None:
-        """A white point scaled up is a round spot that fades out: the glow. Cut at half, it is the disc."""
+        """A white point scaled up is a round spot that fades out: the glow. Thresholded at half, it is the
+        disc.
+        """
         self.flat("dark", 0, 3, 3)
         self.flat("dot", 0xFFFFFF, 1, 1)
         self.put("point", "dark", "dot", x=1, y=1)
@@ -160,7 +162,7 @@ class _Landscape(_Graph):
 
     def _paint_spot(self, name: str, colour: int, size: int, *, cut: bool) -> None:
         self.scale(f"{name} spot", "point", size, size)
-        self.blend(f"{name} light", f"{name} spot", f"{name} spot", 1.0)  # which ends what is below zero
+        self.blend(f"{name} light", f"{name} spot", f"{name} spot", 1.0)  # which clips negative values
         self.add(f"{name} mask", "ImageToMask", image=[f"{name} light", 0], channel="red")
         if cut:
             self.add(f"{name} disc", "ThresholdMask", mask=[f"{name} mask", 0], value=0.5)

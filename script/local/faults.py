@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     os.chdir(ROOT)
-    # Ended from outside, it still ends all that it started.
+    # On SIGTERM, still stop everything that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="comfyserve-faults-"))
     try:

@@ -1,7 +1,8 @@
-"""Whether a database of ours has had all migrations, told without the two seconds that Django takes for it.
+"""Checks whether all migrations are applied to our database, without the two seconds that Django takes for
+it.
 
-A stamp says after which migrations, ours and those of our packages, the database was left in which state.
-If neither differs there is nothing to do; on any doubt Django is asked.
+A stamp records the migrations, ours and those of our packages, and the resulting state of the database. If
+neither has changed there is nothing to do; in any doubt Django is asked.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from script.local.paths import ROOT
 
 
 def pending(*, url: str, stamp: Path) -> bool:
-    """May there be some that the database at `url` has not had?"""
+    """Whether the database at `url` may have unapplied migrations."""
     return not stamp.exists() or stamp.read_text() != _state(url)
 
 
 def note(*, url: str, stamp: Path) -> None:
-    """It has just had all."""
+    """Record that all are applied."""
     stamp.write_text(_state(url))
 
 
 def _state(url: str) -> str:
-    """Differs when the migrations of the code do, or those that the database says it has had."""
+    """Changes when the migrations of the code do, or those recorded in the database."""
     files = [ROOT / "requirements.txt", *sorted(ROOT.glob("*/migrations/*.py"))]
     code = [(str(file.relative_to(ROOT)), file.read_text()) for file in files]
     return hashlib.sha256(repr((code, _applied(url))).encode()).hexdigest()

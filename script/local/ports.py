@@ -7,8 +7,7 @@ import socket
 
 from script.local.console import UserError
 
-# Below the range that systems hand out for outgoing connections, so that none of these takes our port
-# between finding and using it.
+# Below the ephemeral port range, so that no outgoing connection takes our port between finding and using it.
 _RANGE = range(18_000, 32_000)
 _taken: set[int] = set()  # allocated by this process and perhaps not bound yet
 

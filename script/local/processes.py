@@ -26,8 +26,8 @@ _started: weakref.WeakSet[Process] = weakref.WeakSet()
 class Process:
     """One program in a process group of its own.
 
-    `stop_signal` asks for an orderly end. `death_signal` is what it gets if we die first. `user` is the
-    account it runs under, where we are root.
+    `stop_signal` requests a graceful shutdown. `death_signal` is what it gets if we die first. `user` is the
+    account it runs under, if we are root.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Process:
         return self.kill()
 
     def kill(self) -> int | None:
-        """Kill it and all it started (SIGKILL), and wait until it is gone."""
+        """Kill it and all it started (SIGKILL), and wait until it has exited."""
         if self._popen is None:
             return None
         try:
@@ -129,7 +129,7 @@ class Process:
             return []
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float, what: str = "be ready") -> None:
-        """Wait for `ready`; UserError with the end of the log when it dies or takes too long."""
+        """Wait for `ready`; UserError with the end of the log if it exits or takes too long."""
         end = time.monotonic() + seconds
         while not ready():
             if not self.alive:

@@ -1,4 +1,4 @@
-"""How each process of ours is started, one place for all: script/serve, script/run, and so compose.yaml.
+"""How each of our processes is started, in one place: for script/serve, script/run, and so compose.yaml.
 
 Workers are in `worker.py`, ComfyUI in `comfyui.py`.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FLOWER_PREFIX = "flower"  # the path under which it answers, behind a proxy and without one
+FLOWER_PREFIX = "flower"  # the path it is served under, behind a proxy and without one
 
 
-# Websockets are ComfyUI's `/ws`: clients have little to say there, and frames of pictures do not compress.
+# Websockets are ComfyUI's `/ws`: clients send little, and image frames do not compress.
 PROTOCOLS = (
     "--http", "comfyserve.api.gate.protocol:Protocol",
     "--ws", "websockets-sansio", "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
@@ -22,20 +22,20 @@ def web(*, host: str, port: int) -> list[str | Path]:
     return [
         sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", host, "--port", str(port),
         "--no-access-log", "--timeout-graceful-shutdown", "10", *PROTOCOLS,
-        # Which proxy's word counts is said by TRUSTED_PROXY_HOPS and HTTPS, and by nothing else.
+        # Only TRUSTED_PROXY_HOPS and HTTPS decide which proxy headers are trusted.
         "--no-proxy-headers",
     ]  # fmt: skip
 
 
 def beat(*, schedule: Path) -> list[str | Path]:
-    """`schedule` is the file in which it notes what it has started."""
+    """`schedule` is the file in which it records what it has started."""
     return [*_celery(), "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
 
 
 def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
-    """It reads who may come in from FLOWER_BASIC_AUTH, and answers under `/flower/` only.
+    """It reads its credentials from FLOWER_BASIC_AUTH, and serves `/flower/` only.
 
-    `state` is the file in which it keeps what it has seen.
+    `state` is the file in which it stores what it has received.
     """
     state.parent.mkdir(parents=True, exist_ok=True)
     return [

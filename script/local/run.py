@@ -1,4 +1,4 @@
-"""Become one of our processes that is no worker: web, beat or flower."""
+"""Exec one of our processes other than workers: web, beat or flower."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _command(role: str) -> list[str | Path]:
         schedule.parent.mkdir(parents=True, exist_ok=True)
         return roles.beat(schedule=schedule)
     if ":" not in os.environ.get("FLOWER_BASIC_AUTH", ""):
-        # Whoever reaches it sees who runs what, and can cancel it.
+        # Anyone with access sees who runs what, and can cancel it.
         raise UserError("Flower shows itself to nobody until FLOWER_BASIC_AUTH=user:password is set.")
     port = int(os.environ.get("FLOWER_PORT") or "5555")
     return roles.flower(host=host, port=port, state=data_dir() / "flower" / "state")

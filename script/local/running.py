@@ -1,4 +1,4 @@
-"""How a running script/serve is found by the other commands: its URLs, and whether it runs at all.
+"""How other commands find a running script/serve: its URLs, and whether it runs at all.
 
 They are in `DATA_DIR/run/environment.json`, readable only by us; the lock beside it is held while it runs.
 """
@@ -30,7 +30,7 @@ def addresses() -> dict[str, str] | None:
     try:
         found: dict[str, str] = json.loads((folder() / "environment.json").read_text())
     except (OSError, ValueError):
-        return None  # it is just starting
+        return None  # it is still starting
     return found
 
 

@@ -36,12 +36,12 @@ class S3:
                 f"-dir={folder}", "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={ports.free_port()}",
                 f"-s3.config={self._config}", "-volume.max=30", "-master.volumeSizeLimitMB=256",
                 "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                # Started again it waits so long for other masters before it serves; it has none.
+                # After a restart it waits this long for other masters before it serves; it has none.
                 "-master.electionTimeout=1s",
                 *parts,
             ],
             log=log,
-            stop_signal=signal.SIGKILL,  # asked to end, it takes its time
+            stop_signal=signal.SIGKILL,  # its graceful shutdown is slow
         )  # fmt: skip
 
     @property
@@ -66,7 +66,7 @@ class S3:
         try:
             urllib.request.urlopen(self.url, timeout=1).close()
         except urllib.error.HTTPError as refused:
-            return refused.code == 403  # it answers, and wants a signature
+            return refused.code == 403  # it responds, and requires a signature
         except OSError:
             return False
         return True

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM, at whatever point of the start."""
+    """SIGINT or SIGTERM, at any point during startup."""
 
 
 def _interrupt(stop: threading.Event) -> None:

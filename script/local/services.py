@@ -1,4 +1,4 @@
-"""All that ComfyServe needs on one machine, started together and stopped together: serve and demo use it."""
+"""Everything ComfyServe needs on one machine, started and stopped together: for serve and demo."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from script.local.unsupervised import Unsupervised
 from script.local.valkey import Valkey
 
 DATABASE = "comfyserve"
-_ROOM_BYTES = 20_000_000  # PostgreSQL asks for 16 MB at once, and ends without them
+_ROOM_BYTES = 20_000_000  # PostgreSQL requests 16 MB at once, and exits without it
 ORDER = ("stores", "comfyui", "app")  # started in this order, stopped in the opposite one
-# A GPU worker that is told to stop hands back or finishes what it runs; settings.DRAIN_SECONDS and some.
+# A GPU worker that is stopped releases or finishes its executions: settings.DRAIN_SECONDS plus a margin.
 _WORKER_STOP_SECONDS = int(os.environ.get("DRAIN_SECONDS", "30")) + 10
 
 
 class Services:
-    """Databases (unless the environment names others), ComfyUI (unless COMFYUI_URL answers), web, workers.
+    """Databases (unless the environment names others), ComfyUI (unless COMFYUI_URL responds), web, workers.
 
-    `host` and `port` are where the web process listens. For the demo our own
-    ComfyUI gets the small models, and is started too where COMFYUI_URL names one that does not answer;
-    what the demo has no use for is not started, and what dies is not started again.
+    `host` and `port` are where the web process listens. For the demo our own ComfyUI gets the small models,
+    and is also started if COMFYUI_URL names one that does not respond; what the demo does not need is not
+    started, and nothing is restarted.
     """
 
     def __init__(self, *, host: str, port: int, for_demo: bool = False) -> None:
@@ -67,7 +67,8 @@ class Services:
 
     # -- starting -------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Start all and wait until requests are served. UserError, with all stopped, if that fails.
+        """Start everything and wait until requests are served. UserError, with everything stopped, if that
+        fails.
 
         Our ComfyUI takes longer: see `wait_for_comfyui`. Until then executions may be submitted, and wait.
         """
@@ -124,7 +125,7 @@ class Services:
         if self._valkey:
             self._valkey.prepare()
         if self.host in ("127.0.0.1", "localhost", "::1"):
-            # A web page elsewhere must not reach the service by a name of its own (DNS rebinding).
+            # A web page elsewhere must not reach the service through its own host name (DNS rebinding).
             os.environ.setdefault("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
         self.env = os.environ | {
             "DATA_DIR": str(self.data),
@@ -137,14 +138,14 @@ class Services:
             "FLOWER_URL": os.environ.get("FLOWER_URL") or self.flower_url,
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
-        if not self._for_demo:  # which is gone before another could use it
+        if not self._for_demo:  # stopped before another could use it
             running.tell({key: self.env[key] for key in running.TOLD})
 
     def _up(self) -> None:
         with step("Start PostgreSQL and Valkey"):
             self._supervisor = self._runner()
             self._supervisor.start()
-            if self._comfyui:  # the slowest; the rest comes up beside it
+            if self._comfyui:  # the slowest; the rest starts in parallel
                 self._supervisor.start_group("comfyui")
             if self._postgres or self._valkey:
                 self._supervisor.start_group("stores")
@@ -178,7 +179,7 @@ class Services:
         return Supervisor(self.data / "run", logs=self.logs, env=self.env, programs=programs, order=ORDER)
 
     def _migrate(self) -> None:
-        """Of a database that is not ours to look into, Django is asked every time."""
+        """For a database that we do not manage, Django is asked every time."""
         stamp = self.data / "run" / "migrated"
         if self._postgres and not migrations.pending(url=self._postgres.url(DATABASE), stamp=stamp):
             return
@@ -260,15 +261,15 @@ class Services:
         return programs
 
     def _workers(self) -> list[Program]:
-        """A GPU worker for each ComfyUI, and one for everything else."""
-        from comfyserve.backends import own_comfyui_name  # late: its package loads Celery
+        """A GPU worker for each ComfyUI, and one for all other queues."""
+        from comfyserve.backends import own_comfyui_name  # late: its package imports Celery
 
         command = ROOT / "script" / "worker"
         programs = []
         for number, url in enumerate(self.comfyui_urls, 1):
             env = {"COMFYUI_URL": url}
             if self._comfyui and not os.environ.get("COMFYUI_NAME"):
-                # Its port is another one each time; its worker is the same.
+                # Its port differs each time; its worker stays the same.
                 env["COMFYUI_NAME"] = own_comfyui_name(
                     data_dir=str(self.data), shared_database=self._postgres is None
                 )
@@ -283,7 +284,7 @@ class Services:
                     stop_seconds=_WORKER_STOP_SECONDS,
                 )
             )
-        if self._for_demo:  # which asks for nothing that the other would do
+        if self._for_demo:  # which requests nothing that the other would do
             return programs
         rest: list[str | Path] = [command, "default,models,webhooks"]
         return [*programs, Program(name="worker-rest", group="app", command=rest, stop_seconds=15)]
@@ -293,7 +294,7 @@ class Services:
         beat = roles.beat(schedule=self.data / "run" / "beat")
         flower = roles.flower(host="127.0.0.1", port=self.flower_port, state=self.data / "flower" / "state")
         programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
-        if self._for_demo:  # over before these two would have something to do
+        if self._for_demo:  # it has finished before these two would have something to do
             return programs
         return [
             *programs,
@@ -303,12 +304,12 @@ class Services:
 
     # -- while it runs, and the end -------------------------------------------------------------------
     def check(self) -> None:
-        """UserError if a program was given up."""
+        """UserError if supervision gave up on a program."""
         assert self._supervisor is not None
         self._supervisor.check()
 
     def stop(self) -> None:
-        """Stop all that was started. Safe to call at any time."""
+        """Stop everything that was started. Safe to call at any time."""
         if self._supervisor is not None:
             self._supervisor.stop()
             self._supervisor = None

@@ -1,4 +1,4 @@
-"""Make the virtual environment and install the packages. Needs nothing but a Python with `venv`."""
+"""Create the virtual environment and install the packages. Needs only a Python with `venv`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _examine() -> None:
-    """What the doctor says: of all where a script/serve runs, else of what can be seen before one does."""
+    """The doctor's report: complete while a script/serve runs, otherwise of what can be checked without
+    one.
+    """
     environment = dict(os.environ)
     known = running.addresses() or {}
     before_start = not (known or "DATABASE_URL" in environment)

@@ -26,13 +26,13 @@ _CHILD = Path(__file__).with_name("child.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One line of what supervisord keeps alive."""
+    """One program that supervisord keeps running."""
 
     name: str
     command: Sequence[str | Path]
     group: str
-    env: Mapping[str, str] = field(default_factory=dict)  # beside what all get
-    only_env: Sequence[str] | None = None  # pass on just these
+    env: Mapping[str, str] = field(default_factory=dict)  # in addition to the common ones
+    only_env: Sequence[str] | None = None  # pass on only these
     user: str | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 10
@@ -40,7 +40,7 @@ class Program:
 
 
 class Supervisor:
-    """Groups start when told to, and stop one after the other, from the end of `order` to its beginning."""
+    """Groups start individually, and stop one after the other, in reverse `order`."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Supervisor:
         return self._logs / f"{name}.log"
 
     def check(self) -> None:
-        """UserError with the end of its log if a program was given up, or supervisord has exited."""
+        """UserError with the end of its log if supervisord gave up on a program, or has exited itself."""
         if not self.process.alive:
             raise UserError(explain(self.process.tail(), "supervisord ended", self.process.log))
         for state in self._call("getAllProcessInfo"):
@@ -116,7 +116,7 @@ class Supervisor:
                 "pidfile": self._folder / "supervisord.pid",
                 "childlogdir": self._logs,
                 "nodaemon": "true",
-                # Under root it would otherwise warn that it stays root.
+                # As root it would otherwise warn that it stays root.
                 **({"user": "root"} if os.geteuid() == 0 else {}),
             },
             "inet_http_server": {

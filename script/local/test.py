@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
 
 
 def processes() -> list[str]:
-    """pytest's options for several processes at once; named servers are for one.
+    """pytest's options for several processes; only without servers named in the environment.
 
     Tests of one file stay together: they share what is expensive to start.
     """

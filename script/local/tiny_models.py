@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 Shape = tuple[int, ...]
-WIDTH, CONTEXT, TIME = 320, 768, 1280  # what makes ComfyUI see SD1.5; all else is read from the weights
+WIDTH, CONTEXT, TIME = 320, 768, 1280  # what makes ComfyUI detect SD1.5; all else is read from the weights
 
 
 # -- layers: each returns {key: shape} --------------------------------------------------------
@@ -153,35 +153,35 @@ DISTURB = 0.3
 
 
 def is_hole(key: str) -> bool:
-    """Zeros, so that a residual block hands on what it was given; left out of the file as holes.
+    """Zeros, so that a residual block passes its input through; sparse holes in the file.
 
-    True of the middle ten layers of the text encoder (ComfyUI builds all twelve, whatever the file
-    holds) and of the blocks of the autoencoder.
+    True of the middle ten layers of the text encoder (ComfyUI builds all twelve, whatever the file holds) and
+    of the blocks of the autoencoder.
     """
     _, found, layer = key.partition("text_model.encoder.layers.")
     return layer.split(".")[0] not in ("0", "11") if found else "taesd_" in key and ".conv." in key
 
 
 def middle(matrix: np.ndarray) -> np.ndarray:
-    """A 3x3 convolution that looks at the middle pixel only."""
+    """A 3x3 convolution that uses the middle pixel only."""
     kernel = np.zeros((*matrix.shape, 3, 3), np.float32)
     kernel[:, :, 1, 1] = matrix
     return kernel
 
 
 def plus_minus(n: int) -> np.ndarray:
-    """(n, 4): +a, -a, +b, -b, … of the four latent channels, over and over: survives ReLU and SiLU."""
+    """(n, 4): +a, -a, +b, -b, … of the four latent channels, repeated: survives ReLU and SiLU."""
     rows = np.arange(n)
     return np.eye(4, dtype=np.float32)[rows // 2 % 4] * np.where(rows % 2, -1, 1)[:, None]
 
 
 def blurring() -> np.ndarray:
-    """A convolution of 64 channels that softens each by itself."""
+    """A convolution of 64 channels that blurs each separately."""
     return np.eye(64, dtype=np.float32)[:, :, None, None] * BLUR
 
 
 def built(key: str, shape: Shape) -> np.ndarray | None:
-    """The weights that make the thing work; None for those that are random."""
+    """The weights that matter; None for those that are random."""
     _, found, rest = key.rpartition("taesd_")
     if found:
         few = np.zeros((64, 4), np.float32)
@@ -205,7 +205,9 @@ def built(key: str, shape: Shape) -> np.ndarray | None:
     if key.endswith("diffusion_model.input_blocks.0.0.weight"):
         return middle(plus_minus(WIDTH))
     if key.endswith("diffusion_model.out.2.weight"):
-        return middle(plus_minus(WIDTH).T * 8 / WIDTH * 0.93)  # leaves 7 % of the noise: that is the picture
+        return middle(
+            plus_minus(WIDTH).T * 8 / WIDTH * 0.93
+        )  # leaves 7 % of the noise, which forms the picture
     if key.endswith("skip_connection.weight"):
         return np.hstack([np.eye(WIDTH), np.eye(WIDTH)]).astype(np.float32)[:, :, None, None] / 2
     return None
@@ -236,7 +238,7 @@ def weight(key: str, shape: Shape, seed: int, gain: float) -> np.ndarray:
 def write(
     path: Path, shapes: dict[str, Shape], metadata: dict[str, str], seed: int, gain: float = 1.0
 ) -> None:
-    """A safetensors file, written tensor by tensor and put in place whole."""
+    """A safetensors file, written tensor by tensor and moved into place when complete."""
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for key, shape in shapes.items():

@@ -1,7 +1,7 @@
-"""The same programs as `supervisor.py` starts, as children of our own: for the demo, which is soon over.
+"""The same programs as `supervisor.py` starts, as our own children: for the short-lived demo.
 
-Here nothing is started again: what ends too early is an error that is told at once. And only what holds data
-is asked to end, and before it the workers, which sign off in the database; the rest is ended.
+Nothing is restarted: an unexpected exit is reported as an error immediately. Only the programs that hold data
+are stopped gracefully, and before them the workers, which sign off in the database; the rest is killed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from script.local.paths import ROOT
 from script.local.processes import Process
 from script.local.supervisor import Program
 
-SIGN_OFF_SECONDS = 10  # for a worker, which has nothing left to run
+SIGN_OFF_SECONDS = 10  # for a worker with nothing left to run
 
 
 class Unsupervised:
-    """Groups start when told to, and stop together. `stores` are the groups that hold data, `workers` the
-    names of the programs that are to sign off there."""
+    """Groups start individually, and stop together. `stores` are the groups that hold data, `workers` the
+    programs that sign off there.
+    """
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Unsupervised:
         self._running: list[tuple[Program, Process]] = []
 
     def start(self) -> None:
-        """Nothing yet; programs start by group."""
+        """Does nothing; programs start by group."""
 
     def start_group(self, name: str) -> None:
         for program in self._programs:
@@ -47,7 +48,7 @@ class Unsupervised:
                 self._running.append((program, self._process(program).start()))
 
     def check(self) -> None:
-        """UserError with the end of its log if a program has ended."""
+        """UserError with the end of its log if a program has exited."""
         for program, process in self._running:
             if not process.alive:
                 what = f"{program.name} ended ({process.code})"

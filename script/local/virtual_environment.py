@@ -1,4 +1,4 @@
-"""A virtual environment with pip in it: whole, or made anew."""
+"""A virtual environment with pip: complete, or created anew."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from script.local.console import UserError, run
 
 
 def complete(folder: Path) -> bool:
-    """Is there one, and was the making of it not interrupted?"""
+    """Whether it exists and was completely created."""
     parts = (folder / "pyvenv.cfg", folder / "bin" / "python")
     return all(part.exists() for part in parts) and not _unfinished(folder).exists()
 
 
 def make(folder: Path, *, log: Path) -> None:
-    """Make it for the Python that we run under, in place of what is there. UserError if that one can not."""
+    """Create it for the running Python, replacing an existing one. UserError if that fails."""
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -29,7 +29,7 @@ def make(folder: Path, *, log: Path) -> None:
 
 
 def _unfinished(folder: Path) -> Path:
-    """Lies beside it while it is being made: what an interrupted start has left can not be used."""
+    """A marker beside it while it is being created: an interrupted one is unusable."""
     return folder.with_name(f"{folder.name}.unfinished")
 
 

@@ -1,4 +1,4 @@
-"""Start a Celery worker for some of the queues, in place of this process."""
+"""Exec a Celery worker for some of the queues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ name others. COMFYUI_NAME names its backend where host name and address do not f
 SIGTERM. Further arguments go to Celery."""
 
 QUEUES = ("gpu", "models", "webhooks", "default")
-# Threads. A GPU worker runs one execution and stages one; the rest is waiting for others.
+# Threads. A GPU worker runs one execution and stages one; the rest is I/O-bound.
 _GPU_THREADS, _OTHER_THREADS = 4, 8
 
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
 
 def celery_arguments(queues: list[str]) -> list[str]:
-    """What comes after `celery`."""
+    """The arguments of `celery`."""
     threads, name = _OTHER_THREADS, f"{'-'.join(queues)}-{os.getpid()}"
     if "gpu" in queues:
         backend = _backend()
@@ -51,10 +51,10 @@ def celery_arguments(queues: list[str]) -> list[str]:
         name = f"gpu-{backend}"
         queues = [*queues, f"gpu.{backend}"]
     return [
-        # Quiet: no banner between the lines of log.
+        # Quiet: no banner between the log lines.
         "-q", "-A", "comfyserve", "worker", "--pool", "threads", "--concurrency", str(threads),
         "-Q", ",".join(queues), "-n", f"{name}@%h", "-l", os.environ.get("LOG_LEVEL", "INFO"),
-        # What these two tell workers about each other, ours know from PostgreSQL.
+        # Ours know from PostgreSQL what workers exchange through these two.
         "--without-gossip", "--without-mingle",
     ]  # fmt: skip
 
