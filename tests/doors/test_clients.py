@@ -298,11 +298,7 @@ def app(name: str, *, takes_picture: bool) -> dict[str, Any]:
     [
         open_webui,
         silly_tavern,
-        pytest.param(
-            dify,
-            marks=pytest.mark.xfail(reason="An empty key for partner services is refused", strict=False),
-            id="dify",
-        ),
+        dify,
         n8n,
         open_webui_as_openai,
         open_webui_edit,
