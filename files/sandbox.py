@@ -97,12 +97,13 @@ def _answer(
     sent: bytes | None = request
     while True:
         try:
-            out, _ = process.communicate(sent, timeout=LOOK_SECONDS)
+            left = max(0.0, ends - time.monotonic())
+            out, _ = process.communicate(sent, timeout=min(LOOK_SECONDS, left))
             break
         except subprocess.TimeoutExpired:
             sent = None  # `communicate` goes on with what it was given first
             _check(alive)
-            if time.monotonic() > ends:
+            if time.monotonic() >= ends:
                 raise CannotConvert(
                     f"It takes longer than {settings.CONVERSION_SECONDS:g} seconds to convert"
                 ) from None

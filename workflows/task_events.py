@@ -32,6 +32,7 @@ TASK = "workflows.execution"
 QUEUE_NODE = "queue@postgresql"
 MAX_WAITING = 10_000  # events; more are dropped
 BATCH_SECONDS = 0.1  # events of this period are sent in one message
+LEAST_RUNTIME = 0.001  # seconds; Flower leaves out a runtime of zero
 FLUSH_SECONDS = 1.0  # at process exit
 
 Fields = dict[str, Any]
@@ -63,7 +64,12 @@ def succeeded(execution_id: UUID, *, worker: str, runtime: float | None, outputs
     """`runtime` in seconds on the GPU."""
     result = f"{outputs} output{'' if outputs == 1 else 's'}"
     # the reason an earlier attempt was retried no longer applies
-    fields = {"result": result, "runtime": runtime or 0.0, "exception": None, "traceback": None}
+    fields = {
+        "result": result,
+        "runtime": max(runtime or 0.0, LEAST_RUNTIME),
+        "exception": None,
+        "traceback": None,
+    }
     _publisher.record("task-succeeded", execution_id, fields, worker)
 
 

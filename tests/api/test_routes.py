@@ -17,6 +17,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from accounts import api_keys
 from accounts.models import User
 from apps_catalog import catalog
+from doors.openai import videos
 from files.models import Destination, File, Kind
 from tests.factories import Api
 from tests.workflows import graphs
@@ -66,6 +67,7 @@ OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "execution_id": _execution,
     "prompt_id": _execution,
     "file_id": _file,
+    "video_id": lambda user: _video(user),
     "batch_id": lambda user: Batch.objects.create(user=user, total=1, remaining=1).id,
     "app": lambda user: _app(user),
     "delivery_id": lambda user: 1,  # looked for among those of the execution
@@ -73,6 +75,12 @@ OTHERS_OBJECT: dict[str, Callable[[User], Any]] = {
     "destination": lambda user: Destination.objects.create(user=user, name="theirs").name,
     "key_id": lambda user: api_keys.create(user=user, name="x")[0].id,
 }
+
+
+def _video(user: User) -> Any:
+    execution_id = _execution(user)
+    Execution.objects.filter(id=execution_id).update(metadata={videos.MARK: {}})
+    return execution_id
 
 
 def _app(user: User) -> Any:

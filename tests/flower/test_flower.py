@@ -38,7 +38,7 @@ def test_thirty_executions_of_three_users_on_two_workers(
             elif k == 5:
                 id_, end = person.execute(graphs.colour(i * 10 + k), priority="low"), "REVOKED"
             elif k == 7:
-                id_, end = person.execute(graphs.sleep(1.0, seed=i), priority="high"), "SUCCESS"
+                id_, end = person.execute(graphs.sleep(1.0, seed=424_200 + i), priority="high"), "SUCCESS"
             else:
                 id_, end = person.execute(graphs.colour(i * 10 + k)), "SUCCESS"
             submitted[id_] = end

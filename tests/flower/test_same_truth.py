@@ -179,5 +179,5 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
         what=f"8 completed, 1 failed and 11 cancelled, said by all; now {ended_said()}",
     )
     runtimes = samples(flower.metrics(), "flower_task_runtime_seconds_count", 'task="workflows.execution"')
-    # Flower has the runtime of the failed one, too.
-    assert runtimes == runs_measured() - runs_before + 1
+    # Flower has the runtime of the failed one too, unless ComfyUI did not say how long it took.
+    assert runtimes - (runs_measured() - runs_before) in (0, 1)

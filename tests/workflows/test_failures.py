@@ -27,7 +27,7 @@ from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one 
 from workflows import tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
-from workflows.queue import claims, requeueing
+from workflows.queue import claims, requeueing, scheduling
 from workflows.worker import attempt, runner
 from workflows.worker import backend as backends
 from workflows.worker.maintenance import Upkeep
@@ -186,6 +186,32 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     rig.slots.serve_in_thread()
     for execution_id in ids:
         rig.ends(execution_id, "completed")
+
+
+def test_a_slot_that_skipped_what_was_being_moved_looks_again(rig, monkeypatch):
+    """`settle` locks what waits for a moment, and a claim skips locked rows."""
+    first, second = rig.submit(graphs.colour(1)), rig.submit(graphs.colour(2))
+    take, settle = claims.take, scheduling.settle
+    taken: list[object] = []
+
+    def skips_the_second(**options):
+        if len(taken) == 1 and not moved.is_set():
+            return None
+        taken.append(take(**options))
+        return taken[-1]
+
+    moved = threading.Event()
+
+    def moves(**options):
+        settle(**options)
+        moved.set()
+        return 1
+
+    monkeypatch.setattr(claims, "take", skips_the_second)
+    monkeypatch.setattr(scheduling, "settle", moves)
+    rig.slots.serve_in_thread()
+    rig.ends(first, "completed")
+    rig.ends(second, "completed")
 
 
 # -- Valkey ------------------------------------------------------------------------------------------

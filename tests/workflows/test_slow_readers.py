@@ -61,4 +61,4 @@ def test_one_that_reads_nothing_is_cut_off_though_it_holds_the_line(impatient, s
         with follow(person) as stream:  # its place is free
             assert stream.status == 200
     assert "Traceback" not in impatient.web.log.read_text()[-5000:]
-    assert "without completing" not in impatient.web.log.read_text()
+    assert "without completing response" not in impatient.web.log.read_text()

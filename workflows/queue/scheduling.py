@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from accounts import quotas
 from comfyserve.db import rows
 from comfyserve.db.locks import AdvisoryLock
+from workflows import notify
 from workflows.models import Priority
 
 STEP_SECONDS = 10.0
@@ -183,13 +184,18 @@ def settle(*, user_id: int) -> int:
     be placed, but never before virtual time: the user could get the same by cancelling and resubmitting.
     Differences below the step are ignored until they grow. Safe to run anywhere, any time; returns 0 while a
     submission of the user is in progress.
+
+    Idle workers are woken afterwards: a claim skips the rows that are locked here and may have found nothing.
     """
     with transaction.atomic():
         if not lock_submissions(user_id=user_id, wait=False):
             return 0
-        return rows.execute(
+        moved = rows.execute(
             _SETTLE_SQL, {"step": STEP_SECONDS, "least": MIN_CHARGE / 2} | _flow(user_id, Priority.NORMAL)
         )
+        if moved:
+            transaction.on_commit(notify.ticket)
+        return moved
 
 
 @dataclass(frozen=True)

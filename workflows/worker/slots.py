@@ -277,12 +277,16 @@ class Slots:
         with self._lock:
             self._held.pop(held.claim.token, None)
 
-    @staticmethod
-    def _settle(held: Held) -> None:
-        """Update the places of the user's waiting executions. If this fails, the sweep does it later."""
+    def _settle(self, held: Held) -> None:
+        """Update the places of the user's waiting executions. If this fails, the sweep does it later.
+
+        Meanwhile a slot of ours may have skipped them, and look for work no more: see `scheduling.settle`.
+        """
         try:
             with connections.step():
-                scheduling.settle(user_id=held.claim.user_id)
+                moved = scheduling.settle(user_id=held.claim.user_id)
+            if moved:
+                self.serve_in_thread()
         except connections.UNAVAILABLE as exc:
             logger.warning("the order is corrected later, the database is unavailable: %s", exc)
 
