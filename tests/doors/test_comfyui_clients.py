@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.waiting import wait_for
+from tests.workflows import graphs
 
 # The address and, since the tests' ComfyUI has tiny models on a CPU, the model, the size and the steps.
 REPLACED = (
@@ -37,3 +41,72 @@ def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path
     )
     assert entry["status"]["status_str"] == "success"
     assert entry["outputs"]["9"]["images"]
+
+
+SDK = "@saintno/comfyui-sdk@0.3.1"
+# As its documentation shows it: upload, build the prompt, run it over the websocket, fetch the pictures.
+SDK_SCRIPT = """
+import { readFile } from "node:fs/promises";
+import { ComfyApi, CallWrapper, PromptBuilder } from "@saintno/comfyui-sdk";
+const [address, token, graph] = process.argv.slice(2);
+const credentials = { type: "bearer_token", token };
+const api = new ComfyApi(address, "sdk-client", { credentials });
+await api.init().waitForReady();
+const uploaded = await api.uploadImage(await readFile("a.png"), "a.png");
+const prompt = JSON.parse(graph);
+prompt["1"].inputs.image = uploaded.info.filename;
+const builder = new PromptBuilder(prompt, [], ["images"]).setOutputNode("images", "2");
+const told = [];
+const made = await new Promise((resolve, reject) =>
+  new CallWrapper(api, builder)
+    .onPending(() => told.push("pending"))
+    .onOutput((name) => told.push(name))
+    .onFinished(resolve)
+    .onFailed(reject)
+    .run());
+const images = await Promise.all(made.images.images.map((image) => api.getImage(image)));
+const sizes = images.map((image) => image.size);
+const history = Object.keys(await api.getHistories(5));
+const checkpoints = await api.getCheckpoints();
+console.log(JSON.stringify({ told, sizes, history, checkpoints }));
+process.exit(0);
+"""
+
+
+@pytest.fixture(scope="session")
+def comfyui_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Node finds the SDK of npm."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("needs npm and node")
+    folder = tmp_path_factory.mktemp("sdk")
+    (folder / "package.json").write_text('{"type": "module"}')
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    done = subprocess.run(
+        [npm, "install", *options, SDK], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    if done.returncode:
+        pytest.skip(f"npm gives no {SDK}: {done.stderr[-300:]}")
+    return folder
+
+
+def test_the_sdk_of_npm_runs(gpu_worker: Any, comfyui_sdk: Path):
+    person = gpu_worker.person()
+    key = person.post("/auth/keys", {"name": "sdk", "scope": "comfyui"}).json()["key"]
+    graph: graphs.Graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sdk"}},
+    }
+    (comfyui_sdk / "run.js").write_text(SDK_SCRIPT)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(comfyui_sdk / "a.png")
+    address = f"http://127.0.0.1:{gpu_worker.port}/comfyui"
+    done = subprocess.run(
+        ["node", "run.js", address, key, json.dumps(graph)],
+        cwd=comfyui_sdk, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["told"] == ["pending", "images"]
+    assert all(told["sizes"])
+    assert told["history"] == list(person.get("/comfyui/history").json())
+    assert "tiny-sd15.safetensors" in told["checkpoints"]
