@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from workflows.models import Execution, Worker
+from workflows.queue import requeueing
+from workflows.worker import attempt
+from workflows.worker import backend as backends
 from workflows.worker.backend import Backend
 from workflows.worker.slots import Slots
 
@@ -72,6 +77,22 @@ class Rig:
         self.slots.stop(drain_seconds=0)
         self.slots.wait_empty(timeout=10)
         self.backend.close()
+
+
+def hold_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back after a fault of the system may be taken again at once."""
+    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
+    monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
+    monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
+
+
+def came_back(execution_id: str) -> Execution | None:
+    return Execution.objects.filter(id=execution_id, status="pending", held="backoff").first()
+
+
+def serve_again(rig: Rig) -> None:
+    requeueing.lift_backoff()
+    rig.slots.serve_in_thread()
 
 
 def sleep(seconds: float) -> graphs.Graph:

@@ -8,28 +8,14 @@ import pytest
 
 from comfyui import Client
 from tests.waiting import wait_for
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import came_back, hold_briefly, serve_again, sleep
 from workflows.models import Execution
-from workflows.queue import requeueing
-from workflows.worker import attempt
-from workflows.worker import backend as backends
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, settings):
     settings.STALL_SECONDS = 1
-    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
-    monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
-    monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
-
-
-def came_back(execution_id: str) -> Execution | None:
-    return Execution.objects.filter(id=execution_id, status="pending", held="backoff").first()
-
-
-def serve_again(rig: Rig) -> None:
-    requeueing.lift_backoff()
-    rig.slots.serve_in_thread()
+    hold_briefly(monkeypatch)
 
 
 ANSWERS = [200, 302, 401, 403, 404, 407, 429, 502, 503, 504]

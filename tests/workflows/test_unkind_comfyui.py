@@ -9,11 +9,9 @@ import pytest
 from tests.scripted_comfyui import PNG, NodeClass, ScriptedComfyUI
 from tests.scripted_comfyui.nodes import nothing
 from tests.waiting import wait_for
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import Rig, came_back, hold_briefly, serve_again, sleep
 from workflows.models import Execution, Output
-from workflows.queue import requeueing
-from workflows.worker import attempt, finalize, runner
-from workflows.worker import backend as backends
+from workflows.worker import finalize, runner
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
@@ -21,19 +19,8 @@ PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, settings):
     settings.STALL_SECONDS = 1
-    monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
-    monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
-    monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
+    hold_briefly(monkeypatch)
     monkeypatch.setattr(finalize, "FIRST_DELAY", 0.05)
-
-
-def came_back(execution_id: str) -> Execution | None:
-    return Execution.objects.filter(id=execution_id, status="pending", held="backoff").first()
-
-
-def serve_again(rig: Rig) -> None:
-    requeueing.lift_backoff()
-    rig.slots.serve_in_thread()
 
 
 # -- a proxy's answers in the place of files ---------------------------------------------------------------
