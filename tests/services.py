@@ -24,6 +24,7 @@ from script.local.postgres import Postgres
 from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.stack import Stack
+from tests.waiting import wait_for
 
 pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
@@ -258,7 +259,16 @@ def gpu_worker(stack: Stack, comfyui: TestComfyUI) -> Stack:
     """The stack with a GPU worker for `comfyui` and one for the other queues, both kept between tests."""
     stack.start_worker("gpu-kept", comfyui_url=comfyui.url, keep=True)
     stack.start_worker("rest-kept", queues="default,models,webhooks", keep=True)
+    # A worker is ready before it has read ComfyUI's node definitions.
+    wait_for(lambda: _reported_nodes(stack, comfyui.url), seconds=40, what="the nodes of the worker")
     return stack
+
+
+def _reported_nodes(stack: Stack, comfyui_url: str) -> bool:
+    return stack.sql(
+        "SELECT EXISTS (SELECT FROM workflows_worker WHERE url = %s AND object_info_id IS NOT NULL)",
+        comfyui_url,
+    )[0][0]
 
 
 # -- reports ----------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import pytest
 
 from script.local.attack.campaign import attack
 from script.local.attack.installation import Installation
+from tests.stack import Person
+from tests.waiting import wait_for
 from workflows.graph import node_classes
 
 FOLDER_READER = "LoadImageDataSetFromFolder"
@@ -51,8 +53,15 @@ def everybody_reads_folders(gpu_worker):
         "INSERT INTO workflows_noderule (node, access) VALUES (%s, 'allow')",
         FOLDER_READER,
     )
+    person = gpu_worker.person()
+    wait_for(lambda: _access(person, FOLDER_READER) == "allowed", what="the web process to see the rule")
     yield
     gpu_worker.sql("DELETE FROM workflows_noderule WHERE node = %s", FOLDER_READER)
+
+
+def _access(person: Person, class_type: str) -> str:
+    nodes = person.get("/workflows/nodes").json()
+    return next(node["access"] for node in nodes if node["class_type"] == class_type)
 
 
 @pytest.mark.timeout(120)
