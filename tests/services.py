@@ -28,6 +28,8 @@ from tests.waiting import wait_for
 
 pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
+# ComfyUI ships SaveImageWebsocket as a custom node; one of its script examples needs it.
+WEBSOCKET_NODE = comfyui_install.default_folder() / "ComfyUI" / "custom_nodes" / "websocket_image_save.py"
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes we start would compile everything each time
 _folder = Path(tempfile.mkdtemp(prefix="comfyserve-tests-"))
@@ -101,7 +103,7 @@ class TestComfyUI(local_comfyui.ComfyUI):
             _folder / name,
             port=ports.free_port(),
             log=_logs / f"{name}.log",
-            nodes=sorted(NODES.glob("*.py")),
+            nodes=[*sorted(NODES.glob("*.py")), WEBSOCKET_NODE],
             bridge=bridge,
         )
         self._ready_once = False

@@ -14,7 +14,8 @@ FLOWER_PREFIX = "flower"  # the path it is served under, behind a proxy and with
 # Websockets are ComfyUI's `/ws`: clients send little, and image frames do not compress.
 PROTOCOLS = (
     "--http", "comfyserve.api.gate.protocol:Protocol",
-    "--ws", "websockets-sansio", "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
+    "--ws", "comfyserve.api.gate.websocket_protocol:WebsocketProtocol",
+    "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
 )  # fmt: skip
 
 

@@ -23,17 +23,23 @@ REPLACED = (
 )
 
 
-@pytest.mark.parametrize("name", ["basic_api_example.py", "websockets_api_example.py"])
-def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path, name: str):
-    person = gpu_worker.person()
+def example(stack: Any, comfyui: Any, person: Any, name: str, folder: Path) -> Path:
+    """ComfyUI's own script, with a key of the person's in its address."""
     key = person.post("/auth/keys", {"name": name, "scope": "comfyui"}).json()["key"]
     [source] = Path(comfyui.install).rglob(f"script_examples/{name}")
-    text = source.read_text().replace("127.0.0.1:8188", f"127.0.0.1:{gpu_worker.port}/c/{key}")
+    text = source.read_text().replace("127.0.0.1:8188", f"127.0.0.1:{stack.port}/c/{key}")
     for old, new in REPLACED:
         assert old in text
         text = text.replace(old, new)
-    script = tmp_path / name
+    script = folder / name
     script.write_text(text)
+    return script
+
+
+@pytest.mark.parametrize("name", ["basic_api_example.py", "websockets_api_example.py"])
+def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path, name: str):
+    person = gpu_worker.person()
+    script = example(gpu_worker, comfyui, person, name, tmp_path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     [entry] = wait_for(
@@ -41,6 +47,26 @@ def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path
     )
     assert entry["status"]["status_str"] == "success"
     assert entry["outputs"]["9"]["images"]
+
+
+# The example leaves the display of its pictures to its reader, as a comment: this counts and opens them.
+OPENED = """
+from PIL import Image
+import io
+for node_id, pictures in images.items():
+    for data in pictures:
+        print(node_id, Image.open(io.BytesIO(data)).format, Image.open(io.BytesIO(data)).size)
+"""
+
+
+def test_comfyuis_example_gets_its_pictures_over_the_websocket(gpu_worker: Any, comfyui: Any, tmp_path: Path):
+    """The pictures of SaveImageWebsocket come after `executing` of that node and before the next one."""
+    person = gpu_worker.person()
+    script = example(gpu_worker, comfyui, person, "websockets_api_example_ws_images.py", tmp_path)
+    script.write_text(script.read_text() + OPENED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["save_image_websocket_node PNG (64, 64)"]
 
 
 SDK = "@saintno/comfyui-sdk@0.3.1"

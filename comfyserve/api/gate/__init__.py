@@ -5,6 +5,7 @@
     lanes         how many costly requests are handled at once: large bodies, password hashes
     threads       Django's handling in a request thread, and sending its response
     protocol      uvicorn's HTTP protocol with a deadline and a limit for the headers
+    websocket_protocol  uvicorn's websocket protocol, which logs no error for a refused handshake
 
 A request thread receives a complete body and passes its response to the event loop: it never
 waits for a client.
