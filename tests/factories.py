@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import HttpResponse
+from django.http import HttpResponseBase
 from django.test import Client
 from django.test.client import ClientHandler
 
@@ -57,9 +57,9 @@ class Api:
         return self("delete", path, **options)
 
 
-def assert_error(response: HttpResponse, status: int, error: str) -> dict[str, Any]:
+def assert_error(response: HttpResponseBase, status: int, error: str) -> dict[str, Any]:
     """The response has the one shape of error; its body."""
-    assert response.status_code == status, response.content
+    assert response.status_code == status, getattr(response, "content", "")
     body: dict[str, Any] = response.json()  # type: ignore[attr-defined]
     assert list(body) == ["error", "message", "details", "timestamp", "request_id"]
     assert body["error"] == error

@@ -32,7 +32,7 @@ _inside = threading.local()
 
 def is_open() -> bool:
     """Whether this thread has a transaction of its own code open."""
-    return any(not block._from_testcase for block in connection.atomic_blocks)
+    return any(not block._from_testcase for block in connection.atomic_blocks)  # type: ignore[attr-defined]
 
 
 def _frames() -> Iterator[FrameType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
@@ -24,7 +25,7 @@ def noticed(db: Any) -> Any:
 
 def test_a_call_of_redis_inside_a_transaction_is_noticed(noticed):
     with transaction.atomic():
-        notify.announce_preview("00000000-0000-0000-0000-000000000000", {})
+        notify.announce_preview(UUID(int=0), {})
     assert any(
         each.startswith("a call of Redis inside a transaction: workflows/notify.py") for each in noticed
     )
@@ -44,7 +45,7 @@ def test_a_sleep_of_ours_inside_a_transaction_is_noticed(noticed, monkeypatch):
 
 
 def test_what_happens_outside_or_is_the_tests_own_is_not(noticed):
-    notify.announce_preview("00000000-0000-0000-0000-000000000000", {})
+    notify.announce_preview(UUID(int=0), {})
     with transaction.atomic(), redis.Redis.from_url(settings.REDIS_URL) as client:
         client.ping()
         time.sleep(0.02)

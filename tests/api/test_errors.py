@@ -66,10 +66,11 @@ class TestTheOneShape:
 
     def test_a_crash_is_found_in_the_log_by_its_id(self, stranger: Api, monkeypatch) -> None:
         console = next(handler for handler in logging.getLogger().handlers if handler.name == "console")
-        monkeypatch.setattr(console, "stream", io.StringIO())
+        written = io.StringIO()
+        monkeypatch.setattr(console, "stream", written)
         raising(monkeypatch, RuntimeError("boom"))
         request_id = refresh(stranger).json()["request_id"]
-        assert request_id in console.stream.getvalue()
+        assert request_id in written.getvalue()
 
     @pytest.mark.parametrize(
         "exc, status, error",

@@ -26,7 +26,7 @@ COMMON = [
 
 def fuzz(stack: Stack, *arguments: str) -> None:
     command = [
-        Path(sys.executable).with_name("schemathesis"),
+        str(Path(sys.executable).with_name("schemathesis")),
         "run",
         f"{stack.url}/schema",
         *COMMON,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import select
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -173,9 +175,12 @@ class TestGreedyClients:
     def test_a_header_with_an_underscore_does_not_override_the_proxys(self, settings, caplog, monkeypatch):
         settings.TRUSTED_PROXY_HOPS = 1
         seen = []
-        monkeypatch.setattr(
-            "accounts.registration.register", lambda **given: seen.append(given["address"]) or 1 / 0
-        )
+
+        def register(**given: Any) -> None:
+            seen.append(given["address"])
+            raise Unavailable("enough seen")
+
+        monkeypatch.setattr("accounts.registration.register", register)
         account = b'{"email": "a@example.com", "username": "a", "password": "correct horse"}'
         Asked(
             [account],
@@ -194,11 +199,14 @@ def test_large_bodies_of_one_account_leave_room_for_those_of_others(stack, socke
     )
     clients = [connect(stack, sockets, head.encode()) for _ in range(64)]
     too_many = 64 - application.EACH_AT_ONCE
-    answered = wait_for(
-        lambda: len(found := select.select(clients, [], [], 0.1)[0]) >= too_many and found, seconds=20
-    )
-    assert len(answered) == too_many
-    assert all(client.recv(4096).startswith(b"HTTP/1.1 503") for client in answered)
+
+    def answered() -> list[socket.socket]:
+        readable, _, _ = select.select(clients, [], [], 0.1)
+        return readable if len(readable) >= too_many else []
+
+    refused = wait_for(answered, seconds=20)
+    assert len(refused) == too_many
+    assert all(client.recv(4096).startswith(b"HTTP/1.1 503") for client in refused)
     graph = graphs.colour(1) | {
         "3": {"class_type": "EmptyImage", "inputs": {}, "_meta": {"x": "y" * 100_000}}
     }
@@ -285,21 +293,21 @@ class TestLanes:
 class TestJson:
     @pytest.mark.parametrize("piece", [b"[],", b"1,", b'{"a":1},', b'"",'])
     def test_too_many_elements_are_refused_before_parsing(self, piece, monkeypatch):
-        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
         with pytest.raises(ParseError, match="elements"):
             parsers.loads(b"[" + piece * json_limits.MAX_ELEMENTS + b"1]")
 
     def test_without_an_account_few_elements_are_parsed(self, stranger: Api, as_alice: Api, monkeypatch):
-        body = [[]] * 5_000
+        body: list[list[int]] = [[]] * 5_000
         answer = as_alice.post("/workflows/execute", body)
         assert "dictionary" in answer.content.decode()
-        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
         answer = stranger.post("/auth/login", body)
         assert answer.status_code == 400
         assert b"more than 1000 elements" in answer.content
 
     def test_depth_is_refused_before_parsing(self, monkeypatch):
-        monkeypatch.setattr(parsers.json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
         with pytest.raises(ParseError, match="levels"):
             parsers.loads(b"[" * 200 + b"]" * 200)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,23 @@ FIELDS = [
     "current_password",
     "name",
 ]
-VALUES = [None, True, 7, 1.5, -(2**63), [], {}, [[]], {"a": 1}, "", " ", "x" * 100_000, "\u202e", "😀", "%00"]
+VALUES: list[Any] = [
+    None,
+    True,
+    7,
+    1.5,
+    -(2**63),
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    "",
+    " ",
+    "x" * 100_000,
+    "\u202e",
+    "😀",
+    "%00",
+]
 
 
 class TestHostileJson:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from celery import shared_task
@@ -36,12 +37,12 @@ class TestRequestIds:
         request_ids.begin("abc")
         record = logging.makeLogRecord({})
         logs.Context().filter(record)
-        assert record.request_id == "abc"
+        assert record.__dict__["request_id"] == "abc"
 
 
 class TestCelery:
     def test_it_goes_with_the_message(self) -> None:
-        sent: list[dict[str, object]] = []
+        sent: list[dict[str, Any]] = []
         request_ids.begin("abc")
         with app.connection_for_write() as connection:
             app.send_task("tests.nothing", connection=connection, queue="tests-of-ids")

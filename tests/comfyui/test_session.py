@@ -41,12 +41,14 @@ def of(kind: type[events.Event], seen: list[Any]) -> list[Any]:
 class TestFollowing:
     def test_a_success_in_its_order(self, follow, prompt_id):
         seen = follow(picture())
-        started, succeeded, ended = seen[0], *seen[-2:]
+        started, succeeded, ended = seen[0], seen[-2], seen[-1]
         assert isinstance(started, events.Started)
         assert isinstance(seen[1], events.Cached)
         assert isinstance(succeeded, events.Succeeded)
         assert ended == events.Ended(prompt_id)
         assert {started.prompt_id, succeeded.prompt_id} == {prompt_id}
+        assert succeeded.timestamp_ms
+        assert started.timestamp_ms
         assert 0 <= succeeded.timestamp_ms - started.timestamp_ms < 60_000
         [executed] = of(events.Executed, seen)
         assert (executed.node_id, list(executed.output)) == ("2", ["images"])

@@ -165,7 +165,8 @@ def test_only_the_websocket_of_the_client_id_gets_the_messages(gpu_worker, perso
         # Of a prompt without a client id: its progress, and nothing else.
         assert {each["type"] for each in before} == {"status", "progress", "progress_state"}
         assert {each["data"].get("prompt_id") for each in before} == {None, unnamed}
-        first.settimeout(0.5), foreign.settimeout(0.5)
+        first.settimeout(0.5)
+        foreign.settimeout(0.5)
         assert {each["type"] for each in waiting(first)} == {"status"}
         assert waiting(foreign) == []
 

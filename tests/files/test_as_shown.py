@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.files.conftest import uploaded
+from tests.pictures import pixel
 from tests.stack import Person
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
@@ -58,8 +59,8 @@ def test_a_picture_that_is_to_be_turned(alice, format_):
     assert (info["width"], info["height"]) == (40, 80)
     small = thumbnail(alice, info)
     assert small.size == (40, 80)
-    assert near(small.getpixel((20, 10)), RED)
-    assert near(small.getpixel((20, 70)), BLUE)
+    assert near(pixel(small, (20, 10)), RED)
+    assert near(pixel(small, (20, 70)), BLUE)
 
 
 def test_heic_as_phones_make_it(alice):
@@ -67,13 +68,13 @@ def test_heic_as_phones_make_it(alice):
     pillow_heif.from_pillow(two_colours()).save(target, quality=90)
     info = described(alice, target.getvalue(), "IMG_0001.HEIC")
     assert (info["content_type"], info["width"], info["height"]) == ("image/heic", 80, 40)
-    assert near(thumbnail(alice, info).getpixel((10, 10)), RED)
+    assert near(pixel(thumbnail(alice, info), (10, 10)), RED)
 
 
 def test_sixteen_bits_of_grey_are_not_white(alice):
     grey = Image.new("I;16", (20, 20), 30_000)
     info = described(alice, encoded(grey, "PNG"), "a.png")
-    assert near(thumbnail(alice, info).getpixel((5, 5)), (117, 117, 117))
+    assert near(pixel(thumbnail(alice, info), (5, 5)), (117, 117, 117))
 
 
 def test_transparency_of_a_palette_stays(alice):
@@ -82,8 +83,8 @@ def test_transparency_of_a_palette_stays(alice):
     picture.paste(1, (10, 0, 20, 20))
     info = described(alice, encoded(picture, "PNG", transparency=0), "a.png")
     small = thumbnail(alice, info)
-    assert small.getpixel((2, 10))[3] < 20
-    assert near(small.getpixel((17, 10)), (0, 0, 255, 255))
+    assert pixel(small, (2, 10))[3] < 20
+    assert near(pixel(small, (17, 10)), (0, 0, 255, 255))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_an_animated_picture_is_shown_in_the_browser(alice, format_, type_):
     assert (info["content_type"], info["width"], info["height"]) == (type_, 80, 40)
     answer = alice.get(f"/files/{info['file_id']}")
     assert answer.headers["Content-Disposition"].startswith("inline")
-    assert near(thumbnail(alice, info).getpixel((10, 10)), RED)
+    assert near(pixel(thumbnail(alice, info), (10, 10)), RED)
 
 
 def video(*, rotation: int = 0, aspect: Fraction | None = None, format_: str = "mp4") -> bytes:
@@ -130,16 +131,16 @@ def test_a_video_has_a_size_a_duration_and_a_picture(alice, format_, type_):
     assert info["duration_seconds"] == pytest.approx(2.0, abs=0.11)
     small = thumbnail(alice, info)
     assert small.size == (80, 40)
-    assert near(small.getpixel((10, 20)), RED)
-    assert near(small.getpixel((70, 20)), BLUE)
+    assert near(pixel(small, (10, 20)), RED)
+    assert near(pixel(small, (70, 20)), BLUE)
 
 
 def test_a_video_that_is_to_be_turned(alice):
     info = described(alice, video(rotation=90), "a.mp4")
     assert (info["width"], info["height"]) == (40, 80)
     small = thumbnail(alice, info)
-    assert near(small.getpixel((20, 10)), RED)
-    assert near(small.getpixel((20, 70)), BLUE)
+    assert near(pixel(small, (20, 10)), RED)
+    assert near(pixel(small, (20, 70)), BLUE)
 
 
 def test_a_video_whose_pixels_are_not_square(alice):

@@ -12,6 +12,8 @@ import pytest
 import requests
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.pictures import pixel
+
 from .conftest import assert_error, picture, uploaded
 
 PROMPT = '{"1": {"class_type": "SecretNode"}}'
@@ -52,18 +54,20 @@ def film(sound: bool = True) -> bytes:
             frame = av.VideoFrame.from_image(Image.new("RGB", (128, 96), (i * 10, 0, 0)))
             made.mux(track.encode(frame))
         for i in range(80 if noise else 0):
+            assert noise is not None
             samples = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
             samples.sample_rate, samples.pts = 44100, i * 1024
             for plane in samples.planes:
                 plane.update(bytes(plane.buffer_size))
             made.mux(noise.encode(samples))
-        for each in filter(None, (track, noise)):
-            made.mux(each.encode(None))
+        made.mux(track.encode(None))
+        if noise:
+            made.mux(noise.encode(None))
     return stream.getvalue()
 
 
 def streams_of(content: bytes) -> dict[str, Any]:
-    with av.open(BytesIO(content)) as container:
+    with av.open(BytesIO(content), "r") as container:
         video = container.streams.video[0]
         return {
             "kinds": sorted(stream.type for stream in container.streams),
@@ -110,7 +114,7 @@ class TestPictures:
         Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(stream, "PNG")
         file_id = uploaded(alice, stream.getvalue())
         assert opened(get(alice, file_id, format="jpeg")).getpixel((5, 5)) == (255, 255, 255)
-        assert opened(get(alice, file_id, format="webp")).getpixel((5, 5))[3] == 0
+        assert pixel(opened(get(alice, file_id, format="webp")), (5, 5))[3] == 0
 
     def test_it_is_upright_and_keeps_its_colour_profile(self, site, alice):
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -119,7 +123,12 @@ class TestPictures:
         stream = BytesIO()
         Image.new("RGB", (40, 20), "red").save(stream, "JPEG", exif=exif, icc_profile=profile)
         file_id = uploaded(alice, stream.getvalue())
-        for query in ({"format": "png"}, {"format": "webp", "metadata": "strip"}, {"metadata": "strip"}):
+        queries: list[dict[str, Any]] = [
+            {"format": "png"},
+            {"format": "webp", "metadata": "strip"},
+            {"metadata": "strip"},
+        ]
+        for query in queries:
             found = opened(get(alice, file_id, **query))
             assert found.size == (20, 40), query
             assert found.info["icc_profile"] == profile, query
@@ -129,7 +138,8 @@ class TestPictures:
         stream = BytesIO()
         Image.new("I;16", (20, 20), 40_000).save(stream, "PNG")
         file_id = uploaded(alice, stream.getvalue())
-        assert abs(opened(get(alice, file_id, format="jpeg")).getpixel((5, 5)) - 40_000 // 256) <= 1
+        grey: Any = opened(get(alice, file_id, format="jpeg")).getpixel((5, 5))
+        assert abs(grey - 40_000 // 256) <= 1
         kept = opened(get(alice, file_id, max_size=16))
         assert (kept.mode, kept.getpixel((5, 5))) == ("I;16", 40_000)
 
@@ -138,7 +148,7 @@ class TestPictures:
     def test_animations_stay_animations(self, site, alice, kind, name):
         file_id = uploaded(alice, animated(kind))
         found = opened(get(alice, file_id, format=name, max_size=24))
-        assert (found.n_frames, found.size) == (6, (24, 16))
+        assert (getattr(found, "n_frames", 1), found.size) == (6, (24, 16))
 
 
 class TestMetadata:

@@ -82,7 +82,8 @@ def sound(kind: str, codec: str) -> bytes:
     with av.open(stream, "w", format=kind) as made:
         made.metadata["prompt"] = made.metadata["comment"] = TEXT
         track = made.add_stream(codec, rate=44100)
-        samples = av.AudioFrame(format=track.codec_context.format.name, layout="stereo", samples=1024)
+        assert isinstance(track, av.AudioStream)
+        samples = av.AudioFrame(format=track.format.name, layout="stereo", samples=1024)
         samples.sample_rate = 44100
         for plane in samples.planes:
             plane.update(bytes(plane.buffer_size))

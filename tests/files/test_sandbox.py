@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -52,13 +53,13 @@ def test_what_nobody_wants_any_more_is_stopped(source, tmp_path, settings, monke
 
 def test_the_process_has_none_of_our_secrets(source, tmp_path, monkeypatch):
     seen = {}
-    start = sandbox.subprocess.Popen
+    start = subprocess.Popen
 
     def started(*args, **kwargs):
         seen.update(kwargs["env"])
         return start(*args, **kwargs)
 
-    monkeypatch.setattr(sandbox.subprocess, "Popen", started)
+    monkeypatch.setattr(subprocess, "Popen", started)
     sandbox.convert(source, tmp_path / "target", Wanted("webp"), "image/png")
     assert os.environ["SECRET_KEY"] not in seen.values()
     assert set(seen) <= {*sandbox.INHERITED, "PYTHONPATH"}

@@ -70,4 +70,5 @@ def test_what_can_not_be_made_is_tried_once(file, monkeypatch):
 
 def test_the_sweep_of_orphans_lets_it_be(file):
     key = thumbnails.key_of(file)
+    assert key
     assert storing.named([key, file.key, "thumbnails/aa/other.webp"]) == {key, file.key}

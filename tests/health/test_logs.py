@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_one_execution_is_one_story_across_web_and_worker(json_lines):
     execution_id = person.execute(graphs.txt2img(text="a secret garden"))
     assert person.result(execution_id)["status"] == "completed"
 
-    def story(process) -> list[dict]:
+    def story(process) -> list[dict[str, Any]]:
         return [line for line in lines(process) if line.get("execution_id") == execution_id]
 
     web, worker = own.stack.web, own.stack.workers["json"]
@@ -91,7 +92,7 @@ def test_a_request_is_one_line_without_its_query(json_lines):
     own, lines = json_lines
     own.get("/workflows/?token=not-for-the-log", headers={"X-Request-ID": "the-request"})
 
-    def found() -> list[dict]:
+    def found() -> list[dict[str, Any]]:
         return [line for line in lines(own.stack.web) if line.get("request_id") == "the-request"]
 
     [line] = wait_for(found)
@@ -128,7 +129,7 @@ def test_what_was_in_hand_before_is_in_hand_again():
             pass
         record = logging.makeLogRecord({})
         logs.Context().filter(record)
-    assert record.execution_id == "outer"
+    assert record.__dict__["execution_id"] == "outer"
 
 
 @pytest.mark.parametrize("secret", ["csk_abcdefghij012", "whsec_MfKQ9r8GKYqrTwjU", "hf_abcdefghijklmno"])

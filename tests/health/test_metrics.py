@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import OperationalError, transaction
@@ -60,17 +62,17 @@ def run_one(
     claim = claims.take(worker="w")
     assert claim is not None
     assert state_machine.begin(claim, total_steps=1)
-    began = timezone.now() - timezone.timedelta(seconds=seconds)
+    began = timezone.now() - timedelta(seconds=seconds)
     Execution.objects.filter(id=claim.execution_id).update(started_at=began, created_at=began)
     outcome = Outcome(status, error=cause and "no", failure_cause=cause, gpu_seconds=seconds)
     assert state_machine.finish(claim, outcome)
 
 
-def metrics(**headers) -> dict:
+def metrics(**headers) -> dict[str, Any]:
     return Client().get("/metrics/", **headers).json()
 
 
-def scrape(accept: str = "text/plain") -> dict[tuple[str, frozenset], float]:
+def scrape(accept: str = "text/plain") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by name and labels."""
     answer = Client().get("/metrics/", headers={"Accept": accept})
     assert answer.status_code == 200
@@ -113,6 +115,7 @@ class TestJson:
             submit()
         run_one()
         claim = claims.take(worker="w")
+        assert claim is not None
         state_machine.begin(claim, total_steps=1)
         found = metrics()
         assert (found["active_executions"], found["queue_size"], found["total_executions"]) == (1, 2, 4)
@@ -174,7 +177,8 @@ class TestToken:
 class TestPrometheus:
     def test_ended_ones_are_counted_by_status_and_priority(self, submit):
         submit("high"), submit("low"), submit("low")
-        run_one(), run_one(Status.FAILED, cause=FailureCause.NODE)
+        run_one()
+        run_one(Status.FAILED, cause=FailureCause.NODE)
         state_machine.cancel(Execution.objects.get(status="pending").id)
         found = scrape()
         name = "comfyserve_executions_ended_total"
@@ -184,7 +188,8 @@ class TestPrometheus:
 
     def test_run_times_are_a_histogram_by_kind(self, submit):
         kinds = {submit(graph=graphs.colour(1)).kind, submit(graph=graphs.txt2img()).kind}
-        run_one(seconds=3), run_one(seconds=30)
+        run_one(seconds=3)
+        run_one(seconds=30)
         found = scrape()
         name = "comfyserve_execution_run_seconds"
         assert {dict(has)["kind"] for n, has in found if n == f"{name}_count"} == kinds
@@ -210,9 +215,7 @@ class TestPrometheus:
 
     def test_what_waits_is_told_by_priority_with_the_age_of_the_oldest(self, submit):
         submit("high"), submit("low"), submit("low")
-        Execution.objects.filter(priority="high").update(
-            created_at=timezone.now() - timezone.timedelta(seconds=90)
-        )
+        Execution.objects.filter(priority="high").update(created_at=timezone.now() - timedelta(seconds=90))
         found = scrape()
         assert sample(found, "comfyserve_waiting_executions", priority="low") == 2
         assert sample(found, "comfyserve_waiting_executions", priority="normal") == 0
@@ -221,13 +224,13 @@ class TestPrometheus:
     def test_a_claim_taken_from_a_dead_worker_is_a_lease_loss(self, submit, settings):
         submit()
         claims.take(worker="w")
-        long_ago = timezone.now() - timezone.timedelta(hours=1)
+        long_ago = timezone.now() - timedelta(hours=1)
         Execution.objects.update(lease_expires_at=long_ago, suspect_lease=long_ago, suspect_since=long_ago)
         assert requeueing.reap() == 1
         assert sample(scrape(), "comfyserve_lease_losses_total", how="reaped") == 1
 
     def test_workers_are_counted_by_what_they_are(self):
-        long_ago = timezone.now() - timezone.timedelta(minutes=5)
+        long_ago = timezone.now() - timedelta(minutes=5)
         Worker.objects.create(name="a", host="h", pid=1, url="http://x", reachable=True)
         Worker.objects.create(name="b", host="h", pid=1, url="http://x", reachable=False)
         Worker.objects.create(name="c", host="h", pid=1, url="http://x", heartbeat_at=long_ago)

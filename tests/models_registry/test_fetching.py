@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from comfyserve.outbound import client
 from models_registry import fetching
 from models_registry.models import Download
 from tests.models_registry.sources import Source, serving
@@ -139,7 +140,12 @@ def test_a_stalled_download_is_cancelled_at_once(fetch, source, folder):
 def test_a_worker_that_stops_does_not_wait_for_a_stalled_source(fetch, source, folder):
     source.paused, stop = threading.Event(), threading.Event()
     began = time.monotonic()
-    threading.Thread(target=lambda: source.half_sent.wait(10) and stop.set()).start()
+
+    def stop_halfway() -> None:
+        if source.half_sent.wait(10):
+            stop.set()
+
+    threading.Thread(target=stop_halfway).start()
     with pytest.raises(fetching.Stopped):
         fetch(stop=stop)
     assert time.monotonic() - began < 5
@@ -310,9 +316,9 @@ def test_tokens_go_to_their_own_hosts_only(fetch, source, settings, monkeypatch,
 
     def door(url, *, headers, **_):
         seen.append(headers.get("Authorization"))
-        raise fetching.client.Refused("far enough")
+        raise client.Refused("far enough")
 
-    monkeypatch.setattr(fetching.client, "get", door)
+    monkeypatch.setattr(client, "get", door)
     source.url = url
     with pytest.raises(fetching.Failed, match="far enough"):
         fetch(with_tokens=True)

@@ -104,7 +104,8 @@ def sleep(seconds: float) -> graphs.Graph:
 
 def before(monkeypatch, owner: Any, name: str, act: Any) -> None:
     """`act` with the call's arguments, once, right before `owner.name` is called."""
-    original, done = getattr(owner, name), []
+    original = getattr(owner, name)
+    done: list[bool] = []
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not done:
@@ -116,7 +117,8 @@ def before(monkeypatch, owner: Any, name: str, act: Any) -> None:
 
 
 def after(monkeypatch, owner: Any, name: str, act: Any) -> None:
-    original, done = getattr(owner, name), []
+    original = getattr(owner, name)
+    done: list[bool] = []
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)

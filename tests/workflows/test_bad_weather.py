@@ -29,7 +29,7 @@ from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.queue import requeueing, state_machine
-from workflows.worker import attempt, input_transfer, runner, slots
+from workflows.worker import attempt, runner, slots
 from workflows.worker import backend as backends
 from workflows.worker.maintenance import Upkeep
 
@@ -158,7 +158,7 @@ def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, m
         looked.set()
         away()
 
-    monkeypatch.setattr(input_transfer.File.objects, "filter", gone)
+    monkeypatch.setattr(File.objects, "filter", gone)
     rig.slots.serve_in_thread()
     assert looked.wait(5)
     rig.slots.stop(drain_seconds=0.5)

@@ -177,5 +177,5 @@ def test_the_contact_sheet_is_a_picture_of_all(alice):
 
 def test_an_execution_says_which_batch_it_is_of(alice):
     batch = submitted(alice)
-    id_ = Execution.objects.filter(batch=batch["batch_id"]).first().id
+    id_ = Execution.objects.filter(batch=batch["batch_id"])[0].id
     assert alice.get(f"/workflows/{id_}").json()["batch_id"] == batch["batch_id"]

@@ -132,6 +132,7 @@ def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
 def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
     execution_id = submit(alice)
     claim = claims.take(worker="has")
+    assert claim is not None
     assert requeueing.requeue(claim, reason="it lacks it after all", exclude=True)
     assert matching.lift() == 1
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)

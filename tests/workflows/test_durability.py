@@ -100,8 +100,7 @@ def kill(server: Postgres) -> None:
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     for pid in [postmaster, *map(int, children)]:
         os.kill(pid, signal.SIGKILL)
-    for pid in map(int, children):
-        wait_for(lambda pid=pid: is_gone(pid), what="the server's processes to be gone")
+    wait_for(lambda: all(is_gone(int(pid)) for pid in children), what="the server's processes to be gone")
 
 
 def is_gone(pid: int) -> bool:

@@ -321,7 +321,9 @@ def test_previews_come_to_who_asks_for_them_only(gpu_worker):
             began = time.monotonic()
             count = 0
             while time.monotonic() - began < 3:
-                count += shown.next().name == "preview"
+                event = shown.next()
+                assert event is not None
+                count += event.name == "preview"
             assert 1 <= count <= 15
             plain.until("progress")
         assert "preview" not in {event.name for event in plain.seen}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
@@ -40,7 +40,7 @@ class Gpus:
         self.running: list[tuple[float, Any, float]] = []  # end, claim, cost
         self.staged: list[Any] = []
         self.cost: dict[str, float] = {}  # what executions really take
-        self.used: Counter[int] = Counter()
+        self.used: defaultdict[int, float] = defaultdict(float)  # GPU seconds by user
 
     def submit(self, api: Api, *, cost: float, priority: str = "normal", workflow: Any = None) -> str:
         response = api.post(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,9 @@ def person(gpu_worker):
 
 
 def test_a_model_saved_with_backslashes_is_found():
-    graph = {"1": {"class_type": "LoraLoader", "inputs": {"lora_name": "styles\\ink.safetensors"}}}
+    graph: dict[str, Any] = {
+        "1": {"class_type": "LoraLoader", "inputs": {"lora_name": "styles\\ink.safetensors"}}
+    }
     fitted = advice.with_separators(graph, CLASSES)
     assert fitted["1"]["inputs"]["lora_name"] == "styles/ink.safetensors"
     assert graph["1"]["inputs"]["lora_name"] == "styles\\ink.safetensors", "what was sent is kept"

@@ -16,6 +16,7 @@ import requests
 from PIL import Image
 
 from tests.files.conftest import picture, uploaded
+from tests.pictures import pixel
 from tests.stack import Person
 from tests.waiting import wait_for
 
@@ -41,8 +42,7 @@ def saved_colour(result: dict[str, Any]) -> tuple[int, ...]:
     assert result["status"] == "completed", result
     [saved] = result["outputs"]["images"]
     content = requests.get(saved["url"], timeout=10).content
-    colour: tuple[int, ...] = Image.open(BytesIO(content)).convert("RGB").getpixel((3, 3))
-    return colour
+    return pixel(Image.open(BytesIO(content)).convert("RGB"), (3, 3))
 
 
 def refusal(person: Person, workflow: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -12,6 +12,7 @@ import requests
 from PIL import Image
 
 from script.local import comfyui as local_comfyui
+from tests.pictures import pixel
 from tests.waiting import wait_for
 from tests.workflows import graphs
 from tests.workflows.graphs import sleep
@@ -37,7 +38,7 @@ def queue_of(comfyui) -> list[str]:
 
 def colour_of(url: str) -> int:
     answer = requests.get(url, timeout=10)
-    red, green, blue = Image.open(BytesIO(answer.content)).convert("RGB").getpixel((0, 0))
+    red, green, blue = pixel(Image.open(BytesIO(answer.content)).convert("RGB"), (0, 0))
     return red << 16 | green << 8 | blue
 
 
@@ -60,9 +61,7 @@ def test_two_hundred_workflows_of_ten_users_each_end_once_with_the_right_picture
     ids = [execution_id for each in submitted for execution_id in each]
     rows = stack.sql("SELECT worker, attempt FROM workflows_execution WHERE id = ANY(%s::uuid[])", ids)
     assert len(rows) == USERS * EACH
-    shares = defaultdict(int)
-    for worker, _ in rows:
-        shares[worker] += 1
+    shares = Counter(worker for worker, _ in rows)
     assert min(shares["gpu-0"], shares["gpu-1"]) > USERS * EACH / 4, shares
     ends = stack.sql(
         "SELECT count(*) FROM workflows_logline WHERE message = 'Workflow completed successfully' "
@@ -90,8 +89,7 @@ def test_every_third_cancelled_at_a_random_moment_harms_no_other(bare_stack, com
         status = person.result(execution_id, seconds=90)["status"]
         assert status == ("cancelled" if answers.get(execution_id) == 200 else "completed")
     assert set(answers.values()) <= {200, 409}
-    for comfyui in comfyui_pair:
-        wait_for(lambda comfyui=comfyui: not queue_of(comfyui), what="ComfyUI's queue to be empty")
+    wait_for(lambda: not any(map(queue_of, comfyui_pair)), what="the queues of both ComfyUIs to be empty")
 
 
 def test_what_is_staged_goes_to_a_gpu_that_falls_idle(bare_stack, comfyui_pair):

@@ -14,6 +14,7 @@ from tests.factories import Api, make_user
 from tests.workflows import graphs
 from workflows.models import Execution, Held, Status
 from workflows.queue import claims, requeueing, scheduling, state_machine
+from workflows.queue.claims import Claim
 
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 
@@ -22,6 +23,12 @@ def submit(api, priority: str = "normal") -> str:
     response = api.post("/workflows/execute", {"workflow": graphs.colour(1), "priority": priority})
     assert response.status_code == 200, response.content
     return response.json()["execution_id"]
+
+
+def take(worker: str) -> Claim:
+    claim = claims.take(worker=worker)
+    assert claim is not None
+    return claim
 
 
 def run_next(worker: str = "gpu", *, seconds: float = 30.0):
@@ -127,31 +134,31 @@ def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
     for _ in range(30):
         alice.post(f"/workflows/{submit(alice)}/cancel")
     mine, theirs = submit(alice), submit(bob)
-    assert str(claims.take(worker="gpu").execution_id) == mine
-    assert str(claims.take(worker="gpu").execution_id) == theirs
+    assert str(take("gpu").execution_id) == mine
+    assert str(take("gpu").execution_id) == theirs
 
 
 def test_what_comes_back_keeps_its_turn(alice):
     first, second = submit(alice), submit(alice)
-    claim = claims.take(worker="gpu")
+    claim = take("gpu")
     assert requeueing.requeue(claim, reason="a test")
-    assert str(claims.take(worker="gpu").execution_id) == first
-    assert str(claims.take(worker="gpu").execution_id) == second
+    assert str(take("gpu").execution_id) == first
+    assert str(take("gpu").execution_id) == second
 
 
 def test_a_held_one_stands_in_nobodys_way(alice):
     held, free = submit(alice), submit(alice)
     Execution.objects.filter(id=held).update(held=Held.BACKOFF)
     assert alice.get(f"/workflows/{free}/status").json()["queue_position"] == 1
-    assert str(claims.take(worker="gpu").execution_id) == free
+    assert str(take("gpu").execution_id) == free
     assert claims.take(worker="gpu") is None
 
 
 def test_what_lacks_something_here_is_for_other_workers(alice):
     execution_id = submit(alice)
-    assert requeueing.requeue(claims.take(worker="poor"), reason="no model", exclude=True)
+    assert requeueing.requeue(take("poor"), reason="no model", exclude=True)
     assert claims.take(worker="poor") is None
-    assert str(claims.take(worker="rich").execution_id) == execution_id
+    assert str(take("rich").execution_id) == execution_id
 
 
 def test_staff_caps_a_users_priority(db):
@@ -167,10 +174,10 @@ def test_running_at_once_holds_the_users_others(db, bob):
     api = Api.of(user)
     first, second = submit(api), submit(api)
     theirs = submit(bob)
-    claim = claims.take(worker="gpu")
+    claim = take("gpu")
     assert str(claim.execution_id) == first
-    assert str(claims.take(worker="gpu").execution_id) == theirs
+    assert str(take("gpu").execution_id) == theirs
     assert claims.take(worker="gpu") is None
     state_machine.begin(claim, total_steps=1)
     state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1))
-    assert str(claims.take(worker="gpu").execution_id) == second
+    assert str(take("gpu").execution_id) == second

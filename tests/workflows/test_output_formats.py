@@ -161,7 +161,8 @@ class TestWhatIsRefused:
         assert mistakes(assert_error(alice.post(path, body), 400, "validation_error")) == {field: code}
 
     def test_nothing_is_wanted_by_default(self, alice: Api):
-        for output in ({}, {"output": None}, {"output": {}}, {"output": {"format": None}}):
+        wishes: list[dict[str, Any]] = [{}, {"output": None}, {"output": {}}, {"output": {"format": None}}]
+        for output in wishes:
             body = {"workflow": graphs.colour(1), **output}
             answer = alice.post("/workflows/execute", body)
             assert answer.status_code == 200, answer.content

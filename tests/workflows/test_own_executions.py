@@ -19,6 +19,7 @@ def submit(api, **more) -> str:
 
 def fail(execution_id: str) -> None:
     claim = claims.take(worker="gpu")
+    assert claim is not None
     assert str(claim.execution_id) == execution_id
     assert state_machine.finish(
         claim, state_machine.Outcome(Status.FAILED, error="it broke", error_details={"type": "x"})

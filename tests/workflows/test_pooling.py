@@ -31,11 +31,13 @@ def test_dropped_settings_are_noticed(db):
 
 
 def test_a_worker_whose_sessions_are_shared_takes_nothing(rig, monkeypatch):
+    looked: list[bool] = []
+
     def shared() -> None:
+        looked.append(True)
         raise pooling.SharedSessions("shared")
 
-    looked: list[bool] = []
-    monkeypatch.setattr(pooling, "check", lambda: (looked.append(True), shared()))
+    monkeypatch.setattr(pooling, "check", shared)
     rig.slots.taking = False
     waiting = rig.submit(graphs.colour(1))
     upkeep = Upkeep(rig.slots)

@@ -19,7 +19,7 @@ from tests.workflows.test_row_locks import another_session
 from workflows.fleet import registry
 from workflows.models import Execution, Worker
 from workflows.queue import claims, requeueing, state_machine
-from workflows.worker import attempt, submitter
+from workflows.worker import attempt, input_transfer
 
 STATES = {
     "read_only_sql_transaction": "25006",
@@ -121,7 +121,7 @@ def test_a_runner_that_the_database_breaks_gives_its_execution_back_without_blam
     def away(*_: Any, **__: Any) -> None:
         raise OperationalError("away")
 
-    before(monkeypatch, submitter.input_transfer, "prepare", away)
+    before(monkeypatch, input_transfer, "prepare", away)
     execution_id = rig.run(sleep(0.1))
     row = wait_for(
         lambda: Execution.objects.filter(id=execution_id, held="backoff").first(), what="its return"
@@ -135,7 +135,7 @@ def test_a_requeue_that_breaks_too_leaks_neither_slot_nor_claim(rig, monkeypatch
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(submitter.input_transfer, "prepare", broken)
+    monkeypatch.setattr(input_transfer, "prepare", broken)
     monkeypatch.setattr(requeueing, "requeue", broken)
     rig.run(sleep(0.1))
     assert rig.slots.wait_empty(timeout=10)

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 
+from files.models import File
 from tests.scripted_comfyui import PNG, NodeClass, ScriptedComfyUI
 from tests.scripted_comfyui.nodes import nothing
 from tests.waiting import wait_for
@@ -90,7 +91,7 @@ def test_a_file_that_breaks_off_is_fetched_again(rig):
     rig.comfyui.wait_for(lambda: len(rig.comfyui.asked("GET", "/view")) >= 2)
     rig.comfyui.faults.cut_files = None
     rig.ends(execution_id, "completed")
-    assert Output.objects.get().file.size == len(PNG)
+    assert [each.size for each in File.objects.filter(kind="output")] == [len(PNG)]
 
 
 @pytest.mark.parametrize("status", [401, 404, 502])

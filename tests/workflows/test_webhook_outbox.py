@@ -11,6 +11,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from accounts.models import User
+from comfyserve.api.errors import ValidationFailed
 from tests.factories import make_user
 from workflows.models import TERMINAL, Delivery, Execution, WebhookEvent
 from workflows.models.webhook import EVENT_TRAITS, EXECUTION_EVENTS
@@ -42,8 +43,8 @@ def taken(*, event: str = "workflow.completed", tries: int = 1, age: timedelta =
 # -- the outbox ------------------------------------------------------------------------------------------
 def test_an_event_is_written_once_however_often_it_happens(asked: Execution) -> None:
     for _ in range(2):
-        outbox.record([asked.id], event="workflow.started")
-    outbox.record([asked.id], event="workflow.completed")
+        outbox.record([asked.id], event=WebhookEvent.STARTED)
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     assert [each.event for each in outbox.deliveries_of(asked)] == [
         "workflow.started",
         "workflow.completed",
@@ -51,12 +52,12 @@ def test_an_event_is_written_once_however_often_it_happens(asked: Execution) -> 
 
 
 def test_without_a_webhook_nothing_is_written(execution: Execution) -> None:
-    outbox.record([execution.id], event="workflow.completed")
+    outbox.record([execution.id], event=WebhookEvent.COMPLETED)
     assert not Delivery.objects.exists()
 
 
 def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution) -> None:
-    for event in ("workflow.started", "workflow.completed"):
+    for event in (WebhookEvent.STARTED, WebhookEvent.COMPLETED):
         outbox.record([asked.id], event=event)
     assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.started"]
     assert dispatcher.take(limit=9) == []
@@ -65,7 +66,7 @@ def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution
 
 
 def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: Execution) -> None:
-    outbox.record([asked.id], event="workflow.completed")
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=9)
     Delivery.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
     [second] = dispatcher.take(limit=9)
@@ -78,7 +79,7 @@ def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, monkeypatch) -> None:
-    answers = [OperationalError("the database is unavailable"), b"{}"]
+    answers: list[Exception | bytes] = [OperationalError("the database is unavailable"), b"{}"]
 
     def body(_: Taken) -> bytes:
         answer = answers.pop(0)
@@ -88,7 +89,7 @@ def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, m
 
     monkeypatch.setattr(dispatcher, "_body", body)
     monkeypatch.setattr(dispatcher, "_send", lambda *_: Answer(200, {}))
-    outbox.record([asked.id], event="workflow.completed")
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=9)
     dispatcher.deliver(first)
     assert Delivery.objects.get().state == State.DELIVERED
@@ -99,7 +100,7 @@ def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) 
     for url in [crowded] * 8 + [other]:
         each = Execution.objects.create(user=asked.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
         outbox.ask(each, outbox.Wanted(url, [], "http://localhost"))
-        outbox.record([each.id], event="workflow.completed")
+        outbox.record([each.id], event=WebhookEvent.COMPLETED)
     found = sorted(each.url for each in dispatcher.take(limit=99))
     assert found == [other] + [crowded] * dispatcher.PER_HOST
 
@@ -110,14 +111,14 @@ def test_one_users_hanging_receivers_delay_no_other_user(asked: Execution) -> No
     for user in [asked.user] * 8 + [bob]:
         each = Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
         outbox.ask(each, outbox.Wanted(shared, [], "http://localhost"))
-        outbox.record([each.id], event="workflow.completed")
+        outbox.record([each.id], event=WebhookEvent.COMPLETED)
     taken = dispatcher.take(limit=99)
     assert sorted(each.user_id for each in taken) == [asked.user_id] * dispatcher.PER_HOST + [bob.pk]
 
 
 def test_an_end_is_not_held_up_by_a_start_that_was_refused(asked: Execution) -> None:
-    outbox.record([asked.id], event="workflow.started")
-    outbox.record([asked.id], event="workflow.completed")
+    outbox.record([asked.id], event=WebhookEvent.STARTED)
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     [start] = dispatcher.take(limit=9)
     assert dispatcher.take(limit=9) == []  # it is being sent
     dispatcher._record(start, Answer(500, {}), seconds=0.1)
@@ -156,7 +157,7 @@ def test_it_is_given_up_when_the_time_is_over(settings) -> None:
 
 
 def test_a_wrong_clock_of_the_sender_gives_nothing_up(asked: Execution, monkeypatch) -> None:
-    outbox.record([asked.id], event="workflow.completed")
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=1)
     late = timezone.now() + timedelta(days=2)
     monkeypatch.setattr(timezone, "now", lambda: late)
@@ -178,7 +179,7 @@ def test_an_address_that_turned_out_private_is_not_tried_again() -> None:
 # -- asking and sending again ----------------------------------------------------------------------------
 def test_https_only_refuses_plain_http(settings) -> None:
     settings.WEBHOOK_HTTPS_ONLY = True
-    with pytest.raises(outbox.ValidationFailed) as caught:
+    with pytest.raises(ValidationFailed) as caught:
         outbox.check(outbox.Wanted("http://93.184.216.34/hook", [], ""))
     assert "https://" in caught.value.details[0].message
     outbox.check(outbox.Wanted("https://93.184.216.34/hook", [], ""))

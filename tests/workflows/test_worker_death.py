@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from functools import partial
 
 import pytest
 import requests
@@ -32,6 +33,10 @@ def posts(comfyui, execution_id: str) -> int:
     """How often ComfyUI was given the prompt, by its own log."""
     state = requests.get(f"{comfyui.url}/queue", timeout=5).json()
     return sum(item[1] == execution_id for item in state["queue_running"] + state["queue_pending"])
+
+
+def has_fetched(comfyui: ScriptedComfyUI, *, more_than: int) -> bool:
+    return len(comfyui.asked("GET", "/view")) > more_than
 
 
 def attempts(stack, execution_id: str) -> int:
@@ -164,8 +169,7 @@ def test_a_frozen_worker_that_wakes_after_another_took_over_changes_nothing(bare
     assert len(result["outputs"]["images"]) == 1
     said = [line["message"] for line in person.get(f"/workflows/{execution_id}/logs").json()["logs"]]
     assert said.count("Workflow completed successfully") == 1
-    for comfyui in comfyui_pair:
-        wait_for(lambda comfyui=comfyui: not posts(comfyui, execution_id), what="no copy to be left")
+    wait_for(lambda: not any(posts(each, execution_id) for each in comfyui_pair), what="no copy to be left")
 
 
 def test_a_second_worker_for_one_backend_takes_nothing(bare_stack, comfyui):
@@ -223,7 +227,7 @@ def test_outputs_that_kill_their_worker_twice_are_poison_and_cost_nobody_else(ba
             if not deadly:
                 deadly = culprit.execute(graphs.colour(1, prefix="deadly"))
                 beside = innocent.execute(scripted_sleep(2))
-            comfyui.wait_for(lambda times=fetched: len(comfyui.asked("GET", "/view")) > times, timeout=20)
+            wait_for(partial(has_fetched, comfyui, more_than=fetched), seconds=20, what="the output's file")
             worker.kill()
         stack.start_worker("collects", comfyui_url=comfyui.url)
         assert culprit.result(deadly)["error"] == state_machine.DEADLY

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from accounts.models import AuditEntry
+from accounts.audit_models import AuditEntry
 from tests.factories import Api, assert_error, make_user
 from tests.health.test_workers import make_worker
 from tests.waiting import wait_for
