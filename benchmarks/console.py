@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     options = parser.parse_args()
     with World() as world:
-        from tests.workflows import graphs
+        from script.harness import graphs
 
         stack = world.start_stack()
         stack.manage(

@@ -26,8 +26,8 @@ import requests
 from boto3.s3.transfer import TransferConfig
 
 from benchmarks.world import World
+from script.harness.stack import Person, Stack
 from script.local.s3 import S3
-from tests.stack import Person, Stack
 
 MB = 1024 * 1024
 BUCKET = "benchmark"

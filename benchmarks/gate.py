@@ -22,7 +22,7 @@ from urllib.parse import urlsplit  # noqa: E402
 import psutil  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from tests.stack import Person  # noqa: E402
+from script.harness.stack import Person  # noqa: E402
 
 STATIC = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
 MEGABYTE = 1024 * 1024

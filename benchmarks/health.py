@@ -18,8 +18,8 @@ import psycopg
 import requests
 
 from benchmarks.world import World
-from tests.stack import Stack
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.stack import Stack
 
 ASKED = 10  # times each
 PATHS = {

@@ -18,10 +18,10 @@ import time  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Person, Stack  # noqa: E402
+from script.harness.waiting import wait_for  # noqa: E402
 from tests.scripted_comfyui import ScriptedComfyUI  # noqa: E402
-from tests.stack import Person, Stack  # noqa: E402
-from tests.waiting import wait_for  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
 
 LONG = 3600.0  # seconds that a run takes: it never ends by itself here
 PATIENCE = 180.0

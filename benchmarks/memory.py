@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 import psutil  # noqa: E402
 
 from benchmarks.world import World, print_table, say  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Person, Stack  # noqa: E402
+from script.harness.waiting import wait_for  # noqa: E402
 from tests.scripted_comfyui import ScriptedComfyUI  # noqa: E402
-from tests.stack import Person, Stack  # noqa: E402
-from tests.waiting import wait_for  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
 
 AT_ONCE = 4  # requests under way
 PATIENCE = 600.0  # seconds until all have ended

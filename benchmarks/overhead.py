@@ -24,9 +24,9 @@ import requests  # noqa: E402
 import websocket  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from tests.stack import Person  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
-from tests.workflows.sse import follow  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.sse import follow  # noqa: E402
+from script.harness.stack import Person  # noqa: E402
 
 POLL_SECONDS = 0.004  # between looks whether ComfyUI is free
 PATIENCE = 300.0  # seconds for one workflow

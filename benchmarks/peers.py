@@ -32,8 +32,8 @@ import requests  # noqa: E402
 import websocket  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from tests.stack import Person  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Person  # noqa: E402
 
 WARM_UP = 10  # rounds that are not counted
 PATIENCE = 60.0  # seconds for one workflow

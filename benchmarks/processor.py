@@ -18,8 +18,8 @@ import time  # noqa: E402
 import psutil  # noqa: E402
 
 from benchmarks.world import DATABASE, World, percentile, print_table, say  # noqa: E402
-from tests.stack import Stack  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Stack  # noqa: E402
 
 WARM_UP = 20  # executions that are not counted
 

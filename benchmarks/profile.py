@@ -22,7 +22,7 @@ from collections.abc import Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks.world import World, print_table, say  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
 
 WARM_UP = 10  # executions that are not counted
 AFTERWARDS = 0.15  # seconds in which what follows the answer is still counted

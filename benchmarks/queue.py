@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
 
 USERS = 100
 PATIENCE = 60.0  # seconds that a claimer may take to get ready

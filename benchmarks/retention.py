@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.world import World, percentile, print_table, say
+from script.harness import graphs
 from script.local.paths import ROOT
-from tests.workflows import graphs
 
 LINES = 4  # of log, of each execution
 EXECUTIONS = """

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.world import World
-from tests.stack import Stack
+from script.harness.stack import Stack
 
 PROGRESS_SECONDS = 0.5  # as the runner writes it
 RUN_SECONDS = 20.0

@@ -20,8 +20,8 @@ from typing import Any  # noqa: E402
 import requests  # noqa: E402
 
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
-from tests.stack import Person  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Person  # noqa: E402
 
 CLIENTS = 8
 

@@ -1,7 +1,7 @@
 """What the benchmarks run against: real services in a folder of their own, gone when the benchmark ends.
 
     with World() as world:
-        stack = world.start_stack()                 # web process and database, see tests/stack.py
+        stack = world.start_stack()                 # web process and database, see script/harness/stack.py
         comfyui = world.start_comfyui()             # a real one, with the test nodes
         stack.start_worker(comfyui_url=comfyui.url)
 
@@ -22,12 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from script.harness.stack import Stack
 from script.local import comfyui as local_comfyui
 from script.local import comfyui_install, ports
 from script.local.paths import ROOT
 from script.local.postgres import Postgres
 from script.local.valkey import Valkey
-from tests.stack import Stack
 
 NODES = ROOT / "tests" / "comfyui_nodes"
 NEVER = 1_000_000  # requests: a limit that is counted and never reached

@@ -17,10 +17,10 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.world import World, say
+from script.harness import graphs
+from script.harness.stack import Person, Stack
 from script.local.demo_workflows import landscape
 from tests.browser import CHROMIUM
-from tests.stack import Person, Stack
-from tests.workflows import graphs
 
 IMAGES = Path(__file__).parent / "images"
 DESK: Any = {"width": 1440, "height": 1000}

@@ -7,9 +7,9 @@ import pytest
 from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
+from script.harness.stack import Stack
 from tests import open_transactions
 from tests.factories import PASSWORD, Api, make_user
-from tests.stack import Stack
 from workflows.graph import node_info, node_policy
 
 

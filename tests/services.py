@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from script.harness.stack import Stack
+from script.harness.waiting import wait_for
 from script.local import comfyui as local_comfyui
 from script.local import comfyui_install, ports
 from script.local.postgres import Postgres
 from script.local.s3 import S3
 from script.local.valkey import Valkey
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
@@ -247,7 +247,7 @@ def _stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def stack(_stack: Stack) -> Iterator[Stack]:
-    """A real web process on a database of its own, and workers at will: see `tests/stack.py`.
+    """A real web process on a database of its own, and workers at will: see `script/harness/stack.py`.
 
     What a test sees there is committed; nothing is rolled back. Workers end with the test.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.workflows import graphs
+from script.harness import graphs
 
 
 def test_twenty_submissions_at_once_keep_to_the_quota_of_waiting_ones(stack):

@@ -19,9 +19,9 @@ from comfyserve.api.docs import schema
 from files import storing
 from files.models import Destination, File, Kind
 from models_registry.models import Host, Model, ModelFile
+from script.harness import graphs
 from tests.api.described import differences
 from tests.factories import PASSWORD, Api, make_user
-from tests.workflows import graphs
 from workflows.models import Delivery, FailureCause, Level, Output, Status, Worker
 from workflows.queue import claims, state_machine
 from workflows.queue.execution_log import Line

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack
+from script.harness.stack import Stack
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "10"))  # for each of the two; more finds more
 COMMON = [

@@ -20,10 +20,10 @@ from comfyserve.api import json_limits, parsers
 from comfyserve.api.errors import Unavailable
 from comfyserve.api.gate import application, protocol, routes
 from comfyserve.api.gate.lanes import Lane
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.api.test_bodies import Asked
 from tests.factories import Api
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 MANY = 40  # more than request threads
 HONEST_SECONDS = 5.0  # for an answer, on a busy machine; a held thread would take minutes

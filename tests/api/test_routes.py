@@ -19,8 +19,8 @@ from accounts.models import User
 from apps_catalog import catalog
 from doors.openai import videos
 from files.models import Destination, File, Kind
+from script.harness import graphs
 from tests.factories import Api
-from tests.workflows import graphs
 from workflows.models import Batch, Execution
 
 METHODS = ["get", "head", "options", "post", "put", "patch", "delete"]

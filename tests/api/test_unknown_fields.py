@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
+from script.harness import graphs
 from tests.factories import Api, assert_error, mistakes
-from tests.workflows import graphs
 
 
 def refusals(response: Any) -> dict[str, str]:

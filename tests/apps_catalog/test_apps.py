@@ -10,9 +10,9 @@ from django.contrib.auth.models import Group
 
 from accounts.models import User
 from files.models import File, Kind, Pin
+from script.harness import graphs
 from tests.console.conftest import client_of
 from tests.factories import assert_error, make_user, mistakes
-from tests.workflows import graphs
 from workflows.models import ObjectInfo
 
 PORTRAIT: dict[str, Any] = {"name": "portrait", "workflow": graphs.txt2img()}

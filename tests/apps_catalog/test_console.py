@@ -10,9 +10,9 @@ from django.contrib.auth.models import Group
 
 from accounts.audit_models import AuditEntry
 from apps_catalog.models import App
+from script.harness import graphs
 from tests.console.conftest import client_of
 from tests.factories import Api, make_user
-from tests.workflows import graphs
 
 pytestmark = pytest.mark.django_db
 APPS, VERSIONS = "/admin/apps_catalog/app/", "/admin/apps_catalog/appversion/"

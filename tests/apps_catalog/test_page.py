@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.browser import serious_faults
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 
 def shoot(page, name):

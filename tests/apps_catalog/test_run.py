@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
 from tests.apps_catalog.test_apps import saved
 from tests.factories import assert_error, mistakes
-from tests.workflows import graphs
 from workflows.models import Execution, Graph
 
 INPUTS = [

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 from PIL import Image
 
+from script.harness.waiting import wait_for
 from tests.apps_catalog.test_page import log_in, shoot
 from tests.browser import serious_faults
-from tests.waiting import wait_for
 from tests.workflows import editor_page
 
 pytestmark = pytest.mark.timeout(240)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from script.harness.stack import Person
+from script.harness.waiting import wait_for
 from script.local.attack.campaign import attack
 from script.local.attack.installation import Installation
-from tests.stack import Person
-from tests.waiting import wait_for
 from workflows.graph import node_classes
 
 FOLDER_READER = "LoadImageDataSetFromFolder"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from comfyui import Client, Session, events, session
+from script.harness.relay import Proxy
 from tests.comfyui.conftest import PATIENCE, until
-from tests.comfyui.proxy import Proxy
 from tests.comfyui.targets import Target, failing, picture
 
 

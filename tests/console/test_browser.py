@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
 from tests.browser import serious_faults
-from tests.workflows import graphs
 
 LIST = "/admin/workflows/execution/"
 PHONE = {"width": 390, "height": 844}

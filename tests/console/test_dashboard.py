@@ -15,10 +15,10 @@ from comfyserve.db import connections
 from health import figures as health_figures
 from health.dashboard import figures
 from health.dashboard.day import day, total
+from script.harness import graphs
 from tests.console.conftest import client_of
 from tests.console.test_executions import EVIL, failed, running, submitted
 from tests.factories import make_user
-from tests.workflows import graphs
 from workflows.models import Execution, FailureCause, Status, Worker
 from workflows.queue import state_machine
 

@@ -16,9 +16,9 @@ from django.utils import timezone
 from accounts.audit_models import AuditEntry
 from comfyserve.console import paging
 from files.models import File, Kind
+from script.harness import graphs
 from tests.console.conftest import client_of
 from tests.factories import make_user
-from tests.workflows import graphs
 from workflows.models import Execution, FailureCause, LineKind, LogLine, Output, Status, Worker
 from workflows.queue import claims, execution_log, requeueing, scheduling, state_machine, submission
 

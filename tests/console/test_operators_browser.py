@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 from tests.browser import serious_faults
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
 
 MODEL = "tiny-sd15.safetensors"
 MEMBER = """

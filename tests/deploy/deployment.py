@@ -17,11 +17,11 @@ import psycopg
 import requests
 from psycopg import sql
 
+from script.harness.stack import Person
 from script.local import ports
 from script.local.paths import ROOT
 from script.local.processes import Process
 from tests.deploy import compose
-from tests.stack import Person
 
 DATABASE = "comfyserve_compose"
 REDIS_DATABASE = 9  # others of the same server belong to other tests

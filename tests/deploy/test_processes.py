@@ -13,12 +13,12 @@ import pytest
 import requests
 from PIL import Image
 
+from script.harness import graphs
+from script.harness.sse import EventStream, follow
+from script.harness.waiting import wait_for
 from script.local import postgres
 from tests.deploy import compose
 from tests.deploy.deployment import PASSWORD
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.sse import EventStream, follow
 
 OPERATOR = ("operator", PASSWORD)
 

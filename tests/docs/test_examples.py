@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from script.harness import graphs
 from script.local.paths import ROOT
-from tests.workflows import graphs
 
 EXAMPLES = ROOT / "docs" / "examples"
 

@@ -20,9 +20,9 @@ import requests
 import websocket
 from PIL import Image
 
-from tests.stack import Person
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.stack import Person
+from script.harness.waiting import wait_for
 
 SECONDS = 30
 

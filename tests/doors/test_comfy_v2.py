@@ -14,8 +14,8 @@ from comfy_sdk import events as sdk_events
 from django.db import connection
 from PIL import Image
 
-from tests.stack import Person
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.stack import Person
 from workflows.models import Execution
 from workflows.presentation import selectors
 

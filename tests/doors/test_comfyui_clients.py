@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 
 # The address and, since the tests' ComfyUI has tiny models on a CPU, the model, the size and the steps.
 REPLACED = (

@@ -18,9 +18,9 @@ import websocket
 from PIL import Image
 
 from comfyui.events import PREVIEW, PREVIEW_WITH_METADATA
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
-from tests.workflows import graphs
+from script.harness import graphs
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from script.harness import graphs
 from tests.doors.openai_clients import client_of
-from tests.workflows import graphs
 
 
 def picture(content: bytes) -> Image.Image:

@@ -10,9 +10,9 @@ import pytest
 from openai.types import Video
 from PIL import Image
 
+from script.harness import graphs
 from tests.doors.openai_clients import client_of
 from tests.doors.test_openai import painting, picture, save_app
-from tests.workflows import graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 

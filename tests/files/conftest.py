@@ -14,8 +14,8 @@ import pytest
 import requests
 from PIL import Image
 
+from script.harness.stack import Person, Stack
 from script.local.s3 import S3
-from tests.stack import Person, Stack
 
 MAX_UPLOAD = 3_000_000  # bytes; small, so that tests need not send much
 BUCKET = "comfyserve"

@@ -12,9 +12,9 @@ import pillow_heif
 import pytest
 from PIL import Image
 
+from script.harness.stack import Person
 from tests.files.conftest import uploaded
 from tests.pictures import pixel
-from tests.stack import Person
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 

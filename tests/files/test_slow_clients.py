@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from script.harness.waiting import wait_for
 from tests.files.conftest import uploaded
 from tests.files.test_upload import BEGUN, raw
-from tests.waiting import wait_for
 
 EACH = 40  # more than threads for JSON (16) and connections to the database (20) together
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.comfyui.proxy import Proxy
+from script.harness import graphs
+from script.harness.relay import Proxy
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 from tests.files.conftest import assert_error, picture, storage_url, upload, uploaded
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from script.harness.waiting import wait_for
 from tests.files.conftest import MAX_UPLOAD, assert_error, picture, upload, uploaded
-from tests.waiting import wait_for
 
 
 def raw(person, *, body: bytes, length: int | None = None, headers: str = "") -> socket.socket:

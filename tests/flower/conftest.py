@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import requests
 
+from script.harness.stack import Stack
+from script.harness.waiting import wait_for
 from script.local import ports
 from script.local.paths import ROOT
 from script.local.processes import Process
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 AUTH = ("operator", "a password of Flower")
 

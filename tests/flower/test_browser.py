@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
+from script.harness.stack import Stack
 from tests.browser import serious_faults
 from tests.flower.conftest import AUTH, FlowerServer
-from tests.stack import Stack
-from tests.workflows import graphs
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import requests
 
+from script.harness import graphs
+from script.harness.stack import Stack
+from script.harness.waiting import wait_for
 from tests.flower.conftest import AUTH, FlowerServer
-from tests.stack import Stack
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from tests.workflows.test_many_workers import start_pair
 
 pytestmark = pytest.mark.timeout(240)

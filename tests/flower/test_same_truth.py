@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import requests
 
+from script.harness import graphs
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 from tests.flower.conftest import FlowerServer
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -17,14 +17,14 @@ import redis
 import requests
 
 from health import celery_beats
+from script.harness.stack import Stack
+from script.harness.waiting import wait_for
 from script.local import ports
 from script.local.postgres import Postgres
 from script.local.processes import Process
 from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests.files.conftest import make_bucket, storage_url
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 
 @dataclass

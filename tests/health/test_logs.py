@@ -11,9 +11,9 @@ import pytest
 
 from comfyserve import logs
 from comfyserve.api import request_ids
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.receiver import Receiver, say
+from script.harness import graphs
+from script.harness.receiver import Receiver, say
+from script.harness.waiting import wait_for
 
 LOOKS_LIKE_A_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.")
 

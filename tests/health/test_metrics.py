@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from accounts.models import User
 from health import figures
 from health.probing import Shared
-from tests.workflows import graphs
+from script.harness import graphs
 from workflows.metrics import store
 from workflows.models import Delta, Execution, FailureCause, Status, Tally, Worker
 from workflows.queue import claims, requeueing, state_machine, submission

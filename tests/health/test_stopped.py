@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
+from script.harness.waiting import wait_for
 from tests.health.conftest import Own, conditions
-from tests.waiting import wait_for
 
 PATHS = ("/health/detailed", "/health/readiness", "/metrics/")
 QUEUES = {"celery:gpu", "celery:models", "celery:webhooks", "celery:default"}

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import requests
 
+from script.harness.waiting import wait_for
 from script.local import ports
 from script.local.processes import Process
 from tests.local import commands
-from tests.waiting import wait_for
 
 NOBODY = "http://127.0.0.1:9"  # no ComfyUI answers here; serve starts all the same
 READY_SECONDS = 90

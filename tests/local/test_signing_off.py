@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 
+from script.harness.waiting import wait_for
 from script.local import ports
 from tests.local import commands
-from tests.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(600)
 

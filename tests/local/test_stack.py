@@ -8,10 +8,10 @@ import pytest
 import requests
 from celery import Celery
 
+from script.harness.stack import Stack
+from script.harness.waiting import wait_for
 from script.local import ports
 from tests.services import TestComfyUI
-from tests.stack import Stack
-from tests.waiting import wait_for
 
 
 def test_comfyui_runs_with_tiny_models_and_comes_back_after_a_kill(comfyui: TestComfyUI) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from comfyui import Client
 from comfyui.bridge import Bridge
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 
 CHECKPOINT = "tiny-sd15.safetensors"
 LISTED = 45  # seconds; the first start of a ComfyUI is slow, and a worker reports when it has connected

@@ -12,8 +12,8 @@ import requests
 from PIL import Image
 
 from comfyui.types import OutputFile
+from script.harness.waiting import wait_for
 from tests.models_registry.conftest import CHECKPOINT, sleeping
-from tests.waiting import wait_for
 
 
 def test_its_boot_id_stays_for_as_long_as_the_process_lives(bridge, comfyui):

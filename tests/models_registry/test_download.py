@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from script.harness import graphs
+from script.harness.stack import Person
+from script.harness.waiting import wait_for
 from tests.models_registry.conftest import CHECKPOINT, LISTED
 from tests.models_registry.sources import Source, serving
-from tests.stack import Person
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 WORKER = "downloads"
 ALLOWED = {"OUTBOUND_ALLOW": "127.0.0.1", "MODEL_DISK_RESERVE_BYTES": "1000"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from script.harness import graphs
 from tests.models_registry.conftest import CHECKPOINT
-from tests.workflows import graphs
 
 
 def test_an_execution_notes_when_its_model_was_used(person, model):

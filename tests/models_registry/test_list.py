@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from script.harness.waiting import wait_for
 from tests.models_registry.conftest import CHECKPOINT
-from tests.waiting import wait_for
 
 
 def listed(person, query=""):

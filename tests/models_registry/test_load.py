@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.models_registry.conftest import CHECKPOINT, sleeping
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 
 @pytest.fixture

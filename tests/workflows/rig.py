@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from workflows.models import Execution, Worker
 from workflows.queue import requeueing
 from workflows.worker import attempt

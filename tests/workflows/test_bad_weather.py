@@ -20,10 +20,10 @@ from comfyui import Client, Unreachable
 from files import backend, storing
 from files.errors import StorageUnavailable
 from files.models import File
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
 from tests.scripted_comfyui.nodes import PNG, NodeClass
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from tests.workflows.rig import Rig, after, before, sleep
 from workflows import notify
 from workflows.fleet import registry

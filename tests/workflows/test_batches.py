@@ -9,8 +9,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from script.harness import graphs
 from tests.factories import assert_error, mistakes
-from tests.workflows import graphs
 from workflows.models import Batch, Delivery, Execution, Status
 from workflows.presentation import selectors
 from workflows.queue import claims, state_machine

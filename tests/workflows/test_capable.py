@@ -11,7 +11,7 @@ from django.utils import timezone
 from comfyui.bridge import ModelFile, ModelFolder
 from models_registry import models as registry
 from models_registry import reporting
-from tests.workflows import graphs
+from script.harness import graphs
 from workflows.graph.parsing import ModelUse
 from workflows.models import ObjectInfo, Worker
 from workflows.queue import claims, matching, requeueing

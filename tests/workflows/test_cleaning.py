@@ -18,9 +18,9 @@ from accounts.models import ApiKey, Session
 from comfyserve import cleaning
 from comfyserve.celery import app
 from files.models import File, Kind
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from workflows.models import (
     Delivery,
     DeliveryAttempt,

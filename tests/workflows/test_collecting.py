@@ -13,9 +13,9 @@ from files import backend
 from files.errors import StorageUnavailable
 from files.models import File
 from files.s3 import Bucket
+from script.harness.waiting import wait_for
 from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
-from tests.waiting import wait_for
 from tests.workflows.rig import sleep
 from workflows.models import Execution
 from workflows.worker import finalize, output_collection, slots

@@ -12,8 +12,8 @@ from typing import Any
 
 import websocket
 
+from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
-from tests.waiting import wait_for
 from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_row_locks import another_session
 from workflows.models import Execution

@@ -13,11 +13,11 @@ from botocore.config import Config
 from comfyserve import secret_box
 from files import destinations
 from files.models import Destination
+from script.harness import graphs
+from script.harness.receiver import Receiver, say
+from script.harness.waiting import wait_for
 from tests.api.described import differences
 from tests.factories import Api, assert_error, mistakes
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.receiver import Receiver, say
 from workflows.delivery import sender
 from workflows.models import Delivery, Graph, OutputDelivery
 

@@ -18,10 +18,10 @@ import psycopg
 import pytest
 from django.conf import settings
 
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from script.local import ports
 from script.local.postgres import Postgres
-from tests.waiting import wait_for
-from tests.workflows import graphs
 
 ROOT = Path(__file__).parent.parent.parent
 # The log is flushed by commits that wait for it and by nothing else, for as long as a test lasts.

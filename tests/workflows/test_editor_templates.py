@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from comfyui import Client
-from tests.workflows import editor_page, graphs
+from script.harness import graphs
+from tests.workflows import editor_page
 
 SAMPLE = 24
 # The editor itself misreads these: it looks for the widgets that a subgraph shows by the numbers of inputs,

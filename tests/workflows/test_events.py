@@ -12,10 +12,10 @@ import pytest
 import redis
 import requests
 
+from script.harness import graphs
+from script.harness.sse import EventStream, follow
+from script.harness.waiting import wait_for
 from tests.services import services
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.sse import EventStream, follow
 
 
 def numbers(events):

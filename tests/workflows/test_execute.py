@@ -7,7 +7,7 @@ from io import BytesIO
 import requests
 from PIL import Image
 
-from tests.workflows import graphs
+from script.harness import graphs
 
 
 def test_a_workflow_becomes_a_picture(stack, comfyui):

@@ -9,8 +9,8 @@ import pytest
 import requests
 from PIL import Image
 
+from script.harness import graphs
 from tests.factories import assert_error, mistakes
-from tests.workflows import graphs
 from workflows.models import Graph
 
 

@@ -18,10 +18,10 @@ from django.db import connection
 from comfyserve import tickets
 from files import backend
 from files.errors import StorageUnavailable
+from script.harness import graphs
+from script.harness.stack import DATABASE
+from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
-from tests.stack import DATABASE
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from tests.workflows.rig import Rig, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
 from workflows import tasks

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from script.harness import graphs
 from tests.factories import Api, make_user
-from tests.workflows import graphs
 from workflows.models import Execution, Flow, Status
 from workflows.queue import claims, scheduling, state_machine
 

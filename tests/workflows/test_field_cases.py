@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from workflows.graph import advice
 from workflows.graph.node_info import Input, NodeInfo
 

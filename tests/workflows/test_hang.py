@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import Rig
 from tests.workflows.test_worker_death import attempts, wait_status
 from workflows.models import Execution

@@ -15,8 +15,8 @@ from accounts.models import IdempotencyRecord
 from files import backend
 from files.errors import StorageUnavailable
 from files.models import File
+from script.harness.waiting import wait_for
 from tests.files.conftest import picture
-from tests.waiting import wait_for
 from tests.workflows.rig import sleep
 from tests.workflows.test_inputs import data_url, loading
 from tests.workflows.test_row_locks import another_session

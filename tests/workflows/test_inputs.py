@@ -15,10 +15,10 @@ import pytest
 import requests
 from PIL import Image
 
+from script.harness.stack import Person
+from script.harness.waiting import wait_for
 from tests.files.conftest import picture, uploaded
 from tests.pictures import pixel
-from tests.stack import Person
-from tests.waiting import wait_for
 
 OTHERS = [
     (b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"></svg>', "image/svg+xml"),

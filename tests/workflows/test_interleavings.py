@@ -33,8 +33,8 @@ import requests
 
 from comfyui import Client
 from files.models import File
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import after, before, sleep
 from workflows.models import Execution
 from workflows.queue import claims, state_machine

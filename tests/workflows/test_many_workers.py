@@ -11,11 +11,11 @@ from io import BytesIO
 import requests
 from PIL import Image
 
+from script.harness import graphs
+from script.harness.graphs import sleep
+from script.harness.waiting import wait_for
 from script.local import comfyui as local_comfyui
 from tests.pictures import pixel
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.graphs import sleep
 
 USERS, EACH = 10, 20
 

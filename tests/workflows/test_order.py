@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import UserLimits
+from script.harness import graphs
 from tests.factories import Api, make_user
-from tests.workflows import graphs
 from workflows.models import Execution, Held, Status
 from workflows.queue import claims, requeueing, scheduling, state_machine
 from workflows.queue.claims import Claim

@@ -10,9 +10,9 @@ import requests
 from PIL import Image
 
 from files import sandbox
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.factories import Api, assert_error, mistakes
-from tests.waiting import wait_for
-from tests.workflows import graphs
 from workflows.models import Graph
 
 

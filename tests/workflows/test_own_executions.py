@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.db.models.functions import Now
 
+from script.harness import graphs
 from tests.factories import assert_error
-from tests.workflows import graphs
 from workflows.models import Execution, Graph, Output, Status
 from workflows.queue import claims, state_machine
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import Rig, sleep
 from workflows.models import Graph
 from workflows.queue import partner_keys

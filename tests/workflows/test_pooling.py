@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from comfyserve.db import pooling
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.test_row_locks import another_session
 from workflows.worker.maintenance import Upkeep
 

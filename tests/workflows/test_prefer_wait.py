@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 
 
 def execute(person, graph, wait, **more):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from comfyui import Client
-from tests.waiting import wait_for
+from script.harness.waiting import wait_for
 from tests.workflows.rig import came_back, hold_briefly, serve_again, sleep
 from workflows.models import Execution
 

@@ -10,7 +10,7 @@ import pytest
 
 from comfyui.errors import Refused
 from comfyui.types import ExecutionError, InputError, NodeErrors
-from tests.workflows import graphs
+from script.harness import graphs
 from workflows.graph import comfyui_errors, refusals
 from workflows.graph.links import MAX_DEPTH
 from workflows.graph.node_info import Input, NodeInfo

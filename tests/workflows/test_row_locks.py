@@ -19,8 +19,8 @@ from django.db.models.functions import Now
 from psycopg.errors import IdleInTransactionSessionTimeout, LockNotAvailable, QueryCanceled
 
 from comfyserve.db.locks import AdvisoryLock
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import sleep
 from workflows.fleet import registry
 from workflows.metrics import store

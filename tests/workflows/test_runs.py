@@ -11,8 +11,8 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 
 REFERENCE_EXAMPLE = Path(__file__).with_name("reference_example.json")
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from files import backend
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import before, sleep
 from workflows.models import Execution
 from workflows.queue import state_machine

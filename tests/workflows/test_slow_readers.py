@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.sse import follow
+from script.harness import graphs
+from script.harness.sse import follow
+from script.harness.waiting import wait_for
 
 LINES, LINE_BYTES = 300, 64_000  # far more than the system's own buffers take
 

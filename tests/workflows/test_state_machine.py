@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 )
 
 from accounts.models import User
+from script.harness import graphs
 from tests.factories import make_user
-from tests.workflows import graphs
 from workflows import notify
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
 from workflows.queue import claims, requeueing, state_machine, submission

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.stack import Person, Stack
-from tests.workflows import graphs
-from tests.workflows.sse import EventStream, follow
+from script.harness import graphs
+from script.harness.sse import EventStream, follow
+from script.harness.stack import Person, Stack
 
 SOON = 10.0  # seconds; it is looked at every three
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from script.harness import graphs
 from tests.factories import assert_error
-from tests.workflows import graphs
 from workflows.fleet import registry
 from workflows.models import Execution, Worker
 from workflows.presentation import selectors

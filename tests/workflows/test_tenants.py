@@ -16,11 +16,11 @@ from PIL import Image
 
 from comfyui import Client
 from comfyui.bridge import Bridge
+from script.harness import graphs
+from script.harness.graphs import Graph
+from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
 from tests.files.conftest import picture, uploaded
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.graphs import Graph
 from workflows.graph import node_classes, node_policy
 from workflows.models import NodeRule, ObjectInfo, Worker
 

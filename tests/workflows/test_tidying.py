@@ -11,10 +11,10 @@ import pytest
 import requests
 from PIL import Image
 
+from script.harness import graphs
+from script.harness.graphs import sleep
+from script.harness.waiting import wait_for
 from tests.files.conftest import picture, uploaded
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.graphs import sleep
 from tests.workflows.test_worker_death import wait_status
 
 OLD = time.time() - 25 * 3600

@@ -12,8 +12,8 @@ from django.db.models.functions import Now
 
 from comfyserve.api.errors import as_api_error
 from comfyserve.db import connections
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import Rig, before, sleep
 from tests.workflows.test_row_locks import another_session
 from workflows.fleet import registry

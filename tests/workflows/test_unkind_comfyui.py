@@ -7,9 +7,9 @@ import base64
 import pytest
 
 from files.models import File
+from script.harness.waiting import wait_for
 from tests.scripted_comfyui import PNG, NodeClass, ScriptedComfyUI
 from tests.scripted_comfyui.nodes import nothing
-from tests.waiting import wait_for
 from tests.workflows.rig import Rig, came_back, hold_briefly, serve_again, sleep
 from workflows.models import Execution, Output
 from workflows.worker import finalize, runner

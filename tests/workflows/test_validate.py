@@ -14,8 +14,8 @@ from comfyui import Client
 from comfyui.errors import Refused
 from comfyui.types import NodeErrors
 from models_registry.models import Host, Model, ModelFile
+from script.harness import graphs
 from tests.factories import Api, assert_error
-from tests.workflows import graphs
 from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, node_info, simple
 from workflows.fleet import registry
 from workflows.graph import object_info, validation

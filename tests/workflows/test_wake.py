@@ -11,8 +11,8 @@ from django.conf import settings
 from django.test import TestCase
 
 from comfyserve import tickets
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.waiting import wait_for
 from tests.workflows.rig import sleep
 from workflows import notify
 from workflows.queue import matching, state_machine

@@ -9,10 +9,10 @@ import redis
 import requests
 from standardwebhooks import Webhook
 
+from script.harness import graphs
+from script.harness.receiver import Receiver, close, say
+from script.harness.waiting import wait_for
 from tests.services import services
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.receiver import Receiver, close, say
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 import requests
 
+from script.harness import graphs
+from script.harness.graphs import sleep
+from script.harness.waiting import wait_for
 from script.local import ports
 from tests.scripted_comfyui import ScriptedComfyUI
-from tests.waiting import wait_for
-from tests.workflows import graphs
-from tests.workflows.graphs import sleep
 from tests.workflows.rig import sleep as scripted_sleep
 from tests.workflows.test_many_workers import start_pair
 from workflows.queue import state_machine

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from accounts.audit_models import AuditEntry
+from script.harness.graphs import colour, sleep
+from script.harness.waiting import wait_for
 from tests.factories import Api, assert_error, make_user
 from tests.health.test_workers import make_worker
-from tests.waiting import wait_for
-from tests.workflows.graphs import colour, sleep
 from workflows.fleet import registry
 from workflows.models import Worker
 
