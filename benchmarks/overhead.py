@@ -14,64 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import time  # noqa: E402
-import uuid  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
-import requests  # noqa: E402
-import websocket  # noqa: E402
-
+from benchmarks.direct import PATIENCE, Direct  # noqa: E402
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.sse import follow  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
 POLL_SECONDS = 0.004  # between looks whether ComfyUI is free
-PATIENCE = 300.0  # seconds for one workflow
 
 Graph = graphs.Graph
 MakeGraph = Callable[[int], Graph]  # from a number that makes it one that was never seen
-
-
-class Direct:
-    """A websocket client of ComfyUI."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._http = requests.Session()
-        self._id = uuid.uuid4().hex
-        address = f"{url.replace('http', 'ws', 1)}/ws?clientId={self._id}"
-        self._socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
-
-    def submit(self, graph: Graph) -> str:
-        answer = self._http.post(f"{self._url}/prompt", json={"prompt": graph, "client_id": self._id})
-        answer.raise_for_status()
-        return str(answer.json()["prompt_id"])
-
-    def wait(self, prompt_id: str) -> None:
-        """Until ComfyUI says that it ended well. Call it in the order of submission."""
-        while True:
-            frame = self._socket.recv()
-            if isinstance(frame, bytes):
-                continue
-            message = json.loads(frame)
-            if message["data"].get("prompt_id") != prompt_id:
-                continue
-            if message["type"] == "execution_error":
-                raise RuntimeError(frame)
-            if message["type"] == "execution_success":
-                return
-
-    def running(self) -> list[str]:
-        queue = self._http.get(f"{self._url}/queue").json()
-        return [str(item[1]) for item in queue["queue_running"]]
-
-    def run(self, graph: Graph) -> float:
-        began = time.perf_counter()
-        self.wait(self.submit(graph))
-        return time.perf_counter() - began
 
 
 class Through:

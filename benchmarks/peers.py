@@ -21,16 +21,14 @@ sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Pyt
 
 import argparse  # noqa: E402
 import base64  # noqa: E402
-import json  # noqa: E402
 import os  # noqa: E402
 import time  # noqa: E402
-import uuid  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 import requests  # noqa: E402
-import websocket  # noqa: E402
 
+from benchmarks.direct import Direct  # noqa: E402
 from benchmarks.world import World, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
@@ -40,31 +38,6 @@ PATIENCE = 60.0  # seconds for one workflow
 PNG = b"\x89PNG"
 
 Way = Callable[[graphs.Graph], bytes]  # runs a workflow; the bytes of its picture
-
-
-def raw(url: str) -> Way:
-    http, client_id = requests.Session(), uuid.uuid4().hex
-    address = f"{url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
-    socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
-
-    def run(graph: graphs.Graph) -> bytes:
-        answer = http.post(f"{url}/prompt", json={"prompt": graph, "client_id": client_id})
-        answer.raise_for_status()
-        prompt_id = answer.json()["prompt_id"]
-        image: dict[str, str] = {}
-        while True:
-            frame = socket.recv()
-            if isinstance(frame, bytes):
-                continue
-            message: dict[str, Any] = json.loads(frame)
-            if message["data"].get("prompt_id") != prompt_id:
-                continue
-            if message["type"] == "executed":
-                [image] = message["data"]["output"]["images"]
-            elif message["type"] == "execution_success":
-                return http.get(f"{url}/view", params=image).content
-
-    return run
 
 
 def waited(person: Person) -> Way:
@@ -163,7 +136,11 @@ def main() -> None:
         stack = world.start_stack()
         stack.start_worker(comfyui_url=comfyui.url)
         person = stack.person()
-        ways = {"raw": raw(comfyui.url), "Prefer: wait": waited(person), "live stream": streamed(person)}
+        ways = {
+            "raw": Direct(comfyui.url).picture,
+            "Prefer: wait": waited(person),
+            "live stream": streamed(person),
+        }
         if options.salad:
             ways["salad"] = salad(options.salad)
         if options.proxy:
