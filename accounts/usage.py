@@ -22,6 +22,7 @@ from comfyserve.console.pages import Facts, Section, Table
 
 DAYS = 14
 MAX_EXECUTIONS = 20_000  # executions
+Day = tuple[date, int, int, int, float]  # in UTC; submitted, completed, failed, GPU seconds
 SHOWN = 20  # sessions, keys and rows of the audit log
 
 BY_DAY = """
@@ -51,11 +52,11 @@ def _alive(status: str) -> Any:
     return Coalesce(Subquery(counted, output_field=IntegerField()), 0)
 
 
-def by_day(user: User) -> list[tuple[date, int, int, int, float]]:
-    """(day in UTC, submitted, completed, failed, GPU seconds) for the last DAYS days, latest first."""
+def by_day(user: User) -> list[Day]:
+    """The last DAYS days, latest first."""
     with connection.cursor() as cursor:
         cursor.execute(BY_DAY, [user.pk, DAYS, MAX_EXECUTIONS])
-        found: list[tuple[date, int, int, int, float]] = cursor.fetchall()
+        found: list[Day] = cursor.fetchall()
     return found
 
 
@@ -69,59 +70,65 @@ def stored(user: User) -> tuple[int, int]:
 
 def sections(user: Any) -> list[Section]:
     """The read-only part of a user's page. Five queries. `user` comes from `with_alive`."""
-    size, pieces = stored(user)
     days = by_day(user)
-    return [
-        Facts(
-            "Uses now",
-            [
-                ("Executions waiting", _of(user.waiting, user, "executions_waiting")),
-                ("Executions running", _of(user.running, user, "executions_running")),
-                ("Submitted today", _of(_today(days), user, "executions_per_day")),
-                (
-                    "Stored",
-                    f"{_of(size, user, 'storage_bytes', html.size)} in {html.number(pieces)} pieces",
-                ),
-            ],
-        ),
-        Table(
-            f"Executions of the last {DAYS} days",
-            ["Day (UTC)", "Submitted", "Completed", "Failed", "GPU time"],
-            [
-                (day, html.number(all_), html.number(good), html.number(bad), html.duration(seconds))
-                for day, all_, good, bad, seconds in days
-            ],
-        ),
-        Table(
-            "Open sessions",
-            ["Since", "From", "With", "Until"],
-            [
-                (
-                    html.ago(each.created_at),
-                    each.address,
-                    each.user_agent,
-                    f"{each.expires_at:%Y-%m-%d %H:%M} UTC",
-                )
-                for each in Session.objects.filter(user=user, ended_at=None).order_by("-created_at")[:SHOWN]
-            ],
-        ),
-        Table(
-            "API keys",
-            ["Begins with", "Name", "Made", "Last used"],
-            [
-                (each.prefix, each.name, html.ago(each.created_at), html.ago(each.last_used_at))
-                for each in ApiKey.objects.filter(user=user).order_by("-id")[:SHOWN]
-            ],
-        ),
-        Table(
-            "What happened to this account",
-            ["When", "Who", "What", "From", "Note"],
-            [(html.ago(e.at), e.who, e.action, e.address or "", e.note) for e in audit.of(user, most=SHOWN)],
-        ),
-    ]
+    return [_current(user, days), _executions(days), _sessions(user), _keys(user), _audit(user)]
 
 
-def _today(days: list[tuple[date, int, int, int, float]]) -> int:
+def _current(user: Any, days: list[Day]) -> Section:
+    size, pieces = stored(user)
+    stored_size = _of(size, user, "storage_bytes", html.size)
+    return Facts(
+        "Uses now",
+        [
+            ("Executions waiting", _of(user.waiting, user, "executions_waiting")),
+            ("Executions running", _of(user.running, user, "executions_running")),
+            ("Submitted today", _of(_today(days), user, "executions_per_day")),
+            ("Stored", f"{stored_size} in {html.number(pieces)} pieces"),
+        ],
+    )
+
+
+def _executions(days: list[Day]) -> Section:
+    return Table(
+        f"Executions of the last {DAYS} days",
+        ["Day (UTC)", "Submitted", "Completed", "Failed", "GPU time"],
+        [
+            (day, html.number(all_), html.number(good), html.number(bad), html.duration(seconds))
+            for day, all_, good, bad, seconds in days
+        ],
+    )
+
+
+def _sessions(user: User) -> Section:
+    found = Session.objects.filter(user=user, ended_at=None).order_by("-created_at")[:SHOWN]
+    return Table(
+        "Open sessions",
+        ["Since", "From", "With", "Until"],
+        [
+            (html.ago(e.created_at), e.address, e.user_agent, f"{e.expires_at:%Y-%m-%d %H:%M} UTC")
+            for e in found
+        ],
+    )
+
+
+def _keys(user: User) -> Section:
+    found = ApiKey.objects.filter(user=user).order_by("-id")[:SHOWN]
+    return Table(
+        "API keys",
+        ["Begins with", "Name", "Made", "Last used"],
+        [(e.prefix, e.name, html.ago(e.created_at), html.ago(e.last_used_at)) for e in found],
+    )
+
+
+def _audit(user: User) -> Section:
+    return Table(
+        "What happened to this account",
+        ["When", "Who", "What", "From", "Note"],
+        [(html.ago(e.at), e.who, e.action, e.address or "", e.note) for e in audit.of(user, most=SHOWN)],
+    )
+
+
+def _today(days: list[Day]) -> int:
     return next((number for day, number, *_ in days if day == datetime.now(UTC).date()), 0)
 
 

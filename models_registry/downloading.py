@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from comfyserve.db import connections
 from comfyui import Client
 
-from . import downloads, fetching, kinds, reporting
+from . import downloads, fetching, kinds, reporting, verifying
 from .models import Download, Host, ModelFile
 from .queries import ACTIVE
 
@@ -41,7 +41,7 @@ class Downloader:
                 return
             try:
                 self._do(download)
-            except fetching.Stopped:
+            except verifying.Stopped:
                 return
             finally:
                 with self._lock:
@@ -79,7 +79,7 @@ class Downloader:
             logger.info("download of %s was cancelled", model)
         except fetching.Failed as failed:
             self._end(download, state=Download.State.FAILED, error=str(failed))
-        except fetching.Stopped:
+        except verifying.Stopped:
             raise
         except Exception:
             logger.exception("download of %s failed unexpectedly", model)

@@ -1,36 +1,30 @@
 """One download, executed by the worker: into a hidden file in the right folder, resumed, verified, renamed.
 
-Partial content is in `.<name>.part`, and the state needed to resume it in `.<name>.part.json`; so a restarted
-worker continues where the last one stopped. Only a valid file with the right checksum gets the name by which
-ComfyUI finds it.
+Only a valid file with the right checksum gets the name by which ComfyUI finds it (`part_file` has the partial
+one, `verifying` the checks).
 """
 
 from __future__ import annotations
 
-import base64
 import errno
-import fcntl
-import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from django.conf import settings
 
 from comfyserve import outages
 from comfyserve.outbound import client
 
-from . import verifying
+from . import source_headers, verifying
 from .models import Download
+from .part_file import Part, open_part
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +41,6 @@ class Failed(Exception):
 
 class Cancelled(Exception):
     pass
-
-
-class Stopped(Exception):
-    """The worker is shutting down; the next one resumes the partial file."""
 
 
 class _Again(Exception):
@@ -78,12 +68,14 @@ def fetch(
 ) -> Fetched:
     """`with_tokens`: send the operator's tokens to their hosts.
 
-    Returns when the file is in place. Raises Failed, Cancelled (partial files are removed), or Stopped."""
+    Returns when the file is in place. Raises Failed or Cancelled (partial files are removed), or
+    verifying.Stopped.
+    """
     place = _place(folder, places)
     target = place / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _part_of(target, stop) as part:
+        with open_part(target, stop) as part:
             digest = _kept_only_whole(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
     except (Failed, Cancelled):
         _drop_empty_parents(place, target)
@@ -106,8 +98,8 @@ def _kept_only_whole(
     """The SHA-256 of the whole file. A failed download is deleted; a stopped one is kept."""
     try:
         return _get_into(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
-    except (Stopped, verifying.Stopped):
-        raise Stopped from None
+    except verifying.Stopped:
+        raise
     except verifying.Unsound as exc:
         part.drop()
         raise Failed(str(exc)) from exc
@@ -164,75 +156,11 @@ def _disk_trouble(exc: OSError) -> str:
     return f"The file could not be written: {exc.strerror}"
 
 
-class Part:
-    """A partial file and what the source said about it. Locked by one process at a time."""
-
-    def __init__(self, target: Path, file: FileIO) -> None:
-        self.path = target.with_name(f".{target.name}.part")
-        self.file = file
-        self._notes = target.with_name(f".{target.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self.file.fileno()).st_size
-
-    def resumable(self, url: str) -> str | None:
-        """The validator (ETag or date) for resuming; None: start over."""
-        try:
-            notes = json.loads(self._notes.read_text())
-        except (OSError, ValueError):
-            return None
-        return notes.get("validator") if notes.get("url") == url and self.size else None
-
-    def append(self, chunk: bytes) -> None:
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[self.file.write(rest) :]
-
-    def begin(self, url: str, validator: str | None) -> None:
-        """Truncate, and record what will be downloaded into it."""
-        self.file.truncate(0)
-        self._notes.write_text(json.dumps({"url": url, "validator": validator}))
-
-    def publish(self, target: Path) -> None:
-        os.fsync(self.file.fileno())
-        self.path.rename(target)
-        self._notes.unlink(missing_ok=True)
-
-    def drop(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)
-
-
-@contextmanager
-def _part_of(target: Path, stop: threading.Event) -> Iterator[Part]:
-    """The partial file, locked: two workers of one machine may download the same file."""
-    path = target.with_name(f".{target.name}.part")
-    while True:
-        with path.open("ab", buffering=0) as file:
-            while not _lock(file):
-                if stop.wait(1.0):
-                    raise Stopped
-            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                yield Part(target, file)
-                return
-        # The previous owner has renamed or deleted it in the meantime: reopen.
-
-
-def _lock(file: FileIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-# -- the fetching --------------------------------------------------------------------------------------
 class _Fetch:
     def __init__(
         self, download: Download, part: Part, tell: Tell, stop: threading.Event, *, with_tokens: bool
     ) -> None:
-        self._credentials = _credentials(download.url) if with_tokens else {}
+        self._credentials = source_headers.credentials(download.url) if with_tokens else {}
         self._url = download.url
         self._part = part
         self._tell = tell
@@ -284,7 +212,7 @@ class _Fetch:
             headers=headers,
             cut=self._cut,
         ) as answer:
-            self._sum = _sum_of(answer)
+            self._sum = source_headers.announced_sha256(answer)
             if not self._accept(answer):
                 return
             for chunk in answer.chunks():
@@ -297,16 +225,16 @@ class _Fetch:
         """Prepare for the bytes of this response. False: all of them are present already."""
         match answer.status:
             case 206:
-                start, self._total = _range_of(answer)
+                start, self._total = source_headers.range_of(answer)
                 if start != self._part.size:
                     self._part.begin(self._url, None)
                     raise _Again("the source continued at another place")
             case 200:
                 self._refuse_pages(answer)
-                self._total = _length_of(answer)
-                self._part.begin(self._url, _validator_of(answer))
+                self._total = source_headers.length_of(answer)
+                self._part.begin(self._url, source_headers.validator_of(answer))
             case 416:
-                _, self._total = _range_of(answer)
+                _, self._total = source_headers.range_of(answer)
                 if self._total == self._part.size:
                     return False
                 self._part.begin(self._url, None)
@@ -332,7 +260,7 @@ class _Fetch:
         if self._cancelled:
             raise Cancelled
         if self._stop.is_set():
-            raise Stopped
+            raise verifying.Stopped
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -380,51 +308,3 @@ def _refusal(status: int) -> Exception:
     if status in (408, 425, 429) or status >= 500:
         return _Again(f"it answered {status}")
     return Failed(f"The source answered {status}")
-
-
-def _length_of(answer: client.Answer) -> int | None:
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
-def _range_of(answer: client.Answer) -> tuple[int | None, int | None]:
-    """(first byte, total length) of "bytes 5-9/10" and "bytes */10"."""
-    span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    start = span.partition("-")[0]
-    return (int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None)
-
-
-def _validator_of(answer: client.Answer) -> str | None:
-    """A validator that the file is unchanged; a weak ETag is not one."""
-    etag = answer.headers.get("ETag", "")
-    if etag and not etag.startswith("W/"):
-        return etag
-    return answer.headers.get("Last-Modified")
-
-
-def _sum_of(answer: client.Answer) -> str:
-    """The SHA-256 of the whole file, if the source announces it: Hugging Face does so in the redirect to its
-    storage, others with the digest of RFC 9530. "" otherwise."""
-    for headers in (*answer.hops, answer.headers):
-        linked = headers.get("X-Linked-ETag", "").strip('"').lower()
-        if re.fullmatch(r"[0-9a-f]{64}", linked):
-            return linked
-        digest = re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", ""))
-        if digest:
-            return base64.b64decode(digest[1]).hex()
-    return ""
-
-
-def _credentials(url: str) -> dict[str, str]:
-    """The operator's token for this host. The HTTP client drops it on redirects to another host."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    if parts.scheme != "https":
-        return {}
-    for owner, token in (
-        ("huggingface.co", settings.HUGGINGFACE_TOKEN),
-        ("civitai.com", settings.CIVITAI_TOKEN),
-    ):
-        if token and (host == owner or host.endswith(f".{owner}")):
-            return {"Authorization": f"Bearer {token}"}
-    return {}

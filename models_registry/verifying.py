@@ -19,7 +19,7 @@ class Unsound(Exception):
 
 
 class Stopped(Exception):
-    pass
+    """The worker is shutting down; the next one resumes the partial file."""
 
 
 def check(path: Path, *, name: str, expected: str, stop: threading.Event) -> str:

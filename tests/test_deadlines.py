@@ -69,7 +69,7 @@ LOOPS = {
     "files/metadata.py: strip_jpeg": "each round reads two bytes of a file that ends",
     "files/sandbox.py: _answer": "CONVERSION_SECONDS, then the process is killed",
     "models_registry/commands.py: _wait": "`seconds`",
-    "models_registry/fetching.py: _part_of": "another download of the same file, which is bounded",
+    "models_registry/part_file.py: open_part": "another download of the same file, which is bounded",
     "models_registry/fetching.py: _Fetch._try_until_done": "TRIES in a row without progress",
     "workflows/cleaning.py: _executions": "each round begins behind the last one, or nothing is left",
     "workflows/delayed_tickets.py: DelayedTickets._send": "a daemon thread, ends when idle",

@@ -52,18 +52,14 @@ def _shown() -> dict[str, Any]:
 def _words(found: Figures) -> dict[str, Any]:
     whole = total(found.hours)
     oldest = max((waiting.oldest_seconds for waiting in found.now.waiting.values()), default=0.0)
+    waited = f"the oldest for {html.duration(oldest)}" if oldest else ""
     used = 100 * (1 - found.disk_free / found.disk_total)
-    pictures = first_pictures([row.pk for row in found.latest])
     return {
         "at": f"{timezone.now():%H:%M:%S} UTC",
         "worries": list(_worries(found, oldest=oldest, disk=used)),
         "tiles": [
             ("Running", html.number(found.now.running), _workers(sum(found.now.workers.values()))),
-            (
-                "Waiting",
-                html.number(found.waiting),
-                f"the oldest for {html.duration(oldest)}" if oldest else "",
-            ),
+            ("Waiting", html.number(found.waiting), waited),
             *_tiles(whole),
         ],
         "ended": charts.ended(found.hours),
@@ -78,15 +74,7 @@ def _words(found: Figures) -> dict[str, Any]:
             ((cause, words_of(cause), number) for cause, number in whole.causes.items()),
             key=lambda entry: -entry[2],
         ),
-        "latest": [
-            {
-                "row": row,
-                "state": html.badge(row.status),
-                "picture": bytes_.thumbnail_of(pictures[row.pk]) if row.pk in pictures else None,
-                "ago": html.ago(row.created_at),
-            }
-            for row in found.latest
-        ],
+        "latest": _latest(found),
         "storage": f"{'about ' if found.storage.is_estimated else ''}{html.size(found.storage.size)}",
         "files": f"{'about ' if found.storage.is_estimated else ''}{html.number(found.storage.files)}",
         "disk": html.progress(used, label="Disk"),
@@ -96,6 +84,19 @@ def _words(found: Figures) -> dict[str, Any]:
             ("Its memory", html.progress(found.now.host["memory_usage_percent"], label="Memory")),
         ],
     }
+
+
+def _latest(found: Figures) -> list[dict[str, Any]]:
+    pictures = first_pictures([row.pk for row in found.latest])
+    return [
+        {
+            "row": row,
+            "state": html.badge(row.status),
+            "picture": bytes_.thumbnail_of(pictures[row.pk]) if row.pk in pictures else None,
+            "ago": html.ago(row.created_at),
+        }
+        for row in found.latest
+    ]
 
 
 def _workers(number: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from script.harness.stack import Person
 from script.harness.waiting import wait_for
-from script.local.attack.campaign import attack
+from script.local.attack.campaign import Extent, attack
 from script.local.attack.installation import Installation
 from workflows.graph import node_classes
 
@@ -26,8 +26,7 @@ def installation(gpu_worker, comfyui) -> Installation:
 
 @pytest.mark.timeout(240)
 def test_nothing_gets_through(installation):
-    report = attack(
-        installation,
+    extent = Extent(
         seconds=20,
         seed=SEED,
         connections=20,
@@ -38,6 +37,7 @@ def test_nothing_gets_through(installation):
         alone_seconds=1.5,
         hold_seconds=0.5,
     )
+    report = attack(installation, extent)
     print("\n".join(report.lines()))
     assert report.leaks == []
     assert report.tries["paths in inputs of nodes"] > 30
@@ -66,8 +66,7 @@ def _access(person: Person, class_type: str) -> str:
 
 @pytest.mark.timeout(120)
 def test_it_finds_a_node_that_reads_what_others_have(installation, everybody_reads_folders):
-    report = attack(
-        installation, seconds=20, seed=SEED, parts=["nodes"], classes=[FOLDER_READER], alone_seconds=0.2
-    )
+    extent = Extent(seconds=20, seed=SEED, classes=[FOLDER_READER], alone_seconds=0.2)
+    report = attack(installation, extent, parts=["nodes"])
     print("\n".join(report.lines()))
     assert any(FOLDER_READER in leak and "the victim's picture" in leak for leak in report.leaks)

@@ -13,8 +13,9 @@ import time
 import pytest
 
 from comfyserve.outbound import client
-from models_registry import fetching
+from models_registry import fetching, verifying
 from models_registry.models import Download
+from models_registry.part_file import Part
 from tests.models_registry.sources import Source, serving
 
 NAME = "sdxl/new.safetensors"
@@ -115,7 +116,7 @@ def test_a_stopped_worker_leaves_what_it_has_for_the_next(fetch, source, folder)
         source.paused.set()
         return True
 
-    with pytest.raises(fetching.Stopped):
+    with pytest.raises(verifying.Stopped):
         fetch(told=tell, stop=stop)
     assert (folder / "sdxl" / ".new.safetensors.part").stat().st_size > 0
     assert fetch().path.read_bytes() == source.content
@@ -146,7 +147,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_stalled_source(fetch, source, f
             stop.set()
 
     threading.Thread(target=stop_halfway).start()
-    with pytest.raises(fetching.Stopped):
+    with pytest.raises(verifying.Stopped):
         fetch(stop=stop)
     assert time.monotonic() - began < 5
 
@@ -191,7 +192,7 @@ def test_a_full_disk_in_mid_download_is_said(fetch, folder, monkeypatch):
     def full(part, chunk):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetching.Part, "append", full)
+    monkeypatch.setattr(Part, "append", full)
     with pytest.raises(fetching.Failed, match="The disk is full"):
         fetch()
     assert left_in(folder) == []

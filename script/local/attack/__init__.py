@@ -80,13 +80,11 @@ def _finish(report: Report) -> int:
 
 
 def _attacked(installation: Installation, options: argparse.Namespace, *, seed: int) -> Report:
-    from script.local.attack.campaign import attack
+    from script.local.attack.campaign import Extent, attack
 
     return attack(
         installation,
-        seconds=options.minutes * 60,
-        seed=seed,
+        Extent(seconds=options.minutes * 60, seed=seed, connections=options.connections),
         parts=options.only or PARTS,
-        connections=options.connections,
         accounts=(options.attacker, options.victim),
     )

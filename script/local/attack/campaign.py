@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from script.local.attack.bombs import BombAttack
 from script.local.attack.callers import Caller, log_in
@@ -20,58 +21,87 @@ from script.local.attack.victim import Victim
 from script.local.attack.walk import routes
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much is tried. The fields with a default of None name what alone is tried, for tests."""
+
+    seconds: float
+    seed: int
+    connections: int = 200
+    routes_share: float = 1.0  # of the routes' combinations
+    classes: Sequence[str] | None = None
+    bombs: frozenset[str] | None = None
+    kinds: frozenset[str] | None = None  # of connections
+    alone_seconds: float = 5.0  # for the latency of an honest user who is alone
+    hold_seconds: float = 10.0  # that connections are held
+
+
 def attack(
     installation: Installation,
+    extent: Extent,
     *,
-    seconds: float,
-    seed: int,
-    parts: Sequence[str] = PARTS,
-    connections: int = 200,
+    parts: Collection[str] = PARTS,
     accounts: tuple[str, str] = ("", ""),
-    classes: Sequence[str] | None = None,
-    bombs: frozenset[str] | None = None,
-    routes_share: float = 1.0,
-    kinds: frozenset[str] | None = None,
-    alone_seconds: float = 5.0,
-    hold_seconds: float = 10.0,
 ) -> Report:
-    """`classes`, `bombs`, `kinds` (of connections) and `routes_share` limit what is tried, for tests.
-    UserError where the accounts do not work."""
+    """UserError where the accounts do not work."""
     began, report, canaries = time.monotonic(), Report(), Canaries()
     installation.plant(canaries)
-    nobody = Caller(installation.url, "anonymous")
     attacker = log_in(installation.url, "attacker", accounts[0])
     victim = Victim(log_in(installation.url, "victim", accounts[1]), canaries)
     victim.settle_in()
     honest = Honest(victim.caller, report)
-    honest.measure_alone(seconds=alone_seconds)
-
-    def left(share: float) -> float:
-        return max(1.0, share * (seconds - (time.monotonic() - began)))
-
-    if "headers" in parts:
-        _tell("Headers and addresses")
-        HeaderAttack(nobody, attacker, victim, report).run()
-    if "routes" in parts:
-        _tell("Routes")
-        RouteAttack(nobody, attacker, victim, report, more_paths=routes()).run(share=routes_share, seed=seed)
-    if "connections" in parts:
-        _tell("Connections")
-        held = ConnectionAttack(attacker, honest, report, web_pid=installation.web_pid)
-        held.run(count=connections, seconds=hold_seconds, only=kinds)
-    if "bombs" in parts:
-        _tell("Bombs")
-        BombAttack(attacker, victim, honest, report).run(seconds=left(0.6), only=bombs)
-    if "nodes" in parts:
-        _tell("Nodes")
-        outside = str(installation.outside) if installation.comfyui else ""
-        nodes = NodeAttack(attacker, victim, report, outside=outside)
-        nodes.denied()
-        with honest.beside("nodes"):
-            nodes.run(seconds=left(1.0), seed=seed, classes=classes)
+    honest.measure_alone(seconds=extent.alone_seconds)
+    attacks = _Attacks(installation, extent, report, attacker, victim, honest, until=began + extent.seconds)
+    for name in ("headers", "routes", "connections", "bombs", "nodes"):
+        if name in parts:
+            print(name.capitalize(), flush=True)
+            getattr(attacks, name)()
     _look_back(installation, victim, report)
     report.note(f"{'seconds in all':42} {time.monotonic() - began:.0f}")
     return report
+
+
+@dataclass(frozen=True)
+class _Attacks:
+    """A method for each of PARTS."""
+
+    installation: Installation
+    extent: Extent
+    report: Report
+    attacker: Caller
+    victim: Victim
+    honest: Honest
+    until: float  # of time.monotonic()
+
+    def headers(self) -> None:
+        HeaderAttack(self._nobody(), self.attacker, self.victim, self.report).run()
+
+    def routes(self) -> None:
+        attack = RouteAttack(self._nobody(), self.attacker, self.victim, self.report, more_paths=routes())
+        attack.run(share=self.extent.routes_share, seed=self.extent.seed)
+
+    def connections(self) -> None:
+        attack = ConnectionAttack(self.attacker, self.honest, self.report, web_pid=self.installation.web_pid)
+        extent = self.extent
+        attack.run(count=extent.connections, seconds=extent.hold_seconds, only=extent.kinds)
+
+    def bombs(self) -> None:
+        attack = BombAttack(self.attacker, self.victim, self.honest, self.report)
+        attack.run(seconds=self._left(0.6), only=self.extent.bombs)
+
+    def nodes(self) -> None:
+        outside = str(self.installation.outside) if self.installation.comfyui else ""
+        attack = NodeAttack(self.attacker, self.victim, self.report, outside=outside)
+        attack.denied()
+        with self.honest.beside("nodes"):
+            attack.run(seconds=self._left(1.0), seed=self.extent.seed, classes=self.extent.classes)
+
+    def _nobody(self) -> Caller:
+        return Caller(self.installation.url, "anonymous")
+
+    def _left(self, share: float) -> float:
+        """That share of the seconds that are left."""
+        return max(1.0, share * (self.until - time.monotonic()))
 
 
 def _look_back(installation: Installation, victim: Victim, report: Report) -> None:
@@ -83,7 +113,3 @@ def _look_back(installation: Installation, victim: Victim, report: Report) -> No
     if status != "completed":
         report.leak("the victim's things afterwards", f"its next execution is {status}")
     installation.look_for_strays(report)
-
-
-def _tell(text: str) -> None:
-    print(text, flush=True)
