@@ -22,6 +22,7 @@ LONGEST = (
     "tests/workflows/test_many_workers.py",
     "tests/console/test_browser.py",
     "tests/workflows/test_events.py",
+    "tests/workflows/test_event_streams.py",
     "tests/faults/test_faults.py",
     "tests/local/test_demo.py",
     "tests/workflows/test_webhooks.py",

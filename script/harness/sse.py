@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -105,3 +106,8 @@ def follow(
     if last is not None:
         headers["Last-Event-ID"] = str(last)
     return EventStream(person.url + path + query, headers=headers)
+
+
+def statuses(events: Iterable[Event]) -> list[str]:
+    """What the numbered `status` events say, in their order."""
+    return [event.data["status"] for event in events if event.name == "status" and event.id is not None]

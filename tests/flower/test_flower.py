@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 
 from script.harness import graphs
-from script.harness.stack import Stack
+from script.harness.stack import Person, Stack
 from script.harness.waiting import wait_for
 from tests.flower.conftest import AUTH, FlowerServer
 from tests.workflows.test_many_workers import start_pair
@@ -25,23 +26,40 @@ FAILS = {
 }
 
 
+def _ten_of(person: Person, i: int) -> Iterator[tuple[str, str]]:
+    """Submit ten; (id, the state in which Flower is to show its end)."""
+    for k in range(10):
+        if k == 3:
+            yield person.execute(FAILS), "FAILURE"
+        elif k == 5:
+            yield person.execute(graphs.colour(i * 10 + k), priority="low"), "REVOKED"
+        elif k == 7:
+            yield person.execute(graphs.sleep(1.0, seed=424_200 + i), priority="high"), "SUCCESS"
+        else:
+            yield person.execute(graphs.colour(i * 10 + k)), "SUCCESS"
+
+
+def _says_what_postgresql_says(stack: Stack, id_: str, task: dict[str, Any]) -> None:
+    [(worker, status, error, models)] = stack.sql(
+        "SELECT worker, status, error, models_used FROM workflows_execution WHERE id = %s", id_
+    )
+    if status == "cancelled":
+        return
+    assert task["worker"] == f"gpu-{worker}@{HOST}"
+    assert task["received"] <= task["started"]
+    assert task["runtime"] >= (0.9 if "high" in task["kwargs"] else 0)
+    assert "'user': 'watched" in task["kwargs"]
+    assert f"'models': {models}" in task["kwargs"]
+    assert task["exception"] == error
+    assert task["result"] == ("1 output" if status == "completed" else None)
+
+
 def test_thirty_executions_of_three_users_on_two_workers(
     bare_stack: Stack, comfyui_pair: Any, flower: FlowerServer
 ) -> None:
     stack = bare_stack
     people = [stack.person("watched") for _ in range(3)]
-    submitted: dict[str, str] = {}
-    for i, person in enumerate(people):
-        for k in range(10):
-            if k == 3:
-                id_, end = person.execute(FAILS), "FAILURE"
-            elif k == 5:
-                id_, end = person.execute(graphs.colour(i * 10 + k), priority="low"), "REVOKED"
-            elif k == 7:
-                id_, end = person.execute(graphs.sleep(1.0, seed=424_200 + i), priority="high"), "SUCCESS"
-            else:
-                id_, end = person.execute(graphs.colour(i * 10 + k)), "SUCCESS"
-            submitted[id_] = end
+    submitted = {id_: end for i, person in enumerate(people) for id_, end in _ten_of(person, i)}
     for id_ in submitted:
         task = flower.wait_for_state(id_, "PENDING")
         assert task["name"] == "workflows.execution"
@@ -63,18 +81,7 @@ def test_thirty_executions_of_three_users_on_two_workers(
     assert flower.lengths()["gpu"] == 0
     nodes = {f"gpu-gpu-{i}@{HOST}" for i in range(2)}
     for id_, task in tasks.items():
-        [(worker, status, error, models)] = stack.sql(
-            "SELECT worker, status, error, models_used FROM workflows_execution WHERE id = %s", id_
-        )
-        if status == "cancelled":
-            continue
-        assert task["worker"] == f"gpu-{worker}@{HOST}"
-        assert task["received"] <= task["started"]
-        assert task["runtime"] >= (0.9 if "high" in task["kwargs"] else 0)
-        assert "'user': 'watched" in task["kwargs"]
-        assert f"'models': {models}" in task["kwargs"]
-        assert task["exception"] == error
-        assert task["result"] == ("1 output" if status == "completed" else None)
+        _says_what_postgresql_says(stack, id_, task)
     rows = flower.workers()
     assert set(rows) == nodes
     assert Counter(task["worker"] for task in tasks.values() if task["worker"]) == {

@@ -25,6 +25,13 @@ STAFF = """
 """
 
 
+FAILING = {
+    **graphs.colour(7),
+    "3": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}},
+    "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "never"}},
+}
+
+
 def operator_of(stack: Stack) -> Person:
     person = stack.person("operator")
     stack.sql("UPDATE accounts_user SET is_staff = true WHERE email = %s", person.email)
@@ -64,55 +71,61 @@ def samples(text: str, name: str, *labels: str) -> int:
     return int(sum(float(value) for found, value in lines if all(each in found for each in labels)))
 
 
-def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
-    bare_stack: Stack, comfyui: Any, flower: FlowerServer
-) -> None:
-    stack = bare_stack
-    operator, ana = operator_of(stack), stack.person("ana")
-    failing = {
-        **graphs.colour(7),
-        "3": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}},
-        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "never"}},
-    }
+class Sources:
+    """Everything that tells an operator about the queue, asked at about the same moment."""
 
-    dashboard = Dashboard(stack, operator)
+    def __init__(self, stack: Stack, flower: FlowerServer) -> None:
+        self._stack = stack
+        self._operator = operator_of(stack)
+        self._flower = flower
+        self._dashboard = Dashboard(stack, self._operator)
+        # Other tests may have used this database.
+        self._counted_before, self._measured_before = self._counts(), self._runs_measured()
 
-    def metrics() -> str:
-        return operator.get("/metrics/", headers={"Accept": "text/plain"}).text
+    def _metrics(self) -> str:
+        return self._operator.get("/metrics/", headers={"Accept": "text/plain"}).text
 
-    def said() -> dict[str, tuple[int, int]]:
-        """What each says: (waiting, running)."""
-        figures = operator.get("/metrics/").json()
-        workers = operator.get("/workers/").json()
-        waiting = samples(metrics(), "comfyserve_waiting_executions")
+    def queue(self) -> dict[str, tuple[int, int]]:
+        """(waiting, running), by source."""
+        figures = self._operator.get("/metrics/").json()
+        workers = self._operator.get("/workers/").json()
+        waiting = samples(self._metrics(), "comfyserve_waiting_executions")
         executing = "flower_worker_number_of_currently_executing_tasks"
+        active = sum(row["active"] for row in self._flower.workers().values())
         return {
-            "flower": (flower.lengths()["gpu"], sum(row["active"] for row in flower.workers().values())),
-            "flower's metrics": (waiting, samples(flower.metrics(), executing)),
+            "flower": (self._flower.lengths()["gpu"], active),
+            "flower's metrics": (waiting, samples(self._flower.metrics(), executing)),
             "json": (figures["queue_size"], figures["active_executions"]),
-            "prometheus": (waiting, samples(metrics(), "comfyserve_running_executions")),
+            "prometheus": (waiting, samples(self._metrics(), "comfyserve_running_executions")),
             "workers": (waiting, sum(worker["running"] is not None for worker in workers)),
-            "dashboard": (dashboard.number("Waiting"), dashboard.number("Running")),
+            "dashboard": (self._dashboard.number("Waiting"), self._dashboard.number("Running")),
         }
 
-    def workers_said() -> dict[str, set[str]]:
-        """Names of the GPU workers that are well, as each says."""
-        services = operator.get("/health/detailed").json()["services"]
+    def healthy_workers(self) -> dict[str, set[str]]:
+        """Names of GPU workers, by source."""
+        services = self._operator.get("/health/detailed").json()["services"]
         well = [each["name"] for each in services if each["status"] == "healthy"]
-        online = re.findall(r'^flower_worker_online\{worker="gpu-(.*?)@.*"\} 1.0$', flower.metrics(), re.M)
-        seen = {name.partition("@")[0] for name, row in flower.workers().items() if row["status"]}
+        online = r'^flower_worker_online\{worker="gpu-(.*?)@.*"\} 1.0$'
+        seen = {name.partition("@")[0] for name, row in self._flower.workers().items() if row["status"]}
+        workers = self._operator.get("/workers/").json()
         return {
             "health": {name.partition(":")[2] for name in well if name.startswith("comfyui:")},
-            "workers": {
-                each["name"] for each in operator.get("/workers/").json() if each["status"] == "active"
-            },
+            "workers": {each["name"] for each in workers if each["status"] == "active"},
             "flower": {name.removeprefix("gpu-") for name in seen if name.startswith("gpu-")},
-            "flower's metrics": set(online),
+            "flower's metrics": set(re.findall(online, self._flower.metrics(), re.M)),
         }
 
-    def counts() -> dict[str, tuple[int, ...]]:
-        """Of those that ever ended: (completed, failed, cancelled)."""
-        ours, theirs = metrics(), flower.metrics()
+    def ended(self) -> dict[str, tuple[int, ...]]:
+        """(completed, failed, cancelled) since these sources were first asked, by source."""
+        return {
+            source: tuple(
+                now - before for now, before in zip(all_, self._counted_before[source], strict=True)
+            )
+            for source, all_ in self._counts().items()
+        }
+
+    def _counts(self) -> dict[str, tuple[int, ...]]:
+        ours, theirs = self._metrics(), self._flower.metrics()
         task = 'task="workflows.execution"'
         return {
             "prometheus": tuple(
@@ -123,61 +136,67 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
                 samples(theirs, "flower_events_total", f'type="task-{type_}"', task)
                 for type_ in ("succeeded", "failed", "revoked")
             ),
-            "dashboard": tuple(dashboard.number(tile) for tile in ("Completed", "Failed", "Cancelled")),
+            "dashboard": tuple(self._dashboard.number(tile) for tile in ("Completed", "Failed", "Cancelled")),
         }
 
-    def runs_measured() -> int:
-        return samples(metrics(), "comfyserve_execution_run_seconds_count")
+    def _runs_measured(self) -> int:
+        return samples(self._metrics(), "comfyserve_execution_run_seconds_count")
 
-    # Other tests may have used this database.
-    counts_before, runs_before = counts(), runs_measured()
+    def runs_measured(self) -> int:
+        """Since these sources were first asked."""
+        return self._runs_measured() - self._measured_before
 
-    def ended_said() -> dict[str, tuple[int, ...]]:
-        """The same, since this test began."""
-        return {
-            who: tuple(now - before for now, before in zip(said_now, counts_before[who], strict=True))
-            for who, said_now in counts().items()
-        }
-
-    def agreed(*, running: int) -> int:
-        """How many wait, when all say so of the same moment."""
+    def agree(self, *, running: int) -> int:
+        """How many wait, once all sources say the same as PostgreSQL at the same moment."""
 
         def look() -> list[tuple[int, int]] | None:
-            [truth] = stack.sql(TRUTH)
-            return [truth] if {truth, *said().values()} == {truth} and truth[1] == running else None
+            [truth] = self._stack.sql(TRUTH)
+            return [truth] if {truth, *self.queue().values()} == {truth} and truth[1] == running else None
 
         try:
             [(waiting, _)] = wait_for(look, seconds=60)
         except AssertionError:
-            raise AssertionError(f"PostgreSQL has {stack.sql(TRUTH)}; they say {said()}") from None
+            raise AssertionError(
+                f"PostgreSQL has {self._stack.sql(TRUTH)}; they say {self.queue()}"
+            ) from None
         return waiting
 
-    ids = [ana.execute(graphs.sleep(120.0)), ana.execute(failing)]
+
+@pytest.fixture
+def sources(bare_stack: Stack, flower: FlowerServer) -> Sources:
+    return Sources(bare_stack, flower)
+
+
+def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
+    bare_stack: Stack, comfyui: Any, flower: FlowerServer, sources: Sources
+) -> None:
+    ana = bare_stack.person("ana")
+    ids = [ana.execute(graphs.sleep(120.0)), ana.execute(FAILING)]
     ids += [ana.execute(graphs.colour(number)) for number in range(18)]
-    assert agreed(running=0) == 20
-    stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
+    assert sources.agree(running=0) == 20
+    bare_stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
     flower.wait_for_state(ids[0], "STARTED")
-    assert agreed(running=1) >= 18  # the one that fails may have gone first
+    assert sources.agree(running=1) >= 18  # the one that fails may have gone first
     wait_for(
-        lambda: all(names == {"gpu-0"} for names in workers_said().values()),
+        lambda: all(names == {"gpu-0"} for names in sources.healthy_workers().values()),
         seconds=30,
-        what=f"one worker, said by all; now {workers_said()}",
+        what=f"one worker, said by all; now {sources.healthy_workers()}",
     )
     for id_ in ids[10:]:
         assert ana.post(f"/workflows/{id_}/cancel").status_code == 200
-    assert agreed(running=1) >= 8
+    assert sources.agree(running=1) >= 8
     assert ana.post(f"/workflows/{ids[0]}/cancel").status_code == 200
-    assert agreed(running=0) == 0
+    assert sources.agree(running=0) == 0
     for id_ in ids:
         state = {"completed": "SUCCESS", "failed": "FAILURE", "cancelled": "REVOKED"}
         flower.wait_for_state(id_, state[ana.get(f"/workflows/{id_}").json()["status"]])
     row = flower.workers()["gpu-gpu-0@" + next(iter(flower.workers())).partition("@")[2]]
     assert (row["task-succeeded"], row["task-failed"]) == (8, 1)
     wait_for(
-        lambda: set(ended_said().values()) == {(8, 1, 11)},
+        lambda: set(sources.ended().values()) == {(8, 1, 11)},
         seconds=30,
-        what=f"8 completed, 1 failed and 11 cancelled, said by all; now {ended_said()}",
+        what=f"8 completed, 1 failed and 11 cancelled, said by all; now {sources.ended()}",
     )
     runtimes = samples(flower.metrics(), "flower_task_runtime_seconds_count", 'task="workflows.execution"')
     # Flower has the runtime of the failed one too, unless ComfyUI did not say how long it took.
-    assert runtimes - (runs_measured() - runs_before) in (0, 1)
+    assert runtimes - sources.runs_measured() in (0, 1)

@@ -1,8 +1,11 @@
-"""Files as ComfyUI's editor saves them, and what the nodes in them take."""
+"""Files as ComfyUI's editor saves them, what the nodes in them take, and what the API makes of them."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from tests.factories import assert_error
+from workflows.models import Execution, ObjectInfo, Worker
 
 
 def node_info(
@@ -137,3 +140,24 @@ SIMPLE_PROMPT: dict[str, Any] = {
 
 for _name, _about in OBJECT_INFO.items():
     _about |= {"name": _name, "display_name": _name}
+
+
+def worker_with_its_nodes() -> Worker:
+    """A worker that has reported OBJECT_INFO."""
+    info = ObjectInfo.objects.create(digest="a" * 64, body=OBJECT_INFO)
+    return Worker.objects.create(name="gpu", host="h", pid=1, url="u", reachable=True, object_info=info)
+
+
+def accepted(alice: Any, workflow: Any) -> dict[str, Any]:
+    """The prompt that is kept for the workers."""
+    response = alice.post("/workflows/execute", {"workflow": workflow})
+    assert response.status_code == 200, response.content
+    prompt: dict[str, Any] = Execution.objects.get(id=response.json()["execution_id"]).graph.prompt
+    return prompt
+
+
+def refused(alice: Any, workflow: Any) -> dict[str, tuple[str, str]]:
+    """field -> (code, message) of each mistake."""
+    response = alice.post("/workflows/execute", {"workflow": workflow})
+    body = assert_error(response, 400, "validation_error")
+    return {detail["field"]: (detail["code"], detail["message"]) for detail in body["details"]}
