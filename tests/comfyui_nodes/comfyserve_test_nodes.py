@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy_execution.graph_utils import GraphBuilder
 
 
 class TestSleep:
@@ -98,9 +99,30 @@ class TestHang:
             time.sleep(0.1)
 
 
+class TestLoop:
+    """Inverts an image `times` times: each round expands to the inversion and the next round."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",), "times": ("INT", {"default": 1, "min": 0, "max": 100})}}
+
+    def run(self, image: torch.Tensor, times: int) -> Any:
+        if times == 0:
+            return (image,)
+        graph = GraphBuilder()
+        inverted = graph.node("ImageInvert", "body", image=image)
+        again = graph.node("TestLoop", "again", image=inverted.out(0), times=times - 1)
+        return {"result": (again.out(0),), "expand": graph.finalize()}
+
+
 NODE_CLASS_MAPPINGS = {
     "TestSleep": TestSleep,
     "TestFail": TestFail,
     "TestCrash": TestCrash,
     "TestHang": TestHang,
+    "TestLoop": TestLoop,
 }

@@ -46,9 +46,11 @@ class Item:
 class NodeRun:
     """What a node's script is given."""
 
-    def __init__(self, engine: Engine, item: Item, node_id: str) -> None:
+    def __init__(self, engine: Engine, item: Item, node_id: str, *, within: NodeRun | None = None) -> None:
         self.prompt_id = item.prompt_id
         self.node_id = node_id
+        self.within = within  # the node that expanded to this one
+        self.shown_as: str = within.shown_as if within else node_id
         self._engine = engine
         self._item = item
 
@@ -60,16 +62,29 @@ class NodeRun:
         raise Interrupted
 
     async def progress(self, value: float, maximum: float) -> None:
-        await self._engine.node_progress(self._item, self.node_id, value=value, maximum=maximum)
+        await self._engine.node_progress(self._item, self, value=value, maximum=maximum)
         data = {"value": value, "max": maximum, "prompt_id": self.prompt_id, "node": self.node_id}
         await self._engine.send(self._item.client_id, "progress", data)
 
-    async def again(self) -> None:
-        """What this node depends on runs once more, as in a loop: ComfyUI tells of each run anew."""
-        await self._engine.repeat(self._item, self.node_id)
+    async def expand(self, name: str) -> NodeRun:
+        """A node that this one expands to begins, told under an id of its own, and shown as ours."""
+        inner = NodeRun(self._engine, self._item, f"{self.node_id}.0.0.{name}", within=self)
+        await inner.begin()
+        return inner
+
+    async def begin(self) -> None:
+        await self._engine.node_progress(self._item, self, value=0, maximum=1)
+        begun = {"node": self.node_id, "display_node": self.shown_as, "prompt_id": self.prompt_id}
+        await self._engine.send(self._item.client_id, "executing", begun)
+        if self._item.interrupted.is_set():
+            raise Interrupted
+
+    async def end(self) -> None:
+        maximum = self._item.progress[self.node_id]["max"]
+        await self._engine.node_progress(self._item, self, value=maximum, maximum=maximum, state="finished")
 
     async def preview(self, image: bytes) -> None:
-        ids = {"node_id": self.node_id, "prompt_id": self.prompt_id, "display_node_id": self.node_id}
+        ids = {"node_id": self.node_id, "prompt_id": self.prompt_id, "display_node_id": self.shown_as}
         head = json.dumps(ids | {"image_type": "image/png"}).encode()
         frame = struct.pack(">II", 4, len(head)) + head + image
         await self._engine.send(self._item.client_id, "", frame)
@@ -188,24 +203,13 @@ class Engine:
 
     async def _run_node(self, item: Item, node_id: str) -> None:
         node = item.graph[node_id]
-        await self.node_progress(item, node_id, value=0, maximum=1)
-        begun = {"node": node_id, "display_node": node_id, "prompt_id": item.prompt_id}
-        await self.send(item.client_id, "executing", begun)
-        if item.interrupted.is_set():
-            raise Interrupted
-        output = await self._classes[node["class_type"]].run(
-            NodeRun(self, item, node_id), node.get("inputs", {})
-        )
+        run = NodeRun(self, item, node_id)
+        await run.begin()
+        output = await self._classes[node["class_type"]].run(run, node.get("inputs", {}))
         self._cache[self._key(item, node_id)] = output
         item.executed.append(node_id)
         await self._show(item, node_id, output)
-        maximum = item.progress[node_id]["max"]
-        await self.node_progress(item, node_id, value=maximum, maximum=maximum, state="finished")
-
-    async def repeat(self, item: Item, node_id: str) -> None:
-        for before in upstream(item.graph[node_id], item.graph):
-            self._cache.pop(self._key(item, before), None)
-            await self._run_node(item, before)
+        await run.end()
 
     async def _show(self, item: Item, node_id: str, output: Any) -> None:
         if output is not None:
@@ -214,17 +218,17 @@ class Engine:
             await self.send(item.client_id, "executed", shown)
 
     async def node_progress(
-        self, item: Item, node_id: str, *, value: float, maximum: float, state: str = "running"
+        self, item: Item, run: NodeRun, *, value: float, maximum: float, state: str = "running"
     ) -> None:
-        item.progress[node_id] = {
+        item.progress[run.node_id] = {
             "value": value,
             "max": maximum,
             "state": state,
-            "node_id": node_id,
+            "node_id": run.node_id,
             "prompt_id": item.prompt_id,
-            "display_node_id": node_id,
-            "parent_node_id": None,
-            "real_node_id": node_id,
+            "display_node_id": run.shown_as,
+            "parent_node_id": run.within.node_id if run.within else None,
+            "real_node_id": run.shown_as,
         }
         data = {"prompt_id": item.prompt_id, "nodes": dict(item.progress)}
         await self.send(item.client_id, "progress_state", data)

@@ -27,8 +27,11 @@ class Run(Protocol):
 
     async def progress(self, value: float, maximum: float) -> None: ...
 
-    async def again(self) -> None:
-        """Run what this node depends on once more, as in a loop."""
+    async def expand(self, name: str) -> Run:
+        """A node that this one expands to, begun."""
+
+    async def end(self) -> None:
+        """For what `expand` gave."""
 
     async def preview(self, image: bytes) -> None: ...
 
@@ -82,9 +85,16 @@ async def stall(run: Run, _inputs: Mapping[str, Any]) -> Output:
 
 
 async def loop(run: Run, inputs: Mapping[str, Any]) -> Output:
-    """What it depends on runs `times` times."""
-    for _ in range(int(inputs["times"]) - 1):
-        await run.again()
+    """As loops are made: each of `times` rounds expands to a body, of `steps` steps, and the next round."""
+    rounds = [run]
+    for _ in range(int(inputs["times"])):
+        body = await rounds[-1].expand("body")
+        for step in range(int(inputs.get("steps", 0))):
+            await body.progress(step + 1, int(inputs["steps"]))
+        await body.end()
+        rounds.append(await rounds[-1].expand("again"))
+    for each in reversed(rounds[1:]):
+        await each.end()
     return None
 
 

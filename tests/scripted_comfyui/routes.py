@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import re
 import time
 import uuid
@@ -19,8 +20,17 @@ from tests.scripted_comfyui.validation import judge, no_prompt, wrong_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE = "<!doctype html><html><body><h1>no way in</h1></body></html>"
-# By their extensions, as the real one does.
-TYPES = {"png": "image/png", "mp4": "video/mp4", "webp": "image/webp", "txt": "text/plain"}
+# By their extensions, as the real one does. Others, and what a browser would run, are NO_TYPE.
+TYPES = {
+    "png": "image/png",
+    "mp4": "video/mp4",
+    "webp": "image/webp",
+    "txt": "text/plain",
+    "svg": "image/svg+xml",
+    "js": "application/javascript",
+}
+NO_TYPE = "application/octet-stream"
+FOLDERS = ("input", "output", "temp")
 
 
 class Routes:
@@ -60,12 +70,15 @@ class Routes:
             (get, "/system_stats", self._system_stats),
             (get, "/features", self._features),
         ]
+        others = get("/{path:.*}", self._no_such_file)  # last: the real one serves its frontend's files
         if self._modern:
             plain.append((post, "/jobs/{prompt_id}/cancel", self._cancel))
-            return [method("/api" + path, do) for method, path, do in plain] + [
-                method(path, do) for method, path, do in plain[:-1]
+            return [
+                *(method("/api" + path, do) for method, path, do in plain),
+                *(method(path, do) for method, path, do in plain[:-1]),
+                others,
             ]
-        return [method(prefix + path, do) for method, path, do in plain for prefix in ("", "/api")]
+        return [*(method(prefix + path, do) for method, path, do in plain for prefix in ("", "/api")), others]
 
     @web.middleware
     async def note_and_spoil(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -153,8 +166,12 @@ class Routes:
         await self._engine.delete(body.get("delete", []))
         return web.Response()
 
-    async def _whole_history(self, _request: web.Request) -> web.StreamResponse:
-        return web.json_response(self._engine.history)
+    async def _whole_history(self, request: web.Request) -> web.StreamResponse:
+        entries = list(self._engine.history.items())
+        most = request.query.get("max_items")
+        if most is not None:
+            entries = entries[-int(most) :] if int(most) else []
+        return web.json_response(dict(entries))
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
         prompt_id = request.match_info["prompt_id"]
@@ -188,14 +205,26 @@ class Routes:
         name = query.get("filename")
         if name in self.faults.broken_files and request.transport is not None:
             request.transport.close()  # as the real one does over a newline in a header
-        if not name or name.startswith("/") or ".." in name:
-            return web.Response(status=400 if name else 404)
-        content = self._engine.files.get((query.get("type", "output"), query.get("subfolder", ""), name))
+        if name is None:
+            return web.Response(status=404)
+        name, folder = _annotated(name, otherwise=query.get("type", "output"))
+        if not name or name.startswith("/") or ".." in name or folder not in FOLDERS:
+            return web.Response(status=400)
+        subfolder = query.get("subfolder", "")
+        if _leads_outside(subfolder):
+            return web.Response(status=403)
+        name = name.rpartition("/")[2]
+        content = self._engine.files.get((folder, subfolder, name))
         if content is None:
             return web.Response(status=404)
-        kind = TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        return await self._send_file(request, name, content)
+
+    async def _send_file(self, request: web.Request, name: str, content: bytes) -> web.StreamResponse:
+        part, status = request.http_range, 206 if "Range" in request.headers else 200
+        content = content[part]
+        kind = TYPES.get(name.rpartition(".")[2], NO_TYPE)
         response = web.StreamResponse(
-            headers={"Content-Type": kind, "Content-Disposition": f'filename="{name}"'}
+            status=status, headers={"Content-Type": kind, "Content-Disposition": f'filename="{name}"'}
         )
         response.content_length = len(content)
         await response.prepare(request)
@@ -204,11 +233,16 @@ class Routes:
             request.transport.close()
         return response
 
+    async def _no_such_file(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404)
+
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         form = await request.post()
         image, folder = form.get("image"), str(form.get("type", "input"))
         subfolder = str(form.get("subfolder", ""))
-        if not isinstance(image, web.FileField) or ".." in subfolder:
+        if folder not in FOLDERS:
+            raise UnboundLocalError(folder)  # a fault of the real one: 500
+        if not isinstance(image, web.FileField) or _leads_outside(subfolder):
             return web.Response(status=400)
         content, name = image.file.read(), image.filename
         if form.get("overwrite") not in ("true", "1"):
@@ -253,6 +287,18 @@ async def _json(request: web.Request) -> Any:
         return await request.json()
     except ValueError:
         return None
+
+
+def _annotated(name: str, *, otherwise: str) -> tuple[str, str]:
+    """`x.png [input]` names a folder too."""
+    for folder in FOLDERS:
+        if name.endswith(f"[{folder}]"):
+            return name.removesuffix(f"[{folder}]").rstrip(), folder
+    return name, otherwise
+
+
+def _leads_outside(subfolder: str) -> bool:
+    return posixpath.normpath(subfolder).startswith(("..", "/"))
 
 
 def _is_canonical(text: str) -> bool:

@@ -37,7 +37,11 @@ def judge(
     if not outputs:
         return Verdict(error=_error("prompt_no_outputs", "Prompt has no outputs", ""))
     node_errors: dict[str, Any] = {}
-    good = [output for output in outputs if not _note_errors(output, output, graph, classes, node_errors)]
+    good = [
+        output
+        for output in outputs
+        if not (_has_cycle(output, graph) or _note_errors(output, output, graph, classes, node_errors))
+    ]
     if good:
         return Verdict(outputs=good, node_errors=node_errors)
     details = "\n".join(error["details"] for each in node_errors.values() for error in each["errors"])
@@ -76,6 +80,13 @@ def upstream(node: Mapping[str, Any], graph: Graph) -> list[str]:
     """The nodes that this one takes inputs from."""
     values = node.get("inputs", {}).values()
     return [value[0] for value in values if isinstance(value, list) and len(value) == 2 and value[0] in graph]
+
+
+def _has_cycle(node_id: str, graph: Graph, path: tuple[str, ...] = ()) -> bool:
+    """The real one recurses to Python's limit: the output fails validation, and no node is named."""
+    if node_id in path:
+        return True
+    return any(_has_cycle(each, graph, (*path, node_id)) for each in upstream(graph[node_id], graph))
 
 
 def _note_errors(

@@ -129,7 +129,7 @@ def test_a_node_that_runs_again_and_again_never_takes_progress_back(rig):
     seen: list[float] = []
     workflow = sleep(0.3)
     workflow["1"]["inputs"]["steps"] = 2
-    workflow["3"] = {"class_type": "Loop", "inputs": {"image": ["1", 0], "times": 4}}
+    workflow["3"] = {"class_type": "Loop", "inputs": {"image": ["1", 0], "times": 4, "steps": 2}}
     workflow["2"]["inputs"]["images"] = ["3", 0]
     execution_id = rig.run(workflow)
     while rig.status(execution_id) in ("pending", "running"):
