@@ -60,7 +60,7 @@ def long() -> Graph:
 
 
 def answer_of(response: requests.Response, caller: Caller) -> Answer:
-    """What must be the same: status, types, and the body: JSON by its shape, a picture as one, else exactly."""
+    """What must be the same: status, types, and the body (JSON by its shape, a picture as one)."""
     content_type = response.headers.get("Content-Type", NO_TYPE).partition(";")[0]
     if content_type == "application/json":
         body = shape(json.loads(re.sub(ANY_ID, "ID", response.text)))
