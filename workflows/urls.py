@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .api import batch_views, node_views, stream_views, views, webhook_views
+from .api import batch_views, delivery_views, node_views, stream_views, views, webhook_views
 
 urlpatterns = [
     path("", views.ListView.as_view()),
@@ -16,12 +16,14 @@ urlpatterns = [
     path("batches/<str:batch_id>/cancel", batch_views.CancelView.as_view()),
     path("batches/<str:batch_id>/retry", batch_views.RetryView.as_view()),
     path("batches/<str:batch_id>/contact-sheet", batch_views.ContactSheetView.as_view()),
+    path("batches/<str:batch_id>/redeliver", delivery_views.RedeliverBatchView.as_view()),
     path("<str:execution_id>", views.ResultView.as_view()),
     path("<str:execution_id>/status", views.StatusView.as_view()),
     path("<str:execution_id>/logs", views.LogsView.as_view()),
     path("<str:execution_id>/cancel", views.CancelView.as_view()),
     path("<str:execution_id>/retry", views.RetryView.as_view()),
     path("<str:execution_id>/events", stream_views.ExecutionEventsView.as_view()),
+    path("<str:execution_id>/redeliver", delivery_views.RedeliverView.as_view()),
     path("<str:execution_id>/webhooks", webhook_views.DeliveriesView.as_view()),
     path("<str:execution_id>/webhooks/<int:delivery_id>/redeliver", webhook_views.RedeliverView.as_view()),
 ]

@@ -78,6 +78,8 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         "What came of it",
         [
             Rows("Files", "folder_open", "files.File"),
+            Rows("Destinations", "cloud_upload", "files.Destination"),
+            Rows("Deliveries of files", "outbox", "workflows.OutputDelivery"),
             Rows("Webhook deliveries", "webhook", "workflows.Delivery"),
         ],
     ),

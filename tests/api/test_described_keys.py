@@ -34,7 +34,10 @@ NOT_JSON = {
 }  # fmt: skip
 NEEDS_MAIL = {"post /auth/password/reset", "post /auth/password/reset/confirm"}  # tests/accounts has these
 # tests/workflows/test_delivery.py compares these.
-NEEDS_BUCKET = {"post /destinations/", "patch /destinations/{destination}"}
+NEEDS_BUCKET = {
+    "post /destinations/", "patch /destinations/{destination}", "post /workflows/{execution_id}/redeliver",
+    "post /workflows/batches/{batch_id}/redeliver",
+}  # fmt: skip
 OF_A_WORKER = {
     "post /models/{model_name}/download", "delete /models/{model_name}/download",
     "get /models/{model_name}/download-progress", "post /models/{model_name}/load",

@@ -17,19 +17,23 @@ from django.test.utils import CaptureQueriesContext
 from accounts import api_keys, audit, sessions
 from accounts.audit_models import AuditEntry
 from accounts.models import ApiKey, User, UserLimits
-from files.models import File, Kind, Pin
+from files.models import Destination, File, Kind, Pin
 from models_registry.models import Command, Download, Host, Model, ModelFile
 from tests.console.conftest import client_of
 from tests.console.test_executions import EVIL, submitted
 from tests.factories import make_user
 from tests.health.test_workers import make_worker
-from workflows.models import Delivery, DeliveryAttempt, Worker
+from workflows.models import Delivery, DeliveryAttempt, Output, OutputDelivery, Worker
 
 pytestmark = pytest.mark.django_db
 WORKERS, MODELS, FILES = "/admin/workflows/worker/", "/admin/models_registry/model/", "/admin/files/file/"
 DELIVERIES, USERS, KEYS = "/admin/workflows/delivery/", "/admin/accounts/user/", "/admin/accounts/apikey/"
 AUDIT = "/admin/accounts/auditentry/"
-PAGES = [WORKERS, MODELS, FILES, DELIVERIES, USERS, KEYS, AUDIT, "/admin/workflows/execution/"]
+DESTINATIONS, SENT_FILES = "/admin/files/destination/", "/admin/workflows/outputdelivery/"
+PAGES = [
+    WORKERS, MODELS, FILES, DELIVERIES, USERS, KEYS, AUDIT, DESTINATIONS, SENT_FILES,
+    "/admin/workflows/execution/",
+]  # fmt: skip
 MAX_QUERIES = 12
 
 
@@ -37,6 +41,7 @@ MAX_QUERIES = 12
 def groups() -> None:
     """As the migration makes them; tests that empty the tables take them away."""
     import_module("accounts.migrations.0003_operator_groups").make(apps, None)
+    import_module("workflows.migrations.0033_operators_see_deliveries").grant(apps, None)
 
 
 def member(group: str) -> Client:
@@ -84,12 +89,26 @@ def make_delivery(user: User, *, state: str = "failed", **more: Any) -> Delivery
     return delivery
 
 
+def make_file_delivery(user: User, *, state: str = "failed", name: str = "x", **more: Any) -> OutputDelivery:
+    """Of a file to a bucket of this user."""
+    destination, _ = Destination.objects.get_or_create(
+        user=user, name=name[:63], defaults={"endpoint": "https://s3.example.com", "secret": "hidden-secret"}
+    )
+    execution = submitted(user)
+    output = Output.objects.create(execution=execution, node_id="1", group="images", position=0)
+    about = {"destination": destination, "url": "https://s3.example.com/b/x", **more}
+    return OutputDelivery.objects.create(
+        output=output, execution=execution, user=user, filename=name, state=state, **about
+    )
+
+
 def one_of_each(user: User, *, name: str = "x") -> dict[str, Any]:
     """An object for each list, by the list's address."""
     make_worker(name, gpus=[{"name": name, "usage_percent": 3}], devices=[{"name": name, "vram_free": 1}])
     model = make_model(name, host=name, loaded_bytes=7)
     Download.objects.create(model=model, host_id=name, url="https://example.com", error=name)
     delivery = make_delivery(user, error=name, host=name[:50])
+    sent = make_file_delivery(user, name=name, error=name)
     key, _ = api_keys.create(user=user, name=name)
     audit.record("x", on=user, changes={"name": (name, name)}, note=name)
     return {
@@ -97,6 +116,8 @@ def one_of_each(user: User, *, name: str = "x") -> dict[str, Any]:
         MODELS: model.pk,
         FILES: make_file(user, filename=name).pk,
         DELIVERIES: delivery.pk,
+        DESTINATIONS: sent.destination_id,
+        SENT_FILES: sent.pk,
         USERS: user.pk,
         KEYS: key.pk,
         AUDIT: AuditEntry.objects.get(action="x", note=name).pk,
@@ -167,6 +188,7 @@ class TestRoles:
         pks = one_of_each(alice)
         for address, action in [
             (WORKERS, "pause"), (MODELS, "load"), (FILES, "remove"), (DELIVERIES, "redeliver"),
+            (DESTINATIONS, "redeliver"), (SENT_FILES, "redeliver"),
             (USERS, "deactivate"), (KEYS, "revoke"),
         ]:  # fmt: skip
             assert act(reader, address, action, pks[address]).status_code == 403, action
@@ -367,6 +389,40 @@ class TestFilesAndDeliveries:
         delivery.refresh_from_db()
         assert delivery.state == "waiting"
         assert last("delivery.redeliver").object_id == str(delivery.pk)
+
+    def test_a_file_is_delivered_again(self, console: Client, alice: User) -> None:
+        sent = make_file_delivery(alice, tries=3, error="403")
+        assert "Deliver again" in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
+        act(console, SENT_FILES, "redeliver", sent.pk)
+        sent.refresh_from_db()
+        assert (sent.state, sent.tries, sent.error) == ("waiting", 0, "")
+        assert last("outputdelivery.redeliver").object_id == str(sent.pk)
+
+    def test_one_for_an_address_of_one_run_is_not(self, console: Client, alice: User) -> None:
+        sent = make_file_delivery(alice, destination=None)
+        assert 'value="redeliver"' not in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
+        answer = act(console, SENT_FILES, "redeliver", sent.pk)
+        assert "is not stored any more" in answer.content.decode()
+        sent.refresh_from_db()
+        assert sent.state == "failed"
+
+    def test_all_that_a_destination_did_not_take_is_delivered_again(
+        self, console: Client, alice: User
+    ) -> None:
+        failed = [make_file_delivery(alice, error="403 from the bucket") for _ in range(3)]
+        kept = make_file_delivery(alice, state="delivered")
+        page = console.get(page_of(DESTINATIONS, kept.destination_id)).content.decode()
+        assert "403 from the bucket" in page
+        assert "3 not delivered" in page
+        assert "hidden-secret" not in page + console.get(DESTINATIONS).content.decode()
+        act(console, DESTINATIONS, "redeliver", kept.destination_id)
+        states = OutputDelivery.objects.filter(pk__in=[each.pk for each in failed])
+        assert set(states.values_list("state", flat=True)) == {"waiting"}
+        kept.refresh_from_db()
+        assert kept.state == "delivered"
+        assert last("destination.redeliver").object_id == str(kept.destination_id)
+        answer = act(console, DESTINATIONS, "redeliver", kept.destination_id)
+        assert "nothing failed" in answer.content.decode()
 
     def test_one_that_waits_is_not(self, console: Client, alice: User) -> None:
         answer = act(console, DELIVERIES, "redeliver", make_delivery(alice, state="waiting").pk)

@@ -6,4 +6,4 @@ and its page); `actions` is what an operator may do, `detail` what an execution'
 
 from __future__ import annotations
 
-from . import executions, node_rules, webhooks, workers  # noqa: F401
+from . import deliveries, executions, node_rules, webhooks, workers  # noqa: F401

@@ -41,3 +41,7 @@ class BatchDetailSerializer(BatchInfoSerializer):
 
 class CountSerializer(serializers.Serializer[Any]):
     count = serializers.IntegerField(help_text="Executions that were changed")
+
+
+class RedeliveredSerializer(serializers.Serializer[Any]):
+    count = serializers.IntegerField(help_text="Files that are sent again")

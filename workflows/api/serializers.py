@@ -75,12 +75,27 @@ class DeliverySerializer(serializers.Serializer[Any]):
         help_text="The same for several files, in their order",
     )  # fmt: skip
 
+    def __init__(self, *, path: str = "output.deliver_to", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+
     def to_internal_value(self, data: Any) -> dict[str, Any]:
-        refuse_unknown(data, self.fields, path="output.deliver_to")
+        refuse_unknown(data, self.fields, path=self.path)
         found: dict[str, Any] = super().to_internal_value(data)
         if len(found) != 1:
             raise serializers.ValidationError("Say one of: destination, url, urls")
         return {"urls": [found["url"]]} if "url" in found else found
+
+
+class RedeliverSerializer(serializers.Serializer[Any]):
+    files = serializers.ListField(
+        child=TextField(max_length=800), required=False, allow_null=True, min_length=1, max_length=1000,
+        help_text="Which ones, by `file` of the `delivery`, delivered or not; by default those not delivered",
+    )  # fmt: skip
+    deliver_to = DeliverySerializer(
+        path="deliver_to", required=False, allow_null=True,
+        help_text="Another place, as in `output.deliver_to`; by default the one they were going to",
+    )  # fmt: skip
 
 
 class OutputOptions(FormatFields):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,8 @@ from comfyserve.outbound import client, errors
 from files import converted, destinations
 from files.models import Destination
 from workflows import notify
-from workflows.models import Output, OutputDelivery
+from workflows.models import Output, OutputDelivery, WebhookEvent
+from workflows.webhooks import outbox
 
 PATH = "output.deliver_to"
 
@@ -38,23 +40,39 @@ def kept(output: Mapping[str, Any], *, user: User, many: bool = False) -> dict[s
     wanted = output.get("deliver_to")
     if not wanted:
         return {name: value for name, value in output.items() if name != "deliver_to"}
-    if "destination" in wanted:
-        return {**output, "deliver_to": {"destination": _destination(wanted["destination"], user).pk}}
-    if many:
+    if many and "urls" in wanted:
         raise ValidationFailed.of(f"{PATH}.urls", "A batch is delivered to a destination, not to addresses")
+    place = checked(wanted, user=user, path=PATH)
+    if place.destination is not None:
+        return {**output, "deliver_to": {"destination": place.destination.pk}}
+    return {**output, "deliver_to": {"urls": secret_box.encrypt(json.dumps(place.urls))}}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files go: a saved bucket, or addresses for the files in their order."""
+
+    destination: Destination | None = None
+    urls: Sequence[str] = ()
+
+
+def checked(wanted: Mapping[str, Any], *, user: User, path: str) -> Place:
+    """The validated form of `deliver_to`. Raises ValidationFailed by field below `path`. May query DNS."""
+    if "destination" in wanted:
+        return Place(destination=_destination(wanted["destination"], user, path))
     for number, url in enumerate(wanted["urls"]):
         try:
             client.check(url, https_only=settings.WEBHOOK_HTTPS_ONLY)
         except errors.Refused as exc:
-            raise ValidationFailed.of(f"{PATH}.urls.{number}", str(exc)) from exc
-    return {**output, "deliver_to": {"urls": secret_box.encrypt(json.dumps(wanted["urls"]))}}
+            raise ValidationFailed.of(f"{path}.urls.{number}", str(exc)) from exc
+    return Place(urls=wanted["urls"])
 
 
-def _destination(name: str, user: User) -> Destination:
+def _destination(name: str, user: User, path: str) -> Destination:
     names = {each.name: each for each in destinations.of_user(user)}
     if name not in names:
         hint = did_you_mean(near(name, list(names)))
-        raise ValidationFailed.of(f"{PATH}.destination", f"You have no destination '{name[:63]}'{hint}")
+        raise ValidationFailed.of(f"{path}.destination", f"You have no destination '{name[:63]}'{hint}")
     return names[name]
 
 
@@ -86,6 +104,8 @@ def begin(execution_id: UUID, *, user_id: int, output: Mapping[str, Any], made: 
     for delivery in new:
         delivery.execution_id, delivery.user_id = execution_id, user_id
     OutputDelivery.objects.bulk_create(new)
+    if all(delivery.state == OutputDelivery.State.FAILED for delivery in new):
+        outbox.record([execution_id], event=WebhookEvent.DELIVERED)
     transaction.on_commit(notify.wake_webhooks)
 
 
@@ -111,8 +131,16 @@ def _to_address(output: Output, name: str, url: str | None) -> OutputDelivery:
     if url is None:
         failed = OutputDelivery.State.FAILED
         return OutputDelivery(output=output, filename=name, state=failed, error="No address was given for it")
-    plain = urlsplit(url)._replace(query="", fragment="").geturl()
-    return OutputDelivery(output=output, filename=name, secret_url=secret_box.encrypt(url), url=plain)
+    return OutputDelivery(
+        output=output, filename=name, secret_url=secret_box.encrypt(url), url=without_secrets(url)
+    )
+
+
+def without_secrets(url: str) -> str:
+    """The address without its query, which holds the signature, and without a login."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl()
 
 
 def _names(files: Sequence[Output]) -> list[str]:

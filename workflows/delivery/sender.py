@@ -45,7 +45,7 @@ class Taken:
     token: UUID
     execution_id: UUID
     tries: int  # with this one
-    age: float  # seconds since the execution ended, in the database's clock
+    age: float  # seconds since the execution ended or a redelivery was requested, by the database's clock
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ UPDATE workflows_outputdelivery d SET token = gen_random_uuid(), tries = tries +
     taken_until = statement_timestamp() + make_interval(secs => %(seconds)s)
 FROM chosen WHERE d.id = chosen.id
 RETURNING d.id, d.token, d.execution_id, d.tries,
-    extract(epoch FROM statement_timestamp() - d.created_at)::float AS age
+    extract(epoch FROM statement_timestamp() - d.retried_since)::float AS age
 """
 
 
@@ -156,7 +156,7 @@ def _url(row: OutputDelivery) -> str:
 
 
 def _record(taken: Taken, sent: Sent) -> None:
-    """Once the last one of an execution has ended, its webhook is told."""
+    """Record the outcome; the last delivery of an execution to end reports it to its webhook."""
     values = _values(taken, sent)
     with transaction.atomic():
         all_of_it = OutputDelivery.objects.filter(execution=taken.execution_id)
@@ -166,7 +166,7 @@ def _record(taken: Taken, sent: Sent) -> None:
             return
         states[taken.id] = values["state"]
         if OutputDelivery.State.WAITING not in states.values():
-            outbox.record([taken.execution_id], event=WebhookEvent.DELIVERED)
+            outbox.record_again(taken.execution_id, event=WebhookEvent.DELIVERED)
     named = {"execution_id": str(taken.execution_id), "action": f"output_{values['state']}"}
     level = logging.WARNING if values["state"] == OutputDelivery.State.FAILED else logging.INFO
     logger.log(level, "delivery %d is %s: %s", taken.id, values["state"], sent.error or "sent", extra=named)

@@ -36,6 +36,7 @@ class OutputDelivery(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(db_default=Now())
+    retried_since = models.DateTimeField(db_default=Now(), help_text="Tries are counted from here on")
     tries = models.IntegerField(default=0)
     # the sender's claim, and until when it is valid
     token = models.UUIDField(null=True, blank=True)
@@ -46,6 +47,10 @@ class OutputDelivery(models.Model):
         indexes = [
             # Used by delivery.sender: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="output_delivery_waiting", condition=Q(state="waiting")),
+            # Used by the console: what a destination did not take.
+            models.Index(
+                fields=["destination", "id"], name="output_delivery_failed", condition=Q(state="failed")
+            ),
         ]
 
     def __str__(self) -> str:

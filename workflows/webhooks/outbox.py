@@ -20,6 +20,7 @@ from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
 from comfyserve.outbound import client
 from workflows import notify
 from workflows.models import DEFAULT_EVENTS, Delivery, DeliveryAttempt, Execution, Webhook, WebhookEvent
+from workflows.models.webhook import new_message_id
 
 SHOWN_ATTEMPTS = 50  # the latest attempts per delivery
 
@@ -82,6 +83,17 @@ def record(ids: Iterable[UUID], *, event: WebhookEvent) -> None:
             transaction.on_commit(notify.wake_webhooks)
 
 
+def record_again(execution_id: UUID, *, event: WebhookEvent) -> None:
+    """Add an event that may have been reported before: as a new message, in the same row.
+
+    One that is still waiting is left alone: its body is built when it is sent. Call it in the transaction
+    that changes the state.
+    """
+    ended = Delivery.objects.filter(execution=execution_id, event=event)
+    if not send_again(ended, message_id=new_message_id(), created_at=Now()):
+        record([execution_id], event=event)
+
+
 # -- looking and asking again --------------------------------------------------------------------------
 def deliveries_of(execution: Execution) -> list[Delivery]:
     """In order of events, each with its attempts."""
@@ -99,7 +111,7 @@ def redeliver(*, execution: Execution, delivery_id: int) -> Delivery:
     return rows.get()
 
 
-def send_again(rows: QuerySet[Delivery]) -> int:
+def send_again(rows: QuerySet[Delivery], **changes: Any) -> int:
     """Queue finished deliveries again, whether delivered or failed; returns their number."""
     with transaction.atomic():
         changed = rows.exclude(state=Delivery.State.WAITING).update(
@@ -111,6 +123,7 @@ def send_again(rows: QuerySet[Delivery]) -> int:
             finished_at=None,
             token=None,
             taken_until=None,
+            **changes,
         )
         if changed:
             transaction.on_commit(notify.wake_webhooks)

@@ -1,0 +1,138 @@
+"""Delivering files again: to where they were going, or to another place that the user names.
+
+An address that was given for one run has been erased when its delivery ended, so another one must be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import transaction
+from django.db.models import BooleanField, Count, ExpressionWrapper, OuterRef, Q, Subquery
+from django.db.models.functions import Now
+
+from accounts.models import User
+from comfyserve import secret_box
+from comfyserve.api.errors import Conflict, ValidationFailed
+from comfyserve.near_names import did_you_mean, near
+from files import destinations
+from workflows import notify
+from workflows.models import Execution, OutputDelivery
+
+from . import plan
+
+State = OutputDelivery.State
+MOST = 10_000  # files at once
+
+
+def redeliver(
+    execution: Execution,
+    *,
+    user: User,
+    files: Sequence[str] | None = None,
+    deliver_to: Mapping[str, Any] | None = None,
+) -> None:
+    """Send the files named in `files`, or those that were not delivered, once more.
+
+    Raises ValidationFailed by field, and Conflict if there is nothing to send or a file is being sent. May
+    query DNS: not inside a transaction.
+    """
+    place = plan.checked(deliver_to, user=user, path="deliver_to") if deliver_to else None
+    with transaction.atomic():
+        chosen = _chosen(_locked(execution), files)
+        _place(chosen, place)
+        _reset([row.id for row in chosen])
+
+
+def redeliver_one(row: OutputDelivery) -> None:
+    """Send one that has ended to its destination once more, delivered or not. Raises Conflict."""
+    with transaction.atomic():
+        current = OutputDelivery.objects.select_for_update().filter(id=row.id).first()
+        if current is None or current.state == State.WAITING:
+            raise Conflict("it has not ended yet")
+        if current.destination_id is None:
+            raise Conflict("its address or destination is not stored any more")
+        _reset([current.id])
+
+
+def redeliver_failed(**chosen: Any) -> int:
+    """Send the failed ones among `chosen`, as in a filter, to their destinations; returns their number.
+
+    At most MOST at once. Those for an address, which is not stored any more, are left out.
+    """
+    failed = OutputDelivery.objects.filter(state=State.FAILED, destination__isnull=False, **chosen)
+    with transaction.atomic():
+        locked = failed.select_for_update(of=("self",), skip_locked=True).order_by("id")
+        return _reset(list(locked.values_list("id", flat=True)[:MOST]))
+
+
+def _locked(execution: Execution) -> list[Any]:
+    """Its deliveries in the order of outputs, each with `is_being_sent`, by the database's clock."""
+    taken = ExpressionWrapper(Q(taken_until__gt=Now()), output_field=BooleanField())
+    rows = OutputDelivery.objects.filter(execution=execution).select_for_update(of=("self",))
+    rows = rows.select_related("destination").annotate(is_being_sent=taken)
+    return sorted(rows.order_by("id"), key=lambda row: row.output_id)
+
+
+def failures() -> Subquery:
+    """For a query of destinations: how many files each of them did not take."""
+    failed = OutputDelivery.objects.filter(destination=OuterRef("pk"), state=State.FAILED)
+    counted = failed.order_by().values("destination").annotate(number=Count("id")).values("number")
+    return Subquery(counted)
+
+
+# -- which, and where to ---------------------------------------------------------------------------------
+def _chosen(rows: Sequence[Any], files: Sequence[str] | None) -> list[OutputDelivery]:
+    if not rows:
+        raise Conflict("Nothing of this execution was to be delivered: it had no `output.deliver_to`")
+    names = [row.filename for row in rows]
+    for number, name in enumerate(files or ()):
+        if name not in names:
+            hint = did_you_mean(near(name, names))
+            raise ValidationFailed.of(f"files.{number}", f"No file '{name[:200]}' was to be delivered{hint}")
+    chosen = [row for row in rows if (row.filename in files if files else row.state != State.DELIVERED)]
+    if not chosen:
+        raise Conflict("Every file was delivered; name in `files` those to deliver again")
+    for row in chosen:
+        if row.is_being_sent:
+            raise Conflict(f"'{row.filename}' is being delivered at this moment")
+    return chosen
+
+
+def _place(chosen: Sequence[OutputDelivery], place: plan.Place | None) -> None:
+    """Set where each goes; without a new place, to where it was going."""
+    if place is None:
+        for row in chosen:
+            if row.destination is None and not row.secret_url:
+                raise ValidationFailed.of("deliver_to", _why_nowhere(row), "REQUIRED_FIELD")
+        return
+    if place.destination is None and len(place.urls) < len(chosen):
+        message = f"{len(chosen)} files are to be delivered, and {len(place.urls)} addresses were given"
+        raise ValidationFailed.of("deliver_to.urls", message)
+    for number, row in enumerate(chosen):
+        row.destination, row.secret_url = place.destination, ""
+        if place.destination is None:
+            url = place.urls[number]
+            row.secret_url, row.url = secret_box.encrypt(url), plan.without_secrets(url)
+        else:
+            row.url = destinations.plain_url(place.destination, f"{row.execution_id}/{row.filename}")
+    OutputDelivery.objects.bulk_update(chosen, ["destination", "secret_url", "url"])
+
+
+def _why_nowhere(row: OutputDelivery) -> str:
+    if row.url:
+        gone = f"The address or destination of '{row.filename}' is not stored any more"
+    else:
+        gone = f"'{row.filename}' never had an address"
+    return f"{gone}: name another one"
+
+
+def _reset(ids: Sequence[int]) -> int:
+    count = OutputDelivery.objects.filter(id__in=ids).update(
+        state=State.WAITING, error="", tries=0, due_at=Now(), retried_since=Now(), finished_at=None,
+        token=None, taken_until=None,
+    )  # fmt: skip
+    if count:
+        transaction.on_commit(notify.wake_webhooks)
+    return count
