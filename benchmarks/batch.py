@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 
 import psycopg  # noqa: E402
+from tests.stack import Person, Stack  # noqa: E402
 
 from benchmarks.processor import groups, used  # noqa: E402
 from benchmarks.world import DATABASE, World, print_table, say  # noqa: E402
-from tests.stack import Person, Stack  # noqa: E402
 from tests.workflows import graphs  # noqa: E402
 
 STATEMENT = re.compile(r"LOG: +(?:statement|execute [^:]*): (?!BEGIN|COMMIT|SAVEPOINT|RELEASE)")
@@ -74,7 +74,7 @@ def measure(
     seconds = time.perf_counter() - began
     web, postgres = (1000 * (used(watched[name]) - before[name]) for name in ("web", "postgres"))
     with logged(world, log) as lines:
-        post(stack.person(), number)
+        post(person, number)
     counted = [sum(bool(pattern.search(line)) for line in lines) for pattern in (BEGIN, STATEMENT)]
     return [seconds, web, postgres, *counted]
 
