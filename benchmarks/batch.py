@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 
 import psycopg  # noqa: E402
-from tests.stack import Person, Stack  # noqa: E402
 
 from benchmarks.processor import groups, used  # noqa: E402
 from benchmarks.world import DATABASE, World, print_table, say  # noqa: E402
-from tests.workflows import graphs  # noqa: E402
+from script.harness import graphs  # noqa: E402
+from script.harness.stack import Person, Stack  # noqa: E402
 
 STATEMENT = re.compile(r"LOG: +(?:statement|execute [^:]*): (?!BEGIN|COMMIT|SAVEPOINT|RELEASE)")
 BEGIN = re.compile(r"LOG: +(?:statement|execute [^:]*): BEGIN")

@@ -338,7 +338,7 @@ class TestRedelivery:
 
     def test_mistakes_are_told_by_their_field(self, rig, destination, failed):
         name = delivery(rig, failed)[0]["file"]
-        for body, field in [
+        bodies: list[tuple[dict[str, Any], str]] = [
             ({"files": [name + "x"]}, "files.0"),
             ({"files": []}, "files"),
             ({"deliver_to": {"destination": "mime"}}, "deliver_to.destination"),
@@ -346,7 +346,8 @@ class TestRedelivery:
             ({"deliver_to": {"bucket": "mine"}}, "deliver_to.bucket"),
             ({"deliver_to": {}}, "deliver_to"),
             ({"file": name}, "file"),
-        ]:
+        ]
+        for body, field in bodies:
             refused = assert_error(redeliver(rig, failed, **body), 400, "validation_error")
             assert list(mistakes(refused)) == [field]
         assert OutputDelivery.objects.get().state == "failed"
