@@ -1,4 +1,4 @@
-"""How many bytes a user has in storage, as the quota counts them: files, and the graphs of executions.
+"""How many bytes a user has in storage, as the quota counts them: files, user data, and graphs of executions.
 
 It reads tables of other apps with plain SQL, without importing them.
 """
@@ -16,6 +16,7 @@ from comfyserve.ttl_cache import TtlCache
 FILES = """
 SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
 """
+USER_DATA = "SELECT COALESCE(sum(size), 0) FROM files_userdata WHERE user_id = %s"
 # As they lie on disk, compressed.
 GRAPHS = """
 SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_column_size(g.extras)
@@ -29,7 +30,7 @@ _graphs: dict[int, tuple[float, int]] = {}  # user -> (good until, bytes)
 
 
 def of(user_id: int) -> int:
-    return _sum(FILES, user_id) + _of_graphs(user_id)
+    return _sum(f"SELECT ({FILES}) + ({USER_DATA})", user_id, user_id) + _of_graphs(user_id)
 
 
 def left(user_id: int) -> int | None:
@@ -61,9 +62,9 @@ def _of_graphs(user_id: int) -> int:
     return found
 
 
-def _sum(sql: str, user_id: int) -> int:
+def _sum(sql: str, *user_ids: int) -> int:
     with connection.cursor() as cursor:
-        cursor.execute(sql, [user_id])
+        cursor.execute(sql, user_ids)
         return int(cursor.fetchone()[0])
 
 

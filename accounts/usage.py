@@ -35,7 +35,7 @@ SELECT (created_at AT TIME ZONE 'UTC')::date, count(*), count(*) FILTER (WHERE s
 FROM latest GROUP BY 1 ORDER BY 1 DESC
 """
 STORED = f"""
-SELECT ({storage_use.FILES}) + ({storage_use.GRAPHS}),
+SELECT ({storage_use.FILES}) + ({storage_use.USER_DATA}) + ({storage_use.GRAPHS}),
     (SELECT count(DISTINCT key) FROM files_file WHERE user_id = %s)
 """  # noqa: S608  (no value of a user in it)
 
@@ -63,7 +63,7 @@ def by_day(user: User) -> list[Day]:
 def stored(user: User) -> tuple[int, int]:
     """(bytes in storage, as the quota counts them; files)."""
     with connection.cursor() as cursor:
-        cursor.execute(STORED, [user.pk] * 3)
+        cursor.execute(STORED, [user.pk] * 4)
         size, pieces = cursor.fetchone()
     return int(size), int(pieces)
 

@@ -141,6 +141,25 @@ class Destination(models.Model):
         return self.name
 
 
+class UserData(models.Model):
+    """A small file that an editor keeps for a user, such as ComfyUI's settings and workflows."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    path = models.CharField(max_length=255, help_text="Relative, with forward slashes")
+    content = models.BinaryField()
+    size = models.IntegerField(help_text="Bytes")
+    created_at = models.DateTimeField(db_default=Now())
+    modified_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "path"], name="user_data_path")]
+
+    def __str__(self) -> str:
+        return self.path
+
+
 class Pin(models.Model):
     """A file in use: it neither expires nor is deleted until the holder has ended."""
 

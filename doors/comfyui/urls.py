@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from . import files, machine, prompts, websocket
+from . import files, machine, prompts, userdata, websocket
 
 routes = [
     path("prompt", prompts.PromptView.as_view()),
@@ -25,5 +25,11 @@ routes = [
     path("features", machine.FeaturesView.as_view()),
     path("ws", websocket.WebsocketView.as_view()),
     path("free", machine.FreeView.as_view()),
+    path("users", userdata.UsersView.as_view()),
+    path("userdata", userdata.ListView.as_view()),
+    path("userdata/<path:path>", userdata.FileView.as_view()),
+    path("v2/userdata", userdata.TreeView.as_view()),
+    path("settings", userdata.SettingsView.as_view()),
+    path("settings/<str:name>", userdata.SettingView.as_view()),
 ]
 urlpatterns = [*routes, path("api/", include(routes))]
