@@ -1,6 +1,6 @@
-"""One port: file transfers go to Django's ASGI handler, live streams and waits to `workflows.streaming`,
-websockets to `doors.comfyui.websocket`, everything else to Django's synchronous handling in request threads.
-The gate wraps all of them.
+"""One port: uploads, conversions and model loads go to Django's ASGI handler, live streams and waits to
+`workflows.streaming`, websockets to `doors.comfyui.websocket`, everything else to Django's synchronous
+handling in threads. The gate wraps all of them.
 
 Synchronous handling of a view costs half the CPU of Django's ASGI handling of the same view. Django's ASGI
 handler keeps a thread for each request that ever needed one, so streams, which last for hours, have their
@@ -21,7 +21,7 @@ from accounts import authentication  # noqa: E402
 from comfyserve.api.gate.application import Gate  # noqa: E402
 from comfyserve.api.gate.threads import DjangoThreads  # noqa: E402
 from comfyserve.api.path_keys import PathKeys  # noqa: E402
-from comfyserve.api.routing import is_followed, is_long  # noqa: E402  (after Django's set-up)
+from comfyserve.api.routing import is_download, is_followed, is_long  # noqa: E402  (after Django's set-up)
 from comfyserve.outbound import tcp_transport  # noqa: E402
 from comfyserve.wsgi import application as wsgi_application  # noqa: E402
 from doors.comfyui.websocket import Websockets  # noqa: E402
@@ -35,6 +35,7 @@ requests = DjangoThreads(wsgi_application, threads=16, name="request")
 alive = DjangoThreads(wsgi_application, threads=2, name="alive")
 probes = DjangoThreads(wsgi_application, threads=6, name="probe")
 ALIVE = ("/health", "/health/liveness")
+downloads = DjangoThreads(wsgi_application, threads=16, name="download")  # a slow storage blocks only these
 streams = Streams(wsgi_application)
 agents = McpApplication(wsgi_application, streams)
 websockets = Websockets(wsgi_application, streams)
@@ -52,6 +53,8 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await agents(scope, receive, send)
     elif is_followed(scope):
         await streams(scope, receive, send)
+    elif is_download(scope):
+        await downloads(scope, receive, send)
     elif is_long(scope):
         await asgi(scope, receive, send)
     elif scope["path"].rstrip("/") in ALIVE:

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
-application = get_wsgi_application()
+django.setup(set_prefix=False)
+
+from comfyserve.api.gate.threads import ThreadHandler  # noqa: E402  (after Django's set-up)
+
+application = ThreadHandler()

@@ -1,4 +1,9 @@
-"""Transfers to and from users, on the ASGI half: no thread is held by a slow client."""
+"""Transfers to and from users; no thread is held by a slow client.
+
+Uploads, and downloads that may have to wait for a conversion, are handled on the ASGI half. Other downloads
+have synchronous twins, for request threads (`comfyserve.api.gate.threads`): Django's asynchronous handling of
+a request costs several times as much.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from accounts import authentication
 from comfyserve.api.errors import NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.validation import checked
+from comfyserve.db import connections
 
 from . import (
     backend,
@@ -34,6 +40,7 @@ from .serializers import BytesQuery, DownloadQuery
 from .threads import in_request_thread, in_thread, soon
 
 SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes per read: more for clients that read fast
+WHOLE = 256 * 1024  # bytes read at once and sent as one response, in a request thread
 QUICK = 0.02  # seconds for a client to accept a chunk
 # What an HTML or SVG file may do if a browser displays it regardless: nothing.
 SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
@@ -80,8 +87,18 @@ async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
     return await serve(request, content)
 
 
+def download_in_thread(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    """The same in a request thread, for queries that ask for no conversion (`routing.is_download`)."""
+    content, _ = _find(request, file_id)
+    return serve_in_thread(request, content)
+
+
 async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
     return await serve(request, await in_request_thread(_find_thumbnail, request, file_id))
+
+
+def thumbnail_in_thread(request: HttpRequest, file_id: str) -> HttpResponseBase:
+    return serve_in_thread(request, _find_thumbnail(request, file_id))
 
 
 @dataclass(frozen=True)
@@ -168,8 +185,8 @@ def _permitted(request: HttpRequest, file_id: str, *, subject: str, wanted: Want
     expires = request.GET.get("expires", "")
     if not any(links.is_signed(each, expires=expires, signature=signature) for each in subjects):
         raise Unauthorized("The link has expired or was altered; fetch a new one")
-    file = queries.file_of(file_id=file_id)
-    if not file.user.is_active:  # links end with the account that they were made for
+    file, owner_is_active = queries.file_with_owner(file_id)
+    if not owner_is_active:  # links end with the account that they were made for
         raise Unauthorized("The link is not valid any more")
     return file
 
@@ -195,26 +212,60 @@ def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
 
 
 async def serve(request: HttpRequest, content: Content) -> HttpResponseBase:
-    etag = content.etag
-    if ranges.is_known(request.headers.get("If-None-Match"), etag=etag):
-        return _with_headers(HttpResponse(status=304), content)
+    asked = _asked(request, content)
+    if not asked.bytes_wanted:
+        return _response(HttpResponse(), asked, content)
+    reader = await in_thread(backend.read, content.key, asked.start, asked.length)
+    pieces = _pieces if hasattr(request, "scope") else _pieces_at_once
+    return _response(StreamingHttpResponse(pieces(reader, content, asked.length)), asked, content)
+
+
+def serve_in_thread(request: HttpRequest, content: Content) -> HttpResponseBase:
+    """The same in a request thread. A small content is read at once."""
+    asked = _asked(request, content)
+    if not asked.bytes_wanted:
+        return _response(HttpResponse(), asked, content)
+    connections.release()  # the storage may be slow
+    reader = backend.read(content.key, asked.start, asked.length)
+    pieces = _pieces_at_once(reader, content, asked.length)
+    if asked.length > WHOLE:
+        return _response(StreamingHttpResponse(pieces), asked, content)
+    return _response(HttpResponse(b"".join(pieces)), asked, content)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request asks for of a content: the whole, a part, or no bytes."""
+
+    status: int
+    start: int
+    length: int
+    content_range: str | None
+    bytes_wanted: bool
+
+
+def _asked(request: HttpRequest, content: Content) -> _Asked:
+    """Raises RangeNotSatisfiable."""
+    if ranges.is_known(request.headers.get("If-None-Match"), etag=content.etag):
+        return _Asked(304, 0, 0, None, bytes_wanted=False)
     part = ranges.part_of(
         request.headers.get("Range"),
         size=content.size,
         if_range=request.headers.get("If-Range"),
-        etag=etag,
+        etag=content.etag,
     )
-    start, length = (part.start, part.length) if part else (0, content.size)
-    if request.method == "HEAD":
-        response: HttpResponseBase = HttpResponse()
-    else:
-        reader = await in_thread(backend.read, content.key, start, length)
-        pieces = _pieces if hasattr(request, "scope") else _pieces_at_once
-        response = StreamingHttpResponse(pieces(reader, content, length))
-    response["Content-Length"] = str(length)
-    if part:
-        response.status_code = 206
-        response["Content-Range"] = part.content_range
+    wanted = request.method != "HEAD"
+    if part is None:
+        return _Asked(200, 0, content.size, None, bytes_wanted=wanted)
+    return _Asked(206, part.start, part.length, part.content_range, bytes_wanted=wanted)
+
+
+def _response(response: HttpResponseBase, asked: _Asked, content: Content) -> HttpResponseBase:
+    response.status_code = asked.status
+    if asked.status != 304:
+        response["Content-Length"] = str(asked.length)
+    if asked.content_range is not None:
+        response["Content-Range"] = asked.content_range
     return _with_headers(response, content)
 
 
@@ -263,11 +314,14 @@ class _Guarded:
 
 
 def _pieces_at_once(reader: backend.Reader, content: Content, length: int) -> Iterator[bytes]:
+    size = SMALLEST
     try:
         while length > 0:
-            piece = _read(reader, content.key, min(SMALLEST, length))
+            piece = _read(reader, content.key, min(size, length))
             length -= len(piece)
+            began = time.monotonic()
             yield piece
+            size = min(size * 2, LARGEST) if time.monotonic() - began < QUICK else SMALLEST
     finally:
         reader.close()
 

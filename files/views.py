@@ -10,6 +10,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import AllowAny
@@ -128,10 +129,16 @@ def user_of(request: Request) -> User:
 
 
 # -- one address, two halves ---------------------------------------------------------------------------
-def by_method(described: type[APIView], **others: AsyncView) -> View:
+def by_method(
+    described: type[APIView],
+    *,
+    get_in_thread: Callable[..., HttpResponseBase] | None = None,
+    **others: AsyncView,
+) -> View:
     """A view that handles these methods itself, and delegates the others to REST framework's.
 
-    `described` documents them in the schema; other methods get 405.
+    `described` documents them in the schema; other methods get 405. `get_in_thread` handles GET and HEAD
+    where the request is handled in a thread (`comfyserve.api.gate.threads.ThreadHandler`).
     """
     rest: Any = described.as_view()
 
@@ -142,6 +149,8 @@ def by_method(described: type[APIView], **others: AsyncView) -> View:
         answer: HttpResponseBase = await sync_to_async(rest)(request, **arguments)
         return answer
 
+    if get_in_thread is not None:
+        view.in_thread = csrf_exempt(get_in_thread)  # type: ignore[attr-defined]
     # As REST framework marks its own views; the schema generator checks for it.
     view.cls, view.csrf_exempt = rest.cls, True  # type: ignore[attr-defined]
     view.initkwargs = rest.initkwargs  # type: ignore[attr-defined]
@@ -157,5 +166,9 @@ def _rendered(shown: dict[str, Any]) -> HttpResponseBase:
 
 
 upload = by_method(UploadView, post=_upload)
-file = by_method(FileView, get=transfer.download, head=transfer.download)
-thumbnail = by_method(ThumbnailView, get=transfer.thumbnail, head=transfer.thumbnail)
+file = by_method(
+    FileView, get_in_thread=transfer.download_in_thread, get=transfer.download, head=transfer.download
+)
+thumbnail = by_method(
+    ThumbnailView, get_in_thread=transfer.thumbnail_in_thread, get=transfer.thumbnail, head=transfer.thumbnail
+)

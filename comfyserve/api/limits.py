@@ -19,7 +19,7 @@ from prometheus_client import Counter
 
 from comfyserve import outages
 
-from . import rates
+from . import rate_limit_cache, rates
 from .clients import client_address, network
 from .errors import LimitExceeded
 from .rates import Rate
@@ -90,18 +90,22 @@ def count(request: HttpRequest, *, user: Any) -> Usage | None:
 
 
 def _count(request: HttpRequest, windows: tuple[Rate, ...], who: str) -> Usage | None:
+    with rate_limit_cache.noted() as counters:
+        found = [
+            get_usage(
+                request, group="api", key=lambda *_: who, rate=(rate.limit, rate.period), increment=True
+            )
+            for rate in windows
+        ]
+    counts = rate_limit_cache.count(counters, [rate.limit for rate in windows])
+    usages = [
+        Usage(rate, count, window["time_left"])
+        for rate, count, window in zip(windows, counts, found, strict=False)  # fewer counts: one is exceeded
+    ]
+    if usages[-1].exceeded:
+        raise _refusal(usages[-1])
     tell = rates.described(windows)
-    told = None
-    for rate in windows:
-        found = get_usage(
-            request, group="api", key=lambda *_: who, rate=(rate.limit, rate.period), increment=True
-        )
-        usage = Usage(rate, found["count"], found["time_left"])
-        if usage.exceeded:
-            raise _refusal(usage)
-        if rate == tell:
-            told = usage
-    return told
+    return next((usage for usage in usages if usage.rate == tell), None)
 
 
 def _refusal(usage: Usage) -> LimitExceeded:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from django.urls import is_valid_path
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from comfyserve import logs
 from comfyserve.db import connections
@@ -160,7 +160,15 @@ class EitherSlashMiddleware(Middleware):
 
     def before(self, request: HttpRequest) -> None:
         path = request.path_info
-        if path != "/" and not is_valid_path(path):
-            other = path[:-1] if path.endswith("/") else f"{path}/"
-            if is_valid_path(other):
-                request.path_info = other
+        other = path[:-1] if path.endswith("/") else f"{path}/"
+        # The match is kept: `gate.threads.ThreadHandler` does not resolve the path again.
+        request.resolver_match = _match(path)
+        if request.resolver_match is None and path != "/" and (match := _match(other)):
+            request.path_info, request.resolver_match = other, match
+
+
+def _match(path: str) -> ResolverMatch | None:
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None

@@ -1,13 +1,17 @@
 """A Redis cache that counts in one round trip, for django-ratelimit.
 
 django-ratelimit asks its cache three times for each window: add (SET NX), has_key and INCR, together 2 ms
-for three windows. Here `add` counts and sets the expiry in one script, and `incr` or `get` right after it
-answer from its result. One client for the process: Django would make one for each thread, and on
+for three windows. Here `add` only notes the counter that django-ratelimit names, and `count_noted` counts all
+those of a request in one script. One client for the process: Django would make one for each thread, and on
 the ASGI half one for each request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +21,26 @@ from django.core.cache.backends.base import BaseCache
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+# KEYS: counters; ARGV: for each its limit and its seconds. A request that exceeds a limit is not counted in
+# the counters after that one, which are missing in the answer.
 COUNT = """
-local count = redis.call('INCRBY', KEYS[1], ARGV[1])
-if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-return count
+local counts = {}
+for i, key in ipairs(KEYS) do
+    counts[i] = redis.call('INCR', key)
+    if redis.call('TTL', key) < 0 then redis.call('EXPIRE', key, ARGV[2 * i]) end
+    if counts[i] > tonumber(ARGV[2 * i - 1]) then break end
+end
+return counts
 """
+
+
+@dataclass(frozen=True)
+class Counter:
+    key: str
+    seconds: int  # until it expires
+
+
+_noted: ContextVar[list[Counter] | None] = ContextVar("counters_noted", default=None)
 
 
 @lru_cache(maxsize=4)
@@ -37,20 +56,38 @@ def _script(url: str) -> Any:
     return client(url).register_script(COUNT)
 
 
+@contextmanager
+def noted() -> Iterator[list[Counter]]:
+    """The counters that django-ratelimit increments within the block, which are not incremented yet."""
+    counters: list[Counter] = []
+    before = _noted.set(counters)
+    try:
+        yield counters
+    finally:
+        _noted.reset(before)
+
+
+def count(counters: Sequence[Counter], limits: Sequence[int]) -> list[int]:
+    """Increment the counters in order, up to the first that exceeds its limit; their new values."""
+    arguments = [
+        number for counter, limit in zip(counters, limits, strict=True) for number in (limit, counter.seconds)
+    ]
+    return [
+        int(each)
+        for each in _script(settings.REDIS_URL)(keys=[each.key for each in counters], args=arguments)
+    ]
+
+
 class CountingCache(BaseCache):
+    """For use within `noted` only."""
+
     def __init__(self, location: str, params: dict[str, Any]) -> None:  # noqa: ARG002
         super().__init__(params)
-        self._counts: dict[str, int] = {}
 
-    def add(self, key: str, value: Any, timeout: Any = None, version: int | None = None) -> bool:
-        """Adds `value` to the count. True if the count was created by this call."""
-        made = self.make_and_validate_key(key, version=version)
-        count = int(_script(settings.REDIS_URL)(keys=[made], args=[int(value), int(timeout)]))
-        self._counts = {made: count}
-        return count == int(value)
-
-    def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:  # noqa: ARG002
-        return self._counts[self.make_and_validate_key(key, version=version)]
-
-    def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
-        return self._counts.get(self.make_and_validate_key(key, version=version), default)
+    def add(self, key: str, value: Any, timeout: Any = None, version: int | None = None) -> bool:  # noqa: ARG002
+        """Notes the counter instead of creating it."""
+        counters = _noted.get()
+        if counters is None:
+            raise RuntimeError("no counters are being noted")
+        counters.append(Counter(self.make_and_validate_key(key, version=version), int(timeout)))
+        return True

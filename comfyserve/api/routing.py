@@ -9,6 +9,8 @@ from .gate.routes import COMFYUI_UPLOADS
 # Whoever asks here waits for the pictures.
 WAITING = ("/v1/images/generations", "/v1/images/edits")
 
+PLAIN_DOWNLOAD = {b"signature", b"expires", b"download"}  # parameters that ask for no conversion
+
 
 def is_followed(scope: dict[str, Any]) -> bool:
     """Live streams (`…/events`) and submissions that wait (`Prefer: wait`)."""
@@ -18,6 +20,15 @@ def is_followed(scope: dict[str, Any]) -> bool:
     if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
         return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
     return path.startswith(("/workflows/", "/api/v2/jobs/")) and path.endswith("/events")
+
+
+def is_download(scope: dict[str, Any]) -> bool:
+    """Files as they are stored: they wait for nothing but the storage."""
+    path = str(scope["path"])
+    if scope["method"] not in ("GET", "HEAD") or not path.startswith("/files/"):
+        return False
+    names = {pair.partition(b"=")[0] for pair in bytes(scope["query_string"]).split(b"&") if pair}
+    return names <= PLAIN_DOWNLOAD and not path.rstrip("/").endswith(("/info", "/files"))
 
 
 def is_long(scope: dict[str, Any]) -> bool:

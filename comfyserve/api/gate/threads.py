@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase, StreamingHttpResponse
-from django.urls import set_script_prefix
+from django.urls import ResolverMatch, set_script_prefix
 
 from comfyserve.api.errors import ApiError
 from comfyserve.db import connections
@@ -28,6 +29,22 @@ T = TypeVar("T")
 PIECE = 64 * 1024  # bytes of a stream sent per chunk
 
 
+class ThreadHandler(WSGIHandler):
+    """Django's handler, for requests that are handled in a thread.
+
+    A view that takes both halves of the server has a synchronous twin, `in_thread`, for GET and HEAD. A match
+    that a middleware has found for the same path is used again: URLs are resolved once.
+    """
+
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        found = request.resolver_match
+        if found is None:
+            found = super().resolve_request(request)
+        if request.method in ("GET", "HEAD"):
+            found.func = getattr(found.func, "in_thread", found.func)
+        return found
+
+
 class DjangoThreads:
     """The ASGI application for short requests. Each instance has its own threads."""
 
@@ -35,10 +52,10 @@ class DjangoThreads:
         self._handler = handler
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.respond(scope)
         if isinstance(response, StreamingHttpResponse):
-            await self._send_stream(response, send)
+            await self._send_stream(response, receive, send)
         else:
             await send_whole(response, send)
 
@@ -66,23 +83,31 @@ class DjangoThreads:
             response.close()  # returns the database connection
         return response
 
-    async def _send_stream(self, response: StreamingHttpResponse, send: Send) -> None:
+    async def _send_stream(self, response: StreamingHttpResponse, receive: Receive, send: Send) -> None:
+        """Ends early when the client disconnects: the server would discard the rest."""
+        gone = asyncio.create_task(_disconnect(receive))
         try:
             await send(_start(response))
             pieces = iter(response)
-            while piece := await self._in_thread(_gathered, pieces):
+            while not gone.done() and (piece := await self._in_thread(_gathered, pieces)):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
+            gone.cancel()
             await self._in_thread(response.close)
 
     def shutdown(self) -> None:
         self._threads.shutdown(wait=False)
 
 
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def send_whole(response: HttpResponseBase, send: Send) -> None:
     assert isinstance(response, HttpResponse)  # noqa: S101  (it does not stream)
-    response["Content-Length"] = str(len(response.content))
+    response.headers.setdefault("Content-Length", str(len(response.content)))  # of HEAD it is that of GET
     await send(_start(response))
     await send({"type": "http.response.body", "body": response.content})
 
