@@ -246,7 +246,7 @@ class Client:
         answer = self._request(
             "POST", f"/upload/{kind}", body=body, headers=headers, connect_timeout=self._timeout
         )
-        if answer.status in (400, 403, 413) and (answer.status == 413 or not _is_page(answer)):
+        if answer.status in (400, 403, 413) and not _is_page(answer):
             text = answer.body.decode(errors="replace")
             kind_of_refusal = "too_large" if answer.status == 413 else "upload_refused"
             raise Refused(type=kind_of_refusal, message=f"ComfyUI does not take {name!r}", raw=text)
@@ -358,8 +358,10 @@ def _unexpected(answer: Answer) -> Unreachable:
 
 
 def _refused(answer: Answer) -> Exception:
-    """The rejection with ComfyUI's error fields; a 400 without them comes from a proxy."""
+    """The rejection with ComfyUI's error fields; a 400 without them or a page comes from a proxy."""
     if answer.status == 413:
+        if _is_page(answer):
+            return _unexpected(answer)
         return Refused(type="too_large", message="The prompt is larger than ComfyUI takes")
     try:
         raw = _parsing.mapping(json.loads(answer.body))

@@ -27,6 +27,7 @@ class Unreachable(ComfyUIError):
     while handling it, before or after queueing it; the same graph will often make it fail again.
     `turned_away`: something in front of ComfyUI responded instead (a proxy, a login page, a limit), so
     nothing was accepted, and the workflow is not the cause.
+    `too_large`: a proxy's limit on the size of requests, or a proxy that answers everything so.
     """
 
     # Redirects, and authentication in front of ComfyUI, which itself never sends these to our requests.
@@ -50,6 +51,10 @@ class Unreachable(ComfyUIError):
         effect.
         """
         return self.status is not None and self.status < 300
+
+    @property
+    def too_large(self) -> bool:
+        return self.status == 413
 
     @property
     def by_gateway(self) -> bool:

@@ -87,6 +87,14 @@ class TestRefresh:
         assert_error(refresh(pair.access_token), 401, "unauthorized")
         assert works(pair.access_token)
 
+    def test_tokens_of_a_server_whose_clock_is_ahead_work(self, alice: User, monkeypatch) -> None:
+        ahead = timezone.now() + timedelta(minutes=10)
+        with monkeypatch.context() as patched:
+            patched.setattr(timezone, "now", lambda: ahead)
+            pair = sessions.start(user=alice)
+        assert works(pair.access_token)
+        assert refresh(pair.refresh_token).status_code == 200
+
     def test_a_refresh_token_is_no_access_token(self, pair: sessions.TokenPair) -> None:
         assert not works(pair.refresh_token)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 
 from comfyui import Client
 from script.harness.waiting import wait_for
+from tests.scripted_comfyui import PNG, NodeClass
+from tests.scripted_comfyui.nodes import nothing
 from tests.workflows.rig import came_back, hold_briefly, serve_again, sleep
 from workflows.models import Execution
 
@@ -18,7 +21,7 @@ def quick(monkeypatch, settings):
     hold_briefly(monkeypatch)
 
 
-ANSWERS = [200, 302, 401, 403, 404, 407, 429, 502, 503, 504]
+ANSWERS = [200, 302, 401, 403, 404, 407, 413, 429, 502, 503, 504]
 
 
 @pytest.mark.parametrize("status", ANSWERS)
@@ -35,6 +38,41 @@ def test_what_a_proxy_did_not_let_through_has_not_begun(rig, status):
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
     serve_again(rig)
     rig.ends(execution_id, "completed")
+    rig.is_clear()
+
+
+def wait_for_try(execution_id: str, number: int) -> None:
+    """Until it came back from this one."""
+    back = Execution.objects.filter(id=execution_id, held="backoff", tries=number)
+    wait_for(back.exists, what=f"try {number}")
+
+
+def test_a_workflow_larger_than_the_proxy_accepts_fails_after_three_tries(rig):
+    """Other requests get through, so it is the size of this one."""
+    rig.comfyui.faults.page["/prompt"] = 413
+    execution_id = rig.run(sleep(0.1))
+    for tries in (1, 2):
+        wait_for_try(execution_id, tries)
+        serve_again(rig)
+    body = rig.ends(execution_id, "failed")
+    assert "larger than the proxy in front of ComfyUI accepts" in body["error"]
+    rig.is_clear()
+
+
+def test_an_input_larger_than_the_proxy_accepts_fails_after_three_tries(rig):
+    rig.comfyui.classes["LoadImage"] = NodeClass(
+        run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
+    )
+    rig.backend.look_again()
+    rig.backend.refresh()
+    rig.comfyui.faults.page["/upload/image"] = 413
+    picture = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    workflow = sleep(0.1) | {"1": {"class_type": "LoadImage", "inputs": {"image": picture}}}
+    execution_id = rig.run(workflow)
+    for tries in (1, 2):
+        wait_for_try(execution_id, tries)
+        serve_again(rig)
+    assert "the proxy in front of its ComfyUI" in rig.ends(execution_id, "failed")["error"]
     rig.is_clear()
 
 

@@ -33,6 +33,7 @@ from .backend import Backend
 logger = logging.getLogger(__name__)
 
 FETCHES = 3  # tries for a URL that does not respond
+_LARGER_THAN_PROXY = "the proxy in front of its ComfyUI does not accept a file of this size (it answered 413)"
 FOLDER = "comfyserve"  # under ComfyUI's input folder
 PIECE = 256 * 1024  # bytes per read
 Alive = Callable[[], Any]
@@ -71,7 +72,7 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
     known: dict[str, str] = {}
     for node_id, name, value in input_files.marked(claim.prompt):
         if value not in known:
-            with _explained(claim, node_id, name):
+            with _explained(claim, node_id, name, backend):
                 wanted = _wanted(claim, node_id, name, backend)
                 known[value] = f"{FOLDER}/{_place(claim, value, wanted, backend=backend, alive=alive)}"
         names[node_id, name] = known[value]
@@ -79,7 +80,7 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
 
 
 @contextmanager
-def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
+def _explained(claim: Claim, node_id: str, name: str, backend: Backend) -> Iterator[None]:
     try:
         yield
     except _Unusable as exc:
@@ -100,7 +101,15 @@ def _explained(claim: Claim, node_id: str, name: str) -> Iterator[None]:
         raise NotNow("the file storage does not answer") from exc
     except (Unreachable, NoBridge) as exc:
         logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
+        if _exceeds_a_proxys_limit(exc, claim, backend):
+            raise Unplaceable(_LARGER_THAN_PROXY, node_id=node_id, name=name, claim=claim) from exc
         raise NotNow("ComfyUI did not take an input") from exc
+
+
+def _exceeds_a_proxys_limit(exc: Exception, claim: Claim, backend: Backend) -> bool:
+    """Whether its size is rejected repeatedly, while other requests get through."""
+    too_large = isinstance(exc, Unreachable) and exc.too_large
+    return too_large and claim.tries + 1 >= FETCHES and backend.client.ping()
 
 
 def _refused(refused: Refused) -> str:

@@ -23,8 +23,23 @@ from .attempt import Attempt, Ended, Gone, NotWanted
 
 logger = logging.getLogger(__name__)
 
-STUMBLES = 3  # number of tries answered with 500 after which the graph is considered the cause
+STUMBLES = 3  # number of tries answered with 500 or a proxy's 413 after which the graph is to blame
 STATUS_SECONDS = 1.0  # ComfyUI announces its longer queue to every socket within this time after a submission
+
+
+# After STUMBLES tries; ComfyUI answered other requests meanwhile, so the graph is the cause.
+_REFUSED_BY = {
+    500: Fault(
+        "ComfyUI can not read the workflow (it answered 500)",
+        {"type": "unreadable", "node_errors": {}},
+        cause=FailureCause.UNREADABLE,
+    ),
+    413: Fault(
+        "The workflow is larger than the proxy in front of ComfyUI accepts (it answered 413)",
+        {"type": "too_large", "node_errors": {}},
+        cause=FailureCause.REFUSED,
+    ),
+}
 
 
 class Submitter(Attempt):
@@ -210,13 +225,9 @@ class Submitter(Attempt):
             if exc.status is not None or silent.status is not None:
                 return self._not_now("its ComfyUI was not reached", exc)
             return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
+        fault = _REFUSED_BY.get(exc.status or 0)
         to_blame = self.claim.tries + 1 >= STUMBLES and self._backend.fails_only_with(self._id)
-        if exc.status == 500 and to_blame:
-            fault = Fault(
-                "ComfyUI can not read the workflow (it answered 500)",
-                {"type": "unreadable", "node_errors": {}},
-                cause=FailureCause.UNREADABLE,
-            )
+        if fault is not None and to_blame:
             return self._fail(fault)
         return self._not_now("ComfyUI did not take it", exc)
 
