@@ -46,6 +46,7 @@ MIDDLEWARE = [
     "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "comfyserve.api.middleware.HostMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "accounts.middleware.RateLimitMiddleware",
     "comfyserve.api.middleware.BodyMiddleware",

@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from comfyserve.api.fields import TextField
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
+from comfyserve.outbound import client, errors
 
 from . import destinations
 from .models import Destination
@@ -43,6 +44,10 @@ class ChangeDestinationSerializer(serializers.Serializer[Any]):
     def validate_endpoint(self, value: str) -> str:
         if "?" in value or "#" in value or not value.startswith(("https://", "http://")):
             raise serializers.ValidationError("The endpoint is an address such as https://s3.example.com")
+        try:
+            client.parse(value)
+        except errors.Refused as exc:
+            raise serializers.ValidationError(str(exc)) from exc
         return value
 
 

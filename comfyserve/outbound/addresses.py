@@ -107,8 +107,13 @@ def _allowed(entries: tuple[str, ...]) -> Allowed:
 
 def addresses_of(target: Target, *, seconds: float | None = None) -> list[Address]:
     """Allowed addresses, in the resolver's order. Refused if the name resolves, but to none of them."""
+    numeric = literal(target.host)
     try:
-        known = dns.addresses_of(target.host, target.port, seconds=seconds or RESOLVE_SECONDS)
+        known = (
+            [numeric]
+            if numeric
+            else dns.addresses_of(target.host, target.port, seconds=seconds or RESOLVE_SECONDS)
+        )
     except TimeoutError:
         raise Unreachable(f"The host {target.host} cannot be found: DNS does not answer") from None
     except (OSError, UnicodeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,10 +37,12 @@ USER_AGENT = "ComfyServe"
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0  # of inactivity, unless the caller overrides it
 REDIRECTS = 5
+CHECK_SECONDS, CHECKS_AT_ONCE = 1.0, 4  # DNS lookups of `check`
 MAX_ANSWER = 64 * 1024  # bytes kept of the response to a POST
 PIECE = 256 * 1024
 REDIRECTING = (301, 302, 303, 307, 308)
 # Headers that may follow a redirect to another host; all others might be credentials.
+_checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
 HARMLESS = {"accept", "accept-language", "user-agent", "range", "if-range", "if-none-match"}
 
 
@@ -73,15 +76,19 @@ class Posted:
 def check(url: str, *, https_only: bool = False, resolve: bool = True) -> None:
     """Refused if the URL could never be fetched. A name that does not resolve now is accepted: it may later.
 
-    Without `resolve` only the text is checked, and DNS is not queried.
+    Without `resolve` only the text is checked, and DNS is not queried. Neither is it while others wait for
+    it: users choose the DNS servers, which must not hold the request threads. Each fetch checks again.
     """
     target = parse(url, https_only=https_only)
-    numeric = literal(target.host)
-    if numeric is not None or resolve:
+    if literal(target.host) is not None:
+        addresses_of(target)
+    elif resolve and _checks.acquire(blocking=False):
         try:
-            addresses_of(target)
+            addresses_of(target, seconds=CHECK_SECONDS)
         except Unreachable:
             pass
+        finally:
+            _checks.release()
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class Tools:
 
     async def _result(self, caller: Caller, execution_id: UUID, seconds: int) -> types.CallToolResult:
         if seconds:
-            await self._streams.wait_for_end(execution_id, seconds)
+            await self._streams.wait_for_end(execution_id, seconds, credential=caller.credential)
         shown, pictures = await _in_thread(tools.result, caller, execution_id)
         content: list[types.ContentBlock] = [types.TextContent(text=json.dumps(shown, default=str))]
         content += [types.ImageContent(data=data, mime_type=kind) for data, kind in pictures]

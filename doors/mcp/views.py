@@ -10,6 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts import credentials
+from accounts.credentials import Credential
 from accounts.models import User
 from comfyserve.api import addresses, json_limits
 from workflows.api.views import user_of
@@ -19,10 +21,11 @@ MAX_ELEMENTS = 10_000  # per message: a tool's arguments are the few inputs of a
 
 @dataclass(frozen=True)
 class Caller:
-    """The user, and the URL of this service as they see it."""
+    """The user, the URL of this service as they see it, and what the request was authenticated with."""
 
     user: User
     base: str
+    credential: Credential
 
 
 class EntranceView(APIView):
@@ -33,7 +36,9 @@ class EntranceView(APIView):
         # The protocol's own parser works in the event loop and has no limits.
         json_limits.check(request._request.body, elements=MAX_ELEMENTS)
         response = Response({})
-        response.mcp_caller = Caller(user_of(request), addresses.base_of(request._request))  # type: ignore[attr-defined]
+        user = user_of(request)
+        credential = credentials.of_request(request._request, user_id=user.pk)
+        response.mcp_caller = Caller(user, addresses.base_of(request._request), credential)  # type: ignore[attr-defined]
         return response
 
 

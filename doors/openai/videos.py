@@ -103,7 +103,7 @@ def described(executions: Sequence[Execution]) -> list[dict[str, Any]]:
 
 
 def _described(execution: Execution, made: answers.Media | None) -> dict[str, Any]:
-    asked = execution.metadata[MARK]
+    asked = _asked(execution)
     error = _error(execution, made)
     size, seconds = asked.get("size", ""), asked.get("seconds", "")
     if made is not None and made.bytes.width:
@@ -113,8 +113,8 @@ def _described(execution: Execution, made: answers.Media | None) -> dict[str, An
     return {
         "id": str(execution.id),
         "object": "video",
-        "model": asked["model"],
-        "prompt": asked["prompt"],
+        "model": asked.get("model", ""),
+        "prompt": asked.get("prompt", ""),
         "status": "failed" if error else STATUSES[Status(execution.status)],
         "progress": 100 if made else int(execution.percentage),
         "created_at": _seconds(execution.created_at),
@@ -125,6 +125,12 @@ def _described(execution: Execution, made: answers.Media | None) -> dict[str, An
         "remixed_from_video_id": None,
         "error": error,
     }
+
+
+def _asked(execution: Execution) -> dict[str, str]:
+    """What was asked for. Metadata is the user's: there may be anything under our mark."""
+    found = execution.metadata[MARK]
+    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _error(execution: Execution, made: answers.Media | None) -> dict[str, str] | None:

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts import credentials
 from accounts.models import User
 from apps_catalog import running
 from comfyserve.api import addresses
@@ -122,5 +123,10 @@ def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], eve
         answers.fill(response, ids, wanted)
         return bytes(response.content)
 
-    asgi.attach(response, asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, body))
+    def refusal() -> bytes:
+        answers.refuse(response, 401, asgi.REVOKED)
+        return bytes(response.content)
+
+    credential = credentials.of_request(request._request, user_id=user_of(request).pk)
+    asgi.attach(response, asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, body, credential, refusal))
     return response

@@ -289,6 +289,10 @@ class TestLanes:
     def test_what_hashes_a_password_has_a_lane(self, path):
         assert routes.route_of("POST", path).lane is not None
 
+    @pytest.mark.parametrize("method, path", [("POST", "/destinations/"), ("PATCH", "/destinations/mine")])
+    def test_what_writes_a_test_file_to_a_users_server_has_a_lane(self, method, path):
+        assert routes.route_of(method, path).lane is not None
+
 
 class TestJson:
     @pytest.mark.parametrize("piece", [b"[],", b"1,", b'{"a":1},', b'"",'])

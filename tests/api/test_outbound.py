@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from comfyserve.outbound import addresses, client
 from comfyserve.outbound.client import Refused, TookTooLong, TooLarge, Unreachable, Unusable
 from tests.api.outbound_site import Site
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -62,8 +64,9 @@ class TestSlowDNS:
     @pytest.fixture
     def silent(self, monkeypatch) -> Iterator[None]:
         answer = threading.Event()
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [] * answer.wait(60))
         monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.1)
+        monkeypatch.setattr(client, "CHECK_SECONDS", 0.1)
         yield
         answer.set()
 
@@ -73,6 +76,25 @@ class TestSlowDNS:
 
     def test_a_name_that_it_does_not_tell_now_is_no_mistake(self, silent):
         client.check("http://example.com/")
+
+    def test_few_checks_wait_for_it_and_the_others_do_without(self, silent, monkeypatch):
+        """Otherwise a user whose DNS server is silent would hold all request threads."""
+        monkeypatch.setattr(client, "CHECK_SECONDS", 60.0)
+
+        def check() -> None:
+            with contextlib.suppress(Refused):
+                client.check("http://slow.example/")
+
+        waiting = [threading.Thread(target=check, daemon=True) for _ in range(client.CHECKS_AT_ONCE)]
+        for thread in waiting:
+            thread.start()
+        wait_for(lambda: client._checks._value == 0, what="the checks to wait for DNS")
+        began = time.monotonic()
+        client.check("http://example.com/")
+        assert time.monotonic() - began < 5
+        with pytest.raises(Refused):
+            client.check("http://127.0.0.1/")
+        assert all(thread.is_alive() for thread in waiting)
 
 
 class TestCut:

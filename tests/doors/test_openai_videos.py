@@ -82,6 +82,15 @@ def test_pages_of_videos_have_no_other_executions(person, film):
     assert [each.id for each in client.videos.list(limit=2, order="asc")] == ids
 
 
+@pytest.mark.parametrize("mark", ["x", {}, None, {"model": 1, "prompt": {"a": []}}])
+def test_metadata_that_looks_like_a_videos_spoils_no_list(person, mark):
+    execution_id = person.execute(graphs.colour(1), metadata={"openai_video": mark})
+    listed = person.get("/v1/videos")
+    assert listed.status_code == 200, listed.text
+    assert listed.json()["data"][0]["id"] == execution_id
+    assert person.get(f"/v1/videos/{execution_id}").status_code == 200
+
+
 def test_a_reference_is_the_apps_picture(person):
     scaled = {
         "class_type": "ImageScale",

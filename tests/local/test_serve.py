@@ -75,6 +75,26 @@ def test_flower_answers_where_it_says_and_asks_for_its_password(served: Served) 
     assert requests.get(address, auth=("operator", password), timeout=20).status_code == 200
 
 
+def test_it_answers_only_under_names_of_this_machine(served: Served) -> None:
+    """Otherwise a web page could reach it from its visitor's browser, under a name that leads here (DNS
+    rebinding)."""
+    for host in ("attacker.example", "localhost.attacker.example", "127.0.0.1.nip.io", "10.0.0.1", ""):
+        for path in (
+            "/auth/me",
+            "/admin/login/",
+            "/health/detailed",
+            "/apps/",
+            "/comfyui/system_stats",
+            "/files/x",
+        ):
+            answer = requests.get(f"{served.url}{path}", headers={"Host": host}, timeout=20)
+            assert answer.status_code == 400, f"{host!r} at {path}"
+    for host in ("localhost", "127.0.0.1", "[::1]", f"localhost:{served.port}"):
+        assert requests.get(f"{served.url}/admin/login/", headers={"Host": host}, timeout=20).ok
+    # Load balancers ask by address.
+    assert requests.get(f"{served.url}/health/liveness", headers={"Host": "10.0.0.1"}, timeout=20).ok
+
+
 def test_its_secrets_are_for_its_owner_only(served: Served) -> None:
     secrets = (
         "secret-key",

@@ -460,6 +460,8 @@ class TestDestinations:
             ({"endpoint": "http://127.0.0.77:9"}, "endpoint"),
             ({"endpoint": "http://10.1.2.3"}, "endpoint"),
             ({"endpoint": "s3.example.com"}, "endpoint"),
+            ({"endpoint": "http:///10.1.2.3"}, "endpoint"),
+            ({"endpoint": "http://me@s3.example.com"}, "endpoint"),
             ({"name": "My Bucket"}, "name"),
         ],
     )

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import authentication, credentials
-from comfyserve.api import addresses
+from comfyserve.api import addresses, errors
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
 from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import describe
@@ -199,5 +199,10 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})
 
+    def refusal() -> bytes:
+        return rendered(errors.body(Unauthorized.error, asgi.REVOKED))
+
+    user_id = authentication.require(request._request).pk
+    credential = credentials.of_request(request._request, user_id=user_id)
     new = "Idempotency-Replayed" not in response
-    asgi.attach(response, asgi.Wait((execution_id,), seconds, body, new=new))
+    asgi.attach(response, asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new))

@@ -29,6 +29,7 @@ from workflows.models import Output, OutputDelivery, WebhookEvent
 from workflows.webhooks import outbox
 
 PATH = "output.deliver_to"
+HOSTS_LOOKED_UP = 3  # in DNS, of the hosts of a request
 
 
 # -- at submission -------------------------------------------------------------------------------------
@@ -60,9 +61,13 @@ def checked(wanted: Mapping[str, Any], *, user: User, path: str) -> Place:
     """The validated form of `deliver_to`. Raises ValidationFailed by field below `path`. May query DNS."""
     if "destination" in wanted:
         return Place(destination=_destination(wanted["destination"], user, path))
+    hosts: set[str] = set()
     for number, url in enumerate(wanted["urls"]):
         try:
-            client.check(url, https_only=settings.WEBHOOK_HTTPS_ONLY)
+            host = client.parse(url).host
+            known = host in hosts or len(hosts) >= HOSTS_LOOKED_UP
+            client.check(url, https_only=settings.WEBHOOK_HTTPS_ONLY, resolve=not known)
+            hosts.add(host)
         except errors.Refused as exc:
             raise ValidationFailed.of(f"{path}.urls.{number}", str(exc)) from exc
     return Place(urls=wanted["urls"])

@@ -28,7 +28,7 @@ from workflows.models import (
     WebhookEvent,
 )
 
-from . import claims, scheduling, transitions
+from . import claims, overtaking, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 
@@ -43,19 +43,23 @@ def requeue(
     fault: bool = False,
     exclude: bool = False,
     hold_seconds: float | None = None,
+    overtaken: bool = False,
 ) -> bool:
     """running | claimed → pending, keeping its place in the order. False: the claim is lost.
 
     fault: ComfyUI died while running it; the second time it is treated as poison and fails. exclude: this
     backend must not claim it again. hold_seconds: the try failed; no worker may claim it for that long.
+    overtaken: another user's goes first, unless it has started.
     """
     with transaction.atomic():
-        return bool(
-            _requeue(
-                claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
-                hold_seconds=hold_seconds,
-            )
+        staged = claims.held_by(claim).filter(status=Status.PENDING).exists() if overtaken else False
+        found = _requeue(
+            claims.held_by(claim), reason=reason, fault=fault, exclude=claim.worker if exclude else None,
+            hold_seconds=hold_seconds,
         )  # fmt: skip
+        if found and staged:
+            overtaking.step_back(claim)
+        return bool(found)
 
 
 def _requeue(

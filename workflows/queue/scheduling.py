@@ -84,7 +84,7 @@ _TOOK_SQL = """
 
 # For each of the user's flows: the claimed execution with the highest finish and the row written by `charge`,
 # each plus the time by which running executions exceed their estimates; and the priority's weight.
-_SERVED_SQL = """
+SERVED_SQL = """
     SELECT w.priority, w.weight, c.start, c.finish + over.seconds / w.weight AS finish
     FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
     LATERAL (
@@ -116,11 +116,11 @@ _FLOW_SQL = f"""
                  WHERE user_id = %(user)s AND priority = %(priority)s
                      AND status = 'pending' AND claimed_at IS NULL
                  ORDER BY finish DESC LIMIT 1),
-             (SELECT max(s.start + (s.finish - s.start) * s.weight / %(weight)s) FROM ({_SERVED_SQL}) AS s))
+             (SELECT max(s.start + (s.finish - s.start) * s.weight / %(weight)s) FROM ({SERVED_SQL}) AS s))
 """  # noqa: S608
 
 
-def _flow(user_id: int, priority: str) -> dict[str, Any]:
+def flow(user_id: int, priority: str) -> dict[str, Any]:
     """Parameters of the statements about a user's flows."""
     weights = settings.PRIORITY_WEIGHTS
     return {
@@ -137,7 +137,7 @@ def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, floa
 
     The caller holds the user's submission lock.
     """
-    cursor = rows.prepared(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", {"kind": kind} | _flow(user_id, priority))
+    cursor = rows.prepared(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", {"kind": kind} | flow(user_id, priority))
     own, mean, of_kind, virtual, flow_finish = cursor.fetchall()[0]
     cost = reckoned(own=own, mean=mean, of_kind=of_kind)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
@@ -153,7 +153,7 @@ _SETTLE_SQL = f"""
             max(s.start + (s.finish - s.start) * s.weight / w.weight)
                 FILTER (WHERE s.priority <> w.priority) AS of_others
         FROM unnest(%(priorities)s::varchar[], %(weights)s::float[]) AS w (priority, weight),
-            ({_SERVED_SQL}) AS s
+            ({SERVED_SQL}) AS s
         GROUP BY w.priority, w.weight
     ), behind AS (
         SELECT f.priority, greatest(f.floor, least(v.start, first.start)) - first.start AS delta
@@ -191,7 +191,7 @@ def settle(*, user_id: int) -> int:
         if not lock_submissions(user_id=user_id, wait=False):
             return 0
         moved = rows.execute(
-            _SETTLE_SQL, {"step": STEP_SECONDS, "least": MIN_CHARGE / 2} | _flow(user_id, Priority.NORMAL)
+            _SETTLE_SQL, {"step": STEP_SECONDS, "least": MIN_CHARGE / 2} | flow(user_id, Priority.NORMAL)
         )
         if moved:
             transaction.on_commit(notify.ticket)

@@ -23,6 +23,8 @@ from django.core.handlers.base import BaseHandler
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
+from accounts.credentials import Credential
+from comfyserve.api.errors import Unauthorized
 from comfyserve.api.gate.threads import DjangoThreads, send_start, send_whole
 from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
@@ -42,6 +44,7 @@ CUT_SECONDS = (
     1.0  # until the server has noticed the closed connection; otherwise it logs an incomplete response
 )
 HEARTBEAT = b": \n\n"
+REVOKED = "The login or API key of this request was revoked while it waited; the execution goes on"
 HELLO = b"retry: 2000\n\n"
 END = b"event: end\ndata: {}\n\n"
 
@@ -63,12 +66,15 @@ class Follow:
 @dataclass(frozen=True)
 class Wait:
     """Hold the response up to `seconds` until all the executions have ended; then replace its content with
-    what `result` returns, or leave it unchanged.
+    what `result` returns, or leave it unchanged. If `credential` is revoked meanwhile, the response is 401
+    with `refusal` as its content.
     """
 
     executions: tuple[UUID, ...]
     seconds: float
     result: Callable[[], bytes | None]
+    credential: Credential
+    refusal: Callable[[], bytes]
     new: bool = False  # the executions were created by this request
 
 
@@ -144,7 +150,7 @@ class Streams:
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:
         """Replace the response's content with the result, or with the current status after a timeout."""
-        endings = [Ending(id_) for id_ in wait.executions]
+        endings = [Ending(id_, wait.credential) for id_ in wait.executions]
         watch = asyncio.create_task(_close_when_gone(receive, *endings))
         until = time.monotonic() + wait.seconds
         try:
@@ -152,6 +158,9 @@ class Streams:
                 self.hub.expect(ending, since=since if wait.new else None)
             for ending in endings:
                 await ending.wait(max(until - time.monotonic(), 0))
+            if any(ending.revoked for ending in endings):
+                response.status_code, response.content = 401, wait.refusal()
+                return
             # Deleted meanwhile, or database unavailable: the response still says that it was accepted.
             with contextlib.suppress(*connections.UNAVAILABLE):
                 response.content = await self.hub.reads(wait.result) or response.content
@@ -160,12 +169,15 @@ class Streams:
             for ending in endings:
                 self.hub.forget(ending)
 
-    async def wait_for_end(self, execution_id: UUID, seconds: float) -> bool:
-        """Whether the execution ended within `seconds`."""
-        ending = Ending(execution_id)
+    async def wait_for_end(self, execution_id: UUID, seconds: float, *, credential: Credential) -> bool:
+        """Whether the execution ended within `seconds`. Raises Unauthorized if the credential is revoked."""
+        ending = Ending(execution_id, credential)
         try:
             self.hub.expect(ending)
-            return await ending.wait(seconds)
+            ended = await ending.wait(seconds)
+            if ending.revoked:
+                raise Unauthorized(REVOKED)
+            return ended
         finally:
             self.hub.forget(ending)
 

@@ -278,11 +278,13 @@ class Hub:
 
     # -- credentials -------------------------------------------------------------------------------------
     async def _check_credentials(self) -> None:
-        """Close the streams of revoked credentials: logout, new password, deleted key or account."""
+        """End streams and waits of revoked credentials: logout, new password, deleted key or account."""
         while True:
             await asyncio.sleep(CREDENTIAL_SECONDS)
             readers = [reader for reader in self._audience.all_readers() if reader.credential is not None]
+            waiting = [each for endings in self._endings.values() for each in endings]
             shown = {reader.credential for reader in readers if reader.credential is not None}
+            shown |= {ending.credential for ending in waiting}
             try:
                 good = await self.reads(credentials.still_good, shown) if shown else set()
             except connections.UNAVAILABLE as exc:
@@ -294,6 +296,9 @@ class Hub:
             for reader in readers:
                 if reader.credential not in good:
                     reader.close()
+            for ending in waiting:
+                if ending.credential not in good:
+                    ending.revoke()
 
     # -- rechecking --------------------------------------------------------------------------------------
     async def _recheck(self) -> None:

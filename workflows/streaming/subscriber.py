@@ -136,12 +136,14 @@ class MessageReader(Reader):
 
 
 class Ending:
-    """Waits for the end of one execution. Belongs to the event loop's thread."""
+    """Waits for the end of one execution while `credential` is valid. Belongs to the event loop's thread."""
 
-    __slots__ = ("_ready", "closed", "execution_id", "happened")
+    __slots__ = ("_ready", "closed", "credential", "execution_id", "happened", "revoked")
 
-    def __init__(self, execution_id: UUID) -> None:
+    def __init__(self, execution_id: UUID, credential: Credential) -> None:
         self.execution_id = execution_id
+        self.credential = credential
+        self.revoked = False
         self.happened = False
         self.closed = False
         self._ready = asyncio.Event()
@@ -160,3 +162,7 @@ class Ending:
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
         return self.happened and not self.closed
+
+    def revoke(self) -> None:
+        self.revoked = True
+        self.close()

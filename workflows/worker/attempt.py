@@ -88,6 +88,7 @@ class Attempt:
         self._abandoned = threading.Event()
         self._wanted_back = threading.Event()
         self._back_because = ""
+        self._overtaken = False
         self._stop_at: float | None = None
         self._deadline: float | None = None  # of the run, from timeout_minutes
         self._written_at = 0.0  # when progress was last checked for changes
@@ -111,9 +112,9 @@ class Attempt:
         self._abandoned.set()
         self._wake()
 
-    def give_back(self, *, reason: str) -> None:
-        """Return this execution to the queue for other workers, unless it has started."""
-        self._back_because = reason
+    def give_back(self, *, reason: str, overtaken: bool = False) -> None:
+        """Requeue this execution unless it has started. `overtaken`: another user's goes first."""
+        self._back_because, self._overtaken = reason, overtaken
         self._wanted_back.set()
         self._wake()
 
@@ -188,11 +189,13 @@ class Attempt:
             error_details=fault.details,
             failure_cause=fault.cause,
             lines=self._lines + self._progress.take_lines(),
-            gpu_seconds=self._gpu_seconds(),
+            gpu_seconds=self.run_seconds,
         )
         return self._retry_until_available(lambda: state_machine.finish(self.claim, outcome))
 
-    def _gpu_seconds(self) -> float:
+    @property
+    def run_seconds(self) -> float:
+        """How long it has been running in ComfyUI; 0 if it has not started."""
         if self._deadline is None:
             return 0.0
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
@@ -206,6 +209,7 @@ class Attempt:
                 fault=fault,
                 exclude=exclude,
                 hold_seconds=self._backoff() if hold else None,
+                overtaken=self._overtaken,
             )
         )
         return Gone.BACK

@@ -19,7 +19,7 @@ from comfyserve.db import connections
 from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Worker
-from workflows.queue import claims, requeueing, scheduling
+from workflows.queue import claims, overtaking, requeueing, scheduling
 from workflows.queue.claims import Claim
 
 from . import finalize
@@ -33,6 +33,7 @@ SEATS = 2
 MAX_UNCOLLECTED = 8  # claim nothing new while this many executions are uncollected
 COLLECTORS = 4
 PAUSED = "its worker is paused"
+LONG_SECONDS = 5.0  # while a shorter run is on, what is staged stays: it is next in a moment
 # An idle worker first waits for its last run to be recorded before it claims again: with an empty queue the
 # claim query would only delay the result.
 RECORD_FIRST_SECONDS = 0.03
@@ -340,17 +341,26 @@ class Slots:
                 runner.give_back(reason=PAUSED)
 
     def reconsider_staged(self) -> None:
-        """Return the staged execution to the queue if another GPU is free."""
+        """Return the staged execution to the queue if another GPU is free, or it is another user's turn."""
         running, staged = self.occupants()
         if running is None or staged is None or staged.runner is None:
             return
         try:
             with connections.step():
                 wanted = registry.is_wanted_elsewhere(staged.claim.execution_id, name=self.backend.name)
+                overtaken = not wanted and self._is_overtaken(running, staged)
         except connections.UNAVAILABLE:
             return
         if wanted:
             staged.runner.give_back(reason="another worker is free")
+        elif overtaken:
+            staged.runner.give_back(reason="it is another user's turn", overtaken=True)
+
+    @staticmethod
+    def _is_overtaken(running: Held, staged: Held) -> bool:
+        if running.claim.user_id != staged.claim.user_id or running.runner is None:
+            return False
+        return running.runner.run_seconds >= LONG_SECONDS and overtaking.is_overtaken(staged.claim)
 
     # -- stopping --------------------------------------------------------------------------------------
     def stop(self, *, drain_seconds: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 
-from .lanes import PASSWORDS, Lane
+from .lanes import DESTINATIONS, PASSWORDS, Lane
 
 SMALL = 64 * 1024  # bytes of a body accepted without a credential
 FORM = 64 * 1024  # bytes of an upload's form beside its file
@@ -58,6 +58,8 @@ def route_of(method: str, path: str) -> Route:
             return Route(limit, seconds=UPLOAD_SECONDS)
         if path in HASHING:
             return Route(_small(), lane=PASSWORDS)
+        if path == "/destinations" or path.startswith("/destinations/"):
+            return Route(_small(), lane=DESTINATIONS)  # a test file is written to the user's server
         if any(path == start or path.startswith(f"{start}/") for start in LARGE):
             return Route(settings.MAX_BODY_BYTES)
     return Route(_small())

@@ -1,4 +1,8 @@
-"""Small things that become large: each must end as its owner's failure, and cost nobody else anything."""
+"""Small things that become large: each must end as its owner's failure, and delay nobody else.
+
+A GPU runs one workflow at a time, so another user's execution waits for the bomb as long as the bomb may run:
+its delay is what it waits beyond that.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from script.local.attack.callers import TERMINAL, Caller
+from script.local.attack.callers import TERMINAL, Answer, Caller
 from script.local.attack.honest import Honest
 from script.local.attack.report import Report
 from script.local.attack.victim import Victim
 
 KIND = "bombs"
-OTHERS_SECONDS = 60.0  # an ordinary execution of somebody else may not take longer than that
-END_SECONDS = 100.0  # of a bomb: its time limit is one minute
+TIMEOUT_MINUTES = 1  # of each bomb
+# The longest delay of another user's execution: ComfyUI stops a workflow between two nodes, and is restarted
+# if it has not after HANG_SECONDS (30).
+DELAY_SECONDS = 60.0
+END_SECONDS = 60.0 * TIMEOUT_MINUTES + DELAY_SECONDS  # of a bomb that runs
+REFUSED = ("refused",)
+RAN = ("completed", "failed")
+ANY = (*RAN, *REFUSED)
 HARMLESS = {400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 422, 429, 431, 503, 507}
 
 
 @dataclass(frozen=True)
 class Bomb:
-    """`send` answers with the statuses of what it sent; `workflow` is submitted."""
+    """`send` returns what it was answered; `workflow` is submitted, `count` times. `ends`: how it may end."""
 
     name: str
     workflow: Callable[[], Any] | None = None
-    send: Callable[[], list[int]] | None = None
+    send: Callable[[], list[Answer]] | None = None
+    ends: tuple[str, ...] = RAN
+    count: int = 1
+    error: str = ""  # must be in the message of a failure
 
 
 class BombAttack:
@@ -46,109 +59,159 @@ class BombAttack:
 
     def all(self) -> list[Bomb]:
         return [
-            Bomb("icon with a large picture", send=lambda: self._uploaded(_icon(), "a.ico")),
-            Bomb("picture of 60,000 by 60,000", send=lambda: self._uploaded(_huge_png(), "a.png")),
+            Bomb("icon with a large picture", send=lambda: self._uploaded(_icon(), "a.ico"), ends=ANY),
+            Bomb("picture of 60,000 by 60,000", send=lambda: self._uploaded(_huge_png(), "a.png"), ends=ANY),
             Bomb("huge picture as an input", workflow=lambda: _loading(_huge_png(side=6_000))),
             Bomb("text of 64 MiB", workflow=lambda: _doubling(10, size=65_000)),
             Bomb("many outputs", workflow=lambda: _many_outputs()),
-            Bomb("regular expression", workflow=_regex),
+            Bomb("regular expression", workflow=_regex, ends=REFUSED),
             Bomb("deep graph", workflow=lambda: _chain(800, "ImageInvert", {})),
-            Bomb("deeper graph", workflow=lambda: _chain(1_900, "ImageInvert", {})),
-            Bomb("graph too large", workflow=lambda: _chain(50_000, "ImageInvert", {})),
-            Bomb("circle", workflow=_circle),
-            Bomb("huge metadata", send=self._huge_metadata),
-            Bomb("deep JSON", send=lambda: self._raw(b'{"workflow": ' + b'{"a":' * 50_000 + b"1")),
-            Bomb("wide JSON", send=lambda: self._raw(b'{"workflow": [' + b"[]," * 2_000_000 + b"1]}")),
-            Bomb("endless number", send=lambda: self._raw(b'{"timeout_minutes": ' + b"9" * 900_000 + b"}")),
-            Bomb("archive as a file", send=lambda: self._uploaded(_archive(), "a.zip")),
-            Bomb("compressed body", send=self._compressed),
-            Bomb("large batch", send=self._large_batch),
-            Bomb("endless run", workflow=_endless),
-            Bomb("many waiting", send=self._many_waiting),
+            Bomb("deeper graph", workflow=lambda: _chain(1_900, "ImageInvert", {}), ends=ANY),
+            Bomb("graph too large", workflow=lambda: _chain(50_000, "ImageInvert", {}), ends=REFUSED),
+            Bomb("circle", workflow=_circle, ends=REFUSED),
+            Bomb("huge metadata", send=self._huge_metadata, ends=REFUSED),
+            Bomb("deep JSON", send=lambda: self._raw(_deep_json()), ends=REFUSED),
+            Bomb("wide JSON", send=lambda: self._raw(_wide_json()), ends=REFUSED),
+            Bomb("wide metadata", send=self._wide_metadata, ends=REFUSED),
+            Bomb("endless number", send=lambda: self._raw(_endless_number()), ends=REFUSED),
+            Bomb("archive as a file", send=lambda: self._uploaded(_archive(), "a.zip"), ends=ANY),
+            Bomb("compressed body", send=self._compressed, ends=REFUSED),
+            Bomb("large batch", send=self._large_batch, ends=REFUSED),
+            Bomb("endless run", workflow=_endless, ends=("failed",), error="Timed out"),
+            Bomb("endless runs", workflow=_endless, ends=("failed",), error="Timed out", count=3),
+            Bomb("many waiting", send=self._many_waiting, ends=ANY),
         ]
 
     # -- throwing ------------------------------------------------------------------------------------
     def _throw(self, bomb: Bomb) -> None:
         self.report.tried(KIND)
         began = time.monotonic()
-        execution_id = None
-        if bomb.send:
-            wrong = sorted(
-                {status for status in bomb.send() if status not in HARMLESS and status // 100 != 2}
-            )
-            if wrong:
-                self.report.leak(KIND, f"{bomb.name} was answered with {wrong}")
-        elif bomb.workflow:
-            execution_id = self._submit(bomb)
-        status, seconds = self.victim.wait_for_own(seconds=OTHERS_SECONDS * 2)
-        if status != "completed" or seconds > OTHERS_SECONDS:
-            self.report.leak(KIND, f"{bomb.name}: another user's execution is {status} after {seconds:.0f} s")
-        ended = self._end_of(bomb, execution_id) if execution_id else "refused or answered"
-        told = f"{ended}, {time.monotonic() - began:.1f} s; another's run {seconds:.1f} s"
+        ids = self._submit(bomb) if bomb.workflow else []
+        answers = bomb.send() if bomb.send else []
+        status, seconds = self.victim.wait_for_own(seconds=END_SECONDS + DELAY_SECONDS)
+        ended, ran = self._end_of(bomb, ids) if ids else (self._judge(bomb, answers), 0.0)
+        delay = max(0.0, seconds - min(ran, 60.0 * TIMEOUT_MINUTES))
+        if status != "completed" or delay > DELAY_SECONDS:
+            told = f"another user's execution is {status}, {delay:.0f} s late"
+            self.report.leak(KIND, f"{bomb.name}: {told}")
+        told = f"{ended}, {time.monotonic() - began:.1f} s; another's run {seconds:.1f} s, {delay:.1f} s late"
         self.report.note(f"{f'bomb: {bomb.name}':42} {told}")
 
-    def _submit(self, bomb: Bomb) -> str | None:
+    def _submit(self, bomb: Bomb) -> list[str]:
+        """The executions that were accepted; those after the first only make a queue."""
         assert bomb.workflow is not None
-        body = {"workflow": bomb.workflow(), "timeout_minutes": 1}
-        answer = self.attacker.post("/workflows/execute", body)
-        if answer.status == 200:
-            return str(answer.json()["execution_id"])
-        if answer.status not in HARMLESS:
-            self.report.leak(KIND, f"{bomb.name} was answered with {answer.status}")
-        return None
+        body = {"workflow": bomb.workflow(), "timeout_minutes": TIMEOUT_MINUTES}
+        answers = [self.attacker.post("/workflows/execute", body) for _ in range(bomb.count)]
+        accepted = [str(answer.json()["execution_id"]) for answer in answers if answer.status == 200]
+        if not accepted:
+            self._judge(bomb, answers)
+        return accepted
 
-    def _end_of(self, bomb: Bomb, execution_id: str) -> str:
-        result = self.attacker.end_of(execution_id, seconds=END_SECONDS)
+    def _judge(self, bomb: Bomb, answers: list[Answer]) -> str:
+        """What was answered, in words."""
+        for answer in answers:
+            refused = answer.status in HARMLESS
+            if not refused and answer.status // 100 != 2:
+                self.report.leak(KIND, f"{bomb.name} was answered with {answer.status}")
+            elif not refused and bomb.ends == REFUSED:
+                self.report.leak(KIND, f"{bomb.name} was accepted: {answer.content[:100]!r}")
+            elif refused and not _says_why(answer):
+                self.report.leak(KIND, f"{bomb.name} was refused without a message: {answer.content[:100]!r}")
+        return f"answered with {', '.join(str(status) for status in sorted({a.status for a in answers}))}"
+
+    def _end_of(self, bomb: Bomb, ids: list[str]) -> tuple[str, float]:
+        """(how it ended, seconds for which the longest ran)."""
+        result = self.attacker.end_of(self._first_to_run(ids), seconds=END_SECONDS)
+        for execution_id in ids[1:]:
+            self.attacker.post(f"/workflows/{execution_id}/cancel")
         self.report.accepted(KIND)
-        status, error = result.get("status"), str(result.get("error") or "")
+        status, error = str(result.get("status")), str(result.get("error") or "")
         if status not in TERMINAL:
             self.report.leak(KIND, f"{bomb.name} is {status} after {END_SECONDS:.0f} s")
+        elif status not in bomb.ends or bomb.error not in error or (status == "failed" and not error):
+            self.report.leak(KIND, f"{bomb.name} is {status}: {error[:100]!r}")
         if len(json.dumps(result)) > 2_000_000:
             self.report.leak(KIND, f"{bomb.name}: its result has {len(json.dumps(result))} bytes")
-        return f"{status} {error[:80]!r}" if error else str(status)
+        ran = float(result.get("duration_seconds") or 0.0)
+        return f"{status} {error[:80]!r}" if error else status, ran
 
-    def _uploaded(self, content: bytes, name: str) -> list[int]:
-        answer = self.attacker.ask("POST", "/files/upload", files={"file": (name, content)})
-        statuses = [answer.status]
-        told = answer.json()
-        if answer.status < 300 and isinstance(told, dict) and "file_id" in told:
-            statuses.append(self.attacker.get(f"/files/{told['file_id']}/thumbnail").status)
+    def _first_to_run(self, ids: list[str]) -> str:
+        """Submitted within moments, they need not run in their order."""
+        started = {id_: self.attacker.get(f"/workflows/{id_}").json().get("started_at") for id_ in ids}
+        return min((id_ for id_ in ids if started[id_]), key=lambda id_: str(started[id_]), default=ids[0])
+
+    def _uploaded(self, content: bytes, name: str) -> list[Answer]:
+        answers = [self.attacker.ask("POST", "/files/upload", files={"file": (name, content)})]
+        told = answers[0].json()
+        if answers[0].status < 300 and isinstance(told, dict) and "file_id" in told:
+            answers.append(self.attacker.get(f"/files/{told['file_id']}/thumbnail"))
             loading = {"1": {"class_type": "LoadImage", "inputs": {"image": told["file_id"]}}}
             loading["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
-            ran = self.attacker.post("/workflows/execute", {"workflow": loading, "timeout_minutes": 1})
-            statuses.append(ran.status)
-            if ran.status == 200:
-                self.attacker.end_of(ran.json()["execution_id"], seconds=END_SECONDS)
-        return statuses
+            body = {"workflow": loading, "timeout_minutes": TIMEOUT_MINUTES}
+            answers.append(self.attacker.post("/workflows/execute", body))
+            if answers[-1].status == 200:
+                self.attacker.end_of(answers[-1].json()["execution_id"], seconds=END_SECONDS)
+        return answers
 
-    def _raw(self, body: bytes) -> list[int]:
+    def _raw(self, body: bytes) -> list[Answer]:
         headers = {"Content-Type": "application/json"}
-        paths = ("/workflows/execute", "/workflows/validate", "/auth/login", "/comfyui/prompt", "/mcp")
-        return [self.attacker.ask("POST", path, data=body, headers=headers).status for path in paths]
+        paths = (
+            "/workflows/execute", "/workflows/validate", "/workflows/batch", "/auth/login", "/comfyui/prompt",
+            "/api/v2/jobs", "/v1/images/generations", "/mcp", "/apps/",
+        )  # fmt: skip
+        return [self.attacker.ask("POST", path, data=body, headers=headers) for path in paths]
 
-    def _huge_metadata(self) -> list[int]:
+    def _huge_metadata(self) -> list[Answer]:
         body = {"workflow": self.victim.colour(), "metadata": {"x": "y" * 9_000_000}}
-        statuses = [self.attacker.post("/workflows/execute", body).status for _ in range(3)]
-        return [*statuses, self.attacker.get("/workflows/?limit=100").status]
+        answers = [self.attacker.post("/workflows/execute", body) for _ in range(3)]
+        if self.attacker.get("/workflows/?limit=100").status != 200:
+            self.report.leak(KIND, "after huge metadata the executions are not listed")
+        return answers
 
-    def _compressed(self) -> list[int]:
+    def _wide_metadata(self) -> list[Answer]:
+        """Many small values, by each route that keeps some."""
+        many = {str(number): "y" for number in range(60_000)}
+        workflow = self.victim.colour()
+        jobs = {"workflow": workflow, "metadata": many}
+        return [
+            self.attacker.post("/workflows/execute", {"workflow": workflow, "metadata": many}),
+            self.attacker.post("/workflows/batch", {"workflow": workflow, "inputs": [{}], "metadata": many}),
+            self.attacker.post("/api/v2/jobs", jobs),
+        ]
+
+    def _compressed(self) -> list[Answer]:
         """A megabyte that would be a gigabyte."""
         body = zlib.compress(b"[" + b"[]," * 30_000_000 + b"1]", 9)
         headers = {"Content-Type": "application/json", "Content-Encoding": "deflate"}
-        return [self.attacker.ask("POST", "/workflows/execute", data=body, headers=headers).status]
+        return [self.attacker.ask("POST", "/workflows/execute", data=body, headers=headers)]
 
-    def _large_batch(self) -> list[int]:
+    def _large_batch(self) -> list[Answer]:
         grid = {"1.color": list(range(1000)), "1.width": list(range(1000))}
         body = {"workflow": self.victim.colour(), "grid": grid}
-        return [self.attacker.post("/workflows/batch", body).status]
+        return [self.attacker.post("/workflows/batch", body)]
 
-    def _many_waiting(self) -> list[int]:
+    def _many_waiting(self) -> list[Answer]:
         """A full queue: another's turn comes all the same."""
-        answers = [
-            self.attacker.post("/workflows/execute", {"workflow": self.victim.colour(), "priority": "high"})
-            for _ in range(100)
-        ]
-        return [answer.status for answer in answers]
+        body = {"workflow": self.victim.colour(), "priority": "high"}
+        return [self.attacker.post("/workflows/execute", body) for _ in range(100)]
+
+
+def _says_why(answer: Answer) -> bool:
+    told = answer.json()
+    return isinstance(told, dict) and bool(told.get("error"))
+
+
+# -- JSON ------------------------------------------------------------------------------------------------
+def _deep_json() -> bytes:
+    return b'{"workflow": ' + b'{"a":' * 50_000 + b"1"
+
+
+def _wide_json() -> bytes:
+    return b'{"workflow": [' + b"[]," * 2_000_000 + b"1]}"
+
+
+def _endless_number() -> bytes:
+    return b'{"timeout_minutes": ' + b"9" * 900_000 + b"}"
 
 
 # -- workflows -------------------------------------------------------------------------------------------
