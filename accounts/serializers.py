@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from django.core.validators import RegexValidator
 from django.utils import timezone
 from rest_framework import serializers
 
@@ -24,7 +25,7 @@ class RegistrationSerializer(serializers.Serializer[Any]):
     password = password_field(help_text="At least 8 characters, not common, not like the name")
     username = TextField(
         max_length=150,
-        validators=[User.username_validator],
+        validators=[User.username_validator, RegexValidator(r"\w", "It must have a letter or a digit")],
         help_text="Letters, digits and @ . + - _ only; unique",
     )
 

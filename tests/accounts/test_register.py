@@ -39,6 +39,32 @@ class TestRegister:
         assert_error(response, 400, "validation_error")
         assert not User.objects.filter(email="other@example.com").exists()
 
+    @pytest.mark.parametrize(
+        "name", ["dor\u0130", "dor\u0131", "DORI", "dor\uff49", "dor\u2170", "Dor\u0130"]
+    )
+    def test_it_refuses_a_username_in_another_spelling(self, stranger: Api, name: str) -> None:
+        stranger.post("/auth/register", {**NEW, "username": "dori"})
+        response = stranger.post("/auth/register", {**NEW, "email": "other@example.com", "username": name})
+        assert_error(response, 400, "validation_error")
+        assert User.objects.count() == 1
+
+    @pytest.mark.parametrize("email", ["DOR\u0130@example.com", "dor\u0130@EXAMPLE.com", "DORI@example.com"])
+    def test_it_refuses_an_address_in_another_spelling(self, stranger: Api, email: str) -> None:
+        stranger.post("/auth/register", {**NEW, "email": "dori@example.com"})
+        assert_error(
+            stranger.post("/auth/register", {**NEW, "email": email, "username": "dora2"}), 400,
+            "validation_error",
+        )  # fmt: skip
+        assert User.objects.count() == 1
+
+    @pytest.mark.parametrize("name", [".", "..", "...", "+", "@"])
+    def test_a_username_has_a_letter_or_a_digit(self, stranger: Api, name: str) -> None:
+        """It is a part of the addresses of apps, where `..` would lead elsewhere."""
+        body = assert_error(
+            stranger.post("/auth/register", {**NEW, "username": name}), 400, "validation_error"
+        )
+        assert set(mistakes(body)) == {"username"}
+
     def test_it_does_not_say_which_of_address_and_name_is_taken(self, stranger: Api) -> None:
         stranger.post("/auth/register", NEW)
         same_address = stranger.post("/auth/register", {**NEW, "username": "other"}).json()

@@ -12,7 +12,10 @@ from script.local.paths import ROOT
 from script.local.processes import Process
 
 # What the tests' own services have put into the environment; a person's shell has none of it.
-_OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "COMFYUI_URL", "DJANGO_SETTINGS_MODULE", "RATE_LIMITS")
+_OURS = (
+    "ALLOWED_HOSTS", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "COMFYUI_URL", "DJANGO_SETTINGS_MODULE",
+    "RATE_LIMITS",
+)  # fmt: skip
 
 
 def environment(data: Path, **more: str) -> dict[str, str]:
