@@ -14,8 +14,8 @@ import pytest
 
 from comfyserve.outbound import addresses, client
 from comfyserve.outbound.client import Refused, TookTooLong, TooLarge, Unreachable, Unusable
+from script.harness.waiting import wait_for
 from tests.api.outbound_site import Site
-from tests.waiting import wait_for
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from script.harness.receiver import ADDRESS
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 
 AT_ONCE = 40  # more than the server has threads
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
-from tests.waiting import wait_for
 from tests.workflows.rig import Rig, sleep
 from workflows.models import Execution
 from workflows.worker import slots
@@ -26,7 +26,12 @@ def run_and_stage(rig: Rig) -> tuple[str, str]:
     rig.comfyui.wait_for(lambda: rig.comfyui.running)
     staged = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: staged in rig.comfyui.pending)
-    wait_for(lambda: rig.slots.occupants()[0].runner.run_seconds > 0.3, what="the run to be a long one")
+
+    def is_long() -> bool:
+        held, _ = rig.slots.occupants()
+        return held is not None and held.runner is not None and held.runner.run_seconds > 0.3
+
+    wait_for(is_long, what="the run to be a long one")
     return running, staged
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.stack import Person, Stack
-from tests.waiting import wait_for
-from tests.workflows import graphs
+from script.harness import graphs
+from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 
 SOON = 10.0  # seconds; it is looked at every three
 WAIT = 60  # seconds; the limit of what is asked for
