@@ -6,6 +6,7 @@ callers count the usage, since they know their tables.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
@@ -26,11 +27,19 @@ RETURNING executions
 def running_at_once(*, user_id: int) -> int | None:
     """Concurrent executions of the user; None is no limit. Not a rejection: the scheduler holds the others
     back."""
-    row = rows.prepared(
-        "SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id]
-    ).fetchone()
-    own = row[0] if row else None
-    return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
+    return running_at_once_later(user_id=user_id)()
+
+
+def running_at_once_later(*, user_id: int) -> Callable[[], int | None]:
+    """The same in a `rows.pipeline`: call what it returns after the block."""
+    cursor = rows.prepared("SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id])
+
+    def read() -> int | None:
+        row = cursor.fetchone()
+        own = row[0] if row else None
+        return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
+
+    return read
 
 
 def runs_are_limited(*, user: User) -> bool:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
@@ -143,19 +144,31 @@ def keep(files: Sequence[File]) -> None:
     If the user already has the same bytes, that copy is referenced, and the new one is deleted after the
     commit.
     """
+    with rows.pipeline():
+        save = keep_later(files)
+    save()
+
+
+def keep_later(files: Sequence[File]) -> Callable[[], None]:
+    """The same in two parts: the first in a `rows.pipeline`, and what it returns after its block."""
     if not files:
-        return
-    with rows.pipeline():  # the second statement begins once the lock is held, and sees all from before
-        quotas.lock_storage(user=User(pk=files[0].user_id))
-        known = _known(files)
-    spare: list[str] = []
-    for file in files:
-        own = file.__dict__.setdefault("_own_key", file.key)
-        file.key, file.thumbnail_key = known.setdefault(file.sha256, (own, ""))
-        if file.key != own:
-            spare.append(own)
-    rows.insert(*files)
-    transaction.on_commit(lambda: discard(spare))
+        return lambda: None
+    # The second statement begins once the lock is held, and sees all that was committed before.
+    quotas.lock_storage(user=User(pk=files[0].user_id))
+    known = _ask_known(files)
+
+    def save() -> None:
+        keys = {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()}
+        spare: list[str] = []
+        for file in files:
+            own = file.__dict__.setdefault("_own_key", file.key)
+            file.key, file.thumbnail_key = keys.setdefault(file.sha256, (own, ""))
+            if file.key != own:
+                spare.append(own)
+        rows.insert(*files)
+        transaction.on_commit(lambda: discard(spare))
+
+    return save
 
 
 def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
@@ -211,16 +224,15 @@ def _twins(file: File) -> Iterable[File]:
     return rows.distinct("key")
 
 
-def _known(files: Sequence[File]) -> dict[str, tuple[str, str]]:
-    """(key, thumbnail's key) by hash, of the bytes that their user already has."""
-    cursor = rows.prepared(
+def _ask_known(files: Sequence[File]) -> psycopg.Cursor[Any]:
+    """(hash, key, thumbnail's key) of those whose bytes their user already has."""
+    return rows.prepared(
         """
         SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
         WHERE user_id = %s AND sha256 = ANY(%s) ORDER BY sha256, created_at DESC
         """,
         [files[0].user_id, [file.sha256 for file in files]],
     )
-    return {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in cursor.fetchall()}
 
 
 def _share(file: File, *, user: User) -> bool:

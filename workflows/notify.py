@@ -76,6 +76,16 @@ def announce_status(execution_id: UUID, *, ended: bool = False) -> None:
     _publish({"type": "lines", "id": execution_id, "ended": ended})
 
 
+def announce_end(execution_id: UUID, *, user_id: int, status: str, rows: str | None) -> None:
+    """Tell readers that this execution of the user has ended, after the commit.
+
+    The message is `{"type": "lines", "id", "ended": true, "user", "status", "rows"}`. `rows` is what
+    `presentation.end_message.unpack` reads, or null: then readers read the result from PostgreSQL.
+    """
+    end = {"type": "lines", "id": execution_id, "ended": True, "user": user_id, "status": status}
+    _publish({**end, "rows": rows})
+
+
 def announce_progress(execution_id: UUID, columns: dict[str, Any], *, lines: bool) -> None:
     """Publish the progress; `lines` says that there are new lines as well."""
     _publish({"type": "progress", "id": execution_id, "lines": lines, "progress": columns})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -123,6 +123,12 @@ def _converted(row: Sequence[Any], output: Output) -> ConvertedFile | None:
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
     return _read_lines(rows.prepared(_LATEST_LINES_SQL, [list(ids)]), ids)
+
+
+def latest_lines_later(ids: Sequence[UUID]) -> Callable[[], dict[UUID, list[LogLine]]]:
+    """The same as the last statement of a `rows.pipeline`: call what it returns after the block."""
+    cursor = rows.prepared(_LATEST_LINES_SQL, [list(ids)])
+    return lambda: _read_lines(cursor, ids)
 
 
 def _read_lines(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

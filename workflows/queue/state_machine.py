@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 
+from accounts import quotas
 from comfyserve.db import connections, rows
 from files import converted, storing
 from files.models import ConvertedFile
 from workflows import notify, task_events
 from workflows.delivery import plan
+from workflows.metrics import store
 from workflows.models import (
     ALIVE,
     Execution,
@@ -33,12 +35,15 @@ from workflows.models import (
     Graph,
     Level,
     LineKind,
+    LogLine,
     Output,
     Status,
     WebhookEvent,
 )
+from workflows.presentation import end_message, selectors
+from workflows.webhooks import outbox
 
-from . import claims, execution_log, partner_keys, scheduling, transitions
+from . import batch_countdown, claims, execution_log, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -129,50 +134,95 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 
 # -- terminal states ---------------------------------------------------------------------------------
 def finish(claim: Claim, outcome: Outcome) -> bool:
-    """Record the outcome with all outputs. False: the claim is lost, discard the result."""
+    """Record the outcome with all outputs. False: the claim is lost, discard the result.
+
+    Three round trips, the commit included, all in one transaction: what the first one writes without knowing
+    whether the claim still holds is rolled back if it does not. The execution's row is locked before the
+    user's storage, here and everywhere else.
+    """
+    files = [output.file for output in outcome.outputs if output.file is not None]
     with transaction.atomic():
-        ended = transitions.end(
-            [claim.execution_id],
-            outcome.status,
-            token=claim.token,
-            error=outcome.error,
-            cause=outcome.failure_cause,
-            warnings=outcome.warnings,
-            gpu_seconds=outcome.gpu_seconds,
-            cost=outcome.gpu_seconds or 0.0,
-            began=outcome.began,
-        )
-        if not ended:
-            return False
-        if outcome.error_details is not None:
-            details = connections.sanitize_json(outcome.error_details)
-            Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
-        # First on_commit callback, so that clients waiting for the end are notified first.
-        transitions.follow_up(
-            [claim.execution_id],
-            event=WebhookEvent.at_end(outcome.status),
-            webhook=claim.webhook,
-            batch=claim.batch,
-            secrets=bool(claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD)),
-        )
-        storing.keep([output.file for output in outcome.outputs if output.file is not None])
-        _keep_converted(outcome.made)
-        for position, output in enumerate(outcome.outputs):
-            output.execution_id, output.position = claim.execution_id, position
-            output.text = connections.sanitize_json(output.text)
-        made = [_output_line(output) for output in outcome.outputs]
-        first = [transitions.first_line()] if outcome.began else []
-        last = transitions.last_line(outcome.status, outcome.error)
         with rows.pipeline():
-            transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+            read_end = _send_end(claim, outcome)
+            store.note_ended([claim.execution_id])
+            _log_end(claim, outcome)
+            save_files = storing.keep_later(files)
+            read_limit = quotas.running_at_once_later(user_id=claim.user_id)
+        end = read_end()
+        if end is None:
+            transaction.set_rollback(True)
+            return False
+        used, execution = end
+        told: list[str | None] = [None]
+        # First on_commit callback, so that clients waiting for the end are notified first.
+        transaction.on_commit(lambda: _announce_end(claim, outcome, told[0]))
+        _follow_up_end(claim, outcome)
+        if outcome.made:
+            save_files()
+            _keep_converted(outcome.made)
+        with rows.pipeline():
+            if not outcome.made:
+                save_files()
+            read_lines = selectors.latest_lines_later([claim.execution_id])
             if outcome.outputs:
                 rows.insert(*outcome.outputs)
         if outcome.status == Status.COMPLETED:
             plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
-        scheduling.lift_quota(user_id=claim.user_id)
-        scheduling.charge(ended)
+            told[0] = _packed(claim, execution, outcome, read_lines()[claim.execution_id])
+        if read_limit() is not None:
+            scheduling.lift_quota(user_id=claim.user_id)
+        scheduling.charge([used])
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
+
+
+def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], tuple[scheduling.Ended, Execution] | None]:
+    return transitions.end_claimed(
+        claim.execution_id,
+        outcome.status,
+        token=claim.token,
+        error=outcome.error,
+        cause=outcome.failure_cause,
+        warnings=outcome.warnings,
+        gpu_seconds=outcome.gpu_seconds,
+        cost=outcome.gpu_seconds or 0.0,
+        began=outcome.began,
+    )
+
+
+def _log_end(claim: Claim, outcome: Outcome) -> None:
+    for position, output in enumerate(outcome.outputs):
+        output.execution_id, output.position = claim.execution_id, position
+        output.text = connections.sanitize_json(output.text)
+    first = [transitions.first_line()] if outcome.began else []
+    made = [_output_line(output) for output in outcome.outputs]
+    last = transitions.last_line(outcome.status, outcome.error)
+    transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+
+
+def _follow_up_end(claim: Claim, outcome: Outcome) -> None:
+    """What few executions need: error details, webhooks, batches, secrets to erase."""
+    ids = [claim.execution_id]
+    if outcome.error_details is not None:
+        details = connections.sanitize_json(outcome.error_details)
+        Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
+    if claim.webhook:
+        outbox.record(ids, event=WebhookEvent.at_end(outcome.status))
+    if claim.batch:
+        batch_countdown.note_ended(ids)
+    if claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD):
+        transitions.erase_secrets(ids)
+
+
+def _packed(claim: Claim, execution: Execution, outcome: Outcome, lines: list[LogLine]) -> str | None:
+    """The rows of the result for the message; None where a reader has to read more than these."""
+    if claim.output.get("deliver_to"):
+        return None
+    return end_message.pack(selectors.Whole(execution, list(outcome.outputs), lines))
+
+
+def _announce_end(claim: Claim, outcome: Outcome, packed: str | None) -> None:
+    notify.announce_end(claim.execution_id, user_id=claim.user_id, status=str(outcome.status), rows=packed)
 
 
 def _keep_converted(made: Sequence[tuple[Output, ConvertedFile]]) -> None:

@@ -5,19 +5,23 @@ Used only by `state_machine` and `requeueing`, inside their transactions.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 
 from comfyserve.db import connections, rows
+from comfyserve.db.rows import Columns
 from workflows import notify
 from workflows.metrics import store
 from workflows.models import (
+    Execution,
     FailureCause,
     Level,
     Status,
@@ -69,43 +73,69 @@ WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
     AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
 RETURNING user_id, priority, start, cost, {_USED_SQL} AS used, claimed_at IS NOT NULL AS claimed
 """  # noqa: S608
+_USED = dataclasses.fields(scheduling.Ended)  # the columns that it returns
+_EXECUTION = Columns(Execution, "workflows_execution")
+_END_CLAIMED_SQL = f"{END_SQL}, {_EXECUTION}"
 
 
 def end(
-    ids: Sequence[UUID],
+    ids: Sequence[UUID], status: Status, *, error: str | None = None, cause: FailureCause | None = None
+) -> list[scheduling.Ended]:
+    """End live executions from outside; return what they used, by the database clock.
+
+    If that is below the estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
+    """
+    cursor = rows.prepared(END_SQL, _end_parameters(ids, status) | {"error": error, "cause": cause})
+    return rows.as_dataclasses(scheduling.Ended, cursor)
+
+
+def end_claimed(
+    id_: UUID,
     status: Status,
     *,
-    token: UUID | None = None,
+    token: UUID,
     error: str | None = None,
     cause: FailureCause | None = None,
     warnings: Sequence[str] = (),
     gpu_seconds: float | None = None,
-    cost: float | None = None,
+    cost: float = 0.0,
     began: Began | None = None,
-) -> list[scheduling.Ended]:
-    """End live executions, claimed with `token` if it is given; return what they used.
+) -> Callable[[], tuple[scheduling.Ended, Execution] | None]:
+    """The same for one that is claimed with `token`, in a `rows.pipeline`: call what it returns after the
+    block for (what it used, its row). None: the claim is lost.
 
-    `cost` is the actual cost in GPU seconds; None: the running time by the database clock. If it is below the
-    estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
+    `cost` is the actual cost in GPU seconds.
     """
-    cursor = rows.prepared(
-        END_SQL,
-        {
-            "ids": list(ids),
-            "status": str(status),
-            "completed": status == Status.COMPLETED,
-            "token": token,
-            "error": connections.sanitize_json(error),
-            "cause": cause,
-            "warnings": json.dumps(connections.sanitize_json(list(warnings))),
-            "gpu_seconds": gpu_seconds,
-            "cost": cost,
-            "least": scheduling.MIN_CHARGE,
-            "began_ago": None if began is None else began.seconds_ago,
-            "total_steps": None if began is None else began.total_steps,
-        },
-    )
-    return rows.as_dataclasses(scheduling.Ended, cursor)
+    parameters = _end_parameters([id_], status) | {
+        "token": token,
+        "error": connections.sanitize_json(error),
+        "cause": cause,
+        "warnings": json.dumps(connections.sanitize_json(list(warnings))),
+        "gpu_seconds": gpu_seconds,
+        "cost": cost,
+        "began_ago": None if began is None else began.seconds_ago,
+        "total_steps": None if began is None else began.total_steps,
+    }
+    cursor = rows.prepared(_END_CLAIMED_SQL, parameters)
+
+    def read() -> tuple[scheduling.Ended, Execution] | None:
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        return scheduling.Ended(*row[: len(_USED)]), _EXECUTION.read(row, at=len(_USED))
+
+    return read
+
+
+def _end_parameters(ids: Sequence[UUID], status: Status) -> dict[str, Any]:
+    unknown = ("token", "error", "cause", "gpu_seconds", "cost", "began_ago", "total_steps")
+    return dict.fromkeys(unknown) | {
+        "ids": list(ids),
+        "status": str(status),
+        "completed": status == Status.COMPLETED,
+        "warnings": "[]",
+        "least": scheduling.MIN_CHARGE,
+    }
 
 
 def first_line() -> Line:
@@ -123,33 +153,23 @@ def log(ids: Sequence[UUID], *lines: Line) -> None:
     transaction.on_commit(lambda: execution_log.tell(ids, lines))
 
 
-def follow_up(
-    ids: Sequence[UUID],
-    *,
-    event: WebhookEvent | None = None,
-    webhook: bool = True,
-    batch: bool = True,
-    secrets: bool = True,
-) -> None:
+def follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True) -> None:
     """Add webhooks of `event` to the outbox and count ends now; notify subscribers after the commit.
 
-    webhook: False if no webhook is known to be registered. batch: False if none belongs to a batch. secrets:
-    False if none has delivery addresses or partner keys to erase.
+    webhook: False if no webhook is known to be registered.
     """
     ended = event is not None and event.traits.is_terminal
     if event is not None and ids and webhook:
         outbox.record(ids, event=event)
     if ended and ids:
         store.note_ended(ids)
-        if batch:
-            batch_countdown.note_ended(ids)
-        if secrets:
-            _erase_secrets(ids)
+        batch_countdown.note_ended(ids)
+        erase_secrets(ids)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
 
 
-def _erase_secrets(ids: Sequence[UUID]) -> None:
+def erase_secrets(ids: Sequence[UUID]) -> None:
     """Addresses given for one run, since what is to be delivered has its own by now, and partner keys."""
     rows.execute(
         """

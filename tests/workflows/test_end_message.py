@@ -1,0 +1,87 @@
+"""What the message about an end carries, so that those who wait for it need not read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.workflows import graphs
+from workflows import notify
+from workflows.presentation import end_message, representations, selectors
+from workflows.queue import state_machine
+
+
+def ends(monkeypatch: Any) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    publish = notify._publish
+
+    def listen(message: dict[str, Any]) -> None:
+        if message.get("ended"):
+            told.append(json.loads(json.dumps(message, default=str)))
+        publish(message)
+
+    monkeypatch.setattr(notify, "_publish", listen)
+    return told
+
+
+def test_it_has_the_rows_of_the_result(rig, monkeypatch):
+    told = ends(monkeypatch)
+    execution_id = rig.run(graphs.colour(1))
+    rig.ends(execution_id, "completed")
+    assert rig.slots.wait_empty(timeout=20)
+    [message] = told
+    assert (message["id"], message["status"]) == (execution_id, "completed")
+    found = end_message.unpack(message["rows"])
+    read = selectors.whole(found.execution.id)
+    assert message["user"] == read.execution.user_id
+    assert end_message.has_all_lines(found)
+    for got, wanted in (([found.execution], [read.execution]), (found.outputs, read.outputs)):
+        assert [values(each) for each in got] == [values(each) for each in wanted]
+    assert [values(line) for line in found.lines] == [values(line) for line in read.lines]
+    shown = [representations.result_of_whole(each, base="https://here") for each in (found, read)]
+    assert plain(shown[0]) == plain(shown[1])
+    assert shown[0]["outputs"]["images"]
+
+
+def test_a_failed_execution_comes_without_rows(rig, monkeypatch):
+    told = ends(monkeypatch)
+    rig.ends(rig.run({"1": {"class_type": "Fail", "inputs": {}}}), "failed")
+    assert [(message["status"], message["rows"]) for message in told] == [("failed", None)]
+
+
+def test_what_is_long_is_left_to_the_reader(rig, monkeypatch):
+    told = ends(monkeypatch)
+    monkeypatch.setattr(end_message, "LONGEST", 100)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert [message["rows"] for message in told] == [None]
+
+
+def test_rows_of_another_version_are_not_read(rig, monkeypatch):
+    told = ends(monkeypatch)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    rows = json.loads(told[0]["rows"])
+    del rows["execution"]["gpu_seconds"]
+    assert end_message.unpack(json.dumps(rows)) is None
+
+
+def test_nothing_is_told_of_an_end_that_is_not_committed(rig, monkeypatch):
+    told = ends(monkeypatch)
+    original = state_machine.transitions.end_claimed
+
+    def lose(*args: Any, **kwargs: Any) -> Any:
+        read = original(*args, **kwargs)
+        return lambda: read() and None  # as after a claim that was lost
+
+    monkeypatch.setattr(state_machine.transitions, "end_claimed", lose)
+    execution_id = rig.run(graphs.colour(1))
+    assert rig.slots.wait_empty(timeout=20)
+    assert told == []
+    assert rig.status(execution_id) == "pending"
+
+
+def values(instance: Any) -> dict[str, Any]:
+    return {field.attname: getattr(instance, field.attname) for field in instance._meta.concrete_fields}
+
+
+def plain(shown: dict[str, Any]) -> Any:
+    return json.loads(json.dumps({**shown, "metadata": shown["metadata"].text}, default=str))
