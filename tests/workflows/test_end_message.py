@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.workflows import graphs
+from script.harness import graphs
 from workflows import notify
 from workflows.presentation import end_message, representations, selectors
-from workflows.queue import state_machine
+from workflows.queue import transitions
 
 
 def ends(monkeypatch: Any) -> list[dict[str, Any]]:
@@ -32,7 +32,9 @@ def test_it_has_the_rows_of_the_result(rig, monkeypatch):
     [message] = told
     assert (message["id"], message["status"]) == (execution_id, "completed")
     found = end_message.unpack(message["rows"])
+    assert found is not None
     read = selectors.whole(found.execution.id)
+    assert read is not None
     assert message["user"] == read.execution.user_id
     assert end_message.has_all_lines(found)
     for got, wanted in (([found.execution], [read.execution]), (found.outputs, read.outputs)):
@@ -45,7 +47,11 @@ def test_it_has_the_rows_of_the_result(rig, monkeypatch):
 
 def test_a_failed_execution_comes_without_rows(rig, monkeypatch):
     told = ends(monkeypatch)
-    rig.ends(rig.run({"1": {"class_type": "Fail", "inputs": {}}}), "failed")
+    failing = {
+        "1": {"class_type": "Fail", "inputs": {}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    rig.ends(rig.run(failing), "failed")
     assert [(message["status"], message["rows"]) for message in told] == [("failed", None)]
 
 
@@ -66,13 +72,13 @@ def test_rows_of_another_version_are_not_read(rig, monkeypatch):
 
 def test_nothing_is_told_of_an_end_that_is_not_committed(rig, monkeypatch):
     told = ends(monkeypatch)
-    original = state_machine.transitions.end_claimed
+    original = transitions.end_claimed
 
     def lose(*args: Any, **kwargs: Any) -> Any:
         read = original(*args, **kwargs)
         return lambda: read() and None  # as after a claim that was lost
 
-    monkeypatch.setattr(state_machine.transitions, "end_claimed", lose)
+    monkeypatch.setattr(transitions, "end_claimed", lose)
     execution_id = rig.run(graphs.colour(1))
     assert rig.slots.wait_empty(timeout=20)
     assert told == []

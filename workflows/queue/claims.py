@@ -52,6 +52,7 @@ class Claim:
     models: list[str]
     webhook: bool  # a webhook is registered for it
     batch: bool  # it belongs to a batch
+    more: bool  # another execution was waiting, for some worker, when this one was claimed or adopted
     elapsed: float  # seconds it ran before this claim or adoption, by the database clock
     prompt: dict[str, Any]
     extras: dict[str, Any]  # sent to ComfyUI alongside the prompt
@@ -73,6 +74,8 @@ _CLAIM_FIELDS = """
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     e.batch_id IS NOT NULL AS batch,
+    EXISTS (SELECT FROM workflows_execution o WHERE o.status = 'pending' AND o.claim_token IS NULL
+            AND o.held IS NULL AND o.id <> e.id) AS more,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras, g.output,
     coalesce((e.app ->> 'hidden_from')::bigint <> e.user_id, false) AS hidden,
     %s::float AS taken_at

@@ -187,6 +187,8 @@ def settle(*, user_id: int) -> int:
 
     Idle workers are woken afterwards: a claim skips the rows that are locked here and may have found nothing.
     """
+    if not _has_waiting(user_id):  # usually so, and much cheaper to find out
+        return 0
     with transaction.atomic():
         if not lock_submissions(user_id=user_id, wait=False):
             return 0
@@ -196,6 +198,17 @@ def settle(*, user_id: int) -> int:
         if moved:
             transaction.on_commit(notify.ticket)
         return moved
+
+
+def _has_waiting(user_id: int) -> bool:
+    cursor = rows.prepared(
+        """
+        SELECT EXISTS (SELECT FROM workflows_execution
+                       WHERE user_id = %s AND status = 'pending' AND claimed_at IS NULL)
+        """,
+        [user_id],
+    )
+    return bool(cursor.fetchall()[0][0])
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,13 @@ STORE_TRIES = 5  # for outputs that fail while others are stored, or with an err
 
 def conclude(
     claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event,
-    recorded: Callable[[], None],
+    later: Callable[[Callable[[], None]], None],
 ) -> None:  # fmt: skip
     """Collect and store the outputs, then record the end. Outages of the storage or ComfyUI are retried for a
     limited time; the GPU keeps working meanwhile.
 
-    `alive` is called during transfers and returns whether the claim is still wanted. `recorded` is called
-    once the end is recorded, before the cleanup that may follow.
+    `alive` is called during transfers and returns whether the claim is still wanted. `later` is given the
+    cleanup that may follow once the end is recorded.
 
     Returns without recording anything if the claim is lost, or if `stop` is set first: then the next process
     of this backend finds the run finished in ComfyUI. Raises connections.UNAVAILABLE if `stop` is set.
@@ -79,9 +79,12 @@ def conclude(
         outcome = _over_quota(outcome, left_out)
     outcome = dataclasses.replace(outcome, began=late.unrecorded, made=made)
     if _record(claim, outcome, outputs=outputs, stop=stop):
-        recorded()
-        cleanup.forget(claim, history, backend)
-        _make_thumbnails(outputs)
+        later(lambda: _clean_up(claim, history, backend, outputs))
+
+
+def _clean_up(claim: Claim, history: History, backend: Backend, outputs: list[Output]) -> None:
+    cleanup.forget(claim, history, backend)
+    _make_thumbnails(outputs)
 
 
 def _convert(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from uuid import UUID
 
 from comfyserve import logs
@@ -23,6 +23,7 @@ from workflows.queue import claims, overtaking, requeueing, scheduling
 from workflows.queue.claims import Claim
 
 from . import finalize
+from .afterwards import Afterwards
 from .attempt import Ended, Gone
 from .backend import Backend
 from .runner import Runner
@@ -34,9 +35,6 @@ MAX_UNCOLLECTED = 8  # claim nothing new while this many executions are uncollec
 COLLECTORS = 4
 PAUSED = "its worker is paused"
 LONG_SECONDS = 5.0  # while a shorter run is on, what is staged stays: it is next in a moment
-# An idle worker first waits for its last run to be recorded before it claims again: with an empty queue the
-# claim query would only delay the result.
-RECORD_FIRST_SECONDS = 0.03
 ALIVE_SECONDS = 120.0  # a claim whose thread shows no sign of life for this long is not renewed any more
 
 
@@ -47,7 +45,6 @@ class Held:
         self.claim = claim
         self.runner: Runner | None = None
         self.queued = False  # ended in ComfyUI, waiting for a free collector
-        self.recorded = threading.Event()  # set once its end is recorded, or there is none to record
         self._abandoned = False
         self._alive_at = time.monotonic()
 
@@ -81,6 +78,7 @@ class Slots:
         self._stopping = threading.Event()
         self._stop_at = 0.0
         self._collectors = ThreadPoolExecutor(COLLECTORS, thread_name_prefix="collect")
+        self._afterwards = Afterwards(changed=self._notify)
 
     # -- claiming work ---------------------------------------------------------------------------------
     def serve(self) -> None:
@@ -90,25 +88,38 @@ class Slots:
         if self._occupied:
             self.reconsider_staged()
         with self._slot() as free:
-            while free:
-                seen = self._tickets
-                claim = self._next()
-                if claim is not None:
-                    self._run(Held(claim))
-                elif seen == self._tickets:
-                    break  # no ticket arrived during the query: there is nothing left
+            while free and self._serve_one():
+                pass
+
+    def _serve_one(self) -> bool:
+        """Claim and run one execution. False: nothing is left, as far as is known.
+
+        If nothing else waited when it was claimed and no ticket came since, the queue is not queried again
+        now: that would only delay the result. A wake-up that comes from now on is heard at once, and a last
+        look follows (`_rest`).
+        """
+        seen = self._tickets
+        claim = self._next()
+        if claim is not None:
+            self._run(Held(claim))
+        return seen != self._tickets or (claim is not None and claim.more)
 
     def serve_in_thread(self) -> None:
         threading.Thread(target=self.serve, name="slot", daemon=True).start()
 
     def resume(self, claim: Claim) -> None:
         """Resume an execution left by an earlier process of this backend, even if all slots are occupied."""
+        self._run_in_thread(claim, before=lambda: self._tell_idle(False))
+
+    def _run_in_thread(self, claim: Claim, *, before: Callable[[], None] = lambda: None) -> None:
         held = Held(claim)
         self._hold(held)
+        occupied = ExitStack()
+        occupied.enter_context(self._slot(extra=True))  # now: the worker does not look empty meanwhile
 
         def go_on() -> None:
-            with self._slot(extra=True):
-                self._tell_idle(False)
+            with occupied:
+                before()
                 self._run(held)
             self.serve()
 
@@ -127,7 +138,20 @@ class Slots:
                 last = free and not self._occupied
                 self._changed.notify_all()
             if last:
-                self._tell_idle(True)
+                self._afterwards.add(self._rest)
+
+    def _rest(self) -> None:
+        """The last slot became free a moment ago: look for work once more, and record that the worker is idle.
+
+        Does nothing if it is busy again: then this is called again at the end of that.
+        """
+        if not self.idle:
+            return
+        claim = self._next()
+        if claim is None:
+            self._tell_idle(True)
+        else:
+            self._run_in_thread(claim)
 
     def _next(self) -> Claim | None:
         if self._stopping.is_set() or not self.may_take:
@@ -214,11 +238,9 @@ class Slots:
         finally:
             if ending is not Gone.LEFT and not isinstance(ending, Ended):
                 self._release(held)
-                self._settle(held)
+                self._afterwards.add(lambda: self._settle(held))
         if isinstance(ending, Ended):
             self._collect(held, ending)
-            if self._occupied == 1:
-                held.recorded.wait(RECORD_FIRST_SECONDS)
 
     def _give_up(self, held: Held, reason: str, *, fault: bool) -> None:
         """Requeue the execution with a short hold. With `fault`, the second time is poison. Never raises.
@@ -247,7 +269,7 @@ class Slots:
                 with _named(held.claim), handled:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping,
-                        recorded=held.recorded.set,
+                        later=self._afterwards.add,
                     )  # fmt: skip
             except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
@@ -255,13 +277,12 @@ class Slots:
                 logger.exception("execution %s broke its collector", held.claim.execution_id)
                 self._give_up(held, "its worker stumbled over it", fault=True)
             finally:
-                held.recorded.set()
                 was_full = self.full
                 with self._lock:
                     self._collecting -= 1
                     self._changed.notify_all()
                 self._release(held)
-                self._settle(held)
+                self._afterwards.add(lambda: self._settle(held))
                 if was_full:
                     self.serve_in_thread()
 
@@ -367,6 +388,7 @@ class Slots:
         """Claim nothing more, return what is staged, let the run go on for `drain_seconds`. Does not wait."""
         self._stop_at = time.monotonic() + drain_seconds
         self._stopping.set()
+        self._afterwards.hurry()
         with self._lock:
             runners = [held.runner for held in self._held.values() if held.runner is not None]
         for runner in runners:
@@ -378,12 +400,18 @@ class Slots:
             return self._changed.wait_for(lambda: self.idle and self.may_take, timeout)
 
     def wait_empty(self, *, timeout: float) -> bool:
-        """Wait until no slot is occupied and nothing is being collected; False after `timeout` seconds."""
+        """Wait until no slot is occupied, nothing is being collected, and nothing is left to be done
+        afterwards; False after `timeout` seconds.
+        """
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
 
     def _is_empty(self) -> bool:
-        return not self._occupied and not self._collecting
+        return not self._occupied and not self._collecting and self._afterwards.empty
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 def _named(claim: Claim) -> AbstractContextManager[None]:
