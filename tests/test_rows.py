@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from accounts.models import User
-from comfyserve.db.rows import Columns, insert
+from comfyserve.db.rows import Columns, insert, prepared
 from files.models import File
 from workflows.models import Execution, LogLine, Output, Status
 
@@ -33,6 +33,17 @@ def test_what_is_inserted_is_what_django_reads(user):
     made = execution(user, metadata={"a": ["b", 1]}, lacking=["x", "y"], models_used=[{"name": "m"}])
     insert(made)
     assert columns_of(Execution.objects.get()) == columns_of(made)
+
+
+def test_a_statement_is_parsed_and_planned_once_per_connection(user):
+    text = "SELECT username, 'once' FROM accounts_user WHERE id = %s"
+    for _ in range(3):
+        assert prepared(text, [user.pk]).fetchall() == [("ada", "once")]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT generic_plans + custom_plans FROM pg_prepared_statements WHERE statement LIKE '%''once''%'"
+        )
+        assert cursor.fetchall() == [(3,)]
 
 
 def test_what_the_database_decides_is_read_back(user):

@@ -82,7 +82,7 @@ def test_nothing_is_told_of_an_end_that_is_not_committed(rig, monkeypatch):
     execution_id = rig.run(graphs.colour(1))
     assert rig.slots.wait_empty(timeout=20)
     assert told == []
-    assert rig.status(execution_id) == "pending"
+    assert rig.status(execution_id) != "completed"
 
 
 def values(instance: Any) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Slots:
                 self._afterwards.add(self._rest)
 
     def _rest(self) -> None:
-        """The last slot became free a moment ago: look for work once more, and record that the worker is idle.
+        """The last slot became free a moment ago: look for work once more, and record that we are idle.
 
         Does nothing if it is busy again: then this is called again at the end of that.
         """
