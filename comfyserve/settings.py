@@ -67,8 +67,8 @@ DATABASES["default"].update(
             "max_size": env.int("DATABASE_POOL_SIZE", default=20),
             "timeout": env.float("DATABASE_POOL_TIMEOUT_SECONDS", default=2.0),
         },
-        # Django switches prepared statements off, for poolers that share sessions. Its own cursors never prepare
-        # any: this only affects `comfyserve.db.rows`.
+        # Django switches prepared statements off, for poolers that share sessions. Its own cursors never
+        # prepare any: this only affects `comfyserve.db.rows`.
         "prepare_threshold": 5 if env.bool("DATABASE_PREPARED_STATEMENTS", default=True) else None,
         "connect_timeout": 2,
         "options": _database_options(),

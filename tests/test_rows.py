@@ -41,7 +41,8 @@ def test_a_statement_is_parsed_and_planned_once_per_connection(user):
         assert prepared(text, [user.pk]).fetchall() == [("ada", "once")]
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT generic_plans + custom_plans FROM pg_prepared_statements WHERE statement LIKE '%''once''%'"
+            "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
+            " WHERE statement LIKE '%''once''%'"
         )
         assert cursor.fetchall() == [(3,)]
 

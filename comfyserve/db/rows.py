@@ -95,7 +95,7 @@ def _insertion(model: type[Model], left: tuple[bool, ...], count: int) -> str:
 
 
 def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> psycopg.Cursor[Any]:
-    """Run a statement that PostgreSQL parses and plans once per connection, and read its rows from the cursor.
+    """Run a statement that PostgreSQL plans once per connection, and read its rows from the cursor.
 
     For statements on hot paths: planning them takes longer than executing them. Django's own cursor
     interpolates the values client-side, so that each is a new statement. The text must therefore not vary,

@@ -53,6 +53,9 @@ _LATEST_LINES_SQL = f"""
         ORDER BY id DESC LIMIT {LINES_IN_RESULT}) l
     ORDER BY l.id
 """  # noqa: S608
+_LINES_OF_ONE_SQL = f"""
+    SELECT {_LINE} FROM workflows_logline l WHERE execution_id = %s ORDER BY id DESC LIMIT {LINES_IN_RESULT}
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,10 @@ def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     return _read_lines(rows.prepared(_LATEST_LINES_SQL, [list(ids)]), ids)
 
 
-def latest_lines_later(ids: Sequence[UUID]) -> Callable[[], dict[UUID, list[LogLine]]]:
-    """The same as the last statement of a `rows.pipeline`: call what it returns after the block."""
-    cursor = rows.prepared(_LATEST_LINES_SQL, [list(ids)])
-    return lambda: _read_lines(cursor, ids)
+def latest_lines_later(execution_id: UUID) -> Callable[[], list[LogLine]]:
+    """Those of one, as the last statement of a `rows.pipeline`: call what it returns after the block."""
+    cursor = rows.prepared(_LINES_OF_ONE_SQL, [execution_id])
+    return lambda: [_LINE.read(row) for row in reversed(cursor.fetchall())]
 
 
 def _read_lines(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

@@ -163,12 +163,12 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
         with rows.pipeline():
             if not outcome.made:
                 save_files()
-            read_lines = selectors.latest_lines_later([claim.execution_id])
+            read_lines = selectors.latest_lines_later(claim.execution_id)
             if outcome.outputs:
                 rows.insert(*outcome.outputs)
         if outcome.status == Status.COMPLETED:
             plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
-            told[0] = _packed(claim, execution, outcome, read_lines()[claim.execution_id])
+            told[0] = _packed(claim, execution, outcome, read_lines())
         if read_limit() is not None:
             scheduling.lift_quota(user_id=claim.user_id)
         scheduling.charge([used])
