@@ -133,17 +133,15 @@ class Slots:
         try:
             yield free
         finally:
+            if free:
+                self._afterwards.add(self._rest)
             with self._lock:
                 self._occupied -= free
-                last = free and not self._occupied
                 self._changed.notify_all()
-            if last:
-                self._afterwards.add(self._rest)
 
     def _rest(self) -> None:
-        """The last slot became free a moment ago: look for work once more, and record that we are idle.
-
-        Does nothing if it is busy again: then this is called again at the end of that.
+        """A slot became free a moment ago. If it was the last, look for work once more and record that this
+        worker is idle.
         """
         if not self.idle:
             return
@@ -278,11 +276,11 @@ class Slots:
                 self._give_up(held, "its worker stumbled over it", fault=True)
             finally:
                 was_full = self.full
+                self._release(held)
+                self._afterwards.add(lambda: self._settle(held))
                 with self._lock:
                     self._collecting -= 1
                     self._changed.notify_all()
-                self._release(held)
-                self._afterwards.add(lambda: self._settle(held))
                 if was_full:
                     self.serve_in_thread()
 
