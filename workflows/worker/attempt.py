@@ -158,7 +158,12 @@ class Attempt:
         model_usage.note(self.claim.prompt)
 
     def _may_be_to_blame(self) -> bool:
-        """Whether it was running when its ComfyUI died; a crash may come before the start event is sent."""
+        """Whether it was running when its ComfyUI died; a crash may come before the start event is sent.
+
+        Not if ComfyUI died during another execution's upload: see `deadly_uploads`.
+        """
+        if self._backend.deadly_uploads.killed_since(self._posted_at):
+            return False
         return self.begun or (self._next_up and self._begin())
 
     # -- ending the attempt ----------------------------------------------------------------------------

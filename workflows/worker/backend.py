@@ -19,6 +19,7 @@ from workflows.graph import node_classes, parsing
 from workflows.models import Execution, ObjectInfo
 from workflows.queue import matching
 
+from .deadly_uploads import DeadlyUploads
 from .placed_inputs import PlacedInputs
 from .suspects import Suspects
 
@@ -45,6 +46,7 @@ class Backend:
         self.boot = ""
         self.placed = PlacedInputs()
         self.suspects = Suspects()
+        self.deadly_uploads = DeadlyUploads()
         self.stored_at = 0.0  # when outputs of a run were last stored (monotonic seconds)
         self.node_classes: dict[str, node_classes.NodeClass] = {}
         self._output_classes: set[str] = set()

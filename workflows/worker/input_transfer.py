@@ -60,7 +60,14 @@ class Unplaceable(Exception):
 
 
 class NotNow(Exception):
-    """A system fault: the storage, ComfyUI or another server does not respond; a later try may succeed."""
+    """A system fault: the storage, ComfyUI or another server does not respond; a later try may succeed.
+
+    `broke_off`: while a file was being sent to ComfyUI.
+    """
+
+    def __init__(self, message: str, *, broke_off: bool = False) -> None:
+        super().__init__(message)
+        self.broke_off = broke_off
 
 
 def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
@@ -103,7 +110,8 @@ def _explained(claim: Claim, node_id: str, name: str, backend: Backend) -> Itera
         logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
         if _exceeds_a_proxys_limit(exc, claim, backend):
             raise Unplaceable(_LARGER_THAN_PROXY, node_id=node_id, name=name, claim=claim) from exc
-        raise NotNow("ComfyUI did not take an input") from exc
+        broke_off = isinstance(exc, Unreachable) and exc.sent and exc.status is None
+        raise NotNow("ComfyUI did not take an input", broke_off=broke_off) from exc
 
 
 def _exceeds_a_proxys_limit(exc: Exception, claim: Claim, backend: Backend) -> bool:

@@ -173,7 +173,7 @@ class Runner(Submitter):
         self._backend.strays.set()  # it may restart with the prompt
         if exc.turned_away:
             return self._back("its ComfyUI does not let us in any more", hold=True)
-        to_blame = self.begun if exc.by_gateway else self._may_be_to_blame()
+        to_blame = (self.begun or not exc.by_gateway) and self._may_be_to_blame()
         return self._back("its ComfyUI is gone", fault=to_blame, hold=True)
 
     def _stuck(self) -> Ended | Gone | None:

@@ -18,7 +18,7 @@ from workflows.models import FailureCause, Level, Status
 from workflows.queue import claims, partner_keys
 from workflows.queue.execution_log import Line
 
-from . import input_transfer
+from . import deadly_uploads, input_transfer
 from .attempt import Attempt, Ended, Gone, NotWanted
 
 logger = logging.getLogger(__name__)
@@ -94,16 +94,33 @@ class Submitter(Attempt):
     def _prepare(self) -> parsing.Prompt | Gone:
         """Transfer its input files to ComfyUI; return the prompt with the names they have there."""
         try:
+            if self._backend.deadly_uploads.is_suspect(self._id):
+                self._wait_until_nothing_runs()
             with self._backend.suspects.handling(self.claim, alive=self._still_wanted):
-                return input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+                prepared = input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+            self._backend.deadly_uploads.acquit(self._id)
+            return prepared
         except input_transfer.Unplaceable as exc:
             return self._fail(exc.fault)
         except input_transfer.NotNow as exc:
-            return self._back(str(exc), hold=True)
+            return self._back(str(exc), hold=True, fault=exc.broke_off and self._upload_was_deadly())
         except NotWanted:
             if self._abandoned.is_set():
                 return self._leave_to_others()
             return self._back("its worker stops" if self._stop_at is not None else self._back_because)
+
+    def _wait_until_nothing_runs(self) -> None:
+        until = time.monotonic() + deadly_uploads.LONGEST_WAIT
+        while self._backend.present and time.monotonic() < until:
+            self._still_wanted()
+            self._pause(deadly_uploads.LOOK_SECONDS)
+
+    def _upload_was_deadly(self) -> bool:
+        """Whether ComfyUI died of an input of this execution, and of nothing that ran meanwhile."""
+        if self._client.ping():
+            return False
+        self._backend.deadly_uploads.killed(self._id)
+        return not self._backend.present or self.claim.tries + 1 >= deadly_uploads.TRIES
 
     def _still_wanted(self) -> None:
         self.alive_at = time.monotonic()

@@ -86,8 +86,8 @@ class BombAttack:
     def _throw(self, bomb: Bomb) -> None:
         self.report.tried(KIND)
         began = time.monotonic()
-        ids = self._submit(bomb) if bomb.workflow else []
-        answers = bomb.send() if bomb.send else []
+        answers = self._submit(bomb) if bomb.workflow else bomb.send() if bomb.send else []
+        ids = [str(each.json()["execution_id"]) for each in answers if bomb.workflow and each.status == 200]
         status, seconds = self.victim.wait_for_own(seconds=END_SECONDS + DELAY_SECONDS)
         ended, ran = self._end_of(bomb, ids) if ids else (self._judge(bomb, answers), 0.0)
         delay = max(0.0, seconds - min(ran, 60.0 * TIMEOUT_MINUTES))
@@ -97,15 +97,10 @@ class BombAttack:
         told = f"{ended}, {time.monotonic() - began:.1f} s; another's run {seconds:.1f} s, {delay:.1f} s late"
         self.report.note(f"{f'bomb: {bomb.name}':42} {told}")
 
-    def _submit(self, bomb: Bomb) -> list[str]:
-        """The executions that were accepted; those after the first only make a queue."""
+    def _submit(self, bomb: Bomb) -> list[Answer]:
         assert bomb.workflow is not None
         body = {"workflow": bomb.workflow(), "timeout_minutes": TIMEOUT_MINUTES}
-        answers = [self.attacker.post("/workflows/execute", body) for _ in range(bomb.count)]
-        accepted = [str(answer.json()["execution_id"]) for answer in answers if answer.status == 200]
-        if not accepted:
-            self._judge(bomb, answers)
-        return accepted
+        return [self.attacker.post("/workflows/execute", body) for _ in range(bomb.count)]
 
     def _judge(self, bomb: Bomb, answers: list[Answer]) -> str:
         """What was answered, in words."""
