@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -57,6 +58,17 @@ class TestThrottling:
         refused = log_in(stranger)
         assert_error(refused, 429, "rate_limit_exceeded")
         assert int(refused["Retry-After"]) > 0
+
+    def test_other_spellings_of_the_address_are_counted_with_it(self, alice: User, stranger: Api) -> None:
+        allowed = throttling.FROM_ADDRESS_AT_ACCOUNT.limit
+        names = ("al\u0130ce", "ALICE", "ali\u0307ce", "al\uff49ce")
+        spellings = itertools.cycle(f"{name}@example.com" for name in names)
+        statuses = [
+            stranger.post("/auth/login", {"email": next(spellings), "password": "wrong"}).status_code
+            for _ in range(allowed)
+        ]
+        assert set(statuses) == {401}
+        assert log_in(stranger).status_code == 429
 
     def test_an_account_that_does_not_exist_is_refused_alike(self, stranger: Api) -> None:
         allowed = throttling.FROM_ADDRESS_AT_ACCOUNT.limit
