@@ -39,7 +39,7 @@ def test_the_tests_that_it_names_exist():
     for file, names in named:
         text = sources_of(file)
         for name in re.findall(r"`(\w+)`", names):
-            assert f"def {name}(" in text, f"{file} has no {name}"
+            assert re.search(rf"(def|class) {name}\b", text), f"{file} has no {name}"
 
 
 def test_so_do_those_of_users_inside_comfyui():
@@ -50,3 +50,16 @@ def test_so_do_those_of_users_inside_comfyui():
         for names in cited:
             for name in names.split("::"):
                 assert re.search(rf"(def|class) {name}\b", text), f"there is no {name}"
+
+
+def test_every_attack_that_once_succeeded_names_tests_that_exist():
+    table = PAGE.split("\n### Attacks that once succeeded\n")[1].split("\n## ")[0]
+    found = [line for line in table.splitlines() if line.startswith("|") and not line.startswith("| **")][2:]
+    assert len(found) > 25
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in found:
+        cited = re.findall(r"`((?:\w+::)?\w+|\w+\.py)`", row.rsplit("|", 2)[1])
+        assert cited, row
+        for name in (name for names in cited for name in names.split("::")):
+            is_file = name.endswith(".py") and list((ROOT / "tests").rglob(name))
+            assert is_file or re.search(rf"(def|class) {name}\b", text), f"there is no {name}"
