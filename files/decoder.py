@@ -45,9 +45,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "measure": _measure,
     "texts": lambda path: pictures.texts(Path(path)),
     "as_png": lambda path, target: pictures.as_png(Path(path), Path(target)),
-    "convert": lambda path, target, format, quality: pictures.convert(  # noqa: A006
-        Path(path), Path(target), format=format, quality=quality
-    ),
     "thumbnail": lambda path, target, content_type: pictures.thumbnail(
         Path(path), Path(target), content_type=content_type
     ),

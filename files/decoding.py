@@ -1,7 +1,9 @@
-"""Pictures and videos of users, decoded in processes of limited time and memory (`decoder`).
+"""Users' pictures and videos, examined in processes of limited time and memory (`decoder`).
 
 What kills a decoder (a bomb, a bug in a codec) raises `Undecodable` for that file; the next request gets a
-new process. Processes start with the first request, are used again, and end with ours.
+new process. Processes start with the first request, are used again, and end with ours: every upload and
+output is measured, which takes milliseconds, while starting Python with its libraries takes half a second.
+Conversions, which may take minutes, have a process of their own each: see `sandbox`.
 """
 
 from __future__ import annotations
@@ -82,16 +84,6 @@ def as_png(path: Path, target: Path) -> bool:
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     given = {"path": str(path), "target": str(target), "content_type": content_type}
     return bool(_decoding.ask("thumbnail", DECODE_SECONDS, **given))
-
-
-def converted(content: bytes, *, format: str, quality: int) -> bytes | None:  # noqa: A002
-    """The picture upright as "png", "jpeg" or "webp". None where it cannot be decoded or is too large."""
-    with _file(content) as path, _file(b"") as target:
-        given = {"path": str(path), "target": str(target), "format": format, "quality": quality}
-        try:
-            return target.read_bytes() if _decoding.ask("convert", CONVERT_SECONDS, **given) else None
-        except Undecodable:
-            return None
 
 
 @contextmanager

@@ -93,20 +93,6 @@ def as_png(path: Path, target: Path) -> bool:
     return True
 
 
-def convert(path: Path, target: Path, *, format: str, quality: int) -> bool:  # noqa: A002
-    """Write the picture upright as "png", "jpeg" or "webp". False where it cannot be read or is too large."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
-                return False
-            upright = ImageOps.exif_transpose(picture)
-            upright = upright.convert("RGB") if format == "jpeg" else upright
-            upright.save(target, format.upper(), quality=quality)
-    except BROKEN:
-        return False
-    return True
-
-
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     """Write a WebP picture of at most 256 by 256 pixels. False if it cannot be made."""
     if content_type.startswith("video/"):

@@ -1,7 +1,8 @@
 """Converting in a process of its own, with limits: what a broken or hostile file does to it stays there.
 
 The process knows no secret and no database; it gets two paths, and its memory, time, files and output are
-limited. See `conversion_process` for its inside.
+limited: by the kernel and for one conversion, which a process that is used again (`decoding`) cannot have.
+See `conversion_process` for its inside.
 """
 
 from __future__ import annotations

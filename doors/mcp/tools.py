@@ -9,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from apps_catalog import catalog, representations, running
-from comfyserve.api.errors import NotFound
-from files import decoding, storing
-from files.models import File
+from comfyserve.api.errors import NotFound, ValidationFailed
+from files import converted, storing
+from files.conversion import Wanted
+from files.models import ConvertedFile, File
 from workflows.models import Execution
 from workflows.presentation import representations as executions
 from workflows.presentation import selectors
@@ -22,7 +23,8 @@ from .views import Caller
 
 MOST_APPS = 100  # the newest; agents cannot make use of more tools
 MOST_PICTURES = 4  # per response; all images have a URL, too
-LARGEST_PICTURE = 1024 * 1024  # bytes; larger images are sent as JPEG
+LARGEST_PICTURE = 1024 * 1024  # bytes; of larger images a JPEG is sent
+SMALLER = Wanted(format="jpeg", quality=85)
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -105,8 +107,12 @@ def _pictures(execution: Execution) -> list[tuple[str, str]]:
 
 
 def _shown(file: File) -> tuple[str, str] | None:
-    with storing.opened(file) as reader:
-        content, kind = reader.read(file.size), file.content_type
-    if len(content) > LARGEST_PICTURE:
-        content, kind = decoding.converted(content, format="jpeg", quality=85) or b"", "image/jpeg"
-    return (base64.b64encode(content).decode(), kind) if content else None
+    """(base64, its type), in a size that fits a response. None where that cannot be made."""
+    shown: File | ConvertedFile = file
+    if file.size > LARGEST_PICTURE:
+        try:
+            shown = converted.of(file, SMALLER)
+        except ValidationFailed:
+            return None
+    with storing.opened(shown) as reader:
+        return base64.b64encode(reader.read(shown.size)).decode(), shown.content_type

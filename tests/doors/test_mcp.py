@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
@@ -75,6 +76,22 @@ def test_a_tool_runs_its_app_and_shows_the_picture(person):
     assert shown.getpixel((1, 1)) == (0, 255, 0)
     again = call(person, "get_result", execution_id=said(result)["execution_id"])
     assert [each.type for each in again.content] == ["text", "image"]
+
+
+def test_a_picture_that_is_too_large_for_a_response_is_shown_as_jpeg(person):
+    content = BytesIO()
+    Image.frombytes("RGB", (800, 800), os.urandom(800 * 800 * 3)).save(content, "PNG")
+    sent = {"file": ("noise.png", content.getvalue(), "image/png")}
+    file_id = person.post("/files/upload", files=sent).json()["file_id"]
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": file_id}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "noise"}},
+    }
+    execution_id = person.execute(graph)
+    result = call(person, "get_result", execution_id=execution_id, wait_seconds=60)
+    [image] = [each for each in result.content if each.type == "image"]
+    assert image.mime_type == "image/jpeg"
+    assert Image.open(BytesIO(base64.b64decode(image.data))).size == (800, 800)
 
 
 def test_what_takes_longer_is_followed_up_and_cancelled(person, gpu_worker):

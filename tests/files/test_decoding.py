@@ -111,7 +111,7 @@ def test_what_takes_too_much_memory_fails_alone(decoders, tmp_path, settings, pi
     path = tmp_path / "large.png"
     path.write_bytes(claims(8000, 7900))  # 190 MB, and once more to turn it
     assert path.stat().st_size < 300_000
-    assert decoding.converted(path.read_bytes(), format="jpeg", quality=90) is None
+    assert decoding.as_png(path, tmp_path / "target.png") is False
     assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
 
 
