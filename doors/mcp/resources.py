@@ -66,8 +66,8 @@ def read(caller: Caller, uri: str) -> Content:
     """NotFound where there is none of the caller's; PayloadTooLarge for a large file."""
     kind, _, id_ = uri.removeprefix(SCHEME).partition("/")
     if uri.startswith(SCHEME) and kind == "executions":
-        execution = selectors.execution_of(user=caller.user, execution_id=id_)
-        shown = representations.result_of(execution, base=caller.base)
+        found = selectors.whole_of(user=caller.user, execution_id=id_)
+        shown = representations.result_of(found, base=caller.base)
         return Content(JSON, text=json.dumps(shown, default=str))
     if uri.startswith(SCHEME) and kind == "files":
         return _file(caller, id_)

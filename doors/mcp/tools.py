@@ -13,7 +13,7 @@ from comfyserve.api.errors import NotFound, ValidationFailed
 from files import converted, storing
 from files.conversion import Wanted
 from files.models import ConvertedFile, File
-from workflows.models import Execution
+from workflows.models import Output
 from workflows.presentation import representations as executions
 from workflows.presentation import selectors
 from workflows.queue import submission
@@ -89,17 +89,17 @@ def cancel(caller: Caller, given: str) -> dict[str, Any]:
 
 def result(caller: Caller, id_: UUID) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The result as text, and the images as base64 with their types."""
-    execution = selectors.execution_of(user=caller.user, execution_id=str(id_))
-    whole = executions.result_of(execution, base=caller.base)
+    found = selectors.whole_of(user=caller.user, execution_id=str(id_))
+    whole = executions.result_of(found, base=caller.base)
     kept = ("execution_id", "status", "error", "outputs", "named_outputs", "warnings", "app", "version")
     shown = {name: whole[name] for name in kept if whole.get(name)}
-    return {**shown, "resource": resources.uri_of_execution(execution.id)}, _pictures(execution)
+    return {**shown, "resource": resources.uri_of_execution(id_)}, _pictures(found.outputs)
 
 
-def _pictures(execution: Execution) -> list[tuple[str, str]]:
+def _pictures(outputs: list[Output]) -> list[tuple[str, str]]:
     files = [
         output.file
-        for output in selectors.outputs([execution.id])[execution.id]
+        for output in outputs
         if output.file is not None and output.file.content_type.startswith("image/")
     ]
     shown = (_shown(file) for file in files[:MOST_PICTURES])

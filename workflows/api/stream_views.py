@@ -194,7 +194,7 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
             return None
         execution = found.execution
         if execution.status in TERMINAL:
-            return rendered(representations.result_of_whole(found, base=base))
+            return rendered(representations.result_of(found, base=base))
         position = scheduling.positions([execution_id]).get(execution_id)
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})

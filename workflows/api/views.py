@@ -96,11 +96,9 @@ class ResultView(APIView):
     def get(self, request: Request, execution_id: str) -> Response:
         """Get Workflow Result."""
         include = checked(ResultQuery, request.query_params).get("include")
-        execution = selectors.execution_of(
-            user=user_of(request), execution_id=execution_id, with_graph=include == "workflow"
-        )
-        base = addresses.base_of(request._request)
-        shown = representations.result_of(execution, base=base)
+        found = selectors.whole_of(user=user_of(request), execution_id=execution_id)
+        execution, base = found.execution, addresses.base_of(request._request)
+        shown = representations.result_of(found, base=base)
         shown["events_url"] = links.events_url(execution.id, base=base)
         if include == "workflow":
             shown["workflow"] = _workflow_of(execution)

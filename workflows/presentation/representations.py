@@ -165,20 +165,8 @@ def _of_app(execution: Execution, made: Iterable[Output], *, base: str) -> dict[
     return {"app": app["name"], "version": app["version"], "named_outputs": named}
 
 
-def result_of(execution: Execution, *, base: str) -> dict[str, Any]:
-    """The same for a run whose app fields are not loaded yet."""
-    ids = [execution.id]
-    return result(
-        execution,
-        made=selectors.outputs(ids)[execution.id],
-        lines=selectors.latest_lines(ids)[execution.id],
-        base=base,
-        error_details=selectors.error_details(execution.id) if execution.error else None,
-    )
-
-
-def result_of_whole(found: selectors.Whole, *, base: str) -> dict[str, Any]:
-    """The same for a run whose app fields are loaded."""
+def result_of(found: selectors.Whole, *, base: str) -> dict[str, Any]:
+    """The *get* shape. Loads the error's details if there is an error."""
     execution = found.execution
     details = selectors.error_details(execution.id) if execution.error else None
     return result(execution, made=found.outputs, lines=found.lines, base=base, error_details=details)

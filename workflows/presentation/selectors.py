@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +27,19 @@ _FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
     """The user's execution. Raises NotFound also if the id is malformed or belongs to another user."""
-    try:
-        parsed = uuid.UUID(execution_id)
-    except ValueError:
-        raise NotFound(f"There is no execution {execution_id[:100]}") from None
-    found = by_id(parsed)
+    found = by_id(_uuid(execution_id))
     if found is None or found.user_id != user.pk:
-        raise NotFound(f"There is no execution {parsed}")
+        raise NotFound(f"There is no execution {execution_id[:100]}")
     if with_graph:
         prefetch_related_objects([found], "graph")
     return found
+
+
+def _uuid(execution_id: str) -> UUID:
+    try:
+        return UUID(execution_id)
+    except ValueError:
+        raise NotFound(f"There is no execution {execution_id[:100]}") from None
 
 
 _BY_ID_SQL = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
@@ -65,6 +67,14 @@ class Whole:
     execution: Execution
     outputs: list[Output]
     lines: list[LogLine]  # the newest
+
+
+def whole_of(*, user: User, execution_id: str) -> Whole:
+    """The user's execution, in one round trip. Raises NotFound like `execution_of`."""
+    found = whole(_uuid(execution_id))
+    if found is None or found.execution.user_id != user.pk:
+        raise NotFound(f"There is no execution {execution_id[:100]}")
+    return found
 
 
 def whole(execution_id: UUID) -> Whole | None:

@@ -31,7 +31,7 @@ from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
 from workflows.metrics import store
 from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
-from workflows.presentation import batch_selectors, representations
+from workflows.presentation import batch_selectors, representations, selectors
 
 from . import signing
 
@@ -153,8 +153,11 @@ def _body(taken: Taken) -> bytes:
     """Built for each attempt, so that its links are fresh; the event itself stays the same."""
     if taken.event == WebhookEvent.BATCH_COMPLETED:
         return _batch_body(taken)
-    execution = Execution.objects.select_related("webhook").get(id=taken.execution_id)
-    result = representations.result_of(execution, base=execution.webhook.base)
+    found = selectors.whole(taken.execution_id)
+    if found is None:
+        raise Execution.DoesNotExist
+    execution = found.execution
+    result = representations.result_of(found, base=execution.webhook.base)
     traits = WebhookEvent(taken.event).traits
     status = traits.status
     if not traits.is_terminal:
