@@ -8,7 +8,6 @@ told by itself, since it reads the whole day, later ones only what is new.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
@@ -16,7 +15,7 @@ import psycopg
 import requests
 
 from benchmarks.health import ENDED, FIGURES
-from benchmarks.world import World, print_table, say
+from benchmarks.world import World, command_line, print_table, say
 
 ASKED = 10  # times each
 LIST = "/admin/workflows/execution/"
@@ -36,9 +35,7 @@ PASSWORD = "correct horse battery"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
     options = parser.parse_args()
     with World() as world:

@@ -13,7 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import socket  # noqa: E402
 import time  # noqa: E402
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
 STATIC = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
@@ -65,9 +64,7 @@ def honest(person: Person, requests: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--connections", type=int, default=200)
     parser.add_argument("--requests", type=int, default=300)
     options = parser.parse_args()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import psycopg
 import requests
 
-from benchmarks.world import World
+from benchmarks.world import World, command_line
 from script.harness import graphs
 from script.harness.stack import Stack
 
@@ -68,9 +68,7 @@ FIGURES = """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=100_000)
     options = parser.parse_args()

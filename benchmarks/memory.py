@@ -13,12 +13,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import World, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person, Stack  # noqa: E402
 from script.harness.waiting import wait_for  # noqa: E402
@@ -65,9 +64,7 @@ def _ended(stack: Stack) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1000, help="in all (default 1,000)")
     options = parser.parse_args()
     half = options.executions // 2

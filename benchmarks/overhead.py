@@ -13,13 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks.direct import PATIENCE, Direct  # noqa: E402
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.sse import follow  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
@@ -144,9 +143,7 @@ def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="tiny workflows each way (default 100)")
     parser.add_argument("--queued", type=int, default=50, help="workflows in the queue (default 50)")
     parser.add_argument("--cancelled", type=int, default=20, help="running ones to cancel (default 20)")

@@ -19,7 +19,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import base64  # noqa: E402
 import os  # noqa: E402
 import time  # noqa: E402
@@ -29,7 +28,7 @@ from typing import Any  # noqa: E402
 import requests  # noqa: E402
 
 from benchmarks.direct import Direct  # noqa: E402
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
@@ -123,9 +122,7 @@ def table(taken: dict[str, list[float]]) -> list[list[object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="of each way (default 100)")
     parser.add_argument("--salad", help="address of a comfyui-api of Salad's")
     parser.add_argument("--proxy", help="address of a comfy-api-proxy")

@@ -12,12 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import time  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import DATABASE, World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import DATABASE, World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Stack  # noqa: E402
 
@@ -52,9 +51,7 @@ def used(processes: list[psutil.Process]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=200, help="executions that are counted (default 200)")
     options = parser.parse_args()
     with World() as world:

@@ -13,7 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
@@ -21,7 +20,7 @@ from collections import defaultdict  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
-from benchmarks.world import World, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 
 WARM_UP = 10  # executions that are not counted
@@ -31,9 +30,7 @@ Row = list[object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="executions that are counted (default 60)")
     parser.add_argument("--sql", action="store_true", help="a row for each SQL statement too")
     options = parser.parse_args()

@@ -12,14 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, where this file would hide Python's own `queue`
 
-import argparse  # noqa: E402
 import json  # noqa: E402
 import multiprocessing  # noqa: E402
 import time  # noqa: E402
 from multiprocessing.connection import Connection  # noqa: E402
 from typing import Any  # noqa: E402
 
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 
 USERS = 100
@@ -148,9 +147,7 @@ def beside(*, waiting: int, times: int) -> list[list[object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--waiting", type=int, default=100_000, help="executions in the queue (100,000)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of claiming, for each number of claimers")
     parser.add_argument("--times", type=int, default=100, help="submissions and look-ups that are timed")

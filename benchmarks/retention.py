@@ -9,7 +9,6 @@ round `manage.py clean` runs beside them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import subprocess
@@ -18,7 +17,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.world import World, percentile, print_table, say
+from benchmarks.world import World, command_line, percentile, print_table, say
 from script.harness import graphs
 from script.local.paths import ROOT
 
@@ -202,9 +201,7 @@ def explain() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3, help="with cleaning, and as many without")

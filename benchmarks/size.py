@@ -8,12 +8,11 @@ of them the asker's; then as many as asked for, a tenth of them the asker's. The
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 from benchmarks.retention import EXECUTIONS
-from benchmarks.world import World, percentile, print_table, say
+from benchmarks.world import World, command_line, percentile, print_table, say
 
 SMALL = 1_000
 USERS = 10
@@ -65,9 +64,7 @@ def measure(get: Callable[[str], object], *, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ an event to its arrival, and the latency of GET /workflows/{id}/status beside it
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.world import World
+from benchmarks.world import World, command_line
 from script.harness.stack import Stack
 
 PROGRESS_SECONDS = 0.5  # as the runner writes it
@@ -33,9 +32,7 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--executions", type=int, default=20)
     options = parser.parse_args()

@@ -12,14 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
-import argparse  # noqa: E402
 import multiprocessing  # noqa: E402
 import time  # noqa: E402
 from typing import Any  # noqa: E402
 
 import requests  # noqa: E402
 
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
@@ -54,9 +53,7 @@ def measure(person: Person, path: str, *, seconds: float) -> list[object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each kind (default 10)")
     options = parser.parse_args()
     with World() as world:

@@ -11,6 +11,7 @@ nobody reaches): both cost what they cost in use.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -132,6 +133,14 @@ class World:
 
         django.setup()
         call_command("migrate", verbosity=0)
+
+
+# -- options --------------------------------------------------------------------------------------------
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """For a benchmark's options; its docstring is what `--help` prints."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 # -- what is printed ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ Each is defined once. Other errors are bugs: they are logged with a traceback, a
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,13 @@ class Backoff:
     def reset(self) -> None:
         """After a success."""
         self._next = self._first
+
+
+def delay_after(tries: int, *, first: float, longest: float) -> float:
+    """Seconds to wait after that many tries; for whom counts them in a row. As `Backoff`, give or take a
+    fifth, so that not everything that failed together is tried together."""
+    delay: float = min(first * 2.0 ** min(tries - 1, 30), longest)
+    return delay * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
 
 
 class Breaker:

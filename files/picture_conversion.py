@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,7 @@ def convert(
 ) -> None:
     """Raises CannotConvert."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(source, formats=pictures.FORMATS) as picture,
-        ):
+        with pictures.opened(source) as picture:
             _check_size(picture)
             about = {} if strip else _metadata(picture, to)
             if is_animated(picture) and to in ANIMATED:
@@ -59,10 +55,7 @@ def convert(
 def is_turned(source: Path) -> bool:
     """Whether EXIF turns or mirrors it, so that it looks different without."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(source, formats=pictures.FORMATS) as picture,
-        ):
+        with pictures.opened(source) as picture:
             return bool(picture.getexif().get(pictures.ORIENTATION, 1) != 1)
     except pictures.BROKEN:
         return False

@@ -6,6 +6,8 @@ Runs in processes with limits only (`decoder`, `conversion_process`); the rest o
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, OverflowError, MemoryError)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, without Pillow's warnings. Raises one of BROKEN if it is none of FORMATS."""
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        yield picture
+
+
 @dataclass(frozen=True)
 class Size:
     width: int
@@ -44,7 +53,7 @@ class Size:
 def size_of(path: Path) -> Size | None:
     """As the header claims, after EXIF rotation; None if it is not a readable picture."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with opened(path) as picture:
             return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
     except BROKEN:
         return None
@@ -56,7 +65,7 @@ def texts(path: Path) -> dict[str, str] | None:
     None if it is not a readable picture. PNG has named texts; other formats have "name:text" in EXIF.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with opened(path) as picture:
             found = {str(name): text for name, text in picture.info.items() if isinstance(text, str)}
             for text in exif_of(picture).values():
                 name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
@@ -84,7 +93,7 @@ def _is_lying(picture: Image.Image) -> bool:
 def as_png(path: Path, target: Path) -> bool:
     """Write the picture upright as a PNG, for programs that do not read its format. False on failure."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with opened(path) as picture:
             if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
                 return False
             ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
@@ -98,7 +107,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     if content_type.startswith("video/"):
         return _poster(path, target, content_type)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with opened(path) as picture:
             most = DECODED_AT_MOST_JPEG if picture.format == "JPEG" else DECODED_AT_MOST
             if picture.width * picture.height > most:
                 return False

@@ -5,7 +5,6 @@ Bytes come from an open file whose format is forced to the detected type, as in 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,7 +13,6 @@ from typing import Any
 
 import av
 import av.filter
-from PIL import Image
 
 from . import formats, picture_conversion, pictures, videos
 from .conversion_errors import CannotConvert
@@ -74,10 +72,7 @@ def of_animation(
     """An animated WebP, GIF, PNG or AVIF as a video; what is transparent becomes white."""
     del content_type
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(source, formats=pictures.FORMATS) as picture,
-        ):
+        with pictures.opened(source) as picture:
             if not picture_conversion.is_animated(picture):
                 raise CannotConvert(f"It is not animated, so it cannot become {to}")
             texts = {} if strip else picture_conversion.texts_of(picture)

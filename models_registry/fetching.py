@@ -75,8 +75,8 @@ def fetch(
     target = place / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open_part(target, stop) as part:
-            digest = _kept_only_whole(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
+        with open_part(target, stop) as part, _dropped_on_failure(part):
+            digest = _get_into(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
     except (Failed, Cancelled):
         _drop_empty_parents(place, target)
         raise
@@ -86,18 +86,11 @@ def fetch(
     return Fetched(target, digest)
 
 
-def _kept_only_whole(
-    part: Part,
-    target: Path,
-    download: Download,
-    *,
-    tell: Tell,
-    stop: threading.Event,
-    with_tokens: bool,
-) -> str:
-    """The SHA-256 of the whole file. A failed download is deleted; a stopped one is kept."""
+@contextmanager
+def _dropped_on_failure(part: Part) -> Iterator[None]:
+    """A failed download is deleted; a stopped one is kept."""
     try:
-        return _get_into(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
+        yield
     except verifying.Stopped:
         raise
     except verifying.Unsound as exc:
@@ -305,6 +298,6 @@ def _refusal(status: int) -> Exception:
         return Failed(f"The source refuses ({status}): it may need a token, or terms that are to be accepted")
     if status in (404, 410):
         return Failed(f"The source has no such file ({status})")
-    if status in (408, 425, 429) or status >= 500:
+    if client.is_worth_a_retry(status):
         return _Again(f"it answered {status}")
     return Failed(f"The source answered {status}")

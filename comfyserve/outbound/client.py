@@ -146,6 +146,11 @@ def post(
     return _send("POST", url, body, headers, timeout, idle=timeout, https_only=https_only)
 
 
+def is_worth_a_retry(status: int) -> bool:
+    """Whether the same request may succeed later, by the status of its response."""
+    return status >= 500 or status in (408, 425, 429)
+
+
 class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 

@@ -7,7 +7,6 @@ for one user, so that a slow bucket delays nobody else's.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +17,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from comfyserve import secret_box
+from comfyserve import outages, secret_box
 from comfyserve.db import connections, rows
 from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client, errors
@@ -34,7 +33,6 @@ SEND_SECONDS = 600.0  # for one file
 MOST_BYTES = 5 * 1024**3  # S3 takes no more in one request
 LONGEST_DELAY = 3600.0  # seconds between tries
 TRIES_REFUSED = 3  # answers 4xx
-TRY_AGAIN = (408, 425, 429)
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _send(row: OutputDelivery, *, stop: threading.Event | None) -> Sent:
         return Sent(str(exc), final=isinstance(exc, errors.Refused))
     if 200 <= answer.status < 300:
         return Sent()
-    refused = answer.status < 500 and answer.status not in TRY_AGAIN
+    refused = not client.is_worth_a_retry(answer.status)
     return Sent(f"Not delivered: {destinations.explained(answer)}", refused=refused)
 
 
@@ -185,5 +183,5 @@ def _values(taken: Taken, sent: Sent) -> dict[str, Any]:
 
 
 def _backoff(tries: int) -> float:
-    delay = settings.WEBHOOK_FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 30)
-    return float(min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311  (no secret)
+    first = settings.WEBHOOK_FIRST_DELAY_SECONDS
+    return outages.delay_after(tries, first=first, longest=LONGEST_DELAY)

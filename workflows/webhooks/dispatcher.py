@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import email.utils
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from comfyserve import outages
 from comfyserve.api.rendering import rendered
 from comfyserve.db import connections, rows
 from comfyserve.db.locks import AdvisoryLock
@@ -46,7 +46,6 @@ TRIES_REFUSED = 5  # 4xx and 3xx responses
 TRIES_BEFORE_END = 8
 KEPT_ANSWER = 1024  # characters
 GONE = 410
-TRY_AGAIN = (408, 425, 429)
 
 
 @dataclass(frozen=True)
@@ -249,14 +248,14 @@ def _explained(code: int | None) -> str:
 def _enough(taken: Taken, code: int | None) -> bool:
     if code is None:
         return False  # connection failed: it may work later
-    if code < 500 and code not in TRY_AGAIN:
+    if not client.is_worth_a_retry(code):
         return taken.tries >= TRIES_REFUSED
     return not WebhookEvent(taken.event).traits.is_terminal and taken.tries >= TRIES_BEFORE_END
 
 
 def _backoff(tries: int) -> float:
-    delay = settings.WEBHOOK_FIRST_DELAY_SECONDS * 2.0 ** min(tries - 1, 30)
-    return float(min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2))  # noqa: S311  (no secret)
+    first = settings.WEBHOOK_FIRST_DELAY_SECONDS
+    return outages.delay_after(tries, first=first, longest=LONGEST_DELAY)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
