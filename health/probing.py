@@ -35,13 +35,11 @@ class Probe(Generic[T]):
         self._check = check
         self._lock = threading.Lock()
         self._current: Future[T] | None = None
-        self._begun_at = 0.0
 
     def begin(self) -> Future[T]:
         with self._lock:
             if self._current is None or self._current.done():
                 self._current = Future()
-                self._begun_at = time.monotonic()
                 threading.Thread(
                     target=self._run, args=(self._current,), name=f"probe {self.name}", daemon=True
                 ).start()

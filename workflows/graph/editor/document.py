@@ -13,7 +13,6 @@ from typing import Any
 from comfyserve.api.errors import Detail
 
 LOST_INPUT = -10  # node id of a subgraph's own inputs in its links
-LOST_OUTPUT = -20  # the same for its outputs
 # Renamed classes; the editor loads old files under the new names.
 RENAMED = {
     "T2IAdapterLoader": "ControlNetLoader",
