@@ -164,7 +164,8 @@ def _runs_tests(config: pytest.Config) -> bool:
 
 
 NEED_COMFYUI = {"comfyui", "comfyui_pair", "gpu_worker", "deployment", "_first_comfyui"}
-WHOLE_INSTALLATIONS = ("local", "deploy", "faults")  # folders of tests that start one, or build one
+# Tests that start a whole installation, or build one: folders, and fixtures.
+WHOLE_INSTALLATIONS = ("local", "deploy", "faults", "flower")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -26,7 +26,7 @@ def scripted() -> Iterator[ScriptedComfyUI]:
         yield server
 
 
-@pytest.fixture(params=["real", "scripted"])
+@pytest.fixture(params=[pytest.param("real", marks=pytest.mark.comfyui), "scripted"])
 def target(request: pytest.FixtureRequest) -> Target:
     """The same test with a real ComfyUI and with the scripted one, which so proves to be like it."""
     if request.param == "real":
