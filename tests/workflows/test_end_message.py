@@ -40,7 +40,7 @@ def test_it_has_the_rows_of_the_result(rig, monkeypatch):
     for got, wanted in (([found.execution], [read.execution]), (found.outputs, read.outputs)):
         assert [values(each) for each in got] == [values(each) for each in wanted]
     assert [values(line) for line in found.lines] == [values(line) for line in read.lines]
-    shown = [representations.result_of_whole(each, base="https://here") for each in (found, read)]
+    shown = [representations.result_of(each, base="https://here") for each in (found, read)]
     assert plain(shown[0]) == plain(shown[1])
     assert shown[0]["outputs"]["images"]
 
