@@ -81,5 +81,11 @@ def embeddings_on(host: str) -> list[str] | None:
     return list(files.filter(model__type="embedding").values_list("model__name", flat=True))
 
 
+def embeddings() -> list[str]:
+    """Names of the embeddings on any host, in order."""
+    files = ModelFile.objects.filter(model__type="embedding")
+    return sorted(set(files.values_list("model__name", flat=True)))
+
+
 def _stem(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2].rpartition(".")[0].lower() or name.lower()

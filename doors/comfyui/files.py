@@ -10,8 +10,10 @@ from rest_framework.request import Request
 from accounts import authentication
 from comfyserve.api.errors import ApiError, NotFound, as_api_error
 from comfyserve.api.rendering import rendered
-from files import queries, storing, transfer, uploads
+from files import conversion_pool, converted, queries, storing, transfer, uploads
+from files.conversion import Wanted
 from files.incoming import Incoming
+from files.models import File
 from files.threads import in_request_thread, in_thread
 from files.views import by_method
 
@@ -19,6 +21,7 @@ from .errors import ComfyUIView, body
 
 # The form's fields and their characters. ComfyUI's folders are not ours: they are taken and change nothing.
 FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
+PREVIEWS, PREVIEW_QUALITY = ("webp", "jpeg"), 90  # as ComfyUI makes them
 
 
 class UploadView(ComfyUIView):
@@ -48,23 +51,41 @@ async def _upload(request: HttpRequest) -> HttpResponseBase:
 
 
 async def _view(request: HttpRequest) -> HttpResponseBase:
+    """The file; with `preview=webp;80` or `preview=jpeg` a picture in that format."""
     try:
-        return await transfer.serve(request, await in_request_thread(_find, request))
+        file = await in_request_thread(_find, request)
+        content, wanted = transfer.content_of(file), _preview(request.GET.get("preview"), file)
+        if wanted and not converted.is_as_wanted(file, wanted):
+            made = await conversion_pool.converted(file, wanted)
+            content = transfer.converted_content(file, made, attachment=False, caching=content.caching)
+        return await transfer.serve(request, content)
     except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
         return _refusal(exc)
 
 
-def _find(request: HttpRequest) -> transfer.Content:
+def _preview(text: str | None, file: File) -> Wanted:
+    """Empty for what is no picture: ComfyUI would fail there."""
+    if not text or not file.content_type.startswith("image/"):
+        return Wanted()
+    format_, _, quality = text.partition(";")
+    is_number = quality.isascii() and quality.isdigit() and 1 <= int(quality[:4]) <= 100
+    return Wanted(
+        format=format_ if format_ in PREVIEWS else "webp",
+        quality=int(quality) if is_number else PREVIEW_QUALITY,
+    )
+
+
+def _find(request: HttpRequest) -> File:
     """By the id, which is an output's subfolder and an upload's name; else the newest of that name."""
     user = authentication.require(request)
     name = request.GET.get("filename", "")
     for file_id in (request.GET.get("subfolder", ""), name):
         if file_id.startswith("file_"):
-            return transfer.content_of(queries.file_of(file_id=file_id, user=user))
+            return queries.file_of(file_id=file_id, user=user)
     found = queries.files_of(user=user).filter(filename=name).first()
     if found is None:
         raise NotFound(f"There is no file {name[:100]}")
-    return transfer.content_of(found)
+    return found
 
 
 def _refusal(exc: Exception) -> HttpResponse:

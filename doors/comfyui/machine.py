@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from comfyserve.api.errors import NotFound
+from models_registry import usage
 from workflows.graph import file_inputs, object_info
 
 from .errors import ComfyUIView
@@ -28,6 +29,8 @@ FOLDERS = {
     "hypernetworks": ("HypernetworkLoader", "hypernetwork_name"),
 }
 
+EMBEDDINGS = "embeddings"  # no loader lists them: prompts name them
+
 
 class ObjectInfoView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
@@ -44,15 +47,40 @@ class OneObjectInfoView(ComfyUIView):
 
 class ModelsView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        return Response(list(FOLDERS))
+        return Response([*FOLDERS, EMBEDDINGS])
 
 
 class FolderView(ComfyUIView):
     def get(self, request: Request, folder: str) -> Response:  # noqa: ARG002
-        if folder not in FOLDERS:
-            raise NotFound(f"There is no folder {folder[:100]}")
-        class_type, name = FOLDERS[folder]
-        return Response(_options(object_info.fleet().get(class_type), name))
+        return Response(_names(folder))
+
+
+class EmbeddingsView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        """Names without their extensions, as prompts take them."""
+        return Response([name.rpartition(".")[0] or name for name in _names(EMBEDDINGS)])
+
+
+class ModelFoldersView(ComfyUIView):
+    """`/experiment/models`: the front end's library of models."""
+
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        return Response([{"name": name, "folders": []} for name in (*FOLDERS, EMBEDDINGS)])
+
+
+class ModelFolderView(ComfyUIView):
+    def get(self, request: Request, folder: str) -> Response:  # noqa: ARG002
+        return Response([{"name": name, "pathIndex": 0} for name in _names(folder)])
+
+
+def _names(folder: str) -> list[Any]:
+    """Of the models in the folder, on any worker. NotFound for a folder that is not known."""
+    if folder == EMBEDDINGS:
+        return usage.embeddings()
+    if folder not in FOLDERS:
+        raise NotFound(f"There is no folder {folder[:100]}")
+    class_type, name = FOLDERS[folder]
+    return _options(object_info.fleet().get(class_type), name)
 
 
 class SystemStatsView(ComfyUIView):
@@ -71,6 +99,11 @@ class FeaturesView(ComfyUIView):
 class EmptyListView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
         return Response([])
+
+
+class EmptyObjectView(ComfyUIView):
+    def get(self, request: Request) -> Response:  # noqa: ARG002
+        return Response({})
 
 
 class FreeView(ComfyUIView):

@@ -124,13 +124,18 @@ class InterruptView(ComfyUIView):
 
 class HistoryView(ComfyUIView):
     def get(self, request: Request) -> Response:
-        """The newest that ended, oldest of them first. Also `prompt_id`, and `max_items` up to 200."""
+        """The newest that ended, oldest of them first. `prompt_id` names one; `max_items` is up to 200;
+        `offset` counts from the oldest."""
         query = request.query_params
         if query.get("prompt_id"):
             return Response(_one(user_of(request), query["prompt_id"]))
-        limit = _number(query.get("max_items"), otherwise=HISTORY)
-        rows = _ended(user_of(request)).order_by("-created_at", "-id")[: min(limit, LONGEST_HISTORY)]
-        return Response(representations.history(list(rows)[::-1]))
+        limit = min(_number(query.get("max_items"), otherwise=HISTORY), LONGEST_HISTORY)
+        offset, ended = _number(query.get("offset"), otherwise=-1), _ended(user_of(request))
+        if offset >= 0:
+            rows = list(ended.order_by("created_at", "id")[offset : offset + limit])
+        else:
+            rows = list(ended.order_by("-created_at", "-id")[:limit])[::-1]
+        return Response(representations.history(rows))
 
     def post(self, request: Request) -> Response:
         """Delete those named, with their files. `clear` deletes nothing: it hides what has ended so far."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,16 +22,24 @@ from workflows.queue import state_machine
 from . import errors
 
 MOST_BYTES = 64 * 1024 * 1024  # of images in one response; larger ones must be requested as URLs
+EVENT_STREAM = "text/event-stream"
+# Of OpenAI's models; nothing here counts tokens.
+USAGE = {"usage": {
+    "input_tokens": 0, "output_tokens": 0, "total_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+}}  # fmt: skip
 NO_RETRY = "x-should-retry"  # OpenAI's clients retry a 5xx, and each retry would be another execution
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the pictures are to be answered. `event`: of a stream, else None."""
+    """How the pictures are to be answered. `event`: the first part of its events' names, of a stream, else
+    None; `about`: what the request said, which each of its events repeats."""
 
     as_url: bool
     event: str | None
     base: str
+    about: Mapping[str, str]
 
 
 def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
@@ -54,6 +62,17 @@ def refuse(response: HttpResponse, status: int, message: str) -> None:
     response[NO_RETRY] = "false"
     response["Content-Type"] = "application/json"
     response.content = json.dumps(errors.body(status, message)).encode()
+
+
+def encoded(name: str, event: Mapping[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **event})}\n\n".encode()
+
+
+def as_event(response: HttpResponse) -> bytes:
+    """The last events of a stream that has begun: its pictures, or the error, which can be no status now."""
+    if response["Content-Type"] == EVENT_STREAM:
+        return bytes(response.content)
+    return b"event: error\ndata: " + bytes(response.content) + b"\n\n"
 
 
 def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int, str] | None:
@@ -82,10 +101,13 @@ def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wante
     about = {"created": int(time.time()), "output_format": kind}
     response.status_code = 200
     if wanted.event:
-        response["Content-Type"] = "text/event-stream"
-        events = [{"type": wanted.event, "created_at": about["created"], **about, **each} for each in data]
+        response["Content-Type"] = EVENT_STREAM
         response.content = b"".join(
-            f"event: {wanted.event}\ndata: {json.dumps(event)}\n\n".encode() for event in events
+            encoded(
+                f"{wanted.event}.completed",
+                {"created_at": about["created"], **wanted.about, **about, **_size(picture), **each, **USAGE},
+            )
+            for picture, each in zip(pictures, data, strict=True)
         )
     else:
         response.content = json.dumps({**about, "data": data}).encode()
@@ -128,6 +150,11 @@ def link(media: Media, *, base: str) -> str:
         return links.download_url(media.file, base=base)
     filename = converted.filename_of(media.file, media.made.content_type)
     return links.converted_url(media.file, media.made, filename=filename, base=base)
+
+
+def _size(picture: Media) -> dict[str, str]:
+    made = picture.bytes
+    return {"size": f"{made.width}x{made.height}"} if made.width and made.height else {}
 
 
 def _shown(picture: Media, wanted: Wanted) -> dict[str, Any]:

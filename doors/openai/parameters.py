@@ -17,6 +17,7 @@ from apps_catalog.parameters import CHOICES, TEXTS, Parameter
 from comfyserve.api.errors import ValidationFailed
 
 MOST_IMAGES = 10  # per request
+MOST_PARTIAL_IMAGES = 3  # of each image, as at OpenAI
 PROMPTS = ("prompt", "positive", "positive_prompt", "text")
 COUNTS = ("n", "batch_size")
 OPTIONAL = ("size", "quality", "style", "background")  # inputs of these names take them
@@ -42,9 +43,11 @@ class ImagesSerializer(serializers.Serializer[Any]):
     output_compression = serializers.IntegerField(min_value=0, max_value=100, default=100, allow_null=True)
     user = serializers.CharField(max_length=200, default="", allow_null=True, allow_blank=True)
     stream = serializers.BooleanField(default=False, allow_null=True)
+    partial_images = serializers.IntegerField(
+        min_value=0, max_value=MOST_PARTIAL_IMAGES, default=0, allow_null=True
+    )
     # Accepted and ignored: OpenAI's own services.
     moderation = serializers.CharField(default=None, allow_null=True)
-    partial_images = serializers.IntegerField(default=0, allow_null=True)
     input_fidelity = serializers.CharField(default=None, allow_null=True)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.http import QueryDict
+from django.http import HttpResponse, QueryDict
 from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -23,7 +23,7 @@ from workflows.api.views import user_of
 from workflows.presentation import batch_selectors
 from workflows.streaming import asgi
 
-from . import answers, models, parameters, uploads
+from . import answers, models, parameters, partial_images, uploads
 from .parameters import ImagesSerializer
 
 
@@ -49,7 +49,7 @@ class GenerationsView(APIView):
     def post(self, request: Request) -> Response:
         if not isinstance(request.data, dict):
             raise ValidationFailed.of("body", "The body must be an object", "INVALID_TYPE")
-        return _images(request, dict(request.data), event="image_generation.completed")
+        return _images(request, dict(request.data), event="image_generation")
 
 
 class EditsView(APIView):
@@ -62,9 +62,7 @@ class EditsView(APIView):
             raise ValidationFailed.of("image", "Field 'image' is required", "REQUIRED_FIELD")
         assert isinstance(request.data, QueryDict)  # noqa: S101  (the parser makes nothing else)
         given = {name: value for name, value in request.data.items() if name not in request.FILES}
-        return _images(
-            request, given, images=images, mask=request.FILES.get("mask"), event="image_edit.completed"
-        )
+        return _images(request, given, images=images, mask=request.FILES.get("mask"), event="image_edit")
 
 
 def _images(
@@ -109,24 +107,49 @@ def _submitted(
 
 def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], event: str) -> Response:
     """The response is sent when the executions have ended; its body is filled in then."""
-    model = given["model"]
+    model, names = given["model"], ("size", "quality", "background")
     wanted = answers.Wanted(
         as_url=(given["response_format"] or ("url" if model.startswith("dall-e") else "b64_json")) == "url",
         event=event if given["stream"] else None,
         base=addresses.base_of(request._request),
+        about={name: given[name] or "auto" for name in names},
     )
+    if given["stream"] and given["partial_images"]:
+        return _streaming(request, ids, wanted, most=given["partial_images"])
     response = Response({"data": []})
+    asgi.attach(response, _wait(request, ids, response, wanted, shown=lambda filled: bytes(filled.content)))
+    return response
 
-    def body() -> bytes | None:
+
+def _streaming(request: Request, ids: tuple[UUID, ...], wanted: answers.Wanted, *, most: int) -> Response:
+    """The response begins at once, with previews; an error can be no status then, but only an event."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    response = Response({}, content_type=answers.EVENT_STREAM, headers=headers)
+    wait = _wait(request, ids, HttpResponse(), wanted, shown=answers.as_event)
+    encode = partial_images.Partial(wanted, most=most).encode
+    asgi.attach(response, asgi.Previews(user_of(request).pk, wait, encode))
+    return response
+
+
+def _wait(
+    request: Request,
+    ids: tuple[UUID, ...],
+    response: HttpResponse,
+    wanted: answers.Wanted,
+    *,
+    shown: Callable[[HttpResponse], bytes],
+) -> asgi.Wait:
+    """Fills `response` when the executions have ended; `shown` makes of it what the client gets."""
+
+    def result() -> bytes:
         answers.refuse(response, 503, "The result cannot be read now")  # unless the following succeeds
         del response[answers.NO_RETRY]
         answers.fill(response, ids, wanted)
-        return bytes(response.content)
+        return shown(response)
 
     def refusal() -> bytes:
         answers.refuse(response, 401, asgi.REVOKED)
-        return bytes(response.content)
+        return shown(response)
 
     credential = credentials.of_request(request._request, user_id=user_of(request).pk)
-    asgi.attach(response, asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, body, credential, refusal))
-    return response
+    return asgi.Wait(ids, settings.OPENAI_WAIT_SECONDS, result, credential, refusal)

@@ -112,7 +112,14 @@ def test_it_tells_of_the_fleet(person):
     assert person.get("/comfyui/api/object_info/KSampler").json() == {"KSampler": whole["KSampler"]}
     assert whole["LoadImage"]["input"]["required"]["image"][0] in ([], "COMBO")
     assert "tiny-sd15.safetensors" in person.get("/comfyui/models/checkpoints").json()
-    for path in ("system_stats", "features", "models", "embeddings", "extensions"):
+    assert isinstance(person.get("/comfyui/embeddings").json(), list)
+    assert "embeddings" in person.get("/comfyui/models").json()
+    assert person.get("/comfyui/models/nothing").status_code == 404
+    folders = person.get("/comfyui/experiment/models").json()
+    assert {"name": "checkpoints", "folders": []} in folders
+    checkpoints = person.get("/comfyui/api/experiment/models/checkpoints").json()
+    assert {"name": "tiny-sd15.safetensors", "pathIndex": 0} in checkpoints
+    for path in ("system_stats", "features", "extensions", "workflow_templates", "global_subgraphs", "i18n"):
         assert person.get(f"/comfyui/{path}").status_code == 200
     assert person.post("/comfyui/free", {}).status_code == 200
 
@@ -133,3 +140,30 @@ def test_mistakes_come_in_comfyuis_shape(bare_stack):
     person.session.headers.pop("Authorization")
     assert person.post("/comfyui/prompt", {"prompt": graphs.colour(1)}).status_code == 401
     assert person.get("/comfyui/view", params={"filename": "a.png"}).status_code == 401
+
+
+def test_view_makes_previews_in_the_format_that_is_asked_for(person):
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), (250, 0, 0)).save(out, "PNG")
+    files = {"image": ("a.png", out.getvalue(), "image/png")}
+    name = person.post("/comfyui/upload/image", files=files).json()["name"]
+    for preview, expected in (("webp;50", "WEBP"), ("jpeg", "JPEG"), ("gif;x", "WEBP"), ("", "PNG")):
+        found = person.get("/comfyui/view", params={"filename": name, "type": "input", "preview": preview})
+        assert found.status_code == 200, found.text
+        picture = Image.open(io.BytesIO(found.content))
+        assert (picture.format, picture.size) == (expected, (64, 64))
+
+
+def test_the_history_is_paged(bare_stack):
+    person = bare_stack.person()
+    ids = [person.post("/comfyui/prompt", {"prompt": graphs.colour(n)}).json()["prompt_id"] for n in range(3)]
+    person.post("/comfyui/queue", {"clear": True})
+
+    def history(**query: Any) -> list[str]:
+        return list(person.get("/comfyui/history", params=query).json())
+
+    assert history() == ids
+    assert history(max_items=2) == ids[1:]
+    assert history(max_items=1, offset=1) == [ids[1]]
+    assert history(offset=2) == [ids[2]]
+    assert history(max_items="many") == ids

@@ -116,6 +116,48 @@ def test_a_stream_ends_with_the_picture(person, paint):
     assert picture(base64.b64decode(events[0].b64_json)).size == (16, 16)
 
 
+def sampling(person: Any, *, steps: int) -> str:
+    """An app that samples for seconds, with previews."""
+    workflow = graphs.txt2img(steps=steps, seed=random.randrange(2**32))
+    prompt = {"name": "prompt", "node": "2", "input": "text", "type": "text", "required": True}
+    return save_app(person, "sampling", workflow, [prompt])
+
+
+def test_a_stream_shows_partial_images_before_the_picture(person):
+    app = sampling(person, steps=150)
+    events = list(client_of(person).images.generate(model=app, prompt="x", stream=True, partial_images=2))
+    *partial, last = [each.model_dump() for each in events]
+    assert 1 <= len(partial) <= 2
+    for index, each in enumerate(partial):
+        assert (each["type"], each["partial_image_index"]) == ("image_generation.partial_image", index)
+        assert each["output_format"] == "jpeg"
+        assert picture(base64.b64decode(each["b64_json"])).format == "JPEG"
+    assert (last["type"], last["size"]) == ("image_generation.completed", "64x64")
+    assert picture(base64.b64decode(last["b64_json"])).size == (64, 64)
+    with pytest.raises(openai.BadRequestError):
+        client_of(person).images.generate(model=app, prompt="x", stream=True, partial_images=4)
+
+
+def test_a_stream_that_has_begun_ends_with_the_error(person):
+    workflow = {
+        **painting(), "5": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "no"}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    }  # fmt: skip
+    prompt = {"name": "prompt", "node": "3", "input": "source", "type": "text"}
+    app = save_app(person, "failing", workflow, [prompt])
+    with pytest.raises(openai.APIError, match="no"):
+        list(client_of(person).images.generate(model=app, prompt="x", stream=True, partial_images=1))
+
+
+def test_a_client_that_leaves_a_stream_cancels_the_execution(person):
+    app = sampling(person, steps=5000)
+    stream = client_of(person).images.generate(model=app, prompt="x", stream=True, partial_images=3)
+    assert next(iter(stream)).type == "image_generation.partial_image"
+    stream.close()
+    [execution] = person.get("/workflows/").json()
+    assert person.result(execution["execution_id"])["status"] == "cancelled"
+
+
 def test_an_edit_takes_a_picture_and_a_mask(person):
     workflow = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},

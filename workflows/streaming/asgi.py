@@ -78,7 +78,18 @@ class Wait:
     new: bool = False  # the executions were created by this request
 
 
-def attach(response: HttpResponseBase, what: Follow | Wait) -> None:
+@dataclass(frozen=True)
+class Previews:
+    """The same as a stream: first what `encode` makes of the executions' previews and progress, possibly
+    nothing, then the result. `encode` runs in the event loop and must not query the database.
+    """
+
+    user_id: int
+    wait: Wait
+    encode: Callable[[Event], bytes]
+
+
+def attach(response: HttpResponseBase, what: Follow | Wait | Previews) -> None:
     """Attach the continuation to a view's response; without the ASGI application it is sent unchanged."""
     response.follow = what  # type: ignore[attr-defined]
 
@@ -108,6 +119,9 @@ class Streams:
             response.headers.pop("Content-Length", None)  # it described the response as the view returned it
         if isinstance(follow, Follow) and scope["method"] == "GET":
             await self._stream(follow, response, receive, send)
+            return
+        if isinstance(follow, Previews):
+            await self._previews(follow, response, receive, send, since=began)
             return
         if isinstance(follow, Wait):
             await self._wait(follow, response, receive, since=began)
@@ -169,6 +183,30 @@ class Streams:
             for ending in endings:
                 self.hub.forget(ending)
 
+    async def _previews(
+        self, shown: Previews, response: HttpResponse, receive: Receive, send: Send, *, since: float
+    ) -> None:
+        readers = [
+            Reader(user_id=shown.user_id, execution_id=id_, previews=True, credential=shown.wait.credential)
+            for id_ in shown.wait.executions
+        ]
+        tasks: list[asyncio.Task[None]] = []
+        tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
+        try:
+            for reader in readers:
+                await self.hub.join(reader)
+            await send_start(response, send)
+            tasks += [asyncio.create_task(_forward(reader, shown.encode, send)) for reader in readers]
+            await self._wait(shown.wait, response, receive, since=since)
+            await _end(tasks)
+            await _piece(send, response.content, more=False)
+        except TimeoutError:
+            tcp_transport.cut(send)
+        finally:
+            await _end(tasks)
+            for reader in readers:
+                await self.hub.leave(reader)
+
     async def wait_for_end(self, execution_id: UUID, seconds: float, *, credential: Credential) -> bool:
         """Whether the execution ended within `seconds`. Raises Unauthorized if the credential is revoked."""
         ending = Ending(execution_id, credential)
@@ -210,6 +248,21 @@ async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
     """Raises TimeoutError if the client has not read the previous data."""
     async with asyncio.timeout(settings.SLOW_READER_SECONDS):
         await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _forward(reader: Reader, encode: Callable[[Event], bytes], send: Send) -> None:
+    """Send what the reader receives, until it is closed or this is cancelled."""
+    while not reader.closed:
+        if not await reader.wait(HEARTBEAT_SECONDS):
+            await _piece(send, HEARTBEAT)
+        if pieces := b"".join(map(encode, reader.take())):
+            await _piece(send, pieces)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _close_when_gone(receive: Receive, *readers: Reader | Ending) -> None:
