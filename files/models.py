@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -30,6 +31,9 @@ class File(models.Model):
     kind = models.CharField(max_length=10, choices=Kind.choices)
     filename = models.CharField(max_length=255, help_text="Cleaned for display; never a path")
     description = models.CharField(max_length=1000, blank=True, default="")
+    tags = ArrayField(
+        models.CharField(max_length=100), default=list, db_default=[], help_text="Given with the upload"
+    )
     content_type = models.CharField(max_length=100, help_text="By content, not by the sender's word")
     size = models.BigIntegerField(help_text="Bytes")
     sha256 = models.CharField(max_length=64)

@@ -41,7 +41,13 @@ OF_BYTES = (
 
 # -- into the storage --------------------------------------------------------------------------------
 def accept(
-    incoming: Incoming, *, user: User, filename: str, description: str = "", kind: str = Kind.UPLOAD
+    incoming: Incoming,
+    *,
+    user: User,
+    filename: str,
+    description: str = "",
+    kind: str = Kind.UPLOAD,
+    tags: Sequence[str] = (),
 ) -> File:
     """An upload, stored and with its row. Bytes that the user already has are not stored again.
 
@@ -53,7 +59,7 @@ def accept(
         file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
     except decoding.Undecodable as exc:
         raise ValidationFailed.of("file", str(exc), "UNDECODABLE") from exc
-    file.description = description
+    file.description, file.tags = description, list(tags)
     _check(incoming, file)
     if _share(file, user=user):
         return file
@@ -69,7 +75,7 @@ def accept(
     return file
 
 
-def copy(original: File, *, filename: str) -> File:
+def copy(original: File, *, filename: str, tags: Sequence[str] = ()) -> File:
     """Another upload of the same user over the same bytes, which are not sent again.
 
     Raises NotFound where the bytes went meanwhile.
@@ -78,6 +84,7 @@ def copy(original: File, *, filename: str) -> File:
         user_id=original.user_id,
         kind=Kind.UPLOAD,
         filename=names.clean(filename),
+        tags=list(tags),
         expires_at=_expiry(),
         **{name: getattr(original, name) for name in OF_BYTES},
     )

@@ -37,6 +37,7 @@ class Form:
     incoming: Incoming
     filename: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
+    values: dict[str, list[str]] = field(default_factory=dict)  # all of a field that is sent repeatedly
     unknown: list[str] = field(default_factory=list)
     allowed: Mapping[str, int] = field(default_factory=lambda: FIELDS)
     file_field: str = "file"
@@ -163,7 +164,9 @@ class _Reading:
 
     def _end(self) -> None:
         if self._name in self._form.allowed:
-            self._form.fields[self._name] = self._text.decode("utf-8", "replace")
+            text = self._text.decode("utf-8", "replace")
+            self._form.fields[self._name] = text
+            self._form.values.setdefault(self._name, []).append(text)
 
 
 def _filename_of(segment: multipart.MultipartSegment) -> str | None:

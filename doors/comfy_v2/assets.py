@@ -26,9 +26,11 @@ from workflows.api.views import user_of
 from . import texts
 from .errors import ComfyError, ComfyView, in_comfy_shape
 
+TAG = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
-# Form fields, in characters. The content determines the type; tags are accepted and not stored.
-FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": 1000}
+LONGEST_TAG, MOST_TAGS = 100, 10  # characters, and of one asset
+# Form fields, in characters. The content determines the type.
+FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": LONGEST_TAG}
 
 
 def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def asset(file: File, *, base: str, **more: Any) -> dict[str, Any]:
         "size_bytes": file.size,
         "content_type": file.content_type,
         "file_path": file.filename,
+        "tags": file.tags,
         "created_at": file.created_at,
         "url": links.download_url(file, base=base),
         "url_expires_at": links.valid_until(),
@@ -77,7 +80,7 @@ class FromHashView(ComfyView):
 
     def post(self, request: Request) -> Response:
         given = request.data if isinstance(request.data, dict) else {}
-        digest, name = given.get("hash"), given.get("file_path")
+        digest, name, tags = given.get("hash"), given.get("file_path"), _tags(given.get("tags"))
         if not isinstance(digest, str) or not HASH.fullmatch(digest):
             raise ValidationFailed.of("hash", "'hash' is 'blake3:' and 64 hexadecimal digits")
         if name is not None and not isinstance(name, str):
@@ -85,8 +88,20 @@ class FromHashView(ComfyView):
         original = queries.with_blake3(user=user_of(request), blake3=digest.removeprefix("blake3:"))
         if original is None:
             raise ComfyError(404, "blob_not_found", f"You have no asset with the hash {digest}")
-        made = storing.copy(original, filename=name or original.filename)
+        made = storing.copy(original, filename=name or original.filename, tags=tags)
         return Response(asset(made, base=addresses.base_of(request._request), created_new=False), status=201)
+
+
+def _tags(given: Any) -> list[str]:
+    """Without repetitions, in their order."""
+    tags = [] if given is None else given
+    if not isinstance(tags, list) or not all(isinstance(each, str) for each in tags):
+        raise ValidationFailed.of("tags", "'tags' must be a list of strings", "INVALID_TYPE")
+    tags = list(dict.fromkeys(tags))
+    if len(tags) > MOST_TAGS or not all(TAG.fullmatch(each) for each in tags):
+        message = f"At most {MOST_TAGS} tags of 1 to {LONGEST_TAG} printable characters"
+        raise ValidationFailed.of("tags", message)
+    return tags
 
 
 class AssetsView(ComfyView):
@@ -117,9 +132,10 @@ def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpRespons
     if expected and expected != incoming.blake3:
         raise ComfyError(409, "hash_mismatch", f"What arrived has the hash blake3:{incoming.blake3}")
     name = (form.fields.get("file_path") or form.filename or "").rpartition("/")[2]
+    tags = _tags(form.values.get("tags"))
 
     def store() -> idempotency.Answer:
-        file = storing.accept(incoming, user=user, filename=name)
+        file = storing.accept(incoming, user=user, filename=name, tags=tags)
         new = not File.objects.filter(user=user, key=file.key).exclude(id=file.id).exists()
         shown = asset(file, base=addresses.base_of(request), created_new=new)
         return idempotency.Answer(201, rendered(shown).decode())
@@ -129,7 +145,7 @@ def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpRespons
         given = store()
     else:
         idempotent_views.check_key(key)
-        mark = idempotency.fingerprint(method="POST", path=request.path, body=[incoming.sha256, name])
+        mark = idempotency.fingerprint(method="POST", path=request.path, body=[incoming.sha256, name, *tags])
         given = idempotency.once(user=user, key=key, fingerprint=mark, make=store)
     if given.replayed and not File.objects.filter(id=json.loads(given.text)["id"]).exists():
         raise Conflict("The asset of this Idempotency-Key was deleted; use a new key to upload it again")

@@ -1,8 +1,9 @@
 """OpenAI's image API at /v1, for clients that use it: `model` is the address of an app.
 
-parameters   the fields of a request, and the app inputs they become
-models       the list of apps, and the aliases that an operator gave to some
-answers      the body of a response, once the executions have ended
-errors       OpenAI's error format
-views        the endpoints
+parameters       the fields of a request, and the app inputs they become
+models           the list of apps, and the aliases that an operator gave to some
+answers          the body of a response, once the executions have ended
+partial_images   some of ComfyUI's previews, as events of a stream
+errors           OpenAI's error format
+views            the endpoints
 """

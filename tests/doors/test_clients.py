@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
@@ -160,24 +160,10 @@ def silly_tavern(server: Server) -> bytes:
 
 
 def dify(server: Server) -> bytes:
-    """tools/comfyui/tools/comfyui_client.py of its official plugins: `queue_prompt_image`. It has no key for
-    partner services and sends an empty one; its websocket opens after the prompt was posted."""
-    url = server.comfyui
-    for folder in json_of(requests.get(f"{url}/models", headers=server.bearer, timeout=SECONDS)):
-        names = json_of(requests.get(f"{url}/models/{folder}", headers=server.bearer, timeout=SECONDS))
-        assert isinstance(names, list)
-    about = json_of(requests.get(f"{url}/object_info/KSampler", headers=server.bearer, timeout=SECONDS))
-    assert "euler" in about["KSampler"]["input"]["required"]["sampler_name"][0]
-    # The word stands in a part with a file's name, as `requests` sends it.
-    files: Any = {"image": ("a.png", red_picture(), "image/png"), "overwrite": "true"}
-    uploaded = requests.post(f"{url}/upload/image", files=files, headers=server.bearer, timeout=SECONDS)
-    client_id = str(uuid.uuid4())
-    body = {
-        "client_id": client_id, "prompt": loading(json_of(uploaded)["name"]),
-        "extra_data": {"api_key_comfy_org": ""},
-    }  # fmt: skip
-    prompt = requests.post(f"{url}/prompt", data=json.dumps(body), headers=server.bearer, timeout=SECONDS)
-    prompt_id = json_of(prompt)["prompt_id"]
+    """tools/comfyui/tools/comfyui_client.py of its official plugins: `queue_prompt_image`, whose websocket
+    opens after the prompt was posted."""
+    url, client_id = server.comfyui, str(uuid.uuid4())
+    prompt_id = dify_prompt(server, url, client_id, dify_upload(server, url))
     socket = websocket.WebSocket()
     socket.connect(
         f"{url.replace('http', 'ws')}/ws?clientId={client_id}",
@@ -193,6 +179,47 @@ def dify(server: Server) -> bytes:
             if left == 0 and data.get("sid"):
                 break
     socket.shutdown()
+    return dify_picture(server, url, prompt_id)
+
+
+def dify_generate(server: Server, url: str) -> bytes:
+    """The same file's `generate`, which most of its tools call: the websocket opens first, at the root of the
+    host, whatever path `url` has."""
+    for folder in json_of(requests.get(f"{url}/models", headers=server.bearer, timeout=SECONDS)):
+        names = json_of(requests.get(f"{url}/models/{folder}", headers=server.bearer, timeout=SECONDS))
+        assert isinstance(names, list)
+    about = json_of(requests.get(f"{url}/object_info/KSampler", headers=server.bearer, timeout=SECONDS))
+    inputs = about["KSampler"]["input"]["required"]
+    assert {"euler", "normal"} <= {*inputs["sampler_name"][0], *inputs["scheduler"][0]}
+    name, client_id = dify_upload(server, url), str(uuid.uuid4())
+    socket = websocket.WebSocket()
+    socket.connect(
+        f"ws://{urlsplit(url).netloc}/ws?clientId={client_id}",
+        header=[f"Authorization: Bearer {server.key}"], timeout=SECONDS,
+    )  # fmt: skip
+    prompt_id = dify_prompt(server, url, client_id, name)
+    until_executed(socket, prompt_id)
+    socket.shutdown()
+    return dify_picture(server, url, prompt_id)
+
+
+def dify_upload(server: Server, url: str) -> str:
+    # The word stands in a part with a file's name, as `requests` sends it.
+    files: Any = {"image": ("a.png", red_picture(), "image/png"), "overwrite": "true"}
+    made = requests.post(f"{url}/upload/image", files=files, headers=server.bearer, timeout=SECONDS)
+    return str(json_of(made)["name"])
+
+
+def dify_prompt(server: Server, url: str, client_id: str, picture: str) -> str:
+    """Where its settings have no key for partner services, it sends an empty one."""
+    body = {
+        "client_id": client_id, "prompt": loading(picture), "extra_data": {"api_key_comfy_org": ""},
+    }  # fmt: skip
+    made = requests.post(f"{url}/prompt", data=json.dumps(body), headers=server.bearer, timeout=SECONDS)
+    return str(json_of(made)["prompt_id"])
+
+
+def dify_picture(server: Server, url: str, prompt_id: str) -> bytes:
     query = {"prompt_id": prompt_id}
     history = requests.get(f"{url}/history", params=query, headers=server.bearer, timeout=SECONDS)
     [image] = [
@@ -316,3 +343,15 @@ def test_a_client_gets_its_picture(person: Person, server: Server, client: Calla
     picture = Image.open(io.BytesIO(client(server))).convert("RGB")
     red, green, blue = picture.getpixel((1, 1))  # type: ignore[misc]
     assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+
+@pytest.mark.parametrize("path", ["", "/comfyui"])
+def test_dify_gets_its_picture_from_a_host_of_its_own(gpu_worker: Any, path: str):
+    gpu_worker.start_web(env={"COMFYUI_DOOR_HOSTS": "localhost"})
+    try:
+        person = gpu_worker.person()
+        key = person.post("/auth/keys", {"name": "dify"}).json()["key"]
+        picture = dify_generate(Server(person.url, key, ""), f"http://localhost:{gpu_worker.port}{path}")
+        assert Image.open(io.BytesIO(picture)).convert("RGB").getpixel((1, 1)) == (255, 0, 0)
+    finally:
+        gpu_worker.stop_web()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,20 +15,9 @@ import pytest
 from PIL import Image
 
 from script.harness import graphs
-from script.local import ports
-from script.local.processes import Process
+from tests.doors.caddy import ADDS_KEY, caddy
 
 CLI = "comfy-cli==1.23.0"
-# What docs/integrations.md shows, with the addresses of this test.
-CADDYFILE = """
-{{
-    admin off
-}}
-http://127.0.0.1:{port} {{
-    rewrite * /c/{key}{{uri}}
-    reverse_proxy {server}
-}}
-"""
 
 
 @pytest.fixture(scope="session")
@@ -70,22 +58,9 @@ class Cli:
 
 @pytest.fixture
 def cli(gpu_worker: Any, comfy: Path, tmp_path: Path) -> Iterator[Cli]:
-    caddy = shutil.which("caddy")
-    if caddy is None:
-        pytest.skip("needs caddy (Debian: apt-get install caddy)")
     key = gpu_worker.person().post("/auth/keys", {"name": "cli", "scope": "comfyui"}).json()["key"]
-    port = ports.free_port()
-    config = tmp_path / "Caddyfile"
-    config.write_text(CADDYFILE.format(port=port, key=key, server=f"127.0.0.1:{gpu_worker.port}"))
-    proxy = Process(
-        "caddy", [caddy, "run", "--config", config, "--adapter", "caddyfile"],
-        log=tmp_path / "caddy.log", env={**os.environ, "HOME": str(tmp_path)}, cwd=tmp_path,
-    ).start()  # fmt: skip
-    try:
-        proxy.wait_until(lambda: ports.answers("127.0.0.1", port), seconds=30)
+    with caddy(ADDS_KEY, folder=tmp_path, key=key, server=f"127.0.0.1:{gpu_worker.port}") as port:
         yield Cli(comfy, port, tmp_path)
-    finally:
-        proxy.stop()
 
 
 def test_comfy_cli_runs_with_where_local(cli: Cli, tmp_path: Path):

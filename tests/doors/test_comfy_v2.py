@@ -106,6 +106,23 @@ def test_an_uploaded_asset_is_an_input_and_is_sent_once(client):
     assert client.assets.get(first.id).id == first.id
 
 
+def test_tags_are_kept_with_an_asset(person):
+    def upload(*tags: str) -> Any:
+        files = [("file", ("a.png", png(), "image/png")), *(("tags", (None, tag)) for tag in tags)]
+        return person.post("/api/v2/assets", files=files)
+
+    made = upload("photo", "été", "photo")
+    assert made.status_code == 201, made.text
+    assert made.json()["tags"] == ["photo", "été"]
+    assert person.get(f"/api/v2/assets/{made.json()['id']}").json()["tags"] == ["photo", "été"]
+    body = {"hash": made.json()["hash"], "tags": ["second"]}
+    assert person.post("/api/v2/assets/from-hash", body).json()["tags"] == ["second"]
+    assert upload().json()["tags"] == []
+    for wrong in ([str(n) for n in range(11)], ["x" * 101], [""]):
+        assert upload(*wrong).status_code == 422
+    assert person.post("/api/v2/assets/from-hash", {**body, "tags": "x"}).status_code == 422
+
+
 def test_events_tell_a_run_until_its_end(client):
     job = client.submit(client.workflows.from_json(graphs.sleep(1.5, steps=15, seed=7)))
     seen = list(job.events())

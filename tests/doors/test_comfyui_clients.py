@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from script.harness import graphs
 from script.harness.waiting import wait_for
+from tests.doors import npm
 
 # The address and, since the tests' ComfyUI has tiny models on a CPU, the model, the size and the steps.
 REPLACED = (
@@ -94,26 +94,19 @@ const images = await Promise.all(made.images.images.map((image) => api.getImage(
 const sizes = images.map((image) => image.size);
 const history = Object.keys(await api.getHistories(5));
 const checkpoints = await api.getCheckpoints();
-console.log(JSON.stringify({ told, sizes, history, checkpoints }));
+await api.storeSetting("theme", "dark");
+const theme = await api.getSetting("theme");
+await api.storeUserData("workflows/a.json", { a: 1 });
+const kept = await (await api.getUserData("workflows/a.json")).json();
+const { storage } = await api.getUserConfig();
+console.log(JSON.stringify({ told, sizes, history, checkpoints, theme, kept, storage }));
 process.exit(0);
 """
 
 
 @pytest.fixture(scope="session")
 def comfyui_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which Node finds the SDK of npm."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("needs npm and node")
-    folder = tmp_path_factory.mktemp("sdk")
-    (folder / "package.json").write_text('{"type": "module"}')
-    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    done = subprocess.run(
-        [npm, "install", *options, SDK], cwd=folder, capture_output=True, text=True, timeout=240
-    )
-    if done.returncode:
-        pytest.skip(f"npm gives no {SDK}: {done.stderr[-300:]}")
-    return folder
+    return npm.install(SDK, tmp_path_factory.mktemp("sdk"))
 
 
 def test_the_sdk_of_npm_runs(gpu_worker: Any, comfyui_sdk: Path):
@@ -136,3 +129,4 @@ def test_the_sdk_of_npm_runs(gpu_worker: Any, comfyui_sdk: Path):
     assert all(told["sizes"])
     assert told["history"] == list(person.get("/comfyui/history").json())
     assert "tiny-sd15.safetensors" in told["checkpoints"]
+    assert (told["theme"], told["kept"], told["storage"]) == ("dark", {"a": 1}, "server")

@@ -8,16 +8,19 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from mcp import MCPError
 from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
 from script.harness import graphs
+from tests.doors import npm
 
 
 @pytest.fixture
@@ -169,3 +172,28 @@ def test_a_large_file_is_no_resource(person):
     large = {"file": ("large.txt", b"x" * (8 * 1024 * 1024 + 1), "text/plain")}
     id_ = person.post("/files/upload", files=large).json()["file_id"]
     assert "download it" in refusal(person, f"comfyserve://files/{id_}")
+
+
+@pytest.fixture(scope="session")
+def mcp_remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = npm.install("mcp-remote@0.15.1", tmp_path_factory.mktemp("mcp-remote"))
+    return folder / "node_modules" / "mcp-remote" / "dist" / "proxy.js"
+
+
+def test_clients_that_only_start_programs_use_npms_mcp_remote(person, mcp_remote):
+    """As docs/integrations.md configures Claude Desktop."""
+    app = colour_app(person)
+    key = person.post("/auth/keys", {"name": "desktop"}).json()["key"]
+    header = f"Authorization:Bearer {key}"
+    server = StdioServerParameters(
+        command="node",
+        args=[str(mcp_remote), f"{person.url}/mcp", "--header", header, "--transport", "http-only"],
+        env={**os.environ, "MCP_REMOTE_CONFIG_DIR": str(mcp_remote.parent / "state")},
+    )
+
+    async def asked() -> Any:
+        async with Client(stdio_client(server)) as client:
+            return await client.call_tool("run_app", {"app": app, "inputs": {"color": 0xFF0000}})
+
+    result = asyncio.run(asyncio.wait_for(asked(), 120))
+    assert said(result)["status"] == "completed"

@@ -1,0 +1,55 @@
+"""ComfyUI's own front end in a browser, with ComfyUI's routes of this service behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from script.harness import graphs
+from script.harness.waiting import wait_for
+from tests.doors.caddy import FRONT_END, caddy
+
+RUN = """
+async (prompt) => {
+    const app = window.app;
+    await app.loadApiJson(prompt, "tests");
+    await app.queuePrompt(0);
+}
+"""
+SAVE = """
+async () => {
+    const api = window.comfyAPI.api.api;
+    await api.storeUserData("workflows/kept.json", { nodes: [] });
+    await api.storeSetting("Comfy.Locale", "en");
+    const files = await api.listUserDataFullInfo("workflows");
+    return files.map((file) => file.path);
+}
+"""
+
+
+def test_the_front_end_runs_a_workflow_and_keeps_files(
+    gpu_worker: Any, comfyui: Any, browser: Any, tmp_path: Path
+):
+    person = gpu_worker.person()
+    key = person.post("/auth/keys", {"name": "front end", "scope": "comfyui"}).json()["key"]
+    [files] = Path(comfyui.install).glob("venv/lib/python3*/site-packages/comfyui_frontend_package/static")
+    server = f"127.0.0.1:{gpu_worker.port}"
+    page = browser.new_page()
+    failed: list[str] = []
+    page.on("response", lambda got: failed.append(f"{got.status} {got.url}") if got.status >= 400 else None)
+    with caddy(FRONT_END, folder=tmp_path, key=key, server=server, files=files) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=120_000)
+        print("FAILED", failed)
+        page.evaluate(RUN, json.loads(json.dumps(graphs.colour(0x00FF00))))
+        [entry] = wait_for(
+            lambda: list(person.get("/comfyui/history").json().values()), seconds=60, what="the prompt"
+        )
+        assert entry["status"]["completed"]
+        assert "kept.json" in page.evaluate(SAVE)
+        print("FAILED", failed)
+        page.screenshot(path="/tmp/fe/shot.png")
+    page.close()
+    assert person.get("/comfyui/settings").json()["Comfy.Locale"] == "en"
+    assert failed == []
