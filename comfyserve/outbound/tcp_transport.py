@@ -20,7 +20,7 @@ def abort_stalled_writes(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
     if line is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         try:
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
-        except OSError:
+        except (OSError, ValueError):
             pass  # a Unix socket, or closed already
 
 

@@ -223,6 +223,37 @@ def test_one_client_has_so_many_connections_and_no_more(settings, monkeypatch):
     assert not protocol._open  # what has closed does not count
 
 
+def test_a_client_that_leaves_is_told_to_the_request_that_is_answered(caplog):
+    """Although others wait behind it on the same connection: nothing is written to a closed one."""
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    async def scene() -> list[str]:
+        heard: list[str] = []
+        asked, ended = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            asked.set()
+            while (message := await receive())["type"] == "http.request":
+                pass
+            heard.append(message["type"])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            ended.set()
+
+        config, loop = Config(app, lifespan="off", log_config=None), asyncio.get_running_loop()
+        made = lambda: protocol.Protocol(config, ServerState(), {}, loop)  # noqa: E731
+        async with await loop.create_server(made, "127.0.0.1", 0) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            await asyncio.wait_for(asked.wait(), 10)
+            writer.transport.abort()
+            await asyncio.wait_for(ended.wait(), 10)
+        return heard
+
+    assert asyncio.run(scene()) == ["http.disconnect"]
+    assert "Exception in ASGI application" not in caplog.text
+
+
 class TestLanes:
     def test_no_more_than_its_width_are_inside_and_too_many_are_refused(self):
         async def scene() -> tuple[int, bool]:

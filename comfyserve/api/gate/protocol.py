@@ -10,9 +10,10 @@ import asyncio
 import ipaddress
 from asyncio import TimerHandle
 from collections import Counter
+from typing import Any
 
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADER_SECONDS = 15.0  # from the connection, or the end of the last response, to the end of the headers
 HEADER_BYTES = 64 * 1024
@@ -41,6 +42,7 @@ class Protocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = True
     _counted = ""
+    _answered: RequestResponseCycle | None = None  # the request that the application has now
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -80,7 +82,15 @@ class Protocol(HttpToolsProtocol):
             _open[self._counted] -= 1
             if not _open[self._counted]:
                 del _open[self._counted]
+        if self._answered is not None:
+            # uvicorn only tells the last request, which waits if the client has sent several at once.
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _await_headers(self) -> None:
         self._header_timer = self.loop.call_later(HEADER_SECONDS, self._too_slow)
