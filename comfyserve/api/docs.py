@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -22,18 +23,33 @@ POLICY = (
 )
 
 
-@lru_cache(maxsize=1)
+# Anybody may ask for the schema, and many at once: one thread makes it, the others wait. drf-spectacular's
+# generator is not thread-safe either.
+_making = threading.RLock()
+
+
 def schema() -> dict[str, Any]:
     """The full schema; generated once per process, which takes some 100 ms."""
+    with _making:
+        return _schema()
+
+
+def rendered(renderer: Callable[[], BaseRenderer]) -> bytes:
+    """The public schema, rendered once per process: as YAML it takes 150 ms."""
+    with _making:
+        return _rendered(renderer)
+
+
+@lru_cache(maxsize=1)
+def _schema() -> dict[str, Any]:
     made: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
     return made
 
 
 @lru_cache(maxsize=8)
-def rendered(renderer: Callable[[], BaseRenderer]) -> bytes:
-    """The public schema, rendered once per process: as YAML it takes 150 ms, and anybody may ask for it."""
+def _rendered(renderer: Callable[[], BaseRenderer]) -> bytes:
     made = renderer()
-    text = made.render(schema(), made.media_type, {})
+    text = made.render(_schema(), made.media_type, {})
     return text if isinstance(text, bytes) else str(text).encode()
 
 
@@ -49,7 +65,7 @@ class SchemaView(SpectacularAPIView):
             return Response(own, headers=headers | {"Cache-Control": "private, no-store"})
         charset = f"; charset={renderer.charset}" if renderer.charset else ""
         content_type = f"{renderer.media_type}{charset}"
-        content = rendered(type(renderer))  # type: ignore[arg-type]  # classes are hashable
+        content = rendered(type(renderer))
         return HttpResponse(content, content_type=content_type, headers=headers)
 
     def schema_for(self, request: Request) -> dict[str, Any] | None:  # noqa: ARG002

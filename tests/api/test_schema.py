@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 import yaml
 from django.conf import settings
 from django.core.management import call_command
-from drf_spectacular.generators import EndpointEnumerator
+from drf_spectacular.generators import EndpointEnumerator, SchemaGenerator
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from comfyserve.api import docs
 from comfyserve.api.docs import schema
 from tests.factories import Api
 
@@ -32,6 +35,31 @@ def examples() -> Iterator[Any]:
             for media in body.get("content", {}).values():
                 for title, example in media.get("examples", {}).items():
                     yield pytest.param(media["schema"], example["value"], id=f"{name} {where} {title}")
+
+
+def test_it_is_made_once_however_many_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may ask, and many generating it at once would stop the server for a while."""
+    made: list[None] = []
+    go_on, asked = threading.Event(), threading.Barrier(9)
+    original = SchemaGenerator.get_schema
+
+    def counted(self: SchemaGenerator, **options: Any) -> Any:
+        made.append(None)
+        go_on.wait(20)
+        return original(self, **options)
+
+    def ask() -> dict[str, Any]:
+        asked.wait(20)
+        return schema()
+
+    monkeypatch.setattr(SchemaGenerator, "get_schema", counted)
+    docs._schema.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(ask) for _ in range(8)]
+        asked.wait(20)
+        go_on.set()
+        assert all(each.result() is found[0].result() for each in found)
+    assert len(made) == 1
 
 
 class TestSchema:
@@ -82,7 +110,7 @@ class TestServed:
     def test_it_is_rendered_once(self, stranger: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         """As YAML it takes long, and anybody may ask for it."""
         first = stranger.get("/schema")
-        monkeypatch.setattr("comfyserve.api.docs.schema", lambda: pytest.fail("it was rendered again"))
+        monkeypatch.setattr("comfyserve.api.docs._schema", lambda: pytest.fail("it was rendered again"))
         second = stranger.get("/schema")
         assert second.content == first.content
         assert second["Content-Type"] == first["Content-Type"] == "application/vnd.oai.openapi; charset=utf-8"
