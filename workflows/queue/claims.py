@@ -85,6 +85,26 @@ _POSTED_AT_ONCE = "%s::varchar IS NOT NULL AND attempt = 0 AND NOT has_input_fil
 FRESH_SECONDS = 1.0
 
 
+_TAKE_SQL = f"""
+    WITH next AS ({scheduling.NEXT_SQL}), e AS (
+        UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
+            claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
+            suspect_lease = NULL,
+            posted_at = CASE WHEN {_POSTED_AT_ONCE} THEN now() END,
+            boot = CASE WHEN {_POSTED_AT_ONCE} THEN %s::varchar ELSE '' END
+        FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
+    ), line AS (
+        INSERT INTO workflows_logline (execution_id, level, message)
+        SELECT id, 'INFO', 'Taken by worker ' || worker
+            || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
+    ), busy AS (
+        UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
+    )
+    SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
+    WHERE e.posted_at IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off'
+"""  # noqa: S608  (contains no user input)
+
+
 def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
     """Claim the next execution for `worker`, or return None if none is available. One round trip.
 
@@ -95,24 +115,7 @@ def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()
     records the post later; until then a crash may lose the claim without harm, so the commit is asynchronous.
     """
     found = _claims(
-        f"""
-        WITH next AS ({scheduling.NEXT_SQL}), e AS (
-            UPDATE workflows_execution SET claim_token = %s, worker = %s, attempt = attempt + 1,
-                claimed_at = now(), lease_expires_at = now() + make_interval(secs => %s),
-                suspect_lease = NULL,
-                posted_at = CASE WHEN {_POSTED_AT_ONCE} THEN now() END,
-                boot = CASE WHEN {_POSTED_AT_ONCE} THEN %s::varchar ELSE '' END
-            FROM next WHERE workflows_execution.id = next.id RETURNING workflows_execution.*
-        ), line AS (
-            INSERT INTO workflows_logline (execution_id, level, message)
-            SELECT id, 'INFO', 'Taken by worker ' || worker
-                || CASE WHEN attempt > 1 THEN ', attempt ' || attempt ELSE '' END FROM e
-        ), busy AS (
-            UPDATE workflows_worker SET idle = false FROM e WHERE name = e.worker AND idle
-        )
-        SELECT {_CLAIM_FIELDS} FROM e JOIN workflows_graph g ON g.execution_id = e.id
-        WHERE e.posted_at IS NOT NULL OR set_config('synchronous_commit', 'off', true) = 'off'
-        """,  # noqa: S608  (contains no user input)
+        _TAKE_SQL,
         [
             worker,
             list(unless_for),

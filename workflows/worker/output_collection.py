@@ -65,10 +65,8 @@ def collect(
                 most = _left_of(room, stored.values())
                 stored[written] = _store(claim, written, client=client, alive=alive, most=most)
         except (NotFound, Unreachable, CannotConvert, _OverQuota) as exc:
-            if isinstance(exc, Unreachable):
-                failures[written] += client.ping()
-                if failures[written] < VIEW_TRIES:
-                    raise
+            if isinstance(exc, Unreachable) and _may_come_back(written, failures, client):
+                raise
             left_out += isinstance(exc, _OverQuota)
             lines.append(_missing(claim, written, exc))
             continue
@@ -81,6 +79,12 @@ def collect(
             left_out += 1
             lines.append(made)
     return outputs, lines, left_out
+
+
+def _may_come_back(written: OutputFile, failures: Counter[OutputFile], client: Client) -> bool:
+    """False once a ComfyUI that responds has failed VIEW_TRIES times to return the file."""
+    failures[written] += client.ping()
+    return failures[written] < VIEW_TRIES
 
 
 class _OverQuota(Exception):

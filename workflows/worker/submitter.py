@@ -10,7 +10,7 @@ from django.conf import settings
 
 from comfyserve import secret_box
 from comfyserve.db import connections
-from comfyui import Refused, Unreachable
+from comfyui import Refused, Submitted, Unreachable
 from workflows.fleet import registry
 from workflows.graph import advice, comfyui_errors, input_files, model_usage, node_info, node_policy, parsing
 from workflows.graph.comfyui_errors import Fault
@@ -206,6 +206,11 @@ class Submitter(Attempt):
         except Unreachable as exc:
             return self._post_unanswered(exc)
         self._status_due = time.monotonic() + STATUS_SECONDS
+        self._warn(submitted, classes)
+        return None
+
+    def _warn(self, submitted: Submitted, classes: node_info.Classes) -> None:
+        """Tell the user what ComfyUI leaves out, and what looks like a mistake."""
         prompt = self.claim.prompt
         self._warnings = comfyui_errors.dropped(
             submitted.node_errors,
@@ -218,7 +223,6 @@ class Submitter(Attempt):
         )
         for sentence in self._warnings:
             self._note(Line(sentence, Level.WARNING))
-        return None
 
     def _classes(self) -> node_info.Classes:
         """Node classes of its ComfyUI; empty if the database is unavailable. Only used for messages."""
