@@ -11,7 +11,7 @@ from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
 from workflows.models import Execution, Worker
-from workflows.queue import requeueing
+from workflows.queue import holds
 from workflows.worker import attempt
 from workflows.worker import backend as backends
 from workflows.worker.backend import Backend
@@ -91,7 +91,7 @@ def came_back(execution_id: str) -> Execution | None:
 
 
 def serve_again(rig: Rig) -> None:
-    requeueing.lift_backoff()
+    holds.lift_backoff()
     rig.slots.serve_in_thread()
 
 

@@ -28,8 +28,8 @@ from tests.workflows.rig import Rig, after, before, sleep
 from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
-from workflows.queue import requeueing, state_machine
-from workflows.worker import attempt, runner, slots
+from workflows.queue import holds, state_machine
+from workflows.worker import attempt, held_claim, runner, slots
 from workflows.worker import backend as backends
 from workflows.worker.maintenance import Upkeep
 
@@ -102,7 +102,7 @@ def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_pr
 
 
 def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
-    monkeypatch.setattr(slots, "ALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 1.0)
     stuck = threading.Event()
     original = state_machine.begin
 
@@ -122,7 +122,7 @@ def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
 
 # -- the storage -------------------------------------------------------------------------------------
 def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
-    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.5)
     free = threading.Event()
     for _ in range(slots.COLLECTORS):
         rig.slots._collectors.submit(free.wait, 20)
@@ -172,7 +172,7 @@ def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(4)]
     for _ in range(12):
-        requeueing.lift_backoff()
+        holds.lift_backoff()
         rig.slots.serve()
         time.sleep(0.05)
     assert {rig.status(id_) for id_ in ids} == {"pending"}
@@ -301,7 +301,7 @@ def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
     execution_id = api.post("/workflows/execute", {"workflow": graphs.colour(1)}).json()["execution_id"]
     # As when the last one of this user ended while this one was being submitted.
     Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
-    assert requeueing.lift_quotas() == 1
+    assert holds.lift_quotas() == 1
     assert not held(execution_id)
 
 
@@ -313,5 +313,5 @@ def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
     ids = [response.json()["execution_id"] for response in sent]
     assert [held(id_) for id_ in ids] == [False, True, True]
     UserLimits.objects.filter(user=user).delete()
-    assert requeueing.lift_quotas() == 2
+    assert holds.lift_quotas() == 2
     assert [held(id_) for id_ in ids] == [False, False, False]

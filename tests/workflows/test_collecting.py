@@ -18,7 +18,7 @@ from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.workflows.rig import sleep
 from workflows.models import Execution
-from workflows.worker import finalize, output_collection, slots
+from workflows.worker import finalize, held_claim, output_collection
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_a_run_that_is_cancelled_while_its_outputs_are_tried_leaves_nothing(rig,
 
 
 def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
-    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.5)
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
     def slow(key: str, *args: Any, on_bytes: Any, **given: Any) -> None:
@@ -181,7 +181,7 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
 
 
 def test_an_upload_that_stands_still_is_none(rig, monkeypatch):
-    monkeypatch.setattr(slots, "ALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.3)
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
     def stuck(key: str, *args: Any, **given: Any) -> None:

@@ -27,7 +27,7 @@ from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one 
 from workflows import tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
-from workflows.queue import claims, requeueing, scheduling
+from workflows.queue import claims, holds, requeueing, scheduling
 from workflows.worker import attempt, runner
 from workflows.worker import backend as backends
 from workflows.worker.maintenance import Upkeep
@@ -94,7 +94,7 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     rig.comfyui.faults.hang.clear()
     rig.comfyui.restart()  # what else can an operator do
     assert rig.backend.session.wait_connected(5)
-    requeueing.lift_backoff()
+    holds.lift_backoff()
     assert rig.status(execution_id) == "pending"
     assert rig.cancel(execution_id) == 200
 
@@ -162,7 +162,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
-    wait_for(requeueing.lift_backoff, what="the backoff to be over")
+    wait_for(holds.lift_backoff, what="the backoff to be over")
     rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)
@@ -182,7 +182,7 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
-    requeueing.lift_backoff()
+    holds.lift_backoff()
     rig.slots.serve_in_thread()
     for execution_id in ids:
         rig.ends(execution_id, "completed")

@@ -25,7 +25,7 @@ from tests.workflows.rig import sleep
 from workflows.fleet import registry
 from workflows.metrics import store
 from workflows.models import Execution, Worker
-from workflows.queue import claims, duties, requeueing
+from workflows.queue import claims, duties, holds, requeueing
 from workflows.webhooks import dispatcher
 from workflows.worker import sweeps
 from workflows.worker.maintenance import Upkeep
@@ -102,7 +102,7 @@ def test_a_locked_row_does_not_stop_backoffs_from_ending(rig):
     for claim in (held, other):
         requeueing.requeue(claim, reason="a test", hold_seconds=0.001)
     with locked(held.execution_id), limited(2):
-        assert wait_for(requeueing.lift_backoff) == 1
+        assert wait_for(holds.lift_backoff) == 1
 
 
 def test_a_worker_takes_over_what_it_can(rig):

@@ -30,7 +30,7 @@ from script.harness import graphs
 from tests.factories import make_user
 from workflows import notify
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
-from workflows.queue import claims, requeueing, state_machine, submission
+from workflows.queue import claims, holds, requeueing, state_machine, submission
 from workflows.queue.claims import Claim
 from workflows.queue.requeueing import MAX_FAULTS, MAX_RETURNS
 from workflows.queue.state_machine import Outcome
@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def end_the_backoff(self) -> None:
         sql("UPDATE workflows_execution SET held_until = now() - interval '1 s' WHERE held = 'backoff'")
-        assert self._do(requeueing.lift_backoff) == sum(known.held for known in self.known.values())
+        assert self._do(holds.lift_backoff) == sum(known.held for known in self.known.values())
         for known in self.known.values():
             known.held = False
 

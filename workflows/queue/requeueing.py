@@ -1,4 +1,4 @@
-"""Requeues executions: those returned by workers, those held by dead workers, and those whose hold is over.
+"""Requeues executions: those returned by workers, and those held by dead workers.
 
 Follows the rules of `state_machine`: conditional updates, and False if the row changed in the meantime.
 """
@@ -153,34 +153,6 @@ def reap() -> int:
         )
         store.add("lease_losses", "reaped", count=len(taken))
     return len(taken)
-
-
-def lift_backoff() -> int:
-    """Release executions whose backoff has ended; return their number."""
-    due = Execution.objects.filter(status=Status.PENDING, held=Held.BACKOFF, held_until__lt=Now())
-    with transaction.atomic():
-        free = due.select_for_update(skip_locked=True).values_list("id", flat=True)
-        lifted = Execution.objects.filter(id__in=list(free)).update(held=None, held_until=None)
-        if lifted:
-            transaction.on_commit(notify.ticket)
-    return lifted
-
-
-def lift_quotas() -> int:
-    """Release executions that their user's quota no longer holds back; return their number.
-
-    Usually this happens when an execution ends. This catches the rest: two transactions that do not see each
-    other (the last execution ends while the next is submitted), and changed limits.
-    """
-    waiting = Execution.objects.filter(status=Status.PENDING, held=Held.QUOTA)
-    lifted = 0
-    for user_id in waiting.values_list("user_id", flat=True).distinct():
-        with transaction.atomic():
-            if scheduling.lock_submissions(user_id=user_id, wait=False):
-                lifted += scheduling.lift_quota(user_id=user_id, or_all=True)
-    if lifted:
-        notify.ticket()
-    return lifted
 
 
 def fail_stale(*, older_than: timedelta, limit: int = 100) -> int:

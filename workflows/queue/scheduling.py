@@ -14,7 +14,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
-from accounts import quotas
 from comfyserve.db import rows
 from comfyserve.db.locks import AdvisoryLock
 from workflows import notify
@@ -389,28 +388,3 @@ def lock_submissions(*, user_id: int, wait: bool = True) -> bool:
     lock = [int(AdvisoryLock.SUBMISSIONS), user_id]
     cursor = rows.prepared(f"SELECT {function}(%s::int, %s::int)", lock)
     return wait or bool(cursor.fetchall()[0][0])
-
-
-def lift_quota(*, user_id: int, or_all: bool = False) -> int:
-    """Release as many of the user's held executions as may run concurrently; return the number released.
-
-    The rest stay `held`, so that they do not block others. `or_all`: release all if the user has no limit
-    (any more); without it, users without a limit are skipped.
-    """
-    limit = quotas.running_at_once(user_id=user_id)
-    if limit is None and not or_all:
-        return 0
-    return rows.execute(
-        """
-        UPDATE workflows_execution SET held = NULL, held_until = statement_timestamp() WHERE id IN (
-            SELECT id FROM workflows_execution
-            WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
-            ORDER BY turn, created_at
-            LIMIT CASE WHEN %(limit)s::int IS NOT NULL THEN greatest(0, %(limit)s::int - (
-                SELECT count(*) FROM workflows_execution
-                WHERE user_id = %(user)s AND status IN ('pending', 'running')
-                  AND held IS DISTINCT FROM 'quota')) END
-            FOR UPDATE SKIP LOCKED)
-        """,
-        {"user": user_id, "limit": limit},
-    )

@@ -43,7 +43,7 @@ from workflows.models import (
 from workflows.presentation import end_message, selectors
 from workflows.webhooks import outbox
 
-from . import batch_countdown, claims, execution_log, partner_keys, scheduling, transitions
+from . import batch_countdown, claims, execution_log, holds, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -170,7 +170,7 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
             told[0] = _packed(claim, execution, outcome, read_lines())
         if read_limit() is not None:
-            scheduling.lift_quota(user_id=claim.user_id)
+            holds.lift_quota(user_id=claim.user_id)
         scheduling.charge([used])
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
@@ -278,7 +278,7 @@ def cancel(execution_id: UUID, *, by: str = "its user") -> bool:
         transitions.follow_up([execution_id], event=WebhookEvent.CANCELLED)
         if row["claim_token"] is not None:
             _notify_worker(execution_id)
-        scheduling.lift_quota(user_id=row["user_id"])
+        holds.lift_quota(user_id=row["user_id"])
         scheduling.charge(ended)
         claimed = row["claim_token"] is not None
         transaction.on_commit(
@@ -301,7 +301,7 @@ def cancel_all(ids: Sequence[UUID], *, by: str) -> int:
         for execution_id, token, _, _ in found:
             if token is not None:
                 _notify_worker(execution_id)
-        scheduling.lift_quota(user_id=found[0][2])
+        holds.lift_quota(user_id=found[0][2])
         scheduling.charge(ended)
         transaction.on_commit(lambda: _tell_revoked(found))
     return len(found)

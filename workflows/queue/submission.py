@@ -25,7 +25,7 @@ from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Lev
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
-from . import deletion, execution_log, matching, partner_keys, scheduling, state_machine
+from . import deletion, execution_log, holds, matching, partner_keys, scheduling, state_machine
 from .execution_log import Line
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def submit_works(
         ]  # fmt: skip
         _write(executions, prepared, webhook=options.get("webhook"))
         if limited:
-            scheduling.lift_quota(user_id=user.pk)
+            holds.lift_quota(user_id=user.pk)
     for execution, each in zip(executions, prepared, strict=True):
         nodes, id_ = len(each.work.graph.prompt), str(execution.id)
         logger.info("Accepted, %d nodes, priority %s", nodes, priority, extra={"execution_id": id_})

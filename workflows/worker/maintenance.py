@@ -30,7 +30,8 @@ from workflows.presentation import selectors
 from workflows.queue import claims, state_machine
 
 from . import cleanup, gpus
-from .slots import Held, Slots
+from .held_claim import Held
+from .slots import Slots
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from . import finalize
 from .afterwards import Afterwards
 from .attempt import Ended, Gone
 from .backend import Backend
+from .held_claim import Held
 from .runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -35,33 +36,6 @@ MAX_UNCOLLECTED = 8  # claim nothing new while this many executions are uncollec
 COLLECTORS = 4
 PAUSED = "its worker is paused"
 LONG_SECONDS = 5.0  # while a shorter run is on, what is staged stays: it is next in a moment
-ALIVE_SECONDS = 120.0  # a claim whose thread shows no sign of life for this long is not renewed any more
-
-
-class Held:
-    """A claim that this worker holds, running or being collected."""
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.runner: Runner | None = None
-        self.queued = False  # ended in ComfyUI, waiting for a free collector
-        self._abandoned = False
-        self._alive_at = time.monotonic()
-
-    def alive(self) -> bool:
-        """Report that its thread is alive; return whether the claim is still wanted."""
-        self._alive_at = time.monotonic()
-        return not self._abandoned
-
-    @property
-    def shows_life(self) -> bool:
-        latest = max(self._alive_at, self.runner.alive_at if self.runner else 0.0)
-        return self.queued or time.monotonic() - latest < ALIVE_SECONDS
-
-    def abandon(self) -> None:
-        self._abandoned = True
-        if self.runner is not None:
-            self.runner.abandon()
 
 
 class Slots:

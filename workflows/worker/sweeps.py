@@ -15,7 +15,7 @@ from django.conf import settings
 
 from comfyserve.db import connections
 from workflows.metrics import store
-from workflows.queue import duties, matching, requeueing, scheduling
+from workflows.queue import duties, holds, matching, requeueing, scheduling
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ def _fail_stale() -> None:
 # Name, fleet-wide interval in seconds, function.
 DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
     ("reap", 3.0, lambda: requeueing.reap()),
-    ("backoff", 2.0, lambda: requeueing.lift_backoff()),
-    ("quotas", 3.0, lambda: requeueing.lift_quotas()),
+    ("backoff", 2.0, lambda: holds.lift_backoff()),
+    ("quotas", 3.0, lambda: holds.lift_quotas()),
     ("lacking", 5.0, lambda: matching.lift()),
     ("order", 3.0, lambda: scheduling.settle_served()),
     ("fold", 3.0, lambda: store.fold()),
