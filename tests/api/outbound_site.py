@@ -1,10 +1,16 @@
-"""A server whose pages answer in all the ways that the outbound client must bear."""
+"""A server whose pages answer in all the ways that the outbound client must bear, and names to look up."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from comfyserve.outbound import client
 
 
 class Site:
@@ -104,3 +110,36 @@ class Site:
     def page_silent(self, handler: BaseHTTPRequestHandler) -> None:
         self.release.wait(10)
         handler.close_connection = True
+
+
+def fetch(url: str, **options: Any) -> bytes:
+    with client.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
+        return b"".join(answer.chunks())
+
+
+def fake_dns(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
+    """Names with the answers to one look-up after the other; the last one stays. Others are unknown."""
+    known: dict[str, list[list[str]]] = {}
+
+    def look_up(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+        try:
+            socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+            addresses = [host]
+        except OSError:
+            if host not in known:
+                raise socket.gaierror("unknown") from None
+            answers = known[host]
+            addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [
+            (
+                socket.AF_INET6 if ":" in address else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (address, port),
+            )
+            for address in addresses
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known

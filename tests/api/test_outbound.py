@@ -15,7 +15,7 @@ import pytest
 from comfyserve.outbound import addresses, client
 from comfyserve.outbound.client import Refused, TookTooLong, TooLarge, Unreachable, Unusable
 from script.harness.waiting import wait_for
-from tests.api.outbound_site import Site
+from tests.api.outbound_site import Site, fake_dns, fetch
 
 
 @pytest.fixture
@@ -26,38 +26,9 @@ def site(settings) -> Iterator[Site]:
     site.stop()
 
 
-def fetch(url: str, **options) -> bytes:
-    with client.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
-        return b"".join(answer.chunks())
-
-
 @pytest.fixture
 def dns(monkeypatch) -> dict[str, list[list[str]]]:
-    """Names with the answers to one look-up after the other; the last one stays. Others are unknown."""
-    known: dict[str, list[list[str]]] = {}
-
-    def look_up(host, port, *args, **kwargs):
-        try:
-            socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-            addresses = [host]
-        except OSError:
-            if host not in known:
-                raise socket.gaierror("unknown") from None
-            answers = known[host]
-            addresses = answers.pop(0) if len(answers) > 1 else answers[0]
-        return [
-            (
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM,
-                6,
-                "",
-                (address, port),
-            )
-            for address in addresses
-        ]
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return known
+    return fake_dns(monkeypatch)
 
 
 class TestSlowDNS:

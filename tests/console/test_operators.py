@@ -1,4 +1,4 @@
-"""The console's workers, models, users, files, deliveries and audit log; and who may do what there."""
+"""The console's workers, models, users and audit log; and who may do what there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -17,23 +15,31 @@ from django.test.utils import CaptureQueriesContext
 from accounts import api_keys, audit, sessions
 from accounts.audit_models import AuditEntry
 from accounts.models import ApiKey, User, UserLimits
-from files.models import Destination, File, Kind, Pin
-from models_registry.models import Command, Download, Host, Model, ModelFile
+from models_registry.models import Command, Download
 from tests.console.conftest import client_of
+from tests.console.operating import (
+    AUDIT,
+    DELIVERIES,
+    DESTINATIONS,
+    FILES,
+    KEYS,
+    MODELS,
+    PAGES,
+    SENT_FILES,
+    USERS,
+    WORKERS,
+    act,
+    last,
+    make_model,
+    one_of_each,
+    page_of,
+)
 from tests.console.test_executions import EVIL, submitted
 from tests.factories import make_user
 from tests.health.test_workers import make_worker
-from workflows.models import Delivery, DeliveryAttempt, Output, OutputDelivery, Worker
+from workflows.models import Worker
 
 pytestmark = pytest.mark.django_db
-WORKERS, MODELS, FILES = "/admin/workflows/worker/", "/admin/models_registry/model/", "/admin/files/file/"
-DELIVERIES, USERS, KEYS = "/admin/workflows/delivery/", "/admin/accounts/user/", "/admin/accounts/apikey/"
-AUDIT = "/admin/accounts/auditentry/"
-DESTINATIONS, SENT_FILES = "/admin/files/destination/", "/admin/workflows/outputdelivery/"
-PAGES = [
-    WORKERS, MODELS, FILES, DELIVERIES, USERS, KEYS, AUDIT, DESTINATIONS, SENT_FILES,
-    "/admin/workflows/execution/",
-]  # fmt: skip
 MAX_QUERIES = 12
 
 
@@ -63,81 +69,6 @@ def clerk(groups: None) -> Client:
 @pytest.fixture
 def alice() -> User:
     return make_user("alice")
-
-
-def make_file(user: User, *, filename: str = "a.png") -> File:
-    key = default_storage.save("uploads/test", ContentFile(b"x"))
-    return File.objects.create(
-        user=user, kind=Kind.UPLOAD, filename=filename, content_type="image/png", size=1, sha256="0", key=key,
-        thumbnail_key="thumbnails/x.webp",
-    )  # fmt: skip
-
-
-def make_model(name: str = "tiny.safetensors", *, host: str = "gpu", **file: Any) -> Model:
-    place, _ = Host.objects.get_or_create(name=host, defaults={"bridge": True})
-    model = Model.objects.create(type="checkpoint", name=name)
-    about = {"folder": "checkpoints", "path": f"/models/{name}", "size": 5 * 1024**2, "changed": 0.0, **file}
-    ModelFile.objects.create(model=model, host=place, **about)
-    return model
-
-
-def make_delivery(user: User, *, state: str = "failed", **more: Any) -> Delivery:
-    execution = submitted(user)
-    about = {"event": "workflow.completed", "url": "https://example.com/hook", "host": "example.com", **more}
-    delivery = Delivery.objects.create(execution=execution, user=user, state=state, **about)
-    DeliveryAttempt.objects.create(delivery=delivery, status_code=500, duration_ms=3, answer=EVIL)
-    return delivery
-
-
-def make_file_delivery(user: User, *, state: str = "failed", name: str = "x", **more: Any) -> OutputDelivery:
-    """Of a file to a bucket of this user."""
-    destination, _ = Destination.objects.get_or_create(
-        user=user, name=name[:63], defaults={"endpoint": "https://s3.example.com", "secret": "hidden-secret"}
-    )
-    execution = submitted(user)
-    output = Output.objects.create(execution=execution, node_id="1", group="images", position=0)
-    about = {"destination": destination, "url": "https://s3.example.com/b/x", **more}
-    return OutputDelivery.objects.create(
-        output=output, execution=execution, user=user, filename=name, state=state, **about
-    )
-
-
-def one_of_each(user: User, *, name: str = "x") -> dict[str, Any]:
-    """An object for each list, by the list's address."""
-    make_worker(name, gpus=[{"name": name, "usage_percent": 3}], devices=[{"name": name, "vram_free": 1}])
-    model = make_model(name, host=name, loaded_bytes=7)
-    Download.objects.create(model=model, host_id=name, url="https://example.com", error=name)
-    delivery = make_delivery(user, error=name, host=name[:50])
-    sent = make_file_delivery(user, name=name, error=name)
-    key, _ = api_keys.create(user=user, name=name)
-    audit.record("x", on=user, changes={"name": (name, name)}, note=name)
-    return {
-        WORKERS: Worker.objects.get(name=name).pk,
-        MODELS: model.pk,
-        FILES: make_file(user, filename=name).pk,
-        DELIVERIES: delivery.pk,
-        DESTINATIONS: sent.destination_id,
-        SENT_FILES: sent.pk,
-        USERS: user.pk,
-        KEYS: key.pk,
-        AUDIT: AuditEntry.objects.get(action="x", note=name).pk,
-    }
-
-
-def page_of(address: str, pk: Any) -> str:
-    from django.contrib.admin.utils import quote
-
-    return f"{address}{quote(pk)}/change/"
-
-
-def act(client: Client, address: str, action: str, *pks: Any, **answer: str) -> Any:
-    """What the browser sends after the question was answered with yes."""
-    chosen = {"action": action, "index": "0", "_selected_action": [str(pk) for pk in pks]}
-    return client.post(address, {**chosen, "confirmed": "yes", **answer}, follow=True)
-
-
-def last(action: str) -> AuditEntry:
-    return AuditEntry.objects.filter(action=action).latest("id")
 
 
 class TestEveryPage:
@@ -362,71 +293,6 @@ class TestUsers:
         act(console, KEYS, "revoke", key.pk)
         assert not ApiKey.objects.exists()
         assert AuditEntry.objects.filter(action__startswith="key.revoke").count() == 1
-
-
-class TestFilesAndDeliveries:
-    def test_a_file_goes_with_its_bytes(
-        self, console: Client, alice: User, django_capture_on_commit_callbacks: Any
-    ) -> None:
-        file = make_file(alice)
-        with django_capture_on_commit_callbacks(execute=True):
-            act(console, FILES, "remove", file.pk)
-        assert not File.objects.exists()
-        assert not default_storage.exists(file.key)
-        assert last("file.remove").object_id == file.pk
-
-    def test_a_file_that_is_needed_stays(self, console: Client, alice: User) -> None:
-        file = make_file(alice)
-        Pin.objects.create(file=file, holder=submitted(alice).pk)
-        answer = act(console, FILES, "remove", file.pk)
-        assert "needs this file" in answer.content.decode()
-        assert File.objects.exists()
-        assert not AuditEntry.objects.filter(action="file.remove").exists()
-
-    def test_a_delivery_is_sent_again(self, console: Client, alice: User) -> None:
-        delivery = make_delivery(alice)
-        act(console, DELIVERIES, "redeliver", delivery.pk)
-        delivery.refresh_from_db()
-        assert delivery.state == "waiting"
-        assert last("delivery.redeliver").object_id == str(delivery.pk)
-
-    def test_a_file_is_delivered_again(self, console: Client, alice: User) -> None:
-        sent = make_file_delivery(alice, tries=3, error="403")
-        assert "Deliver again" in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
-        act(console, SENT_FILES, "redeliver", sent.pk)
-        sent.refresh_from_db()
-        assert (sent.state, sent.tries, sent.error) == ("waiting", 0, "")
-        assert last("outputdelivery.redeliver").object_id == str(sent.pk)
-
-    def test_one_for_an_address_of_one_run_is_not(self, console: Client, alice: User) -> None:
-        sent = make_file_delivery(alice, destination=None)
-        assert 'value="redeliver"' not in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
-        answer = act(console, SENT_FILES, "redeliver", sent.pk)
-        assert "is not stored any more" in answer.content.decode()
-        sent.refresh_from_db()
-        assert sent.state == "failed"
-
-    def test_all_that_a_destination_did_not_take_is_delivered_again(
-        self, console: Client, alice: User
-    ) -> None:
-        failed = [make_file_delivery(alice, error="403 from the bucket") for _ in range(3)]
-        kept = make_file_delivery(alice, state="delivered")
-        page = console.get(page_of(DESTINATIONS, kept.destination_id)).content.decode()
-        assert "403 from the bucket" in page
-        assert "3 not delivered" in page
-        assert "hidden-secret" not in page + console.get(DESTINATIONS).content.decode()
-        act(console, DESTINATIONS, "redeliver", kept.destination_id)
-        states = OutputDelivery.objects.filter(pk__in=[each.pk for each in failed])
-        assert set(states.values_list("state", flat=True)) == {"waiting"}
-        kept.refresh_from_db()
-        assert kept.state == "delivered"
-        assert last("destination.redeliver").object_id == str(kept.destination_id)
-        answer = act(console, DESTINATIONS, "redeliver", kept.destination_id)
-        assert "nothing failed" in answer.content.decode()
-
-    def test_one_that_waits_is_not(self, console: Client, alice: User) -> None:
-        answer = act(console, DELIVERIES, "redeliver", make_delivery(alice, state="waiting").pk)
-        assert "has not ended yet" in answer.content.decode()
 
 
 def test_the_audit_log_is_found_by_who_what_and_request(console: Client, alice: User) -> None:

@@ -1,0 +1,100 @@
+"""The console's files and deliveries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.files.storage import default_storage
+from django.test import Client
+
+from accounts.audit_models import AuditEntry
+from accounts.models import User
+from files.models import File, Pin
+from tests.console.operating import (
+    DELIVERIES,
+    DESTINATIONS,
+    FILES,
+    SENT_FILES,
+    act,
+    last,
+    make_delivery,
+    make_file,
+    make_file_delivery,
+    page_of,
+)
+from tests.console.test_executions import submitted
+from tests.factories import make_user
+from workflows.models import OutputDelivery
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def alice() -> User:
+    return make_user("alice")
+
+
+class TestFilesAndDeliveries:
+    def test_a_file_goes_with_its_bytes(
+        self, console: Client, alice: User, django_capture_on_commit_callbacks: Any
+    ) -> None:
+        file = make_file(alice)
+        with django_capture_on_commit_callbacks(execute=True):
+            act(console, FILES, "remove", file.pk)
+        assert not File.objects.exists()
+        assert not default_storage.exists(file.key)
+        assert last("file.remove").object_id == file.pk
+
+    def test_a_file_that_is_needed_stays(self, console: Client, alice: User) -> None:
+        file = make_file(alice)
+        Pin.objects.create(file=file, holder=submitted(alice).pk)
+        answer = act(console, FILES, "remove", file.pk)
+        assert "needs this file" in answer.content.decode()
+        assert File.objects.exists()
+        assert not AuditEntry.objects.filter(action="file.remove").exists()
+
+    def test_a_delivery_is_sent_again(self, console: Client, alice: User) -> None:
+        delivery = make_delivery(alice)
+        act(console, DELIVERIES, "redeliver", delivery.pk)
+        delivery.refresh_from_db()
+        assert delivery.state == "waiting"
+        assert last("delivery.redeliver").object_id == str(delivery.pk)
+
+    def test_a_file_is_delivered_again(self, console: Client, alice: User) -> None:
+        sent = make_file_delivery(alice, tries=3, error="403")
+        assert "Deliver again" in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
+        act(console, SENT_FILES, "redeliver", sent.pk)
+        sent.refresh_from_db()
+        assert (sent.state, sent.tries, sent.error) == ("waiting", 0, "")
+        assert last("outputdelivery.redeliver").object_id == str(sent.pk)
+
+    def test_one_for_an_address_of_one_run_is_not(self, console: Client, alice: User) -> None:
+        sent = make_file_delivery(alice, destination=None)
+        assert 'value="redeliver"' not in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
+        answer = act(console, SENT_FILES, "redeliver", sent.pk)
+        assert "is not stored any more" in answer.content.decode()
+        sent.refresh_from_db()
+        assert sent.state == "failed"
+
+    def test_all_that_a_destination_did_not_take_is_delivered_again(
+        self, console: Client, alice: User
+    ) -> None:
+        failed = [make_file_delivery(alice, error="403 from the bucket") for _ in range(3)]
+        kept = make_file_delivery(alice, state="delivered")
+        page = console.get(page_of(DESTINATIONS, kept.destination_id)).content.decode()
+        assert "403 from the bucket" in page
+        assert "3 not delivered" in page
+        assert "hidden-secret" not in page + console.get(DESTINATIONS).content.decode()
+        act(console, DESTINATIONS, "redeliver", kept.destination_id)
+        states = OutputDelivery.objects.filter(pk__in=[each.pk for each in failed])
+        assert set(states.values_list("state", flat=True)) == {"waiting"}
+        kept.refresh_from_db()
+        assert kept.state == "delivered"
+        assert last("destination.redeliver").object_id == str(kept.destination_id)
+        answer = act(console, DESTINATIONS, "redeliver", kept.destination_id)
+        assert "nothing failed" in answer.content.decode()
+
+    def test_one_that_waits_is_not(self, console: Client, alice: User) -> None:
+        answer = act(console, DELIVERIES, "redeliver", make_delivery(alice, state="waiting").pk)
+        assert "has not ended yet" in answer.content.decode()
