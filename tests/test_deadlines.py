@@ -78,6 +78,8 @@ LOOPS = {
     "workflows/streaming/broadcaster.py: Hub._recheck": "the process's life: cancelled by Hub.end",
     "workflows/streaming/event_reader.py: all_lines_after": "each round begins behind the last line",
     "workflows/streaming/redis_listener.py: RedisListener.listen": "the process's life: cancelled by Hub.end",
+    "workflows/worker/afterwards.py: Afterwards._live": "the process's life: a daemon thread",
+    "workflows/worker/afterwards.py: Afterwards._next": "until there is a job, in a daemon thread",
     "workflows/streaming/redis_listener.py: RedisListener._listen_once": "the same",
     "workflows/worker/attempt.py: Attempt._clear": "2 * HANG_SECONDS, then it is a stray",
     "workflows/worker/runner.py: Runner._follow": "the execution's time, STALL_SECONDS of silence, the claim",

@@ -91,7 +91,9 @@ def came_back(execution_id: str) -> Execution | None:
 
 
 def serve_again(rig: Rig) -> None:
-    holds.lift_backoff()
+    """Once nothing is held after a fault any more."""
+    held = Execution.objects.filter(status="pending", held="backoff")
+    wait_for(lambda: holds.lift_backoff() or not held.exists(), what="the end of the backoff")
     rig.slots.serve_in_thread()
 
 

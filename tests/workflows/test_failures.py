@@ -22,7 +22,7 @@ from script.harness import graphs
 from script.harness.stack import DATABASE
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import Rig, serve_again, sleep
 from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
 from workflows import tasks
 from workflows.fleet import registry
@@ -182,8 +182,7 @@ def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
     wait_for(lambda: rig.backend.ready, what="the rest to be over")
-    holds.lift_backoff()
-    rig.slots.serve_in_thread()
+    serve_again(rig)
     for execution_id in ids:
         rig.ends(execution_id, "completed")
 
