@@ -35,6 +35,16 @@ def raw(person, *, body: bytes, length: int | None = None, headers: str = "") ->
 BEGUN = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
 
 
+def posted_in_pieces(person, pieces):
+    """A body without a length."""
+    return person.session.post(
+        person.url + "/files/upload",
+        data=pieces,
+        headers={"Content-Type": "multipart/form-data; boundary=xyz"},
+        timeout=10,
+    )
+
+
 class TestGood:
     def test_it_answers_as_documented(self, alice):
         content = picture()
@@ -66,12 +76,7 @@ class TestGood:
                 yield b"0123456789" * 1000
             yield b"\r\n--xyz--\r\n"
 
-        answer = alice.session.post(
-            alice.url + "/files/upload",
-            data=chunks(),
-            headers={"Content-Type": "multipart/form-data; boundary=xyz"},
-            timeout=10,
-        )
+        answer = posted_in_pieces(alice, chunks())
         assert answer.json()["size"] == 100_000
 
     def test_the_bytes_are_what_was_sent(self, alice):
@@ -259,12 +264,7 @@ class TestBad:
             yield b"x" * (MAX_UPLOAD + 1)
             yield b"\r\n--xyz--\r\n"
 
-        answer = alice.session.post(
-            alice.url + "/files/upload",
-            data=chunks(),
-            headers={"Content-Type": "multipart/form-data; boundary=xyz"},
-            timeout=10,
-        )
+        answer = posted_in_pieces(alice, chunks())
         assert_error(answer, 413, "payload_too_large")
         assert site.incoming() == []
         assert site.stored() == before

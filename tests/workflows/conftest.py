@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from tests.api.described import differences
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
+from tests.workflows.delivering import Bucket
 from tests.workflows.rig import Rig
 
 
@@ -26,3 +28,17 @@ def rig(transactional_db: None) -> Iterator[Rig]:
         rig = Rig(comfyui)
         yield rig
         rig.close()
+
+
+@pytest.fixture
+def bucket(s3_server: Any) -> Bucket:
+    return Bucket(s3_server)
+
+
+@pytest.fixture
+def destination(rig: Rig, bucket: Bucket) -> Bucket:
+    """The bucket, saved by the user of `rig` as "mine"."""
+    answer = rig.api.post("/destinations/", bucket.saved)
+    assert answer.status_code == 201, answer.content
+    assert differences("post", "/destinations/", answer) == []
+    return bucket

@@ -13,7 +13,7 @@ from script.harness.receiver import Receiver, say
 from script.harness.waiting import wait_for
 from tests.api.described import differences
 from tests.factories import Api, assert_error, mistakes
-from tests.workflows.delivering import GRAPH, Bucket, delivery, run, send
+from tests.workflows.delivering import GRAPH, delivery, run, send
 from workflows.delivery import sender
 from workflows.models import Delivery, Graph, OutputDelivery
 
@@ -23,19 +23,6 @@ def private_addresses_may_be_used(settings):
     settings.OUTBOUND_ALLOW = ["127.0.0.1", "127.0.0.77"]
     settings.WEBHOOK_HTTPS_ONLY = False
     settings.WEBHOOK_FIRST_DELAY_SECONDS = 0.0
-
-
-@pytest.fixture
-def bucket(s3_server) -> Bucket:
-    return Bucket(s3_server)
-
-
-@pytest.fixture
-def destination(rig, bucket) -> Bucket:
-    answer = rig.api.post("/destinations/", bucket.saved)
-    assert answer.status_code == 201, answer.content
-    assert differences("post", "/destinations/", answer) == []
-    return bucket
 
 
 class TestToABucket:
