@@ -10,12 +10,13 @@ from uuid import uuid4
 
 from django.db import transaction
 
-from comfyserve.db import connections
+from comfyserve.db import connections, rows
 
 from . import backend, decoding, storing
 from .incoming import Incoming
 from .models import File
 
+_RECORD_SQL = "UPDATE files_file SET thumbnail_key = %s WHERE key = %s AND thumbnail_key = ''"
 PIECE = 256 * 1024  # bytes read at once
 
 
@@ -35,11 +36,13 @@ def key_of(file: File) -> str | None:
 def _recorded(file: File, made: str) -> str:
     """The one to use: `made`, or the one another process recorded first."""
     with transaction.atomic():
-        storing.lock([file])  # a concurrent deletion sees its thumbnail, or we see that the file is gone
-        rows = File.objects.filter(key=file.key)
-        if rows.filter(thumbnail_key="").update(thumbnail_key=made):
+        with rows.pipeline():
+            # A concurrent deletion sees its thumbnail, or we see that the file is gone.
+            storing.lock([file])
+            taken = rows.prepared(_RECORD_SQL, [made, file.key])
+        if taken.rowcount:
             return made
-        theirs = rows.values_list("thumbnail_key", flat=True).first()
+        theirs = File.objects.filter(key=file.key).values_list("thumbnail_key", flat=True).first()
     storing.discard([made])
     return theirs or File.NONE
 

@@ -18,7 +18,7 @@ from django.db.models import DateTimeField, Field, ForeignKey, Model, UUIDField
 from files.models import ConvertedFile, File
 from workflows.models import Execution, LogLine, Output
 
-from .selectors import LINES_IN_RESULT, Whole
+from .selectors import Whole
 
 LONGEST = 64 * 1024  # characters of JSON; every web process receives it
 M = TypeVar("M", bound=Model)
@@ -55,11 +55,6 @@ def unpack(packed: str) -> Whole | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def has_all_lines(whole: Whole) -> bool:
-    """Whether its lines are the whole log of the execution, not only the newest lines."""
-    return len(whole.lines) < LINES_IN_RESULT
 
 
 def _row(instance: Model) -> dict[str, Any]:

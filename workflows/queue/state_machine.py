@@ -137,11 +137,15 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record the outcome with all outputs. False: the claim is lost, discard the result.
 
     Three round trips, the commit included, all in one transaction: what the first one writes without knowing
-    whether the claim still holds is rolled back if it does not. The execution's row is locked before the
-    user's storage, here and everywhere else.
+    whether the claim still holds is rolled back if it does not. Its first statement locks the execution's
+    row, so that the lines become visible in the order of their ids; the storage's lock precedes the look for
+    equal bytes. (`deletion` locks the storage first, but only touches executions that have ended.)
     """
     files = [output.file for output in outcome.outputs if output.file is not None]
+    told: list[str | None] = [None]
     with transaction.atomic():
+        # First on_commit callback, so that clients waiting for the end are notified first.
+        transaction.on_commit(lambda: _announce_end(claim, outcome, told[0]))
         with rows.pipeline():
             read_end = _send_end(claim, outcome)
             store.note_ended([claim.execution_id])
@@ -153,9 +157,6 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             transaction.set_rollback(True)
             return False
         used, execution = end
-        told: list[str | None] = [None]
-        # First on_commit callback, so that clients waiting for the end are notified first.
-        transaction.on_commit(lambda: _announce_end(claim, outcome, told[0]))
         _follow_up_end(claim, outcome)
         if outcome.made:
             save_files()

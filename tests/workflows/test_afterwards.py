@@ -1,0 +1,77 @@
+"""What follows the end of an execution is done later, and delays neither waiting work nor a stop."""
+
+from __future__ import annotations
+
+import threading
+
+from script.harness import graphs
+from script.harness.waiting import wait_for
+from workflows.queue import claims
+from workflows.worker import afterwards
+from workflows.worker.afterwards import Afterwards
+
+NEVER = 3600.0
+
+
+def test_waiting_work_is_claimed_at_once(rig, monkeypatch):
+    monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+    waiting = [rig.submit(graphs.colour(number)) for number in range(3)]
+    rig.slots.serve_in_thread()
+    for execution_id in waiting:
+        rig.ends(execution_id, "completed")
+
+
+def test_work_whose_wake_up_was_lost_is_found_a_moment_later(rig, monkeypatch):
+    claimed, go_on = threading.Event(), threading.Event()
+    take = claims.take
+
+    def slowly(**arguments):
+        claim = take(**arguments)
+        claimed.set()
+        go_on.wait(20)
+        return claim
+
+    monkeypatch.setattr(claims, "take", slowly)
+    first = rig.run(graphs.colour(1))
+    assert claimed.wait(20)
+    second = rig.submit(graphs.colour(2))  # nothing tells the worker of it
+    go_on.set()
+    rig.ends(first, "completed")
+    rig.ends(second, "completed")
+
+
+def test_what_follows_is_done_before_the_worker_ends(rig, monkeypatch):
+    monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+    execution_id = rig.run(graphs.colour(1))
+    rig.ends(execution_id, "completed")
+    assert not rig.slots.wait_empty(timeout=0.2)
+    assert rig.backend.client.history(execution_id) is not None
+    rig.slots.stop(drain_seconds=0)
+    assert rig.slots.wait_empty(timeout=20)
+    assert rig.backend.client.history(execution_id) is None
+
+
+def test_too_much_of_it_is_done_by_the_caller(monkeypatch):
+    monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+    monkeypatch.setattr(afterwards, "MOST_WAITING", 1)
+    done: list[str] = []
+    later = Afterwards(changed=lambda: None)
+    later.add(lambda: done.append(threading.current_thread().name))
+    assert done == []
+    later.add(lambda: done.append(threading.current_thread().name))
+    assert done == [threading.current_thread().name]
+    later.hurry()
+    wait_for(lambda: later.empty, what="the rest to be done")
+    assert done[1:] == ["afterwards"]
+
+
+def test_an_error_stops_nothing_that_follows():
+    done = threading.Event()
+
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    later = Afterwards(changed=lambda: None)
+    later.add(fail)
+    later.add(done.set)
+    assert done.wait(20)
