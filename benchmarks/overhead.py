@@ -15,6 +15,8 @@ sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Pyt
 
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from itertools import count  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks.direct import PATIENCE, Direct  # noqa: E402
@@ -26,7 +28,6 @@ from script.harness.stack import Person  # noqa: E402
 POLL_SECONDS = 0.004  # between looks whether ComfyUI is free
 
 Graph = graphs.Graph
-MakeGraph = Callable[[int], Graph]  # from a number that makes it one that was never seen
 
 
 class Through:
@@ -81,17 +82,17 @@ def latency(direct: Direct, through: Through, *, rounds: int) -> list[list[objec
     return [*rows, ["added", *added]]
 
 
-def queue_directly(direct: Direct, make: MakeGraph, *, count: int) -> float:
+def queue_directly(direct: Direct, graphs_: list[Graph]) -> float:
     """Seconds from the first submission until all have ended, ComfyUI's own queue fed at once."""
     began = time.perf_counter()
-    for prompt_id in [direct.submit(make(number)) for number in range(count)]:
+    for prompt_id in [direct.submit(graph) for graph in graphs_]:
         direct.wait(prompt_id)
     return time.perf_counter() - began
 
 
-def queue_through(through: Through, make: MakeGraph, *, count: int) -> float:
+def queue_through(through: Through, graphs_: list[Graph]) -> float:
     began = time.perf_counter()
-    through.run_all([make(number) for number in range(count)])
+    through.run_all(graphs_)
     return time.perf_counter() - began
 
 
@@ -126,19 +127,22 @@ def steps_of_a_second(direct: Direct) -> int:
     return max(few, round(few + (1.0 - short) / step))
 
 
-def throughput(direct: Direct, through: Through, *, count: int, kinds: list[str]) -> list[list[object]]:
-    """Rows of (what, seconds directly, seconds through us, ratio)."""
-    steps = steps_of_a_second(direct) if "sampler" in kinds else 0
-    made: dict[str, Callable[[int], MakeGraph]] = {
-        "sleep": lambda base: lambda number: graphs.sleep(1.0, seed=base + number),
-        "sampler": lambda base: lambda number: graphs.txt2img(steps=steps, seed=base + number),
-    }
+def throughput(
+    direct: Direct, through: Through, *, queued: int, kinds: list[str], sleeps: list[float]
+) -> list[list[object]]:
+    """Rows of (what, seconds directly, seconds through us, ratio). `sleeps`: seconds of the sleeping node."""
+    made: dict[str, Callable[..., Graph]] = {}
+    if "sleep" in kinds:
+        made |= {f"{seconds:g} s, sleep": partial(graphs.sleep, seconds) for seconds in sleeps}
+    if "sampler" in kinds:
+        made["1 s, sampler"] = partial(graphs.txt2img, steps=steps_of_a_second(direct))
     rows: list[list[object]] = []
-    for kind in kinds:
-        say(f"{count} queued workflows of about a second, {kind}")
-        plain = queue_directly(direct, made[kind](1_000), count=count)
-        ours = queue_through(through, made[kind](2_000), count=count)
-        rows.append([f"{count} of 1 s, {kind}", plain, ours, plain / ours])
+    seeds = count(1_000)
+    for what, make in made.items():
+        say(f"{queued} queued workflows of about {what}")
+        plain = queue_directly(direct, [make(seed=next(seeds)) for _ in range(queued)])
+        ours = queue_through(through, [make(seed=next(seeds)) for _ in range(queued)])
+        rows.append([f"{queued} of {what}", plain, ours, plain / ours])
     return rows
 
 
@@ -149,6 +153,9 @@ def main() -> None:
     parser.add_argument("--cancelled", type=int, default=20, help="running ones to cancel (default 20)")
     parser.add_argument(
         "--kinds", default="sleep,sampler", help="of these: sleep, sampler (default both); or empty"
+    )
+    parser.add_argument(
+        "--sleeps", default="1", help="seconds of the sleeping workflows, such as 1,0.1,0.01 (default 1)"
     )
     options = parser.parse_args()
     kinds: list[Any] = [kind for kind in options.kinds.split(",") if kind]
@@ -165,7 +172,13 @@ def main() -> None:
             rows = interruption(direct, through, rounds=options.cancelled)
             print_table(["cancelled, ms", "p50", "worst"], rows)
         if kinds:
-            rows = throughput(direct, through, count=options.queued, kinds=kinds)
+            rows = throughput(
+                direct,
+                through,
+                queued=options.queued,
+                kinds=kinds,
+                sleeps=[float(each) for each in options.sleeps.split(",")],
+            )
             print_table(["queued", "directly s", "through us s", "of its throughput"], rows)
         if through.submitting:
             taken = [1000 * percentile(through.submitting, share) for share in (0.5, 0.9)]

@@ -28,7 +28,7 @@ BENCHMARKS = {
     "Where the milliseconds go": ["benchmarks.profile"],
     "Processor time": ["benchmarks.processor"],
     "Requests": ["benchmarks.submissions"],
-    "Throughput": ["benchmarks.overhead", "--rounds", "0", "--cancelled", "0"],
+    "Throughput": ["benchmarks.overhead", "--rounds", "0", "--cancelled", "0", "--sleeps", "1,0.1,0.01"],
     "Large tables": ["benchmarks.size"],
 }
 IN_THE_PICTURE = {  # step of `benchmarks.profile` -> what it is called there
