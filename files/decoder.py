@@ -45,6 +45,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "measure": _measure,
     "texts": lambda path: pictures.texts(Path(path)),
     "as_png": lambda path, target: pictures.as_png(Path(path), Path(target)),
+    "deep_as_png": lambda path, target: pictures.deep_as_png(Path(path), Path(target)),
     "thumbnail": lambda path, target, content_type: pictures.thumbnail(
         Path(path), Path(target), content_type=content_type
     ),

@@ -81,6 +81,11 @@ def as_png(path: Path, target: Path) -> bool:
     return bool(_decoding.ask("as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
 
 
+def deep_as_png(path: Path, target: Path) -> bool:
+    """With 8 bits, if it has more in one channel: see `pictures.deep_as_png`."""
+    return bool(_decoding.ask("deep_as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
+
+
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     given = {"path": str(path), "target": str(target), "content_type": content_type}
     return bool(_decoding.ask("thumbnail", DECODE_SECONDS, **given))

@@ -57,6 +57,8 @@ FORMATS = (
     Format(_IMAGES, (".tiff", ".tif"), ("image/tiff",)),
     Format(_IMAGES, (".avif",), ("image/avif",), inline=True, request_name="avif"),
     Format(_IMAGES, (".exr",), ("image/x-exr",), magic=b"\x76\x2f\x31\x01"),
+    Format(_IMAGES, (), ("image/jxl",), magic=b"\xff\x0a"),  # without a container
+    Format(_IMAGES, (".jxl",), ("image/jxl",), magic=b"\x00\x00\x00\x0cJXL \r\n\x87\n"),
     Format(_IMAGES, (".heic",), ("image/heic",), converted=True),
     Format(_IMAGES, (".heif",), ("image/heif",), converted=True),
     Format(_VIDEOS, (".mp4",), ("video/mp4",), inline=True, demuxer="mp4", muxer="mp4", request_name="mp4"),

@@ -102,6 +102,23 @@ def as_png(path: Path, target: Path) -> bool:
     return True
 
 
+def deep_as_png(path: Path, target: Path) -> bool:
+    """Write a picture with one channel of more than 8 bits as a PNG with 8. False if it has no such channel,
+    or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            if picture.mode[:1] not in ("I", "F") or picture.width * picture.height > DECODED_AT_MOST_WHOLE:
+                return False
+            flat = in_eight_bits(picture)
+            if flat is picture:
+                return False
+            ImageOps.exif_transpose(flat).save(target, "PNG", compress_level=1)
+    except BROKEN:
+        return False
+    return True
+
+
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     """Write a WebP picture of at most 256 by 256 pixels. False if it cannot be made."""
     if content_type.startswith("video/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import Literal
 
 import filetype
 
@@ -11,6 +12,23 @@ from .formats import BY_EXTENSION, BY_MAGIC, BY_TYPE, Group
 
 HEAD = 8192  # bytes that are looked at
 UNKNOWN = "application/octet-stream"
+# Whose header is read when they are stored: one without a size is damaged.
+MEASURED = (
+    "image/png", "image/apng", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff",
+    "image/avif", "image/heic", "image/heif",
+)  # fmt: skip
+MAY_BE_DEEP = ("image/png", "image/tiff")  # with 16 bits or floats in one channel
+# Raw files of cameras that are no TIFF.
+_RAW = {
+    b"FUJIFILMCCD-RAW": "image/x-fuji-raf",
+    b"IIRO": "image/x-olympus-orf",
+    b"IIRS": "image/x-olympus-orf",
+    b"IIU\x00": "image/x-panasonic-rw2",
+    b"FOVb": "image/x-raw-sigma",
+    b"#?RADIANCE": "image/vnd.radiance",
+    b"#?RGBE": "image/vnd.radiance",
+}
+_MAKE, _SUB_IFDS, _DNG_VERSION = 0x010F, 0x014A, 0xC612  # tags of TIFF
 MEDIA = ("image/", "video/", "audio/", "model/")
 _MARKUP = re.compile(rb"<(!doctype|html|head|body|script|iframe|svg|\?xml|[a-z]+[:a-z]* [^>]*xmlns)", re.I)
 _SCRIPT = re.compile(rb"^#!")
@@ -24,10 +42,39 @@ def of_content(head: bytes, *, filename: str = "") -> str:
             return known.content_types[0]
     if head[4:12] == b"ftypavis":  # an animated AVIF
         return "image/avif"
+    raw = _raw(head)
+    if raw is not None:
+        return raw
     found = filetype.guess(head)
     if found is not None:
         return str(found.mime)
     return _of_text(head, filename)
+
+
+def _raw(head: bytes) -> str | None:
+    """The type of a camera's raw file; None if it is none. Many are TIFFs, of which a reader finds but the
+    small preview."""
+    for magic, content_type in _RAW.items():
+        if head.startswith(magic):
+            return content_type
+    if head[4:12] == b"ftypcrx ":
+        return "image/x-canon-cr3"
+    tags = _tiff_tags(head)
+    if _DNG_VERSION in tags:
+        return "image/x-adobe-dng"
+    is_cr2 = head[8:10] == b"CR"
+    return "image/x-raw" if {_MAKE, _SUB_IFDS} <= tags and not is_cr2 else None
+
+
+def _tiff_tags(head: bytes) -> set[int]:
+    """The tags of its first directory, if that begins within `head`."""
+    order: Literal["little", "big"] | None = {b"II*\x00": "little", b"MM\x00*": "big"}.get(head[:4])  # type: ignore[assignment]
+    if order is None:
+        return set()
+    at = int.from_bytes(head[4:8], order)
+    count = int.from_bytes(head[at : at + 2], order)
+    entries = range(at + 2, min(at + 2 + 12 * count, len(head) - 1), 12)
+    return {int.from_bytes(head[entry : entry + 2], order) for entry in entries}
 
 
 def _of_text(head: bytes, filename: str) -> str:

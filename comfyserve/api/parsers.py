@@ -18,10 +18,13 @@ from .json_limits import MAX_DEPTH, TOO_DEEP
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
 LONGEST_NUMBER = 4300  # digits that Python reads
-MOST_MISTAKES = 50  # invalid numbers reported in one response
+MOST_MISTAKES = 50  # invalid numbers and strings reported in one response
 TOO_LONG = "A whole number must fit in 64 bits"
 UNREADABLE = f"A whole number may have at most {LONGEST_NUMBER:,} digits"
+NUL = "A string has a NUL character (\\u0000)"
+LONE_SURROGATE = "A string has a lone surrogate: half of a character beyond \\uffff"
 SURROGATE = re.compile("[\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 BLANKS = re.compile(r"[ \t\n\r]*")
 # The sender's own JSON, which we keep as text: its numbers may be of any length.
 VERBATIM = "metadata"
@@ -75,7 +78,7 @@ class _NoNumber:
 def loads(raw: bytes, *, elements: int = json_limits.MAX_ELEMENTS) -> Any:
     """`raw` as Python values, an object as a Document; `elements` is how many it may have.
 
-    ParseError if it cannot be parsed; ValidationFailed with the path of each invalid number.
+    ParseError if it cannot be parsed; ValidationFailed with the path of each invalid number or string.
     """
     json_limits.check(raw, elements=elements)
     try:
@@ -129,14 +132,13 @@ def _check(value: Any, *, texts: bool) -> None:
             raise ParseError(TOO_DEEP)
         if isinstance(item, dict):
             if texts:
-                for key in item:
-                    _check_text(key)
+                mistakes += [_mistake(wrong, (place, key)) for key in item if (wrong := _wrong_text(key))]
             stack.extend((inner, depth + 1, (place, key)) for key, inner in item.items())
         elif isinstance(item, list):
             stack.extend((inner, depth + 1, (place, i)) for i, inner in enumerate(item))
         elif isinstance(item, str):
-            if texts:
-                _check_text(item)
+            if texts and (wrong := _wrong_text(item)):
+                mistakes.append(_mistake(wrong, place))
         elif isinstance(item, _NoNumber):
             mistakes.append(_mistake(item.mistake, place))
         elif isinstance(item, int) and not SMALLEST <= item <= LARGEST and _root(place) != VERBATIM:
@@ -147,7 +149,8 @@ def _check(value: Any, *, texts: bool) -> None:
 
 def _mistake(message: str, place: Place | None) -> Detail:
     path = ".".join(str(part) for part in list(_parts(place))[::-1])
-    return Detail("INVALID_NUMBER", message, path or None)
+    code = "INVALID_STRING" if message in (NUL, LONE_SURROGATE) else "INVALID_NUMBER"
+    return Detail(code, message, UNSTORABLE.sub("\ufffd", path) or None)
 
 
 def _parts(place: Place | None) -> Iterator[str | int]:
@@ -167,8 +170,7 @@ def _past_blanks(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _check_text(text: str) -> None:
+def _wrong_text(text: str) -> str | None:
     if "\x00" in text:
-        raise ParseError("The JSON has a NUL character in a string")
-    if SURROGATE.search(text):
-        raise ParseError("The JSON has a lone surrogate in a string")
+        return NUL
+    return LONE_SURROGATE if SURROGATE.search(text) else None

@@ -104,6 +104,17 @@ class TestHostileJson:
             "workflow.3.inputs.list.1",
         ]
 
+    @pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "\\udc00\\ud83d"])
+    def test_a_text_that_cannot_be_stored_is_named_by_its_path(self, as_alice: Api, text: str) -> None:
+        body = f'{{"workflow": {{"3": {{"inputs": {{"text": "{text}", "{text}": ["x", "{text}"]}}}}}}}}'
+        response = as_alice.post("/workflows/execute", data=body, content_type="application/json")
+        details = assert_error(response, 400, "validation_error")["details"]
+        assert {detail["code"] for detail in details} == {"INVALID_STRING"}
+        fields = [detail["field"] for detail in details]
+        assert "workflow.3.inputs.text" in fields
+        assert any(field.endswith(".1") for field in fields)
+        assert len(fields) == 3
+
     @pytest.mark.parametrize("query", ["a=%00", "%00=a", "a=b%00c&d=e", "q=\x00"])
     def test_a_nul_in_the_query_is_400(self, as_alice: Api, query: str) -> None:
         body = assert_error(as_alice.get(f"/auth/me?{query}"), 400, "validation_error")

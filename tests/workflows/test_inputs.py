@@ -24,6 +24,25 @@ OTHERS = [
     (b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"></svg>', "image/svg+xml"),
     (b"<!doctype html><html>nothing to see</html>", "text/html"),
     (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(28), "audio/x-wav"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n" + bytes(40), "image/jxl; convert it to PNG"),
+    (b"\xff\x0a" + bytes(40), "image/jxl; convert it to PNG"),
+    (b"\x76\x2f\x31\x01\x02" + bytes(40), "image/x-exr; convert it to PNG"),
+    (b"\x00\x00\x00\x18ftypcrx " + bytes(40), "image/x-canon-cr3; convert it to PNG"),
+    (b"FUJIFILMCCD-RAW 0201" + bytes(40), "image/x-fuji-raf; convert it to PNG"),
+    (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n", "image/vnd.radiance; convert it to PNG"),
+    (b"P6\x0a8 8\x0a255\x0a" + bytes(192), "application/octet-stream, an unknown format; PNG, JPEG, WebP"),
+]
+
+
+def tiff(*tags: int) -> bytes:
+    """The head of a TIFF with these tags in its first directory."""
+    entries = b"".join(tag.to_bytes(2, "little") + bytes(10) for tag in sorted(tags))
+    return b"II*\x00\x08\x00\x00\x00" + len(tags).to_bytes(2, "little") + entries + bytes(40)
+
+
+OTHERS += [
+    (tiff(0x0100, 0xC612), "image/x-adobe-dng; convert it to PNG"),
+    (tiff(0x010F, 0x014A), "image/x-raw; convert it to PNG"),
 ]
 
 
@@ -219,6 +238,32 @@ class TestPlaced:
             gallery.stop()
         assert all(abs(a - b) < 12 for a, b in zip(saved_colour(result), (200, 40, 40), strict=True))
 
+    @pytest.mark.parametrize("door", ["id", "data", "address"])
+    @pytest.mark.parametrize("node", ["LoadImage", "LoadImageMask"])
+    @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+    def test_a_grey_picture_of_16_bits_is_not_white(self, alice, door, node, format_):
+        target = BytesIO()
+        Image.new("I;16", (64, 64), 30_000).save(target, format_)
+        content = target.getvalue()
+        gallery = Gallery(content)
+        value = {"id": lambda: uploaded(alice, content), "data": lambda: data_url(content)}
+        given = value.get(door, lambda: f"{gallery.url}/picture")()
+        graph = loading(given)
+        if node == "LoadImageMask":
+            graph["1"] = {"class_type": node, "inputs": {"image": given, "channel": "red"}}
+            graph["3"] = {"class_type": "MaskToImage", "inputs": {"mask": ["1", 0]}}
+            graph["2"]["inputs"]["images"] = ["3", 0]
+        try:
+            assert saved_colour(alice.result(alice.execute(graph))) == (117, 117, 117)
+        finally:
+            gallery.stop()
+
+    def test_a_damaged_picture_is_refused_by_address_too(self, alice):
+        gallery = Gallery(picture()[:40])
+        result = alice.result(alice.execute(loading(f"{gallery.url}/picture")))
+        gallery.stop()
+        assert "this image/png can not be read as a picture: it is damaged" in result["error"]
+
     @pytest.mark.parametrize("content, type_", OTHERS)
     def test_what_is_no_picture_is_refused_by_address_too(self, alice, content, type_):
         gallery = Gallery(content)
@@ -258,6 +303,14 @@ class TestSubmission:
         detail = refusal(alice, loading(value))
         assert (detail["code"], detail["field"]) == ("UNSUPPORTED_TYPE", "workflow.1.inputs.image")
         assert f"A picture is needed here, not {type_}" in detail["message"]
+
+    @pytest.mark.parametrize("content", [picture()[:40], b"II*\x00\x08\x00\x00\x00" + bytes(60)])
+    @pytest.mark.parametrize("door", ["id", "data"])
+    def test_a_damaged_picture_is_refused_at_once(self, alice, door, content):
+        value = uploaded(alice, content) if door == "id" else data_url(content)
+        detail = refusal(alice, loading(value))
+        assert (detail["code"], detail["field"]) == ("UNSUPPORTED_TYPE", "workflow.1.inputs.image")
+        assert "can not be read as a picture: it is damaged" in detail["message"]
 
     def test_a_missing_file_is_a_mistake_under_its_path(self, alice):
         detail = refusal(alice, loading("file_" + "0" * 32))

@@ -96,8 +96,22 @@ TABLE = [
     ),
     (
         one("value_not_in_list", name="sampler_name"), {"sampler_name": "euler_a"},
-        "input 'sampler_name' can not be 'euler_a'; did you mean 'euler' or 'euler_ancestral'? "
+        "input 'sampler_name' can not be 'euler_a'; did you mean 'euler_ancestral'? "
         "allowed: euler, euler_ancestral, dpmpp_2m",
+    ),
+    (
+        one("value_not_in_list", name="sampler_name"), {"sampler_name": "DPM++ 2M Karras"},
+        "input 'sampler_name' can not be 'DPM++ 2M Karras'; did you mean 'dpmpp_2m'? "
+        "allowed: euler, euler_ancestral, dpmpp_2m",
+    ),
+    (
+        one("value_not_in_list", name="sampler_name"), {"sampler_name": "Euler a"},
+        "input 'sampler_name' can not be 'Euler a'; did you mean 'euler_ancestral'? "
+        "allowed: euler, euler_ancestral, dpmpp_2m",
+    ),
+    (
+        one("invalid_input_type", name="steps", details="x", input_config=["INT", {}]), {"steps": None},
+        "input 'steps' is null, which can not be read as INT",
     ),
     (
         one("custom_validation_failed", name="steps", details="steps - must be even"), {"steps": 3},

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from comfyserve.near_names import did_you_mean, near
 
-from . import refusals
+from . import links, refusals
 from .links import Prompt
 from .node_info import Classes, Input
 
@@ -49,7 +49,7 @@ def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:
 def _converted(name: str, value: object, about: Input) -> str | None:
     """Describe how ComfyUI treats a value of the wrong type; None if the type is right."""
     if about.kind in LINKED_ONLY and not isinstance(value, list):
-        return f"input '{name}' is {value!r:.40}, but takes {about.kind} by a link [node id, output]"
+        return f"input '{name}' is {links.written(value, 40)}, but takes {about.kind} by a link [node id, output]"
     if about.kind == "BOOLEAN" and isinstance(value, str) and value:
         return f"input '{name}' is the text {value[:40]!r}, which ComfyUI takes for true; send true or false"
     if about.kind == "INT" and isinstance(value, float) and value != int(value):

@@ -180,17 +180,23 @@ def _mistaken_files(
     ids = {use.value for use, _ in uses if FILE_ID.fullmatch(use.value)}
     if not ids:
         return
-    shown = dict(file_queries.alive().filter(user=user, id__in=ids).values_list("id", "content_type"))
+    shown = {file.pk: file for file in file_queries.alive().filter(user=user, id__in=ids)}
     # A lent file is pinned by its lender: it may have expired but still exists.
-    lent = dict(File.objects.filter(id__in=ids - shown.keys()).values_list("id", "content_type"))
+    lent = File.objects.in_bulk(ids - shown.keys())
     for use, may_use in uses:
         if use.value not in ids:
             continue
-        content_type = shown.get(use.value) or (lent.get(use.value) if use.value in may_use else None)
-        if content_type is None:
+        file = shown.get(use.value) or (lent.get(use.value) if use.value in may_use else None)
+        if file is None:
             yield _missing(use.value, use.path)
-        elif wanted[use] and (message := media_kinds.refusal(content_type, wanted[use])):
+        elif wanted[use] and (message := _unusable(file, wanted[use])):
             yield _wrong_type(use.path, message)
+
+
+def _unusable(file: File, wanted: tuple[str, ...]) -> str | None:
+    content_type = file.content_type
+    refusal = media_kinds.refusal(content_type, wanted)
+    return refusal or media_kinds.damaged(content_type, measured=file.width is not None)
 
 
 def _wrong_type(path: str, message: str) -> Detail:
@@ -227,9 +233,13 @@ def store_data_url(value: str, *, wanted: tuple[str, ...], path: str, user: User
         incoming.write(content)
         try:
             name = f"input{types.extension_of(content_type)}"
-            return storing.accept(incoming, user=user, filename=name).id
+            file = storing.accept(incoming, user=user, filename=name)
         except ValidationFailed as exc:
             raise ValidationFailed([Detail(d.code, d.message, path) for d in exc.details]) from exc
+    if message := media_kinds.damaged(content_type, measured=file.width is not None):
+        pins.delete(file)
+        raise ValidationFailed([_wrong_type(path, message)])
+    return file.id
 
 
 def _decoded(value: str, path: str) -> bytes:

@@ -6,6 +6,7 @@ type, and lists meant as values, which ComfyUI expects as `{"__value__": [...]}`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +102,7 @@ def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | 
     found = link(value)
     if found is None:
         if len(value) == 2:
-            return f"input '{name}' is {value!r:.80}, which is no link [node id, output]; {AS_VALUE}"
+            return f"input '{name}' is {written(value, 80)}, which is no link [node id, output]; {AS_VALUE}"
         return f"input '{name}' is a list of {len(value)}; a link is [node id, output], and {AS_VALUE}"
     source, slot = found
     if source not in prompt:
@@ -112,6 +113,11 @@ def explain(prompt: Prompt, node_id: str, name: str, classes: Classes) -> str | 
     has = f"{len(about.outputs)} ({', '.join(about.outputs)})" if about.outputs else "none"
     title = f"{source} ({prompt[source]['class_type']})"
     return f"input '{name}' is linked to output {slot} of node {title}; they count from 0, and it has {has}"
+
+
+def written(value: object, most: int) -> str:
+    """The value as in JSON, cut off after `most` characters; a text in single quotes."""
+    return (repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False))[:most]
 
 
 def too_deep(graph: Graph) -> Iterator[Detail]:

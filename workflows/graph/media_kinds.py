@@ -19,8 +19,9 @@ WANTED = {
 UNREADABLE = (
     "image/svg+xml", "image/jxl", "image/x-exr", "image/x-xcf", "image/vnd.djvu", "image/wmf", "image/emf",
     "image/x-adobe-dng", "image/x-canon", "image/x-nikon", "image/x-sony", "image/x-olympus",
-    "image/x-panasonic", "image/x-fuji", "image/x-raw",
+    "image/x-panasonic", "image/x-fuji", "image/x-raw", "image/vnd.radiance",
 )  # fmt: skip
+READABLE = "PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF and HEIC"
 WORDS = {"image/": "picture", "audio/": "audio file", "video/": "video"}
 USUAL = {"LoadImage": ("image/",), "LoadImageMask": ("image/",)}  # until a worker has reported
 
@@ -41,5 +42,17 @@ def refusal(content_type: str, beginnings: tuple[str, ...]) -> str | None:
     if types.is_media(content_type) and content_type.startswith(beginnings) and readable:
         return None
     words = " or ".join(WORDS[each] for each in beginnings) if beginnings != types.MEDIA else "media file"
-    hint = "; convert it to PNG" if content_type.startswith("image/") else ""
+    if content_type.startswith("image/"):
+        hint = "; convert it to PNG"
+    elif content_type == types.UNKNOWN and "image/" in beginnings:
+        hint = f", an unknown format; {READABLE} can be read"
+    else:
+        hint = ""
     return f"a {words} is needed here, not {content_type}{hint}"
+
+
+def damaged(content_type: str, *, measured: bool) -> str | None:
+    """Why a picture whose size could not be read is rejected; None if that means nothing."""
+    if measured or content_type not in types.MEASURED:
+        return None
+    return f"this {content_type} can not be read as a picture: it is damaged, or only begins like one"

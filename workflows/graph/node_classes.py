@@ -16,6 +16,8 @@ from workflows.models import ObjectInfo
 
 from . import node_info
 
+# They turn a channel of 16 bits or floats into white or black: see `files.pictures.deep_as_png`.
+READ_EIGHT_BITS = frozenset({"LoadImage", "LoadImageMask"})
 CUSTOM = "custom_nodes"  # ComfyUI's package for nodes that are not part of ComfyUI itself
 
 _BY_PATH = "it reads or writes files by their path"

@@ -61,7 +61,7 @@ class Found:
 
     @property
     def shown(self) -> str:
-        return repr(self.value)[:SHOWN]
+        return links.written(self.value, SHOWN)
 
     @property
     def declared(self) -> Mapping[str, Input]:
@@ -161,7 +161,7 @@ def _out_of_range(found: Found) -> Told:
 
 def _not_in_list(found: Found) -> Told:
     options = [str(each) for each in found.about.options or ()]
-    alike = near(str(found.value), options)
+    alike = near(_as_here(str(found.value)), options)
     if names_model(found.name, found.value):
         return Told(
             f"the model {found.shown} is not installed", found.value, near=alike, lacks=str(found.value)
@@ -172,6 +172,16 @@ def _not_in_list(found: Found) -> Told:
     elif options and not alike:
         sentence += f"; it is one of {len(options)} names, such as {', '.join(options[:5])}"
     return Told(sentence, found.value, options[:SHOWN_OPTIONS], alike)
+
+
+# Other programs name the scheduler together with the sampler: "DPM++ 2M Karras", "Euler a".
+SCHEDULER = re.compile(r"[\s_]+(karras|exponential|sgm[\s_]uniform|simple|normal|beta)$", re.IGNORECASE)
+
+
+def _as_here(name: str) -> str:
+    """The name of a sampler as ComfyUI would write it; other names are hardly changed by it."""
+    alone = SCHEDULER.sub("", name.strip())
+    return re.sub(r"(?i)(?<=[\s_])a$", "ancestral", alone.replace("++", "pp"))
 
 
 def _custom(found: Found) -> Told:

@@ -10,7 +10,9 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from django.conf import settings
 
@@ -23,7 +25,15 @@ from files import decoding, storing, types
 from files.errors import BytesMissing, StorageUnavailable
 from files.incoming import Incoming
 from files.models import File
-from workflows.graph import input_files, media_kinds, nested_inputs, node_info, parsing, refusals
+from workflows.graph import (
+    input_files,
+    media_kinds,
+    nested_inputs,
+    node_classes,
+    node_info,
+    parsing,
+    refusals,
+)
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause
 from workflows.queue.claims import Claim
@@ -76,13 +86,15 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
     `alive` is called during transfers; an exception it raises aborts them.
     """
     names: dict[tuple[str, str], str] = {}
-    known: dict[str, str] = {}
+    known: dict[tuple[str, bool], str] = {}
     for node_id, name, value in input_files.marked(claim.prompt):
-        if value not in known:
+        in_eight_bits = claim.prompt[node_id]["class_type"] in node_classes.READ_EIGHT_BITS
+        if (value, in_eight_bits) not in known:
             with _explained(claim, node_id, name, backend):
                 wanted = _wanted(claim, node_id, name, backend)
-                known[value] = f"{FOLDER}/{_place(claim, value, wanted, backend=backend, alive=alive)}"
-        names[node_id, name] = known[value]
+                placing = _Placing(claim, backend, alive, wanted, in_eight_bits)
+                known[value, in_eight_bits] = f"{FOLDER}/{_place(placing, value)}"
+        names[node_id, name] = known[value, in_eight_bits]
     return input_files.filled(claim.prompt, names) if names else claim.prompt
 
 
@@ -145,54 +157,90 @@ def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Wanted:
     return media_kinds.wanted(claim.prompt[node_id]["class_type"], name, [classes])
 
 
-def _place(claim: Claim, value: str, wanted: Wanted, *, backend: Backend, alive: Alive) -> str:
+@dataclass(frozen=True)
+class _Placing:
+    """What placing one file needs to know. `in_eight_bits`: its node clips channels of 16 bits to white."""
+
+    claim: Claim
+    backend: Backend
+    alive: Alive
+    wanted: Wanted
+    in_eight_bits: bool
+
+
+def _place(placing: _Placing, value: str) -> str:
     """Place one file or URL; return its name in ComfyUI, below FOLDER."""
-    alive()
+    placing.alive()
     if input_files.FILE_ID.fullmatch(value):
-        return _place_file(claim, value, backend=backend, alive=alive)
-    return _place_address(claim, value, wanted, backend=backend, alive=alive)
+        return _place_file(placing, value)
+    return _place_address(placing, value)
 
 
-def _place_file(claim: Claim, file_id: str, *, backend: Backend, alive: Alive) -> str:
+def _place_file(placing: _Placing, file_id: str) -> str:
     def look() -> File | None:
-        alive()
+        placing.alive()
         # The pin protects it from expiry. Access was checked before it was pinned for this execution.
-        return File.objects.filter(id=file_id, pins__holder=claim.execution_id).first()
+        return File.objects.filter(id=file_id, pins__holder=placing.claim.execution_id).first()
 
     file = connections.retry_until_available(look)
     if file is None:
         raise _Unusable("the file is gone")
-    if types.is_converted(file.content_type):
-        with Incoming() as incoming:
-            with storing.opened(file) as reader:
-                while piece := _Watched(reader, alive).read(PIECE):
-                    incoming.write(piece)
-            return _place_converted(claim, incoming, backend=backend, alive=alive)
+    may_be_converted = types.is_converted(file.content_type) or _may_be_deep(placing, file.content_type)
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
-    if not _is_there(claim, name, file.size, backend=backend):
-        with storing.opened(file) as reader:
-            _send(backend, name, _Watched(reader, alive))
+    if not types.is_converted(file.content_type) and _is_there(placing, name, file.size):
+        return name
+    with storing.opened(file) as reader:
+        watched = _Watched(reader, placing.alive)
+        if not may_be_converted:
+            _send(placing.backend, name, watched)
+            return name
+        with Incoming() as incoming:
+            while piece := watched.read(PIECE):
+                incoming.write(piece)
+            return _place_content(placing, incoming, file.content_type, name)
+
+
+def _may_be_deep(placing: _Placing, content_type: str) -> bool:
+    return placing.in_eight_bits and content_type in types.MAY_BE_DEEP
+
+
+def _place_content(placing: _Placing, incoming: Incoming, content_type: str, name: str) -> str:
+    """Place what was copied or fetched: as it is, or as a PNG if its node does not read it as it is."""
+    if types.is_converted(content_type):
+        return _place_converted(placing, incoming, f"{incoming.sha256}.png", decoding.as_png) or _unreadable()
+    if _may_be_deep(placing, content_type):
+        eight_bits = f"{incoming.sha256}.8bit.png"
+        if placed := _place_converted(placing, incoming, eight_bits, decoding.deep_as_png):
+            return placed
+    if not _is_there(placing, name, incoming.size):
+        with incoming.path.open("rb") as stream:
+            _send(placing.backend, name, _Watched(stream, placing.alive))
     return name
 
 
-def _place_converted(claim: Claim, incoming: Incoming, *, backend: Backend, alive: Alive) -> str:
-    """Place it as a PNG, since ComfyUI cannot read the format."""
-    name = f"{incoming.sha256}.png"
-    backend.placed.need(claim.token, name)
-    if _size_there(backend, name):
+def _unreadable() -> NoReturn:
+    raise _Unusable("the picture can not be read, or is too large to be converted")
+
+
+def _place_converted(
+    placing: _Placing, incoming: Incoming, name: str, convert: Callable[[Path, Path], bool]
+) -> str | None:
+    """Place it as a PNG with this name; None if it cannot be converted or needs no conversion."""
+    placing.backend.placed.need(placing.claim.token, name)
+    if _size_there(placing.backend, name):
         return name
     target = incoming.path.with_name(f"{incoming.path.name}.png")
     try:
-        if not decoding.as_png(incoming.path, target):
-            raise _Unusable("the picture can not be read, or is too large to be converted")
+        if not convert(incoming.path, target):
+            return None
         with target.open("rb") as stream:
-            _send(backend, name, _Watched(stream, alive))
+            _send(placing.backend, name, _Watched(stream, placing.alive))
     finally:
         target.unlink(missing_ok=True)
     return name
 
 
-def _place_address(claim: Claim, url: str, wanted: Wanted, *, backend: Backend, alive: Alive) -> str:
+def _place_address(placing: _Placing, url: str) -> str:
     with Incoming() as incoming:
         with client.get(
             url, max_bytes=settings.MAX_UPLOAD_BYTES, timeout=settings.INPUT_FETCH_SECONDS
@@ -200,17 +248,12 @@ def _place_address(claim: Claim, url: str, wanted: Wanted, *, backend: Backend, 
             if not answer.ok:
                 raise _Unusable(f"its address answered {answer.status}")
             for chunk in answer.chunks():
-                alive()
+                placing.alive()
                 incoming.write(chunk)
         content_type = types.of_content(incoming.head)
-        _check(incoming, content_type, wanted)
-        if types.is_converted(content_type):
-            return _place_converted(claim, incoming, backend=backend, alive=alive)
+        _check(incoming, content_type, placing.wanted)
         name = f"{incoming.sha256}{types.extension_of(content_type)}"
-        if not _is_there(claim, name, incoming.size, backend=backend):
-            with incoming.path.open("rb") as stream:
-                _send(backend, name, _Watched(stream, alive))
-        return name
+        return _place_content(placing, incoming, content_type, name)
 
 
 def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
@@ -218,17 +261,19 @@ def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
     if message:
         raise _Unusable(message)
     size = decoding.measure(incoming.path, content_type)
+    if size is None and (message := media_kinds.damaged(content_type, measured=False)):
+        raise _Unusable(message)
     if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
         raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
 
 
-def _is_there(claim: Claim, name: str, size: int, *, backend: Backend) -> bool:
+def _is_there(placing: _Placing, name: str, size: int) -> bool:
     """Whether the complete file is there; from now on our sweep keeps it until the run is over.
 
     Checked every time: others may clean ComfyUI's folders, and an interrupted upload leaves a partial file.
     """
-    backend.placed.need(claim.token, name)
-    return _size_there(backend, name) == size
+    placing.backend.placed.need(placing.claim.token, name)
+    return _size_there(placing.backend, name) == size
 
 
 def _size_there(backend: Backend, name: str) -> int | None:
