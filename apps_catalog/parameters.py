@@ -114,7 +114,7 @@ def _number_mistake(parameter: Parameter, value: Any, path: str) -> Detail | Non
         return _wrong(path, f"must be {'a whole number' if whole else 'a number'}", "INVALID_TYPE")
     low, high = parameter.minimum, parameter.maximum
     if (low is not None and value < low) or (high is not None and value > high):
-        return _wrong(path, f"must be {_range(low, high)}; it is {value}")
+        return _wrong(path, f"must be {_range(low, high)}; it is {str(value)[:40]}")
     return None
 
 

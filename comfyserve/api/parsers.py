@@ -122,6 +122,13 @@ def _whole(text: str) -> int | _NoNumber:
     return int(text) if len(text) <= LONGEST_NUMBER else _NoNumber(UNREADABLE)
 
 
+def check(value: Any) -> None:
+    """For JSON that another parser has read: raises ValidationFailed with the path of each invalid number or
+    string, and ParseError if it is nested too deeply.
+    """
+    _check(value, texts=True)
+
+
 def _check(value: Any, *, texts: bool) -> None:
     """No NUL characters, no lone surrogates, no numbers beyond 64 bits, nothing nested too deeply."""
     mistakes: list[Detail] = []
@@ -141,6 +148,8 @@ def _check(value: Any, *, texts: bool) -> None:
                 mistakes.append(_mistake(wrong, place))
         elif isinstance(item, _NoNumber):
             mistakes.append(_mistake(item.mistake, place))
+        elif isinstance(item, float) and not math.isfinite(item):
+            mistakes.append(_mistake(f"{item} is not a JSON number", place))
         elif isinstance(item, int) and not SMALLEST <= item <= LARGEST and _root(place) != VERBATIM:
             mistakes.append(_mistake(TOO_LONG, place))
     if mistakes:

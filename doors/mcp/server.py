@@ -13,7 +13,8 @@ from django.conf import settings
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 
-from comfyserve.api.errors import ApiError, ValidationFailed, as_api_error
+from comfyserve.api import parsers, validation
+from comfyserve.api.errors import ApiError, Detail, ValidationFailed, as_api_error
 from comfyserve.db import connections
 from workflows.streaming.asgi import Streams
 
@@ -81,7 +82,10 @@ class Tools:
     async def _call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         """Errors are returned to the agent, which can correct its call."""
         try:
-            return await self._answer(_caller(context), params.name, params.arguments or {})
+            given = params.arguments or {}
+            parsers.check(given)
+            _refuse_unknown(params.name, given)
+            return await self._answer(_caller(context), params.name, given)
         except Exception as exc:
             known = as_api_error(exc)
             if known is None:
@@ -100,7 +104,8 @@ class Tools:
             found = await _in_thread(tools.execution_id, caller, _text(given, "execution_id"))
             return await self._result(caller, found, seconds)
         if name == "run_app":
-            seconds, inputs = _wait(given, DEFAULT_WAIT), given.get("inputs") or {}
+            seconds, inputs = _wait(given, DEFAULT_WAIT), given.get("inputs")
+            inputs = {} if inputs is None else inputs
             started = await _in_thread(tools.run_app, caller, _text(given, "app"), inputs)
             return await self._result(caller, started, seconds)
         started = await _in_thread(tools.run_app_tool, caller, name, given)
@@ -169,6 +174,12 @@ async def _in_thread(do: Callable[..., T], *given: object) -> T:
     return await sync_to_async(step, thread_sensitive=False)()
 
 
+def _refuse_unknown(name: str, given: dict[str, Any]) -> None:
+    """An app's own tool has the app's inputs, which are checked where it is run."""
+    if name in FIXED and (mistakes := validation.unknown(given, FIXED[name][1], what="argument")):
+        raise ValidationFailed(mistakes)
+
+
 def _text(given: dict[str, Any], name: str) -> str:
     if not isinstance(given.get(name), str):
         raise ValidationFailed.of(name, f"'{name}' must be a string", "INVALID_TYPE")
@@ -187,5 +198,11 @@ def _as_json(shown: Any) -> types.CallToolResult:
 
 
 def _refusal(known: ApiError) -> types.CallToolResult:
-    message = "; ".join(each.message for each in known.details[:10]) or known.message
+    message = "; ".join(map(_sentence, known.details[:10])) or known.message
     return types.CallToolResult(content=[types.TextContent(text=message)], is_error=True)
+
+
+def _sentence(detail: Detail) -> str:
+    """With its field, unless the message names it."""
+    is_named = not detail.field or detail.field.rpartition(".")[2] in detail.message
+    return detail.message if is_named else f"{detail.field}: {detail.message}"

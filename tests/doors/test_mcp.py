@@ -115,6 +115,39 @@ def test_mistakes_are_told_to_the_agent(person):
     assert "color" in result.content[0].text
 
 
+def call_raw(person: Any, arguments: str) -> str:
+    """What the tool `run_app` answers to arguments that the `mcp` package would not send."""
+    body = (
+        '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", '
+        '"params": {"name": "run_app", "arguments": %s}}' % arguments
+    )
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    answer = person.session.post(f"{person.url}/mcp", data=body, headers=headers, timeout=30).json()
+    assert answer["result"]["isError"]
+    return str(answer["result"]["content"][0]["text"])
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("NaN", "inputs.fps: nan is not a JSON number"),
+        ("-Infinity", "inputs.fps: -inf is not a JSON number"),
+        ('"a\\u0000"', "inputs.fps: A string has a NUL character"),
+        ("18446744073709551616", "inputs.fps: A whole number must fit in 64 bits"),
+    ],
+)
+def test_a_value_that_json_or_the_database_does_not_have_is_named(person, value, told):
+    assert told in call_raw(person, '{"app": "x", "inputs": {"fps": %s}}' % value)
+
+
+def test_arguments_that_are_not_known_and_inputs_of_another_type_are_refused(person):
+    app = colour_app(person)
+    told = call_raw(person, json.dumps({"app": app, "priority": "high", "wait_second": 1}))
+    assert "There is no argument 'priority'" in told
+    assert "did you mean 'wait_seconds'?" in told
+    assert "must be an object" in call_raw(person, json.dumps({"app": app, "inputs": []}))
+
+
 def test_strangers_are_refused(person):
     answer = person.session.post(f"{person.url}/mcp", json={}, headers={"Authorization": "Bearer csk_wrong"})
     assert answer.status_code == 401

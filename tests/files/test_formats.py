@@ -17,7 +17,9 @@ def test_nothing_is_listed_twice(field: str) -> None:
     assert [value for value, count in counted.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("row", [each for each in FORMATS if each.demuxer], ids=lambda row: row.extensions[0])
+@pytest.mark.parametrize(
+    "row", [each for each in FORMATS if each.demuxer], ids=lambda row: row.content_types[0]
+)
 def test_ffmpeg_reads_and_writes_it(row: Format) -> None:
     assert row.demuxer is not None
     assert av.ContainerFormat(row.demuxer, "r").is_input
@@ -25,7 +27,9 @@ def test_ffmpeg_reads_and_writes_it(row: Format) -> None:
     assert av.ContainerFormat(row.muxer, "w").is_output
 
 
-@pytest.mark.parametrize("row", [each for each in FORMATS if each.magic], ids=lambda row: row.extensions[0])
+@pytest.mark.parametrize(
+    "row", [each for each in FORMATS if each.magic], ids=lambda row: row.content_types[0]
+)
 def test_own_signatures_are_detected(row: Format) -> None:
     assert row.magic is not None
     assert types.of_content(row.magic + bytes(100)) == row.content_types[0]

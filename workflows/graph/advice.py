@@ -49,7 +49,8 @@ def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:
 def _converted(name: str, value: object, about: Input) -> str | None:
     """Describe how ComfyUI treats a value of the wrong type; None if the type is right."""
     if about.kind in LINKED_ONLY and not isinstance(value, list):
-        return f"input '{name}' is {links.written(value, 40)}, but takes {about.kind} by a link [node id, output]"
+        given = links.written(value, 40)
+        return f"input '{name}' is {given}, but takes {about.kind} by a link [node id, output]"
     if about.kind == "BOOLEAN" and isinstance(value, str) and value:
         return f"input '{name}' is the text {value[:40]!r}, which ComfyUI takes for true; send true or false"
     if about.kind == "INT" and isinstance(value, float) and value != int(value):
