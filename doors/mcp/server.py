@@ -31,7 +31,7 @@ INSTRUCTIONS = (
 )
 _TEXT = {"type": "string"}
 _WAIT = {"type": "integer", "minimum": 0, "description": "Seconds to wait for the result"}
-FIXED = {
+FIXED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "list_apps": ("The apps that you may run", {}, []),
     "describe_app": ("The inputs of an app as JSON Schema, and its outputs", {"app": _TEXT}, ["app"]),
     "run_app": (
@@ -176,7 +176,8 @@ async def _in_thread(do: Callable[..., T], *given: object) -> T:
 
 def _refuse_unknown(name: str, given: dict[str, Any]) -> None:
     """An app's own tool has the app's inputs, which are checked where it is run."""
-    if name in FIXED and (mistakes := validation.unknown(given, FIXED[name][1], what="argument")):
+    known = FIXED[name][1] if name in FIXED else given
+    if mistakes := validation.unknown(given, known, what="argument", also_called={}):
         raise ValidationFailed(mistakes)
 
 

@@ -117,10 +117,8 @@ def test_mistakes_are_told_to_the_agent(person):
 
 def call_raw(person: Any, arguments: str) -> str:
     """What the tool `run_app` answers to arguments that the `mcp` package would not send."""
-    body = (
-        '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", '
-        '"params": {"name": "run_app", "arguments": %s}}' % arguments
-    )
+    params = f'{{"name": "run_app", "arguments": {arguments}}}'
+    body = f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {params}}}'
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     answer = person.session.post(f"{person.url}/mcp", data=body, headers=headers, timeout=30).json()
     assert answer["result"]["isError"]
@@ -137,7 +135,7 @@ def call_raw(person: Any, arguments: str) -> str:
     ],
 )
 def test_a_value_that_json_or_the_database_does_not_have_is_named(person, value, told):
-    assert told in call_raw(person, '{"app": "x", "inputs": {"fps": %s}}' % value)
+    assert told in call_raw(person, f'{{"app": "x", "inputs": {{"fps": {value}}}}}')
 
 
 def test_arguments_that_are_not_known_and_inputs_of_another_type_are_refused(person):
