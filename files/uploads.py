@@ -92,7 +92,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except multipart.MultipartError as exc:
-        raise ValidationFailed([Detail("PARSE_ERROR", f"The form can not be read: {exc}")]) from exc
+        # Some have the exception behind it among their arguments.
+        reason = exc.args[0] if exc.args else "it is not multipart/form-data"
+        hint = "; file names are written in UTF-8" if "decode" in str(reason) else ""
+        message = f"The form can not be read: {reason}{hint}"
+        raise ValidationFailed([Detail("PARSE_ERROR", message)]) from exc
 
 
 async def _pieces(request: HttpRequest) -> AsyncIterator[bytes]:

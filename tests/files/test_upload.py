@@ -152,6 +152,18 @@ class TestGood:
         shown = alice.get(f"/files/{answer.json()['file_id']}").headers["Content-Disposition"]
         assert shown == "inline; filename=\"strae.txt\"; filename*=utf-8''stra%C3%9Fe.txt"
 
+    def test_a_name_in_another_encoding_is_refused_in_words(self, alice):
+        body = (
+            '--xyz\r\nContent-Disposition: form-data; name="file"; filename="é.txt"\r\n\r\nx\r\n--xyz--\r\n'
+        )
+        headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+        url = f"{alice.url}/files/upload"
+        answer = alice.session.post(url, data=body.encode("latin-1"), headers=headers, timeout=10)
+        assert answer.status_code == 400
+        [detail] = answer.json()["details"]
+        assert detail["message"].endswith("file names are written in UTF-8")
+        assert "UnicodeDecodeError" not in detail["message"]
+
     def test_two_names_for_the_same_bytes_are_stored_once(self, alice, site):
         content = os.urandom(1000)
         before = site.stored()

@@ -186,7 +186,16 @@ ID = "file_" + "0a" * 16
 
 @pytest.mark.parametrize(
     "value",
-    [f"{ID} [input]", f"{ID}.png", ID.upper(), f"/files/{ID}", f'"{ID}"', f"input/{ID}", f"{ID},{ID}"],
+    [
+        f"{ID} [input]",
+        f"{ID}.png",
+        ID.upper(),
+        f"/files/{ID}",
+        f'"{ID}"',
+        f"input/{ID}",
+        f"{ID},{ID}",
+        {"file_id": ID},
+    ],
 )
 @pytest.mark.parametrize("class_type, name", [("LoadImage", "image"), ("LoadImageMask", "image")])
 def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_type, name, value):
@@ -195,6 +204,16 @@ def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_typ
     [detail] = assert_error(response, 400, "validation_error")["details"]
     assert detail["field"] == f"workflow.7.inputs.{name}"
     assert detail["message"].endswith(f"send '{ID}' alone")
+
+
+@pytest.mark.parametrize("beginning", ["iVBORw0KGgo", "/9j/4AAQ", "UklGRg", "R0lGODlh"])
+@pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask"])
+def test_bare_base64_is_refused_in_words(alice, class_type, beginning):
+    text = beginning + "AAAA+/bc" * 20 + "=="
+    graph = graphs.colour(1) | {"7": {"class_type": class_type, "inputs": {"image": text}}}
+    [detail] = assert_error(alice.post("/workflows/execute", {"workflow": graph}), 400)["details"]
+    assert detail["field"] == "workflow.7.inputs.image"
+    assert "not bare base64; 'data:image/png;base64,' before it" in detail["message"]
 
 
 def test_blanks_around_a_file_id_are_passed_over(alice):

@@ -17,6 +17,8 @@ __all__ = ["USUAL", "classes", "misplaced", "taking_files"]
 _ANNOTATED = re.compile(r"\[(input|output|temp)\]\s*$", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}", re.IGNORECASE)
+# How PNG, JPEG, GIF, WebP, WAV, TIFF, MP4 and HEIC begin in base64, which some APIs take as it is.
+_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0AK|AAAA)[A-Za-z0-9+/=\s_-]{40,}\Z")
 _PLACED = re.compile(r"https?://|data:", re.IGNORECASE)
 
 
@@ -61,7 +63,7 @@ def _may_stand(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     text = value.strip()
-    return bool(_PLACED.match(text) or not (is_path(text) or _id_inside(text)))
+    return bool(_PLACED.match(text) or not (is_path(text) or _id_inside(text) or _BASE64.match(text)))
 
 
 def _id_inside(text: str) -> str | None:
@@ -80,11 +82,20 @@ def _has_path(value: Any) -> bool:
 
 
 def _refusal(graph: Graph, node_id: str, name: str, value: Any) -> Detail:
-    inside = _id_inside(value.strip()) if isinstance(value, str) else None
-    what = "a link" if link(value) else "a path" if isinstance(value, str) else "this value"
+    inside = _id_inside(value.strip() if isinstance(value, str) else str(value)[:1000])
     message = (
         f"The input '{name}' of node {node_id} ({title_of(graph.prompt, node_id)}) takes a file: give a "
-        f"file_id, an http(s) address or a data: URL, not {what}"
+        f"file_id, an http(s) address or a data: URL, not {_kind_of(value)}"
         + (f"; send '{inside}' alone" if inside else "")
     )
     return Detail("PATH_NOT_ALLOWED", message, graph.paths.get((node_id, name)))
+
+
+def _kind_of(value: Any) -> str:
+    if link(value):
+        return "a link"
+    if not isinstance(value, str):
+        return "this value"
+    if _BASE64.match(value.strip()):
+        return "bare base64; 'data:image/png;base64,' before it makes it a data: URL"
+    return "a path"
