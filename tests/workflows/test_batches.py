@@ -95,6 +95,13 @@ def test_mistakes_are_told_and_nothing_is_submitted(alice, sent, field):
     assert (Execution.objects.count(), Batch.objects.count()) == (0, 0)
 
 
+def test_a_value_without_its_node_is_explained(alice):
+    response = alice.post("/workflows/batch", {"workflow": graphs.colour(1), "inputs": [{"color": 1}]})
+    [detail] = assert_error(response, 400, "validation_error")["details"]
+    assert detail["field"] == "inputs.0.color"
+    assert detail["message"] == "A value is named <node>.<input>, such as 3.seed; did you mean '1.color'?"
+
+
 def test_all_or_none_where_a_quota_is_full(alice, settings):
     settings.QUOTA_EXECUTIONS_WAITING = 2
     sent = {"workflow": graphs.colour(1), "grid": {"1.color": [1, 2, 3]}}

@@ -211,7 +211,9 @@ def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_typ
 def test_bare_base64_is_refused_in_words(alice, class_type, beginning):
     text = beginning + "AAAA+/bc" * 20 + "=="
     graph = graphs.colour(1) | {"7": {"class_type": class_type, "inputs": {"image": text}}}
-    [detail] = assert_error(alice.post("/workflows/execute", {"workflow": graph}), 400)["details"]
+    [detail] = assert_error(alice.post("/workflows/execute", {"workflow": graph}), 400, "validation_error")[
+        "details"
+    ]
     assert detail["field"] == "workflow.7.inputs.image"
     assert "not bare base64; 'data:image/png;base64,' before it" in detail["message"]
 

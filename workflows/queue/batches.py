@@ -18,6 +18,7 @@ from django.db.models import F
 from accounts import idempotency
 from accounts.models import User
 from comfyserve.api.errors import Conflict, Detail, PayloadTooLarge, ValidationFailed
+from comfyserve.near_names import did_you_mean
 from comfyserve.outbound import client
 from workflows.graph import parsing
 from workflows.models import ALIVE, Batch, Execution, Status
@@ -119,7 +120,7 @@ def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, 
             node_id, _, own = name.rpartition(".")
             where = f"{path}.{i}.{name}"
             if node_id not in prompt:
-                mistakes.append(Detail("INVALID_VALUE", f"The workflow has no node '{node_id[:100]}'", where))
+                mistakes.append(Detail("INVALID_VALUE", _no_node(node_id, own, prompt), where))
                 continue
             prompt[node_id]["inputs"][own] = value
             paths[node_id, own] = where
@@ -129,6 +130,13 @@ def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, 
     if mistakes:
         raise ValidationFailed(mistakes[:MISTAKES_SHOWN])
     return works
+
+
+def _no_node(node_id: str, own: str, prompt: Mapping[str, Any]) -> str:
+    if node_id:
+        return f"The workflow has no node '{node_id[:100]}'"
+    fitting = [f"{each}.{own}"[:100] for each, node in prompt.items() if own in node["inputs"]]
+    return f"A value is named <node>.<input>, such as 3.seed{did_you_mean(fitting[:3])}"
 
 
 # -- actions -----------------------------------------------------------------------------------------------
