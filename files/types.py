@@ -17,7 +17,7 @@ MEASURED = (
     "image/png", "image/apng", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff",
     "image/avif", "image/heic", "image/heif",
 )  # fmt: skip
-MAY_BE_DEEP = ("image/png", "image/tiff")  # with 16 bits or floats in one channel
+PNG_HEADER = 26  # bytes of a PNG up to its kind of colour
 # Raw files of cameras that are no TIFF.
 _RAW = {
     b"FUJIFILMCCD-RAW": "image/x-fuji-raf",
@@ -102,6 +102,11 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as exc:
         return exc.start >= len(head) - 3 and len(head) >= HEAD - 3  # cut within a character
     return True
+
+
+def is_deep_png(head: bytes) -> bool:
+    """Whether it has one channel of 16 bits."""
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:PNG_HEADER] == b"\x10\x00"
 
 
 def is_shown(content_type: str) -> bool:

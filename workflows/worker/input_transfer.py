@@ -185,30 +185,33 @@ def _place_file(placing: _Placing, file_id: str) -> str:
     file = connections.retry_until_available(look)
     if file is None:
         raise _Unusable("the file is gone")
-    may_be_converted = types.is_converted(file.content_type) or _may_be_deep(placing, file.content_type)
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
-    if not types.is_converted(file.content_type) and _is_there(placing, name, file.size):
+    if not types.is_converted(file.content_type) and not _may_be_deep(placing, file.content_type, file):
+        if not _is_there(placing, name, file.size):
+            with storing.opened(file) as reader:
+                _send(placing.backend, name, _Watched(reader, placing.alive))
         return name
-    with storing.opened(file) as reader:
-        watched = _Watched(reader, placing.alive)
-        if not may_be_converted:
-            _send(placing.backend, name, watched)
-            return name
-        with Incoming() as incoming:
-            while piece := watched.read(PIECE):
-                incoming.write(piece)
-            return _place_content(placing, incoming, file.content_type, name)
+    with storing.opened(file) as reader, Incoming() as incoming:
+        while piece := _Watched(reader, placing.alive).read(PIECE):
+            incoming.write(piece)
+        return _place_content(placing, incoming, file.content_type, name)
 
 
-def _may_be_deep(placing: _Placing, content_type: str) -> bool:
-    return placing.in_eight_bits and content_type in types.MAY_BE_DEEP
+def _may_be_deep(placing: _Placing, content_type: str, content: File | Incoming) -> bool:
+    """Whether its node would clip it. Of a PNG the header says so; a TIFF has to be opened."""
+    if not placing.in_eight_bits or content_type != "image/png":
+        return placing.in_eight_bits and content_type == "image/tiff"
+    if isinstance(content, Incoming):
+        return types.is_deep_png(content.head)
+    with storing.opened(content) as reader:
+        return types.is_deep_png(reader.read(types.PNG_HEADER))
 
 
 def _place_content(placing: _Placing, incoming: Incoming, content_type: str, name: str) -> str:
     """Place what was copied or fetched: as it is, or as a PNG if its node does not read it as it is."""
     if types.is_converted(content_type):
         return _place_converted(placing, incoming, f"{incoming.sha256}.png", decoding.as_png) or _unreadable()
-    if _may_be_deep(placing, content_type):
+    if _may_be_deep(placing, content_type, incoming):
         eight_bits = f"{incoming.sha256}.8bit.png"
         if placed := _place_converted(placing, incoming, eight_bits, decoding.deep_as_png):
             return placed
