@@ -174,6 +174,7 @@ CORS_EXPOSE_HEADERS = [
 X_FRAME_OPTIONS = "DENY"
 
 # -- the operator's console -------------------------------------------------------------------------
+LOGIN_REDIRECT_URL = "admin:index"  # for who opens the console's login page itself
 UNFOLD = {
     "SITE_TITLE": "ComfyServe",
     "SITE_HEADER": "ComfyServe",

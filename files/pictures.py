@@ -107,7 +107,7 @@ def deep_as_png(path: Path, target: Path) -> bool:
     or cannot be read.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+        with opened(path) as picture:
             if picture.mode[:1] not in ("I", "F") or picture.width * picture.height > DECODED_AT_MOST_WHOLE:
                 return False
             flat = in_eight_bits(picture)

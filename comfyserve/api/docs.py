@@ -16,6 +16,8 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from . import addresses
+
 # Scripts and styles are our static files; ReDoc searches in a worker and draws its own logo.
 POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; "
@@ -23,6 +25,7 @@ POLICY = (
 )
 
 
+EXAMPLE = "API=http://localhost:8000"  # in the description: replaced by the address that was asked
 # Anybody may ask for the schema, and many at once: one thread makes it, the others wait. drf-spectacular's
 # generator is not thread-safe either.
 _making = threading.RLock()
@@ -60,12 +63,14 @@ class SchemaView(SpectacularAPIView):
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:  # noqa: ARG002
         renderer, _ = self.perform_content_negotiation(request, force=True)
         headers = {"Content-Disposition": f'inline; filename="openapi.{renderer.format}"'}
-        own = self.schema_for(request)
+        own, here = self.schema_for(request), f"API={addresses.base_of(request._request)}"
         if own is not None:
+            about = {**own["info"], "description": own["info"]["description"].replace(EXAMPLE, here)}
+            own = {**own, "info": about}
             return Response(own, headers=headers | {"Cache-Control": "private, no-store"})
         charset = f"; charset={renderer.charset}" if renderer.charset else ""
         content_type = f"{renderer.media_type}{charset}"
-        content = rendered(type(renderer))
+        content = rendered(type(renderer)).replace(EXAMPLE.encode(), here.encode())
         return HttpResponse(content, content_type=content_type, headers=headers)
 
     def schema_for(self, request: Request) -> dict[str, Any] | None:  # noqa: ARG002

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 
 from tests.console.conftest import client_of
-from tests.factories import make_user
+from tests.factories import PASSWORD, make_user
 
 
 def sidebar_of(page: str) -> list[str]:
@@ -47,3 +47,10 @@ def test_pages_run_no_script_but_our_own_files(console):
     assert "'unsafe-inline'" not in scripts
     assert not re.search(r"<script(?![^>]*\ssrc=)", answer.content.decode())
     assert all(src.startswith("/") for src in re.findall(r'(?:src|href)="([^"]+)"', answer.content.decode()))
+
+
+@pytest.mark.django_db
+def test_a_login_on_the_login_page_itself_leads_to_the_dashboard():
+    operator = make_user("operator", is_staff=True)
+    form = {"username": operator.email, "password": PASSWORD}
+    assert Client().post("/admin/login/", form)["Location"] == "/admin/"
