@@ -57,7 +57,6 @@ FORMATS = (
     Format(_IMAGES, (".tiff", ".tif"), ("image/tiff",)),
     Format(_IMAGES, (".avif",), ("image/avif",), inline=True, request_name="avif"),
     Format(_IMAGES, (".exr",), ("image/x-exr",), magic=b"\x76\x2f\x31\x01"),
-    Format(_IMAGES, (), ("image/jxl",), magic=b"\xff\x0a"),  # without a container
     Format(_IMAGES, (".jxl",), ("image/jxl",), magic=b"\x00\x00\x00\x0cJXL \r\n\x87\n"),
     Format(_IMAGES, (".heic",), ("image/heic",), converted=True),
     Format(_IMAGES, (".heif",), ("image/heif",), converted=True),

@@ -18,8 +18,10 @@ MEASURED = (
     "image/avif", "image/heic", "image/heif",
 )  # fmt: skip
 PNG_HEADER = 26  # bytes of a PNG up to its kind of colour
-# Raw files of cameras that are no TIFF.
-_RAW = {
+# Formats that are not read here, known by name so that they can be refused by it: raw files of cameras,
+# JPEG XL without a container, Radiance.
+_NOT_READ = {
+    b"\xff\x0a": "image/jxl",
     b"FUJIFILMCCD-RAW": "image/x-fuji-raf",
     b"IIRO": "image/x-olympus-orf",
     b"IIRS": "image/x-olympus-orf",
@@ -42,19 +44,18 @@ def of_content(head: bytes, *, filename: str = "") -> str:
             return known.content_types[0]
     if head[4:12] == b"ftypavis":  # an animated AVIF
         return "image/avif"
-    raw = _raw(head)
-    if raw is not None:
-        return raw
+    named = _not_read(head)
+    if named is not None:
+        return named
     found = filetype.guess(head)
     if found is not None:
         return str(found.mime)
     return _of_text(head, filename)
 
 
-def _raw(head: bytes) -> str | None:
-    """The type of a camera's raw file; None if it is none. Many are TIFFs, of which a reader finds but the
-    small preview."""
-    for magic, content_type in _RAW.items():
+def _not_read(head: bytes) -> str | None:
+    """The type if it is one of those. Many raw files are TIFFs, in which readers find only the small preview."""
+    for magic, content_type in _NOT_READ.items():
         if head.startswith(magic):
             return content_type
     if head[4:12] == b"ftypcrx ":
