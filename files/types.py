@@ -54,7 +54,7 @@ def of_content(head: bytes, *, filename: str = "") -> str:
 
 
 def _not_read(head: bytes) -> str | None:
-    """The type if it is one of those. Many raw files are TIFFs, in which readers find only the small preview."""
+    """The type if it is one of those. Many raw files are TIFFs, in which readers find only a preview."""
     for magic, content_type in _NOT_READ.items():
         if head.startswith(magic):
             return content_type
