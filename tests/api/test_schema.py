@@ -116,9 +116,9 @@ class TestServed:
         assert second["Content-Type"] == first["Content-Type"] == "application/vnd.oai.openapi; charset=utf-8"
         assert second["Content-Disposition"] == 'inline; filename="openapi.yaml"'
 
-    def test_the_first_call_is_for_the_address_that_was_asked(self, stranger: Api, alice: Api) -> None:
+    def test_the_first_call_is_for_the_address_that_was_asked(self, stranger: Api, as_alice: Api) -> None:
         accept = {"Accept": "application/vnd.oai.openapi+json"}
-        for asked in (stranger, alice):
+        for asked in (stranger, as_alice):
             description = asked.get("/schema", headers=accept).json()["info"]["description"]
             assert "API=http://testserver\n" in description
 

@@ -51,6 +51,6 @@ def test_pages_run_no_script_but_our_own_files(console):
 
 @pytest.mark.django_db
 def test_a_login_on_the_login_page_itself_leads_to_the_dashboard():
-    operator = make_user("operator", is_staff=True)
+    operator = make_user("operator", password=PASSWORD, is_staff=True)
     form = {"username": operator.email, "password": PASSWORD}
     assert Client().post("/admin/login/", form)["Location"] == "/admin/"
