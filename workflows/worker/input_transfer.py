@@ -6,6 +6,7 @@ it. No other copy is kept of files fetched from a URL.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -212,7 +213,8 @@ def _place_content(placing: _Placing, incoming: Incoming, content_type: str, nam
     if types.is_converted(content_type):
         return _place_converted(placing, incoming, f"{incoming.sha256}.png", decoding.as_png) or _unreadable()
     if _may_be_deep(placing, content_type, incoming):
-        eight_bits = f"{incoming.sha256}.8bit.png"
+        # The bridge wants the form of a hash for a name.
+        eight_bits = f"{hashlib.sha256(f'{incoming.sha256} in 8 bits'.encode()).hexdigest()}.png"
         if placed := _place_converted(placing, incoming, eight_bits, decoding.deep_as_png):
             return placed
     if not _is_there(placing, name, incoming.size):
