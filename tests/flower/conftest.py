@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 
 from script.harness.stack import Stack
@@ -22,6 +23,7 @@ class FlowerServer:
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.port = ports.free_port()
         self.url = f"http://127.0.0.1:{self.port}/flower"
+        self.redis_url = stack.env["REDIS_URL"]
         self.process = Process(
             "flower",
             [ROOT / "script" / "run", "flower"],
@@ -36,8 +38,17 @@ class FlowerServer:
         )
 
     def start(self) -> None:
-        self.process.start()
-        self.process.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=40)
+        """Until it answers and receives events: what is published before that never reaches it."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            newest = max(int(each["id"]) for each in client.client_list())
+
+            def listens() -> bool:
+                found = client.client_list(_type="pubsub")
+                return any(int(each["id"]) > newest and each["psub"] != "0" for each in found)
+
+            self.process.start()
+            self.process.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=40)
+            self.process.wait_until(listens, seconds=40)
 
     def get(self, path: str) -> Any:
         answer = requests.get(self.url + path, auth=AUTH, timeout=20)
