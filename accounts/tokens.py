@@ -16,15 +16,27 @@ from rest_framework_simplejwt import tokens
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.exceptions import TokenBackendError, TokenBackendExpiredToken
 
+REMEMBERED = 2_000  # tokens, in each process
+
 
 class KeyRing(TokenBackend):
-    """Signs with the first key, and accepts signatures of the others, so that keys can be rotated."""
+    """Signs with the first key, and accepts signatures of the others, so that keys can be rotated.
+
+    Tokens that were found good are remembered: a signature stays good, and `Token` checks the expiry each
+    time.
+    """
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         super().__init__("HS256", keys[0])
         self.old = [TokenBackend("HS256", key) for key in keys[1:]]
+        self._decoded_lately = lru_cache(maxsize=REMEMBERED)(self._decoded)
 
     def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
+        if not verify or not isinstance(token, str):
+            return self._decoded(token, verify)
+        return dict(self._decoded_lately(token))
+
+    def _decoded(self, token: Any, verify: bool = True) -> dict[str, Any]:
         try:
             return super().decode(token, verify)
         except TokenBackendExpiredToken:

@@ -28,7 +28,7 @@ STEPS = {
     "prepare": "workflows.queue.submission:prepare",
     "submit": "workflows.queue.submission:submit",
     "submission's transaction": "workflows.queue.submission:submit_works",
-    "wake the worker": "workflows.notify:ticket",
+    "wake the worker": "workflows.notify:submitted",
     "task event": "workflows.task_events:Publisher._send",
     "claim": "workflows.queue.claims:take",
     "slot is busy": "workflows.worker.slots:Slots._run",

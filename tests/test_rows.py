@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
+from django.utils import timezone
 
 from accounts.models import User
+from comfyserve.db import rows
 from comfyserve.db.rows import Columns, insert, prepared
 from files.models import File
 from workflows.models import Execution, LogLine, Output, Status
@@ -93,3 +95,41 @@ def test_an_object_that_was_read_is_not_new(user):
     found.filename = "b"
     found.save()
     assert [file.filename for file in File.objects.all()] == ["b"]
+
+
+def insert_in_pipeline(*objects: Execution) -> None:
+    with rows.pipelined_transaction():
+        for each in objects:
+            each.created_at = timezone.now()  # otherwise it is read back
+            insert(each)
+
+
+class TestPipelinedTransaction:
+    @pytest.mark.django_db(transaction=True)
+    def test_what_is_read_within_is_there(self, user):
+        with rows.pipelined_transaction():
+            insert_in_pipeline(execution(user))
+            assert rows.prepared("SELECT count(*) FROM workflows_execution").fetchone() == (1,)
+        connection.close()
+        assert Execution.objects.count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_what_is_not_read_is_committed(self, user):
+        insert_in_pipeline(execution(user))
+        connection.close()
+        assert Execution.objects.count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_an_error_rolls_everything_back(self, user):
+        twice = execution(user)
+        with pytest.raises(IntegrityError):
+            insert_in_pipeline(execution(user), twice, execution(user, id=twice.id))
+        assert connection.get_autocommit()
+        assert not Execution.objects.exists()
+
+    def test_an_error_within_a_transaction_rolls_back_to_its_beginning(self, user):
+        before, twice = execution(user), execution(user)
+        insert(before)
+        with pytest.raises(IntegrityError):
+            insert_in_pipeline(twice, execution(user, id=twice.id))
+        assert [each.id for each in Execution.objects.all()] == [before.id]

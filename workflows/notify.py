@@ -7,7 +7,7 @@ waited for, and while Redis is unavailable it is skipped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -33,9 +33,12 @@ def ticket(worker: str | None = None) -> None:
     An idle worker blocks on this list and starts at once. If none does, a Celery message follows, which busy
     workers receive too: one may have room for a staged execution.
     """
-    queue = f"gpu.{worker}" if worker else "gpu"
-    _unless_unavailable(lambda: _wake(queue), "wake-up")
-    _delayed_tickets.add(queue)
+    _wake([worker], [])
+
+
+def submitted(ids: Sequence[UUID], *, workers: Sequence[str | None]) -> None:
+    """Announce new executions, in one round trip: a ticket for each of `workers`, and to readers."""
+    _wake(workers, [_status_message(id_) for id_ in ids])
 
 
 def wake_key(queue: str) -> str:
@@ -43,14 +46,24 @@ def wake_key(queue: str) -> str:
     return f"comfyserve:wake:{queue}"
 
 
-def _wake(queue: str) -> None:
+def _wake(workers: Sequence[str | None], messages: Sequence[dict[str, Any]]) -> None:
     """BLPOP hands each item to exactly one waiting worker; items nobody takes expire."""
-    key = wake_key(queue)
-    with _redis.pipeline(transaction=False) as pipe:
-        pipe.rpush(key, 1)
-        pipe.ltrim(key, -MAX_WAKE_UPS, -1)
-        pipe.expire(key, WAKE_UP_SECONDS)
-        pipe.execute()
+    queues = [f"gpu.{worker}" if worker else "gpu" for worker in workers]
+
+    def send() -> None:
+        with _redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.rpush(wake_key(queue), 1)
+            for key in {wake_key(queue) for queue in queues}:
+                pipe.ltrim(key, -MAX_WAKE_UPS, -1)
+                pipe.expire(key, WAKE_UP_SECONDS)
+            for message in messages:
+                pipe.publish(CHANNEL, _text(message))
+            pipe.execute()
+
+    _unless_unavailable(send, "wake-up")
+    for queue in queues:
+        _delayed_tickets.add(queue)
 
 
 def _send_unless_taken(queue: str) -> None:
@@ -73,7 +86,11 @@ def wake_webhooks() -> None:
 
 def announce_status(execution_id: UUID, *, ended: bool = False) -> None:
     """Tell readers of this execution that a new line was written, possibly the last."""
-    _publish({"type": "lines", "id": execution_id, "ended": ended})
+    _publish(_status_message(execution_id, ended=ended))
+
+
+def _status_message(execution_id: UUID, *, ended: bool = False) -> dict[str, Any]:
+    return {"type": "lines", "id": execution_id, "ended": ended}
 
 
 def announce_end(execution_id: UUID, *, user_id: int, status: str, rows: str | None) -> None:
@@ -128,7 +145,11 @@ def _has_subscribers(channel: str) -> bool:
 
 
 def _publish(message: dict[str, Any]) -> None:
-    _unless_unavailable(lambda: _redis.publish(CHANNEL, json.dumps(message, default=str)), "event")
+    _unless_unavailable(lambda: _redis.publish(CHANNEL, _text(message)), "event")
+
+
+def _text(message: dict[str, Any]) -> str:
+    return json.dumps(message, default=str)
 
 
 def _unless_unavailable(send: Callable[[], Any], what: str) -> None:

@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
+from psycopg.pq import TransactionStatus
 
 M = TypeVar("M", bound=Model)
 D = TypeVar("D")
@@ -124,6 +125,25 @@ def pipeline() -> Iterator[None]:
     connection.validate_no_broken_transaction()
     with connection.wrap_database_errors, connection.connection.pipeline():
         yield
+
+
+@contextmanager
+def pipelined_transaction() -> Iterator[None]:
+    """A transaction whose statements are sent as in `pipeline`, and whose COMMIT goes with the last of them.
+
+    It has been committed when the block ends. An error of any statement is raised then, or when a later
+    result is read, and everything is rolled back. Inside another transaction it is a savepoint.
+    """
+    if connection.in_atomic_block:
+        # A savepoint can only be rolled back after the pipeline with the error has ended.
+        with transaction.atomic(), pipeline():
+            yield
+        return
+    with pipeline(), transaction.atomic():
+        yield
+        if connection.connection.info.transaction_status == TransactionStatus.IDLE:
+            # Nothing was read: psycopg does not know yet that there is something to commit.
+            connection.connection.execute("SELECT 1").fetchone()
 
 
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -131,16 +132,26 @@ def flow(user_id: int, priority: str) -> dict[str, Any]:
     }
 
 
-def place(*, kind: str, user_id: int, priority: str) -> tuple[float | None, float, Place]:
-    """One query: (known duration or None, cost, place) of a new execution; the first two as in `estimate`.
+@dataclass(frozen=True)
+class Placed:
+    """A new execution's place, and what it was computed from."""
 
-    The caller holds the user's submission lock.
-    """
-    cursor = rows.prepared(f"SELECT {_TOOK_SQL}, {_FLOW_SQL}", {"kind": kind} | flow(user_id, priority))
-    own, mean, of_kind, virtual, flow_finish = cursor.fetchall()[0]
+    known: float | None  # GPU seconds of earlier runs of this kind
+    cost: float  # estimated GPU seconds
+    place: Place
+    at: datetime  # by the database's clock
+
+
+def place(*, kind: str, user_id: int, priority: str) -> Placed:
+    """One query. The caller holds the user's submission lock."""
+    cursor = rows.prepared(
+        f"SELECT {_TOOK_SQL}, {_FLOW_SQL}, statement_timestamp()",
+        {"kind": kind} | flow(user_id, priority),
+    )
+    own, mean, of_kind, virtual, flow_finish, at = cursor.fetchall()[0]
     cost = reckoned(own=own, mean=mean, of_kind=of_kind)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
-    return of_kind if own is None else own, cost, found
+    return Placed(of_kind if own is None else own, cost, found, at)
 
 
 # Waiting executions that start before the flow's floor move behind it, together with everything waiting in
@@ -257,25 +268,24 @@ def settle_served() -> int:
     return sum(settle(user_id=user_id) for user_id in users)
 
 
-def places(
-    *, kinds: Sequence[str], user_id: int, priority: str
-) -> tuple[list[float | None], list[tuple[float, Place]]]:
-    """Like `place`, for several executions submitted together: (known durations, costs with places).
+def places(*, kinds: Sequence[str], user_id: int, priority: str) -> list[Placed]:
+    """Like `place`, for several executions submitted together.
 
     Two queries at most; the caller holds the user's submission lock.
     """
-    known, cost, first = place(kind=kinds[0], user_id=user_id, priority=priority)
-    took = {kinds[0]: (known, cost)}
+    first = place(kind=kinds[0], user_id=user_id, priority=priority)
+    took = {kinds[0]: (first.known, first.cost)}
     others = set(kinds) - took.keys()
     if others:
         took |= _took(sorted(others), user_id=user_id)
-    found = [(cost, first)]
+    found = [first]
     weight = weight_of(priority)
     for kind in kinds[1:]:
-        _, each = took[kind]
-        last = found[-1][1].finish
-        found.append((each, place_at(virtual=last, flow_finish=last, cost=each, weight=weight)))
-    return [took[kind][0] for kind in kinds], found
+        known, cost = took[kind]
+        last = found[-1].place.finish
+        then = place_at(virtual=last, flow_finish=last, cost=cost, weight=weight)
+        found.append(Placed(known, cost, then, first.at))
+    return found
 
 
 def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None, float]]:

@@ -80,8 +80,9 @@ def accepted(executions: Sequence[Execution], *, able: Sequence[str] = ()) -> No
     """
     ids = [execution.id for execution in executions]
     execution_log.write(ids, [Line.of_status("Waiting in the queue", Status.PENDING)])
-    transaction.on_commit(lambda: _hand_out(able, count=len(ids)))
-    transitions.follow_up(ids)
+    some = random.sample(able, min(len(able), MOST_TICKETS))
+    workers = some or (None,) * min(len(ids), MOST_TICKETS)  # workers poll anyway
+    transaction.on_commit(lambda: notify.submitted(ids, workers=workers))
     transaction.on_commit(lambda: _describe(executions))
 
 
@@ -93,13 +94,6 @@ def _describe(executions: Sequence[Execution]) -> None:
             models=[model["name"] for model in execution.models_used],
         )
         task_events.sent(execution.id, description=description)
-
-
-def _hand_out(workers: Sequence[str], *, count: int) -> None:
-    """Publish one ticket per execution or able worker, but at most MOST_TICKETS: workers poll anyway."""
-    some = random.sample(workers, min(len(workers), MOST_TICKETS))
-    for worker in some or (None,) * min(count, MOST_TICKETS):
-        notify.ticket(worker)
 
 
 # -- running -----------------------------------------------------------------------------------------

@@ -190,20 +190,19 @@ def submit_works(
     priority = options["priority"] = scheduling.lowest(wanted, quotas.highest_priority(user=user))
     limited = quotas.runs_are_limited(user=user)
     idempotency.begin_commit()
-    with transaction.atomic():
-        with rows.pipeline():
-            scheduling.lock_submissions(user_id=user.pk)
-            known, places = scheduling.places(
-                kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority
-            )
+    # Two round trips: the lock with the places, then all that is written with the COMMIT. The lock must be
+    # held until then: otherwise parallel submissions would exceed quotas and get the same place.
+    with rows.pipelined_transaction():
+        scheduling.lock_submissions(user_id=user.pk)
+        places = scheduling.places(kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority)
         _check_room(user, prepared)
         executions = [
             Execution(
                 id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
-                batch_id=batch.id if batch else None, cost=cost,
-                held=Held.QUOTA if limited else None, **_columns(each, place, options),
+                batch_id=batch.id if batch else None, held=Held.QUOTA if limited else None,
+                **_columns(each, placed, options),
             )
-            for each, (cost, place), earlier, position, chosen in zip(
+            for each, placed, earlier, position, chosen in zip(
                 prepared, places, _or_none(retried_from, prepared), _or_none(positions, prepared),
                 _or_none(chosen_ids, prepared), strict=True,
             )
@@ -214,19 +213,21 @@ def submit_works(
     for execution, each in zip(executions, prepared, strict=True):
         nodes, id_ = len(each.work.graph.prompt), str(execution.id)
         logger.info("Accepted, %d nodes, priority %s", nodes, priority, extra={"execution_id": id_})
-    return executions, known
+    return executions, [placed.known for placed in places]
 
 
-def _columns(each: Prepared, place: scheduling.Place, options: Options) -> dict[str, Any]:
+def _columns(each: Prepared, placed: scheduling.Placed, options: Options) -> dict[str, Any]:
     """Columns of the execution's row from the work, its place in the order and the options."""
     webhook = options.get("webhook")
     return {
         "priority": options["priority"],
         "timeout_minutes": options.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         "request_id": request_ids.current() or "",
-        "turn": place.turn,
-        "start": place.start,
-        "finish": place.finish,
+        "created_at": placed.at,
+        "cost": placed.cost,
+        "turn": placed.place.turn,
+        "start": placed.place.start,
+        "finish": placed.place.finish,
         "has_input_files": any(input_files.marked(each.taken.prompt)),
         "kind": each.kind,
         "models_used": [{"name": use.name, "type": use.type} for use in each.used],
@@ -243,13 +244,12 @@ def _write(
 ) -> None:
     """Write the rows with all their side effects."""
     able = sorted({worker for each in prepared for worker in each.suited.able})
-    with rows.pipeline():
-        _insert(executions, prepared)
-        store.note_submitted(priority=executions[0].priority, count=len(prepared))
-        state_machine.accepted(executions, able=able)
-        for execution, each in zip(executions, prepared, strict=True):
-            lines = [Line(text, Level.WARNING) for text in each.work.warnings]
-            execution_log.write([execution.id], lines)
+    _insert(executions, prepared)
+    store.note_submitted(priority=executions[0].priority, count=len(prepared))
+    state_machine.accepted(executions, able=able)
+    for execution, each in zip(executions, prepared, strict=True):
+        lines = [Line(text, Level.WARNING) for text in each.work.warnings]
+        execution_log.write([execution.id], lines)
     input_files.pin_all(
         [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
     )
@@ -361,8 +361,8 @@ def prioritise(*, execution: Execution, priority: str, by: str) -> None:
         execution.refresh_from_db(fields=["priority", "status"])
         if execution.priority == priority:
             return
-        _, cost, place = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
-        if not state_machine.move(execution.id, priority=priority, cost=cost, place=place, by=by):
+        to = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
+        if not state_machine.move(execution.id, priority=priority, cost=to.cost, place=to.place, by=by):
             raise Conflict("Only an execution that waits for a worker can be moved in the queue")
 
 
