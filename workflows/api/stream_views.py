@@ -24,8 +24,9 @@ from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, Validat
 from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
+from files import backend
 from workflows.models import TERMINAL, Execution
-from workflows.presentation import representations, selectors
+from workflows.presentation import end_message, representations, selectors
 from workflows.queue import scheduling
 from workflows.streaming import asgi, event_reader, links
 from workflows.streaming.subscriber import Reader
@@ -204,5 +205,21 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
 
     user_id = authentication.require(request._request).pk
     credential = credentials.of_request(request._request, user_id=user_id)
+
+    def from_rows(rows: str) -> bytes | None:
+        return result_from_rows(rows, execution_id=execution_id, user_id=user_id, base=base)
+
     new = "Idempotency-Replayed" not in response
-    asgi.attach(response, asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new))
+    wait = asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new, from_rows=from_rows)
+    asgi.attach(response, wait)
+
+
+def result_from_rows(rows: str, *, execution_id: UUID, user_id: int, base: str) -> bytes | None:
+    """The result from the rows in the message about its end; None if it has to be read from the database.
+
+    Without a query, for the event loop. It does not presign links to a bucket: that takes too long there.
+    """
+    found = end_message.unpack(rows) if backend.bucket() is None else None
+    if found is None or (found.execution.id, found.execution.user_id) != (execution_id, user_id):
+        return None
+    return rendered(representations.result_of_whole(found, base=base))

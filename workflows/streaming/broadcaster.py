@@ -99,12 +99,12 @@ class Hub:
         if not self._endings[ending.execution_id]:
             del self._endings[ending.execution_id]
 
-    def _has_ended(self, id_: UUID) -> None:
+    def _has_ended(self, id_: UUID, rows: str | None = None) -> None:
         self._ended[id_] = None
         while len(self._ended) > KNOWN_ENDS:
             self._ended.popitem(last=False)
         for ending in self._endings.get(id_, ()):
-            ending.happens()
+            ending.happens(rows)
 
     def open_streams(self, user_id: int) -> int:
         """The number of streams the user has open in this process. Thread-safe."""
@@ -252,7 +252,7 @@ class Hub:
             self._audience.deliver_message(Event("comfyui", id_, message), message["user"])
             return
         if message.get("ended"):
-            self._has_ended(id_)
+            self._has_ended(id_, message.get("rows"))
         followed = self._audience.followed.get(id_)
         if followed is None:
             self._on_unfollowed(id_)

@@ -138,7 +138,7 @@ class MessageReader(Reader):
 class Ending:
     """Waits for the end of one execution while `credential` is valid. Belongs to the event loop's thread."""
 
-    __slots__ = ("_ready", "closed", "credential", "execution_id", "happened", "revoked")
+    __slots__ = ("_ready", "closed", "credential", "execution_id", "happened", "revoked", "rows")
 
     def __init__(self, execution_id: UUID, credential: Credential) -> None:
         self.execution_id = execution_id
@@ -146,10 +146,12 @@ class Ending:
         self.revoked = False
         self.happened = False
         self.closed = False
+        self.rows: str | None = None  # the result, for `presentation.end_message.unpack`, if it was told
         self._ready = asyncio.Event()
 
-    def happens(self) -> None:
+    def happens(self, rows: str | None = None) -> None:
         self.happened = True
+        self.rows = rows
         self._ready.set()
 
     def close(self) -> None:

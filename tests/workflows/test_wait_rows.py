@@ -1,0 +1,79 @@
+"""`Prefer: wait` answers with the rows in the message about the end, and reads none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from accounts.credentials import Credential
+from comfyserve.api.rendering import rendered
+from script.harness import graphs
+from tests.workflows.test_end_message import ends
+from workflows.api import stream_views
+from workflows.presentation import representations, selectors
+from workflows.streaming import asgi
+from workflows.streaming.broadcaster import Hub
+from workflows.streaming.subscriber import Ending
+
+BASE = "https://here"
+
+
+@pytest.fixture
+def told(rig, monkeypatch):
+    """The message about the end of an execution that has completed."""
+    messages = ends(monkeypatch)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
+    [message] = messages
+    return message
+
+
+def test_the_result_is_that_of_the_database(told):
+    execution_id = UUID(told["id"])
+    found = selectors.whole(execution_id)
+    assert found is not None
+    made = stream_views.result_from_rows(
+        told["rows"], execution_id=execution_id, user_id=told["user"], base=BASE
+    )
+    assert made is not None
+    assert json.loads(made) == json.loads(rendered(representations.result_of_whole(found, base=BASE)))
+
+
+def test_it_makes_no_query(told, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert stream_views.result_from_rows(
+            told["rows"], execution_id=UUID(told["id"]), user_id=told["user"], base=BASE
+        )
+
+
+def test_rows_of_another_user_or_execution_are_not_used(told):
+    id_, user = UUID(told["id"]), told["user"]
+    for execution_id, user_id in ((id_, user + 1), (uuid4(), user)):
+        assert not stream_views.result_from_rows(
+            told["rows"], execution_id=execution_id, user_id=user_id, base=BASE
+        )
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [("the rows", b"from the rows"), ("x" * 100_000, None), (None, None)]
+)
+def test_short_rows_reach_who_waits(rows: str | None, expected: bytes | None):
+    id_ = uuid4()
+    assert asyncio.run(_content_after(id_, {"rows": rows}, lambda rows: f"from {rows}".encode())) == expected
+
+
+async def _content_after(
+    id_: UUID, more: dict[str, Any], from_rows: Callable[[str], bytes | None]
+) -> bytes | None:
+    hub, credential = Hub(), Credential("user", 1)
+    ending = Ending(id_, credential)
+    hub._endings[id_].add(ending)
+    hub._on_message(json.dumps({"type": "lines", "id": str(id_), "ended": True, **more}).encode())
+    assert await ending.wait(1)
+    wait = asgi.Wait((id_,), 1, lambda: None, credential, lambda: b"", from_rows=from_rows)
+    return asgi._told(wait, [ending])
