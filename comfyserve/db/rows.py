@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
 from psycopg.pq import TransactionStatus
@@ -48,9 +48,11 @@ class Columns(Generic[M]):
     def read(self, row: Sequence[Any], *, at: int = 0) -> M:
         """The instance whose columns start at that position of the row."""
         values = list(row[at : at + len(self)])
-        for position, field in self._decoded:
-            values[position] = field.from_db_value(values[position], None, connection)
-        return self._model.from_db("default", self._names, values)
+        if self._decoded:
+            database = connections[DEFAULT_DB_ALIAS]
+            for position, field in self._decoded:
+                values[position] = field.from_db_value(values[position], None, database)
+        return self._model.from_db(DEFAULT_DB_ALIAS, self._names, values)
 
 
 def insert(*objects: Model) -> None:
@@ -67,8 +69,9 @@ def insert(*objects: Model) -> None:
     left = is_left[0]
     if any(other != left for other in is_left):
         raise ValueError("objects inserted together must use the same database defaults")
+    database = connections[DEFAULT_DB_ALIAS]  # Django's `connection` looks it up for each attribute
     values = [
-        field.get_db_prep_save(value, connection)
+        field.get_db_prep_save(value, database)
         for row in given
         for field, value, is_database_s in zip(fields, row, left, strict=True)
         if not is_database_s
@@ -78,7 +81,7 @@ def insert(*objects: Model) -> None:
     read_back = [field.attname for field, is_database_s in zip(fields, left, strict=True) if is_database_s]
     for each, row in zip(objects, made, strict=True):
         vars(each).update(zip(read_back, row, strict=True))
-        each._state.adding, each._state.db = False, "default"
+        each._state.adding, each._state.db = False, DEFAULT_DB_ALIAS
 
 
 def _is_left(field: Field[Any, Any], value: Any) -> bool:
@@ -102,15 +105,16 @@ def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> ps
     interpolates the values client-side, so that each is a new statement. The text must therefore not vary,
     except between a few forms. Errors are Django's, as from its own cursor.
     """
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
+    database = connections[DEFAULT_DB_ALIAS]
+    database.ensure_connection()
+    database.validate_no_broken_transaction()
     began = time.perf_counter()
-    with connection.wrap_database_errors:
-        cursor = psycopg.Cursor(connection.connection)
+    with database.wrap_database_errors:
+        cursor = psycopg.Cursor(database.connection)
         cursor.execute(sql, parameters, prepare=True)
-    if connection.queries_logged:
+    if database.queries_logged:
         took = f"{time.perf_counter() - began:.3f}"
-        connection.queries_log.append({"sql": sql, "time": took})
+        database.queries_log.append({"sql": sql, "time": took})
     return cursor
 
 
@@ -121,9 +125,10 @@ def pipeline() -> Iterator[None]:
     They have run when the block ends, or when the first of their results is read. An error of any is raised
     then.
     """
-    connection.ensure_connection()
-    connection.validate_no_broken_transaction()
-    with connection.wrap_database_errors, connection.connection.pipeline():
+    database = connections[DEFAULT_DB_ALIAS]
+    database.ensure_connection()
+    database.validate_no_broken_transaction()
+    with database.wrap_database_errors, database.connection.pipeline():
         yield
 
 
@@ -134,16 +139,17 @@ def pipelined_transaction() -> Iterator[None]:
     It has been committed when the block ends. An error of any statement is raised then, or when a later
     result is read, and everything is rolled back. Inside another transaction it is a savepoint.
     """
-    if connection.in_atomic_block:
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.in_atomic_block:
         # A savepoint can only be rolled back after the pipeline with the error has ended.
         with transaction.atomic(), pipeline():
             yield
         return
     with pipeline(), transaction.atomic():
         yield
-        if connection.connection.info.transaction_status == TransactionStatus.IDLE:
+        if database.connection.info.transaction_status == TransactionStatus.IDLE:
             # Nothing was read: psycopg does not know yet that there is something to commit.
-            connection.connection.execute("SELECT 1").fetchone()
+            database.connection.execute("SELECT 1").fetchone()
 
 
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:
