@@ -87,7 +87,7 @@ def test_bad_list_parameters_are_400_with_their_name(alice, name, value):
 def test_a_list_of_twenty_costs_a_fixed_number_of_queries(alice, django_assert_max_num_queries):
     for _ in range(20):
         submit(alice)
-    with django_assert_max_num_queries(6):  # session, page, outputs, their files, log lines, count
+    with django_assert_max_num_queries(5):  # session, page, outputs with files, log lines, count
         assert len(alice.get("/workflows/").json()) == 20
 
 

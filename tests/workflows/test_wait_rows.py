@@ -41,7 +41,7 @@ def test_the_result_is_that_of_the_database(told):
         told["rows"], execution_id=execution_id, user_id=told["user"], base=BASE
     )
     assert made is not None
-    assert json.loads(made) == json.loads(rendered(representations.result_of_whole(found, base=BASE)))
+    assert json.loads(made) == json.loads(rendered(representations.result_of(found, base=BASE)))
 
 
 def test_it_makes_no_query(told, django_assert_num_queries):

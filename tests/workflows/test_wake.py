@@ -84,7 +84,7 @@ def test_tickets_that_nobody_takes_neither_pile_up_nor_stay():
 
 def test_a_submission_wakes_no_more_than_some_of_a_large_fleet(alice, monkeypatch):
     woken: list[str | None] = []
-    monkeypatch.setattr(notify, "ticket", woken.append)
+    monkeypatch.setattr(notify, "submitted", lambda _, workers: woken.extend(workers))
     fleet = [f"gpu{number}" for number in range(200)]
     monkeypatch.setattr(matching, "suited", lambda *_: matching.Suited(lacking=["other"], able=fleet))
     with TestCase.captureOnCommitCallbacks(execute=True):

@@ -222,4 +222,4 @@ def result_from_rows(rows: str, *, execution_id: UUID, user_id: int, base: str) 
     found = end_message.unpack(rows) if backend.bucket() is None else None
     if found is None or (found.execution.id, found.execution.user_id) != (execution_id, user_id):
         return None
-    return rendered(representations.result_of_whole(found, base=base))
+    return rendered(representations.result_of(found, base=base))

@@ -120,8 +120,9 @@ class StatusView(APIView):
     def get(self, request: Request, execution_id: str) -> Response:
         """Get Workflow Status: its status and progress."""
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
-        position = scheduling.positions([execution.id]).get(execution.id)
-        known = None
+        position = known = None
+        if execution.status == Status.PENDING:
+            position = scheduling.positions([execution.id]).get(execution.id)
         if execution.status == Status.RUNNING:
             known, _ = scheduling.estimate(kind=execution.kind, user_id=execution.user_id)
         return Response(representations.status(execution, queue_position=position, estimated_seconds=known))

@@ -1,0 +1,77 @@
+"""How many statements each endpoint of an execution takes, and which."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from script.harness import graphs
+from tests.workflows.test_own_executions import fail, submit
+from workflows.models import Execution
+
+SESSION = "FROM accounts_session"
+READ = ["FROM workflows_execution", "FROM workflows_output", "FROM workflows_logline"]
+SUBMITTED = [
+    SESSION,
+    "SAVEPOINT",  # within a test; otherwise BEGIN
+    "pg_advisory_xact_lock",
+    "percentile_cont",  # the estimate and the place
+    'INSERT INTO "workflows_execution"',
+    'INSERT INTO "workflows_graph"',
+    "INSERT INTO workflows_delta",
+    "INSERT INTO workflows_logline",
+    "RELEASE SAVEPOINT",
+]
+
+
+@pytest.fixture(autouse=True)
+def _known_lately(alice):
+    """Figures that are asked for every few seconds only are known from here on."""
+    submit(alice)
+
+
+def check(done: CaptureQueriesContext, expected: list[str]) -> None:
+    statements = [query["sql"] for query in done.captured_queries]
+    assert len(statements) == len(expected), statements
+    for statement, part in zip(statements, expected, strict=True):
+        assert part in " ".join(statement.split())
+
+
+def test_a_submission(alice):
+    with CaptureQueriesContext(connection) as done:
+        alice.post("/workflows/execute", _body(), headers={"Prefer": "wait=1"})
+    check(done, SUBMITTED)
+
+
+def test_a_submission_that_is_told_its_position(alice):
+    with CaptureQueriesContext(connection) as done:
+        alice.post("/workflows/execute", _body())
+    check(done, [*SUBMITTED, "WITH asked AS"])
+
+
+def test_the_result(alice):
+    execution_id = submit(alice)
+    with CaptureQueriesContext(connection) as done:
+        alice.get(f"/workflows/{execution_id}")
+    check(done, [SESSION, *READ])
+
+
+def test_the_status_of_one_that_waits(alice):
+    execution_id = submit(alice)
+    with CaptureQueriesContext(connection) as done:
+        alice.get(f"/workflows/{execution_id}/status")
+    check(done, [SESSION, "FROM workflows_execution", "WITH asked AS"])
+
+
+def test_the_status_of_one_that_has_ended(alice):
+    Execution.objects.all().delete()
+    execution_id = submit(alice)
+    fail(execution_id)
+    with CaptureQueriesContext(connection) as done:
+        assert alice.get(f"/workflows/{execution_id}/status").json()["status"] == "failed"
+    check(done, [SESSION, "FROM workflows_execution"])
+
+
+def _body() -> dict[str, object]:
+    return {"workflow": graphs.colour(2)}
