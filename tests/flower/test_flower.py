@@ -14,7 +14,6 @@ from script.harness import graphs
 from script.harness.stack import Person, Stack
 from script.harness.waiting import wait_for
 from tests.flower.conftest import AUTH, FlowerServer
-from tests.workflows.test_many_workers import start_pair
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,6 +30,8 @@ def _ten_of(person: Person, i: int) -> Iterator[tuple[str, str]]:
     for k in range(10):
         if k == 3:
             yield person.execute(FAILS), "FAILURE"
+        elif k == 5 and i == 0:
+            yield person.execute(graphs.sleep(120.0), priority="high"), "REVOKED"  # cancelled while it runs
         elif k == 5:
             yield person.execute(graphs.colour(i * 10 + k), priority="low"), "REVOKED"
         elif k == 7:
@@ -54,6 +55,19 @@ def _says_what_postgresql_says(stack: Stack, id_: str, task: dict[str, Any]) -> 
     assert task["result"] == ("1 output" if status == "completed" else None)
 
 
+def _one_is_taken_back(stack: Stack, comfyui: Any, flower: FlowerServer, running: str) -> str:
+    """Start a worker, which runs this one, and pause it: what it staged behind it goes back. Its id."""
+    stack.start_worker("gpu-0", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
+    flower.wait_for_state(running, "STARTED")
+    staged = "SELECT id::text FROM workflows_execution WHERE worker <> '' AND status = 'pending'"
+    [[id_]] = wait_for(lambda: stack.sql(staged), what="one staged behind it")
+    flower.wait_for_state(id_, "RECEIVED")
+    stack.sql("UPDATE workflows_worker SET wish = 'pause'")
+    stack.sql("SELECT pg_notify('comfyserve_wish', 'gpu-0')")
+    assert flower.wait_for_state(id_, "RETRY")["exception"] == "its worker is paused"
+    return str(id_)
+
+
 def test_thirty_executions_of_three_users_on_two_workers(
     bare_stack: Stack, comfyui_pair: Any, flower: FlowerServer
 ) -> None:
@@ -70,24 +84,30 @@ def test_thirty_executions_of_three_users_on_two_workers(
     # Webhooks of other tests' users may still be waiting for a retry.
     assert flower.lengths() | {"webhooks": 0} == {"default": 0, "gpu": 30, "models": 0, "webhooks": 0}
 
-    cancelled = [id_ for id_, end in submitted.items() if end == "REVOKED"]
-    for person, id_ in zip(people, cancelled, strict=True):
+    running, *cancelled = [id_ for id_, end in submitted.items() if end == "REVOKED"]
+    for person, id_ in zip(people[1:], cancelled, strict=True):
         assert person.post(f"/workflows/{id_}/cancel").status_code == 200
         assert flower.wait_for_state(id_, "REVOKED").get("worker") is None
-    assert flower.lengths()["gpu"] == 27
+    assert flower.lengths()["gpu"] == 28
 
-    start_pair(stack, comfyui_pair)
+    retried = _one_is_taken_back(stack, comfyui_pair[0], flower, running)
+    stack.start_worker("gpu-1", comfyui_url=comfyui_pair[1].url, env={"COMFYUI_NAME": "gpu-1"})
+    assert people[0].post(f"/workflows/{running}/cancel").status_code == 200
+    assert flower.wait_for_state(running, "REVOKED")["worker"] == f"gpu-gpu-0@{HOST}"
+    stack.sql("UPDATE workflows_worker SET wish = 'work'")
+    stack.sql("SELECT pg_notify('comfyserve_wish', 'gpu-0')")
     tasks = {id_: flower.wait_for_state(id_, end) for id_, end in submitted.items()}
     assert flower.lengths()["gpu"] == 0
     nodes = {f"gpu-gpu-{i}@{HOST}" for i in range(2)}
     for id_, task in tasks.items():
         _says_what_postgresql_says(stack, id_, task)
+    assert {id_ for id_, task in tasks.items() if task["retries"]} == {retried}
     rows = flower.workers()
     assert set(rows) == nodes
     assert Counter(task["worker"] for task in tasks.values() if task["worker"]) == {
         name: rows[name]["task-received"] for name in nodes
     }
-    assert sum(row["task-succeeded"] for row in rows.values()) == 24
+    assert sum(row.get("task-succeeded", 0) for row in rows.values()) == 24
     assert sum(row.get("task-failed", 0) for row in rows.values()) == 3
 
 
