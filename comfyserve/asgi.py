@@ -34,6 +34,8 @@ requests = DjangoThreads(wsgi_application, threads=16, name="request")
 # probes do not wait behind probes that check dependencies.
 alive = DjangoThreads(wsgi_application, threads=2, name="alive")
 probes = DjangoThreads(wsgi_application, threads=6, name="probe")
+# The first request for the schema generates it, and all others wait for that: not in the request threads.
+schema = DjangoThreads(wsgi_application, threads=2, name="schema")
 ALIVE = ("/health", "/health/liveness")
 downloads = DjangoThreads(wsgi_application, threads=16, name="download")  # a slow storage blocks only these
 streams = Streams(wsgi_application)
@@ -59,6 +61,8 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await asgi(scope, receive, send)
     elif scope["path"].rstrip("/") in ALIVE:
         await alive(scope, receive, send)
+    elif scope["path"].rstrip("/") == "/schema":
+        await schema(scope, receive, send)
     elif scope["path"].startswith("/health/"):
         await probes(scope, receive, send)
     else:
