@@ -86,8 +86,11 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
 
 
 def _sync(path: Path) -> None:
-    """Sync the bytes and their directory entry: a row that references them is about to be committed."""
-    for each in (path, path.parent):
+    """Sync the bytes, and the directory entries on the way to them, some of which may be new: a row that
+    references them is about to be committed.
+    """
+    root = Path(default_storage.location)
+    for each in (path, *(folder for folder in path.parents if folder.is_relative_to(root))):
         descriptor = os.open(each, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -14,6 +14,7 @@ from types import FrameType
 
 from django.conf import settings
 
+from comfyserve.db import pooling
 from workflows.metrics import store
 
 from . import latency
@@ -37,6 +38,7 @@ class Life:
     def begin(self) -> None:
         _delay_the_end()
         self._flusher.start()
+        threading.Thread(target=pooling.report, name="sessions", daemon=True).start()
 
     def ends(self) -> None:
         """No new requests are accepted; some still run."""

@@ -50,9 +50,14 @@ NO_TIMEOUT = {
     "comfyserve/api/bodies.py: BodyStream.for_django": "cancelled by Django when the response is sent",
     "comfyserve/api/gate/application.py: _nothing.empty": "cancelled by Django when the response is sent",
     "doors/comfyui/websocket.py: Websocket._listen": "a task of the connection, cancelled with it",
+    "comfyserve/outbound/dns.py: _ask": "a queue without a size",
     "comfyui/client.py: Client.__init__": "each request is given its timeout in Client._request",
+    "files/decoding.py: _Pool._fill": "a queue without a size",
+    "files/uploads.py: _Reading.written": "one write of FLUSH bytes to the local disk",
     "health/probing.py: Shared.get": "the future is done when it is asked",
     "workflows/streaming/broadcaster.py: Hub._read": "waits for something to do; cancelled by Hub.end",
+    "workflows/streaming/broadcaster.py: Hub.end": "its tasks were cancelled just before",
+    "workflows/webhooks/dispatcher.py: Deliverer.close": "deliveries have timeouts; uploads are cut",
     "workflows/task_events.py: Publisher._run": "waits for something to do; woken by Publisher.close",
     "workflows/worker/finalize.py: _LateBegin.__exit__": "one statement, which has the session's timeouts",
 }
@@ -68,6 +73,8 @@ LOOPS = {
     "files/converted.py: of": "`seconds`, then 503",
     "files/metadata.py: strip_jpeg": "each round reads two bytes of a file that ends",
     "files/sandbox.py: _answer": "CONVERSION_SECONDS, then the process is killed",
+    "files/uploads.py: _pieces": "the body of a request: the gate limits its bytes and its time",
+    "files/uploads.py: receive": "the same",
     "models_registry/commands.py: _wait": "`seconds`",
     "models_registry/part_file.py: open_part": "another download of the same file, which is bounded",
     "models_registry/fetching.py: _Fetch._try_until_done": "TRIES in a row without progress",
@@ -110,6 +117,18 @@ class Found(ast.NodeVisitor):
             self.loops.append((self.where, node.lineno))
         self.generic_visit(node)
 
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
+        if not self._timeouts:
+            self.loops.append((self.where, node.lineno))
+        self.generic_visit(node)
+
+    def visit_Await(self, node: ast.Await) -> None:
+        bare = isinstance(node.value, ast.Name | ast.Attribute)  # a task or a future
+        gets = isinstance(node.value, ast.Call) and is_bare_get(node.value)
+        if not self._timeouts and (bare or gets):
+            self.calls.append((self.where, node.lineno, ast.unparse(node)))
+        self.generic_visit(node)
+
     def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
         bounded = any(ast.unparse(item.context_expr).startswith("asyncio.timeout(") for item in node.items)
         self._timeouts += bounded
@@ -133,6 +152,12 @@ def waits_for_ever(node: ast.Call) -> bool:
     if not isinstance(function, ast.Attribute):
         return False
     owner = function.value.id if isinstance(function.value, ast.Name) else ""
+    if owner == "asyncio" and name in ("wait", "gather"):
+        return "timeout" not in named
+    if name == "shutdown" and "wait" in named:  # of a pool of threads
+        return not (isinstance(named["wait"], ast.Constant) and named["wait"].value is False)
+    if name == "put" and is_queue(function.value):
+        return "timeout" not in named and "block" not in named
     if name in WAITING_FUNCTIONS.get(owner, ()):
         return "timeout" not in named and "connect_timeout" not in named
     if name == "get" and is_queue(function.value):
@@ -151,7 +176,14 @@ def waits_for_ever(node: ast.Call) -> bool:
 
 
 def is_queue(node: ast.AST) -> bool:
-    return any(word in ast.unparse(node) for word in ("queue", "_events", "_items"))
+    return any(word in ast.unparse(node) for word in ("queue", "_events", "_items", "_free", "answers"))
+
+
+def is_bare_get(node: ast.Call) -> bool:
+    """`await queue.get()`; `await super().get()` is a view's."""
+    function = node.func
+    named = isinstance(function, ast.Attribute) and function.attr == "get"
+    return named and not node.args and not node.keywords and "super()" not in ast.unparse(function)
 
 
 def is_text(node: ast.Call) -> bool:
@@ -202,9 +234,33 @@ def test_every_endless_loop_is_known_to_end():
         ("subprocess.run(command)", True),
         ("redis.Redis.from_url(url)", True),
         ("future.result()", True),
+        ("asyncio.wait(tasks)", True),
+        ("asyncio.wait(tasks, timeout=1)", False),
+        ("asyncio.gather(one, other)", True),
+        ("pool.shutdown(wait=True)", True),
+        ("pool.shutdown(wait=False)", False),
+        ("self._queue.put(item)", True),
+        ("self._queue.put(item, timeout=1)", False),
     ],
 )
 def test_the_search_finds_them(code, is_one):
     call = ast.parse(code, mode="eval").body
     assert isinstance(call, ast.Call)
     assert waits_for_ever(call) == is_one
+
+
+@pytest.mark.parametrize(
+    ("code", "calls", "loops"),
+    [
+        ("async def f(): await task", 1, 0),
+        ("async def f(): await self._arrived.get()", 1, 0),
+        ("async def f():\n async with asyncio.timeout(3): await task", 0, 0),
+        ("async def f():\n async for message in socket: pass", 0, 1),
+        ("async def f():\n async with asyncio.timeout(3):\n  async for message in socket: pass", 0, 0),
+        ("while True: pass", 0, 1),
+    ],
+)
+def test_the_search_finds_what_coroutines_wait_for(code, calls, loops):
+    found = Found()
+    found.visit(ast.parse(code))
+    assert (len(found.calls), len(found.loops)) == (calls, loops)

@@ -9,7 +9,7 @@ from celery import shared_task, signals
 from django.conf import settings
 
 from comfyserve import cleaning, logs
-from comfyserve.db import connections
+from comfyserve.db import connections, pooling
 from models_registry.model_agent import ModelAgent
 from workflows.delivery import sender as file_sender
 from workflows.webhooks.dispatcher import Deliverer
@@ -119,7 +119,9 @@ def _start(sender: str, instance: Any, **_: Any) -> None:
     queues = instance.app.amqp.queues.consume_from
     if "gpu" in queues:
         task_events.serve_as(worker=settings.BACKEND_NAME, hostname=sender)
-        _gpu = GpuWorker()
+        _gpu = GpuWorker()  # refuses to work if a pooler shares its sessions
+    else:
+        pooling.report()
     if "webhooks" in queues:
         files = Deliverer(
             "file", senders=file_sender.SENDERS, take=file_sender.take, deliver=file_sender.deliver

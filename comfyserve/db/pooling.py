@@ -6,13 +6,26 @@ hears nothing, and the timeouts of our sessions are lost. GPU workers refuse to 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.db import connection
 
+logger = logging.getLogger(__name__)
+
 TRIES = 3  # another client may take the server's session between two of our statements
+
+
+SHARES = (
+    "A pooler shares PostgreSQL's sessions (PgBouncer in transaction mode?): use a DATABASE_URL of PostgreSQL"
+    " itself, or set pool_mode = session"
+)
+DROPS = (
+    "A pooler rejects or drops our sessions' settings (PgBouncer and the startup parameter `options`?): use a"
+    " DATABASE_URL of PostgreSQL itself, or see docs/operations.md"
+)
 
 
 class SharedSessions(Exception):
@@ -25,11 +38,28 @@ def check() -> None:
     parameters = {
         name: value for name, value in connection.get_connection_params().items() if name in CONNECTION
     }
-    with (
-        psycopg.connect(**parameters, autocommit=True) as one,
-        psycopg.connect(**parameters, autocommit=True) as other,
-    ):
-        judge(one, other)
+    try:
+        with (
+            psycopg.connect(**parameters, autocommit=True) as one,
+            psycopg.connect(**parameters, autocommit=True) as other,
+        ):
+            judge(one, other)
+    except psycopg.OperationalError as exc:
+        if "unsupported startup parameter" in str(exc):
+            raise SharedSessions(DROPS) from exc
+        raise
+
+
+def report() -> None:
+    """Log an error if sessions are not ours alone, for processes that do not refuse to work: statements that
+    are prepared once per session, and timeouts, may fail there. Never raises.
+    """
+    try:
+        check()
+    except SharedSessions as exc:
+        logger.error("%s", exc, extra={"action": "sessions_shared"})
+    except psycopg.Error as exc:
+        logger.warning("it is not known whether a pooler shares our sessions: %s", exc)
 
 
 # What a connection is made with; the rest are Django's own options.
@@ -42,15 +72,9 @@ CONNECTION = (
 def judge(one: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> None:
     """Two clients that are connected at the same time never have one server process, unless it is shared."""
     if any(_process(one) == _process(other) for _ in range(TRIES)):
-        raise SharedSessions(
-            "A pooler shares PostgreSQL's sessions (PgBouncer in transaction mode?): give GPU workers a "
-            "DATABASE_URL of PostgreSQL itself, or set pool_mode = session"
-        )
+        raise SharedSessions(SHARES)
     if _lock_timeout(one) == 0 and settings.DATABASE_LOCK_TIMEOUT_SECONDS:
-        raise SharedSessions(
-            "A pooler drops our sessions' settings (PgBouncer with ignore_startup_parameters = options?):"
-            " give GPU workers a DATABASE_URL of PostgreSQL itself"
-        )
+        raise SharedSessions(DROPS)
 
 
 def _process(session: psycopg.Connection[Any]) -> int:

@@ -174,6 +174,8 @@ def tell(report: Report, *, seed: int) -> None:
         f"\nGPU runs: {cost.runs}, in vain: {cost.in_vain} ({share:.1%}); "
         f"cancelled in mid-run: {cost.cancelled}; posts to ComfyUI: {cost.posts}"
     )
+    for why, count in cost.unavoidable.items():
+        print(f"  requeued because of {why}: {count}")
     print(f"Webhooks received: {report.webhooks}. Streams followed to their end: {report.followed}.")
     streams = report.streams
     print(

@@ -28,7 +28,8 @@ from script.harness.stack import Stack
 
 PRIORITIES = ["low", "normal", "normal", "high"]
 GREEDY_BATCH = 30
-PATIENCE = 120.0  # seconds of retries before a client reports a failure
+# Seconds of retries before a client reports a failure: longer than a dead request keeps its Idempotency-Key.
+PATIENCE = 180.0
 
 
 @dataclass

@@ -40,9 +40,9 @@ NONE_OF = {
     "transactions are older than 10 s": """
         SELECT pid FROM pg_stat_activity WHERE datname = current_database()
             AND backend_type = 'client backend' AND xact_start < now() - interval '10 s'""",
-    "requests with an Idempotency-Key have no answer after three minutes": """
+    "requests with an Idempotency-Key have no answer after five minutes": """
         SELECT id FROM accounts_idempotencyrecord
-        WHERE status = 0 AND created_at < now() - interval '3 minutes'""",
+        WHERE status = 0 AND created_at < now() - interval '5 minutes'""",
 }
 BUSY_WORKERS = """
     SELECT name FROM workflows_worker

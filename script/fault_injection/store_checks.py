@@ -71,10 +71,25 @@ class Cost:
     useful: int  # executions that ended by the result of their run
     cancelled: int  # by their user, after they had started
     posts: int  # to ComfyUI
+    unavoidable: dict[str, int]  # why -> runs that no engine could have saved
 
     @property
     def in_vain(self) -> int:
         return self.runs - self.useful - self.cancelled
+
+
+# What their log says of runs that were lost with what they ran on.
+LOST_WITH_IT = {
+    "a full disk": "the disk of its ComfyUI is full",
+    "a worker away for longer than it is waited for": "its worker and ComfyUI are gone",
+    "a ComfyUI that died": "its ComfyUI is gone",
+    "a ComfyUI that died and was started again": "%ComfyUI was restarted and lost it",
+}
+
+
+def _unavoidable(world: World) -> dict[str, int]:
+    query = "SELECT count(*) FROM workflows_logline WHERE message LIKE %s"
+    return {why: world.sql(query, f"Back to the queue: {text}")[0][0] for why, text in LOST_WITH_IT.items()}
 
 
 def cost_of(world: World) -> Cost:
@@ -93,4 +108,5 @@ def cost_of(world: World) -> Cost:
         useful=counts["completed"] + counts["failed"] - given_up,
         cancelled=counts["cancelled"],
         posts=comfyui_lines(world, "got prompt"),
+        unavoidable=_unavoidable(world),
     )

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import OperationalError, transaction
@@ -29,7 +30,7 @@ from workflows import notify
 from workflows.fleet import registry
 from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.queue import holds, state_machine
-from workflows.worker import attempt, held_claim, runner, slots
+from workflows.worker import attempt, held_claim, maintenance, runner, slots
 from workflows.worker import backend as backends
 from workflows.worker.maintenance import Upkeep
 
@@ -265,6 +266,34 @@ def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
     messages = list(LogLine.objects.filter(execution_id=execution_id).values_list("message", flat=True))
     assert any("Back to the queue" in message for message in messages)
     assert not any("10.1.2.3" in message for message in messages)
+
+
+def test_a_stray_that_nobody_reported_is_cleared_within_a_bound(rig, monkeypatch):
+    """As one that ComfyUI accepted long after its sender had given up: nothing hung, nothing reconnected."""
+    monkeypatch.setattr(maintenance, "STRAY_SECONDS", 0.2)
+    rig.slots.taking = False
+    upkeep = Upkeep(rig.slots)
+    upkeep.start()
+    try:
+        wait_for(lambda: rig.slots.taking and not rig.backend.strays.is_set(), what="the worker to be ready")
+        prompt = sleep(60)
+        prompt["2"]["inputs"][backends.MARK] = "x.1"
+        rig.backend.client.submit(prompt=prompt, prompt_id=str(uuid4()), client_id="long gone")
+        rig.comfyui.wait_for(lambda: rig.comfyui.running, timeout=5)
+        rig.comfyui.wait_for(lambda: rig.comfyui.running is None, timeout=10)
+    finally:
+        upkeep.stop()
+
+
+def test_a_run_that_is_followed_is_no_stray(rig):
+    """Cancelled just now: its runner clears it, and a look for strays in between leaves it to that."""
+    execution_id = rig.run(sleep(60))
+    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    Execution.objects.filter(id=execution_id).update(claim_token=None, status="cancelled")
+    rig.backend.cancel_orphan_prompts()
+    assert rig.comfyui.interrupts == []
+    rig.slots.ended(execution_id)
+    rig.is_clear()
 
 
 def test_clearing_a_waiting_stray_interrupts_nothing(rig):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.files.storage import default_storage
 
 from accounts import storage_use
 from files import backend
@@ -16,8 +19,9 @@ from files.s3 import Bucket
 from script.harness.waiting import wait_for
 from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
-from tests.workflows.rig import sleep
-from workflows.models import Execution
+from tests.workflows.rig import before, sleep
+from workflows.models import Execution, Output
+from workflows.queue import state_machine
 from workflows.worker import finalize, held_claim, output_collection
 
 
@@ -279,3 +283,25 @@ def test_graphs_count_and_a_submission_without_room_is_refused(rig, settings):
 def mistakes_codes(answer: Any) -> list[str]:
     body = assert_error(answer, 429, "rate_limit_exceeded")
     return [detail["code"] for detail in body["details"]]
+
+
+# -- power cuts --------------------------------------------------------------------------------------------
+def test_outputs_and_their_folders_are_on_disk_before_the_end_is_recorded(rig, monkeypatch):
+    """After a power cut nothing may be completed whose bytes, or whose new folder, are gone."""
+    synced: list[str] = []
+    at_the_end: list[set[str]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before(monkeypatch, state_machine, "finish", lambda *_, **__: at_the_end.append(set(synced)))
+    rig.ends(rig.run(sleep(0.1)), "completed")
+    output = Output.objects.get()
+    assert output.file is not None
+    path, root = Path(default_storage.path(output.file.key)), Path(default_storage.location)
+    on_the_way = [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
+    assert len(on_the_way) == 4  # the file, its folder of 256, that of all outputs, the storage
+    assert {str(each.resolve()) for each in on_the_way} <= at_the_end[0]

@@ -160,9 +160,12 @@ def test_memory_of_the_machine_is_not_called_the_gpus(rig):
 
 def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
+    rig.backend._pause = 0.5
     execution_id = rig.run(failing(rig, disk_full()))
+    wait_for(lambda: rig.backend.faulty, what="the pause: no other run is tried on the full disk")
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
     wait_for(holds.lift_backoff, what="the backoff to be over")
+    wait_for(lambda: rig.backend.ready, what="the pause to be over")
     rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)

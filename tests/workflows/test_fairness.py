@@ -119,6 +119,28 @@ def people(db):
     return Api.of(make_user("honest")), Api.of(make_user("adversary"))
 
 
+def by_batch(api: Api, priority: str) -> list[str]:
+    body = {"workflow": graphs.colour(1), "grid": {"1.color": [1, 2, 3]}, "priority": priority}
+    batch = api.post("/workflows/batch", body).json()["batch_id"]
+    return [str(id_) for id_ in Execution.objects.filter(batch=batch).values_list("id", flat=True)]
+
+
+def by_comfyuis_route(api: Api, _priority: str) -> list[str]:
+    answer = api.post("/comfyui/prompt", {"prompt": graphs.colour(1)})
+    assert answer.status_code == 200, answer.content
+    return [str(answer.json()["prompt_id"])]
+
+
+def by_comfy_v2(api: Api, _priority: str) -> list[str]:
+    answer = api.post("/api/v2/jobs", {"workflow": graphs.colour(1)})
+    assert answer.status_code == 201, answer.content
+    return [str(answer.json()["id"])]
+
+
+WAYS = {"batch": by_batch, "comfyui": by_comfyuis_route, "comfy_v2": by_comfy_v2}  # in at other doors
+OF_NORMAL = {"comfyui", "comfy_v2"}  # doors that give every execution this priority
+
+
 class Adversary:
     """Submits what the tricks say, again and again, from several accounts."""
 
@@ -137,6 +159,10 @@ class Adversary:
 
     def _play(self, api: Api, trick: str, priority: str) -> None:
         self.number += 1
+        if trick in WAYS:
+            for execution_id in WAYS[trick](api, priority):
+                self.gpus.cost[execution_id] = LONGEST
+            return
         cost = 0.0 if trick == "cached" else LONGEST
         workflow = renamed(self.number) if trick == "renamed" else None
         execution_id = self.gpus.submit(api, cost=cost, priority=priority, workflow=workflow)
@@ -160,12 +186,12 @@ class Adversary:
 
 TRICKS = st.lists(
     st.tuples(
-        st.sampled_from(["cached", "long", "renamed", "deleted", "cancelled", "cancelled later"]),
+        st.sampled_from(["cached", "long", "renamed", "deleted", "cancelled", "cancelled later", *WAYS]),
         st.sampled_from(list(WEIGHTS)),
     ),
     min_size=2,
     max_size=5,
-).filter(lambda tricks: any(trick in ("long", "renamed") for trick, _ in tricks))
+).filter(lambda tricks: any(trick in ("long", "renamed", *WAYS) for trick, _ in tricks))
 
 
 ROUNDS_OF_CHEAP_HISTORY = [(trick, "normal") for trick in ("cached", "long", "cached", "long", "cached")]
@@ -195,7 +221,7 @@ def play(tricks: list[tuple[str, str]], *, accounts: int) -> tuple[float, float]
         if not waiting_of(others) or not gpus.work():
             break
         adversary.react()
-    highest = max(WEIGHTS[priority] for _, priority in tricks)
+    highest = max(WEIGHTS["normal" if trick in OF_NORMAL else priority] for trick, priority in tricks)
     promised = accounts * highest / (accounts * highest + WEIGHTS["normal"])
     total = sum(gpus.used.values())
     got = total - sum(gpus.used[user] for user in others)
@@ -206,6 +232,8 @@ def play(tricks: list[tuple[str, str]], *, accounts: int) -> tuple[float, float]
 @examples(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tricks=TRICKS, accounts=st.integers(1, 2))
 @example(tricks=ROUNDS_OF_CHEAP_HISTORY, accounts=1)
+@example(tricks=[("batch", "low"), ("comfyui", "low"), ("comfy_v2", "low")], accounts=1)
+@example(tricks=[("cached", "normal"), ("batch", "high"), ("comfyui", "low")], accounts=2)
 @example(tricks=[("cancelled later", "normal"), ("long", "low"), ("renamed", "normal")], accounts=2)
 def test_an_adversary_gets_no_more_than_the_order_promises(db, tricks, accounts):
     got, most = play(tricks, accounts=accounts)

@@ -77,6 +77,16 @@ def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: 
     assert Delivery.objects.get().state == State.DELIVERED
 
 
+def test_an_event_that_a_dead_sender_held_still_comes_before_the_next(asked: Execution) -> None:
+    """It was taken, and never sent: the next one waits until it has been tried."""
+    outbox.record([asked.id], event=WebhookEvent.STARTED)
+    [first] = dispatcher.take(limit=9)
+    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+    Delivery.objects.filter(id=first.id).update(taken_until=timezone.now() - timedelta(seconds=1))
+    [again] = dispatcher.take(limit=9)
+    assert (again.id, again.event) == (first.id, "workflow.started")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, monkeypatch) -> None:
     answers: list[Exception | bytes] = [OperationalError("the database is unavailable"), b"{}"]

@@ -15,8 +15,10 @@ _TAKE_DUE = """
 WITH wanted AS (
     SELECT * FROM unnest(%(names)s::varchar[], %(seconds)s::float[]) AS w (name, seconds)
 ), due AS (
-    SELECT name FROM workflows_duty
-    WHERE name = ANY(%(names)s) AND due_at <= statement_timestamp() FOR UPDATE SKIP LOCKED
+    SELECT d.name FROM workflows_duty d JOIN wanted w USING (name)
+    WHERE due_at <= statement_timestamp()
+        OR due_at > statement_timestamp() + make_interval(secs => w.seconds + 1)  -- the clock was set back
+    FOR UPDATE OF d SKIP LOCKED
 ), again AS (
     UPDATE workflows_duty d SET due_at = statement_timestamp() + make_interval(secs => w.seconds)
     FROM due JOIN wanted w USING (name) WHERE d.name = due.name RETURNING d.name

@@ -90,8 +90,9 @@ WITH busy AS (
         AND NOT EXISTS (
             SELECT 1 FROM workflows_delivery earlier
             WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting'
-                -- What was tried and refused, and is to be tried again, holds nothing up.
-                AND (earlier.tries = 0 OR earlier.taken_until > statement_timestamp()))
+                -- What was tried and refused, and is to be tried again, holds nothing up. It has no token;
+                -- what a sender holds, or held when it died, has one.
+                AND (earlier.tries = 0 OR earlier.token IS NOT NULL))
 ), possible AS (
     -- Counted among those that their host has room for: a crowded host takes no place from others.
     SELECT id, at_host,

@@ -18,7 +18,7 @@ from comfyui import History, Recording, Session, Subscription, Unreachable
 from workflows.graph import model_usage
 from workflows.graph.comfyui_errors import Fault
 from workflows.models import FailureCause, Status
-from workflows.queue import claims, requeueing, state_machine
+from workflows.queue import claims, clock, requeueing, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
 from workflows.queue.state_machine import Outcome
@@ -36,7 +36,7 @@ T = TypeVar("T")
 RECORD_BEGIN_SECONDS = 0.04  # a shorter run is written only once, at its end
 WRITE_SECONDS = 0.5  # minimum interval between progress writes
 REPEAT_SECONDS = 3.0  # unchanged progress is rewritten this often: a write shows whether the claim is lost
-FIRST_HOLD, LONGEST_HOLD = 3.0, 60.0  # seconds of backoff after a system fault
+FIRST_HOLD, LONGEST_HOLD = 3.0, clock.LONGEST_HOLD  # seconds of backoff after a system fault
 LEAVE_SECONDS = 60.0  # how long a run is kept whose claim is lost and not claimed again
 
 
@@ -167,10 +167,12 @@ class Attempt:
         return self.begun or (self._next_up and self._begin())
 
     # -- ending the attempt ----------------------------------------------------------------------------
-    def _not_now(self, reason: str, cause: object) -> Gone:
-        """Requeue after a system fault. The cause is only logged, for operators: it contains host names."""
+    def _not_now(self, reason: str, cause: object, *, pause: bool = False) -> Gone:
+        """Requeue after a system fault; with `pause`, one that others would meet too. The cause is only
+        logged, for operators: it contains host names.
+        """
         logger.warning("execution %s goes back: %s: %s", self._id, reason, cause)
-        self._backend.failed(self._id)
+        self._backend.failed(self._id, pause=pause)
         return self._back(reason, hold=True)
 
     def _timed_out(self) -> Gone:

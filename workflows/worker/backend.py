@@ -111,9 +111,11 @@ class Backend:
         """Whether only this execution has failed since the last success: then it is to blame."""
         return self._failed_with <= {prompt_id}
 
-    def failed(self, prompt_id: str) -> None:
-        """Record a system fault. Several in a row pause the backend, longer each time."""
-        self._faults += 1
+    def failed(self, prompt_id: str, *, pause: bool = False) -> None:
+        """Record a system fault. Several in a row pause the backend, longer each time; with `pause` a
+        single one does, since whatever runs next would fail too.
+        """
+        self._faults = FAULTS_UNTIL_PAUSE if pause else self._faults + 1
         self._failed_with = self._failed_with | {prompt_id}
         if self._faults >= FAULTS_UNTIL_PAUSE:
             logger.error(
@@ -168,9 +170,10 @@ class Backend:
 
     # -- leftovers -------------------------------------------------------------------------------------
     def cancel_orphan_prompts(self) -> None:
-        """Cancel prompts with our mark that have no claim here: nothing is waiting for them."""
+        """Cancel prompts with our mark that have no claim here and no runner: nothing is waiting for them."""
         state = self.client.queue()
         ours = {item.prompt_id for item in [*state.pending, *state.running] if _is_marked(item.prompt)}
+        ours -= self.present  # their runners clear them
         if not ours:
             return
         with connections.step():

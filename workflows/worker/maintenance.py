@@ -41,6 +41,7 @@ CONNECT_SECONDS = 0.5  # interval of checks for a new connection to ComfyUI
 MEMORY_SECONDS = 10.0  # interval of memory checks
 HANG_LOOK_SECONDS = 1.0  # interval of checks of a hung ComfyUI
 TIDY_SECONDS = 60.0  # interval of sweeps of ComfyUI's folders
+STRAY_SECONDS = 30.0  # interval of checks for our prompts in ComfyUI that nothing waits for
 
 
 class Upkeep:
@@ -151,6 +152,7 @@ class Upkeep:
     def _watch(self) -> None:
         """Runs in its own thread: ComfyUI may take longer to respond than a lease lasts."""
         memory_due = tidy_due = hang_due = 0.0
+        strays_due = time.monotonic() + STRAY_SECONDS
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
                 if self._backend.refresh():
@@ -163,6 +165,10 @@ class Upkeep:
                     self._backend.strays.clear()  # first: later reports must not be lost
                     self._clear_strays()
                     tidy_due = 0.0
+                elif self._slots.taking and time.monotonic() >= strays_due:
+                    # Without a report, too: ComfyUI may accept a prompt long after its sender gave up.
+                    strays_due = time.monotonic() + STRAY_SECONDS
+                    self._backend.cancel_orphan_prompts()
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
                     self._backend.look_at_memory()

@@ -197,6 +197,6 @@ class Runner(Submitter):
         if history.outcome == "interrupted":
             return self._back("somebody interrupted it in ComfyUI")
         if history.error is not None and comfyui_errors.is_disk_full(history.error):
-            return self._not_now("the disk of its ComfyUI is full", history.error.message)
+            return self._not_now("the disk of its ComfyUI is full", history.error.message, pause=True)
         self._backend.record_success()
         return Ended(history, self._lines + self._progress.take_lines(), self._warnings, self._began)

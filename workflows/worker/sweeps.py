@@ -15,7 +15,7 @@ from django.conf import settings
 
 from comfyserve.db import connections
 from workflows.metrics import store
-from workflows.queue import duties, holds, matching, requeueing, scheduling
+from workflows.queue import clock, duties, holds, matching, requeueing, scheduling
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
     ("order", 3.0, lambda: scheduling.settle_served()),
     ("fold", 3.0, lambda: store.fold()),
     ("stale", 60.0, _fail_stale),
+    ("clock", 5.0, lambda: clock.pull_back()),
 )
 
 
