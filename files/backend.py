@@ -89,7 +89,7 @@ def _sync(path: Path) -> None:
     """Sync the bytes, and the directory entries on the way to them, some of which may be new: a row that
     references them is about to be committed.
     """
-    root = Path(default_storage.location)
+    root = Path(default_storage.path(""))
     for each in (path, *(folder for folder in path.parents if folder.is_relative_to(root))):
         descriptor = os.open(each, os.O_RDONLY)
         try:

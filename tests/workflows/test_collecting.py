@@ -301,7 +301,7 @@ def test_outputs_and_their_folders_are_on_disk_before_the_end_is_recorded(rig, m
     rig.ends(rig.run(sleep(0.1)), "completed")
     output = Output.objects.get()
     assert output.file is not None
-    path, root = Path(default_storage.path(output.file.key)), Path(default_storage.location)
+    path, root = Path(default_storage.path(output.file.key)), Path(default_storage.path(""))
     on_the_way = [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
     assert len(on_the_way) == 4  # the file, its folder of 256, that of all outputs, the storage
     assert {str(each.resolve()) for each in on_the_way} <= at_the_end[0]
