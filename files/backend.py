@@ -119,6 +119,17 @@ def size_of(key: str) -> int:
         return int(default_storage.size(key))
 
 
+def responds() -> bool:
+    """Whether the storage answers now. One small request."""
+    try:
+        size_of("nothing/of/this/name")
+    except BytesMissing:
+        return True
+    except StorageUnavailable:
+        return False
+    return True
+
+
 def read(key: str, start: int = 0, length: int | None = None) -> Reader:
     """A reader of that range; the caller closes it. It may raise what `reading` translates."""
     with _explained(key):

@@ -137,6 +137,21 @@ def test_an_output_that_fails_while_others_are_stored_does_not_keep_its_place(ri
     rig.ends(bad, "failed")
 
 
+def test_an_outage_that_begins_after_another_was_stored_is_still_an_outage(rig, storage, monkeypatch):
+    """One success of another run does not make the failures of a storage that is away this run's own."""
+    real = backend.size_of
+
+    def size_of(key: str) -> int:
+        if len(storage.puts) < 8:
+            raise StorageUnavailable
+        return real(key)
+
+    monkeypatch.setattr(backend, "size_of", size_of)
+    storage.fails = lambda count: count < 8
+    rig.backend.stored_at = float("inf")
+    rig.ends(rig.run(sleep(0.1)), "completed")
+
+
 def test_a_run_that_is_cancelled_while_its_outputs_are_tried_leaves_nothing(rig, storage):
     before = storage.left
     storage.fails = lambda count: count > 2

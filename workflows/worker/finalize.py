@@ -14,6 +14,7 @@ from comfyserve import outages
 from comfyserve.db import connections
 from comfyui import History, Unreachable
 from comfyui.types import ExecutionError, OutputFile
+from files import backend as file_storage
 from files import converted, storing, thumbnails
 from files.errors import BytesMissing, StorageUnavailable
 from files.models import ConvertedFile, File
@@ -261,8 +262,8 @@ class _Collecting:
                 "outputs of %s not stored", self._claim.execution_id, exc_info=exc,
                 extra={"action": "output_not_stored"},
             )  # fmt: skip
-        # If other runs could store theirs meanwhile, the cause lies in these outputs.
-        if not away or self._backend.stored_at > self._began:
+        # If other runs could store theirs meanwhile, and the storage answers now, the outputs are to blame.
+        if not away or (self._backend.stored_at > self._began and file_storage.responds()):
             self._own_failures += 1
         waited = time.monotonic() - self._began
         if self._own_failures >= STORE_TRIES or waited >= self._patience():
