@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 from uuid import uuid4
 
@@ -169,11 +170,11 @@ class Backend:
         return {node_id for node_id, node in prompt.items() if node["class_type"] in self._output_classes}
 
     # -- leftovers -------------------------------------------------------------------------------------
-    def cancel_orphan_prompts(self) -> None:
-        """Cancel prompts with our mark that have no claim here and no runner: nothing is waiting for them."""
+    def cancel_orphan_prompts(self, *, but: Collection[str] = ()) -> None:
+        """Cancel prompts with our mark that have no claim here: nothing is waiting for them."""
         state = self.client.queue()
         ours = {item.prompt_id for item in [*state.pending, *state.running] if _is_marked(item.prompt)}
-        ours -= self.present  # their runners clear them
+        ours -= set(but)
         if not ours:
             return
         with connections.step():

@@ -168,7 +168,7 @@ class Upkeep:
                 elif self._slots.taking and time.monotonic() >= strays_due:
                     # Without a report, too: ComfyUI may accept a prompt long after its sender gave up.
                     strays_due = time.monotonic() + STRAY_SECONDS
-                    self._backend.cancel_orphan_prompts()
+                    self._backend.cancel_orphan_prompts(but=self._backend.present)  # runners clear theirs
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
                     self._backend.look_at_memory()
