@@ -41,8 +41,9 @@ STEPS = {
     "collect outputs": "workflows.worker.output_collection:collect",
     "store a file": "files.storing:store",
     "finish": "workflows.queue.state_machine:finish",
-    "announce the end": "workflows.notify:announce_status",
-    "read the result": "workflows.streaming.broadcaster:Hub.reads",
+    "announce the end": "workflows.notify:announce_end",
+    "read the result": "workflows.streaming.broadcaster:Hub.reads",  # only if the message had no rows
+    "render the result": "workflows.api.stream_views:result_from_rows",
     "wait for the end": "workflows.streaming.asgi:Streams._wait",
     "set idle": "workflows.worker.slots:Slots._tell_idle",
     "correct the order": "workflows.worker.slots:Slots._settle",
