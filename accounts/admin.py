@@ -74,7 +74,7 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     def running(self, row: Any) -> str:
         return html.number(row.running)
 
-    # -- who may what -------------------------------------------------------------------------------------
+    # -- permissions --------------------------------------------------------------------------------------
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_change_permission(request, obj) and (obj is None or _may_touch(request, obj))
 
@@ -85,9 +85,9 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
         own = list(super().get_readonly_fields(request, obj))
         return own if _is_superuser(request) else [*own, "is_staff", "is_superuser", "groups"]
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> User | None:
-        """Used several times per request, by Django's own page and by the methods below."""
+        """Cached: called several times per request, by Django's own page and by the methods below."""
         shown: dict[str, User | None] = request.__dict__.setdefault("_shown", {})
         if object_id not in shown:
             shown[object_id] = super().get_object(request, object_id, from_field)
@@ -103,7 +103,7 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
     # -- actions ------------------------------------------------------------------------------------------
     @ask_first(
         title="End all sessions",
-        text="They have to log in again, at once. API keys go on working.",
+        text="They have to log in again. API keys keep working.",
         button="Yes, end them",
         danger=True,
     )
@@ -111,14 +111,14 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
         def end(row: User) -> None:
             _check(request, row)
             if not sessions.end_all(user=row, reason=Session.End.EVERYWHERE):
-                raise Conflict("no session is open")
+                raise Conflict("no open session")
 
         apply_to_each(self, request, rows, end, done="logged out everywhere", recorded=True)
 
     @ask_first(
         title="Deactivate",
-        text="They can not log in any more, their sessions end and their API keys stop working. What they "
-        "have submitted goes on, and everything of theirs stays.",
+        text="They can no longer log in, their sessions end and their API keys stop working. Executions that "
+        "they have submitted continue, and their data is kept.",
         button="Yes, deactivate",
         danger=True,
     )
@@ -133,7 +133,7 @@ class UserAdmin(DjangoUserAdmin, EditedAdmin):  # type: ignore[type-arg,misc]
         def change(row: User) -> None:
             _check(request, row)
             if row.pk == request.user.pk:
-                raise Conflict("that is you")
+                raise Conflict("this is your own account")
             row.is_active = active
             row.save(update_fields=["is_active"])
 
@@ -185,7 +185,7 @@ class ApiKeyAdmin(PageAdmin):
 
     @ask_first(
         title="Revoke",
-        text="They stop working at once, and can not be had back.",
+        text="They stop working immediately and cannot be restored.",
         button="Yes, revoke",
         danger=True,
         permission="remove",

@@ -1,11 +1,11 @@
 """The audit log: append-only records of who did what.
 
-    audit.record("worker.pause", on=worker, changes={"wish": ("", "pause")})
+    audit.record("worker.pause", on=worker, changes={"desired_state": ("", "pause")})
     audit.record_each("execution.cancel", on=executions)
 
 Both write in the caller's transaction: the row exists exactly if the change was committed. Who, from where
-and under which request id is taken from the current request, which `begin` notes for each; without one it was
-the system (a task, a command). What is written is masked as in the logs: no password, token or key.
+and under which request id is taken from the current request, set by `begin`; without one it is the
+system (a task, a command). What is written is masked as in the logs: no password, token or key.
 
 Rejected logins come from unauthenticated clients, who must not fill the disk: see `record_refused`.
 """
@@ -37,7 +37,7 @@ LONGEST = 500  # characters of a value
 _request: ContextVar[HttpRequest | None] = ContextVar("audited_request", default=None)
 
 
-# -- the request in hand -------------------------------------------------------------------------------
+# -- the current request -------------------------------------------------------------------------------
 def begin(request: HttpRequest) -> None:
     """Attribute later records to this request's user."""
     _request.set(request)
@@ -58,7 +58,7 @@ def _origin() -> dict[str, Any]:
     }
 
 
-def _asking() -> User | None:
+def _request_user() -> User | None:
     """The request's user: by its token, or by its admin session, whose cookie is valid only there."""
     request = _request.get()
     if request is None:
@@ -84,12 +84,12 @@ def record(
     note: str = "",
 ) -> None:
     """One row, in the caller's transaction. `actor`: for requests that do not identify the user (a login)."""
-    _entry(action, on, actor or _asking(), _origin(), changes or {}, note).save(force_insert=True)
+    _entry(action, on, actor or _request_user(), _origin(), changes or {}, note).save(force_insert=True)
 
 
 def record_each(action: str, *, on: Iterable[Model], changes: Changes | None = None, note: str = "") -> None:
     """A row for each object, in one statement."""
-    actor, origin = _asking(), _origin()
+    actor, origin = _request_user(), _origin()
     AuditEntry.objects.bulk_create(
         [_entry(action, each, actor, origin, changes or {}, note) for each in on], batch_size=1000
     )
@@ -109,14 +109,14 @@ def _entry(
         action=action,
         actor=actor.pk if actor else None,
         who=actor.email if actor else "",
-        changes={name: [_told(name, each) for each in pair] for name, pair in changes.items()},
+        changes={name: [_masked(name, each) for each in pair] for name, pair in changes.items()},
         note=_clean(note)[:LONGEST],
         **about,
         **origin,
     )
 
 
-def _told(name: str, value: Any) -> Any:
+def _masked(name: str, value: Any) -> Any:
     """A value as JSON, with secrets masked."""
     if value in (None, ""):
         return value
@@ -133,7 +133,7 @@ def _clean(text: str) -> str:
     return logs.scrub(str(connections.sanitize_json(text)))
 
 
-# -- what strangers can cause --------------------------------------------------------------------------
+# -- unauthenticated requests --------------------------------------------------------------------------
 def record_refused(action: str, *, email: str, address: str, note: str) -> None:
     """A rejected login or password attempt; rate limited.
 
@@ -141,10 +141,10 @@ def record_refused(action: str, *, email: str, address: str, note: str) -> None:
     of an hour says so; the request metrics and the log have all attempts. The input is recorded only if it is
     an account's address: people type passwords into the wrong field.
     """
-    told = throttling.tell_refusal(address=address)
-    if told == "no":
+    recorded = throttling.should_record_refusal(address=address)
+    if recorded == "no":
         return
-    if told == "last":
+    if recorded == "last":
         note = f"{note}; further attempts this hour are not recorded individually"
     try:
         account = User.objects.get_by_natural_key(email)
@@ -153,7 +153,7 @@ def record_refused(action: str, *, email: str, address: str, note: str) -> None:
     record(action, on=account, note=note)
 
 
-# -- reading and forgetting ----------------------------------------------------------------------------
+# -- reading and retention -----------------------------------------------------------------------------
 def of(instance: Model, *, most: int = 20) -> QuerySet[AuditEntry]:
     """The history of this object, latest first. One query."""
     rows = AuditEntry.objects.filter(object_type=instance._meta.model_name, object_id=str(instance.pk))

@@ -22,39 +22,39 @@ class AuditAdmin(PageAdmin):
     list_filter = [("at", RangeDateTimeFilter), ("via", FieldDropdown)]
     list_filter_submit = True
     search_fields = ["who", "=action", "object_name", "=object_id", "=request_id", "=address"]
-    search_help_text = "Who, what (such as login.refused), on what, request id, or address"
+    search_help_text = "User, action (such as login.refused), object, request id, or address"
     ordering = ["-id"]
     sortable_by: list[str] = []
 
     @admin.display(description="Who")
     def person(self, row: AuditEntry) -> str:
-        return row.who or ("the system" if row.via == "system" else "nobody known")
+        return row.who or ("the system" if row.via == "system" else "unknown")
 
-    @admin.display(description="What")
+    @admin.display(description="Action")
     def act(self, row: AuditEntry) -> Any:
         return html.badge(row.action, "bad" if row.action.endswith(".refused") else "plain")
 
-    @admin.display(description="On what")
+    @admin.display(description="Object")
     def object(self, row: AuditEntry) -> str:
         return f"{row.object_type} {row.object_name}".strip() or html.NONE
 
     @admin.display(description="Changes")
     def changed(self, row: AuditEntry) -> str:
-        told = [f"{name}: {old!s:.40} → {new!s:.40}" for name, (old, new) in row.changes.items()]
-        return "; ".join(told)[:200] or html.NONE
+        changes = [f"{name}: {old!s:.40} → {new!s:.40}" for name, (old, new) in row.changes.items()]
+        return "; ".join(changes)[:200] or html.NONE
 
     def sections(self, request: HttpRequest, row: AuditEntry) -> Iterable[Section]:  # noqa: ARG002
         yield Facts(
-            "What happened",
+            "Action",
             [
                 ("When", f"{row.at:%Y-%m-%d %H:%M:%S} UTC"),
                 ("Who", self.person(row)),
                 ("User id", row.actor),
-                ("What", row.action),
-                ("On what", self.object(row)),
-                ("Its id", row.object_id),
+                ("Action", row.action),
+                ("Object", self.object(row)),
+                ("Object id", row.object_id),
                 ("Note", row.note),
-                ("Through", row.via),
+                ("Via", row.via),
                 ("From", row.address),
                 ("Request id", row.request_id),
             ],

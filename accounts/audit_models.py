@@ -18,8 +18,10 @@ class AuditEntry(models.Model):
         SYSTEM = "system"  # a task or a command: no request
 
     at = models.DateTimeField(db_default=Now())
-    actor = models.BigIntegerField(null=True, blank=True, help_text="The user's id; null: nobody is known")
-    who = models.CharField(max_length=254, blank=True, default="", help_text="The user's e-mail address then")
+    actor = models.BigIntegerField(null=True, blank=True, help_text="The user's id; null if unknown")
+    who = models.CharField(
+        max_length=254, blank=True, default="", help_text="The user's e-mail address at the time"
+    )
     via = models.CharField(max_length=10, choices=Via.choices, default=Via.SYSTEM)
     address = models.GenericIPAddressField(null=True, blank=True)
     request_id = models.CharField(max_length=128, blank=True, default="")
@@ -32,7 +34,7 @@ class AuditEntry(models.Model):
 
     class Meta:
         verbose_name_plural = "audit entries"
-        default_permissions = ("view",)  # the others are never offered
+        default_permissions = ("view",)  # the admin never offers the others
         indexes = [
             # Read by retention, and by the list's filter by date.
             models.Index(fields=["at"], name="audit_at"),

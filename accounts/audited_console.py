@@ -55,13 +55,13 @@ class EditedAdmin(Operable):
 def _changes(form: Any) -> dict[str, tuple[Any, Any]]:
     """The changes of a saved form. A new password is recorded elsewhere, however it is set."""
     return {
-        name: (_said(form.initial.get(name)), _said(form.cleaned_data.get(name)))
+        name: (_as_json(form.initial.get(name)), _as_json(form.cleaned_data.get(name)))
         for name in form.changed_data
         if "password" not in name
     }
 
 
-def _said(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return [str(each) for each in value] if isinstance(value, list | tuple | QuerySet) else value
 
 
@@ -80,7 +80,7 @@ def apply_to_each(
     transaction of its own.
     """
     action = f"{owner.opts.model_name}.{request.POST['action']}"
-    worked, reasons = 0, []
+    succeeded, reasons = 0, []
     for row in rows:
         pk = row.pk
         try:
@@ -94,9 +94,9 @@ def apply_to_each(
         except ApiError as exc:
             reasons.append(f"{row}: {exc.message}")
             continue
-        worked += 1
-    if worked:
-        owner.message_user(request, f"{worked} {done}", messages.SUCCESS)
+        succeeded += 1
+    if succeeded:
+        owner.message_user(request, f"{succeeded} {done}", messages.SUCCESS)
     for reason in reasons[:REASONS]:
         owner.message_user(request, f"Not {done}: {reason}", messages.WARNING)
     if len(reasons) > REASONS:

@@ -72,12 +72,12 @@ def _look_up(token: str) -> Identity | None:
 
 
 def _permitted(request: HttpRequest, identity: Identity | None) -> Identity | None:
-    """Forbidden where the key may not do this. In the path, only keys that may do nothing else are good."""
+    """Forbidden where the key may not do this. In the path, only keys limited to these routes are valid."""
     if identity is None:
         return None
     scope = identity.via.scope if isinstance(identity.via, ApiKey) else Scope.ALL
     if scope == Scope.COMFYUI and not request.path_info.startswith(f"{path_keys.DOOR}/"):
-        raise Forbidden("This API key may use ComfyUI's routes only")
+        raise Forbidden("This API key is limited to ComfyUI's routes")
     if path_keys.is_in_path(request) and scope != Scope.COMFYUI:
         return None
     return identity

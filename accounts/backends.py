@@ -38,6 +38,6 @@ class ThrottledBackend(ModelBackend):
             raise
         if user is None:
             audit.record_refused(
-                "login.refused", email=email, address=address, note="wrong password or account"
+                "login.refused", email=email, address=address, note="wrong password or e-mail address"
             )
         return user

@@ -10,7 +10,7 @@ from unfold.forms import UserChangeForm, UserCreationForm
 from accounts.registration import username_taken
 
 
-class _OneName:
+class _UniqueUsername:
     """Refuses a username that differs from another only in case, as registration does.
 
     A username that is not changed stays valid: installations may have such users already.
@@ -19,13 +19,13 @@ class _OneName:
     def clean_username(self: Any) -> str:
         username = str(self.cleaned_data.get("username") or "")
         if "username" in self.changed_data and username_taken(username, but=self.instance):
-            raise ValidationError("Another user has this username, perhaps in other case", code="unique")
+            raise ValidationError("Another user has this username, ignoring case", code="unique")
         return username
 
 
-class AddUserForm(_OneName, UserCreationForm):  # type: ignore[misc]
+class AddUserForm(_UniqueUsername, UserCreationForm):  # type: ignore[misc]
     pass
 
 
-class EditUserForm(_OneName, UserChangeForm):  # type: ignore[misc]
+class EditUserForm(_UniqueUsername, UserChangeForm):  # type: ignore[misc]
     pass

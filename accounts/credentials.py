@@ -1,4 +1,4 @@
-"""Whether what somebody showed some time ago is still good: for connections that outlive their request."""
+"""Rechecks the credentials of connections that outlive their request."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from accounts.models import ApiKey, Session, User
 
 @dataclass(frozen=True)
 class Credential:
-    """The row on which it depends. `user`: a signed link, which is good for as long as the account."""
+    """The row that must stay valid. `user`: a signed link, which is valid for as long as the account."""
 
     kind: Literal["session", "key", "user"]
     id: UUID | int
 
 
 def of_request(request: HttpRequest, *, user_id: int) -> Credential:
-    """What the request came with; a signed link of this user where it has no token."""
+    """The request's credential; if it has no token, a signed link of this user."""
     identity = authentication.identify(request)
     if identity is None:
         return Credential("user", user_id)
@@ -32,8 +32,8 @@ def of_request(request: HttpRequest, *, user_id: int) -> Credential:
     return Credential(kind, identity.via.pk)
 
 
-def still_good(credentials: Collection[Credential]) -> set[Credential]:
-    """Those that a new request could come with. One query for each kind."""
+def still_valid(credentials: Collection[Credential]) -> set[Credential]:
+    """Those that a new request could still use. One query for each kind."""
     ids: dict[str, Any] = {"session": [], "key": [], "user": []}
     for credential in credentials:
         ids[credential.kind].append(credential.id)

@@ -27,13 +27,13 @@ from accounts.models import IdempotencyRecord, User
 from comfyserve.api.errors import Conflict, Unprocessable
 from comfyserve.db import connections
 
-WAIT_SECONDS = 1.0  # a second request waits so long for the first one's answer
-LOOK_SECONDS = 0.05  # how often it looks meanwhile
-CLAIM_SECONDS = 120.0  # a request that has not answered by then may be superseded by another of its key
-IN_FLIGHT = 0  # the status of a record that has no answer yet
+WAIT_SECONDS = 1.0  # how long a second request waits for the first one's response
+POLL_SECONDS = 0.05  # poll interval of that wait
+CLAIM_SECONDS = 120.0  # after that, another request with the key may take it over
+IN_FLIGHT = 0  # status of a record without a response yet
 
-# No row comes back if the key is taken. A claim that has expired is taken over, and an answer that is older
-# than `kept` (null: never).
+# Returns no row if the key is taken. Replaces an expired claim, and a response older than `kept` (null:
+# never).
 CLAIM = """
 INSERT INTO accounts_idempotencyrecord AS r (user_id, key, fingerprint, status, answer, created_at)
 VALUES (%(user)s, %(key)s, %(fingerprint)s, 0, '', clock_timestamp())
@@ -54,7 +54,7 @@ class Answer:
 
 @dataclass
 class _Claim:
-    """A key that this request holds. Its time tells it from a later claim of the same key."""
+    """A key that this request holds. `claimed_at` distinguishes it from a later claim of the same key."""
 
     record_id: int
     claimed_at: datetime
@@ -67,7 +67,7 @@ class _Claim:
         self.committing = True
         self.transaction.enter_context(transaction.atomic())
         if not self._record().select_for_update().exists():
-            raise Conflict("This request took too long, and its Idempotency-Key was used again meanwhile")
+            raise Conflict("This request took too long, and another one has used its Idempotency-Key")
 
     def write(self, answer: Answer) -> None:
         self._record().update(status=answer.status, answer=answer.text)
@@ -144,9 +144,9 @@ def _claim_or_answer(user: User, key: str, fingerprint: str) -> _Claim | Answer:
         if record is not None and record.status != IN_FLIGHT:
             return Answer(record.status, record.answer, replayed=True)
         if time.monotonic() > until:
-            message = "A request with this Idempotency-Key is still being answered; ask again"
+            message = "A request with this Idempotency-Key is still in progress; try again"
             raise Conflict(message, headers={"Retry-After": "1"})
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _claim(user: User, key: str, fingerprint: str) -> _Claim | None:

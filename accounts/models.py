@@ -29,7 +29,7 @@ class User(AbstractUser):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(null=True, blank=True, help_text="Null until the first change")
     history_cleared_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="ComfyUI's routes show no history from before it"
+        null=True, blank=True, editable=False, help_text="ComfyUI's routes hide history before this time"
     )
 
     USERNAME_FIELD = "email"
@@ -74,7 +74,7 @@ class Session(models.Model):
     # When the last generations were issued, oldest first, the current one last. Tokens are made from
     # these alone, so that the same refresh gives the same answer within the grace.
     issued = ArrayField(models.DateTimeField())
-    address = models.GenericIPAddressField(null=True, help_text="Where the login came from")
+    address = models.GenericIPAddressField(null=True, help_text="Client address of the login")
     user_agent = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
@@ -99,7 +99,7 @@ class Scope(models.TextChoices):
     """What an API key may do."""
 
     ALL = "all", "everything"
-    COMFYUI = "comfyui", "ComfyUI's routes only"  # it may stand in the path: /c/<key>/
+    COMFYUI = "comfyui", "ComfyUI's routes only"  # may be given in the path: /c/<key>/
 
 
 class ApiKey(models.Model):
@@ -107,7 +107,7 @@ class ApiKey(models.Model):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
     name = models.CharField(max_length=100)
-    prefix = models.CharField(max_length=16, help_text="The beginning of the key, to recognise it by")
+    prefix = models.CharField(max_length=16, help_text="The first characters of the key, to recognise it by")
     # SHA-256: the key has 256 random bits, so a slow hash would add nothing.
     digest = models.CharField(max_length=64, unique=True)
     scope = models.CharField(max_length=20, choices=Scope.choices, default=Scope.ALL, db_default=Scope.ALL)

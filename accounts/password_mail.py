@@ -13,7 +13,7 @@ from accounts.models import User
 
 logger = logging.getLogger(__name__)
 
-TEXT = """Somebody, perhaps you, asked to reset the password of {email}.
+TEXT = """Someone, perhaps you, asked to reset the password of {email}.
 
 {how}
 

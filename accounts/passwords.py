@@ -42,7 +42,7 @@ def ask_reset(*, email: str, address: str) -> None:
     The worker looks the account up. NotFound if the operator has configured no e-mail.
     """
     if not settings.EMAIL_HOST:
-        raise NotFound("This server sends no e-mail; ask its operator for a new password")
+        raise NotFound("This server does not send e-mail; ask its operator for a new password")
     throttling.password_reset(email=email, address=address)
     try:
         tasks.send_password_reset.delay(email)
@@ -66,7 +66,7 @@ def _user_of(reset_token: str) -> User:
     except (ValueError, OverflowError, User.DoesNotExist):
         user = None
     if user is None or not default_token_generator.check_token(user, token):
-        raise ValidationFailed.of("token", "The token is not valid any more; ask for a new one")
+        raise ValidationFailed.of("token", "The token is no longer valid; request a new one")
     return user
 
 

@@ -70,7 +70,7 @@ def check_submission(*, user: User, waiting: int, adding: int = 1) -> None:
     if most is not None and waiting + adding > most:
         message = f"Quota exceeded: at most {most} executions may be waiting, and {waiting} are."
         raise _refusal(message, "executions_waiting", retry_after=60)
-    _take_of_today(user, count=adding)
+    _count_today(user, count=adding)
 
 
 def check_storage(*, user: User, used: int, adding: int) -> None:
@@ -96,7 +96,7 @@ def lock_storage(*, user: User) -> None:
     )
 
 
-def _take_of_today(user: User, *, count: int) -> None:
+def _count_today(user: User, *, count: int) -> None:
     most = _limit(user, "executions_per_day", settings.QUOTA_EXECUTIONS_PER_DAY)
     if most is None:
         return

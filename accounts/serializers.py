@@ -21,7 +21,7 @@ def password_field(**kwargs: Any) -> TextField:
 
 
 class RegistrationSerializer(serializers.Serializer[Any]):
-    email = EmailField(max_length=254, help_text="Unique, whatever its case")
+    email = EmailField(max_length=254, help_text="Unique, ignoring case")
     password = password_field(help_text="At least 8 characters, not common, not like the name")
     username = TextField(
         max_length=150,
@@ -31,8 +31,8 @@ class RegistrationSerializer(serializers.Serializer[Any]):
 
     def validate_password(self, password: str) -> str:
         # The other fields may be invalid too; all errors are reported at once.
-        told = {name: str(self.initial_data.get(name, "")) for name in ("email", "username")}
-        broken = passwords.rules_broken(password, User(**told))
+        texts = {name: str(self.initial_data.get(name, "")) for name in ("email", "username")}
+        broken = passwords.rules_broken(password, User(**texts))
         if broken:
             raise serializers.ValidationError(broken)
         return password
@@ -49,9 +49,9 @@ class RefreshSerializer(serializers.Serializer[Any]):
 
 class TokenPairSerializer(serializers.Serializer[Any]):
     access_token = serializers.CharField(help_text="Send it as `Authorization: Bearer …`")
-    refresh_token = serializers.CharField(help_text="Gets the next pair; good for one use")
+    refresh_token = serializers.CharField(help_text="Exchanged for the next pair; valid once")
     token_type = serializers.CharField(help_text="Always `bearer`")
-    expires_in = serializers.IntegerField(help_text="Seconds that the access token is good for")
+    expires_in = serializers.IntegerField(help_text="Lifetime of the access token in seconds")
 
 
 class UserSerializer(serializers.ModelSerializer[User]):
@@ -60,11 +60,11 @@ class UserSerializer(serializers.ModelSerializer[User]):
         fields = ["id", "email", "username", "is_active", "created_at", "updated_at"]
         read_only_fields = fields
         extra_kwargs = {
-            "id": {"help_text": "Stays the same for ever"},
+            "id": {"help_text": "Never changes"},
             "email": {"help_text": "What the user logs in with"},
             "username": {"help_text": "Unique"},
-            "is_active": {"help_text": "An account that is not active can do nothing"},
-            "created_at": {"help_text": "When the account was made"},
+            "is_active": {"help_text": "An inactive account cannot log in or use the API"},
+            "created_at": {"help_text": "When the account was created"},
         }
 
 
@@ -73,7 +73,7 @@ class LogoutSerializer(serializers.Serializer[Any]):
 
 
 class MessageSerializer(serializers.Serializer[Any]):
-    message = serializers.CharField(help_text="What was done")
+    message = serializers.CharField(help_text="Description of the result")
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
@@ -84,9 +84,9 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         extra_kwargs = {
             "id": {"help_text": "For DELETE /auth/keys/{id}"},
             "name": {"help_text": "What the key is for"},
-            "scope": {"help_text": "What it may do; `comfyui`: ComfyUI's routes only"},
+            "scope": {"help_text": "What it may be used for; `comfyui`: ComfyUI's routes only"},
             "expires_at": {"help_text": "When it stops working; null: never"},
-            "created_at": {"help_text": "When it was made"},
+            "created_at": {"help_text": "When it was created"},
         }
 
 
@@ -103,7 +103,7 @@ class NewApiKeySerializer(serializers.Serializer[Any]):
 
     def validate_expires_at(self, moment: datetime | None) -> datetime | None:
         if moment is not None and moment <= timezone.now():
-            raise serializers.ValidationError("This moment has passed")
+            raise serializers.ValidationError("This time has passed")
         return moment
 
 
@@ -116,12 +116,12 @@ class MadeApiKeySerializer(ApiKeySerializer):
 
 
 class PasswordChangeSerializer(serializers.Serializer[Any]):
-    current_password = password_field(help_text="The password as it is now")
+    current_password = password_field(help_text="The current password")
     new_password = password_field(help_text="At least 8 characters, not common, not like the name")
 
 
 class ResetSerializer(serializers.Serializer[Any]):
-    email = EmailField(max_length=254, help_text="Where the account's e-mail goes")
+    email = EmailField(max_length=254, help_text="The account's e-mail address")
 
 
 class ResetConfirmSerializer(serializers.Serializer[Any]):

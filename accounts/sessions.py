@@ -59,7 +59,7 @@ def rotate(*, refresh_token: str) -> TokenPair:
     token = _read(refresh_token)
     pair = _rotate(token)
     if pair is None:
-        raise Unauthorized("The refresh token is not valid any more; log in again")
+        raise Unauthorized("The refresh token is no longer valid; log in again")
     return pair
 
 
@@ -91,7 +91,7 @@ _FIND_SQL = f"""
 @transaction.atomic
 def end(*, session: Session, reason: Session.End) -> None:
     if Session.objects.filter(id=session.id, ended_at=None).update(ended_at=Now(), end_reason=reason):
-        audit.record(_told_as(reason), on=session.user, note=_why(reason, 1))
+        audit.record(_audit_action(reason), on=session.user, note=_why(reason, 1))
 
 
 @transaction.atomic
@@ -100,7 +100,7 @@ def end_all(*, user: User, reason: Session.End) -> int:
     ended = Session.objects.filter(user=user, ended_at=None).update(ended_at=Now(), end_reason=reason)
     ended += _end_in_console(user)
     if ended:
-        audit.record(_told_as(reason), on=user, note=_why(reason, ended))
+        audit.record(_audit_action(reason), on=user, note=_why(reason, ended))
     return ended
 
 
@@ -113,7 +113,7 @@ def _end_in_console(user: User) -> int:
     return BrowserSession.objects.filter(pk__in=own).delete()[0]
 
 
-def _told_as(reason: Session.End) -> str:
+def _audit_action(reason: Session.End) -> str:
     return "logout" if reason == Session.End.LOGOUT else "session.end"
 
 

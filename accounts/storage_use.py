@@ -23,10 +23,10 @@ SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_
     + COALESCE(pg_column_size(g.inputs), 0)), 0)
 FROM workflows_graph g JOIN workflows_execution e ON e.id = g.execution_id WHERE e.user_id = %s
 """
-SHARE = 20  # counting graphs takes a twentieth of the time at most: the sum is kept so many times as long
+SHARE = 20  # the sum is cached for this multiple of the time it took: at most a twentieth is spent counting
 MOST_KNOWN = 10_000  # users
 
-_graphs: dict[int, tuple[float, int]] = {}  # user -> (good until, bytes)
+_graphs: dict[int, tuple[float, int]] = {}  # user -> (valid until, bytes)
 
 
 def of(user_id: int) -> int:
@@ -35,18 +35,18 @@ def of(user_id: int) -> int:
 
 def left(user_id: int) -> int | None:
     """Bytes until the user's quota; None where there is none."""
-    if not _anybody_is_limited():
+    if not _any_limit():
         return None
     limits = UserLimits.objects.filter(user_id=user_id).values_list("storage_bytes", flat=True).first()
     most = settings.QUOTA_STORAGE_BYTES if limits is None else limits
     return max(0, most - of(user_id)) if most else None
 
 
-_anyone_lately = TtlCache(lambda: UserLimits.objects.filter(storage_bytes__gt=0).exists(), seconds=5.0)
+_any_user_limit = TtlCache(lambda: UserLimits.objects.filter(storage_bytes__gt=0).exists(), seconds=5.0)
 
 
-def _anybody_is_limited() -> bool:
-    return bool(settings.QUOTA_STORAGE_BYTES) or _anyone_lately()
+def _any_limit() -> bool:
+    return bool(settings.QUOTA_STORAGE_BYTES) or _any_user_limit()
 
 
 def _of_graphs(user_id: int) -> int:
@@ -69,6 +69,6 @@ def _sum(sql: str, *user_ids: int) -> int:
 
 
 def forget() -> None:
-    """What is known is read anew, in tests."""
+    """Clear the caches, for tests."""
     _graphs.clear()
-    _anyone_lately.forget()
+    _any_user_limit.forget()

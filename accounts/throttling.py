@@ -46,8 +46,8 @@ FROM_ADDRESS_AT_ACCOUNT = Window(10, 900)
 REGISTRATIONS_OF_ACCOUNT = Window(5, 3600)
 RESETS_FROM_ADDRESS = Window(20, 3600)
 RESETS_OF_ACCOUNT = Window(3, 3600)  # e-mails
-REFUSALS_TOLD_OF_ADDRESS = Window(20, 3600)  # rows in the audit log
-REFUSALS_TOLD = Window(300, 3600)
+RECORDED_REFUSALS_PER_ADDRESS = Window(20, 3600)  # rows in the audit log
+RECORDED_REFUSALS = Window(300, 3600)
 
 
 class Attempt:
@@ -88,17 +88,17 @@ def password_reset(*, email: str, address: str) -> None:
     _count(f"reset:{_account(email)}", RESETS_OF_ACCOUNT)
 
 
-def tell_refusal(*, address: str) -> Literal["yes", "last", "no"]:
+def should_record_refusal(*, address: str) -> Literal["yes", "last", "no"]:
     """Whether a rejected login is recorded in the audit log: limited per address, and in total."""
-    windows = [(f"told:{network(address)}", REFUSALS_TOLD_OF_ADDRESS), ("told", REFUSALS_TOLD)]
-    told: Literal["yes", "last"] = "yes"
+    windows = [(f"told:{network(address)}", RECORDED_REFUSALS_PER_ADDRESS), ("told", RECORDED_REFUSALS)]
+    recorded: Literal["yes", "last"] = "yes"
     for key, window in windows:
         count, _ = _counted(key, window)
         if count > window.limit:
             return "no"  # and not counted in the wider window
         if count == window.limit:
-            told = "last"
-    return told
+            recorded = "last"
+    return recorded
 
 
 def _known(email: str, address: str) -> bool:

@@ -29,12 +29,12 @@ class KeyRing(TokenBackend):
     def __init__(self, keys: tuple[str, ...]) -> None:
         super().__init__("HS256", keys[0])
         self.old = [TokenBackend("HS256", key) for key in keys[1:]]
-        self._decoded_lately = lru_cache(maxsize=REMEMBERED)(self._decoded)
+        self._cached_decoded = lru_cache(maxsize=REMEMBERED)(self._decoded)
 
     def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
         if not verify or not isinstance(token, str):
             return self._decoded(token, verify)
-        return dict(self._decoded_lately(token))
+        return dict(self._cached_decoded(token))
 
     def _decoded(self, token: Any, verify: bool = True) -> dict[str, Any]:
         try:

@@ -93,7 +93,7 @@ def _name_mistakes(entry: dict[str, Any], taken: set[str], path: str) -> Iterato
         message = "A name has lower-case letters, digits and '_', and begins with a letter"
         yield Detail("INVALID_VALUE", message, f"{path}.name")
     elif name in taken:
-        yield Detail("INVALID_VALUE", f"The name '{name}' stands twice", f"{path}.name")
+        yield Detail("INVALID_VALUE", f"The name '{name}' is used twice", f"{path}.name")
 
 
 def _own_mistakes(found: Parameter, path: str) -> Iterator[Detail]:

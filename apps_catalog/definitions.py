@@ -37,19 +37,19 @@ def _digests() -> list[str]:
     return sorted(set(Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True)))
 
 
-digests_lately = TtlCache(_digests, seconds=2.0)
+cached_digests = TtlCache(_digests, seconds=2.0)
 
 
 def node(class_type: str) -> NodeDefinition | None:
     """None if no worker knows the class. Each worker's report is read once per process."""
-    known = [table[class_type] for table in map(_table, digests_lately()) if class_type in table]
+    known = [table[class_type] for table in map(_table, cached_digests()) if class_type in table]
     return known[0] if known else None
 
 
 def choices(class_type: str, name: str) -> list[str] | None:
     """The choices of an input, on any worker; None if unknown."""
     found: dict[str, None] = {}
-    for digest in digests_lately():
+    for digest in cached_digests():
         definition = _table(digest).get(class_type)
         given = definition.inputs.get(name) if definition else None
         if given and given.choices is not None:
@@ -75,19 +75,19 @@ def _table(digest: str) -> dict[str, NodeDefinition]:
 def _inputs(about: Mapping[str, Any], shared: dict[tuple[str, ...], tuple[str, ...]]) -> Any:
     sections = about.get("input") or {}
     for section in ("required", "optional"):
-        for name, told in (sections.get(section) or {}).items():
-            if isinstance(told, list) and told:
-                yield name, _input(told, shared)
+        for name, definition in (sections.get(section) or {}).items():
+            if isinstance(definition, list) and definition:
+                yield name, _input(definition, shared)
 
 
-def _input(told: list[Any], shared: dict[tuple[str, ...], tuple[str, ...]]) -> InputDefinition:
-    options = told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
-    listed = told[0] if isinstance(told[0], list) else options.get("options")
+def _input(definition: list[Any], shared: dict[tuple[str, ...], tuple[str, ...]]) -> InputDefinition:
+    options = definition[1] if len(definition) > 1 and isinstance(definition[1], dict) else {}
+    listed = definition[0] if isinstance(definition[0], list) else options.get("options")
     kept = {key: options[key] for key in KEPT_OPTIONS if key in options}
     if isinstance(listed, list):
         named = tuple(str(choice) for choice in listed)
         return InputDefinition("COMBO", shared.setdefault(named, named), kept, _upload(options))
-    return InputDefinition(str(told[0]), None, kept, _upload(options))
+    return InputDefinition(str(definition[0]), None, kept, _upload(options))
 
 
 def _upload(options: Mapping[str, Any]) -> str:

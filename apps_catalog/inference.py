@@ -38,12 +38,12 @@ DEFAULT_TITLE = re.compile(
 def parameter(prompt: Prompt, node_id: str, name: str, *, called: str) -> Parameter:
     """With the type, range and default from the graph and the workers."""
     node = prompt[node_id]
-    told = _definition(node, name)
-    type_ = type_of(node, name, told)
+    definition = _definition(node, name)
+    type_ = type_of(node, name, definition)
     value = node["inputs"].get(name)
     if parsing.link(value):
         value = None
-    options = told.options if told else {}
+    options = definition.options if definition else {}
     is_file = type_ in FILES
     default = None if is_file and not _is_stored(value) else value
     ranged = type_ in ("integer", "number")
@@ -67,20 +67,22 @@ def _definition(node: Mapping[str, Any], name: str) -> InputDefinition | None:
     return found.inputs.get(name) if found else None
 
 
-def type_of(node: Mapping[str, Any], name: str, told: InputDefinition | None) -> str:
+def type_of(node: Mapping[str, Any], name: str, definition: InputDefinition | None) -> str:
     """From the workers' report, else from ComfyUI's usual names, else from the value."""
     loader = LOADERS.get((str(node["class_type"]), name))
     if loader:
         return loader
-    if told and told.upload:
-        return told.upload
+    if definition and definition.upload:
+        return definition.upload
     if name in parsing.MODEL_INPUTS:
         return "lora" if parsing.MODEL_INPUTS[name] == "lora" else "model"
-    if told:
-        if told.type == "STRING":
-            return "text" if told.options.get("multiline") else "string"
-        if told.type in ("INT", "FLOAT", "BOOLEAN", "COMBO"):
-            return {"INT": "integer", "FLOAT": "number", "BOOLEAN": "boolean", "COMBO": "choice"}[told.type]
+    if definition:
+        if definition.type == "STRING":
+            return "text" if definition.options.get("multiline") else "string"
+        if definition.type in ("INT", "FLOAT", "BOOLEAN", "COMBO"):
+            return {"INT": "integer", "FLOAT": "number", "BOOLEAN": "boolean", "COMBO": "choice"}[
+                definition.type
+            ]
     return _type_of_value(name, node["inputs"].get(name))
 
 
@@ -244,8 +246,8 @@ def _own_title(prompt: Prompt, node_id: str) -> str:
     """The title the author gave the node; "" if it is ComfyUI's default."""
     node = prompt[node_id]
     title = str((node.get("_meta") or {}).get("title") or "")
-    told = definitions.node(str(node["class_type"]))
-    usual = {node["class_type"], told.title if told else None}
+    definition = definitions.node(str(node["class_type"]))
+    usual = {node["class_type"], definition.title if definition else None}
     return "" if title in usual or DEFAULT_TITLE.fullmatch(title) else title
 
 
@@ -255,8 +257,8 @@ def outputs(prompt: Prompt) -> list[NamedOutput]:
 
 
 def _is_output(node: Mapping[str, Any]) -> bool:
-    told = definitions.node(str(node["class_type"]))
-    return told.is_output if told else node["class_type"] in SAVING
+    definition = definitions.node(str(node["class_type"]))
+    return definition.is_output if definition else node["class_type"] in SAVING
 
 
 def _named(prompt: Prompt, ids: list[str], *, names: _Names) -> list[NamedOutput]:

@@ -29,7 +29,9 @@ class App(models.Model):
     group = models.ForeignKey(
         "auth.Group", null=True, blank=True, on_delete=models.SET_NULL, related_name="apps"
     )
-    show_workflow = models.BooleanField(default=False, help_text="Who may run it may see its workflow, too")
+    show_workflow = models.BooleanField(
+        default=False, help_text="Users who may run it may also see its workflow"
+    )
     latest = models.IntegerField(default=1, help_text="Number of its newest version")
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(null=True, blank=True, help_text="Null until the first change")
@@ -56,8 +58,8 @@ class AppVersion(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     app = models.ForeignKey(App, on_delete=models.CASCADE, related_name="versions", db_index=False)
     number = models.IntegerField()
-    workflow = models.JSONField(help_text="As it was sent")
-    prompt = models.JSONField(help_text="As ComfyUI takes it, with the default of each input")
+    workflow = models.JSONField(help_text="As submitted")
+    prompt = models.JSONField(help_text="In ComfyUI's API format, with the default of each input")
     inputs = models.JSONField(help_text="Parameters: see parameters.Parameter")
     outputs = models.JSONField(help_text="Named outputs: see parameters.NamedOutput")
     files = models.JSONField(default=list, help_text="Ids of files that the workflow or its defaults name")

@@ -60,12 +60,12 @@ def _may_see(row: App, user: User) -> bool:
 
 def _inputs(row: App, found: AppVersion, user: User) -> list[dict[str, Any]]:
     """The node of each is part of the workflow."""
-    return [_told(each, may_see=_may_see(row, user)) for each in found.inputs]
+    return [_shown(each, may_see=_may_see(row, user)) for each in found.inputs]
 
 
 def _outputs(row: App, found: AppVersion, user: User) -> list[dict[str, Any]]:
-    return [_told(each, may_see=_may_see(row, user)) for each in found.outputs]
+    return [_shown(each, may_see=_may_see(row, user)) for each in found.outputs]
 
 
-def _told(each: dict[str, Any], *, may_see: bool) -> dict[str, Any]:
+def _shown(each: dict[str, Any], *, may_see: bool) -> dict[str, Any]:
     return each if may_see else {name: value for name, value in each.items() if name not in ("node", "input")}

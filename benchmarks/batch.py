@@ -21,7 +21,7 @@ from contextlib import contextmanager  # noqa: E402
 import psycopg  # noqa: E402
 
 from benchmarks.processor import groups, used  # noqa: E402
-from benchmarks.world import DATABASE, World, print_table, say  # noqa: E402
+from benchmarks.services import DATABASE, Services, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person, Stack  # noqa: E402
 
@@ -42,10 +42,10 @@ def post_singly(person: Person, number: int) -> None:
 
 
 @contextmanager
-def logged(world: World, log: Path) -> Iterator[list[str]]:
+def logged(services: Services, log: Path) -> Iterator[list[str]]:
     """The lines that PostgreSQL writes meanwhile, with every statement among them; filled at the end."""
     lines: list[str] = []
-    with psycopg.connect(world.postgres.url(DATABASE), autocommit=True) as connection:
+    with psycopg.connect(services.postgres.url(DATABASE), autocommit=True) as connection:
 
         def log_statements(which: str) -> None:
             connection.execute(f"ALTER SYSTEM SET log_statement = '{which}'")
@@ -62,7 +62,7 @@ def logged(world: World, log: Path) -> Iterator[list[str]]:
 
 
 def measure(
-    world: World, stack: Stack, post: Callable[[Person, int], None], number: int, log: Path
+    services: Services, stack: Stack, post: Callable[[Person, int], None], number: int, log: Path
 ) -> list[object]:
     """[seconds, ms of the web process and of PostgreSQL, transactions, statements]."""
     person = stack.person()
@@ -73,7 +73,7 @@ def measure(
     post(person, number)
     seconds = time.perf_counter() - began
     web, postgres = (1000 * (used(watched[name]) - before[name]) for name in ("web", "postgres"))
-    with logged(world, log) as lines:
+    with logged(services, log) as lines:
         post(person, number)
     counted = [sum(bool(pattern.search(line)) for line in lines) for pattern in (BEGIN, STATEMENT)]
     return [seconds, web, postgres, *counted]
@@ -85,14 +85,14 @@ def main() -> None:
     )
     parser.add_argument("--number", type=int, default=1000, help="executions (default 1000, the most)")
     options = parser.parse_args()
-    with World() as world:
+    with Services() as services:
         say("starting the services")
-        stack = world.start_stack()
-        log = world.folder / "logs" / "postgres.log"
+        stack = services.start_stack()
+        log = services.folder / "logs" / "postgres.log"
         rows: list[list[object]] = []
         for what, post in (("one batch", post_batch), ("single posts", post_singly)):
             say(what)
-            rows.append([what, *measure(world, stack, post, options.number, log)])
+            rows.append([what, *measure(services, stack, post, options.number, log)])
         head = ["seconds", "web, ms CPU", "PostgreSQL, ms CPU", "transactions", "statements"]
         print_table([f"{options.number} executions", *head], rows)
 

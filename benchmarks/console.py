@@ -1,9 +1,9 @@
-"""How long the operator's pages take: an empty table beside one with a million ended executions.
+"""Response times of the console's pages: with an empty table and with a million ended executions.
 
     .venv/bin/python -m benchmarks.console [--executions 1000000]
 
-A real PostgreSQL, Valkey and web process. Each page is asked for several times; the first time of all is
-told by itself, since it reads the whole day, later ones only what is new.
+A real PostgreSQL, Valkey and web process. Each page is requested several times; the first request is reported
+separately, since it reads the whole day and later ones only what is new.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import psycopg
 import requests
 
 from benchmarks.health import ENDED, FIGURES
-from benchmarks.world import World, command_line, print_table, say
+from benchmarks.services import Services, command_line, print_table, say
 
-ASKED = 10  # times each
+ASKED = 10  # requests per page
 LIST = "/admin/workflows/execution/"
 PAGES = {
     "dashboard": "/admin/dashboard/live/",
@@ -38,10 +38,10 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
     options = parser.parse_args()
-    with World() as world:
+    with Services() as services:
         from script.harness import graphs
 
-        stack = world.start_stack()
+        stack = services.start_stack()
         stack.manage(
             "createsuperuser", "--noinput", "--email", OPERATOR, "--username", "operator",
             env={"DJANGO_SUPERUSER_PASSWORD": PASSWORD},
@@ -57,7 +57,7 @@ def main() -> None:
             connection.execute(ENDED, {"number": options.executions, "original": original})
             connection.execute(FIGURES)
             connection.execute("VACUUM ANALYZE")
-        stack.start_web(env={})  # which has seen nothing yet
+        stack.start_web(env={})  # a fresh process with empty caches
         session = _logged_in(stack.url)
         full = {name: _times(session, stack.url + path) for name, path in PAGES.items()}
         rows = [(name, *empty[name], *full[name]) for name in PAGES]

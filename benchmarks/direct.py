@@ -1,4 +1,4 @@
-"""A websocket client of ComfyUI itself, which others are measured against."""
+"""A minimal websocket client of ComfyUI itself: the baseline of other measurements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Direct:
         return str(answer.json()["prompt_id"])
 
     def wait(self, prompt_id: str) -> list[dict[str, str]]:
-        """The images of a prompt when it has succeeded. Call it in the order of submission."""
+        """The images of a prompt once it has succeeded. Call it in the order of submission."""
         images: list[dict[str, str]] = []
         while True:
             frame = self._socket.recv()
@@ -51,7 +51,7 @@ class Direct:
         return [str(item[1]) for item in queue["queue_running"]]
 
     def run(self, graph: Graph) -> float:
-        """Its seconds."""
+        """Run it; the seconds it took."""
         began = time.perf_counter()
         self.wait(self.submit(graph))
         return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Of how many of ComfyUI's templates do we make the very prompt that its editor makes, and how fast?
+"""For how many of ComfyUI's templates does our conversion give the same prompt as the editor, and how fast?
 
     python -m benchmarks.editor
 
@@ -26,7 +26,7 @@ from workflows.graph.editor.conversion import to_prompt
 
 @contextmanager
 def _comfyui() -> Iterator[str]:
-    """One with ComfyUI's own nodes alone."""
+    """A ComfyUI with stock nodes only."""
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         process = local_comfyui.ComfyUI(where, port=ports.free_port(), log=where / "log", bridge=False)
@@ -50,12 +50,14 @@ def main() -> None:
         equal, seconds = 0, []
         with editor_page.editor(browser, url) as page:
             for name in usable:
-                told = editor_page.differences(editor_page.convert(page, found[name]), found[name], known)
+                differences = editor_page.differences(
+                    editor_page.convert(page, found[name]), found[name], known
+                )
                 begun = time.perf_counter()
                 to_prompt(found[name], known)
                 seconds.append(time.perf_counter() - begun)
-                equal += not told
-                for line in told[:5]:
+                equal += not differences
+                for line in differences[:5]:
                     print(f"{name}: {line}")
         browser.close()
     print(

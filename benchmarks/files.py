@@ -2,7 +2,7 @@
 
     python -m benchmarks.files [--mb 1024] [--slow 100]
 
-Starts everything that it needs (PostgreSQL, Valkey, an S3 server, a web process) and ends it.
+Starts and stops everything it needs (PostgreSQL, Valkey, an S3 server, a web process).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import psutil
 import requests
 from boto3.s3.transfer import TransferConfig
 
-from benchmarks.world import World
+from benchmarks.services import Services
 from script.harness.stack import Person, Stack
 from script.local.s3 import S3
 
 MB = 1024 * 1024
 BUCKET = "benchmark"
-RATE = 10_000  # bytes a second of a slow client
+RATE = 10_000  # bytes per second of a slow client
 BOUNDARY = "benchmarkbenchmark"
 HEAD = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="big.bin"\r\n\r\n'.encode()
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -40,7 +40,7 @@ STATUS_CALLS = 300
 
 
 class Peak:
-    """The most memory (RSS, MB above what it began with) of a process while the block runs."""
+    """Peak memory of a process during the block (RSS, MB above the start)."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -88,7 +88,7 @@ def timed(do: Callable[[], Any]) -> float:
 
 
 def fresh(path: Path, size: int) -> None:
-    """New random bytes, so that nothing is found to be there already."""
+    """New random bytes, so that deduplication does not apply."""
     with path.open("wb") as stream:
         for _ in range(size // MB):
             stream.write(os.urandom(MB))
@@ -103,7 +103,7 @@ def fetch(get: Callable[[], requests.Response], target: Path) -> None:
 
 def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: Plain) -> None:
     source, target = folder / "source", folder / "target"
-    small = {"file": ("small", os.urandom(1000))}  # clients and threads are made
+    small = {"file": ("small", os.urandom(1000))}  # warm up: clients and threads are created
     person.session.post(f"{stack.url}/files/upload", files=small, timeout=60).raise_for_status()
     fresh(source, size)
     assert stack.web is not None
@@ -199,7 +199,7 @@ def percentiles(found: list[float]) -> str:
 
 @contextlib.contextmanager
 def slow_clients(person: Person, count: int, file_id: str) -> Iterator[None]:
-    """Half of them send, half of them read, each at RATE."""
+    """Half of them upload, half download, each at RATE."""
     over = threading.Event()
     sockets = [_slow_socket(person, sends=n % 2 == 0, file_id=file_id) for n in range(count)]
 
@@ -262,8 +262,8 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=1024)
     parser.add_argument("--slow", type=int, default=100)
     options = parser.parse_args()
-    with World(durable=False, env={"RATE_LIMITS": "off"}) as world, contextlib.ExitStack() as ends:
-        folder, stack = world.folder, world.start_stack()
+    with Services(durable=False, env={"RATE_LIMITS": "off"}) as services, contextlib.ExitStack() as ends:
+        folder, stack = services.folder, services.start_stack()
         person = stack.person()
         transfers(person, stack, size=options.mb * MB, folder=folder, plain=Cp(folder))
         beside_slow_clients(person, stack, count=options.slow)

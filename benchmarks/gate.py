@@ -1,4 +1,4 @@
-"""An honest client beside slow and greedy ones: its latency, and the memory of the web process.
+"""Latency of an honest client beside slow and greedy ones, and the memory of the web process.
 
 200 connections of an attacker stay open: bodies that never end, readers that read nothing, headers that
 trickle, large bodies without a token, and submissions with one that never end. Printed: p50 and p99 of the
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
 STATIC = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
@@ -28,7 +28,7 @@ MEGABYTE = 1024 * 1024
 
 
 def attacks(person: Person) -> list[bytes]:
-    """What is sent on one connection each, in turn; none of it gets to its end."""
+    """What is sent on each connection in turn; no request is ever complete."""
     token = str(person.session.headers["Authorization"])
     host = "Host: localhost\r\nContent-Type: application/json\r\n"
     large = f"{host}Content-Length: 10000000\r\n"
@@ -48,13 +48,13 @@ def opened(url: str, sent: bytes) -> socket.socket:
     client.settimeout(5)
     address = urlsplit(url)
     client.connect((str(address.hostname), address.port or 80))
-    with contextlib.suppress(OSError):  # refused while we send, as it should be
+    with contextlib.suppress(OSError):  # rejected while we send, as expected
         client.sendall(sent)
     return client
 
 
 def honest(person: Person, requests: int) -> list[float]:
-    """Milliseconds of each of so many requests."""
+    """Milliseconds of each request."""
     found = []
     for _ in range(requests):
         began = time.monotonic()
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=200)
     parser.add_argument("--requests", type=int, default=300)
     options = parser.parse_args()
-    with World(durable=False) as world, contextlib.ExitStack() as connections:
-        stack = world.start_stack()
+    with Services(durable=False) as services, contextlib.ExitStack() as connections:
+        stack = services.start_stack()
         person, attacker = stack.person(), stack.person()
         assert stack.web is not None
         process = psutil.Process(stack.web.pid)

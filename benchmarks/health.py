@@ -1,9 +1,9 @@
-"""How long `/metrics/` and `/health/detailed` take: an empty database beside one with a million executions.
+"""Response times of `/metrics/` and `/health/detailed`: empty database, and a million executions.
 
     .venv/bin/python -m benchmarks.health [--executions 1000000] [--waiting 100000]
 
-A real PostgreSQL, Valkey and web process of its own, in a temporary folder. Answers are shared for a second,
-so each is asked for after that second is over: what is measured is the looking, not the sharing.
+A real PostgreSQL, Valkey and web process in a temporary folder. Results are shared for a second, so each
+request is sent after that second: the computation is measured, not the cache.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable
 import psycopg
 import requests
 
-from benchmarks.world import World, command_line
+from benchmarks.services import Services, command_line
 from script.harness import graphs
 from script.harness.stack import Stack
 
-ASKED = 10  # times each
+ASKED = 10  # requests per path
 PATHS = {
     "/metrics/ (JSON)": ("/metrics/", "application/json"),
     "/metrics/ (Prometheus)": ("/metrics/", "text/plain"),
@@ -49,7 +49,7 @@ ENDED = COPY.format(
     )"""
 )
 WAITING = COPY.format(columns="jsonb_build_object('created_at', now() - make_interval(secs => i))")
-# What the deltas of these executions would have been folded to.
+# The tallies that the deltas of these executions would have been folded into.
 FIGURES = """
     INSERT INTO workflows_tally (metric, labels, bucket, count, sum)
     SELECT 'executions_submitted', ARRAY[priority], 0, count(*), count(*) FROM workflows_execution
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--waiting", type=int, default=100_000)
     options = parser.parse_args()
-    with World(durable=False, env={"COMFYUI_URL": "http://127.0.0.1:1", "RATE_LIMITS": "off"}) as world:
-        _compare(options, world.start_stack())
+    with Services(durable=False, env={"COMFYUI_URL": "http://127.0.0.1:1", "RATE_LIMITS": "off"}) as services:
+        _compare(options, services.start_stack())
 
 
 def _compare(options: argparse.Namespace, stack: Stack) -> None:
@@ -107,7 +107,7 @@ def _row(name: str, url: str) -> None:
 
 
 def _times(url: str, accept: str) -> str:
-    """Median and worst of some answers, in milliseconds."""
+    """Median and worst response time, in milliseconds."""
     session = requests.Session()
     session.headers["Accept"] = accept
 
@@ -124,7 +124,7 @@ def _summary(ask: Callable[[], float]) -> str:
     ask()
     took = []
     for _ in range(ASKED):
-        time.sleep(1.05)  # the shared answer is out of date then
+        time.sleep(1.05)  # until the shared response has expired
         took.append(ask())
     return f"{statistics.median(took):.1f} ({max(took):.1f})"
 

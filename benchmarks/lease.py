@@ -1,7 +1,7 @@
-"""How long an execution waits after SIGKILL of its GPU worker, with the settings as they come.
+"""How long an execution waits after SIGKILL of its GPU worker, with default settings.
 
-Twice: the same worker is started again at once and takes its run up; and the worker is gone for good, so
-that another GPU runs it anew. The run begins in a scripted ComfyUI, which costs no CPU.
+Two cases: the same worker is restarted immediately and rejoins the run; and the worker does not return, so that
+another GPU runs it again. Runs are in a scripted ComfyUI, which costs no CPU.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import random  # noqa: E402
 import time  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 
-from benchmarks.world import World, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person, Stack  # noqa: E402
 from script.harness.waiting import wait_for  # noqa: E402
 from tests.scripted_comfyui import ScriptedComfyUI  # noqa: E402
 
-LONG = 3600.0  # seconds that a run takes: it never ends by itself here
+LONG = 3600.0  # duration of a run in seconds: it never ends by itself here
 PATIENCE = 180.0
 
 # Seconds from a moment until a line of the log that begins so, of one execution.
@@ -42,7 +42,7 @@ class Fleet:
         self._stack = stack
         self._comfyuis = comfyuis
         self._starts = 0
-        self._names: dict[str, str] = {}  # worker -> the stack's name of its present process
+        self._names: dict[str, str] = {}  # worker -> the stack's name of its current process
 
     def start(self, name: str) -> None:
         self._starts += 1
@@ -58,7 +58,7 @@ class Fleet:
         )
 
     def kill(self, name: str) -> float:
-        """When it was, in seconds since 1970."""
+        """Kill it; the time, in seconds since the epoch."""
         at = time.time()
         self._stack.workers[self._names[name]].kill()
         return at
@@ -113,15 +113,15 @@ def taken_over(fleet: Fleet, person: Person, *, pairs: int, rounds: int, seed: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="of a worker that is started again")
+    parser.add_argument("--kills", type=int, default=20, help="of a worker that is restarted")
     parser.add_argument("--pairs", type=int, default=10, help="workers, and as many to take over")
-    parser.add_argument("--rounds", type=int, default=2, help="in which all that run are killed")
+    parser.add_argument("--rounds", type=int, default=2, help="in which all running workers are killed")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     names = [f"{side}{number}" for side in "ab" for number in range(options.pairs)]
-    with World() as world, ExitStack() as stack:
+    with Services() as services, ExitStack() as stack:
         comfyuis = {name: stack.enter_context(ScriptedComfyUI()) for name in names}
-        served = world.start_stack()
+        served = services.start_stack()
         # TestSleep is the real ComfyUI's; the scripted one has its own.
         for comfyui in comfyuis.values():
             comfyui.classes["TestSleep"] = comfyui.classes["Sleep"]

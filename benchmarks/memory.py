@@ -1,4 +1,4 @@
-"""Resident memory of each of our processes: idle, and as executions go through them.
+"""Resident memory of each of our processes: idle, and while executions are processed.
 
 ComfyUI is a scripted one, so that a thousand executions take a minute or two. A process grows at first,
 until its caches and pools are full; what matters is that it is no larger after the second half than after
@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import World, command_line, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person, Stack  # noqa: E402
 from script.harness.waiting import wait_for  # noqa: E402
 from tests.scripted_comfyui import ScriptedComfyUI  # noqa: E402
 
-AT_ONCE = 4  # requests under way
+AT_ONCE = 4  # concurrent requests
 PATIENCE = 600.0  # seconds until all have ended
 MEGABYTE = 1024 * 1024
 
@@ -40,7 +40,7 @@ def _resident(pid: int) -> int:
 
 
 def run(stack: Stack, person: Person, *, first: int, count: int) -> None:
-    """So many executions from submission to result, read in the ways that clients read them."""
+    """Run executions from submission to result, reading them in the ways that clients do."""
 
     def one(number: int) -> str:
         execution_id = person.execute(graphs.colour(number))
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1000, help="in all (default 1,000)")
     options = parser.parse_args()
     half = options.executions // 2
-    with World() as world, ScriptedComfyUI() as comfyui:
-        stack = world.start_stack()
+    with Services() as services, ScriptedComfyUI() as comfyui:
+        stack = services.start_stack()
         stack.start_worker("gpu", comfyui_url=comfyui.url)
         stack.start_worker("others", queues="default,models,webhooks")
         measured = [resident(stack)]

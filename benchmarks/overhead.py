@@ -20,12 +20,12 @@ from itertools import count  # noqa: E402
 from typing import Any  # noqa: E402
 
 from benchmarks.direct import PATIENCE, Direct  # noqa: E402
-from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.sse import follow  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
-POLL_SECONDS = 0.004  # between looks whether ComfyUI is free
+POLL_SECONDS = 0.004  # poll interval of ComfyUI's queue
 
 Graph = graphs.Graph
 
@@ -35,7 +35,7 @@ class Through:
 
     def __init__(self, person: Person) -> None:
         self._person = person
-        self.submitting: list[float] = []  # seconds that each POST took
+        self.submitting: list[float] = []  # duration of each POST in seconds
 
     def submit(self, graph: Graph) -> str:
         began = time.perf_counter()
@@ -55,7 +55,7 @@ class Through:
         return time.perf_counter() - began
 
     def run_all(self, graphs_: list[Graph]) -> None:
-        """Submit them at once, and hear of all their ends."""
+        """Submit them at once, and wait for all ends."""
         with follow(self._person) as events:
             waiting = {self.submit(graph) for graph in graphs_}
             while waiting:
@@ -118,7 +118,7 @@ def interruption(direct: Direct, through: Through, *, rounds: int) -> list[list[
 
 
 def steps_of_a_second(direct: Direct) -> int:
-    """How many sampling steps take about a second on this machine now."""
+    """The number of sampling steps that take about a second on this machine."""
     few, many = 4, 24
     direct.run(graphs.txt2img(steps=few, seed=1))  # loads the model
     short = min(direct.run(graphs.txt2img(steps=few, seed=seed)) for seed in (2, 3))
@@ -159,10 +159,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     kinds: list[Any] = [kind for kind in options.kinds.split(",") if kind]
-    with World() as world:
+    with Services() as services:
         say("starting the services")
-        comfyui = world.start_comfyui()
-        stack = world.start_stack()
+        comfyui = services.start_comfyui()
+        stack = services.start_stack()
         stack.start_worker(comfyui_url=comfyui.url)
         direct, through = Direct(comfyui.url), Through(stack.person())
         if options.rounds:

@@ -1,4 +1,4 @@
-"""A tiny workflow, from its submission to the picture in the client's hand: ComfyUI itself, us, and others.
+"""A tiny workflow, from submission to the downloaded image: ComfyUI itself, ComfyServe, and others.
 
 Every way is asked in turn, in the same run and, but for peers of your own, on the same ComfyUI:
 
@@ -28,15 +28,15 @@ from typing import Any  # noqa: E402
 import requests  # noqa: E402
 
 from benchmarks.direct import Direct  # noqa: E402
-from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
-WARM_UP = 10  # rounds that are not counted
+WARM_UP = 10  # warm-up rounds
 PATIENCE = 60.0  # seconds for one workflow
 PNG = b"\x89PNG"
 
-Way = Callable[[graphs.Graph], bytes]  # runs a workflow; the bytes of its picture
+Way = Callable[[graphs.Graph], bytes]  # runs a workflow; returns the bytes of its image
 
 
 def waited(person: Person) -> Way:
@@ -127,10 +127,10 @@ def main() -> None:
     parser.add_argument("--salad", help="address of a comfyui-api of Salad's")
     parser.add_argument("--proxy", help="address of a comfy-api-proxy")
     options = parser.parse_args()
-    with World() as world:
+    with Services() as services:
         say("starting the services")
-        comfyui = world.start_comfyui()
-        stack = world.start_stack()
+        comfyui = services.start_comfyui()
+        stack = services.start_stack()
         stack.start_worker(comfyui_url=comfyui.url)
         person = stack.person()
         ways = {

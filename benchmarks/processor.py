@@ -16,15 +16,15 @@ import time  # noqa: E402
 
 import psutil  # noqa: E402
 
-from benchmarks.world import DATABASE, World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import DATABASE, Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Stack  # noqa: E402
 
-WARM_UP = 20  # executions that are not counted
+WARM_UP = 20  # warm-up executions
 
 
 def groups(stack: Stack) -> dict[str, list[psutil.Process]]:
-    """Our processes with their children, PostgreSQL's and Valkey's, by what they are."""
+    """Our processes with their children, PostgreSQL's and Valkey's, by name."""
     found: dict[str, list[psutil.Process]] = {}
     own = {"web": stack.web, **{f"{name} worker": each for name, each in stack.workers.items()}}
     for name, process in own.items():
@@ -39,7 +39,7 @@ def groups(stack: Stack) -> dict[str, list[psutil.Process]]:
 
 
 def used(processes: list[psutil.Process]) -> float:
-    """Seconds of processor time so far, of those that live."""
+    """Processor time so far in seconds, of the processes that are alive."""
     total = 0.0
     for process in processes:
         try:
@@ -54,10 +54,10 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=200, help="executions that are counted (default 200)")
     options = parser.parse_args()
-    with World() as world:
+    with Services() as services:
         say(f"starting the services with the database {DATABASE}")
-        comfyui = world.start_comfyui()
-        stack = world.start_stack()
+        comfyui = services.start_comfyui()
+        stack = services.start_stack()
         stack.start_worker(comfyui_url=comfyui.url)
         person = stack.person()
 

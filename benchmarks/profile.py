@@ -1,4 +1,4 @@
-"""Where the milliseconds of one execution go, from real timestamps of each process.
+"""Latency breakdown of an execution, from timestamps recorded in each process.
 
 Tiny workflows are run one after the other with `Prefer: wait`; for each step of `benchmarks.tracing` a row says
 when it begins after the POST was sent, and how long it takes (medians; steps within steps are counted in both).
@@ -20,11 +20,11 @@ from collections import defaultdict  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
-from benchmarks.world import World, command_line, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 
-WARM_UP = 10  # executions that are not counted
-AFTERWARDS = 0.15  # seconds in which what follows the answer is still counted
+WARM_UP = 10  # warm-up executions
+AFTERWARDS = 0.15  # seconds after the response that are still recorded
 
 Row = list[object]
 
@@ -34,12 +34,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="executions that are counted (default 60)")
     parser.add_argument("--sql", action="store_true", help="a row for each SQL statement too")
     options = parser.parse_args()
-    with World() as world:
-        folder = world.folder / "trace"
+    with Services() as services:
+        folder = services.folder / "trace"
         folder.mkdir()
         say("starting the services")
-        comfyui = world.start_comfyui()
-        stack = world.start_stack()
+        comfyui = services.start_comfyui()
+        stack = services.start_stack()
         stack.env.update(TRACE_DIR=str(folder), DJANGO_SETTINGS_MODULE="benchmarks.traced_settings")
         stack.start_web(env={})
         stack.start_worker(comfyui_url=comfyui.url)

@@ -1,4 +1,4 @@
-"""How the queue holds at depth: claims, places and submissions beside many waiting executions.
+"""Performance of the queue at depth: claims, positions and submissions with many waiting executions.
 
 On a real PostgreSQL, with the functions that the worker and the API call (claims.take,
 scheduling.positions, submission.submit). Claimers and submitters are processes, each with its connection.
@@ -18,11 +18,11 @@ import time  # noqa: E402
 from multiprocessing.connection import Connection  # noqa: E402
 from typing import Any  # noqa: E402
 
-from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 
 USERS = 100
-PATIENCE = 60.0  # seconds that a claimer may take to get ready
+PATIENCE = 60.0  # startup timeout of a claimer
 
 EXECUTIONS = """
     INSERT INTO workflows_execution (id, user_id, status, priority, timeout_minutes, request_id, turn, start,
@@ -39,7 +39,7 @@ GRAPHS = """
 
 
 def fill(*, waiting: int) -> None:
-    """So many executions wait, of USERS users, in the order that fair queueing gives them."""
+    """Insert waiting executions of USERS users, in the order of fair queueing."""
     from django.db import connection
 
     from accounts.models import User
@@ -78,12 +78,12 @@ def claims_a_second(*, claimers: int, seconds: float) -> tuple[float, float]:
 
 def _answer_of(near: Connection) -> Any:
     if not near.poll(PATIENCE):
-        raise TimeoutError("a claimer says nothing")
+        raise TimeoutError("a claimer does not respond")
     return near.recv()
 
 
 def _claim(far: Connection, worker: str, seconds: float) -> None:
-    """A claimer's process: claims for `seconds`, and says how long each took."""
+    """A claimer process: claims for `seconds`, and reports how long each claim took."""
     import django
 
     django.setup()
@@ -96,12 +96,12 @@ def _claim(far: Connection, worker: str, seconds: float) -> None:
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
         if claims.take(worker=worker) is None:
-            raise RuntimeError("nothing waits any more; fill in more")
+            raise RuntimeError("the queue is empty; increase --waiting")
         taken.append(time.perf_counter() - began)
     far.send(taken)
 
 
-# -- beside the depth ----------------------------------------------------------------------------------
+# -- at depth ------------------------------------------------------------------------------------------
 def submitting(*, times: int) -> list[float]:
     """Milliseconds of each submission, as the view makes it but without HTTP."""
     from accounts.models import User
@@ -152,8 +152,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of claiming, for each number of claimers")
     parser.add_argument("--times", type=int, default=100, help="submissions and look-ups that are timed")
     options = parser.parse_args()
-    with World() as world:
-        world.set_up_django()
+    with Services() as services:
+        services.set_up_django()
         beside_few, claims = [], []
         say("beside an empty queue")
         fill(waiting=USERS)

@@ -1,4 +1,4 @@
-"""Runs the benchmarks that say how fast it is, and writes RESULTS.md and the picture of docs/performance.md.
+"""Runs the performance benchmarks, and writes RESULTS.md and the chart of docs/performance.md.
 
     .venv/bin/python -m benchmarks.results
 

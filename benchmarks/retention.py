@@ -1,4 +1,4 @@
-"""What the running system notices of retention: submissions and claims beside a deletion from many executions.
+"""Impact of retention on a running system: submissions and claims during a mass deletion.
 
     .venv/bin/python -m benchmarks.retention [--executions 1000000] [--seconds 30] [--rounds 3]
 
@@ -17,11 +17,11 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.world import World, command_line, percentile, print_table, say
+from benchmarks.services import Services, command_line, percentile, print_table, say
 from script.harness import graphs
 from script.local.paths import ROOT
 
-LINES = 4  # of log, of each execution
+LINES = 4  # log lines per execution
 EXECUTIONS = """
     INSERT INTO workflows_execution (id, user_id, status, priority, timeout_minutes, request_id, turn, start,
         finish, cost, worker, attempt, boot, faults, returns, excluded, current_step, total_steps, percentage, kind,
@@ -65,7 +65,7 @@ def fill(*, executions: int, users: int = 100) -> None:
         cursor.execute("VACUUM ANALYZE")
 
 
-# -- what runs beside it -------------------------------------------------------------------------------
+# -- concurrent work -----------------------------------------------------------------------------------
 def _submit(far: Connection) -> None:
     from accounts.models import User
     from workflows.queue import submission
@@ -81,7 +81,7 @@ def _submit(far: Connection) -> None:
 
 
 def _work(far: Connection) -> None:
-    """Claim, begin and end; only the claim is timed."""
+    """Claim, start and end; only the claim is timed."""
     from workflows.models import Status
     from workflows.queue import claims, state_machine
 
@@ -101,7 +101,7 @@ def _work(far: Connection) -> None:
 
 
 def _repeat(far: Connection, do: Any, *, pause: float, between: Any = lambda: None) -> None:
-    """Do it, again and again; whenever asked, tell how many milliseconds each took since."""
+    """Repeat it; on request, report the milliseconds of each since the last report."""
     taken: list[float] = []
     number = 0
     while True:
@@ -191,7 +191,7 @@ def show_sizes(when: str) -> None:
 
 
 def explain() -> None:
-    """The plan of what is asked for each batch."""
+    """Print the query plan of a batch."""
     from comfyserve.cleaning import ago
     from workflows.cleaning import BATCH
     from workflows.queue import deletion
@@ -206,8 +206,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=3, help="with cleaning, and as many without")
     options = parser.parse_args()
-    with World(env={"LOG_LEVEL": "WARNING"}) as world:
-        world.set_up_django()
+    with Services(env={"LOG_LEVEL": "WARNING"}) as services:
+        services.set_up_django()
         say(f"making {options.executions:,} executions")
         fill(executions=options.executions)
         show_sizes("before")

@@ -1,9 +1,9 @@
-"""What each endpoint costs with a large table, as a ratio to what it costs with a small one.
+"""Cost of each endpoint with a large table, relative to a small one.
 
     .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 40]
 
-A real PostgreSQL and the views, called without a server. First 1,000 ended executions are in the table, 100
-of them the asker's; then as many as asked for, a tenth of them the asker's. The median of `--rounds` calls.
+A real PostgreSQL and the views, called without a server. First with 1,000 ended executions in the table,
+100 of them the requesting user's; then with --executions, a tenth of them that user's. Median of `--rounds` calls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.retention import EXECUTIONS
-from benchmarks.world import World, command_line, percentile, print_table, say
+from benchmarks.services import Services, command_line, percentile, print_table, say
 
 SMALL = 1_000
 USERS = 10
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
-    with World(durable=False, env={"LOG_LEVEL": "WARNING"}) as world:
-        world.set_up_django()
+    with Services(durable=False, env={"LOG_LEVEL": "WARNING"}) as services:
+        services.set_up_django()
         from accounts.models import User
         from tests.factories import Api
         from workflows.models import Execution

@@ -2,10 +2,10 @@
 
     python -m benchmarks.streams [--streams 2000] [--executions 20]
 
-Starts PostgreSQL, Valkey and one web process of its own. Executions are played by writing what a GPU worker
-writes (`lifecycle.begin`, `write_progress`, `finish`), so that no ComfyUI takes the CPU that is measured.
-Each stream follows one of the executions. Told at the end: memory per stream, the delay from the writing of
-an event to its arrival, and the latency of GET /workflows/{id}/status beside it, with and without streams.
+Starts its own PostgreSQL, Valkey and web process. Executions are simulated by writing what a GPU worker writes
+(`state_machine.begin`, `write_progress`, `finish`), so that no ComfyUI uses the measured CPU. Each stream follows
+one of the executions. Reports memory per stream, the delay from writing an event to its arrival, and the latency
+of GET /workflows/{id}/status, with and without streams.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.world import World, command_line
+from benchmarks.services import Services, command_line
 from script.harness.stack import Stack
 
-PROGRESS_SECONDS = 0.5  # as the runner writes it
+PROGRESS_SECONDS = 0.5  # as written by the runner
 RUN_SECONDS = 20.0
 STAMP = re.compile(rb"at (\d+\.\d+)")
 CONTEXT = multiprocessing.get_context("spawn")
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--executions", type=int, default=20)
     options = parser.parse_args()
-    with World(durable=False, env={"RATE_LIMITS": "off", "STREAMS_PER_USER": "0"}) as world:
-        stack = world.start_stack()
+    with Services(durable=False, env={"RATE_LIMITS": "off", "STREAMS_PER_USER": "0"}) as services:
+        stack = services.start_stack()
         os.environ.update({name: stack.env[name] for name in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")})
         measure(stack, streams=options.streams, executions=options.executions)
 
@@ -109,7 +109,7 @@ def play_all(ids: list[str]) -> None:
     players = [threading.Thread(target=play, args=[id_]) for id_ in ids]
     for player in players:
         player.start()
-        time.sleep(PROGRESS_SECONDS / len(ids))  # GPUs do not keep time together
+        time.sleep(PROGRESS_SECONDS / len(ids))  # GPUs are not synchronised
     for player in players:
         player.join()
 

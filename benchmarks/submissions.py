@@ -1,4 +1,4 @@
-"""How many requests one web process answers: submissions, and reads of a status and of a result.
+"""Throughput of one web process: submissions, and reads of a status and of a result.
 
 Eight clients at once, each as fast as it is answered. No worker takes what is submitted, so that only the web
 process, PostgreSQL and Valkey are at work, beside the clients, which are processes of their own.
@@ -18,7 +18,7 @@ from typing import Any  # noqa: E402
 
 import requests  # noqa: E402
 
-from benchmarks.world import World, command_line, percentile, print_table, say  # noqa: E402
+from benchmarks.services import Services, command_line, percentile, print_table, say  # noqa: E402
 from script.harness import graphs  # noqa: E402
 from script.harness.stack import Person  # noqa: E402
 
@@ -26,7 +26,7 @@ CLIENTS = 8
 
 
 def client(url: str, token: str, path: str, number: int, seconds: float) -> list[float]:
-    """Seconds that each request took. Submits where `path` is empty, else reads it."""
+    """Duration of each request in seconds. Submits if `path` is empty, else reads it."""
     session = requests.Session()
     session.headers["Authorization"] = token
     taken: list[float] = []
@@ -56,10 +56,10 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each kind (default 10)")
     options = parser.parse_args()
-    with World() as world:
+    with Services() as services:
         say("starting the services")
-        comfyui = world.start_comfyui()
-        stack = world.start_stack()
+        comfyui = services.start_comfyui()
+        stack = services.start_stack()
         person = stack.person()
         stack.start_worker(comfyui_url=comfyui.url, keep=True)
         done = person.execute(graphs.colour(1))

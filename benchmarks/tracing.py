@@ -45,9 +45,9 @@ STEPS = {
     "read the result": "workflows.streaming.broadcaster:Hub.reads",  # only if the message had no rows
     "render the result": "workflows.api.stream_views:result_from_rows",
     "wait for the end": "workflows.streaming.asgi:Streams._wait",
-    "set idle": "workflows.worker.slots:Slots._tell_idle",
+    "set idle": "workflows.worker.slots:Slots._report_idle",
     "correct the order": "workflows.worker.slots:Slots._settle",
-    "clear ComfyUI": "workflows.worker.cleanup:forget",
+    "clear ComfyUI": "workflows.worker.cleanup:delete_leftovers",
     "thumbnails": "workflows.worker.finalize:_make_thumbnails",
 }
 

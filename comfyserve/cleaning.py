@@ -32,7 +32,7 @@ stopping = threading.Event()  # this process is shutting down
 
 @dataclass(frozen=True)
 class Gone:
-    what: str  # such as "executions"
+    what: str  # plural noun, such as "executions"
     name: str = ""  # which one, if it has a user-visible name
     count: int = 1
     size: int | None = None  # bytes, where they are known
@@ -105,9 +105,9 @@ def run(clean: Clean) -> None:
             counts[gone.what] += gone.count
     finally:
         if counts:
-            logger.info("cleaned %s", told(counts), extra={"action": "cleaned"})
+            logger.info("cleaned %s", summary(counts), extra={"action": "cleaned"})
 
 
-def told(counts: Counter[str]) -> str:
+def summary(counts: Counter[str]) -> str:
     """`3 executions, 1 session`, or `nothing`."""
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()) if count) or "nothing"

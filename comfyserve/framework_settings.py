@@ -1,4 +1,4 @@
-"""How Django, REST framework, Celery and the rest are put together: what no operator sets.
+"""Fixed configuration of Django, REST framework, Celery and the rest.
 
 `settings` takes all of it. What comes from the environment is there.
 """
@@ -140,7 +140,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "comfyserve.api.errors.handle",
     "DEFAULT_SCHEMA_CLASS": "comfyserve.api.schema.Schema",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
-    "URL_FORMAT_OVERRIDE": None,  # ?format= is not ours
+    "URL_FORMAT_OVERRIDE": None,  # no ?format=
 }
 
 # -- browsers ---------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ CORS_ALLOW_HEADERS = [
     "prefer",
     "x-request-id",
     "last-event-id",
-    # As tracing and HTTP libraries of browsers send them, and for ranges and caches.
+    # Headers that browsers' tracing and HTTP libraries send, and those for ranges and caches.
     "baggage",
     "cache-control",
     "if-modified-since",
@@ -203,7 +203,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "comfyserve.api.schema.share",
     ],
-    # Choices that several shapes call `status`.
+    # Choices of several serializers that call a field `status`.
     "ENUM_NAME_OVERRIDES": {
         "ExecutionStatusEnum": "workflows.models.Status",
         "ResultPriorityEnum": "workflows.models.Priority",

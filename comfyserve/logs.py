@@ -23,31 +23,31 @@ from comfyserve.api import request_ids
 
 FIELDS = ("request_id", "execution_id", "user_id", "worker")
 
-_in_hand: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039  (never changed in place)
+_fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039  (never changed in place)
 _of_process: dict[str, Any] = {}
 
 
 def bind(**fields: Any) -> None:
     """Set context of this thread or task from now on, such as `user_id=7`."""
-    _in_hand.set({**_in_hand.get(), **fields})
+    _fields.set({**_fields.get(), **fields})
 
 
 def clear() -> None:
     """Clear the context: a request begins."""
-    _in_hand.set({})
+    _fields.set({})
 
 
 @contextmanager
 def bound(*, request_id: str | None = None, **fields: Any) -> Iterator[None]:
     """Set context for the duration of the block; with `request_id` also the request it belongs to."""
-    before, request_before = _in_hand.get(), request_ids.current()
+    before, request_before = _fields.get(), request_ids.current()
     bind(**fields)
     if request_id:
         request_ids.begin(request_id)
     try:
         yield
     finally:
-        _in_hand.set(before)
+        _fields.set(before)
         if request_id:
             request_ids.begin(request_before) if request_before else request_ids.end()
 
@@ -61,7 +61,7 @@ class Context(logging.Filter):
     """Adds the context to the record, unless the call itself gave the field in `extra`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        known = {**_of_process, "request_id": request_ids.current(), **_in_hand.get()}
+        known = {**_of_process, "request_id": request_ids.current(), **_fields.get()}
         for name in FIELDS:
             if getattr(record, name, None) is None:
                 setattr(record, name, known.get(name))

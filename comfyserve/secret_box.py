@@ -13,7 +13,7 @@ from django.conf import settings
 
 
 class Unreadable(Exception):
-    """It was encrypted under a key that we do not have any more."""
+    """It was encrypted under a key that is no longer configured."""
 
 
 def encrypt(text: str) -> str:

@@ -19,13 +19,13 @@ from comfyserve.framework_settings import BASE_DIR
 
 env = environ.Env()
 
-# -- the basics -----------------------------------------------------------------------------------
+# -- basics ---------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", default=False)
-# No default: a start without a key must fail. script/serve makes one and keeps it in DATA_DIR.
+# No default: starting without a key must fail. script/serve generates one and keeps it in DATA_DIR.
 SECRET_KEY = env.str("SECRET_KEY")
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["*"])
-# Addresses that we write into answers (signed links) start with this; empty: taken from the request.
+# Base of the URLs in responses (signed links); empty: taken from the request.
 PUBLIC_URL = env.str("PUBLIC_URL", default="").rstrip("/")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
@@ -94,7 +94,7 @@ CACHES = {
 # -- Celery ---------------------------------------------------------------------------------------
 CELERY_BROKER_URL = REDIS_URL
 
-# -- who may do what --------------------------------------------------------------------------------
+# -- authentication ---------------------------------------------------------------------------------
 ACCESS_TOKEN_MINUTES = env.int("ACCESS_TOKEN_MINUTES", default=30)
 REFRESH_TOKEN_DAYS = env.int("REFRESH_TOKEN_DAYS", default=7)
 # To rotate a key: the new one in JWT_SIGNING_KEY, the old one in the fallbacks until its tokens have expired.
@@ -102,7 +102,7 @@ JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", default="") or SECRET_KEY
 JWT_SIGNING_KEY_FALLBACKS = env.list("JWT_SIGNING_KEY_FALLBACKS", default=SECRET_KEY_FALLBACKS)
 REGISTRATION = env.str("REGISTRATION", default="open")  # or "closed"
 AUTHENTICATION_BACKENDS = ["accounts.backends.ThrottledBackend"]
-AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kept; 0: for ever
+AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kept; 0: forever
 # E-mail is off until EMAIL_URL names a server, such as smtp+tls://user:password@mail.example.com:587.
 EMAIL_HOST = ""
 if env.str("EMAIL_URL", default=""):
@@ -114,13 +114,13 @@ PASSWORD_RESET_TIMEOUT = env.int("PASSWORD_RESET_SECONDS", default=3600)
 
 # -- limits -----------------------------------------------------------------------------------------
 RATE_LIMITS = env.str("RATE_LIMITS", default="60/m,1000/h,10000/d")  # or "off"
-# Accounts made from one address; 0: no limit.
+# Accounts registered from one address; 0: no limit.
 REGISTRATIONS_PER_HOUR = env.int("REGISTRATIONS_PER_HOUR", default=0 if RATE_LIMITS == "off" else 20)
 RATELIMIT_USE_CACHE = "limits"
-# How many of our proxies are in front: the client's address is that far from the right of X-Forwarded-For. 0:
-# the header is ignored.
+# Number of trusted proxies in front: the client's address is that far from the right of X-Forwarded-For.
+# 0: the header is ignored.
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
-# To each web process, from one address; a proxy before us has to limit them itself. 0: no limit.
+# To each web process from one address; behind a proxy, the proxy has to limit them. 0: no limit.
 CONNECTIONS_PER_CLIENT = env.int("CONNECTIONS_PER_CLIENT", default=200)
 # Per user; a row of UserLimits overrides them for one user. 0: no limit.
 QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0)
@@ -136,7 +136,7 @@ HTTPS = env.bool("HTTPS", default=False)  # the service is reached by https only
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = ["^health/", "^metrics"]  # probes come from inside
+    SECURE_REDIRECT_EXEMPT = ["^health/", "^metrics"]  # probes come from the internal network, over http
     SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", default=365 * 24 * 3600)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
@@ -154,23 +154,24 @@ STORAGES = {
     "default": storage_url.parse(STORAGE_URL, default=DATA_DIR / "files", link_seconds=SIGNED_LINK_SECONDS),
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
-# Where files are while they come in. On the same disk as the storage they are moved, not copied.
+# Files being uploaded. On the same disk as the storage they are moved, not copied.
 INCOMING_DIR = Path(env.str("INCOMING_DIR", default=str(DATA_DIR / "incoming"))).resolve()
-DECODER_MEMORY_BYTES = env.int("DECODER_MEMORY_BYTES", default=2 * 1024**3)  # of a process that decodes
-FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: for ever
+DECODER_MEMORY_BYTES = env.int("DECODER_MEMORY_BYTES", default=2 * 1024**3)  # of a decoding process
+FILE_EXPIRY_DAYS = env.int("FILE_EXPIRY_DAYS", default=7)  # 0: never
 MAX_PICTURE_PIXELS = env.int("MAX_PICTURE_PIXELS", default=178_956_970)  # Pillow's own limit, as in ComfyUI
-# A file that is converted: in a process of its own, with these limits.
+# A file is converted in a process of its own, with these limits.
 CONVERSION_SECONDS = env.float("CONVERSION_SECONDS", default=120.0)
-CONVERSION_MEMORY_BYTES = env.int("CONVERSION_MEMORY_BYTES", default=4 * 1024**3)  # of addresses
-CONVERTED_KEPT_DAYS = env.float("CONVERTED_KEPT_DAYS", default=7)  # converted for a download; 0: for ever
+CONVERSION_MEMORY_BYTES = env.int("CONVERSION_MEMORY_BYTES", default=4 * 1024**3)  # of address space
+CONVERTED_KEPT_DAYS = env.float(
+    "CONVERTED_KEPT_DAYS", default=7
+)  # files converted for a download; 0: forever
 # An input given by URL: seconds in total. Its size: MAX_UPLOAD_BYTES.
 INPUT_FETCH_SECONDS = env.int("INPUT_FETCH_SECONDS", default=120)
-# A file transferred to a ComfyUI is kept for later executions with the same input; seconds since its last
-# use.
+# A file transferred to a ComfyUI is kept for later executions with the same input; seconds since last use.
 COMFYUI_INPUTS_KEPT_SECONDS = env.int("COMFYUI_INPUTS_KEPT_SECONDS", default=3600)
 
-# -- what users name and we fetch ---------------------------------------------------------------------
-# Hosts, *.domains, addresses and networks that the guarded door lets through although not public.
+# -- outbound requests to addresses from users --------------------------------------------------------
+# Hosts, *.domains, addresses and networks that are allowed although not public.
 OUTBOUND_ALLOW = env.list("OUTBOUND_ALLOW", default=[])
 
 # -- ComfyUI and the GPU workers ----------------------------------------------------------------------
@@ -181,18 +182,18 @@ BACKEND_NAME = backend_name(name=COMFYUI_NAME, url=COMFYUI_URL)
 COMFYUI_HEADERS = env.json("COMFYUI_HEADERS", default={})
 
 # -- models -------------------------------------------------------------------------------------------
-MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # who may; or "staff"
-# How long a request to load or unload waits for the GPU before it answers 503; the command still runs.
+MODEL_MANAGEMENT = env.str("MODEL_MANAGEMENT", default="authenticated")  # or "staff"
+# How long a request to load or unload waits for the GPU before the response is 503; the command still runs.
 MODEL_COMMAND_SECONDS = env.float("MODEL_COMMAND_SECONDS", default=20.0)
-MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between looks at the model files
+MODEL_SCAN_SECONDS = env.float("MODEL_SCAN_SECONDS", default=30.0)  # between scans of the model files
 # Downloads. Loading a pickle (.ckpt, .pt, ...) runs code that is in it.
 MODEL_ALLOW_PICKLES = env.bool("MODEL_ALLOW_PICKLES", default=False)
-MODEL_DOWNLOADS_AT_ONCE = env.int("MODEL_DOWNLOADS_AT_ONCE", default=2)  # of each worker
+MODEL_DOWNLOADS_AT_ONCE = env.int("MODEL_DOWNLOADS_AT_ONCE", default=2)  # per worker
 MODEL_DOWNLOAD_MAX_BYTES = env.int("MODEL_DOWNLOAD_MAX_BYTES", default=200 * 1024**3)  # of one file
-MODEL_STORAGE_BYTES = env.int("MODEL_STORAGE_BYTES", default=0)  # of all on one worker; 0: no limit
-MODEL_DISK_RESERVE_BYTES = env.int("MODEL_DISK_RESERVE_BYTES", default=2 * 1024**3)  # stay free
+MODEL_STORAGE_BYTES = env.int("MODEL_STORAGE_BYTES", default=0)  # of all models on one worker; 0: no limit
+MODEL_DISK_RESERVE_BYTES = env.int("MODEL_DISK_RESERVE_BYTES", default=2 * 1024**3)  # free disk space to keep
 MODEL_STALL_SECONDS = env.float("MODEL_STALL_SECONDS", default=60.0)  # without a byte from the source
-# Sent to their own hosts only, over https only, for downloads of MODEL_TOKENS: of operators, or of anybody.
+# Sent only to their own hosts and over https, for downloads of the users that MODEL_TOKENS allows.
 MODEL_TOKENS = env.str("MODEL_TOKENS", default="staff")  # or "authenticated"
 HUGGINGFACE_TOKEN = env.str("HUGGINGFACE_TOKEN", default="")
 CIVITAI_TOKEN = env.str("CIVITAI_TOKEN", default="")
@@ -201,11 +202,11 @@ MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100
 # -- executions ---------------------------------------------------------------------------------------
 LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)
 RENEW_SECONDS = env.int("RENEW_SECONDS", default=4)
-RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)  # an expired claim waits so long for its backend
+RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)  # how long an expired claim waits for its backend
 LOOK_SECONDS = env.float("LOOK_SECONDS", default=2.0)
 DRAIN_SECONDS = env.int("DRAIN_SECONDS", default=30)
 STALL_SECONDS = env.int("STALL_SECONDS", default=120)
-# From the interruption of a workflow to its end; then the bridge restarts ComfyUI.
+# How long an interrupted workflow may take to end; then the bridge restarts ComfyUI.
 HANG_SECONDS = env.float("HANG_SECONDS", default=30.0)
 MAX_PENDING = env.int("MAX_PENDING", default=100_000)
 MAX_PENDING_HOURS = env.int("MAX_PENDING_HOURS", default=48)
@@ -218,19 +219,19 @@ PRIORITY_WEIGHTS = {
     "high": env.float("PRIORITY_WEIGHT_HIGH", default=16),
 }
 
-# -- how long things are kept; 0: for ever ------------------------------------------------------------------
-# Ended executions with all that belongs to them, their files too; their logs and deliveries may go before.
+# -- retention; 0: forever ----------------------------------------------------------------------------------
+# Ended executions with everything that belongs to them, files included; logs and deliveries may go earlier.
 EXECUTION_RETENTION_DAYS = env.float("EXECUTION_RETENTION_DAYS", default=90)
 LOG_RETENTION_DAYS = env.float("LOG_RETENTION_DAYS", default=30)
 WEBHOOK_RETENTION_DAYS = env.float("WEBHOOK_RETENTION_DAYS", default=30)
 WORKER_RETENTION_DAYS = env.float("WORKER_RETENTION_DAYS", default=7)  # since the last heartbeat
 SESSION_RETENTION_DAYS = env.float(
     "SESSION_RETENTION_DAYS", default=90
-)  # since sessions and API keys expired
+)  # after sessions and API keys expired
 IDEMPOTENCY_KEY_HOURS = env.float("IDEMPOTENCY_KEY_HOURS", default=24)
 
 # -- health -------------------------------------------------------------------------------------------
-METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # /metrics/ wants it as bearer; empty: open to all
+METRICS_TOKEN = env.str("METRICS_TOKEN", default="")  # bearer token for /metrics/; empty: public
 # After SIGTERM the web process reports "not ready" and keeps serving for this long, for load balancers to
 # notice.
 SHUTDOWN_DELAY_SECONDS = env.float("SHUTDOWN_DELAY_SECONDS", default=0.0)
@@ -243,17 +244,21 @@ WEBHOOK_RETRY_HOURS = env.float("WEBHOOK_RETRY_HOURS", default=24)
 WEBHOOK_SECRET_OVERLAP_HOURS = env.float("WEBHOOK_SECRET_OVERLAP_HOURS", default=24)
 
 # -- live streams -------------------------------------------------------------------------------------
-EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long an events_url may be opened
+EVENTS_LINK_SECONDS = env.int("EVENTS_LINK_SECONDS", default=3600)  # how long an events_url stays valid
 STREAMS_PER_USER = env.int("STREAMS_PER_USER", default=100)  # in one web process; 0: no limit
-SLOW_READER_SECONDS = env.float("SLOW_READER_SECONDS", default=30.0)  # without taking anything; then cut off
+SLOW_READER_SECONDS = env.float(
+    "SLOW_READER_SECONDS", default=30.0
+)  # without reading anything; then disconnected
 MAX_WAIT_SECONDS = env.int("MAX_WAIT_SECONDS", default=120)  # of Prefer: wait
 
 # -- doors --------------------------------------------------------------------------------------------
 # Other names of apps in /v1, such as gpt-image-1=alice/portrait,dall-e-3=alice/portrait
 OPENAI_MODELS = env.dict("OPENAI_MODELS", default={})
-# Host names at whose root ComfyUI's routes answer, without /comfyui before them
+# Host names that serve ComfyUI's routes at the root, without the /comfyui prefix
 COMFYUI_DOOR_HOSTS = [name.lower() for name in env.list("COMFYUI_DOOR_HOSTS", default=[])]
-OPENAI_WAIT_SECONDS = env.int("OPENAI_WAIT_SECONDS", default=600)  # for the pictures; then it is cancelled
+OPENAI_WAIT_SECONDS = env.int(
+    "OPENAI_WAIT_SECONDS", default=600
+)  # for the images; then the execution is cancelled
 
 # -- logs ---------------------------------------------------------------------------------------------
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
@@ -273,7 +278,7 @@ LOGGING = {
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
-        # The server's own handlers are removed; its records go to ours.
+        # The server's own handlers are removed; its records propagate to ours.
         "uvicorn": {"handlers": [], "propagate": True, "level": LOG_LEVEL},
         "uvicorn.error": {"handlers": [], "propagate": True},
         "uvicorn.access": {

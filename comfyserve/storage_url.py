@@ -1,4 +1,4 @@
-"""What STORAGE_URL means: a folder on disk, or a bucket on any S3.
+"""Parses STORAGE_URL: a folder on disk, or a bucket on any S3 server.
 
     (empty)                                      DATA_DIR/files
     file:///srv/files                            another folder
@@ -21,7 +21,7 @@ OPTIONS = {"tls", "region", "prefix", "public"}
 
 
 def parse(url: str, *, default: Path, link_seconds: int) -> dict[str, Any]:
-    """Django's STORAGES entry. ValueError, without the secret, if the address makes no sense."""
+    """Django's STORAGES entry. ValueError, without the secret, if the URL is invalid."""
     if not url:
         return _disk(default)
     parts = urlsplit(url)

@@ -15,8 +15,8 @@ def connection_to(url: str) -> Connection:
     return Connection(url, transport_options=settings.CELERY_BROKER_TRANSPORT_OPTIONS | once)
 
 
-WAITING_MOST = 100  # tickets of a queue; more would say nothing more
-KEPT_SECONDS = 60  # a ticket that nobody took; workers look by themselves anyway
+WAITING_MOST = 100  # tickets per queue; more would add nothing
+KEPT_SECONDS = 60  # lifetime of a ticket that no worker takes; workers poll anyway
 
 _connection = connection_to(settings.CELERY_BROKER_URL)
 
@@ -24,8 +24,8 @@ _connection = connection_to(settings.CELERY_BROKER_URL)
 def send(task: str, *, queue: str) -> None:
     """Raises `outages.REDIS`, within a second or so, if Redis is unavailable.
 
-    While no worker takes them, tickets neither pile up nor stay: enough of them are enough, and the list
-    expires after the last.
+    Tickets that no worker takes do not accumulate: a queue has at most WAITING_MOST, and expires after the
+    last one.
     """
     with producers[_connection].acquire(block=True, timeout=1.0) as producer:
         redis = producer.channel.client

@@ -249,7 +249,7 @@ class Client:
         if answer.status in (400, 403, 413) and not _is_page(answer):
             text = answer.body.decode(errors="replace")
             kind_of_refusal = "too_large" if answer.status == 413 else "upload_refused"
-            raise Refused(type=kind_of_refusal, message=f"ComfyUI does not take {name!r}", raw=text)
+            raise Refused(type=kind_of_refusal, message=f"ComfyUI rejects {name!r}", raw=text)
         return self.parse(answer, _reference)
 
     # -- the machine --------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class Recording:
         self._ended_ms: int | None = None
         self._interrupted = False
 
-    def hear(self, event: events.Event) -> None:
+    def record(self, event: events.Event) -> None:
         match event:
             case events.Connected() | events.Disconnected():
                 self._interrupted = True

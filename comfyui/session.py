@@ -83,7 +83,7 @@ class Session:
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._begun = False
-        self._told = False  # of this outage, in the log
+        self._outage_logged = False  # of this outage, in the log
         self._socket: websocket.WebSocket | None = None
         self._current: str | None = None  # the running prompt, for messages that do not name theirs
         self._thread = threading.Thread(target=self._run, name=f"comfyui-session-{client_id}", daemon=True)
@@ -147,7 +147,7 @@ class Session:
         while not self._stopping.is_set():
             if self._one_connection():
                 delay = FIRST_DELAY
-                self._told = False
+                self._outage_logged = False
             # Jitter, so that the workers of a fleet do not all reconnect at once.
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             delay = min(delay * 2, LONGEST_DELAY)
@@ -161,8 +161,8 @@ class Session:
                 return False
             self._listen(self._socket)
         except (OSError, websocket.WebSocketException) as exc:
-            if not self._stopping.is_set() and not self._told:
-                self._told = True
+            if not self._stopping.is_set() and not self._outage_logged:
+                self._outage_logged = True
                 logger.info("no events from ComfyUI: %s", exc, extra={"action": "comfyui_disconnected"})
         except Exception:  # this thread alone reestablishes the connection
             logger.exception(

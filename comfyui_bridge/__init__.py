@@ -8,9 +8,9 @@ ComfyServe folders of its own, see `confinement`. It has no dependencies beyond 
     GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
     GET  /comfyserve/files           model files by folder, with path, size and time of change
     GET  /comfyserve/header          ?folder=&name=: the header of a safetensors file
-    POST /comfyserve/unload          {folder, name, drop, wait}: off the device; with drop out of RAM too
-    GET  /comfyserve/leftovers       what executions left here, with its age: marks, inputs, history
-    POST /comfyserve/use             {input, older}: its size; it counts as new if it is older than that
+    POST /comfyserve/unload          {folder, name, drop, wait}: off the device; with drop, out of RAM too
+    GET  /comfyserve/leftovers       what executions left behind, with its age: marks, inputs, history
+    POST /comfyserve/use             {input, older}: its size; refreshes its time if it is older than that
     POST /comfyserve/delete          {marks, inputs, files, since}: delete it from output, temp and input
 
 and the node ComfyServeWarm, which loads its inputs onto the device and has no output.

@@ -93,7 +93,7 @@ def shared(kind: str) -> str:
     return str(_stock[f"get_{kind}_directory"]())
 
 
-# -- whose prompt it is ----------------------------------------------------------------------------------
+# -- the current prompt ----------------------------------------------------------------------------------
 _running: Roots | None = None  # executing, in ComfyUI's worker thread and threads started by its nodes
 _request: contextvars.ContextVar[Roots | bool] = contextvars.ContextVar("comfyserve_roots", default=False)
 _NOBODY = True  # a request that belongs to none of our prompts
@@ -111,13 +111,13 @@ def current() -> Roots | None:
 
 def roots_of(extra_data: Any) -> Roots | None:
     """The data sent by ComfyServe. ValueError if malformed: such a prompt must not run unconfined."""
-    told = extra_data.get(KEY) if isinstance(extra_data, dict) else None
-    if told is None:
+    extra = extra_data.get(KEY) if isinstance(extra_data, dict) else None
+    if extra is None:
         return None
-    mark, inputs = str(told.get("mark", "")), tuple(str(name) for name in told.get("inputs", ()))
+    mark, inputs = str(extra.get("mark", "")), tuple(str(name) for name in extra.get("inputs", ()))
     if not MARK.fullmatch(mark) or not all(INPUT.fullmatch(name) for name in inputs):
         raise ValueError("extra_data.comfyserve is malformed")
-    return Roots(mark, inputs, told.get("workflow"), watchdog.limits_of(told))
+    return Roots(mark, inputs, extra.get("workflow"), watchdog.limits_of(extra))
 
 
 @web.middleware
@@ -136,7 +136,7 @@ def _on_prompt(json_data: Any) -> Any:
             _request.set(roots)
             watchdog.watch_silence(roots.limits)
     except (ValueError, AttributeError, OSError):
-        logging.exception("ComfyServe: a prompt can not be confined and is refused")
+        logging.exception("ComfyServe: a prompt cannot be confined and is rejected")
         json_data = {**json_data, "prompt": {}}
     return json_data
 
@@ -147,7 +147,7 @@ def _execute(
     global _running
     roots = roots_of(extra_data)
     if roots is not None:
-        roots.prepare()  # again: it may have waited for long
+        roots.prepare()  # again: it may have been queued for a long time
     _rebase(self.caches.objects, roots)
     _running = roots
     try:
@@ -193,7 +193,7 @@ def _is_below(path: str, root: str) -> bool:
         return False
 
 
-# -- what nodes ask --------------------------------------------------------------------------------------
+# -- patched functions ------------------------------------------------------------------------------------
 def _directory(kind: str) -> Callable[[], str]:
     def directory() -> str:
         roots = current()
@@ -233,7 +233,7 @@ def _save_image_path(filename_prefix: Any, output_dir: str, *args: Any, **kwargs
 
 def literal_prefix(prefix: Any, *, mark: str) -> str:
     """As a path below the prompt's folder: no "..", no root, not empty. It may already start with the
-    mark. What ComfyUI's `/view` does not give, such as "v1..final" or a newline, gets a `_` in its place."""
+    mark. What ComfyUI's `/view` rejects, such as "v1..final" or a newline, is replaced by `_`."""
     parts = [part for part in str(prefix).replace("\\", "/").split("/") if part not in ("", ".", "..")]
     parts = [NOT_VIEWABLE.sub("_", part) for part in parts]
     if parts and parts[0] == mark:
@@ -259,7 +259,7 @@ def _original_prompt(self: Any) -> Any:
     return roots.workflow if roots and roots.workflow is not None else self.original_prompt
 
 
-# -- taking hold -----------------------------------------------------------------------------------------
+# -- patching --------------------------------------------------------------------------------------------
 _ours: dict[str, Callable[..., Any]] = {
     **{f"get_{kind}_directory": _directory(kind) for kind in KINDS},
     "get_annotated_filepath": _annotated_filepath,

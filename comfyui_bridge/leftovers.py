@@ -23,7 +23,7 @@ OLD_TEMP = 3600.0  # seconds
 MARKED_INPUT = "_comfyserve"  # of output nodes in our prompts
 
 
-# -- what there is -------------------------------------------------------------------------------------
+# -- listing -------------------------------------------------------------------------------------------
 def found() -> dict[str, Any]:
     """By name, each with the seconds since its last change: marks, inputs, prompts in history.
 

@@ -25,7 +25,7 @@ def _watched_init(self: Any, *args: Any, **kwargs: Any) -> None:
 execution.PromptExecutor.__init__ = _watched_init
 
 
-# -- what there is -------------------------------------------------------------------------------------
+# -- snapshot ------------------------------------------------------------------------------------------
 def snapshot() -> dict[str, Any]:
     """Thread-safe: it reads copies and plain attributes only."""
     loaded, seen = [], set()
@@ -70,7 +70,7 @@ def _process() -> dict[str, int]:
     }
 
 
-# -- letting go ----------------------------------------------------------------------------------------
+# -- unloading -----------------------------------------------------------------------------------------
 def unload(folder: str, name: str, *, drop: bool) -> list[str]:
     """Only in the worker thread. Returns the classes of the unloaded models; with `drop` their RAM is freed
     too."""

@@ -12,7 +12,7 @@ import comfy.model_management as mm
 
 
 class ComfyServeWarm:
-    DESCRIPTION = "Puts models into memory without making anything."
+    DESCRIPTION = "Loads models into memory without producing an output."
     CATEGORY = "ComfyServe"
     RETURN_TYPES = ()
     FUNCTION = "warm"

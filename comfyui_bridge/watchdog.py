@@ -1,8 +1,8 @@
 """Restart ComfyUI when a workflow of ComfyServe hangs it.
 
-ComfyUI stops a workflow only where a node looks for an interruption. One that does not look keeps the GPU for
-ever, and one that never releases Python's interpreter lock silences the whole process. Two watches, with
-limits that ComfyServe sends with each prompt:
+ComfyUI stops a workflow only where a node checks for an interruption. A node that does not check keeps the
+GPU forever, and one that never releases Python's interpreter lock silences the whole process. Two watches,
+with limits that ComfyServe sends with each prompt:
 
 - A prompt that still runs `stop_seconds` after it was interrupted, or after its time limit: this process
   replaces itself by a new one with the same arguments.
@@ -58,9 +58,9 @@ _lock = threading.Lock()
 _interrupt = comfy.model_management.interrupt_current_processing
 
 
-def limits_of(told: dict[str, Any]) -> Limits | None:
+def limits_of(extra: dict[str, Any]) -> Limits | None:
     """From `extra_data.comfyserve`; None where it has none. ValueError if malformed."""
-    raw = told.get("limits")
+    raw = extra.get("limits")
     if raw is None:
         return None
     try:
@@ -95,7 +95,7 @@ def watched(prompt_id: str, limits: Limits | None) -> Iterator[None]:
 def _note_interrupt(value: bool = True) -> None:
     run = _run
     if run is not None:
-        # ComfyUI itself takes an interruption back when it starts a prompt.
+        # ComfyUI itself clears the interruption when it starts a prompt.
         run.interrupted = (run.interrupted or time.monotonic()) if value else None
     _interrupt(value)
 
@@ -111,14 +111,14 @@ def _live() -> None:
 
 
 def _restart(run: _Run) -> None:
-    logging.error("ComfyServe: prompt %s does not stop; ComfyUI restarts", run.prompt_id)
+    logging.error("ComfyServe: prompt %s does not stop; restarting ComfyUI", run.prompt_id)
     faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
     arguments = [sys.executable, *sys.orig_argv[1:]]
     _close_on_exec()
     try:
         os.execv(sys.executable, arguments)  # noqa: S606  (the pid stays: a supervisor notices nothing)
     except OSError:
-        logging.exception("ComfyServe: ComfyUI could not restart itself and ends")
+        logging.exception("ComfyServe: ComfyUI could not restart itself and exits")
         os._exit(1)
 
 

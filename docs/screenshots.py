@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.world import World, say
+from benchmarks.services import Services, say
 from script.harness import graphs
 from script.harness.stack import Person, Stack
 from script.local.demo_workflows import landscape
@@ -58,9 +58,9 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=IMAGES)
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    with World() as world:
-        stack = world.start_stack()
-        comfyui = world.start_comfyui()
+    with Services() as services:
+        stack = services.start_stack()
+        comfyui = services.start_comfyui()
         stack.start_worker(comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-1"})
         say("executions of several users")
         failed, running = _fill(stack)

@@ -26,7 +26,7 @@ class FileAdmin(PageAdmin):
     list_display_links = ["filename"]
     list_filter = [("kind", FieldDropdown)]
     search_fields = ["=id", "=user__email", "=sha256"]
-    search_help_text = "File id, SHA-256, or e-mail address of its user: exactly"
+    search_help_text = "Exact file id, SHA-256, or e-mail address of its user"
     list_select_related = ["user"]
     ordering = ["-created_at"]
     sortable_by: list[str] = []
@@ -61,7 +61,7 @@ class FileAdmin(PageAdmin):
     def expires(self, row: File) -> str:
         return f"{row.expires_at:%Y-%m-%d %H:%M} UTC" if row.expires_at else "never"
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def headline(self, row: Any) -> Any:
         return self.pinned(row) if row.is_pinned else html.badge(row.kind)
 
@@ -85,20 +85,18 @@ class FileAdmin(PageAdmin):
                 ("Pixels", f"{row.width} x {row.height}" if row.width else ""),
                 ("Description", row.description),
                 ("SHA-256", format_html('<span class="cs-mono">{}</span>', row.sha256)),
-                ("In the storage as", row.key),
+                ("Storage key", row.key),
                 ("Stored", html.ago(row.created_at)),
                 ("Expires", self.expires(row)),
             ],
         )
         holders = Pin.objects.filter(file=row).values_list("holder", flat=True)[:50]
-        yield Table(
-            "Pinned by executions", ["Execution"], [(str(each),) for each in holders], empty="By none."
-        )
+        yield Table("Pinned by executions", ["Execution"], [(str(each),) for each in holders], empty="None.")
 
     @ask_first(
         title="Delete",
-        text="The files go, and their bytes, unless other files share them. Executions that made them stay "
-        "and show that they are gone. A file that a waiting or running execution needs is kept.",
+        text="The files are deleted, with their bytes unless other files share them. Their executions stay, "
+        "and show them as deleted. A file that a waiting or running execution needs is kept.",
         button="Yes, delete",
         danger=True,
         permission="remove",

@@ -50,10 +50,10 @@ def _explained(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
-        raise BytesMissing("The bytes of this file are gone from the storage") from exc
+        raise BytesMissing("The bytes of this file are missing from the storage") from exc
     except ClientError as exc:
         if exc.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
-            raise BytesMissing("The bytes of this file are gone from the storage") from exc
+            raise BytesMissing("The bytes of this file are missing from the storage") from exc
         logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
         raise StorageUnavailable from exc
     except (BotoCoreError, Boto3Error, OSError) as exc:

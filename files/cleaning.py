@@ -21,8 +21,8 @@ from . import backend, pins, storing
 from .models import ConvertedFile, File
 
 BATCH = 200
-# Bytes without a row may be about to get one: bytes are stored first. An output waits for its transaction as
-# long as the database is unavailable.
+# Bytes without a row may be about to get one: they are stored first, and an output waits for its transaction
+# for as long as the database is unavailable.
 GRACE = timedelta(hours=24)
 
 
@@ -52,7 +52,7 @@ def expired(*, dry_run: bool = False) -> Iterator[Gone]:
 
 
 def converted(*, dry_run: bool = False) -> Iterator[Gone]:
-    """What was converted for downloads a while ago, and what could not be. What a result names stays."""
+    """Old files converted for downloads, and failed conversions. Those that a result references are kept."""
     if not (days := settings.CONVERTED_KEPT_DAYS):
         return
     old = ConvertedFile.objects.filter(created_at__lt=ago(days), outputs=None).order_by("created_at")
@@ -89,7 +89,7 @@ def incoming(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gon
                 path.unlink()
         except FileNotFoundError:
             continue  # its process has exited in the meantime
-        yield Gone("files left while coming in", path.name, size=found.st_size)
+        yield Gone("interrupted uploads", path.name, size=found.st_size)
 
 
 def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone]:
@@ -97,4 +97,4 @@ def unfinished(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[G
     for key, upload_id in list(backend.unfinished(timezone.now() - grace)):
         if not dry_run:
             backend.abort(key, upload_id)
-        yield Gone("unfinished uploads", key)
+        yield Gone("unfinished multipart uploads", key)

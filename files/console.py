@@ -10,7 +10,7 @@ from django.urls import path, reverse
 from . import queries, transfer
 from .models import File
 
-ENOUGH = ("files.view_file", "workflows.view_execution")  # either: an execution shows what it made
+ENOUGH = ("files.view_file", "workflows.view_execution")  # either: the page of an execution shows its outputs
 
 
 def content(request: HttpRequest, file_id: str) -> HttpResponseBase:

@@ -1,6 +1,6 @@
 """Converting files: path in, path out, and nothing else. `sandbox` runs it in a process with limits.
 
-What may be asked for is `Wanted`; the parts are `picture_conversion`, `video_conversion` and `metadata`.
+`Wanted` describes a conversion; the parts are `picture_conversion`, `video_conversion` and `metadata`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUALITY = 80  # unless one is asked for
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a file is wanted. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata."""
+    """A requested conversion. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata."""
 
     format: str | None = None
     quality: int | None = None
@@ -41,7 +41,7 @@ class Wanted:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Wanted:
-        """From checked values as a request names them; those that mean nothing together are left out."""
+        """From validated request fields; combinations without effect are dropped."""
         lossless = given.get("format") == "png"
         return cls(
             format=given.get("format"),
@@ -52,7 +52,7 @@ class Wanted:
 
     @property
     def parameters(self) -> str:
-        """The same for the same wish, such as `webp-q80-m1024-strip`."""
+        """A canonical string, such as `webp-q80-m1024-strip`."""
         parts = [
             self.format or "same",
             f"q{self.quality}" if self.quality else "",
@@ -63,7 +63,7 @@ class Wanted:
 
     @classmethod
     def parse(cls, parameters: str) -> Wanted:
-        """The wish of these `parameters`."""
+        """The inverse of `parameters`."""
         name, *parts = parameters.split("-")
         numbers = {part[0]: int(part[1:]) for part in parts if part[1:].isdigit()}
         return cls(
@@ -75,13 +75,13 @@ class Wanted:
 
     @property
     def query(self) -> dict[str, Any]:
-        """The parameters of a download that asks for it."""
+        """The query parameters of a download that requests it."""
         given = {"format": self.format, "quality": self.quality, "max_size": self.max_size}
         given["metadata"] = "strip" if self.strip else None
         return {name: value for name, value in given.items() if value is not None}
 
     def for_type(self, content_type: str) -> Wanted | None:
-        """What is to be done to a file of this type; None: nothing, it is as wanted.
+        """What has to be done to a file of this type; None: nothing.
 
         Raises CannotConvert where the format is one for another kind of file.
         """
@@ -98,7 +98,7 @@ _TAKES = {**dict.fromkeys(PICTURES, ("image",)), **dict.fromkeys(VIDEOS, ("image
 
 
 def may_have_metadata(content_type: str) -> bool:
-    """Whether such a file may carry metadata that `strip` removes; plain text, for one, has none."""
+    """Whether such a file may carry metadata that `strip` removes; plain text has none, for example."""
     return content_type.startswith(types.MEDIA) or content_type == types.UNKNOWN
 
 
@@ -110,11 +110,15 @@ def _named(content_type: str) -> str:
 
 
 def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> str:
-    """Write what is wanted to `target`; its content type. Raises CannotConvert with a sentence for users.
+    """Write the converted file to `target` and return its content type.
 
-    Memory and time are limited by the caller. `wanted` comes from `Wanted.for_type`.
+    Raises CannotConvert with a sentence for users. Memory and time are limited by the caller. `wanted` comes
+    from `Wanted.for_type`.
     """
-    from . import picture_conversion, video_conversion  # not in our own processes: they load much
+    from . import (
+        picture_conversion,
+        video_conversion,
+    )  # imported here: only the sandbox needs these large libraries
 
     if wanted == Wanted(strip=True):
         return _stripped(source, target, content_type)
@@ -147,7 +151,7 @@ def _stripped(source: Path, target: Path, content_type: str) -> str:
         if not picture_conversion.is_turned(source) and metadata.strip(source, target, content_type):
             return content_type
     except metadata.Malformed as exc:
-        raise CannotConvert(f"It is damaged: {exc}") from exc
+        raise CannotConvert(f"The file is damaged: {exc}") from exc
     if not content_type.startswith("image/"):
         return _copied(source, target, content_type)
     name = FORMAT_OF.get(content_type, "png")
@@ -156,7 +160,7 @@ def _stripped(source: Path, target: Path, content_type: str) -> str:
 
 
 def _copied(source: Path, target: Path, content_type: str) -> str:
-    """Nothing is known to be in it."""
+    """No metadata is known for this type."""
     with source.open("rb") as stream, target.open("wb") as out:
         while piece := stream.read(metadata.PIECE):
             out.write(piece)

@@ -1,4 +1,4 @@
-"""What a conversion may fail with."""
+"""The error of a failed conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversions for downloads, beside the event loop: a few at once, and each only once in this process."""
+"""Conversions for downloads, in threads: a few at once, and each only once in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conversion import Wanted
 from .models import ConvertedFile, File
 
 THREADS = 4
-MOST = 32  # under way or waiting, in this process
+MOST = 32  # running or waiting, in this process
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="convert")
 _lock = threading.Lock()

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NICENESS = 10  # what is waited for by a GPU, or by somebody's request, goes first
+NICENESS = 10  # work for a GPU or a request takes precedence
 OPEN_FILES = 64
 
 
 def limit(request: dict[str, Any]) -> None:
-    """Before anything of the file is read. The bounds hold for the processes that it might start, too."""
+    """Called before the file is read. Child processes inherit the limits."""
     seconds = int(request["seconds"]) + 1
     for what, most in (
         (resource.RLIMIT_AS, int(request["memory"])),
@@ -41,7 +41,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except CannotConvert as exc:
         return {"error": str(exc)}
     except MemoryError:
-        return {"error": "It takes too much memory to convert"}
+        return {"error": "The conversion takes too much memory"}
     film = videos.about(target, made)
     size = film or pictures.size_of(target)
     return {

@@ -1,6 +1,6 @@
-"""Converted files: made once for the same wish, kept beside the original, and gone with it.
+"""Converted files: made once per set of parameters, stored beside the original, and deleted with it.
 
-`of` is for downloads: the first who asks makes it, in this process, and the others wait for it. `make` and
+`of` is for downloads: the first request converts, in this process, and the others wait for it. `make` and
 `keep` are for outputs that are converted before their rows exist.
 """
 
@@ -28,9 +28,9 @@ from .models import ConvertedFile, File
 logger = logging.getLogger(__name__)
 
 PIECE = 256 * 1024  # bytes read at once
-MOST = 16  # converted files of the same bytes, beside those that results name; the oldest go
-WAIT_SECONDS = 60.0  # for one that is being made
-LOOK_SECONDS = 0.2  # while another process makes it
+MOST = 16  # converted files of the same bytes, besides those that results reference; the oldest are deleted
+WAIT_SECONDS = 60.0  # for a conversion in progress
+LOOK_SECONDS = 0.2  # while another process converts it
 
 
 def of(file: File, wanted: Wanted, *, seconds: float = WAIT_SECONDS) -> ConvertedFile:
@@ -60,7 +60,7 @@ def of(file: File, wanted: Wanted, *, seconds: float = WAIT_SECONDS) -> Converte
 
 
 def is_as_wanted(file: File, wanted: Wanted) -> bool:
-    """Whether the original is what is wanted."""
+    """Whether the original already satisfies the request."""
     try:
         return wanted.for_type(file.content_type) is None
     except CannotConvert:
@@ -79,13 +79,13 @@ VALUES (%(user)s, %(source)s, %(parameters)s, '', '', 0, '', '', %(token)s,
 ON CONFLICT (source_key, parameters) DO UPDATE SET token = excluded.token, error = '',
     taken_until = excluded.taken_until, created_at = statement_timestamp()
 WHERE c.key = '' AND coalesce(c.taken_until < statement_timestamp(), true)
-    -- What could not be made is tried again, but not with each request.
+    -- A failed conversion is retried after an hour.
     AND (c.error = '' OR c.created_at < statement_timestamp() - interval '1 hour')
 """
 
 
 def _take(file: File, wanted: Wanted) -> UUID | None:
-    """A token for whoever makes it; None: another does, or it is there, or it cannot be made."""
+    """A token to convert it; None: another process does, or it exists, or it cannot be converted."""
     token = uuid4()
     given = {
         "user": file.user_id,
@@ -106,7 +106,7 @@ def _make_and_record(file: File, wanted: Wanted, token: UUID) -> ConvertedFile:
         mine.update(error=str(exc), token=None, taken_until=None)
         raise refusal(str(exc)) from exc
     except BaseException:
-        mine.delete()  # the next request makes it
+        mine.delete()  # the next request tries again
         raise
     with transaction.atomic():
         storing.lock([file])  # a concurrent deletion sees it, or we see that the file is gone
@@ -127,17 +127,17 @@ def _values(made: ConvertedFile) -> dict[str, object]:
 
 
 def _drop_oldest(source_key: str) -> None:
-    """So that nobody fills the storage with a file in all qualities."""
+    """So that nobody fills the storage with conversions of a file in every quality."""
     known = ConvertedFile.objects.filter(source_key=source_key, outputs=None).exclude(key="")
     going = list(known.order_by("-created_at")[MOST:])
     ConvertedFile.objects.filter(id__in=[each.id for each in going]).delete()
     transaction.on_commit(lambda: storing.discard(each.key for each in going))
 
 
-# -- making ---------------------------------------------------------------------------------------------
+# -- outputs --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Pair:
-    """A file whose row is about to be saved, and what was made of it."""
+    """A file whose row is about to be saved, and its conversion."""
 
     file: File
     made: ConvertedFile
@@ -178,12 +178,12 @@ def keep(pairs: list[Pair]) -> dict[str, ConvertedFile]:
     found: dict[str, ConvertedFile] = {}
     for pair in pairs:
         new = pair.made
-        new.source_key = pair.file.key  # it may have come to share the bytes of another
+        new.source_key = pair.file.key  # it may share the bytes of another by now
         values = _values(new) | {"user_id": new.user_id}
         kept, is_new = ConvertedFile.objects.get_or_create(
             source_key=new.source_key, parameters=new.parameters, defaults=values
         )
-        if not is_new and not kept.key:  # being made for a download, or tried in vain
+        if not is_new and not kept.key:  # being converted for a download, or failed before
             ConvertedFile.objects.filter(id=kept.id, key="").update(
                 **values, error="", token=None, taken_until=None
             )
@@ -195,11 +195,11 @@ def keep(pairs: list[Pair]) -> dict[str, ConvertedFile]:
 
 
 def drop(made: ConvertedFile) -> None:
-    """Delete the bytes of one whose row was never saved."""
+    """Delete the bytes of a conversion whose row was never saved."""
     storing.discard([made.key])
 
 
 def filename_of(file: File, content_type: str) -> str:
-    """The original's name with the extension of what it became."""
+    """The original's name with the new extension."""
     extension = types.extension_of(content_type, filename=file.filename)
     return f"{PurePosixPath(file.filename).stem}{extension}" if extension else file.filename

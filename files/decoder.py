@@ -18,7 +18,7 @@ from typing import Any
 
 from . import pictures, videos
 
-LARGEST_RESULT = 1024**3  # bytes of a file that is written
+LARGEST_RESULT = 1024**3  # bytes written to a file
 
 
 def _limit(*, memory: int) -> None:
@@ -33,7 +33,7 @@ def _limit(*, memory: int) -> None:
 
 
 def _measure(path: str, content_type: str) -> dict[str, Any] | None:
-    """Of a picture or a video: width, height, duration."""
+    """Width, height and duration of a picture or video."""
     film = videos.about(Path(path), content_type)
     if film is not None:
         return asdict(film)
@@ -56,7 +56,7 @@ def main() -> None:
     _limit(memory=int(sys.argv[1]))
     for line in sys.stdin:
         request = json.loads(line)
-        # The kernel ends us, whatever library the time is spent in, and also when our parent has died.
+        # The kernel kills us, whatever library is busy, and also when our parent has died.
         signal.setitimer(signal.ITIMER_REAL, request.pop("seconds"))
         result = OPERATIONS[request.pop("do")](**request)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -28,24 +28,24 @@ from .errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
-USES = 500  # of one process; then another takes its place, whatever memory a library has lost
-WAIT_SECONDS = 60.0  # longest wait for a process that is free
+USES = 500  # per process, which is then replaced, in case a library leaks memory
+WAIT_SECONDS = 60.0  # longest wait for a free process
 MEASURE_SECONDS, DECODE_SECONDS, CONVERT_SECONDS = 10.0, 20.0, 60.0
 GRACE = 5.0  # seconds after which a process that should have ended itself is killed
 
 
 class Undecodable(Exception):
-    """The file can not be decoded within the limits. The message is for its user."""
+    """The file cannot be decoded within the limits. The message is for its user."""
 
     def __init__(self) -> None:
-        super().__init__("The file can not be decoded: it is broken, or takes too much memory or time")
+        super().__init__("The file cannot be decoded: it is damaged, or takes too much memory or time")
 
 
 class Busy(StorageUnavailable):
     """All decoders were in use for WAIT_SECONDS."""
 
     def __init__(self) -> None:
-        super().__init__("Too many files are examined now; try again later")
+        super().__init__("Too many files are being examined; try again later")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Measures:
         return (self.width or 0) * (self.height or 0)
 
 
-# -- what is asked ---------------------------------------------------------------------------------------
+# -- operations ------------------------------------------------------------------------------------------
 def measure(path: Path, content_type: str) -> Measures | None:
     """None if it is no readable picture, video or sound. Raises Undecodable and Busy, like the others."""
     if not content_type.startswith(("image/", "video/", "audio/")):
@@ -172,6 +172,6 @@ class _Pool:
             free.put(process)
 
 
-# A picture that takes long to decode keeps no upload waiting to be measured.
+# A slow decoding must not delay an upload that waits to be measured.
 _measuring = _Pool(2)
 _decoding = _Pool(1)

@@ -28,17 +28,20 @@ class NameField(serializers.RegexField):
 
 
 class ChangeDestinationSerializer(serializers.Serializer[Any]):
-    """What may be changed; what is left out stays as it is."""
+    """The fields that may be changed; omitted ones stay as they are."""
 
     endpoint = TextField(max_length=500, required=False, help_text="https://host of the S3 server")
-    region = TextField(max_length=63, required=False, help_text="us-east-1 unless given")
+    region = TextField(max_length=63, required=False, help_text="Default: us-east-1")
     bucket = serializers.RegexField(
-        r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", required=False, help_text="It must exist"
+        r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", required=False, help_text="An existing bucket"
     )
     prefix = TextField(max_length=255, required=False, allow_blank=True, help_text="A folder in the bucket")
-    access_key = TextField(max_length=255, required=False, help_text="Its id")
+    access_key = TextField(max_length=255, required=False, help_text="Access key id")
     secret_key = TextField(
-        max_length=255, required=False, write_only=True, help_text="Never shown; again with another address"
+        max_length=255,
+        required=False,
+        write_only=True,
+        help_text="Never shown; required again when the address changes",
     )
 
     def validate_endpoint(self, value: str) -> str:
@@ -52,22 +55,22 @@ class ChangeDestinationSerializer(serializers.Serializer[Any]):
 
 
 class DestinationSerializer(ChangeDestinationSerializer):
-    name = NameField(NAME, help_text="Yours; what `deliver_to` calls it")
+    name = NameField(NAME, help_text="Your name for it, used in `deliver_to`")
     endpoint = TextField(max_length=500, help_text="https://host of the S3 server")
-    region = TextField(max_length=63, default="us-east-1", help_text="us-east-1 unless given")
-    bucket = serializers.RegexField(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", help_text="It must exist")
-    access_key = TextField(max_length=255, help_text="Its id")
-    secret_key = TextField(max_length=255, write_only=True, help_text="Kept encrypted, never shown")
+    region = TextField(max_length=63, default="us-east-1", help_text="Default: us-east-1")
+    bucket = serializers.RegexField(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$", help_text="An existing bucket")
+    access_key = TextField(max_length=255, help_text="Access key id")
+    secret_key = TextField(max_length=255, write_only=True, help_text="Stored encrypted, never shown")
 
 
 class DestinationInfoSerializer(serializers.Serializer[Any]):
-    name = serializers.CharField(help_text="What `deliver_to` calls it")
+    name = serializers.CharField(help_text="The name used in `deliver_to`")
     endpoint = serializers.CharField(help_text="The S3 server")
-    region = serializers.CharField(help_text="Its region")
-    bucket = serializers.CharField(help_text="Where files go")
+    region = serializers.CharField(help_text="Region")
+    bucket = serializers.CharField(help_text="The bucket that files are delivered to")
     prefix = serializers.CharField(allow_blank=True, help_text="A folder in the bucket")
-    access_key = serializers.CharField(help_text="The secret that belongs to it is never shown")
-    created_at = serializers.DateTimeField(help_text="When it was made")
+    access_key = serializers.CharField(help_text="The access key id; its secret is never shown")
+    created_at = serializers.DateTimeField(help_text="When it was created")
     updated_at = serializers.DateTimeField(help_text="When it was saved and tested")
 
 
@@ -85,7 +88,7 @@ class ListView(APIView):
 
     @describe(DestinationSerializer, {201: DestinationInfoSerializer}, errors=(409,))
     def post(self, request: Request) -> Response:
-        """Save Destination: a bucket on any S3. It is saved if a small file can be written to it."""
+        """Save Destination: a bucket on any S3 server. It is saved if a small file can be written to it."""
         given = checked(DestinationSerializer, request.data)
         return Response(shown(destinations.create(user=user_of(request), given=given)), status=201)
 
@@ -100,14 +103,14 @@ class DestinationView(APIView):
 
     @describe(ChangeDestinationSerializer, DestinationInfoSerializer)
     def patch(self, request: Request, destination: str) -> Response:
-        """Change Destination: it is tested anew. Another address wants the secret key again."""
+        """Change Destination: it is tested again. A new address requires the secret key again."""
         found = destinations.find(user=user_of(request), name=destination)
         given = checked(ChangeDestinationSerializer, request.data)
         return Response(shown(destinations.change(found, given=given)))
 
     @describe(None, {200: OpenApiTypes.OBJECT}, answer={"message": "Destination deleted successfully"})
     def delete(self, request: Request, destination: str) -> Response:
-        """Delete Destination: what waits to be delivered to it fails; what is there stays."""
+        """Delete Destination: pending deliveries to it fail; delivered files stay."""
         destinations.delete(destinations.find(user=user_of(request), name=destination))
         return Response({"message": "Destination deleted successfully"})
 

@@ -28,11 +28,11 @@ from comfyserve.outbound import client, errors
 
 from .models import Destination
 
-LINK_SECONDS = 3600  # how long a link is good, which is used at once
+LINK_SECONDS = 3600  # validity of a signed URL, which is used immediately
 TEST_SECONDS = 10.0
 TEST_KEY = ".comfyserve-test"
 MOST = 50  # of one user
-# Which field of a destination S3 finds fault with, by its error code.
+# The field of a destination that caused S3's error, by error code.
 FIELDS = {
     "NoSuchBucket": "bucket",
     "InvalidBucketName": "bucket",
@@ -75,13 +75,13 @@ def create(*, user: User, given: Mapping[str, Any]) -> Destination:
 
 
 def change(destination: Destination, *, given: Mapping[str, Any]) -> Destination:
-    """The same; what is left out stays. A new endpoint or bucket wants the secret again: it must not be
-    sent to where its owner did not mean it to go.
+    """The same; omitted fields stay. A new endpoint or bucket requires the secret again: whoever changes it
+    may not be the secret's owner.
     """
     moved = any(given.get(name, getattr(destination, name)) != getattr(destination, name) for name in ADDRESS)
     if moved and "secret_key" not in given:
         raise ValidationFailed.of(
-            "secret_key", "Another address wants the secret key again", "REQUIRED_FIELD"
+            "secret_key", "A new address requires the secret key again", "REQUIRED_FIELD"
         )
     _apply(destination, given)
     _test(destination)
@@ -115,13 +115,13 @@ def _apply(destination: Destination, given: Mapping[str, Any]) -> None:
 
 # -- addresses -----------------------------------------------------------------------------------------
 def plain_url(destination: Destination, key: str) -> str:
-    """Of the object, without anything secret. `key` is below the prefix."""
+    """The object's URL without a signature. `key` is below the prefix."""
     whole = f"{destination.prefix}/{key}" if destination.prefix else key
     return f"{destination.endpoint}/{quote(destination.bucket)}/{quote(whole, safe='/~-._')}"
 
 
 def signed_url(destination: Destination, key: str, *, method: str = "PUT") -> str:
-    """The same with a signature that is good for an hour. Raises secret_box.Unreadable."""
+    """The same with a signature that is valid for an hour. Raises secret_box.Unreadable."""
     credentials = Credentials(destination.access_key, secret_box.decrypt(destination.secret))
     request = AWSRequest(method, plain_url(destination, key))
     S3SigV4QueryAuth(credentials, "s3", destination.region, expires=LINK_SECONDS).add_auth(request)
@@ -130,7 +130,7 @@ def signed_url(destination: Destination, key: str, *, method: str = "PUT") -> st
 
 # -- the test ------------------------------------------------------------------------------------------
 def _test(destination: Destination) -> None:
-    """Write a small file and delete it again. Where only writing is allowed, that one file stays."""
+    """Write a small file and delete it again. If only writing is allowed, that file stays."""
     connections.release()
     options: dict[str, Any] = {"timeout": TEST_SECONDS, "https_only": settings.WEBHOOK_HTTPS_ONLY}
     content = b"ComfyServe was here, to test whether it may write.\n"
@@ -150,9 +150,9 @@ def _test(destination: Destination) -> None:
 
 
 def explained(answer: client.Posted) -> str:
-    """What S3 said, in words that hold nothing secret."""
+    """S3's error, without secrets."""
     code = error_code(answer.body)
-    return f"the other side answered {answer.status}{f' ({code})' if code else ''}"
+    return f"the server responded with {answer.status}{f' ({code})' if code else ''}"
 
 
 def error_code(body: bytes) -> str:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Group(StrEnum):
-    """Under what an execution's result lists an output."""
+    """The key under which an execution's result lists an output."""
 
     IMAGES = "images"
     VIDEOS = "videos"

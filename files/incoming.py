@@ -32,7 +32,7 @@ class Incoming:
         self.head = b""  # the first bytes, to detect the type
         self._digest = hashlib.sha256()
         self._blake3 = blake3()
-        # A client may go while a thread writes: a number of a closed file could be another's by then.
+        # A client may disconnect while a thread writes, and the descriptor of a closed file could be reused.
         self._writing = threading.Lock()
 
     def write(self, piece: bytes) -> None:
@@ -47,7 +47,7 @@ class Incoming:
             while view:
                 view = view[self._stream.write(view) :]
         except OSError as exc:
-            raise StorageUnavailable("There is no room for the file now; try again later") from exc
+            raise StorageUnavailable("There is no space for the file at the moment; try again later") from exc
         if len(self.head) < types.HEAD:
             self.head += piece[: types.HEAD - len(self.head)]
         self._digest.update(piece)
@@ -55,7 +55,7 @@ class Incoming:
         self.size += len(piece)
 
     def adopt(self) -> None:
-        """What another process has written to the path counts as what came in."""
+        """Use what another process has written to the path as the content."""
         try:
             with self.path.open("rb") as stream:
                 while piece := stream.read(ADOPTED):

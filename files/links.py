@@ -30,7 +30,7 @@ def download_url(file: File, *, base: str) -> str:
 
 
 def converted_url(file: File, made: ConvertedFile, *, filename: str, base: str) -> str:
-    """The same of what was made of it."""
+    """The same for its converted bytes."""
     presigned = backend.link(
         made.key,
         filename=filename,
@@ -41,7 +41,7 @@ def converted_url(file: File, made: ConvertedFile, *, filename: str, base: str) 
 
 
 def _signed_converted(file_id: str, wanted: Wanted, *, base: str) -> str:
-    """The signature covers how it is wanted: who holds the link cannot ask for the metadata again."""
+    """The signature covers the conversion: the bearer of the link cannot get the metadata back."""
     expires = _expires()
     query = _links.query(converted_subject(file_id, wanted), expires=expires)
     return f"{base}/files/{file_id}?{urlencode(wanted.query)}&{query}"
@@ -52,7 +52,7 @@ def converted_subject(file_id: str, wanted: Wanted) -> str:
 
 
 def valid_until() -> datetime:
-    """Until when an address that is made now works at least."""
+    """The time until which a link created now is valid at least."""
     return timezone.now() + timedelta(seconds=settings.SIGNED_LINK_SECONDS)
 
 
@@ -79,4 +79,4 @@ def _expires() -> int:
 
 def is_signed(subject: str, *, expires: str, signature: str) -> bool:
     """Whether we signed the link and it has not expired. `subject` is the path below /files/."""
-    return _links.good(subject, expires=expires, signature=signature)
+    return _links.is_valid(subject, expires=expires, signature=signature)

@@ -24,13 +24,13 @@ GLB_JSON = 0x4E4F534A
 
 
 class Malformed(ValueError):
-    """The file is not what its type says."""
+    """The file does not match its type."""
 
 
 def strip_png(source: IO[bytes], target: IO[bytes]) -> None:
-    """Also an animated one."""
+    """Animated ones included."""
     if source.read(8) != PNG_SIGNATURE:
-        raise Malformed("no PNG")
+        raise Malformed("not a PNG")
     target.write(PNG_SIGNATURE)
     while head := source.read(8):
         size, kind = struct.unpack(">I4s", _whole(head, 8))
@@ -45,10 +45,10 @@ def strip_png(source: IO[bytes], target: IO[bytes]) -> None:
 
 
 def strip_webp(source: IO[bytes], target: IO[bytes]) -> None:
-    """Also an animated one."""
+    """Animated ones included."""
     head = _whole(source.read(12), 12)
     if head[:4] != b"RIFF" or head[8:] != b"WEBP":
-        raise Malformed("no WebP")
+        raise Malformed("not a WebP")
     left = int.from_bytes(head[4:8], "little") - 4
     target.write(head)
     written = 4
@@ -72,19 +72,19 @@ def strip_webp(source: IO[bytes], target: IO[bytes]) -> None:
 
 def strip_jpeg(source: IO[bytes], target: IO[bytes]) -> None:
     if source.read(2) != b"\xff\xd8":
-        raise Malformed("no JPEG")
+        raise Malformed("not a JPEG")
     target.write(b"\xff\xd8")
     while True:
         start, kind = _whole(source.read(2), 2)
         if start != 0xFF:
-            raise Malformed("the JPEG has no marker where one is due")
+            raise Malformed("the JPEG lacks a marker")
         size = int.from_bytes(_whole(source.read(2), 2), "big")
         if kind in JPEG_METADATA:
             source.seek(size - 2, 1)
             continue
         target.write(bytes([start, kind]) + size.to_bytes(2, "big"))
         _copy(source, target, size - 2)
-        if kind == JPEG_SCAN:  # the picture, up to its end; what follows that is not of it
+        if kind == JPEG_SCAN:  # the image data up to its end marker; anything after that is dropped
             _copy_scans(source, target)
             return
 
@@ -104,16 +104,16 @@ def _copy_scans(source: IO[bytes], target: IO[bytes]) -> None:
 
 
 def _end_of_jpeg(data: bytes) -> int | None:
-    """0xFF in coded data is followed by 0, so that this can be nothing else."""
+    """In entropy-coded data, 0xFF is always followed by 0, so this sequence is unambiguous."""
     at = data.find(b"\xff\xd9")
     return None if at < 0 else at + 2
 
 
 def strip_gif(source: IO[bytes], target: IO[bytes]) -> None:
-    """Comments and the extensions of applications go, but for the one that says how often it repeats."""
+    """Removes comments and application extensions, except the one with the loop count."""
     head = _whole(source.read(13), 13)
     if head[:3] != b"GIF":
-        raise Malformed("no GIF")
+        raise Malformed("not a GIF")
     target.write(head)
     _copy(source, target, _palette_size(head[10]))
     while (kind := _whole(source.read(1), 1)) != b";":
@@ -128,7 +128,7 @@ def strip_gif(source: IO[bytes], target: IO[bytes]) -> None:
             _copy(source, target, _palette_size(about[8]))
             target.write(_whole(source.read(1), 1) + _gif_blocks(source))
         else:
-            raise Malformed("the GIF has a part that is not known")
+            raise Malformed("the GIF has an unknown block")
     target.write(b";")
 
 
@@ -148,11 +148,11 @@ def _gif_blocks(source: IO[bytes]) -> bytes:
 
 
 def strip_glb(source: IO[bytes], target: IO[bytes]) -> None:
-    """What ComfyUI writes into `asset.extras`, and all other extras of the asset."""
+    """Removes `asset.extras`, which ComfyUI writes, with all other extras of the asset."""
     magic, version, _ = struct.unpack("<4sII", _whole(source.read(12), 12))
     size, kind = struct.unpack("<II", _whole(source.read(8), 8))
     if magic != b"glTF" or kind != GLB_JSON or size > MAX_HEADER:
-        raise Malformed("no GLB")
+        raise Malformed("not a GLB")
     scene = json.loads(_whole(source.read(size), size))
     if isinstance(scene.get("asset"), dict):
         scene["asset"].pop("extras", None)
@@ -169,7 +169,7 @@ def strip_glb(source: IO[bytes], target: IO[bytes]) -> None:
 def strip_safetensors(source: IO[bytes], target: IO[bytes]) -> None:
     size = int.from_bytes(_whole(source.read(8), 8), "little")
     if size > MAX_HEADER:
-        raise Malformed("no safetensors")
+        raise Malformed("not a safetensors file")
     header = json.loads(_whole(source.read(size), size))
     header.pop("__metadata__", None)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -190,7 +190,7 @@ STRIPPERS: dict[str, Callable[[IO[bytes], IO[bytes]], None]] = {
 
 
 def strip(source: Path, target: Path, content_type: str) -> bool:
-    """Copy without metadata. False where this type is not known here. Raises Malformed."""
+    """Copy without metadata. False for types not handled here. Raises Malformed."""
     stripper = STRIPPERS.get(content_type) or (strip_safetensors if _is_safetensors(source) else None)
     if stripper is None:
         return False
@@ -203,7 +203,7 @@ def strip(source: Path, target: Path, content_type: str) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A latent of ComfyUI, too: eight bytes of length, and a JSON object."""
+    """Includes ComfyUI's latents: eight bytes of length, and a JSON object."""
     with path.open("rb") as stream:
         head = stream.read(10)
     return len(head) == 10 and head[8:] in (b'{"', b"{ ") and int.from_bytes(head[:8], "little") <= MAX_HEADER
@@ -217,7 +217,7 @@ def _whole(data: bytes, size: int) -> bytes:
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
     if size < 0:
-        raise Malformed("a part has no size")
+        raise Malformed("a chunk has no size")
     while size > 0:
         piece = source.read(min(PIECE, size))
         if not piece:

@@ -34,7 +34,9 @@ class File(models.Model):
     tags = ArrayField(
         models.CharField(max_length=100), default=list, db_default=[], help_text="Given with the upload"
     )
-    content_type = models.CharField(max_length=100, help_text="By content, not by the sender's word")
+    content_type = models.CharField(
+        max_length=100, help_text="Detected from the content, whatever the sender says"
+    )
     size = models.BigIntegerField(help_text="Bytes")
     sha256 = models.CharField(max_length=64)
     blake3 = models.CharField(
@@ -42,7 +44,7 @@ class File(models.Model):
     )
     key = models.CharField(max_length=255, help_text="Name in the storage; files with equal bytes share it")
     thumbnail_key = models.CharField(max_length=255, blank=True, default="")  # "": none yet; see thumbnails
-    width = models.IntegerField(null=True, blank=True, help_text="Pixels; null where it has none")
+    width = models.IntegerField(null=True, blank=True, help_text="Pixels; null if it has none")
     height = models.IntegerField(null=True, blank=True)
     duration_seconds = models.FloatField(null=True, blank=True, help_text="Of videos and sounds")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -88,11 +90,11 @@ class File(models.Model):
 class ConvertedFile(models.Model):
     """The bytes of a file in another format or size, made once for all rows that share the bytes.
 
-    It goes with the last of these rows. While it is made it has no key yet; if it cannot be made, an error.
+    Deleted with the last of these rows. Without a key while it is being made; `error` if that failed.
     """
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    source_key = models.CharField(max_length=255, help_text="Key of the bytes that it was made from")
+    source_key = models.CharField(max_length=255, help_text="Key of the original bytes")
     parameters = models.CharField(max_length=60, help_text="See conversion.Wanted.parameters")
     key = models.CharField(max_length=255, blank=True, default="", help_text="Name in the storage")
     content_type = models.CharField(max_length=100, blank=True, default="")
@@ -101,9 +103,9 @@ class ConvertedFile(models.Model):
     width = models.IntegerField(null=True, blank=True)
     height = models.IntegerField(null=True, blank=True)
     duration_seconds = models.FloatField(null=True, blank=True)
-    error = models.TextField(blank=True, default="", help_text="Why it cannot be made")
+    error = models.TextField(blank=True, default="", help_text="Why the conversion failed")
     created_at = models.DateTimeField(db_default=Now())
-    # who makes it now, and until when we believe that
+    # the current converter, and when its claim expires
     token = models.UUIDField(null=True, blank=True)
     taken_until = models.DateTimeField(null=True, blank=True)
 

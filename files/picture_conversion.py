@@ -12,12 +12,12 @@ from . import pictures
 from .conversion_errors import CannotConvert
 
 ANIMATIONS = ("PNG", "WEBP", "GIF", "AVIF")  # files of these may be animated
-ANIMATED = ("png", "webp", "avif")  # what an animation may become
+ANIMATED = ("png", "webp", "avif")  # target formats of an animation
 PIXELS = pictures.DECODED_AT_MOST_WHOLE
-ANIMATED_PIXELS = 300_000_000  # of all frames together, at the size that is wanted
-FRAME_MS = 100  # of an animation that does not say
-MAX_JPEG_EXIF = 65_000  # bytes; a segment of JPEG has no room for more
-# Where ComfyUI writes `prompt:{…}` and `workflow:{…}` in formats without text chunks.
+ANIMATED_PIXELS = 300_000_000  # of all frames together, at the requested size
+FRAME_MS = 100  # frame duration if the animation has none
+MAX_JPEG_EXIF = 65_000  # bytes; the limit of a JPEG segment
+# EXIF tags in which ComfyUI writes `prompt:{…}` and `workflow:{…}` for formats without text chunks.
 PROMPT_TAG, NEXT_TAG, LAST_TAG = 0x0110, 0x010F, 0x0106
 XMP = "XML:com.adobe.xmp"  # the text chunk of PNG
 
@@ -47,13 +47,13 @@ def convert(
             else:
                 _save_still(picture, target, to, quality, max_size, about)
     except MemoryError as exc:
-        raise CannotConvert("It is too large to be converted") from exc
+        raise CannotConvert("The file is too large to be converted") from exc
     except pictures.BROKEN as exc:
-        raise CannotConvert("It is no picture that can be read") from exc
+        raise CannotConvert("The file is not a readable picture") from exc
 
 
 def is_turned(source: Path) -> bool:
-    """Whether EXIF turns or mirrors it, so that it looks different without."""
+    """Whether EXIF rotates or mirrors it, so that it would look different without."""
     try:
         with pictures.opened(source) as picture:
             return bool(picture.getexif().get(pictures.ORIENTATION, 1) != 1)
@@ -66,7 +66,7 @@ def is_animated(picture: Image.Image) -> bool:
 
 
 def frames(picture: Image.Image, *, max_size: int | None) -> list[Frame]:
-    """All frames in RGBA, at most as large as `max_size`. CannotConvert where they are too many."""
+    """All frames in RGBA, at most `max_size` large. CannotConvert if there are too many."""
     scale = min(1.0, (max_size or max(picture.size)) / max(picture.size))
     count: int = getattr(picture, "n_frames", 1)
     if picture.width * picture.height * scale * scale * count > ANIMATED_PIXELS:
@@ -81,7 +81,7 @@ def frames(picture: Image.Image, *, max_size: int | None) -> list[Frame]:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
+    """As RGB, on white."""
     rgba = picture.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
@@ -89,7 +89,7 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 def _check_size(picture: Image.Image) -> None:
     if picture.width * picture.height > PIXELS:
-        raise CannotConvert(f"It has more than {PIXELS // 1_000_000} million pixels")
+        raise CannotConvert(f"The picture has more than {PIXELS // 1_000_000} million pixels")
 
 
 def _save_still(
@@ -102,7 +102,7 @@ def _save_still(
 ) -> None:
     profile = picture.info.get("icc_profile")
     if max_size and to == "jpeg":
-        picture.draft("RGB", (max_size, max_size))  # JPEG only: decoded small
+        picture.draft("RGB", (max_size, max_size))  # JPEG only: decoded at a smaller scale
     still: Image.Image = ImageOps.exif_transpose(picture)
     still = _in_mode(still, to)
     if max_size and max(still.size) > max_size:
@@ -149,7 +149,7 @@ def _in_mode(
     picture: Image.Image,
     to: str,
 ) -> Image.Image:
-    """In a mode that the format has. PNG keeps 16 bits of gray; all others have eight."""
+    """In a mode that the format supports. PNG keeps 16 bits of gray; all others have eight."""
     if to == "png" and picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         return picture.copy() if picture.mode != "P" else picture.convert(_full_mode(picture))
     picture = pictures.in_eight_bits(picture)
@@ -170,7 +170,7 @@ def _fits(profile: bytes, mode: str) -> bool:
     return profile[16:20] == space.get(mode)
 
 
-# -- what ComfyUI wrote --------------------------------------------------------------------------------
+# -- ComfyUI's metadata --------------------------------------------------------------------------------
 def texts_of(picture: Image.Image) -> dict[str, str]:
     """The prompt, the workflow, and other texts by name."""
     picture.load()  # PNG may have texts after the picture
@@ -184,7 +184,7 @@ def _metadata(
 ) -> dict[str, Any]:
     """Texts and EXIF as options of `save`, without the orientation, which is applied."""
     found = texts_of(picture)
-    exif = Image.Exif()  # a copy: the picture is turned by its own
+    exif = Image.Exif()  # a copy: the picture is rotated by its own
     exif.load(picture.getexif().tobytes())
     exif.pop(pictures.ORIENTATION, None)
     if to == "png":
@@ -196,7 +196,7 @@ def _metadata(
 
 
 def _texts_in(exif: Image.Exif) -> dict[str, str]:
-    """What ComfyUI wrote as `name:text`."""
+    """Texts that ComfyUI wrote as `name:text`."""
     found = {}
     for text in exif.values():
         name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
@@ -225,7 +225,7 @@ def _with_texts(exif: Image.Exif, found: dict[str, str]) -> Image.Exif:
 
 
 def _as_option(exif: Image.Exif, *, at_most: int | None = None) -> dict[str, Any]:
-    """The longest texts are left out where there is no room for all."""
+    """Drops the longest texts if there is no room for all."""
     while len(exif):
         content = exif.tobytes()
         if at_most is None or len(content) <= at_most:

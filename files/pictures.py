@@ -23,9 +23,9 @@ THUMBNAIL = 256  # pixels of the longer side
 # A decoded picture takes four bytes a pixel. JPEG can be decoded at an eighth of its size.
 DECODED_AT_MOST = 24_000_000  # pixels
 DECODED_AT_MOST_JPEG = 200_000_000
-DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture that is converted; phones make up to 50 millions
-ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture turned by 90 degrees
-Image.MAX_IMAGE_PIXELS = None  # judged here, since opening reads no more than the header
+DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture to convert; phones take up to 50 million
+ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture rotated by 90 degrees
+Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, since opening reads no more than the header
 # Opening these reads a header and decodes nothing. Others (.ico, .icns, .psd, ...) decode a picture within
 # them when they are opened, before its size can be judged.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -77,7 +77,7 @@ def texts(path: Path) -> dict[str, str] | None:
 
 
 def exif_of(picture: Image.Image) -> Image.Exif:
-    """What stands in the header. Pillow's own method of a PNG without EXIF decodes all of it, to look behind
+    """The EXIF in the header. Pillow's own method of a PNG without EXIF decodes all of it, to look behind
     its pixels."""
     return Image.Image.getexif(picture)
 
@@ -135,11 +135,11 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
 
 
 def _write(picture: Image.Image, target: Path) -> None:
-    picture.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decoded small
+    picture.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decoded at a smaller scale
     if picture.width * picture.height > DECODED_AT_MOST:
         raise ValueError("too large even when decoded small")
     picture = in_eight_bits(picture)
-    if picture.mode in ("P", "1"):  # scaled by colours, not by their numbers
+    if picture.mode in ("P", "1"):  # scaled by colour, not by palette index
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     turned = ImageOps.exif_transpose(picture)

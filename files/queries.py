@@ -52,7 +52,7 @@ def _not_found(file_id: str) -> NotFound:
 
 
 def with_blake3(*, user: User, blake3: str) -> File | None:
-    """A file of the user that has these bytes, the newest."""
+    """The user's newest file with these bytes."""
     return alive().filter(user=user, blake3=blake3).order_by("-created_at").first() if blake3 else None
 
 

@@ -14,7 +14,7 @@ class RangeNotSatisfiable(ApiError):
 
     def __init__(self, size: int) -> None:
         super().__init__(
-            f"The range asked for is not within the {size} bytes of the file",
+            f"The requested range is not within the {size} bytes of the file",
             headers={"Content-Range": f"bytes */{size}"},
         )
 

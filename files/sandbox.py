@@ -1,4 +1,4 @@
-"""Converting in a process of its own, with limits: what a broken or hostile file does to it stays there.
+"""Conversion in a process of its own, with limits, which contain a damaged or hostile file.
 
 The process knows no secret and no database; it gets two paths, and its memory, time, files and output are
 limited: by the kernel and for one conversion, which a process that is used again (`decoding`) cannot have.
@@ -23,7 +23,7 @@ from django.conf import settings
 from .conversion import Wanted
 from .conversion_errors import CannotConvert
 
-LOOK_SECONDS = 0.25  # between looks at whether it is still wanted
+LOOK_SECONDS = 0.25  # between checks whether it is still wanted
 ANSWER_BYTES = 64 * 1024
 AT_ONCE = 2  # in this process
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "TZ")  # of the environment
@@ -32,12 +32,12 @@ _free = threading.BoundedSemaphore(AT_ONCE)
 
 
 class Abandoned(Exception):
-    """It was stopped before it had ended: nobody wants it any more, or this process ends."""
+    """It was stopped: the result is no longer wanted, or this process is shutting down."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the process says of the file that it wrote."""
+    """The process's report on the file it wrote."""
 
     content_type: str
     width: int | None
@@ -48,7 +48,7 @@ class Made:
 def convert(
     source: Path, target: Path, wanted: Wanted, content_type: str, *, alive: Callable[[], bool] | None = None
 ) -> Made:
-    """Write what is wanted to `target`. `alive` is asked meanwhile; False stops it.
+    """Write what is wanted to `target`. `alive` is polled meanwhile; False stops it.
 
     Raises CannotConvert, also where it takes too much time or memory, and Abandoned.
     """
@@ -73,7 +73,7 @@ def _acquire(alive: Callable[[], bool] | None) -> None:
 
 
 def _check(alive: Callable[[], bool] | None) -> None:
-    # At the interpreter's end, threads are waited for: none may hold it up for as long as a video takes.
+    # At exit the interpreter joins threads: none may delay it for as long as a video takes.
     if not threading.main_thread().is_alive() or (alive is not None and not alive()):
         raise Abandoned
 
@@ -102,13 +102,13 @@ def _answer(
             out, _ = process.communicate(sent, timeout=min(LOOK_SECONDS, left))
             break
         except subprocess.TimeoutExpired:
-            sent = None  # `communicate` goes on with what it was given first
+            sent = None  # `communicate` continues with the input of its first call
             _check(alive)
             if time.monotonic() >= ends:
                 raise CannotConvert(
-                    f"It takes longer than {settings.CONVERSION_SECONDS:g} seconds to convert"
+                    f"The conversion takes longer than {settings.CONVERSION_SECONDS:g} seconds"
                 ) from None
     if process.returncode != 0 or len(out) > ANSWER_BYTES:
-        raise CannotConvert("It takes too much memory or time to convert, or is damaged")
+        raise CannotConvert("The conversion takes too much memory or time, or the file is damaged")
     found: dict[str, Any] = json.loads(out)
     return found

@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 THUMBNAILS, CONVERTED = "thumbnails", "converted"
 PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/", f"{CONVERTED}/")
-# Columns that say something of the bytes and are the same in all rows that share them.
+# Columns that describe the bytes: equal in all rows that share them.
 OF_BYTES = (
     "key", "thumbnail_key", "size", "sha256", "blake3", "content_type", "width", "height", "duration_seconds"
 )  # fmt: skip
 
 
-# -- into the storage --------------------------------------------------------------------------------
+# -- storing -----------------------------------------------------------------------------------------
 def accept(
     incoming: Incoming,
     *,
@@ -78,7 +78,7 @@ def accept(
 def copy(original: File, *, filename: str, tags: Sequence[str] = ()) -> File:
     """Another upload of the same user over the same bytes, which are not sent again.
 
-    Raises NotFound where the bytes went meanwhile.
+    Raises NotFound if the bytes were deleted meanwhile.
     """
     file = File(
         user_id=original.user_id,
@@ -92,7 +92,7 @@ def copy(original: File, *, filename: str, tags: Sequence[str] = ()) -> File:
     with transaction.atomic():
         quotas.lock_storage(user=User(pk=original.user_id))
         if not whole or not File.objects.filter(user_id=original.user_id, key=original.key).exists():
-            raise NotFound("There are no such bytes any more")
+            raise NotFound("The file no longer exists")
         file.save(force_insert=True)
     return file
 
@@ -129,7 +129,7 @@ def store(
 def _strip(
     incoming: Incoming, stripped: Incoming, filename: str, *, alive: Callable[[int], Any] | None
 ) -> bool:
-    """Write it without metadata to `stripped`. False where it can have none."""
+    """Write it without metadata to `stripped`. False if its type has none."""
     content_type = types.of_content(incoming.head, filename=filename)
     if not conversion.may_have_metadata(content_type):
         return False
@@ -179,7 +179,7 @@ def keep_later(files: Sequence[File]) -> Callable[[], None]:
 
 
 def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
-    """Its row, unsaved. Unless `strict`, a file that can not be decoded has no width and height."""
+    """Its row, unsaved. Unless `strict`, a file that cannot be decoded has no width and height."""
     filename = names.clean(filename)
     content_type = types.of_content(incoming.head, filename=filename)
     try:
@@ -225,7 +225,7 @@ def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | Non
     backend.put(file.key, incoming.path, content_type=file.content_type, on_bytes=on_bytes)
 
 
-# -- the same bytes ----------------------------------------------------------------------------------
+# -- deduplication -----------------------------------------------------------------------------------
 def _twins(file: File) -> Iterable[File]:
     rows = File.objects.filter(user_id=file.user_id, sha256=file.sha256).order_by("key", "-created_at")
     return rows.distinct("key")
@@ -272,7 +272,7 @@ def _check_quota(file: File, user: User) -> None:
         quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=file.size)
 
 
-# -- out of it ---------------------------------------------------------------------------------------
+# -- deleting ----------------------------------------------------------------------------------------
 def delete(file: File) -> None:
     """The row, and its bytes after the commit, unless other rows share them."""
     delete_all([file])
@@ -283,7 +283,9 @@ def delete_all(files: Sequence[File]) -> None:
     with transaction.atomic():
         lock(files)
         going = File.objects.filter(id__in=[file.id for file in files])
-        keys = {key for file in going for key in file.keys}  # a thumbnail may have come since they were read
+        keys = {
+            key for file in going for key in file.keys
+        }  # a thumbnail may have been added since they were read
         going.delete()
         free = keys - named(keys)
         free |= _forget_converted(free)
@@ -291,7 +293,7 @@ def delete_all(files: Sequence[File]) -> None:
 
 
 def _forget_converted(keys: set[str]) -> set[str]:
-    """What was made of these bytes goes with them; the keys of it."""
+    """Delete the conversions of these bytes; return their keys."""
     rows = ConvertedFile.objects.filter(source_key__in=keys)
     found = set(rows.exclude(key="").values_list("key", flat=True))
     rows.delete()
@@ -305,7 +307,7 @@ def lock(files: Sequence[File]) -> None:
 
 
 def named(keys: Iterable[str]) -> set[str]:
-    """Those of the keys that a row references, as its bytes, as its thumbnail, or as converted ones."""
+    """The keys that a row references as its bytes, thumbnail, or conversion."""
     wanted = set(keys)
     converted = {key for key in wanted if key.startswith(f"{CONVERTED}/")}
     if converted:

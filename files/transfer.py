@@ -60,7 +60,7 @@ class Content:
     caching: str
 
 
-# -- in ----------------------------------------------------------------------------------------------
+# -- uploads -----------------------------------------------------------------------------------------
 async def upload(request: HttpRequest) -> File:
     """The file, stored. Raises what `uploads.receive` and `storing.accept` raise."""
     user = await in_request_thread(authentication.require, request)
@@ -78,12 +78,14 @@ async def upload(request: HttpRequest) -> File:
         await in_thread(incoming.close)
 
 
-# -- out ---------------------------------------------------------------------------------------------
+# -- downloads ---------------------------------------------------------------------------------------
 async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
-    content, wish = await in_request_thread(_find, request, file_id)
-    if wish is not None:
-        made = await conversion_pool.converted(wish.file, wish.wanted)
-        content = converted_content(wish.file, made, attachment=content.attachment, caching=content.caching)
+    content, requested = await in_request_thread(_find, request, file_id)
+    if requested is not None:
+        made = await conversion_pool.converted(requested.file, requested.wanted)
+        content = converted_content(
+            requested.file, made, attachment=content.attachment, caching=content.caching
+        )
     return await serve(request, content)
 
 
@@ -102,29 +104,29 @@ def thumbnail_in_thread(request: HttpRequest, file_id: str) -> HttpResponseBase:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """A file that is wanted otherwise than it is stored."""
+class _Requested:
+    """A request for a file in another format."""
 
     file: File
     wanted: Wanted
 
 
-def _find(request: HttpRequest, file_id: str) -> tuple[Content, _Wish | None]:
+def _find(request: HttpRequest, file_id: str) -> tuple[Content, _Requested | None]:
     try:
         given = checked(DownloadQuery, request.GET)
     except ValidationFailed:
-        _permitted(request, file_id, subject=file_id)  # strangers hear of that first
+        _permitted(request, file_id, subject=file_id)  # before any other error
         raise
     wanted = Wanted.of(given)
     file = _permitted(request, file_id, subject=file_id, wanted=wanted)
     content = _content_of(file, attachment=given["download"], caching=_caching(request))
     if not wanted or converted.is_as_wanted(file, wanted):
         return content, None
-    return replace(content, attachment=given["download"]), _Wish(file, wanted)
+    return replace(content, attachment=given["download"]), _Requested(file, wanted)
 
 
 def converted_content(file: File, made: ConvertedFile, *, attachment: bool, caching: str) -> Content:
-    """What was made of a file, as it is served."""
+    """The converted bytes of a file, as served."""
     return Content(
         key=made.key,
         size=made.size,
@@ -155,7 +157,7 @@ def _content_of(file: File, *, attachment: bool, caching: str) -> Content:
 
 
 def content_of(file: File) -> Content:
-    """A file as its user, who was asked before, sees it."""
+    """A file as served to its user, whose permission was checked before."""
     return _content_of(file, attachment=False, caching="private, no-cache")
 
 
@@ -184,10 +186,10 @@ def _permitted(request: HttpRequest, file_id: str, *, subject: str, wanted: Want
     subjects = [subject, links.converted_subject(file_id, wanted)] if wanted else [subject]
     expires = request.GET.get("expires", "")
     if not any(links.is_signed(each, expires=expires, signature=signature) for each in subjects):
-        raise Unauthorized("The link has expired or was altered; fetch a new one")
+        raise Unauthorized("The link has expired or was altered; request a new one")
     file, owner_is_active = queries.file_with_owner(file_id)
-    if not owner_is_active:  # links end with the account that they were made for
-        raise Unauthorized("The link is not valid any more")
+    if not owner_is_active:  # links are valid only while their account is active
+        raise Unauthorized("The link is no longer valid")
     return file
 
 
@@ -330,5 +332,5 @@ def _read(reader: backend.Reader, key: str, size: int) -> bytes:
     with backend.reading(key):
         piece = reader.read(size)
     if not piece:
-        raise BytesMissing("The file is shorter in the storage than it was")
+        raise BytesMissing("The file is truncated in the storage")
     return piece

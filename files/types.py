@@ -10,7 +10,7 @@ import filetype
 
 from .formats import BY_EXTENSION, BY_MAGIC, BY_TYPE, Group
 
-HEAD = 8192  # bytes that are looked at
+HEAD = 8192  # bytes inspected
 UNKNOWN = "application/octet-stream"
 # Whose header is read when they are stored: one without a size is damaged.
 MEASURED = (
@@ -81,7 +81,7 @@ def _tiff_tags(head: bytes) -> set[int]:
 def _of_text(head: bytes, filename: str) -> str:
     if b"\x00" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         return UNKNOWN
-    squeezed = head.replace(b"\x00", b"")  # UTF-16 hides its tags from nobody who looks
+    squeezed = head.replace(b"\x00", b"")  # browsers decode UTF-16: look for tags in it too
     if match := _MARKUP.search(squeezed):
         tag = match[1].lower()
         if b"<svg" in squeezed.lower():
@@ -126,13 +126,13 @@ def is_converted(content_type: str) -> bool:
 
 
 def group_of(filename: str) -> Group:
-    """Under what an output is listed, by its extension: ComfyUI lists videos under `images` too."""
+    """The group of an output, by its extension: ComfyUI lists videos under `images` too."""
     known = BY_EXTENSION.get(PurePosixPath(filename).suffix.lower())
     return known.group if known is not None else Group.FILES
 
 
 def extension_of(content_type: str, *, filename: str = "") -> str:
-    """Such as ".png": by type, else the name's own where it is a plain one, else nothing."""
+    """Such as ".png": by type, else the name's own if it is a plain one, else empty."""
     known = BY_TYPE.get(content_type)
     if known is not None and known.extensions:
         return known.extensions[0]

@@ -120,7 +120,7 @@ class _Reading:
         self._name = ""
         self._text = bytearray()
         self._size = 0
-        self._others = 0  # bytes beside the file
+        self._others = 0  # bytes besides the file
         self._writing: asyncio.Future[None] | None = None
 
     def take(self, event: Any) -> None:
@@ -136,7 +136,7 @@ class _Reading:
         else:
             self._others += len(event)
             if self._others > bodies.FORM:
-                raise _too_large(f"The form has more than {bodies.FORM} bytes beside the file")
+                raise _too_large(f"The form has more than {bodies.FORM} bytes besides the file")
             if self._name in self._form.allowed:
                 self._text += event
 
@@ -196,10 +196,12 @@ def _check(form: Form) -> None:
     ]
     if "\x00" in form.fields.get("description", ""):
         mistakes.append(Detail("INVALID_VALUE", "NUL characters are not allowed", "description"))
-    told = form.fields.get("sha256", "").lower()
-    if told and not mistakes and told != form.incoming.sha256:
+    expected = form.fields.get("sha256", "").lower()
+    if expected and not mistakes and expected != form.incoming.sha256:
         mistakes.append(
-            Detail("CHECKSUM_MISMATCH", f"What arrived has the SHA-256 {form.incoming.sha256}", "sha256")
+            Detail(
+                "CHECKSUM_MISMATCH", f"The received bytes have the SHA-256 {form.incoming.sha256}", "sha256"
+            )
         )
     if mistakes:
         raise ValidationFailed(mistakes)

@@ -41,7 +41,7 @@ def of_video(
     with _readable(source, content_type) as given, _made(target, to) as made:
         video = next(iter(given.streams.video), None)
         if video is None or not video.width or video.width * video.height > PIXELS:
-            raise CannotConvert("It has no picture, or one that is too large")
+            raise CannotConvert("The video has no picture, or one that is too large")
         if not strip:
             made.metadata.update({n: text for n, text in given.metadata.items() if n not in OF_CONTAINER})
         video.thread_type, video.codec_context.thread_count = "AUTO", THREADS
@@ -69,18 +69,18 @@ def of_animation(
     max_size: int | None,
     strip: bool,
 ) -> None:
-    """An animated WebP, GIF, PNG or AVIF as a video; what is transparent becomes white."""
+    """An animated WebP, GIF, PNG or AVIF as a video, on white."""
     del content_type
     try:
         with pictures.opened(source) as picture:
             if not picture_conversion.is_animated(picture):
-                raise CannotConvert(f"It is not animated, so it cannot become {to}")
+                raise CannotConvert(f"The file is not animated, so it cannot become {to}")
             texts = {} if strip else picture_conversion.texts_of(picture)
             found = picture_conversion.frames(picture, max_size=max_size)
     except MemoryError as exc:
-        raise CannotConvert("It is too large to be converted") from exc
+        raise CannotConvert("The file is too large to be converted") from exc
     except pictures.BROKEN as exc:
-        raise CannotConvert("It is no picture that can be read") from exc
+        raise CannotConvert("The file is not a readable picture") from exc
     with _explained(), _made(target, to) as made:
         made.metadata.update(texts)
         rate = Fraction(1000 * len(found), max(1, round(sum(each.milliseconds for each in found))))
@@ -115,13 +115,13 @@ def strip(source: Path, target: Path, *, content_type: str) -> None:
 
 
 def _made(target: Path, to: str) -> Any:
-    """With the names of metadata that MP4 does not know, such as ComfyUI's, and so that it plays at once."""
+    """Keeps metadata under names that MP4 does not define, such as ComfyUI's; fast start."""
     options = {"movflags": "use_metadata_tags+faststart"} if to == "mp4" else {}
     return av.open(target, "w", format=MUXERS[to], options=options)
 
 
 class _Encoder:
-    """The video track of what is made; its size is that of the first frame."""
+    """The video track of the output; its size is that of the first frame."""
 
     def __init__(self, made: Any, *, to: str, quality: int, rate: Any) -> None:
         self._made, self._to, self._quality, self._rate = made, to, quality, rate
@@ -146,7 +146,7 @@ class _Encoder:
 
     def finish(self) -> None:
         if self._track is None:
-            raise CannotConvert("It has no frame that can be read")
+            raise CannotConvert("The video has no readable frame")
         self._made.mux(self._track.encode(None))
 
     def _begin(self, width: int, height: int) -> Any:
@@ -169,7 +169,7 @@ class _Encoder:
         return track
 
     def _upright(self, frame: Any, stream: Any, max_size: int | None) -> Any:
-        """As it is displayed: turned, with square pixels, and at most as large as wanted."""
+        """As displayed: rotated, with square pixels, and at most as large as requested."""
         width, height = videos.shown(frame.width, frame.height, stream.sample_aspect_ratio)
         scale = min(1.0, max_size / max(width, height)) if max_size else 1.0
         width, height = max(2, round(width * scale)), max(2, round(height * scale))
@@ -192,16 +192,16 @@ def _graph(stream: Any, width: int, height: int, rotation: int) -> Any:
 
 
 class _Sound:
-    """The sound track of what is made."""
+    """The sound track of the output."""
 
-    HELD = 2000  # frames before the first of the video; all tracks must be known before anything is written
+    HELD = 2000  # frames before the first video frame; all tracks must be known before anything is written
 
     def __init__(self, made: Any, *, to: str) -> None:
         self._made = made
         self._track = made.add_stream(AUDIO_CODECS[to], rate=48_000)
         codec = self._track.codec_context
         codec.layout, codec.time_base = "stereo", Fraction(1, 48_000)
-        codec.open()  # how long its frames are is known then
+        codec.open()  # the frame size is known then
         self._resampler = av.AudioResampler(
             format=codec.format, layout="stereo", rate=48_000, frame_size=codec.frame_size
         )
@@ -210,7 +210,7 @@ class _Sound:
     def add(self, frame: Any, *, hold: bool) -> None:
         self._held.append(frame)
         if len(self._held) > self.HELD:
-            raise CannotConvert("Its picture begins too late")
+            raise CannotConvert("The picture of the video begins too late")
         if not hold:
             held, self._held = self._held, []
             for each in held:
@@ -241,8 +241,8 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except MemoryError as exc:
-        raise CannotConvert("It is too large to be converted") from exc
+        raise CannotConvert("The file is too large to be converted") from exc
     except KeyError as exc:
         raise CannotConvert("Videos of this type cannot be read") from exc
     except _FAILURES as exc:
-        raise CannotConvert("It is damaged, or of a kind that cannot be converted") from exc
+        raise CannotConvert("The file is damaged, or of a kind that cannot be converted") from exc

@@ -39,15 +39,17 @@ View = Any  # Django takes both kinds; its stubs know one
 
 PART = (
     OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="Such as bytes=0-1023"),
-    OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER, description="An ETag that is known"),
+    OpenApiParameter(
+        "If-None-Match", str, OpenApiParameter.HEADER, description="An ETag that the client has"
+    ),
 )
 
 
 def _bytes(content_type: str) -> dict[Any, Any]:
     return {
         (200, content_type): OpenApiResponse(OpenApiTypes.BINARY, description="The bytes"),
-        (206, content_type): OpenApiResponse(OpenApiTypes.BINARY, description="A part of them"),
-        304: OpenApiResponse(None, description="Not changed"),
+        (206, content_type): OpenApiResponse(OpenApiTypes.BINARY, description="The requested range"),
+        304: OpenApiResponse(None, description="Not modified"),
     }
 
 
@@ -87,7 +89,7 @@ class FileView(APIView):
     def delete(self, request: Request, file_id: str) -> Response:
         """Delete a file: not while a waiting or running execution needs it."""
         if not isinstance(request.user, User):
-            self.permission_denied(request)  # a signed link is good for reading only
+            self.permission_denied(request)  # a signed link only permits reading
         pins.delete(queries.file_of(file_id=file_id, user=user_of(request)))
         return Response({"message": "File deleted successfully"})
 
@@ -128,7 +130,7 @@ def user_of(request: Request) -> User:
     return request.user
 
 
-# -- one address, two halves ---------------------------------------------------------------------------
+# -- one URL, two halves -------------------------------------------------------------------------------
 def by_method(
     described: type[APIView],
     *,

@@ -1,4 +1,4 @@
-"""Which Celery processes are alive and which queues they serve, reported by themselves in Redis.
+"""Heartbeats of Celery processes in Redis: which are alive, and which queues they serve.
 
 `inspect` always takes its whole timeout, since the number of replies is unknown. So each process writes
 itself into one hash on its consumer's heartbeat, every two seconds, by the clock of Redis. Lost with Redis:
@@ -66,11 +66,11 @@ def served(beats: Iterable[Process]) -> dict[str, int]:
     return {queue: sum(queue in process.queues for process in living) for queue in QUEUES}
 
 
-def _seconds(told: Any) -> float:
-    return float(told[0]) + float(told[1]) / 1e6
+def _seconds(redis_time: Any) -> float:
+    return float(redis_time[0]) + float(redis_time[1]) / 1e6
 
 
-class _Beats:
+class _Heartbeats:
     """This process, if it is a Celery worker."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _Beats:
         self.flusher: store.Flusher | None = None
 
 
-_own = _Beats()
+_own = _Heartbeats()
 
 
 @signals.worker_ready.connect(weak=False, dispatch_uid="health_ready")
@@ -87,11 +87,11 @@ def _ready(sender: Any, **_: Any) -> None:
     _own.name, _own.queues = sender.hostname, sorted(sender.app.amqp.queues.consume_from)
     _own.flusher = store.Flusher()
     _own.flusher.start()
-    _beat()
+    _record_heartbeat()
 
 
 @signals.heartbeat_sent.connect(weak=False, dispatch_uid="health_beat")
-def _beat(**_: Any) -> None:
+def _record_heartbeat(**_: Any) -> None:
     if _own.name is None:
         return
     try:

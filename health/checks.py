@@ -117,6 +117,6 @@ def explain(exc: BaseException) -> str:
         if isinstance(cause, ConnectionRefusedError) or "refused" in text.lower():
             return "Connection refused"
         if isinstance(cause, TimeoutError | redis.TimeoutError) or "timeout" in text.lower():
-            return "No answer in time"
+            return "No response in time"
         cause = cause.__cause__ or cause.__context__
     return f"Not available ({type(exc).__name__})"

@@ -19,7 +19,7 @@ from .probing import NoAnswer, Probe
 
 ASK_DIRECTLY = 32  # ComfyUIs; more are checked by heartbeats alone
 DIRECT_SECONDS = 1.0
-HUNG = "It does not stop a workflow that was ended, and takes nothing: restart this ComfyUI"
+HUNG = "It does not stop an ended workflow and accepts no work: restart this ComfyUI"
 NO_WORKER = "No GPU worker has reported"
 
 
@@ -75,7 +75,7 @@ def _answer(direct: _Direct, future: Future[float], began: float) -> tuple[float
     except NoAnswer as exc:
         return None, str(exc) if direct.has_answered else None
     except requests.RequestException:
-        return None, "It does not answer" if direct.has_answered else None
+        return None, "No response" if direct.has_answered else None
     direct.has_answered = True
     return took, None
 
@@ -86,18 +86,20 @@ def _one(row: overview.Row, took: float | None, error: str | None) -> Service:
         said = f"Its worker has been silent for {row.silent_seconds:.0f} s"
         return Service(name, "unhealthy", took, said)
     if not row.worker.reachable:
-        return Service(name, "unhealthy", took, "Its worker can not reach it")
+        return Service(name, "unhealthy", took, "Its worker cannot reach it")
     if error is not None:
         return Service(name, "unhealthy", None, error)
     if row.worker.state == Worker.State.FAULTY:
-        return Service(name, "degraded", took, "It failed several executions in a row and rests")
+        return Service(
+            name, "degraded", took, "Several executions failed in a row; its worker is backing off"
+        )
     if row.worker.state == Worker.State.HUNG:
         return Service(name, "degraded", took, HUNG)
-    if row.worker.wish != Worker.DesiredState.WORK:
-        said = "Paused" if row.worker.wish == Worker.DesiredState.PAUSE else "Drained"
+    if row.worker.desired_state != Worker.DesiredState.WORK:
+        said = "Paused" if row.worker.desired_state == Worker.DesiredState.PAUSE else "Drained"
         return Service(name, "degraded", took, f"{said} by an operator")
     if not row.worker.boot:
-        return Service(name, "healthy", took, "Without our bridge: users' files are not kept apart there")
+        return Service(name, "healthy", took, "Without our bridge: users' files are not isolated there")
     return Service(name, "healthy", took)
 
 

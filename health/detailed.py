@@ -34,21 +34,21 @@ class Check:
     def __init__(self, *names: str, look: Callable[[], list[Service]], limit: float) -> None:
         self.names = names
         self.probe = Probe(names[0], look, limit=limit)
-        self._told: str | None = None
+        self._noted: str | None = None
 
     def services(self, begun: Future[list[Service]], since: float) -> list[Service]:
         try:
             found = self.probe.ask(begun=begun, since=since)
         except Exception as exc:  # noqa: BLE001  (whatever a check raises, its service is unhealthy)
             return self._failed(exc)
-        self._told = None
+        self._noted = None
         return found
 
     def _failed(self, exc: Exception) -> list[Service]:
         said = str(exc) if isinstance(exc, NoAnswer) else checks.explain(exc)
-        if said != self._told:  # once, not every second
+        if said != self._noted:  # logged once, not every second
             logger.warning("%s is unhealthy: %s", self.probe.name, exc)
-            self._told = said
+            self._noted = said
         return [Service(name, "unhealthy", None, said) for name in self.names]
 
 

@@ -40,7 +40,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         yield from _counted(self._figures)
-        yield from _standing(self._figures)
+        yield from _gauges(self._figures)
         yield from _devices(self._figures)
 
 
@@ -82,11 +82,11 @@ def _histogram(
     return family
 
 
-def _standing(figures: Figures) -> Iterator[Metric]:
-    yield _gauge("running_executions", "Executions that run now", figures.running)
-    waiting = GaugeMetricFamily(PREFIX + "waiting_executions", "Executions that wait", labels=["priority"])
+def _gauges(figures: Figures) -> Iterator[Metric]:
+    yield _gauge("running_executions", "Running executions", figures.running)
+    waiting = GaugeMetricFamily(PREFIX + "waiting_executions", "Waiting executions", labels=["priority"])
     oldest = GaugeMetricFamily(
-        PREFIX + "oldest_waiting_seconds", "Age of the one that has waited longest", labels=["priority"]
+        PREFIX + "oldest_waiting_seconds", "Age of the oldest waiting execution", labels=["priority"]
     )
     for priority in Priority.values:
         found = figures.waiting.get(priority, Waiting())
@@ -94,14 +94,22 @@ def _standing(figures: Figures) -> Iterator[Metric]:
         oldest.add_metric([priority], found.oldest_seconds)
     yield waiting
     yield oldest
-    workers = GaugeMetricFamily(PREFIX + "workers", "GPU workers by what they are", labels=["status"])
+    workers = GaugeMetricFamily(PREFIX + "workers", "GPU workers by state", labels=["status"])
     for status in (*Worker.State.values, "unreachable", "silent"):
         workers.add_metric([status], figures.workers.get(status, 0))
     yield workers
-    yield _gauge("cpu_usage_ratio", "CPU of the host that answers", figures.host["cpu_usage_percent"] / 100)
-    yield _gauge("memory_usage_ratio", "Memory of that host", figures.host["memory_usage_percent"] / 100)
-    yield _gauge("disk_usage_ratio", "Disk of DATA_DIR there", figures.host["disk_usage_percent"] / 100)
-    version = GaugeMetricFamily(PREFIX + "build_info", "The version that answers", labels=["version"])
+    yield _gauge("cpu_usage_ratio", "CPU use of the responding host", figures.host["cpu_usage_percent"] / 100)
+    yield _gauge(
+        "memory_usage_ratio", "Memory use of the responding host", figures.host["memory_usage_percent"] / 100
+    )
+    yield _gauge(
+        "disk_usage_ratio",
+        "Use of the disk with DATA_DIR on the responding host",
+        figures.host["disk_usage_percent"] / 100,
+    )
+    version = GaugeMetricFamily(
+        PREFIX + "build_info", "Version of the responding process", labels=["version"]
+    )
     version.add_metric([comfyserve.__version__], 1)
     yield version
 
@@ -110,7 +118,7 @@ def _gauge(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(PREFIX + name, about, value=value)
 
 
-_OF_A_GPU = {  # key of gpus.figures -> (metric, what it is, its unit in ours)
+_OF_A_GPU = {  # key of gpus.figures -> (metric, help text, factor to our unit)
     "usage_percent": ("gpu_usage_ratio", "Use of the GPU", 0.01),
     "memory_used": ("gpu_memory_used_bytes", "Memory of the GPU in use", 1.0),
     "memory_total": ("gpu_memory_total_bytes", "Memory of the GPU", 1.0),

@@ -71,7 +71,7 @@ def _running() -> int:
 
 
 def _waiting() -> dict[str, Waiting]:
-    """Counted in the index of waiting executions: costs as much as waits, whatever has ended."""
+    """Counted in the index of waiting executions: the cost depends on the queue, not on the history."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

@@ -1,7 +1,7 @@
-"""Checks that may hang, asked so that the asker never does.
+"""Runs checks that may hang, without blocking the caller.
 
-Each check runs in a thread of its own with a time limit. One that hangs is not started again before it has
-come back: what hangs costs one thread, however often it is asked.
+Each check runs in a thread of its own with a time limit. A hanging one is not started again before it has
+returned, so it costs one thread, however often it is requested.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """The check did not come back in its time."""
+    """The check did not finish within its limit."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"No answer within {seconds:g} s")
+        super().__init__(f"No response within {seconds:g} s")
 
 
 class Probe(Generic[T]):
@@ -52,7 +52,7 @@ class Probe(Generic[T]):
             future.set_exception(exc)
 
     def ask(self, *, begun: Future[T] | None = None, since: float | None = None) -> T:
-        """Wait for one that was begun (`time.monotonic()` says `since` when), or begin one."""
+        """Wait for a running check (started at `since`, monotonic), or start one."""
         future = begun or self.begin()
         left = self.limit - (time.monotonic() - since if since is not None else 0.0)
         try:
@@ -64,8 +64,7 @@ class Probe(Generic[T]):
 
 
 class Shared(Generic[T]):
-    """A result, or a failure, that all askers share for a while: however many ask, it is looked for once a
-    second."""
+    """A result, or a failure, shared by all callers: computed at most once per `seconds`."""
 
     def __init__(self, make: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._make = make
@@ -81,6 +80,6 @@ class Shared(Generic[T]):
         made: Future[T] = Future()
         try:
             made.set_result(self._make())
-        except Exception as exc:  # noqa: BLE001  (raised to each asker)
+        except Exception as exc:  # noqa: BLE001  (raised to each caller)
             made.set_exception(exc)
         return made

@@ -33,7 +33,7 @@ class Readiness:
         self._probe = Probe("readiness", self._look, limit=LIMIT_SECONDS)
 
     def reason(self) -> str | None:
-        """Why not; None: ready."""
+        """Why it is not ready; None if it is."""
         try:
             return self._probe.ask()
         except (NoAnswer, psycopg.Error) as exc:

@@ -25,7 +25,7 @@ _begun = threading.Event()
 
 
 def begun() -> bool:
-    """Whether this process was told to stop."""
+    """Whether this process is shutting down."""
     return _begun.is_set()
 
 

@@ -38,14 +38,14 @@ def existing(path: Path) -> Path:
 
 def gpu_usage(gpus: Sequence[dict[str, Any]]) -> float | None:
     """Mean over all GPUs of the fleet; null if there is none, or none reports."""
-    told = [gpu["usage_percent"] for gpu in gpus if gpu["usage_percent"] is not None]
-    return round(sum(told) / len(told), 1) if told else None
+    usages = [gpu["usage_percent"] for gpu in gpus if gpu["usage_percent"] is not None]
+    return round(sum(usages) / len(usages), 1) if usages else None
 
 
 def gpu_memory_usage(gpus: Sequence[dict[str, Any]]) -> float | None:
-    told = [gpu for gpu in gpus if gpu["memory_total"]]
-    if not told:
+    reporting = [gpu for gpu in gpus if gpu["memory_total"]]
+    if not reporting:
         return None
-    used: int = sum(gpu["memory_used"] for gpu in told)
-    total: int = sum(gpu["memory_total"] for gpu in told)
+    used: int = sum(gpu["memory_used"] for gpu in reporting)
+    total: int = sum(gpu["memory_total"] for gpu in reporting)
     return round(100 * used / total, 1)

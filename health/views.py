@@ -28,7 +28,7 @@ from . import serializers as shapes
 from .detailed import detailed
 
 JSON = "application/json"
-KINDS = ("text/plain", "application/openmetrics-text")  # what Prometheus takes
+KINDS = ("text/plain", "application/openmetrics-text")  # accepted by Prometheus
 TEXTS = (
     "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
     "text/plain;version=0.0.4", *reversed(KINDS),
@@ -45,7 +45,7 @@ class ProbeView(APIView):
 class Health(ProbeView):
     @describe(None, shapes.HealthSerializer)
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """Basic Health Check: this process answers; nothing else is asked."""
+        """Basic Health Check: this process responds; nothing else is checked."""
         return Response(_about("healthy"))
 
 
@@ -62,7 +62,7 @@ class DetailedHealth(ProbeView):
 class Readiness(ProbeView):
     @describe(None, {200: shapes.ReadySerializer, 503: shapes.NotReadySerializer})
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """Readiness Probe: whether this process should get requests."""
+        """Readiness Probe: whether this process should receive requests."""
         reason = readiness.why_not()
         if reason is None:
             return Response({"status": "ready"})
@@ -102,9 +102,9 @@ class Metrics(ProbeView):
         None, {(200, JSON): shapes.MetricsSerializer} | {(200, kind): OpenApiTypes.STR for kind in KINDS}
     )
     def get(self, request: Request) -> Response | HttpResponse:
-        """System Metrics: as JSON, or as text for Prometheus to whoever asks for text/plain or OpenMetrics.
+        """System Metrics: as JSON, or in the Prometheus format for `Accept: text/plain` or OpenMetrics.
 
-        With METRICS_TOKEN set it wants that token as bearer.
+        With METRICS_TOKEN set it requires that token as bearer token.
         """
         _check_token(request)
         found = figures.now()
@@ -118,7 +118,7 @@ def _check_token(request: Request) -> None:
     given = bearer_token(request._request) or ""
     if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), settings.METRICS_TOKEN.encode()):
         raise Unauthorized(
-            "The metrics want METRICS_TOKEN as a bearer token", headers={"WWW-Authenticate": "Bearer"}
+            "The metrics require METRICS_TOKEN as a bearer token", headers={"WWW-Authenticate": "Bearer"}
         )
 
 
@@ -132,13 +132,13 @@ class Workers(APIView):
 
     @describe(None, shapes.WorkerSerializer(many=True), errors=(403,))
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """GPU Workers: for staff. What each has, holds and does; one that fell silent shows as such."""
+        """GPU Workers: for staff. The hardware, state and work of each, silent ones included."""
         loaded = overview.models_loaded()
         return Response([_worker(row, loaded.get(row.name)) for row in overview.rows()])
 
 
 class MayOperateWorkers(IsAdminUser):
-    """Staff that may change workers: the group Operators, and superusers."""
+    """Staff who may change workers: the group Operators, and superusers."""
 
     message = "Only operators may do this"
 
@@ -146,35 +146,35 @@ class MayOperateWorkers(IsAdminUser):
         return super().has_permission(request, view) and request.user.has_perm("workflows.change_worker")
 
 
-class _WishView(APIView):
+class _DesiredStateView(APIView):
     permission_classes = (MayOperateWorkers,)
 
-    def _ask(self, name: str, wish: Worker.DesiredState) -> Response:
-        registry.ask(name=name, wish=wish)
+    def _ask(self, name: str, state: Worker.DesiredState) -> Response:
+        registry.set_desired_state(name=name, state=state)
         return Response(_worker(overview.row_of(name), overview.models_loaded().get(name)))
 
 
-class PauseWorker(_WishView):
+class PauseWorker(_DesiredStateView):
     @describe(None, shapes.WorkerSerializer, errors=(403,))
     def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
-        """Pause Worker: it takes nothing new, what runs goes on, what is staged goes back to the queue.
+        """Pause Worker: no new claims, the running execution continues, the staged one returns to the queue.
 
-        It holds until it is resumed, also over restarts of the worker. `status` follows within seconds.
+        This lasts until it is resumed, also across restarts of the worker. `status` follows within seconds.
         """
         return self._ask(worker_name, Worker.DesiredState.PAUSE)
 
 
-class DrainWorker(_WishView):
+class DrainWorker(_DesiredStateView):
     @describe(None, shapes.WorkerSerializer, errors=(403,))
     def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
-        """Drain Worker: as pause; its status is `drained` as soon as it holds nothing and can be stopped."""
+        """Drain Worker: as pause; the status is `drained` once it holds no executions and can be stopped."""
         return self._ask(worker_name, Worker.DesiredState.DRAIN)
 
 
-class ResumeWorker(_WishView):
+class ResumeWorker(_DesiredStateView):
     @describe(None, shapes.WorkerSerializer, errors=(403,))
     def post(self, request: Request, worker_name: str) -> Response:  # noqa: ARG002
-        """Resume Worker: it takes executions again."""
+        """Resume Worker: it claims executions again."""
         return self._ask(worker_name, Worker.DesiredState.WORK)
 
 
@@ -184,7 +184,7 @@ def _worker(row: overview.Row, models_loaded: list[str] | None) -> dict[str, Any
     return {
         "name": worker.name,
         "status": row.status,
-        "wish": worker.wish,
+        "wish": worker.desired_state,
         "host": worker.host,
         "pid": worker.pid,
         "url": overview.without_password(worker.url),

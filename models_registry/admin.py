@@ -39,7 +39,7 @@ class WhereForm(forms.Form):
         super().__init__(*args, **kwargs)
         names = [(host.name, host.name) for host in queries.live_hosts()]
         field: Any = self.fields["worker"]
-        field.choices = [("", "any that has it"), *names]
+        field.choices = [("", "any worker that has it"), *names]
 
 
 class DownloadForm(WhereForm):
@@ -48,7 +48,7 @@ class DownloadForm(WhereForm):
     )
     model_type = forms.ChoiceField(label="Type")
     download_url = forms.URLField(label="Address", max_length=2000, assume_scheme="https")
-    sha256 = forms.CharField(required=False, max_length=64, label="SHA-256, if you know it")
+    sha256 = forms.CharField(required=False, max_length=64, label="SHA-256, if known")
     description = forms.CharField(required=False, max_length=1000, label="Description")
     field_order = ["download_url", "name", "model_type", "worker", "sha256", "description"]
 
@@ -58,7 +58,7 @@ class DownloadForm(WhereForm):
         field: Any = self.fields["model_type"]
         field.choices = [(each, each) for each in types]
         worker: Any = self.fields["worker"]
-        worker.choices = [("", "all that lack it"), *worker.choices[1:]]
+        worker.choices = [("", "all workers that lack it"), *worker.choices[1:]]
 
 
 class ModelList(ChangeList):  # type: ignore[misc]
@@ -103,7 +103,7 @@ class ModelAdmin(PageAdmin):
         if entry.loaded_bytes:
             return html.badge("loaded", "good")
         return html.badge(
-            "on disk" if entry.is_available else "not there", "plain" if entry.is_available else "warn"
+            "on disk" if entry.is_available else "missing", "plain" if entry.is_available else "warn"
         )
 
     @admin.display(description="In memory of")
@@ -173,7 +173,9 @@ class ModelAdmin(PageAdmin):
                 field = {"model_name": "name"}.get(detail.field or "", detail.field)
                 form.add_error(field if field in form.fields else None, detail.message)
             return False
-        self.message_user(request, f"{model.name} is on its way to {', '.join(hosts)}", messages.SUCCESS)
+        self.message_user(
+            request, f"{model.name} is being downloaded to {', '.join(hosts)}", messages.SUCCESS
+        )
         return True
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -212,20 +214,20 @@ class ModelAdmin(PageAdmin):
         )
         yield Table(
             "On workers",
-            ["Worker", "In memory", "Held in RAM only", "Size", "File"],
+            ["Worker", "In memory", "In RAM only", "Size", "File"],
             [_on_worker(file) for file in entry.files],
         )
         latest = Download.objects.filter(model=row).order_by("-created_at")[:LATEST]
         yield Table(
-            "Downloads, the latest first",
-            ["To", "State", "How far", "When", "Error"],
+            "Downloads, latest first",
+            ["To", "State", "Progress", "When", "Error"],
             [_download(each) for each in latest],
         )
 
     # -- actions ------------------------------------------------------------------------------------------
     @ask_first(
         title="Load",
-        text="Into memory, without making a picture. It waits for the execution that runs there.",
+        text="Loads the model into memory without running a workflow, after the running execution.",
         button="Yes, load",
         form=WhereForm,
     )
@@ -234,7 +236,7 @@ class ModelAdmin(PageAdmin):
 
     @ask_first(
         title="Unload",
-        text="Out of memory. A running execution is not disturbed; one that needs it later loads it again.",
+        text="Removes the model from memory. A running execution is not affected; later ones load it again.",
         button="Yes, unload",
         form=WhereForm,
     )
@@ -256,7 +258,7 @@ class ModelAdmin(PageAdmin):
 
     @ask_first(
         title="Cancel download",
-        text="What was fetched so far is deleted, on all workers.",
+        text="The partial downloads on all workers are deleted.",
         button="Yes, cancel it",
         danger=True,
     )
@@ -268,7 +270,7 @@ class ModelAdmin(PageAdmin):
 
 
 def on_their_way() -> list[dict[str, Any]]:
-    """Downloads that wait or run, with their progress bars."""
+    """Waiting and running downloads, with their progress bars."""
     rows = Download.objects.filter(state__in=ACTIVE).select_related("model").order_by("created_at")[:20]
     return [
         {"name": str(row.model), "host": row.host_id, "bar": _bar(row), "done": html.size(row.bytes_done)}

@@ -22,7 +22,7 @@ from . import loading, queries, tickets
 from .models import Command, Host, Model, ModelFile
 
 FIRST_LOOK, LONGEST_LOOK = 0.03, 0.25  # seconds between polls of the result
-LATER = "The GPU is busy; it will be done as soon as the current execution has ended"
+LATER = "The GPU is busy; the command runs as soon as the current execution has ended"
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
 
@@ -43,7 +43,7 @@ def load(*, model: Model, worker: str | None) -> Done:
     if model.type not in loading.LOADERS:
         raise ValidationFailed.of(
             "model_type",
-            f"A model of type {model.type} is not loaded by itself; workflows that use it load it. "
+            f"A model of type {model.type} cannot be preloaded; workflows that use it load it. "
             f"These can be: {', '.join(loading.LOADERS)}",
         )
     files = _files(model, worker)
@@ -69,7 +69,7 @@ def require_done(done: Done) -> None:
         raise Unavailable(LATER, retry_after=10)
 
 
-# -- where ---------------------------------------------------------------------------------------------
+# -- hosts ---------------------------------------------------------------------------------------------
 def _files(model: Model, worker: str | None) -> list[ModelFile]:
     """The model's files on live hosts. NotFound if the chosen worker has none."""
     hosts = queries.some_hosts(worker)
@@ -95,7 +95,7 @@ def _roomiest(files: Sequence[ModelFile]) -> Host:
     return max((file.host for file in files), key=lambda host: host.free_bytes)
 
 
-# -- telling and waiting -------------------------------------------------------------------------------
+# -- sending and waiting -------------------------------------------------------------------------------
 def _do(
     kind: Command.Kind,
     hosts: Sequence[Host],

@@ -70,7 +70,7 @@ class Downloader:
                 name=model.name,
                 folder=folder,
                 places=places.get(folder, []),
-                tell=lambda done, total: self._tell(download, done, total),
+                report=lambda done, total: self._report(download, done, total),
                 stop=self._stop,
                 with_tokens=with_tokens,
             )
@@ -83,9 +83,9 @@ class Downloader:
             raise
         except Exception:
             logger.exception("download of %s failed unexpectedly", model)
-            self._end(download, state=Download.State.FAILED, error="Something went wrong on our side")
+            self._end(download, state=Download.State.FAILED, error="Internal error")
 
-    def _tell(self, download: Download, done: int, total: int | None) -> bool:
+    def _report(self, download: Download, done: int, total: int | None) -> bool:
         """Record progress. False: it was cancelled. While the database is unavailable the download
         continues."""
         try:

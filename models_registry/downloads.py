@@ -51,7 +51,7 @@ def start(
     )
     lacking = [host for host in hosts if host.name not in having]
     if not lacking:
-        raise Conflict(f"The {type_} {name} is there already")
+        raise Conflict(f"The {type_} {name} is already on the worker")
     _check_room(lacking)
     sha256 = _same_as_elsewhere(name, type_, user=user, sha256=sha256.lower())
     about = {"user": user, "url": download_url, "sha256": sha256}
@@ -74,8 +74,8 @@ def start(
 def _same_as_elsewhere(name: str, type_: str, *, user: User, sha256: str) -> str:
     """The SHA-256 that the file must have: what other hosts have under this name, else the given one.
 
-    Otherwise what a workflow makes would depend on the host it runs on, and whoever may download could put
-    other bytes under a name that others trust. Where no sum is known yet, operators decide.
+    Otherwise a workflow's output would depend on the host, and a user could put other bytes under a name that
+    others trust. If no checksum is known yet, only operators may proceed.
     """
     rows = ModelFile.objects.filter(model__type=type_, model__name=name)
     sums = set(rows.values_list("sha256", flat=True))
@@ -86,9 +86,7 @@ def _same_as_elsewhere(name: str, type_: str, *, user: User, sha256: str) -> str
             "try again later, or ask an operator"
         )
     if len(known) > 1 and sha256 not in known:
-        raise Conflict(
-            f"The workers have different files named {name}; say by its SHA-256 which one is meant"
-        )
+        raise Conflict(f"The workers have different files named {name}; give its SHA-256 to choose one")
     if known and sha256 and sha256 not in known:
         raise Conflict(f"Another worker has a different file named {name}; choose another name")
     return sha256 or next(iter(known), "")
@@ -103,7 +101,7 @@ def _refuse_other_source(model: Model, hosts: Sequence[Host], *, url: str, sha25
         )
 
 
-# -- what is asked for ---------------------------------------------------------------------------------
+# -- validation ----------------------------------------------------------------------------------------
 def _checked(name: str, model_type: str, url: str, sha256: str) -> str:
     """The type; ValidationFailed with all errors."""
     mistakes = _mistakes_in_name(name)
@@ -150,12 +148,12 @@ def _check_room(hosts: Sequence[Host]) -> None:
         used = ModelFile.objects.filter(host=host).aggregate(used=Sum("size"))["used"] or 0
         if used >= most:
             raise LimitExceeded(
-                f"The room for models on worker {host.name} is used up: {used} of {most} bytes",
+                f"The storage quota for models on worker {host.name} is used up: {used} of {most} bytes",
                 details=[Detail("QUOTA_EXCEEDED", "Quota 'model_storage' is used up")],
             )
 
 
-# -- who asks -----------------------------------------------------------------------------------------
+# -- permissions --------------------------------------------------------------------------------------
 def is_operator(user: Any) -> bool:
     """Who manages models in the console, but not read-only staff."""
     return bool(user.is_staff and user.has_perm("models_registry.change_model"))
@@ -168,7 +166,7 @@ def may_use_tokens(download: Download) -> bool:
     return download.user is not None and download.user.is_active and is_operator(download.user)
 
 
-# -- following and cancelling --------------------------------------------------------------------------
+# -- progress, cancellation ----------------------------------------------------------------------------
 def latest(*, name: str, model_type: str | None) -> tuple[Model, list[Download], bool]:
     """(the model, its latest download on each host, whether it is available). NotFound; ValidationFailed."""
     model = _known(name=name, model_type=model_type)
@@ -185,9 +183,9 @@ def cancel(*, name: str, model_type: str | None, only_of: User | None = None) ->
     under_way = Download.objects.filter(model=model, state__in=ACTIVE)
     with transaction.atomic():
         if only_of is not None and under_way.exclude(user=only_of).exists():
-            raise Forbidden("Somebody else asked for this download; only they or an operator may cancel it")
+            raise Forbidden("Another user requested this download; only they or an operator may cancel it")
         if not under_way.update(state=Download.State.CANCELLED, ended_at=Now()):
-            raise NotFound(f"No download of {model.name} is under way")
+            raise NotFound(f"There is no active download of {model.name}")
         audit.record("model.cancel_download", on=model)
     return model
 

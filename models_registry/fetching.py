@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 TRIES = 5  # consecutive attempts without progress
 FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0  # seconds
 WHOLE_SECONDS = 24 * 3600.0  # for one connection
-TELL_SECONDS = 0.5  # between progress updates
+REPORT_SECONDS = 0.5  # between progress updates
 JOIN_SECONDS = 60.0  # for the last one of the thread that reports: more than a statement may take
 
 
@@ -44,10 +44,10 @@ class Cancelled(Exception):
 
 
 class _Again(Exception):
-    """The connection was lost or the source is in trouble: worth a retry."""
+    """The connection was lost or the source had a temporary error: worth a retry."""
 
 
-Tell = Callable[[int, int | None], bool]  # (bytes so far, bytes in all) -> False: it was cancelled
+ReportProgress = Callable[[int, int | None], bool]  # (bytes so far, total bytes) -> False: it was cancelled
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def fetch(
     name: str,
     folder: str,
     places: list[str],
-    tell: Tell,
+    report: ReportProgress,
     stop: threading.Event,
     with_tokens: bool,
 ) -> Fetched:
@@ -76,7 +76,7 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_part(target, stop) as part, _dropped_on_failure(part):
-            digest = _get_into(part, target, download, tell=tell, stop=stop, with_tokens=with_tokens)
+            digest = _get_into(part, target, download, report=report, stop=stop, with_tokens=with_tokens)
     except (Failed, Cancelled):
         _drop_empty_parents(place, target)
         raise
@@ -106,7 +106,7 @@ def _get_into(
     target: Path,
     download: Download,
     *,
-    tell: Tell,
+    report: ReportProgress,
     stop: threading.Event,
     with_tokens: bool,
 ) -> str:
@@ -114,13 +114,13 @@ def _get_into(
     if target.exists():  # another worker of this machine was faster
         part.drop()
         return verifying.check_sum(target, expected=download.sha256, stop=stop)
-    told = _Fetch(download, part, tell, stop, with_tokens=with_tokens).run()
-    digest = verifying.check(part.path, name=target.name, expected=download.sha256 or told, stop=stop)
+    announced = _Fetch(download, part, report, stop, with_tokens=with_tokens).run()
+    digest = verifying.check(part.path, name=target.name, expected=download.sha256 or announced, stop=stop)
     part.publish(target)
     return digest
 
 
-# -- where ---------------------------------------------------------------------------------------------
+# -- folder --------------------------------------------------------------------------------------------
 def _place(folder: str, places: list[str]) -> Path:
     """The ComfyUI directory for new files of this folder."""
     here = [Path(place) for place in places if Path(place).is_dir() and os.access(place, os.W_OK)]
@@ -140,7 +140,7 @@ def _drop_empty_parents(place: Path, target: Path) -> None:
         try:
             parent.rmdir()
         except OSError:
-            return  # something else is in it
+            return  # not empty
 
 
 def _disk_trouble(exc: OSError) -> str:
@@ -151,12 +151,18 @@ def _disk_trouble(exc: OSError) -> str:
 
 class _Fetch:
     def __init__(
-        self, download: Download, part: Part, tell: Tell, stop: threading.Event, *, with_tokens: bool
+        self,
+        download: Download,
+        part: Part,
+        report: ReportProgress,
+        stop: threading.Event,
+        *,
+        with_tokens: bool,
     ) -> None:
         self._credentials = source_headers.credentials(download.url) if with_tokens else {}
         self._url = download.url
         self._part = part
-        self._tell = tell
+        self._report = report
         self._stop = stop
         self._total: int | None = None
         self._looked_at = 0.0
@@ -167,9 +173,9 @@ class _Fetch:
 
     def run(self) -> str:
         """Until all bytes have arrived. The SHA-256 that the source announces, or ""."""
-        with self._telling():
+        with self._reporting():
             self._try_until_done()
-        self._tell_now()
+        self._report_now()
         return self._sum
 
     def _try_until_done(self) -> None:
@@ -186,7 +192,7 @@ class _Fetch:
                 tries += 1
                 logger.info("download into %s: %s; attempt %d", self._part.path, exc, tries)
                 if tries >= TRIES:
-                    raise Failed(f"The source gave up: {exc}") from exc
+                    raise Failed(f"The download failed: {exc}") from exc
             except client.OutboundError as exc:
                 raise Failed(exc.message) from exc
             self._unwanted.wait(backoff.next())
@@ -221,7 +227,7 @@ class _Fetch:
                 start, self._total = source_headers.range_of(answer)
                 if start != self._part.size:
                     self._part.begin(self._url, None)
-                    raise _Again("the source continued at another place")
+                    raise _Again("the source continued at another offset")
             case 200:
                 self._refuse_pages(answer)
                 self._total = source_headers.length_of(answer)
@@ -231,7 +237,7 @@ class _Fetch:
                 if self._total == self._part.size:
                     return False
                 self._part.begin(self._url, None)
-                raise _Again("the source has another file now")
+                raise _Again("the source's file has changed")
             case _:
                 raise _refusal(answer.status)
         self._check_room()
@@ -242,10 +248,10 @@ class _Fetch:
         if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise Failed(verifying.WEB_PAGE)
 
-    # -- every now and then ----------------------------------------------------------------------------
+    # -- periodic work ---------------------------------------------------------------------------------
     def _look_around(self) -> None:
         self._check_signals()
-        if time.monotonic() - self._looked_at > TELL_SECONDS:
+        if time.monotonic() - self._looked_at > REPORT_SECONDS:
             self._looked_at = time.monotonic()
             self._check_room()
 
@@ -256,19 +262,19 @@ class _Fetch:
             raise verifying.Stopped
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _reporting(self) -> Iterator[None]:
         """Progress is reported from a separate thread: a source that stalls must not delay progress or
         cancellation."""
         over = threading.Event()
 
-        def tell() -> None:
-            while not over.wait(TELL_SECONDS):
-                self._cancelled |= not self._tell(self._part.size, self._total)
+        def report() -> None:
+            while not over.wait(REPORT_SECONDS):
+                self._cancelled |= not self._report(self._part.size, self._total)
                 if self._cancelled or self._stop.is_set():
                     self._unwanted.set()
                     self._cut.make()
 
-        thread = threading.Thread(target=tell, name="download-progress", daemon=True)
+        thread = threading.Thread(target=report, name="download-progress", daemon=True)
         thread.start()
         try:
             yield
@@ -276,8 +282,8 @@ class _Fetch:
             over.set()
             thread.join(timeout=JOIN_SECONDS)
 
-    def _tell_now(self) -> None:
-        if not self._tell(self._part.size, self._total):
+    def _report_now(self) -> None:
+        if not self._report(self._part.size, self._total):
             raise Cancelled
 
     def _check_room(self) -> None:
@@ -295,9 +301,9 @@ class _Fetch:
 
 def _refusal(status: int) -> Exception:
     if status in (401, 403):
-        return Failed(f"The source refuses ({status}): it may need a token, or terms that are to be accepted")
+        return Failed(f"The source refuses ({status}): it may need a token, or its terms must be accepted")
     if status in (404, 410):
         return Failed(f"The source has no such file ({status})")
     if client.is_worth_a_retry(status):
-        return _Again(f"it answered {status}")
-    return Failed(f"The source answered {status}")
+        return _Again(f"the source responded with {status}")
+    return Failed(f"The source responded with {status}")

@@ -59,13 +59,13 @@ def read(path: Path) -> dict[str, Any]:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise Malformed(_what_it_is(start) or "it is no safetensors file")
+            raise Malformed(_what_it_is(start) or "it is not a safetensors file")
         raw = file.read(length)
     try:
         header = json.loads(raw)
         ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise Malformed("its header makes no sense") from None
+        raise Malformed("its header is invalid") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise Malformed(
@@ -77,9 +77,9 @@ def read(path: Path) -> dict[str, Any]:
 def _what_it_is(start: bytes) -> str | None:
     """Common wrong results of a download."""
     if start.lstrip()[:1] == b"<":
-        return "it is a web page, not a model: the source may need a token, or the address is wrong"
+        return "it is a web page, not a model: the source may need a token, or the URL is wrong"
     if start[:1] == b"{":
-        return "it is a JSON text, not a model: the source may have answered with an error"
+        return "it is a JSON text, not a model: the source may have returned an error"
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return "it is a pickle, not a safetensors file"
     return None
@@ -98,12 +98,12 @@ def describe(header: Mapping[str, Any]) -> dict[str, Any]:
         "resolution": said.get("modelspec.resolution") or _trained_at(said) or usual,
         "precision": _precision(header),
     }
-    told = {
+    extra = {
         key: value
         for key, value in said.items()
         if key.startswith(("modelspec.", "ss_")) and len(str(value)) <= LONGEST_VALUE
     }
-    return {key: value for key, value in found.items() if value} | told
+    return {key: value for key, value in found.items() if value} | extra
 
 
 def _said(said: Mapping[str, Any]) -> str | None:

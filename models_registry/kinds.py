@@ -21,7 +21,7 @@ OTHERS = (
     "latent_upscale_models", "model_patches", "photomaker", "style_models", "text_encoders", "vae_approx",
 )  # fmt: skip
 LEGACY = {"unet": "diffusion_models", "clip": "text_encoders"}  # ComfyUI's older names
-PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # loading one executes code in it
+PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")  # loading one may execute code in it
 SAFE = (".safetensors", ".sft", ".gguf")
 EXTENSIONS = (*SAFE, *PICKLES)
 

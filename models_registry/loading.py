@@ -24,7 +24,7 @@ from .models import Model, ModelFile
 logger = logging.getLogger(__name__)
 
 WARM = "ComfyServeWarm"  # the node of our bridge
-LONGEST_SECONDS = 2 * 3600.0  # for one load, other runs before it included
+LONGEST_SECONDS = 2 * 3600.0  # for one load, including runs before it
 QUICK_LOOK, SLOW_LOOK, QUICK_LOOKS = 0.05, 0.5, 60  # seconds between polls, and how many are quick
 FREED_ALL = (
     "This ComfyUI does not have ComfyServe's bridge, so all its models were unloaded; what is in its memory "
@@ -110,7 +110,7 @@ def _submit(client: Client, prompt: dict[str, Any], prompt_id: str, *, host: str
             for errors in refused.node_errors.values()
             for error in errors.errors
         )
-        message = "ComfyUI does not see this file" if lacks else f"ComfyUI refused it: {refused.message}"
+        message = "ComfyUI does not see this file" if lacks else f"ComfyUI rejected it: {refused.message}"
         raise Failed(_plain(message), "not_found" if lacks else "failed") from refused
 
 
@@ -123,10 +123,10 @@ def _ended(client: Client, prompt_id: str, stop: threading.Event) -> History:
             return history
         looks += 1
         if looks > QUICK_LOOKS and client.whereabouts(prompt_id) == "unknown":
-            raise Failed("ComfyUI lost it; it may have been restarted", "unavailable")
+            raise Failed("ComfyUI lost the request; it may have been restarted", "unavailable")
         if stop.wait(QUICK_LOOK if looks <= QUICK_LOOKS else SLOW_LOOK):
             raise Stopped
-    raise Failed("ComfyUI has not loaded it for two hours", "unavailable")
+    raise Failed("ComfyUI did not load it within two hours", "unavailable")
 
 
 def _failure(history: History, type_: str, name: str) -> Failed:

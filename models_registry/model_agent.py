@@ -32,7 +32,7 @@ TIDY_SECONDS = 3600.0
 KEPT = timedelta(days=7)  # finished commands and downloads, and silent hosts
 OPEN = (Command.State.WAITING, Command.State.TAKEN)
 
-current: ModelAgent | None = None  # of this process, woken by tickets
+current: ModelAgent | None = None  # the agent of this process, woken by tickets
 
 
 class ModelAgent:
@@ -147,12 +147,12 @@ class ModelAgent:
             end = _failed(str(failed), failed.code)
         except Unreachable as exc:
             logger.warning("command %s: %s", command, exc)
-            end = _failed("ComfyUI does not answer", "unavailable")
+            end = _failed("ComfyUI does not respond", "unavailable")
         except (loading.Stopped, *connections.UNAVAILABLE):
             raise
         except Exception:
-            logger.exception("command %s stumbled", command)
-            end = _failed("Something went wrong on our side", "unavailable")
+            logger.exception("command %s failed", command)
+            end = _failed("Internal error", "unavailable")
         connections.retry_until_available(
             lambda: Command.objects.filter(pk=command.pk).update(**end, ended_at=Now()), stop=self._stop
         )

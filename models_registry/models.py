@@ -52,12 +52,14 @@ class ModelFile(models.Model):
     size = models.BigIntegerField()
     changed = models.FloatField(help_text="Time of change, seconds since the epoch")
     sha256 = models.CharField(
-        max_length=64, blank=True, default="", help_text="Empty: not computed yet; -: it cannot be read"
+        max_length=64, blank=True, default="", help_text="Empty: not computed yet; -: the file cannot be read"
     )
-    metadata = models.JSONField(null=True, blank=True, help_text="Null: the header was not read yet")
+    metadata = models.JSONField(null=True, blank=True, help_text="Null: header not read yet")
     loaded_bytes = models.BigIntegerField(default=0, help_text="On the device")
     ram_bytes = models.BigIntegerField(default=0, help_text="Held in RAM only")
-    loaded_at = models.DateTimeField(null=True, blank=True, help_text="First seen in memory this time")
+    loaded_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it was first seen in memory since it was loaded"
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["model", "host"], name="model_file_on_host")]
@@ -133,7 +135,7 @@ class Download(models.Model):
     sha256 = models.CharField(max_length=64, blank=True, default="", help_text="As the caller expects it")
     state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
     bytes_done = models.BigIntegerField(default=0)
-    bytes_total = models.BigIntegerField(null=True, blank=True, help_text="Null: the source does not say")
+    bytes_total = models.BigIntegerField(null=True, blank=True, help_text="Null if the source does not say")
     error = models.TextField(blank=True, default="")
     created_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(null=True, blank=True)

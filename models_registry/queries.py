@@ -36,7 +36,7 @@ def chosen_hosts(worker: str | None) -> list[Host]:
     if not found and not Host.objects.filter(name=worker).exists():
         raise ValidationFailed.of("worker", f"There is no worker {worker[:100]}")
     if not found:
-        raise Unavailable(f"Worker {worker[:100]} does not reach its ComfyUI now", retry_after=10)
+        raise Unavailable(f"Worker {worker[:100]} cannot reach its ComfyUI at the moment", retry_after=10)
     return found
 
 
@@ -44,7 +44,7 @@ def some_hosts(worker: str | None) -> list[Host]:
     """As `chosen_hosts`, but Unavailable if there is none."""
     hosts = chosen_hosts(worker)
     if not hosts:
-        raise Unavailable("No GPU worker with a ComfyUI that answers is running", retry_after=10)
+        raise Unavailable("No GPU worker with a responding ComfyUI is running", retry_after=10)
     return hosts
 
 
@@ -79,7 +79,7 @@ def progress_of(download: Download) -> float:
 @dataclass(frozen=True)
 class Listing:
     entries: list[Entry]
-    hosts: list[Host]  # those that live
+    hosts: list[Host]  # of live hosts
 
 
 COLUMNS = ("host_id", "folder", "path", "size", "changed", "sha256", "loaded_bytes", "ram_bytes")
@@ -129,7 +129,7 @@ def model_of(*, name: str, model_type: str | None = None) -> Model:
         raise NotFound(f"There is no {model_type or 'model'} {name[:200]}")
     if len(found) > 1:
         types = ", ".join(sorted(model.type for model in found))
-        message = f"There are several models of this name; say with model_type which one: {types}"
+        message = f"There are several models of this name; choose one with model_type: {types}"
         raise ValidationFailed([Detail("AMBIGUOUS", message, "model_type")])
     return found[0]
 

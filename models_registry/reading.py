@@ -72,7 +72,7 @@ def _metadata(file: ModelFile, client: Client) -> dict[str, Any]:
     except headers.Malformed as exc:
         return {"problem": f"The file is damaged: {exc}"}
     except OSError as exc:
-        return {"problem": f"The file can not be read: {exc.strerror}"}
+        return {"problem": f"The file cannot be read: {exc.strerror}"}
 
 
 def is_here(file: ModelFile) -> bool:

@@ -1,4 +1,4 @@
-"""Celery's entrances."""
+"""Thin Celery entry points."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def used(models: Iterable[tuple[str, str]]) -> None:
         Model.objects.filter(wanted).update(last_used=Now())
 
 
-def hosts_told(*, within: timedelta) -> QuerySet[Host, Any]:
+def hosts_reported(*, within: timedelta) -> QuerySet[Host, Any]:
     """Hosts that reported recently, by name."""
     return Host.objects.filter(reported_at__gt=Now() - within).values("name")
 

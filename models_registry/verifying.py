@@ -8,9 +8,7 @@ from pathlib import Path
 
 from . import headers, kinds
 
-WEB_PAGE = (
-    "The source answered with a web page instead of a model: it may need a token, or the address is wrong"
-)
+WEB_PAGE = "The source answered with a web page instead of a model: it may need a token, or the URL is wrong"
 CHUNK = 4 * 1024 * 1024  # bytes
 
 
@@ -31,7 +29,7 @@ def check(path: Path, *, name: str, expected: str, stop: threading.Event) -> str
 def check_sum(path: Path, *, expected: str, stop: threading.Event) -> str:
     digest = sha256(path, stop=stop)
     if expected and digest != expected:
-        raise Unsound(f"The file is not the one that was meant: its SHA-256 is {digest}, not {expected}")
+        raise Unsound(f"The file is not the expected one: its SHA-256 is {digest}, not {expected}")
     return digest
 
 
@@ -46,11 +44,11 @@ def _check_format(path: Path, suffix: str) -> None:
         try:
             headers.read(path)
         except headers.Malformed as exc:
-            raise Unsound(f"The file is not sound: {exc}") from exc
+            raise Unsound(f"The file is invalid: {exc}") from exc
     elif suffix == ".gguf" and start[:4] != b"GGUF":
-        raise Unsound("The file is not sound: it is no GGUF file")
+        raise Unsound("The file is invalid: it is not a GGUF file")
     elif suffix in kinds.PICKLES and not (start[:2] == b"PK" or start[:1] == b"\x80"):
-        raise Unsound("The file is not sound: it is no PyTorch file")
+        raise Unsound("The file is invalid: it is not a PyTorch file")
 
 
 def sha256(path: Path, *, stop: threading.Event) -> str:

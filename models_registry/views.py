@@ -39,7 +39,7 @@ class ManagementView(APIView):
 class ListView(APIView):
     @describe(None, shapes.ModelListSerializer, parameters=[shapes.ListQuery], operation_id="models_list")
     def get(self, request: Request) -> Response:
-        """List Models: those of all workers, and those that are on their way."""
+        """List Models: those of all workers, and those being downloaded."""
         found = queries.listing(**checked(shapes.ListQuery, request.query_params))
         return Response(representations.listing(found), headers={"X-Total-Count": str(len(found.entries))})
 
@@ -47,7 +47,7 @@ class ListView(APIView):
 class StatusView(APIView):
     @describe(None, shapes.ModelStatusSerializer, parameters=[NAME, shapes.TypeQuery])
     def get(self, request: Request, model_name: str) -> Response:
-        """Get Model Status: the file, what its header tells, and in whose memory it is."""
+        """Get Model Status: the file, its header's metadata, and which workers have it in memory."""
         model = queries.model_of(name=model_name, **checked(shapes.TypeQuery, request.query_params))
         return Response(representations.status(queries.entry_of(model)))
 
@@ -60,9 +60,9 @@ class LoadView(ManagementView):
         errors=(403, 422, 503),
     )
     def post(self, request: Request, model_name: str) -> Response:
-        """Load Model: into memory, without making a picture. It waits for the execution that runs.
+        """Load Model: into memory, without running a workflow, after the running execution.
 
-        After some seconds of waiting the answer is 202; the model is loaded all the same.
+        If the GPU stays busy for some seconds, the response is 202, and the model is loaded later.
         """
         query = checked(shapes.LoadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query["model_type"])
@@ -86,9 +86,9 @@ class UnloadView(ManagementView):
         errors=(403, 503),
     )
     def post(self, request: Request, model_name: str) -> Response:
-        """Unload Model: out of the memory of all workers, or of one. A running execution is not disturbed.
+        """Unload Model: from the memory of all workers, or of one. A running execution is not affected.
 
-        While it runs for longer, the answer is 202, and the model is unloaded afterwards.
+        If it runs for longer than some seconds, the response is 202, and the model is unloaded later.
         """
         query = checked(shapes.UnloadQuery, request.query_params)
         model = queries.model_of(name=model_name, model_type=query.get("model_type"))
@@ -110,9 +110,9 @@ class CleanupView(ManagementView):
         errors=(403, 503),
     )
     def post(self, request: Request) -> Response:
-        """Cleanup Unused Models: out of memory goes what was neither used nor loaded for so many hours.
+        """Cleanup Unused Models: unload the models that were neither used nor loaded for so many hours.
 
-        While the GPU is busy for longer, the answer is 202, and it is done afterwards.
+        If the GPU stays busy for some seconds, the response is 202, and they are unloaded later.
         """
         query = checked(shapes.CleanupQuery, request.query_params)
         done = commands.cleanup(max_age_hours=query["max_age_hours"], worker=query.get("worker"))
@@ -126,9 +126,9 @@ class DownloadView(ManagementView):
         None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.DownloadQuery], errors=(403, 409, 429, 503)
     )
     def post(self, request: AuthenticatedRequest, model_name: str) -> Response:
-        """Download Model: from an address of the public internet, to all workers that lack it.
+        """Download Model: from a public URL to all workers that lack it.
 
-        A download of the same name that is under way is joined. Formats that can run code are refused
+        An active download of the same name is joined. Formats that can run code are rejected
         unless the operator allows them.
         """
         model, hosts = downloads.start(
@@ -145,7 +145,7 @@ class DownloadView(ManagementView):
 
     @describe(None, shapes.ModelDoneSerializer, parameters=[NAME, shapes.TypeQuery], errors=(403,))
     def delete(self, request: Request, model_name: str) -> Response:
-        """Cancel Download: what was fetched so far is deleted."""
+        """Cancel Download: the partial files are deleted."""
         assert isinstance(request.user, User)  # noqa: S101  (the permission class has seen to it)
         model = downloads.cancel(
             name=model_name,
@@ -158,7 +158,7 @@ class DownloadView(ManagementView):
 class ProgressView(APIView):
     @describe(None, shapes.DownloadProgressSerializer, parameters=[NAME, shapes.TypeQuery])
     def get(self, request: Request, model_name: str) -> Response:
-        """Get Download Progress: of a download under way, or what became of the last one."""
+        """Get Download Progress: of the active download, or the result of the last one."""
         query = checked(shapes.TypeQuery, request.query_params)
         model, latest, is_available = downloads.latest(name=model_name, model_type=query.get("model_type"))
         return Response(representations.progress(model, latest, is_available=is_available))

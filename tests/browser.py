@@ -1,4 +1,4 @@
-"""A real browser for the tests that ask for it: Debian's Chromium, driven by playwright.
+"""A real browser for tests: Debian's Chromium, driven by playwright.
 
 One for each file of tests, not for the whole run: while playwright's loop runs in a thread, Django refuses
 to touch the database there. So tests with a `browser` talk to the stack, never to the database themselves.

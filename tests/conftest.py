@@ -16,9 +16,9 @@ from workflows.graph import node_info, node_policy
 @pytest.fixture(autouse=True)
 def policy_is_read_anew() -> None:
     """What one test said of workers and node rules is not known to the next."""
-    node_info.digests_lately.forget()
-    node_policy.fleet_confines_lately.forget()
-    node_policy.rules_lately.forget()
+    node_info.cached_digests.forget()
+    node_policy.cached_fleet_confines.forget()
+    node_policy.cached_rules.forget()
     storage_use.forget()
 
 

@@ -1,4 +1,4 @@
-"""Notices slow calls inside a transaction: they would hold its locks for as long as the other side likes.
+"""Detects slow calls inside a transaction: they would hold its locks for an unbounded time.
 
 Installed for the whole suite by conftest. A call of ours over the network, to Redis or the storage, or a
 sleep, while this thread has a transaction open (the one that a test itself runs in does not count) fails the

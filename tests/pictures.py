@@ -1,4 +1,4 @@
-"""What tests ask of pictures."""
+"""Helpers for pictures in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings, with passwords that are hashed quickly: in tests a few hundred people register and log in."""
+"""The settings for tests, with fast password hashing: a few hundred users register and log in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing in our processes waits without a deadline, and no loop or retry is without a bound.
+"""No wait in our processes is without a deadline, and no loop or retry without a bound.
 
 Read from the code: a call that can wait must say for how long, and `while True` must be in the list with the
 reason why it ends.

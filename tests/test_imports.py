@@ -1,4 +1,4 @@
-"""The map of the code holds: imports run one way, and never in a circle."""
+"""Imports run one way between packages, without cycles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migrations that come after a release can run while the version before them still serves.
+"""Migrations after a release can run while the previous version is still serving.
 
 `docs/architecture.md` has the rules for people; django-migration-linter looks at the SQL of each migration.
 """

@@ -1,4 +1,4 @@
-"""The watch over transactions sees what is slow in them, and nothing else."""
+"""The transaction watcher detects slow calls, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rows` reads and writes is what Django itself would."""
+"""`rows` reads and writes exactly what Django would."""
 
 from __future__ import annotations
 

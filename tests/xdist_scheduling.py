@@ -1,4 +1,4 @@
-"""Which process runs which tests, where several do (`script/test`): a pytest plugin.
+"""Assigns tests to processes, if there are several (`script/test`): a pytest plugin.
 
 They are dealt out by files, since the tests of one share what is dear to start, and by whole folders where
 the files share it too. What takes longest is dealt first, so that all processes end at about the same time.

@@ -17,7 +17,7 @@ class WorkflowsConfig(AppConfig):
 
 
 def _alive(execution_ids: set[UUID]) -> set[UUID]:
-    """Those that wait or run, and so need the files that they have pinned."""
+    """Pending and running executions, which need the files that they have pinned."""
     from .models import ALIVE, Execution
 
     return set(Execution.objects.filter(id__in=execution_ids, status__in=ALIVE).values_list("id", flat=True))

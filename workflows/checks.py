@@ -1,4 +1,4 @@
-"""Settings that must fit together, looked at when anything starts."""
+"""System checks of settings that depend on each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error, register
 
 @register()
 def leases_outlast_renewals(**_: Any) -> list[CheckMessage]:
-    """A lease that two missed renewals can end would send runs back to the queue at the first hiccup."""
+    """If two missed renewals ended a lease, the first hiccup would requeue running executions."""
     if settings.RENEW_SECONDS * 3 <= settings.LEASE_SECONDS:
         return []
     message = (

@@ -1,4 +1,4 @@
-"""Old executions and what stands about them leave, by settings. Beat calls it, every ten minutes.
+"""Deletes old executions and related rows, by the retention settings. Called by beat every ten minutes.
 
 Figures for `/metrics/` are counted when things happen, and the order of the queue remembers what it needs
 (`scheduling.remember`): neither changes when rows leave.
@@ -21,7 +21,7 @@ BATCH = 100  # executions, each with dozens of rows
 
 
 def clean(*, dry_run: bool = False) -> Iterator[Gone]:
-    """Each kind after the time that its setting gives; 0 keeps it for ever."""
+    """Delete each kind of row after its retention time; 0 keeps it forever."""
     if days := settings.EXECUTION_RETENTION_DAYS:
         yield from _executions(days, dry_run=dry_run)
         empty = ~Exists(Execution.objects.filter(batch=OuterRef("pk")))
@@ -50,20 +50,20 @@ def _executions(days: float, *, dry_run: bool) -> Iterator[Gone]:
         return
     since = None
     while True:
-        # From where the last batch was: the entries before are dead, and many until the next vacuum.
+        # Continue where the last batch ended: the index entries before it are dead until the next vacuum.
         rest = old if since is None else old.filter(completed_at__gte=since)
         batch = list(rest.order_by("completed_at").values_list("id", "completed_at")[:BATCH])
         gone = deletion.remove(old.filter(id__in=[id_ for id_, _ in batch]), skip_locked=True)
-        if not gone:  # nothing is old, or somebody else is at it
+        if not gone:  # nothing is old, or another process is deleting it
             return
         since = batch[-1][1]
         yield Gone("executions", count=len(gone))
 
 
 def _workers(days: float, *, dry_run: bool) -> Iterator[Gone]:
-    """Those silent for so long, but for those that an operator wants paused: they shall come back so."""
-    silent = Worker.objects.filter(heartbeat_at__lt=ago(days), wish=Worker.DesiredState.WORK)
+    """Workers silent for that long, except paused ones, which must still be paused when they return."""
+    silent = Worker.objects.filter(heartbeat_at__lt=ago(days), desired_state=Worker.DesiredState.WORK)
     yield from rows(silent.order_by("name"), what="silent workers", dry_run=dry_run)
     used = Exists(Worker.objects.filter(object_info=OuterRef("pk")))
     unused = ObjectInfo.objects.filter(~used, created_at__lt=ago(days)).order_by("digest")
-    yield from rows(unused, what="descriptions of nodes", dry_run=dry_run)
+    yield from rows(unused, what="node definitions", dry_run=dry_run)

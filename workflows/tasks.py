@@ -15,7 +15,7 @@ from workflows.delivery import sender as file_sender
 from workflows.webhooks.dispatcher import Deliverer
 from workflows.worker import celery_tasks
 from workflows.worker.backend import own
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 from workflows.worker.slots import Slots
 from workflows.worker.sweeps import Sweeper
 from workflows.worker.wake import WakeListener
@@ -41,11 +41,11 @@ class GpuWorker:
             active=lambda: self.slots.taking and backend.reachable,
             on_files=lambda: matching.has_more(backend.name),
         )
-        self.upkeep = Upkeep(self.slots, on_connect=self.keeper.report_soon)
+        self.maintenance = Maintenance(self.slots, on_connect=self.keeper.report_soon)
         self.sweeper = Sweeper()
         self.wake = WakeListener(self.slots)
         self.keeper.start()
-        self.upkeep.start()
+        self.maintenance.start()
         self.sweeper.start()
         self.wake.start()
 
@@ -59,7 +59,7 @@ class GpuWorker:
         self.slots.wait_empty(timeout=settings.DRAIN_SECONDS + 10)
         self.keeper.stop()
         self.sweeper.stop()
-        self.upkeep.stop()
+        self.maintenance.stop()
         self.slots.backend.close()
 
 

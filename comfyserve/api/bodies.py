@@ -23,7 +23,7 @@ class BodyStream:
     def __init__(self, receive: Receive, route: Route) -> None:
         self._receive = receive
         self._route = route
-        self._told = False
+        self._delivered = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Raises ClientGone when the rest does not arrive, or arrives too slowly."""
@@ -45,9 +45,9 @@ class BodyStream:
     async def for_django(self) -> dict[str, Any]:
         """The receive callable Django gets instead. Afterwards it waits for the disconnect, which the reader
         sees."""
-        if self._told:
+        if self._delivered:
             await asyncio.Event().wait()
-        self._told = True
+        self._delivered = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
 

@@ -19,15 +19,15 @@ def client_address(request: HttpRequest) -> str:
 
 def address_of(scope: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> str:
     """The same of an ASGI request that has not become Django's; `headers` are those that may be believed."""
-    told = b",".join(value for name, value in headers if name == b"x-forwarded-for")
-    return _reported(str((scope.get("client") or ("",))[0]), told.decode("latin-1"))
+    chain = b",".join(value for name, value in headers if name == b"x-forwarded-for")
+    return _reported(str((scope.get("client") or ("",))[0]), chain.decode("latin-1"))
 
 
 def _reported(peer: str, forwarded: str) -> str:
     hops = settings.TRUSTED_PROXY_HOPS
     if hops:
-        told = [part.strip() for part in forwarded.split(",")]
-        peer = told[-hops] if len(told) >= hops else peer
+        chain = [part.strip() for part in forwarded.split(",")]
+        peer = chain[-hops] if len(chain) >= hops else peer
     return _normal(peer)
 
 

@@ -197,7 +197,7 @@ def as_api_error(exc: BaseException) -> ApiError | None:
 
 
 def _bad_request(message: str) -> ApiError:
-    return ValidationFailed([Detail("PARSE_ERROR", message or "The request makes no sense")])
+    return ValidationFailed([Detail("PARSE_ERROR", message or "The request is malformed")])
 
 
 def _from_drf(exc: exceptions.APIException) -> ApiError:

@@ -11,7 +11,7 @@ from rest_framework.exceptions import ParseError
 
 MAX_DEPTH = 100
 MAX_ELEMENTS = 200_000  # values and keys: a graph of 2,000 nodes with 20 inputs each has 90,000
-MAX_ELEMENTS_ANONYMOUS = 1_000  # whoever has no account has a form to send, and no graph
+MAX_ELEMENTS_ANONYMOUS = 1_000  # without an account only forms are sent, no graphs
 TOO_DEEP = f"The JSON is nested more than {MAX_DEPTH} levels deep"
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # an unterminated string is searched once
 _BRACKETS = re.compile(rb"[\[\]{}]")

@@ -45,7 +45,7 @@ def _translated(scope: Scope) -> Scope:
     if path == PREFIX or path.startswith(f"{PREFIX}/"):
         key, _, rest = path.removeprefix(PREFIX).removeprefix("/").partition("/")
         if not KEY.fullmatch(key):
-            return _at(scope, PREFIX)  # there is nothing; what was meant as a key is not told
+            return _at(scope, PREFIX)  # a 404 that does not repeat the malformed key
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", f"Bearer {key}".encode()))
         return {**_at(scope, f"{DOOR}/{rest}"), "headers": headers, IN_PATH: True}

@@ -10,7 +10,7 @@ TAGS = {
     "files": "Uploads and outputs",
     "destinations": "Buckets that outputs are delivered to",
     "health": "Probes",
-    "metrics": "Figures, as JSON and for Prometheus",
+    "metrics": "Metrics, as JSON and for Prometheus",
     "workers": "GPU workers, for operators",
 }
 PATHS = (
@@ -64,7 +64,7 @@ curl -s $API/workflows/execute -H "Authorization: Bearer $TOKEN" \\
     }}'
 ```
 
-Here, *Authorize* takes the token.
+On this page, *Authorize* takes the token.
 """
 
 

@@ -24,8 +24,8 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 View = TypeVar("View", bound=Callable[..., Any])
 
 MEANINGS = {
-    400: "The request has mistakes; `details` has one entry for each",
-    401: "Authentication is required, or the token is not valid (any more)",
+    400: "The request has errors; `details` has one entry for each",
+    401: "Authentication is required, or the token is invalid or expired",
     403: "Not allowed",
     404: "Not found, or it belongs to another user",
     405: "The method is not available here; `Allow` lists those that are",
@@ -43,7 +43,7 @@ MEANINGS = {
 
 class DetailSerializer(serializers.Serializer[Any]):
     code = serializers.CharField(help_text="A stable code, such as REQUIRED_FIELD or INVALID_VALUE")
-    message = serializers.CharField(help_text="A sentence for people")
+    message = serializers.CharField(help_text="A readable sentence")
     field = serializers.CharField(
         allow_null=True, help_text="Dotted path of the element, such as workflow.nodes.3.inputs.2.value"
     )
@@ -51,8 +51,8 @@ class DetailSerializer(serializers.Serializer[Any]):
 
 class ErrorSerializer(serializers.Serializer[Any]):
     error = serializers.ChoiceField(choices=sorted(set(NAMES.values())), help_text="The type of error")
-    message = serializers.CharField(help_text="A sentence for people")
-    details = DetailSerializer(many=True, help_text="All mistakes of the request; empty for other errors")
+    message = serializers.CharField(help_text="A readable sentence")
+    details = DetailSerializer(many=True, help_text="All validation errors; empty for other errors")
     timestamp = serializers.DateTimeField(help_text="When it happened")
     request_id = serializers.CharField(
         allow_null=True, help_text="As in the header X-Request-ID; finds the request in the server's logs"
@@ -181,7 +181,7 @@ class Bearer(OpenApiAuthenticationExtension):
 
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-ID": {
-        "description": "The id of the request: the caller's if it sent a sane one, else ours",
+        "description": "The id of the request: the caller's if it sent a valid one, else generated",
         "schema": {"type": "string"},
     },
     "X-RateLimit-Limit": {

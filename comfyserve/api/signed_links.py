@@ -19,8 +19,8 @@ class SignedLinks:
         signature = self._signer.signature(f"{subject}:{expires}")
         return urlencode({"expires": expires, "signature": signature})
 
-    def good(self, subject: str, *, expires: str, signature: str) -> bool:
-        """Whether we signed it for this subject and it has not expired. Accepts arbitrary input."""
+    def is_valid(self, subject: str, *, expires: str, signature: str) -> bool:
+        """Whether we signed it for this subject and it has not expired. Accepts any input."""
         try:
             self._signer.unsign(f"{subject}:{expires}:{signature}")
             return int(expires) >= time.time()

@@ -37,11 +37,11 @@ def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
     if not serializer.is_valid():
         mistakes = flatten(serializer.errors, _codes(serializer.errors))
     what = "parameter" if isinstance(data, QueryDict) else "field"
-    told = {(detail.code, detail.field) for detail in mistakes}  # by a serializer itself
+    reported = {(detail.code, detail.field) for detail in mistakes}  # by a serializer itself
     mistakes += [
         detail
         for detail in _unknown_in(serializer, given, what=what)
-        if (detail.code, detail.field) not in told
+        if (detail.code, detail.field) not in reported
     ]
     if mistakes:
         raise ValidationFailed(mistakes)

@@ -63,7 +63,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
             Page("Dashboard", "monitoring", "admin:index"),
             Rows("Executions", "photo_library", "workflows.Execution"),
             Rows("Apps", "apps", "apps_catalog.App"),
-            Rows("Versions of apps", "history", "apps_catalog.AppVersion"),
+            Rows("App versions", "history", "apps_catalog.AppVersion"),
         ],
     ),
     (
@@ -75,7 +75,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         ],
     ),
     (
-        "What came of it",
+        "Results",
         [
             Rows("Files", "folder_open", "files.File"),
             Rows("Destinations", "cloud_upload", "files.Destination"),
@@ -84,7 +84,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         ],
     ),
     (
-        "People",
+        "Accounts",
         [
             Rows("Users", "group", "accounts.User"),
             Rows("API keys", "key", "accounts.ApiKey"),
@@ -92,7 +92,7 @@ SECTIONS: list[tuple[str, list[Rows | Page | Elsewhere]]] = [
         ],
     ),
     (
-        "Elsewhere",
+        "Links",
         [
             Elsewhere("Flower", "local_florist", "FLOWER_URL"),
             Page("API documentation", "api", "docs"),

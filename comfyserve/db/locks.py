@@ -10,7 +10,7 @@ import enum
 
 @enum.unique
 class AdvisoryLock(enum.IntEnum):
-    SUBMISSIONS = 1  # per user: serialises quota checks and assignment of queue positions
+    SUBMISSIONS = 1  # per user: serialises quota checks and the assignment of queue positions
     BACKEND = 2  # one process serves a ComfyUI (session lock on the connection that renews its leases)
     FOLDING = 4  # one process aggregates the metrics
     WEBHOOKS = 5  # one process selects deliveries, so that limits per host and user hold

@@ -1,4 +1,4 @@
-"""Whether a pooler between us and PostgreSQL gives our sessions to others.
+"""Detects a pooler between us and PostgreSQL that shares our sessions with other clients.
 
 PgBouncer in transaction or statement mode does: session locks are then held by nobody or by everybody, LISTEN
 hears nothing, and the timeouts of our sessions are lost. GPU workers refuse to work that way.

@@ -34,12 +34,12 @@ class Door:
 
 DOORS = (
     Door("API documentation", "/docs", "try every call in the browser"),
-    Door("API reference", "/redoc", "the same, to read"),
-    Door("OpenAPI schema", "/schema", "the same, for generators"),
+    Door("API reference", "/redoc", "the same, for reading"),
+    Door("OpenAPI schema", "/schema", "for code generators"),
     Door("Apps", "/apps/", "workflows under a name, with a form to run each"),
     Door("Console", "/admin/", "executions, workers, models, users: for operators"),
-    Door("Health", "/health/detailed", "how each part is"),
-    Door("Metrics", "/metrics/", "figures, as JSON and for Prometheus"),
+    Door("Health", "/health/detailed", "the state of each component"),
+    Door("Metrics", "/metrics/", "as JSON and for Prometheus"),
 )
 
 

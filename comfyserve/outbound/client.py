@@ -277,9 +277,9 @@ def _answer(
     max_bytes: int,
     deadline: Deadline,
 ) -> Answer:
-    told = response.headers.get("Content-Length", "")
-    if told.isdigit() and int(told) > max_bytes:
-        raise TooLarge(f"It has {int(told)} bytes; at most {max_bytes} are allowed")
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise TooLarge(f"It has {int(announced)} bytes; at most {max_bytes} are allowed")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("", "identity"):
         # The decompressed size cannot be known in advance.

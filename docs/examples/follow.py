@@ -1,9 +1,9 @@
-"""Submit a workflow, follow it live, and save what it makes. Needs `pip install requests`.
+"""Submit a workflow, follow it live, and save its outputs. Needs `pip install requests`.
 
     python follow.py http://localhost:8000 TOKEN workflow.json
 
-TOKEN is an access token of POST /auth/login, or an API key of POST /auth/keys. A connection that breaks is
-made again and goes on after the last event, so none is lost.
+TOKEN is an access token of POST /auth/login, or an API key of POST /auth/keys. After a
+disconnect it reconnects and resumes after the last event, so none is lost.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Receive webhooks and see that they are genuine. Needs `pip install standardwebhooks`.
+"""Receive webhooks and verify their signatures. Needs `pip install standardwebhooks`.
 
     python receive.py 9000 whsec_…
 
-The secret is what GET /auth/webhook-secret gives. A webhook may come twice, after a break: the header
-`webhook-id` is then the same. For a receiver on your own machine the server needs OUTBOUND_ALLOW=127.0.0.1
+The secret is returned by GET /auth/webhook-secret. A webhook may arrive twice; then it has the same
+`webhook-id` header. For a receiver on your own machine the server needs OUTBOUND_ALLOW=127.0.0.1
 and WEBHOOK_HTTPS_ONLY=false.
 """
 
@@ -22,13 +22,13 @@ class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
-            told = Webhook(self.secret).verify(body, dict(self.headers))
+            event = Webhook(self.secret).verify(body, dict(self.headers))
         except WebhookVerificationError as error:
             self.send_error(400, str(error))
             return
         if self.headers["webhook-id"] not in self.known:
             self.known.add(self.headers["webhook-id"])
-            print(told["event"], told["execution_id"], flush=True)
+            print(event["event"], event["execution_id"], flush=True)
         self.send_response(204)
         self.end_headers()
 

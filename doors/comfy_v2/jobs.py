@@ -108,7 +108,7 @@ def _checked(body: Any) -> dict[str, Any]:
         raise ValidationFailed.of("workflow", "Field 'workflow' is required", "REQUIRED_FIELD")
     for name in body.keys() - set(FIELDS):
         raise ValidationFailed.of(
-            str(name)[:100], f"There is no such field; there are {', '.join(FIELDS)}", "UNKNOWN_FIELD"
+            str(name)[:100], f"There is no such field; the fields are {', '.join(FIELDS)}", "UNKNOWN_FIELD"
         )
     if not isinstance(body.get("workflow"), dict | str):
         raise ValidationFailed.of("workflow", "Field 'workflow' is required", "REQUIRED_FIELD")
@@ -124,7 +124,7 @@ def _check_extra_data(extra: Any) -> None:
         raise ValidationFailed.of("extra_data", "'extra_data' must be an object of objects", "INVALID_TYPE")
     if extra.keys() - set(ExtraData.KNOWN):
         known = ", ".join(ExtraData.KNOWN)
-        message = f"Of 'extra_data' only {known} are taken"
+        message = f"Of 'extra_data' only {known} are accepted"
         raise ComfyError(422, "extra_data_not_supported", message)
 
 
@@ -134,7 +134,9 @@ def _labels(given: Any) -> dict[str, str]:
     if not isinstance(given, dict):
         raise ComfyError(422, "metadata_invalid", "'metadata' must be an object of strings")
     if len(given) > PAIRS:
-        raise ComfyError(422, "metadata_invalid", f"'metadata' has {len(given)} pairs; {PAIRS} are allowed")
+        raise ComfyError(
+            422, "metadata_invalid", f"'metadata' has {len(given)} pairs; at most {PAIRS} are allowed"
+        )
     for key, value in given.items():
         if not 0 < len(key) <= LONGEST_KEY or "\x00" in key:
             raise ComfyError(422, "metadata_invalid", f"A key has 1 to {LONGEST_KEY} characters: {key[:100]}")
@@ -150,7 +152,7 @@ def _submit(user: User, given: Mapping[str, Any]) -> submission.Accepted:
         if not isinstance(given["workflow"], str):
             raise ValidationFailed.of("workflow", "With 'inputs', 'workflow' is the name of an app")
         if given.get("extra_data"):
-            raise ValidationFailed.of("extra_data", "'extra_data' can not be given with 'inputs'")
+            raise ValidationFailed.of("extra_data", "'extra_data' cannot be given with 'inputs'")
         inputs = _with_files(given["inputs"], user)
         return running.run(
             user=user, app=given["workflow"], inputs=inputs, metadata=given["metadata"]
@@ -177,7 +179,7 @@ def _with_files(value: Any, user: User) -> Any:
 
 def _replaced(value: Any, found: set[str], depth: int) -> Any:
     if depth > DEEPEST:
-        raise ValidationFailed.of("workflow", "It is nested too deeply")
+        raise ValidationFailed.of("workflow", "The workflow is nested too deeply")
     if isinstance(value, list):
         return [_replaced(each, found, depth + 1) for each in value]
     if not isinstance(value, dict):

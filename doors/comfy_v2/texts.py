@@ -19,7 +19,7 @@ def is_text(asset_id: str) -> bool:
 
 
 def find(*, user: User, asset_id: str) -> Output:
-    """The text output of one of the user's executions, which comes with it."""
+    """The text output of one of the user's executions, with the execution."""
     number = asset_id.removeprefix(PREFIX)
     found = None
     if number.isascii() and number.isdigit() and len(number) < 19:
@@ -31,7 +31,7 @@ def find(*, user: User, asset_id: str) -> Output:
 
 
 def asset(made: Output, *, base: str) -> dict[str, Any]:
-    """The Comfy API's `Asset`. Its address takes the key, unlike those of files."""
+    """The Comfy API's `Asset`. Its URL requires the API key, unlike those of files."""
     created: datetime = made.execution.completed_at or made.execution.created_at
     return {**_common(made, base=base), "file_path": _name(made), "created_at": created, "expires_at": None}
 

@@ -26,7 +26,7 @@ class PromptRefused(ApiError):
 
 
 class AnyTypeJSONParser(StrictJSONParser):
-    """ComfyUI reads JSON whatever the Content-Type says; its own examples say it is a form."""
+    """Parses JSON whatever the Content-Type, as ComfyUI does; its own examples send it as a form."""
 
     media_type = "*/*"
 
@@ -62,7 +62,7 @@ def body(known: ApiError) -> dict[str, Any]:
 
 
 def _sentence(detail: Detail) -> str:
-    """With its path, where the message does not name it."""
+    """The message, preceded by the path if it does not name it."""
     if not detail.field or detail.field in detail.message:
         return detail.message
     return f"{detail.field}: {detail.message}"

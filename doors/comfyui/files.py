@@ -19,23 +19,23 @@ from files.views import by_method
 
 from .errors import ComfyUIView, body
 
-# The form's fields and their characters. ComfyUI's folders are not ours: they are taken and change nothing.
+# Form fields and their maximum lengths. ComfyUI's folder fields are accepted and ignored.
 FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
 PREVIEWS, PREVIEW_QUALITY = ("webp", "jpeg"), 90  # as ComfyUI makes them
 
 
 class UploadView(ComfyUIView):
     def post(self, request: Request) -> None:
-        """Answered by `upload`, which reads the form as it comes."""
+        """Handled by `upload`, which parses the form as it is received."""
 
 
 class ViewView(ComfyUIView):
     def get(self, request: Request) -> None:
-        """Answered by `view`."""
+        """Handled by `view`."""
 
 
 async def _upload(request: HttpRequest) -> HttpResponseBase:
-    """The name is the file's id, which LoadImage and its like take."""
+    """The returned name is the file's id, which LoadImage and similar nodes accept."""
     try:
         user = await in_request_thread(authentication.require, request)
         incoming = await in_thread(Incoming)

@@ -1,4 +1,4 @@
-"""What the fleet has, as one ComfyUI would tell it."""
+"""What the fleet has, as one ComfyUI would report it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ObjectInfoView(ComfyUIView):
 
 class OneObjectInfoView(ComfyUIView):
     def get(self, request: Request, class_type: str) -> Response:  # noqa: ARG002
-        """Empty for a class that no worker has, as ComfyUI answers."""
+        """Empty for a class that no worker has, as in ComfyUI."""
         about = object_info.fleet().get(class_type)
         return Response({} if about is None else {class_type: _shown(class_type, about)})
 
@@ -85,7 +85,7 @@ def _names(folder: str) -> list[Any]:
 
 class SystemStatsView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """Of the service; its GPUs are shared, and so no figures of one machine are told."""
+        """Of the service: its GPUs are shared, so no figures of single machines are shown."""
         system = {"os": "posix", "comfyui_version": "0.3.75", "python_version": "", "argv": []}
         device = {"name": "fleet", "type": "cuda", "index": 0, "vram_total": 0, "vram_free": 0}
         return Response({"system": system, "devices": [device]})
@@ -108,17 +108,17 @@ class EmptyObjectView(ComfyUIView):
 
 class FreeView(ComfyUIView):
     def post(self, request: Request) -> Response:  # noqa: ARG002
-        """Nothing: the memory of the GPUs is the service's to manage."""
+        """Does nothing: the service manages the GPUs' memory."""
         return Response()
 
 
 def features() -> dict[str, Any]:
-    """What the websocket answers to `feature_flags`, too."""
+    """Also the websocket's reply to `feature_flags`."""
     return {"supports_preview_metadata": True, "max_upload_size": settings.MAX_UPLOAD_BYTES}
 
 
 def _shown(class_type: str, about: Any) -> Any:
-    """Without the files in ComfyUI's input folder, which are those of all users."""
+    """Without the files in ComfyUI's input folder, which belong to all users."""
     own = file_inputs.taking_files(class_type)
     given = about.get("input") if isinstance(about, dict) else None
     if not own or not isinstance(given, dict):

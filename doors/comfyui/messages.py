@@ -1,4 +1,4 @@
-"""The websocket's messages in ComfyUI's form: text is JSON of `{"type", "data"}`, pictures are binary."""
+"""The websocket's messages in ComfyUI's format: text is JSON `{"type", "data"}`, images are binary."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from . import representations
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # the kinds of binary message
 IMAGE_TYPES = {"image/jpeg": 1, "image/png": 2}
-# What every websocket of the user gets of a prompt that was submitted without a client id; of all others
-# only the websocket of that client id gets anything.
+# Sent to every websocket of the user for a prompt submitted without a client id. For all other prompts only
+# the websocket of the client id gets messages.
 BROADCAST = ("progress", "progress_state", "picture")
 
 
@@ -36,7 +36,7 @@ def status(remaining: int, *, sid: str | None = None) -> str:
 
 
 def relayed(given: Mapping[str, Any], *, with_metadata: bool) -> str | bytes:
-    """One that a GPU worker relayed from its ComfyUI."""
+    """A message that a GPU worker relayed from its ComfyUI."""
     kind, data = given["type"], given["data"]
     if kind == "progress_text":
         node, text = str(data["node"]).encode(), str(data["text"]).encode()
@@ -53,12 +53,12 @@ def relayed(given: Mapping[str, Any], *, with_metadata: bool) -> str | bytes:
 # -- read from the database ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Standing:
-    """Where a user stands when a websocket opens. `alive` and `now` tell what ends after that."""
+    """A user's prompts when a websocket opens. `alive` and `now` identify what ends after that."""
 
     remaining: int
     alive: frozenset[UUID]
     now: datetime
-    node: str | None  # that runs for this client id
+    node: str | None  # running for this client id
 
 
 def standing(user_id: int, client_id: str) -> Standing:
@@ -87,7 +87,7 @@ class Ending:
 
 
 def ending(execution_id: UUID) -> Ending | None:
-    """None for one that was deleted, and for one that has not ended."""
+    """None if the execution was deleted or has not ended."""
     execution = Execution.objects.select_related("graph").filter(id=execution_id).first()
     if execution is None or execution.status in ALIVE:
         return None

@@ -22,7 +22,7 @@ from workflows.queue import partner_keys, submission
 from . import representations
 from .errors import ComfyUIView, PromptRefused
 
-SHOWN = 200  # prompts in one answer of the queue
+SHOWN = 200  # prompts in one response of the queue
 HISTORY, LONGEST_HISTORY = 64, 200
 LONGEST_CLIENT_ID = 200
 IDS = 100  # in one request
@@ -34,8 +34,8 @@ class PromptView(ComfyUIView):
         return Response({"exec_info": {"queue_remaining": remaining}})
 
     def post(self, request: Request) -> Response:
-        """Submit. `client_id` names the websocket that gets its messages. `number` and `front` are taken and
-        change nothing: the queue is fair."""
+        """Submit. `client_id` names the websocket that gets its messages. `number` and `front` are accepted
+        and ignored: the queue is fair."""
         given = _object(request.data)
         prompt = given.get("prompt")
         if not isinstance(prompt, dict) or not prompt:
@@ -46,7 +46,7 @@ class PromptView(ComfyUIView):
         except IntegrityError:
             if selectors.by_id(execution_id) is None:
                 raise
-            raise PromptRefused("invalid_prompt_id", "There is such a prompt_id already") from None
+            raise PromptRefused("invalid_prompt_id", "This prompt_id is already in use") from None
         return Response({"prompt_id": str(execution_id), "number": 0, "node_errors": {}})
 
 
@@ -55,13 +55,13 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
     if not isinstance(extra, dict):
         raise ValidationFailed.of("extra_data", "'extra_data' must be an object", "INVALID_TYPE")
     if keys := [name for name in extra if name.endswith("_comfy_org") and name not in partner_keys.NAMES]:
-        # They might be secrets, and would be kept with the execution in clear.
+        # They might be secrets, and would be stored with the execution in plain text.
         known = ", ".join(partner_keys.NAMES)
-        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", f"Of such keys only {known} are taken")
+        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", f"Of such keys only {known} are accepted")
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         raise ValidationFailed.of("partial_execution_targets", "It must be a list of node ids")
     if (client_id := _client_id(given)) is not None:
-        extra = {**extra, "client_id": client_id}  # where ComfyUI keeps it, too
+        extra = {**extra, "client_id": client_id}  # as in ComfyUI
     submission.submit(
         user=user,
         workflow={"prompt": prompt},
@@ -86,7 +86,7 @@ def _client_id(given: dict[str, Any]) -> str | None:
 
 class QueueView(ComfyUIView):
     def get(self, request: Request) -> Response:
-        """What runs and what waits, in one query, so that none is missing while it changes."""
+        """The running and waiting prompts, in one query, so that none is missed while they change state."""
         rows = _alive(user_of(request)).select_related("graph").order_by("created_at", "id")[:SHOWN]
         shown: dict[str, list[Any]] = {"queue_running": [], "queue_pending": []}
         for number, each in enumerate(rows):
@@ -95,7 +95,7 @@ class QueueView(ComfyUIView):
         return Response(shown)
 
     def post(self, request: Request) -> Response:
-        """Cancel those named, or with `clear` all that wait."""
+        """Cancel the given prompts, or with `clear` all waiting ones."""
         user, given = user_of(request), _object(request.data)
         waiting = _alive(user).filter(status=Status.PENDING)
         if given.get("clear") is not True:
@@ -153,7 +153,7 @@ class OneHistoryView(ComfyUIView):
 
 
 def _one(user: User, prompt_id: str) -> dict[str, Any]:
-    """Empty for one that has not ended, and for all that are not the user's, as ComfyUI answers."""
+    """Empty if it has not ended or is not the user's, as in ComfyUI."""
     try:
         found = selectors.execution_of(user=user, execution_id=prompt_id, with_graph=True)
     except NotFound:
@@ -178,7 +178,7 @@ def _ended(user: User) -> QuerySet[Execution]:
 
 
 def _cancel(rows: QuerySet[Execution]) -> None:
-    for each in list(rows):  # as many as the user may have waiting
+    for each in list(rows):  # the most that a user may have waiting
         try:
             submission.cancel(execution=each)
         except Conflict:
@@ -192,7 +192,7 @@ def _object(data: Any) -> dict[str, Any]:
 
 
 def _ids(given: dict[str, Any]) -> list[UUID]:
-    """Those of `delete`; one that is no UUID names nothing."""
+    """The ids in `delete`, without those that are no UUIDs."""
     named = given.get("delete") or []
     if not isinstance(named, list) or len(named) > IDS:
         raise ValidationFailed.of("delete", f"'delete' must be a list of at most {IDS} ids")

@@ -20,7 +20,7 @@ def queue_item(execution: Execution, number: int) -> list[Any]:
 
 
 def _prompt(execution: Execution) -> dict[str, Any]:
-    """As it was submitted; empty where the owner of the app that it ran does not show it."""
+    """As submitted; empty if the app's owner does not show the workflow."""
     hidden_from = (execution.app or {}).get("hidden_from")
     if hidden_from not in (None, execution.user_id):
         return {}
@@ -28,7 +28,7 @@ def _prompt(execution: Execution) -> dict[str, Any]:
 
 
 def history(executions: Sequence[Execution]) -> dict[str, Any]:
-    """By prompt_id, in the order given. They must have ended, and come with their graphs."""
+    """By prompt_id, in the given order. They must have ended and have their graphs loaded."""
     ids = [each.id for each in executions]
     made = selectors.outputs(ids)
     details = selectors.error_details_of([each.id for each in executions if each.error])
@@ -68,7 +68,7 @@ def first_message(execution: Execution) -> tuple[str, dict[str, Any]]:
 
 
 def last_message(execution: Execution, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """ComfyUI's message on how it ended; it must have."""
+    """ComfyUI's final message; the execution must have ended."""
     ended = {"prompt_id": str(execution.id), "timestamp": _milliseconds(execution.completed_at)}
     match execution.status:
         case Status.COMPLETED:

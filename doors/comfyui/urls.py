@@ -1,4 +1,4 @@
-"""ComfyUI's routes; it answers each of them under `/api` as well."""
+"""ComfyUI's routes; each is also served under `/api`, as in ComfyUI."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 UPGRADE = "comfyserve.websocket"  # in the scope of a handshake
 LONGEST_SECONDS = 24 * 3600.0
-MOST_MESSAGES = 5000  # from one client; it has little to say
+MOST_MESSAGES = 5000  # per message from a client
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # codes of closing
 
 
@@ -56,7 +56,7 @@ class UpgradeRequired(ApiError):
 
 @dataclass(frozen=True)
 class Admitted:
-    """A handshake that was accepted. It ends when `credential` is no longer good."""
+    """A handshake that was accepted. It ends when `credential` is no longer valid."""
 
     user_id: int
     client_id: str
@@ -65,10 +65,10 @@ class Admitted:
 
 class WebsocketView(ComfyUIView):
     def get(self, request: Request) -> HttpResponse:
-        """Admits to the websocket. LimitExceeded where the user has too many streams open."""
+        """Admit the websocket. LimitExceeded if the user has too many open streams."""
         user, client_id = user_of(request), request.query_params.get("clientId") or uuid.uuid4().hex
         if not request._request.scope.get(UPGRADE):  # type: ignore[attr-defined]
-            raise UpgradeRequired("This is a websocket", headers={"Upgrade": "websocket"})
+            raise UpgradeRequired("This route is a websocket", headers={"Upgrade": "websocket"})
         if len(client_id) > LONGEST_CLIENT_ID:
             raise ValidationFailed.of("clientId", f"It must have at most {LONGEST_CLIENT_ID} characters")
         limit = settings.STREAMS_PER_USER
@@ -133,11 +133,11 @@ class Websocket:
         self._reader = MessageReader(user_id=admitted.user_id, credential=admitted.credential)
         self._with_metadata = False
         self._greeted = asyncio.Event()
-        self._announced: set[UUID] = set()  # of which a `status` was sent
-        self._started: set[UUID] = set()  # of which `execution_start` was sent
+        self._announced: set[UUID] = set()  # for which a `status` was sent
+        self._started: set[UUID] = set()  # for which `execution_start` was sent
 
     async def serve(self, receive: Receive, send: Send) -> None:
-        """Until the client leaves, its credential ends, it is too slow, or the server stops."""
+        """Runs until the client disconnects or is too slow, its credential ends, or the server stops."""
         # ComfyUI: of several connections with one client id, the newest gets the messages.
         self._newest[self._user_id, self._client_id] = self
         self._send = send
@@ -145,12 +145,12 @@ class Websocket:
         listening = asyncio.create_task(self._listen(receive))
         try:
             await self._hub.join(self._reader)
-            await self._speak()
-            await self._give({"type": "websocket.close", "code": self._reason()})
+            await self._send_events()
+            await self._send_within({"type": "websocket.close", "code": self._reason()})
         except TimeoutError:
             tcp_transport.cut(send)
         except OSError:
-            pass  # the client has gone
+            pass  # the client has disconnected
         finally:
             listening.cancel()
             await self._hub.leave(self._reader)
@@ -176,7 +176,7 @@ class Websocket:
         return TRY_LATER if self._reader.overflowed else POLICY
 
     # -- to the client -----------------------------------------------------------------------------------
-    async def _speak(self) -> None:
+    async def _send_events(self) -> None:
         self._standing = await self._hub.reads(messages.standing, self._user_id, self._client_id)
         self._announced |= self._standing.alive
         await self._text(messages.status(self._standing.remaining, sid=self._client_id))
@@ -187,16 +187,16 @@ class Websocket:
         while not self._reader.closed and time.monotonic() < ends_at:
             await self._reader.wait(ends_at - time.monotonic())
             for event in self._reader.take():
-                await self._hear(event)
+                await self._on_news(event)
 
-    async def _hear(self, event: Event) -> None:
+    async def _on_news(self, event: Event) -> None:
         id_ = event.execution_id
         if event.ends:
             await self._end(id_)
             return
         if id_ not in self._announced:
             self._announced.add(id_)
-            await self._tell_status()
+            await self._send_status()
         if event.name == "comfyui":
             await self._pass_on(id_, event.data["client_id"], event.data["message"])
 
@@ -209,7 +209,7 @@ class Websocket:
         await (self._bytes(relayed) if isinstance(relayed, bytes) else self._text(relayed))
 
     async def _end(self, id_: UUID) -> None:
-        """The outputs are stored now, so clients that are told of the end find them in the history."""
+        """The outputs are stored by now, so clients find them in the history after this message."""
         ending = await self._hub.reads(messages.ending, id_)
         self._announced.discard(id_)
         if ending is None or not self._ends_after_opening(id_, ending):
@@ -218,18 +218,18 @@ class Websocket:
         if ours:
             for text in (*self._missing_start(id_, ending), *ending.outputs, ending.last):
                 await self._text(text)
-        await self._tell_status()
+        await self._send_status()
         if ours:
             await self._text(messages.message("executing", {"node": None, "prompt_id": id_}))
 
     def _missing_start(self, id_: UUID, ending: messages.Ending) -> list[str]:
-        """Where no worker could tell us that it began, for want of Redis."""
+        """If no worker could announce the start, because Redis was unavailable."""
         known = id_ in self._started
         self._started.discard(id_)
         return [] if known or id_ in self._standing.alive else [ending.first]
 
     def _ends_after_opening(self, id_: UUID, ending: messages.Ending) -> bool:
-        """The hub also tells of what ended within the last minute."""
+        """The hub also reports executions that ended within the last minute."""
         at = ending.completed_at
         return id_ in self._standing.alive or (at is not None and at >= self._standing.now)
 
@@ -238,23 +238,23 @@ class Websocket:
             return False
         return kind in messages.BROADCAST if client_id is None else client_id == self._client_id
 
-    async def _tell_status(self) -> None:
+    async def _send_status(self) -> None:
         await self._text(messages.status(await self._hub.reads(messages.remaining, self._user_id)))
 
     async def _text(self, text: str) -> None:
-        await self._give({"type": "websocket.send", "text": text})
+        await self._send_within({"type": "websocket.send", "text": text})
 
     async def _bytes(self, data: bytes) -> None:
-        await self._give({"type": "websocket.send", "bytes": data})
+        await self._send_within({"type": "websocket.send", "bytes": data})
 
-    async def _give(self, message: dict[str, Any]) -> None:
-        """TimeoutError where the client has not taken what came before it."""
+    async def _send_within(self, message: dict[str, Any]) -> None:
+        """TimeoutError if the client has not read the previous messages."""
         async with asyncio.timeout(settings.SLOW_READER_SECONDS):
             await self._send(message)
 
 
 def _flags(text: str | None) -> dict[str, Any] | None:
-    """What the client says of itself in its first message; None where that is another message."""
+    """The feature flags in the client's first message; None if it is another message."""
     try:
         given = json.loads(text or "")
     except ValueError:

@@ -1,8 +1,8 @@
 """The Model Context Protocol at /mcp (streamable HTTP, without sessions), for agents.
 
-asgi       the application: who asks is found as for any request, then the `mcp` package answers
+asgi       the application: authenticates as for any request, then the `mcp` package responds
 server     the tools and their schemas, for the `mcp` package
 resources  results and files as resources
 tools      what the tools do
-views      the way into it: credentials, rate limits, audit
+views      the entry point: credentials, rate limits, audit
 """

@@ -1,6 +1,6 @@
 """Results and files as resources: `comfyserve://executions/{id}` and `comfyserve://files/{id}`.
 
-Each function runs in a thread and answers with plain values.
+Each function runs in a thread and returns plain values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .views import Caller
 
 SCHEME = "comfyserve://"
 MOST_LISTED = 50  # the newest executions
-LARGEST_FILE = 8 * 1024 * 1024  # bytes; larger ones are downloaded by the address in the result
+LARGEST_FILE = 8 * 1024 * 1024  # bytes; larger ones are downloaded from the URL in the result
 JSON = "application/json"
 TEMPLATES: tuple[dict[str, Any], ...] = (
     {
@@ -63,7 +63,7 @@ def listed(caller: Caller) -> list[dict[str, Any]]:
 
 
 def read(caller: Caller, uri: str) -> Content:
-    """NotFound where there is none of the caller's; PayloadTooLarge for a large file."""
+    """NotFound unless it belongs to the caller; PayloadTooLarge for a large file."""
     kind, _, id_ = uri.removeprefix(SCHEME).partition("/")
     if uri.startswith(SCHEME) and kind == "executions":
         found = selectors.whole_of(user=caller.user, execution_id=id_)
@@ -77,7 +77,7 @@ def read(caller: Caller, uri: str) -> Content:
 def _file(caller: Caller, file_id: str) -> Content:
     file = queries.file_of(file_id=file_id, user=caller.user)
     if file.size > LARGEST_FILE:
-        raise PayloadTooLarge(f"The file has {file.size} bytes; download it by the address in the result")
+        raise PayloadTooLarge(f"The file has {file.size} bytes; download it from the URL in the result")
     with storing.opened(file) as reader:
         content = reader.read(file.size)
     if file.content_type.startswith("text/") or file.content_type == JSON:

@@ -27,7 +27,7 @@ CALLER = "comfyserve.mcp_caller"  # key in the scope of an authenticated request
 DEFAULT_WAIT = 60
 INSTRUCTIONS = (
     "Runs apps: ComfyUI workflows with typed inputs. Tools named app_… run one app each; run_app runs any. "
-    "A run that has not ended in time answers with its execution_id: ask get_result for it later."
+    "A run that has not ended in time returns its execution_id: call get_result with it later."
 )
 _TEXT = {"type": "string"}
 _WAIT = {"type": "integer", "minimum": 0, "description": "Seconds to wait for the result"}
@@ -40,7 +40,7 @@ FIXED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["app"],
     ),
     "get_result": (
-        "State and result of an execution; pictures come as images",
+        "State and result of an execution; images are included",
         {"execution_id": _TEXT, "wait_seconds": _WAIT},
         ["execution_id"],
     ),

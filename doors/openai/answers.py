@@ -80,21 +80,25 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
         return 404, "The execution was deleted"
     if any(each.status not in TERMINAL for each in executions):
         state_machine.cancel_all(ids, by="the end of the request that waited for it")
-        return 504, "The pictures were not made in time; the executions are cancelled"
+        return 504, "The images were not ready in time; the executions are cancelled"
     for each in executions:
         if each.status != Status.COMPLETED:
             cancelled = each.status == Status.CANCELLED
-            return (409, "The execution was cancelled") if cancelled else (500, each.error or "It failed")
+            return (
+                (409, "The execution was cancelled")
+                if cancelled
+                else (500, each.error or "The execution failed")
+            )
     return None
 
 
 def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
     pictures = [picture for each in media_of(executions, "image/").values() for picture in each]
     if not pictures:
-        refuse(response, 500, "The app made no picture")
+        refuse(response, 500, "The app produced no image")
         return
     if not wanted.as_url and sum(each.bytes.size for each in pictures) > MOST_BYTES:
-        refuse(response, 413, "The pictures are too large for one answer; ask with response_format 'url'")
+        refuse(response, 413, "The images are too large for one response; use response_format 'url'")
         return
     data = [_shown(each, wanted) for each in pictures]
     kind = pictures[0].bytes.content_type.removeprefix("image/")
@@ -115,7 +119,7 @@ def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wante
 
 @dataclass(frozen=True)
 class Media:
-    """A file that the app made, and what it was converted to, if it was."""
+    """An output file of the app, and its conversion, if any."""
 
     file: File
     made: ConvertedFile | None
@@ -127,7 +131,7 @@ class Media:
 
 def media_of(executions: Sequence[Execution], kind: str) -> dict[UUID, list[Media]]:
     """Files whose content type begins with `kind`, by execution: those of the app's named outputs, else all;
-    previews only where there is nothing else."""
+    previews only if there is nothing else."""
     made = selectors.outputs([each.id for each in executions])
     found: dict[UUID, list[Media]] = {}
     for execution in executions:
@@ -145,7 +149,7 @@ def media_of(executions: Sequence[Execution], kind: str) -> dict[UUID, list[Medi
 
 
 def link(media: Media, *, base: str) -> str:
-    """A signed address of the converted bytes, else of the original."""
+    """A signed URL of the converted bytes, else of the original."""
     if media.made is None:
         return links.download_url(media.file, base=base)
     filename = converted.filename_of(media.file, media.made.content_type)

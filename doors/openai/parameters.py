@@ -62,7 +62,7 @@ class VideoSerializer(serializers.Serializer[Any]):
 
 
 def output_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`output` of the run; empty: as the app makes them. OpenAI's compression goes from 0, quality from 1."""
+    """`output` of the run; empty: as the app produces it. OpenAI's compression starts at 0, quality at 1."""
     wanted = given["output_format"]
     if wanted in (None, "png"):
         return {"format": wanted} if wanted else {}
@@ -120,7 +120,7 @@ def _prompt_input(inputs: Sequence[Parameter]) -> Parameter:
     named = [each for name in PROMPTS for each in texts if each.name == name]
     found = next(iter(named or texts), None)
     if found is None:
-        raise ValidationFailed.of("prompt", "The app has no text input that could take the prompt")
+        raise ValidationFailed.of("prompt", "The app has no text input for the prompt")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files that come with a form: stored, for the app's inputs to name."""
+"""Files in a form: stored, to be referenced by the app's inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def stored(upload: Upload, user: User, field: str, *, kinds: tuple[str, ...] = ("image",)) -> tuple[str, str]:
-    """(its file_id, which of the `kinds` it is). ValidationFailed where it is none of them."""
+    """(its file_id, which of the `kinds` it is). ValidationFailed if it is none of them."""
     with Incoming() as incoming:
         for piece in upload.chunks():
             incoming.write(piece)

@@ -23,7 +23,10 @@ from . import uploads, videos
 from .parameters import VideoSerializer
 
 REFERENCE = "input_reference"
-IN_REFERENCE = ("file_id", "image_url")  # of one that is an object; a form writes input_reference[file_id]
+IN_REFERENCE = (
+    "file_id",
+    "image_url",
+)  # of a reference that is an object; a form writes input_reference[file_id]
 
 
 class ListSerializer(serializers.Serializer[Any]):
@@ -41,7 +44,7 @@ class VideosView(APIView):
     parser_classes = [MultiPartParser, StrictJSONParser]
 
     def post(self, request: Request) -> Response:
-        """Answered at once; the video is polled."""
+        """Responds immediately; clients poll for the video."""
         if not isinstance(request.data, dict):
             raise ValidationFailed.of("body", "The body must be an object", "INVALID_TYPE")
         user = user_of(request)
@@ -85,7 +88,7 @@ class VideoContentView(APIView):
     content_negotiation_class = AnyAccept  # OpenAI's client accepts application/binary only
 
     def get(self, request: Request, video_id: str) -> HttpResponseRedirect:
-        """To the signed link of the bytes: they come from where all downloads come from."""
+        """Redirects to a signed URL of the bytes, as other downloads are served."""
         given = checked(ContentSerializer, request.query_params.dict())
         execution = videos.find(user=user_of(request), video_id=video_id)
         base = addresses.base_of(request._request)

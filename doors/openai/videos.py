@@ -1,4 +1,4 @@
-"""OpenAI's video API: an execution whose metadata says that it was asked for here."""
+"""OpenAI's video API: a video is an execution whose metadata marks it as requested here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from workflows.queue import submission
 
 from . import answers, models, parameters
 
-MARK = "openai_video"  # of the metadata: what was asked for, which the answers repeat
-LONGEST_PROMPT = 1000  # characters of it that are repeated
+MARK = "openai_video"  # key of the metadata: the request's fields, which responses repeat
+LONGEST_PROMPT = 1000  # characters repeated
 STATUSES = {
     Status.PENDING: "queued",
     Status.RUNNING: "in_progress",
@@ -33,9 +33,9 @@ STATUSES = {
 def create(
     *, user: User, given: Mapping[str, Any], more: Mapping[str, Any], references: Mapping[str, str]
 ) -> Execution:
-    """Put a run of the app into the queue. `references`: file ids or addresses by "image" and "video".
+    """Queue a run of the app. `references`: file ids or addresses by "image" and "video".
 
-    Animated pictures and other kinds of video become MP4, which is what OpenAI's clients expect.
+    Animated images and other video formats become MP4, which is what OpenAI's clients expect.
     """
     found = models.find(user=user, name=given["model"])
     values = parameters.video_values(found.inputs, given, more, references=references)
@@ -61,7 +61,7 @@ def find(*, user: User, video_id: str) -> Execution:
 
 
 def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple[list[Execution], bool]:
-    """(one page, whether there are more). NotFound where `after` is no video of the user's."""
+    """(one page, whether there are more). NotFound if `after` is not a video of the user."""
     rows: QuerySet[Execution] = (
         selectors.executions_of(user=user).exclude(metadata={}).filter(metadata__has_key=MARK)
     )
@@ -77,13 +77,13 @@ def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple
 
 
 def delete(execution: Execution) -> dict[str, Any]:
-    """Conflict while it waits or runs."""
+    """Raises Conflict while it waits or runs."""
     submission.delete(execution=execution)
     return {"id": str(execution.id), "object": "video.deleted", "deleted": True}
 
 
 def link(execution: Execution, *, variant: str, base: str) -> str:
-    """The address of the video's bytes, or of its thumbnail."""
+    """The URL of the video's bytes, or of its thumbnail."""
     found = _made([execution])[execution.id]
     if found is None:
         said = STATUSES[Status(execution.status)]
@@ -140,12 +140,12 @@ def _error(execution: Execution, made: answers.Media | None) -> dict[str, str] |
         case Status.CANCELLED:
             return {"code": "cancelled", "message": "The execution was cancelled"}
         case Status.COMPLETED if made is None:
-            return {"code": "no_video", "message": "The app made no video" + _no_video(execution)}
+            return {"code": "no_video", "message": "The app produced no video" + _no_video(execution)}
     return None
 
 
 def _no_video(execution: Execution) -> str:
-    """Why nothing became a video, as far as that is known."""
+    """Why no output became a video, as far as known."""
     return "".join(f". {warning}" for warning in execution.warnings[:3])
 
 

@@ -79,7 +79,7 @@ def _images(
     more = {name: value for name, value in sent.items() if name not in fields}
     found = models.find(user=user, name=given["model"])
     if len(images) > parameters.MOST_IMAGES:
-        raise ValidationFailed.of("image", f"At most {parameters.MOST_IMAGES} pictures")
+        raise ValidationFailed.of("image", f"At most {parameters.MOST_IMAGES} images")
     runs = parameters.values_of(
         found.inputs,
         given,
@@ -95,7 +95,7 @@ def _images(
 def _submitted(
     user: User, address: str, runs: list[dict[str, Any]], given: dict[str, Any]
 ) -> tuple[UUID, ...]:
-    """The worker converts the pictures, once, whether they are asked for as bytes or as links."""
+    """The worker converts the images once, whether they are requested as bytes or as URLs."""
     metadata = {"user": given["user"]} if given["user"] else {}
     output = parameters.output_of(given)
     if len(runs) == 1:

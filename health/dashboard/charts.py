@@ -27,14 +27,14 @@ class Bar:
     width: float
     pieces: list[Piece]
     label: str  # below it; empty for most
-    told: str  # on hover
+    description: str  # on hover
 
 
 @dataclass(frozen=True)
 class Chart:
     bars: list[Bar]
-    top: str  # what the highest line means
-    told: str  # for screen readers
+    top: str  # label of the top line
+    description: str  # for screen readers
     width: int = WIDTH
     height: int = HEIGHT
     floor: int = HEIGHT - BOTTOM
@@ -85,5 +85,5 @@ def _bar(number: int, hour: Hour, of: int, pieces: list[Piece], words: str) -> B
         width=round(step * 0.76, 1),
         pieces=pieces,
         label=f"{hour.start:%H}:00" if number % 4 == 0 else "",
-        told=f"{hour.start:%H}:00 UTC: {words}",
+        description=f"{hour.start:%H}:00 UTC: {words}",
     )

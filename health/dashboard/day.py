@@ -66,7 +66,7 @@ class Day:
         return [(known | read)[start] for start in wanted]
 
     def forget(self) -> None:
-        """Read all of it again."""
+        """Clear the cache."""
         with self._lock:
             self._over = {}
 

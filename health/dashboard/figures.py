@@ -18,7 +18,7 @@ from workflows.models import Execution, Priority
 
 from .day import Hour, day
 
-USERS = 8  # with the most queued executions
+USERS = 8  # users with the most queued executions
 LATEST = 8  # executions
 SAMPLED_ABOVE = 100_000  # files: beyond that their sizes are sampled
 SAMPLED_ROWS = 20_000
@@ -39,7 +39,7 @@ class Machine:
     row: overview.Row
     gpus: list[dict[str, Any]]
     models: list[str] | None  # in memory; None: its ComfyUI does not report it
-    percentage: float | None  # of what it runs
+    percentage: float | None  # of its running execution
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _look() -> Figures:
         machines=_machines(),
         users=_users(),
         latest=list(Execution.objects.select_related("user").order_by("-created_at")[:LATEST]),
-        storage=storage_lately(),
+        storage=cached_storage(),
         disk_total=disk.total,
         disk_free=disk.free,
     )
@@ -129,5 +129,5 @@ def _storage() -> Storage:
         return Storage(known, int(cursor.fetchone()[0] * known), is_estimated=True)
 
 
-storage_lately = TtlCache(_storage, seconds=STORAGE_SECONDS)
+cached_storage = TtlCache(_storage, seconds=STORAGE_SECONDS)
 look = TtlCache(_look)  # shared by all operators' requests

@@ -23,7 +23,7 @@ from .day import total
 from .figures import Figures, Machine
 
 FULL = 90  # percent of disk use that triggers a warning
-BEHIND = timedelta(minutes=10).total_seconds()  # the oldest waits this long: triggers a warning
+BEHIND = timedelta(minutes=10).total_seconds()  # waiting time of the oldest execution that triggers a warning
 
 
 def may_see(request: HttpRequest) -> bool:
@@ -45,7 +45,7 @@ def _shown() -> dict[str, Any]:
     try:
         found = figures.look()
     except Unavailable as exc:
-        return {"dashboard": {"away": exc.message}}
+        return {"dashboard": {"unavailable": exc.message}}
     return {"dashboard": _words(found)}
 
 
@@ -56,7 +56,7 @@ def _words(found: Figures) -> dict[str, Any]:
     used = 100 * (1 - found.disk_free / found.disk_total)
     return {
         "at": f"{timezone.now():%H:%M:%S} UTC",
-        "worries": list(_worries(found, oldest=oldest, disk=used)),
+        "warnings": list(_warnings(found, oldest=oldest, disk=used)),
         "tiles": [
             ("Running", html.number(found.now.running), _workers(sum(found.now.workers.values()))),
             ("Waiting", html.number(found.waiting), waited),
@@ -81,7 +81,7 @@ def _words(found: Figures) -> dict[str, Any]:
         "disk_free": html.size(found.disk_free),
         "host": [
             ("CPU of this host", html.progress(found.now.host["cpu_usage_percent"], label="CPU")),
-            ("Its memory", html.progress(found.now.host["memory_usage_percent"], label="Memory")),
+            ("Memory of this host", html.progress(found.now.host["memory_usage_percent"], label="Memory")),
         ],
     }
 
@@ -106,7 +106,7 @@ def _workers(number: int) -> str:
 def _tiles(whole: Any) -> list[tuple[str, str, str]]:
     ended = sum(whole.ended.values())
     failed = whole.ended.get("failed", 0)
-    share = f"{100 * failed / ended:.1f} % of what ended" if ended else ""
+    share = f"{100 * failed / ended:.1f} % of ended executions" if ended else ""
     return [
         ("Completed", html.number(whole.ended.get("completed", 0)), "in 24 hours"),
         ("Failed", html.number(failed), share),
@@ -115,7 +115,7 @@ def _tiles(whole: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-def _worries(found: Figures, *, oldest: float, disk: float) -> Any:
+def _warnings(found: Figures, *, oldest: float, disk: float) -> Any:
     """Warnings, the worst first."""
     able = sum(found.now.workers.get(state, 0) for state in ("active", "paused"))
     if not able:

@@ -27,9 +27,7 @@ def examine(*, before_start: bool = False) -> Iterator[Finding]:
             yield from look()
         except Exception as exc:  # noqa: BLE001  (a part that breaks is a finding)
             subject = look.__name__.replace("_", " ")
-            yield bad(
-                subject, f"could not be looked at: {exc}", "See the log; report it if this is our mistake"
-            )
+            yield bad(subject, f"could not be checked: {exc}", "See the log; report it if it is a bug")
 
 
 __all__ = ["Finding", "Verdict", "examine"]

@@ -33,9 +33,11 @@ def workers() -> Iterator[Finding]:
         if row.status == "active":
             yield good("workers", seen)
         elif row.status == "silent":
-            yield bad("workers", f"{seen} for {row.silent_seconds:.0f} s", "See its log, and start it again")
+            yield bad("workers", f"{seen} for {row.silent_seconds:.0f} s", "See its log and restart it")
         elif row.status == "unreachable":
-            yield bad("workers", f"{seen}, its ComfyUI does not answer", f"Start ComfyUI at {row.worker.url}")
+            yield bad(
+                "workers", f"{seen}, its ComfyUI does not respond", f"Start ComfyUI at {row.worker.url}"
+            )
         else:
             yield note("workers", seen)
 
@@ -51,8 +53,8 @@ def _one(url: str) -> Iterator[Finding]:
         with Client(url, headers=settings.COMFYUI_HEADERS, timeout=5) as client:
             stats = client.system_stats()
     except Unreachable as exc:
-        to_do = "Start ComfyUI, or fix COMFYUI_URL; nothing to do where only other machines have one"
-        yield note("comfyui", f"{url} does not answer ({explain(exc)})", to_do)
+        to_do = "Start ComfyUI, or fix COMFYUI_URL; ignore this if only other machines have one"
+        yield note("comfyui", f"{url} does not respond ({explain(exc)})", to_do)
         return
     device = ", ".join(device.name for device in stats.devices)
     seen = f"{url}: version {stats.version or 'unknown'}, PyTorch {stats.pytorch}, on {device}"
@@ -72,7 +74,7 @@ def _options(argv: Sequence[str]) -> Iterator[Finding]:
     if "--cache-lru" not in argv:
         yield note(
             "comfyui",
-            "started without --cache-lru: any other workflow drops the loaded models",
+            "started without --cache-lru: every other workflow unloads the models",
             "Start it with --cache-lru 100",
         )
     if "--preview-method" not in argv:
@@ -92,12 +94,12 @@ def _bridge(url: str) -> Iterator[Finding]:
     except requests.RequestException:
         return
     if answer.status_code == 200 and _version(answer) == SUPPORTED:
-        yield good("bridge", "ComfyUI has our node: each execution has folders of its own")
+        yield good("bridge", "ComfyUI has our bridge: each execution has folders of its own")
     else:
-        to_do = "Copy comfyui_bridge/ into ComfyUI's custom_nodes and start it again"
+        to_do = "Copy comfyui_bridge/ into ComfyUI's custom_nodes and restart it"
         yield note(
             "bridge",
-            "ComfyUI does not have our node, or an old one: users' files are not kept apart there, so that "
+            "ComfyUI has no bridge, or an old one: users' files are not isolated there, so that "
             "more nodes are denied; memory and models are not shown, its folders not cleaned",
             to_do,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 class Verdict(enum.Enum):
     GOOD = "good"
-    NOTE = "note"  # works, and might be better
+    NOTE = "note"  # works, but could be better
     BAD = "bad"
 
 

@@ -65,7 +65,7 @@ def migrations() -> Iterator[Finding]:
         names = ", ".join(str(migration) for migration, _ in missing[:3])
         yield bad("migrations", f"{len(missing)} are missing ({names})", "Run manage.py migrate")
     else:
-        yield good("migrations", "all are applied")
+        yield good("migrations", "all applied")
 
 
 def clock() -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def clock() -> Iterator[Finding]:
         difference = cursor.fetchone()[0] - middle
     seen = f"{abs(difference):.2f} s between this machine and the database"
     if abs(difference) > CLOCK_SECONDS:
-        yield bad("clock", seen, "Let both follow a time server (chrony, systemd-timesyncd)")
+        yield bad("clock", seen, "Synchronise both with a time server (chrony, systemd-timesyncd)")
     else:
         yield good("clock", seen)
 
@@ -100,7 +100,7 @@ def redis() -> Iterator[Finding]:
         "volatile-lru",
         "volatile-ttl",
     ):
-        seen = f"maxmemory-policy is {about['maxmemory_policy']}: tickets may be thrown away"
+        seen = f"maxmemory-policy is {about['maxmemory_policy']}: tickets may be evicted"
         yield note("redis", seen, "Set it to volatile-ttl or noeviction")
 
 
@@ -131,7 +131,7 @@ def storage() -> Iterator[Finding]:
         yield good("storage", seen)
     else:
         yield bad(
-            "storage", "what was written came back different", "Look at the storage server and its proxy"
+            "storage", "what was read differs from what was written", "Check the storage server and its proxy"
         )
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from script.fault_injection import client_checks, store_checks
 from script.fault_injection.clients import Client, Ledger
+from script.fault_injection.cluster import Cluster
 from script.fault_injection.sequence import Sequence
-from script.fault_injection.world import World
 from script.harness.receiver import Receiver, close, say
 
 SETTLE_SECONDS = 240.0
@@ -44,7 +44,7 @@ class Report:
 
 
 def attack(
-    world: World,
+    cluster: Cluster,
     *,
     seconds: float,
     seed: int,
@@ -54,36 +54,42 @@ def attack(
     longest: float = math.inf,
     only: tuple[str, ...] = (),
 ) -> Report:
-    """Everything between start and end of the world. `pace`: seconds between faults, none of which lasts
+    """Everything between start and end of the cluster. `pace`: seconds between faults, none of which lasts
     longer than `longest`; `pause`: the longest pause of a client between its batches. `only`: as in
     `Sequence`. The last client is a greedy one.
     """
     ledger = Ledger()
-    sequence = Sequence(world, seed=seed, pace=pace, longest=longest, only=only)
-    with Receiver() as receiver, _moody(receiver, seed):
+    sequence = Sequence(cluster, seed=seed, pace=pace, longest=longest, only=only)
+    with Receiver() as receiver, _misbehave(receiver, seed):
         people = [
             Client(
-                world.stack, ledger, number=n, seed=seed, hook=receiver.url, pause=pause, greedy=n == clients
+                cluster.stack,
+                ledger,
+                number=n,
+                seed=seed,
+                hook=receiver.url,
+                pause=pause,
+                greedy=n == clients,
             )
             for n in range(1, clients + 1)
         ]
-        world.operator  # noqa: B018  (registers before anything fails)
+        cluster.operator  # noqa: B018  (registers before anything fails)
         for person in people:
             person.start()
         sequence.run(seconds=seconds)
         over = time.monotonic()
         sequence.restart_ended()
-        world.wait_ready()
+        cluster.wait_ready()
         for person in people:
             person.stop.set()
         for person in people:
             person.join(60)
-        store_checks.settle(world, ledger, seconds=SETTLE_SECONDS)
+        store_checks.settle(cluster, ledger, seconds=SETTLE_SECONDS)
         settled = time.monotonic() - over
         _end_listeners(people, ledger)
-        broken = client_checks.broken_for_clients(world, ledger, receiver)
-        broken += store_checks.broken_behind(world)
-        return _report(world, ledger, sequence, receiver, settled=settled, broken=broken)
+        broken = client_checks.broken_for_clients(cluster, ledger, receiver)
+        broken += store_checks.broken_behind(cluster)
+        return _report(cluster, ledger, sequence, receiver, settled=settled, broken=broken)
 
 
 def _end_listeners(people: list[Client], ledger: Ledger) -> None:
@@ -99,7 +105,13 @@ def _end_listeners(people: list[Client], ledger: Ledger) -> None:
 
 
 def _report(
-    world: World, ledger: Ledger, sequence: Sequence, receiver: Receiver, *, settled: float, broken: list[str]
+    cluster: Cluster,
+    ledger: Ledger,
+    sequence: Sequence,
+    receiver: Receiver,
+    *,
+    settled: float,
+    broken: list[str],
 ) -> Report:
     statuses: Counter[str] = Counter(each.result.get("status", "lost") for each in ledger.promises)
     listeners = {each.owner.listener for each in ledger.promises}
@@ -107,15 +119,15 @@ def _report(
     return Report(
         faults=sequence.counts,
         not_begun=sequence.not_begun,
-        left_out=_left_out(world),
+        left_out=_left_out(cluster),
         ended=sequence.ended,
         statuses=statuses,
         given_up=sum(bool(client_checks.HONEST.match(error)) for error in errors),
         answers=ledger.answers,
         followed=ledger.followed,
         webhooks=len(receiver.calls),
-        cost=store_checks.cost_of(world),
-        waits=client_checks.waits(world),
+        cost=store_checks.cost_of(cluster),
+        waits=client_checks.waits(cluster),
         streams=Counter(
             connections=sum(each.connections for each in listeners),
             gaps=sum(each.gaps for each in listeners),
@@ -126,17 +138,17 @@ def _report(
     )
 
 
-def _left_out(world: World) -> list[str]:
+def _left_out(cluster: Cluster) -> list[str]:
     left_out = []
-    if not world.disks:
-        left_out.append("full disks (needs root, to mount small file systems)")
-    if not world.clocks.available:
+    if not cluster.disks:
+        left_out.append("full disks (needs root to mount small file systems)")
+    if not cluster.clocks.available:
         left_out.append("wrong clocks (needs a C compiler)")
     return left_out
 
 
 @contextmanager
-def _moody(receiver: Receiver, seed: int) -> Iterator[None]:
+def _misbehave(receiver: Receiver, seed: int) -> Iterator[None]:
     """Occasionally the webhook receiver returns an error, or does not respond."""
     chance, stop = random.Random(f"{seed}.receiver"), threading.Event()
 
@@ -153,26 +165,26 @@ def _moody(receiver: Receiver, seed: int) -> Iterator[None]:
         receiver.script.clear()
 
 
-def tell(report: Report, *, seed: int) -> None:
+def print_report(report: Report, *, seed: int) -> None:
     print(f"\nSeed {seed}\n\nFaults: {sum(report.faults.values())} of {len(report.faults)} kinds")
     for kind, count in sorted(report.faults.items()):
         print(f"  {count:5}  {kind}")
     for kind, count in sorted(report.not_begun.items()):
-        print(f"  {count:5}  not begun, since its state did not come about: {kind}")
+        print(f"  {count:5}  not started, since the required state was not reached: {kind}")
     for what in report.left_out:
-        print(f"  Left out here: {what}")
+        print(f"  Not run here: {what}")
     if report.ended:
-        told = ", ".join(f"{name} {count}" for name, count in sorted(report.ended.items()))
-        print(f"  Ended by themselves, and started again: {told}")
+        exited = ", ".join(f"{name} {count}" for name, count in sorted(report.ended.items()))
+        print(f"  Exited by themselves and restarted: {exited}")
     print(f"\nExecutions: {report.executions}")
     for status, count in sorted(report.statuses.items()):
-        more = f", of these given up because ComfyUI died under them twice: {report.given_up}"
+        more = f", of these failed because ComfyUI died twice during them: {report.given_up}"
         print(f"  {count:5}  {status}{more if status == 'failed' else ''}")
     cost = report.cost
     share = cost.in_vain / cost.runs if cost.runs else 0.0
     print(
-        f"\nGPU runs: {cost.runs}, in vain: {cost.in_vain} ({share:.1%}); "
-        f"cancelled in mid-run: {cost.cancelled}; posts to ComfyUI: {cost.posts}"
+        f"\nGPU runs: {cost.runs}, wasted: {cost.in_vain} ({share:.1%}); "
+        f"cancelled while running: {cost.cancelled}; posts to ComfyUI: {cost.posts}"
     )
     for why, count in cost.unavoidable.items():
         print(f"  requeued because of {why}: {count}")
@@ -184,10 +196,10 @@ def tell(report: Report, *, seed: int) -> None:
     )
     median = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sorted(report.waits.items()))
     print(f"Median seconds until the start at normal priority: {median}")
-    print(f"All was done {report.settled_after:.0f} s after the last fault.")
-    print("\nWhat clients got instead of an answer, and asked again:")
+    print(f"Everything had ended {report.settled_after:.0f} s after the last fault.")
+    print("\nFailures that clients received instead of a response, and retried:")
     for answer, count in sorted(report.answers.items()):
         print(f"  {count:5}  {answer}")
-    print(f"\nBroken promises: {len(report.broken)}")
+    print(f"\nViolated guarantees: {len(report.broken)}")
     for sentence in report.broken:
         print(f"  ! {sentence}")

@@ -14,23 +14,23 @@ from datetime import UTC, datetime
 from standardwebhooks import Webhook
 
 from script.fault_injection.clients import Ledger, Promise, expected, images
+from script.fault_injection.cluster import Cluster
 from script.fault_injection.listener import TERMINAL
-from script.fault_injection.world import World
 from script.harness.receiver import Call, Receiver
 
 # ComfyUI died twice during it: the service cannot rule out that the execution was the cause, and says so.
 HONEST = re.compile(r"Given up after \d+ attempts: ")
 
 
-def broken_for_clients(world: World, ledger: Ledger, receiver: Receiver) -> list[str]:
+def broken_for_clients(cluster: Cluster, ledger: Ledger, receiver: Receiver) -> list[str]:
     _ask_again(ledger)
     return [
         *ledger.complaints,
         *_of_results(ledger),
-        *_of_submissions(world, ledger),
-        *_of_webhooks(world, ledger, receiver),
+        *_of_submissions(cluster, ledger),
+        *_of_webhooks(cluster, ledger, receiver),
         *_of_streams(ledger),
-        *_of_fairness(world, ledger),
+        *_of_fairness(cluster, ledger),
     ]
 
 
@@ -55,8 +55,8 @@ def _of_results(ledger: Ledger) -> Iterator[str]:
         if not promise.result:
             yield f"{promise.id} ({promise.kind}) has not ended"
             continue
-        if len(promise.told) > 1:
-            yield f"{promise.id} was told to be {' and '.join(sorted(promise.told))}"
+        if len(promise.seen_statuses) > 1:
+            yield f"{promise.id} was reported as {' and '.join(sorted(promise.seen_statuses))}"
         yield from _of_status(promise)
 
 
@@ -66,47 +66,47 @@ def _of_status(promise: Promise) -> Iterator[str]:
     if promise.cancelled == "yes" and status != "cancelled":
         yield f"{named} was cancelled, and is {status}"
     if status == "cancelled" and promise.cancelled not in ("yes", "perhaps"):
-        yield f"{named} is cancelled, and nobody did it"
+        yield f"{named} is cancelled, but nobody cancelled it"
     if status == "completed":
         if promise.kind == "failing":
-            yield f"{named} completed, and could not have"
+            yield f"{named} completed, but could not have"
         if (
             sorted(promise.seen) != sorted(expected(promise))
             or len(images(promise.result)) != promise.pictures
         ):
-            yield f"{named} has the pictures {promise.seen} instead of {expected(promise)}"
+            yield f"{named} has the images {promise.seen} instead of {expected(promise)}"
     deserved = promise.kind == "failing" and f"broke {promise.number}" in error
     if status == "failed" and not deserved and not HONEST.match(error):
         yield f"{named} failed: {error}"
 
 
-def _of_submissions(world: World, ledger: Ledger) -> Iterator[str]:
+def _of_submissions(cluster: Cluster, ledger: Ledger) -> Iterator[str]:
     """No number became two executions, except by a retry; nothing runs that was not submitted."""
-    rows = world.sql(
+    rows = cluster.sql(
         "SELECT (metadata->>'number')::int, retried_from_id, count(*) FROM workflows_execution GROUP BY 1, 2"
     )
     for number, retried_from, count in rows:
         if count > 1:
             yield f"submission {number} (retry of {retried_from}) became {count} executions"
     known = {promise.id for promise in ledger.promises}
-    stored = {str(id_) for (id_,) in world.sql("SELECT id FROM workflows_execution")}
+    stored = {str(id_) for (id_,) in cluster.sql("SELECT id FROM workflows_execution")}
     for id_ in known - stored:
-        yield f"{id_} was accepted, and is not in the database"
+        yield f"{id_} was accepted, but is not in the database"
 
 
-def _of_webhooks(world: World, ledger: Ledger, receiver: Receiver) -> Iterator[str]:
+def _of_webhooks(cluster: Cluster, ledger: Ledger, receiver: Receiver) -> Iterator[str]:
     calls: dict[str, list[Call]] = defaultdict(list)
     for call in receiver.calls:
         calls[call.json["execution_id"]].append(call)
-    started = {str(id_) for (id_,) in world.sql(
+    started = {str(id_) for (id_,) in cluster.sql(
         "SELECT execution_id FROM workflows_logline WHERE kind = 'status' AND data->>'status' = 'running'"
     )}  # fmt: skip
     for promise in ledger.promises:
         if promise.hooked and promise.result:
             yield from _of_calls(promise, calls[promise.id], started=promise.id in started)
         elif calls[promise.id]:
-            yield f"{promise.id} has webhooks that nobody asked for"
-    for state, count in world.sql(
+            yield f"{promise.id} has webhooks that were not requested"
+    for state, count in cluster.sql(
         "SELECT state, count(*) FROM workflows_delivery WHERE state <> 'delivered' GROUP BY 1"
     ):
         yield f"{count} webhooks are {state}"
@@ -144,10 +144,10 @@ def _of_streams(ledger: Ledger) -> Iterator[str]:
         yield from heard.complaints
         missing = owned[owner.name] - set(heard.ends)
         if missing and not heard.gaps:
-            yield f"the stream of {owner.name} never told the end of {sorted(missing)[:5]} ({len(missing)})"
+            yield f"the stream of {owner.name} missed the end of {sorted(missing)[:5]} ({len(missing)})"
         for id_, numbers in heard.ends.items():
             if len(numbers) > 1:
-                yield f"the stream of {owner.name} told the end of {id_} as events {sorted(numbers)}"
+                yield f"the stream of {owner.name} reported the end of {id_} as events {sorted(numbers)}"
 
 
 # -- fairness ------------------------------------------------------------------------------------------
@@ -160,18 +160,18 @@ WAITS = """
 CONTENDED_SECONDS, ENOUGH = 4.0, 20
 
 
-def waits(world: World) -> dict[str, float]:
+def waits(cluster: Cluster) -> dict[str, float]:
     """username → median seconds from submission to start at normal priority, if there are enough samples."""
-    return {name: float(median) for name, median, count in world.sql(WAITS) if count >= ENOUGH}
+    return {name: float(median) for name, median, count in cluster.sql(WAITS) if count >= ENOUGH}
 
 
-def _of_fairness(world: World, ledger: Ledger) -> Iterator[str]:
+def _of_fairness(cluster: Cluster, ledger: Ledger) -> Iterator[str]:
     """Users with few executions at a time wait less than those with very many."""
-    found = waits(world)
+    found = waits(cluster)
     greedy = {promise.owner.username for promise in ledger.promises if promise.owner.greedy}
     of_greedy = [seconds for name, seconds in found.items() if name in greedy]
     if not of_greedy or min(of_greedy) < CONTENDED_SECONDS:
-        return  # nobody had to wait
+        return  # the queue was never long enough
     for name, seconds in found.items():
         if name.startswith("client") and name not in greedy and seconds > 0.6 * min(of_greedy):
             yield f"{name} waited {seconds:.1f} s at the median, a greedy user {min(of_greedy):.1f} s"

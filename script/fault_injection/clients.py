@@ -1,8 +1,8 @@
 """API clients under faults: each submits, cancels, retries, reads and follows executions, and records what it
 was promised.
 
-Every workflow has a number, and makes an image of that colour. A request without a response is repeated with
-the same `Idempotency-Key`, so one number must never become two executions.
+Every workflow has a number, and produces an image of that colour. A request without a response is repeated
+with the same `Idempotency-Key`, so one number must never become two executions.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Promise:
 
     number: int
     kind: str
-    pictures: int  # that it makes
+    pictures: int  # of images that it produces
     hooked: bool
     owner: Client
     id: str = ""
     cancelled: str = ""  # "yes": response 200; "no": response 409; "perhaps": no response yet
-    told: set[str] = field(default_factory=set)  # terminal statuses observed through any channel
-    result: dict[str, Any] = field(default_factory=dict)  # once it had ended
+    seen_statuses: set[str] = field(default_factory=set)  # terminal statuses observed through any channel
+    result: dict[str, Any] = field(default_factory=dict)  # number of images, once it had ended
     seen: list[tuple[int, ...]] = field(default_factory=list)  # the colours of its images
 
 
@@ -54,7 +54,7 @@ class Ledger:
     def __init__(self) -> None:
         self.promises: list[Promise] = []
         self.complaints: list[str] = []
-        self.answers: Counter[str] = Counter()  # failures instead of a response, and their number
+        self.answers: Counter[str] = Counter()  # failures instead of a response -> their number
         self.followed = 0
 
     def complain(self, text: str) -> None:
@@ -89,7 +89,7 @@ class Client(threading.Thread):
         self.listener = Listener(self._person, name=f"listener-{number}")
         self.secret = str(self._person.get("/auth/webhook-secret").json()["secret"])
 
-    # -- what it does --------------------------------------------------------------------------------
+    # -- actions -------------------------------------------------------------------------------------
     def run(self) -> None:
         self.listener.start()
         self.listener.connected.wait(30)
@@ -101,7 +101,7 @@ class Client(threading.Thread):
                     self._attend(promise)
                 self.stop.wait(self._chance.uniform(0, self._pause))
         except Exception as exc:  # noqa: BLE001  (a client that dies must not look like one that is content)
-            self.ledger.complain(f"{self.name} stumbled: {exc!r}")
+            self.ledger.complain(f"{self.name} failed: {exc!r}")
 
     def _submit(self) -> Promise | None:
         number = next(self._numbers)
@@ -176,7 +176,7 @@ class Client(threading.Thread):
 
     def note_end(self, promise: Promise, result: dict[str, Any]) -> None:
         promise.result = result
-        promise.told.add(result["status"])
+        promise.seen_statuses.add(result["status"])
         promise.seen = [colour for image in images(result) if (colour := self._colour(image["url"]))]
 
     def _colour(self, url: str) -> tuple[int, ...] | None:
@@ -209,7 +209,7 @@ class Client(threading.Thread):
         while not self.stop.is_set() and time.monotonic() < end:
             numbers, over = self._follow_once(promise, last)
             if numbers != sorted(set(numbers)) or (numbers and last is not None and numbers[0] <= last):
-                self.ledger.complain(f"the stream of {promise.id} repeats itself: {last} then {numbers}")
+                self.ledger.complain(f"the stream of {promise.id} repeats events: {last}, then {numbers}")
             last = numbers[-1] if numbers else last
             if over:
                 self.ledger.followed += 1
@@ -239,10 +239,10 @@ class Client(threading.Thread):
                     break
                 over |= event.name == "end"
                 if event.name == "status" and event.data["status"] in TERMINAL:
-                    promise.told.add(event.data["status"])
+                    promise.seen_statuses.add(event.data["status"])
             return [event.id for event in stream.seen if event.id is not None], over
 
-    # -- asking --------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------
     def ask(
         self,
         method: str,

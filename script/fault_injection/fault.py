@@ -49,4 +49,4 @@ def wait_in(url: str, query: str, *parameters: Any, seconds: float = 4.0) -> tup
                 time.sleep(0.01)
     except psycopg.Error as exc:
         raise CannotBegin(str(exc)) from exc
-    raise CannotBegin("the database did not come to that state")
+    raise CannotBegin("the database did not reach that state")

@@ -45,7 +45,7 @@ class HttpProxy:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         if not self._started.wait(START_SECONDS):
-            raise RuntimeError("the proxy before ComfyUI does not start")
+            raise RuntimeError("the proxy in front of ComfyUI does not start")
 
     @property
     def url(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from script.fault_injection.world import GPUS, World
+from script.fault_injection.cluster import GPUS, Cluster
 from script.harness import graphs
 from script.harness.waiting import wait_for
 
@@ -55,50 +55,50 @@ HELD_LOCKS = """
 """
 
 
-def leaks(world: World) -> Iterator[str]:
+def leaks(cluster: Cluster) -> Iterator[str]:
     for what, query in NONE_OF.items():
-        found = [str(row[0]) for row in world.sql(query)]
+        found = [str(row[0]) for row in cluster.sql(query)]
         if found:
             yield f"{len(found)} {what}: {', '.join(found[:5])}"
-    yield from _of_locks(world)
-    yield from _of_workers(world)
+    yield from _of_locks(cluster)
+    yield from _of_workers(cluster)
 
 
-def _of_locks(world: World) -> Iterator[str]:
+def _of_locks(cluster: Cluster) -> Iterator[str]:
     """A lock held by the same session twice within three seconds is leaked."""
-    before = set(world.sql(HELD_LOCKS))
+    before = set(cluster.sql(HELD_LOCKS))
     time.sleep(3.0)
-    if left := before & set(world.sql(HELD_LOCKS)):
+    if left := before & set(cluster.sql(HELD_LOCKS)):
         yield f"locks are left: {sorted(map(str, left))[:5]}"
-    if (count := world.sql(BACKEND_LOCKS)) != [(len(GPUS),)]:
+    if (count := cluster.sql(BACKEND_LOCKS)) != [(len(GPUS),)]:
         yield f"the lock of a backend is held {count} times by {len(GPUS)} workers"
 
 
-def _of_workers(world: World) -> Iterator[str]:
+def _of_workers(cluster: Cluster) -> Iterator[str]:
     try:
-        wait_for(partial(_none_is_busy, world), seconds=SETTLED_SECONDS, what="all workers to be idle")
+        wait_for(partial(_none_is_busy, cluster), seconds=SETTLED_SECONDS, what="all workers to be idle")
     except AssertionError:
-        yield f"slots are left taken, or workers away: {world.sql(BUSY_WORKERS)}"
-    yield from _of_probes(world)
+        yield f"slots are still occupied, or workers not available: {cluster.sql(BUSY_WORKERS)}"
+    yield from _of_probes(cluster)
 
 
-def _none_is_busy(world: World) -> bool:
-    return not world.sql(BUSY_WORKERS)
+def _none_is_busy(cluster: Cluster) -> bool:
+    return not cluster.sql(BUSY_WORKERS)
 
 
-def _of_probes(world: World) -> Iterator[str]:
+def _of_probes(cluster: Cluster) -> Iterator[str]:
     """Submit as many executions as the workers can run and stage at once: each worker must take its share."""
     results: list[dict[str, Any]] = []
     ids = [
-        world.operator.execute(graphs.sleep(PROBE_SECONDS, seed=world.next_number()), priority="high")
+        cluster.operator.execute(graphs.sleep(PROBE_SECONDS, seed=cluster.next_number()), priority="high")
         for _ in range(PROBES)
     ]
     try:
-        results = [world.operator.result(each, seconds=60) for each in ids]
+        results = [cluster.operator.result(each, seconds=60) for each in ids]
     except AssertionError as exc:
         yield f"an execution at the very end did not run: {exc}"
     if failed := [each["error"] for each in results if each["status"] != "completed"]:
         yield f"executions at the very end failed: {failed}"
-    used = {name for (name,) in world.sql("SELECT worker FROM workflows_execution WHERE id = ANY(%s)", ids)}
+    used = {name for (name,) in cluster.sql("SELECT worker FROM workflows_execution WHERE id = ANY(%s)", ids)}
     if missing := set(GPUS) - used:
-        yield f"these workers take nothing any more: {sorted(missing)}"
+        yield f"these workers no longer claim work: {sorted(missing)}"

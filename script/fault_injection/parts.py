@@ -1,4 +1,4 @@
-"""The processes of a world, each of which can be killed, frozen and stopped separately."""
+"""The processes of a cluster, each of which can be killed, frozen and stopped separately."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from script.local.processes import Process
 
 
 class Part:
-    """One process of the world. `start` does not wait until it is ready."""
+    """One process of the cluster. `start` does not wait until it is ready."""
 
     def __init__(self, kind: str, name: str, start: Callable[[], Process]) -> None:
         self.kind, self.name = kind, name

@@ -11,15 +11,15 @@ from functools import partial
 import requests
 import websocket
 
+from script.fault_injection.cluster import GPUS, Cluster
 from script.fault_injection.fault import BRIEF, LONG, CannotBegin, Fault, Undo, nothing, wait_in
 from script.fault_injection.parts import Part
-from script.fault_injection.world import GPUS, World
 
 STOP_SECONDS = 13.0  # DRAIN_SECONDS plus ten, as script/serve gives its workers
 # What a worker's execution may be doing when the worker is stopped.
 STATES = {
     "fetches inputs": "claim_token IS NOT NULL AND posted_at IS NULL",
-    "waits for its run": "claim_token IS NOT NULL AND posted_at IS NOT NULL AND status = 'pending'",
+    "has a queued prompt": "claim_token IS NOT NULL AND posted_at IS NOT NULL AND status = 'pending'",
     "runs": "claim_token IS NOT NULL AND status = 'running'",
 }
 IDLE = """
@@ -28,19 +28,21 @@ IDLE = """
 """
 
 
-def of(world: World, chance: random.Random) -> Iterator[Fault]:
-    for part in world.parts.values():
-        if part.kind != "PostgreSQL":  # has its own ways
+def of(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
+    for part in cluster.parts.values():
+        if part.kind != "PostgreSQL":  # handled below
             yield from _of_any(part)
     for name in GPUS:
-        part = world.parts[name]
-        yield from _stopped_in_each_state(world, part, chance)
+        part = cluster.parts[name]
+        yield from _stopped_in_each_state(cluster, part, chance)
         yield Fault("second GPU worker comes and goes", (name,), partial(_second, part, stays=False), (LONG,))
         yield Fault("second GPU worker takes over", (name,), partial(_second, part, stays=True), (LONG,))
-        yield Fault("socket of a GPU worker's id closed", (name,), partial(_close_id, world, name), (BRIEF,))
+        yield Fault(
+            "socket of a GPU worker's id closed", (name,), partial(_close_id, cluster, name), (BRIEF,)
+        )
     for name in (*GPUS, "rest", "web"):
-        part = world.parts[name]
-        begin = partial(_started_alone, part, world.parts["Valkey"])
+        part = cluster.parts[name]
+        begin = partial(_started_alone, part, cluster.parts["Valkey"])
         yield Fault(f"{part.kind} started without Valkey", (name, "Valkey"), begin, ((6.0, 15.0),))
 
 
@@ -67,40 +69,40 @@ def stop(part: Part, number: signal.Signals = signal.SIGTERM) -> Undo:
 
     def start_again() -> None:
         if part.insist(seconds=STOP_SECONDS):
-            print(f"  {part.name} had not ended after {STOP_SECONDS:g} s, and was killed", flush=True)
+            print(f"  {part.name} had not exited after {STOP_SECONDS:g} s and was killed", flush=True)
         part.start()
 
     return start_again
 
 
 # -- SIGTERM in each state -------------------------------------------------------------------------------
-def _stopped_in_each_state(world: World, part: Part, chance: random.Random) -> Iterator[Fault]:
+def _stopped_in_each_state(cluster: Cluster, part: Part, chance: random.Random) -> Iterator[Fault]:
     for state, condition in STATES.items():
         query = f"SELECT 1 FROM workflows_execution WHERE worker = %s AND {condition}"
-        begin = partial(_stop_when, world, part, query)
+        begin = partial(_stop_when, cluster, part, query)
         yield Fault(f"GPU worker stopped while it {state}", (part.name,), begin, (BRIEF, LONG))
-    idle = partial(_stop_when, world, part, IDLE)
+    idle = partial(_stop_when, cluster, part, IDLE)
     yield Fault("GPU worker stopped while it is idle", (part.name,), idle, (BRIEF,))
-    collecting = partial(_stop_while_collecting, world, part)
+    collecting = partial(_stop_while_collecting, cluster, part)
     yield Fault("GPU worker stopped while it stores outputs", (part.name, "storage"), collecting, (LONG,))
     starting = partial(_stop_while_starting, part, chance)
     yield Fault("GPU worker stopped while it starts", (part.name,), starting, (BRIEF,))
 
 
-def _stop_when(world: World, part: Part, query: str) -> Undo:
-    wait_in(world.database_url, query, part.name)
+def _stop_when(cluster: Cluster, part: Part, query: str) -> Undo:
+    wait_in(cluster.database_url, query, part.name)
     return stop(part)
 
 
-def _stop_while_collecting(world: World, part: Part) -> Undo:
+def _stop_while_collecting(cluster: Cluster, part: Part) -> Undo:
     """Its run has ended in ComfyUI, and storage is too slow for its outputs."""
-    line, comfyui = world.links["storage"], world.comfyuis[GPUS.index(part.name)]
+    line, comfyui = cluster.links["storage"], cluster.comfyuis[GPUS.index(part.name)]
     running = "SELECT id FROM workflows_execution WHERE worker = %s AND claim_token IS NOT NULL"
     line.slow(1.0)
     end = time.monotonic() + 5.0
     try:
         while time.monotonic() < end:
-            held = world.sql(running, part.name)
+            held = cluster.sql(running, part.name)
             if any(_has_ended(comfyui.url, str(id_)) for (id_,) in held):
                 return _both(stop(part), line.mend)
         raise CannotBegin("nothing was stored")
@@ -147,9 +149,9 @@ def _second(part: Part, *, stays: bool) -> Undo:
     return end
 
 
-def _close_id(world: World, name: str) -> Undo:
+def _close_id(cluster: Cluster, name: str) -> Undo:
     """Open and close another websocket with the worker's client id: ComfyUI forgets the worker's own."""
-    comfyui = world.comfyuis[GPUS.index(name)]
+    comfyui = cluster.comfyuis[GPUS.index(name)]
     for client_id in _client_ids(comfyui.url):
         address = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
         websocket.create_connection(address, timeout=3).close()
@@ -162,7 +164,7 @@ def _client_ids(url: str) -> set[str]:
         try:
             state = requests.get(f"{url}/queue", timeout=2).json()
         except (requests.RequestException, ValueError):
-            raise CannotBegin("ComfyUI does not answer") from None
+            raise CannotBegin("ComfyUI does not respond") from None
         found = {item[3]["client_id"] for item in state["queue_running"] + state["queue_pending"]}
         if found:
             return found
@@ -170,7 +172,7 @@ def _client_ids(url: str) -> set[str]:
     raise CannotBegin("nothing ran")
 
 
-# -- started while something is away ---------------------------------------------------------------------
+# -- started while Valkey is down ------------------------------------------------------------------------
 def _started_alone(part: Part, valkey: Part) -> Undo:
     valkey.kill()
     part.kill()

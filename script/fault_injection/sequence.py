@@ -1,4 +1,4 @@
-"""A seeded random sequence of faults in a world."""
+"""A seeded random sequence of faults in a cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import psycopg
 import redis
 
 from script.fault_injection import line_faults, process_faults, store_faults
+from script.fault_injection.cluster import Cluster
 from script.fault_injection.fault import CannotBegin, Fault, Undo
-from script.fault_injection.world import World
 
 AT_ONCE = 2  # faults that may overlap
 
 
-def faults_of(world: World, chance: random.Random) -> list[Fault]:
-    return [*process_faults.of(world, chance), *line_faults.of(world), *store_faults.of(world, chance)]
+def faults_of(cluster: Cluster, chance: random.Random) -> list[Fault]:
+    return [*process_faults.of(cluster, chance), *line_faults.of(cluster), *store_faults.of(cluster, chance)]
 
 
 class Sequence:
@@ -29,14 +29,14 @@ class Sequence:
     """
 
     def __init__(
-        self, world: World, *, seed: int, pace: float, longest: float, only: tuple[str, ...] = ()
+        self, cluster: Cluster, *, seed: int, pace: float, longest: float, only: tuple[str, ...] = ()
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.not_begun: Counter[str] = Counter()  # the required state was not reached
         self.ended: Counter[str] = Counter()  # parts that exited unexpectedly
-        self._world = world
+        self._cluster = cluster
         self._chance = random.Random(f"{seed}.faults")
-        faults = faults_of(world, self._chance)
+        faults = faults_of(cluster, self._chance)
         self._faults = [each for each in faults if not only or any(word in each.kind for word in only)]
         self._longest = longest  # maximum seconds of a fault
         self._pace = pace  # seconds between two faults, on average
@@ -62,9 +62,9 @@ class Sequence:
 
     def restart_ended(self) -> None:
         """As a process manager does: a fault may have stopped more than its target."""
-        for name in self._world.restart_ended(but=self._busy()):
+        for name in self._cluster.restart_ended(but=self._busy()):
             self.ended[name] += 1
-            self._say(f"{name} had ended, and is started again")
+            self._say(f"{name} had exited and is restarted")
 
     def _busy(self) -> set[str]:
         return {target for _, fault, _ in self._under_way for target in fault.targets}
@@ -87,7 +87,7 @@ class Sequence:
             undo = fault.begin()
         except (CannotBegin, OSError, psycopg.Error, redis.RedisError) as exc:
             self.not_begun[fault.kind] += 1
-            self._say(f"not begun: {fault.kind}: {targets}: {exc}")
+            self._say(f"not started: {fault.kind}: {targets}: {exc}")
             return
         self._say(f"{fault.kind}: {targets}, for {seconds:.1f} s")
         self.counts[fault.kind] += 1

@@ -10,8 +10,8 @@ from functools import partial
 import requests
 
 from script.fault_injection.clients import Ledger
+from script.fault_injection.cluster import Cluster, comfyui_lines
 from script.fault_injection.leak_checks import leaks
-from script.fault_injection.world import World, comfyui_lines
 from script.harness.waiting import wait_for
 
 SWEEP = """
@@ -21,50 +21,50 @@ list(cleaning.orphans(grace=timedelta(0)))
 """
 
 
-def settle(world: World, ledger: Ledger, *, seconds: float) -> None:
+def settle(cluster: Cluster, ledger: Ledger, *, seconds: float) -> None:
     """Until every accepted execution has ended and been reported, or the timeout."""
     alive = "SELECT count(*) FROM workflows_execution WHERE status IN ('pending', 'running')"
     waiting = "SELECT count(*) FROM workflows_delivery WHERE state = 'waiting'"
     for query, what in ((alive, "the end of all executions"), (waiting, "all webhooks to be delivered")):
         try:
-            wait_for(partial(_is_none, world, query), seconds=seconds, what=what)
+            wait_for(partial(_is_none, cluster, query), seconds=seconds, what=what)
         except AssertionError as exc:
             ledger.complain(str(exc))
 
 
-def _is_none(world: World, query: str) -> bool:
-    return world.sql(query) == [(0,)]
+def _is_none(cluster: Cluster, query: str) -> bool:
+    return cluster.sql(query) == [(0,)]
 
 
-def broken_behind(world: World) -> list[str]:
-    return [*_of_storage(world), *_of_comfyui(world), *leaks(world)]
+def broken_behind(cluster: Cluster) -> list[str]:
+    return [*_of_storage(cluster), *_of_comfyui(cluster), *leaks(cluster)]
 
 
-def _of_storage(world: World) -> Iterator[str]:
+def _of_storage(cluster: Cluster) -> Iterator[str]:
     """After the sweep, which does not wait a day here: exactly as many files as the rows name."""
     keys = (
         "SELECT key FROM files_file"
         " UNION SELECT thumbnail_key FROM files_file WHERE thumbnail_key NOT IN ('', 'none')"
     )
-    named = {key for (key,) in world.sql(keys)}
-    stored = {entry.key for entry in world.bucket.objects.all()}
+    named = {key for (key,) in cluster.sql(keys)}
+    stored = {entry.key for entry in cluster.bucket.objects.all()}
     print(f"  {len(stored - named)} of {len(stored)} stored files have no row and are left to the sweep")
     if missing := named - stored:
         yield f"{len(missing)} files are gone from the storage: {sorted(missing)[:5]}"
-    world.stack.manage("shell", "-c", SWEEP)
-    if left := {entry.key for entry in world.bucket.objects.all()} - named:
-        yield f"{len(left)} files are left in the storage: {sorted(left)[:5]}"
+    cluster.stack.manage("shell", "-c", SWEEP)
+    if left := {entry.key for entry in cluster.bucket.objects.all()} - named:
+        yield f"{len(left)} files without a row are left in the storage: {sorted(left)[:5]}"
 
 
-def _of_comfyui(world: World) -> Iterator[str]:
-    for comfyui in world.comfyuis:
+def _of_comfyui(cluster: Cluster) -> Iterator[str]:
+    for comfyui in cluster.comfyuis:
         state = requests.get(f"{comfyui.url}/queue", timeout=10).json()
         left = [item[1] for item in state["queue_running"] + state["queue_pending"]]
         if left:
             yield f"{comfyui.url} still has {left}"
 
 
-# -- what it cost --------------------------------------------------------------------------------------
+# -- cost ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Cost:
     runs: int  # on a GPU, started
@@ -81,32 +81,34 @@ class Cost:
 # What their log says of runs that were lost with what they ran on.
 LOST_WITH_IT = {
     "a full disk": "the disk of its ComfyUI is full",
-    "a worker away for longer than it is waited for": "its worker and ComfyUI are gone",
-    "a ComfyUI that died": "its ComfyUI is gone",
+    "a worker that was down for longer than its claim is reserved": "its worker and ComfyUI stopped responding",
+    "a ComfyUI that died": "its ComfyUI died",
     "a ComfyUI that died and was started again": "%ComfyUI was restarted and lost it",
 }
 
 
-def _unavoidable(world: World) -> dict[str, int]:
+def _unavoidable(cluster: Cluster) -> dict[str, int]:
     query = "SELECT count(*) FROM workflows_logline WHERE message LIKE %s"
-    return {why: world.sql(query, f"Back to the queue: {text}")[0][0] for why, text in LOST_WITH_IT.items()}
+    return {why: cluster.sql(query, f"Back to the queue: {text}")[0][0] for why, text in LOST_WITH_IT.items()}
 
 
-def cost_of(world: World) -> Cost:
+def cost_of(cluster: Cluster) -> Cost:
     """Runs are counted in ComfyUI's own log, and lost ones in ours."""
-    [(died,)] = world.sql("SELECT coalesce(sum(faults), 0)::int FROM workflows_execution")
+    [(died,)] = cluster.sql("SELECT coalesce(sum(faults), 0)::int FROM workflows_execution")
     counts = Counter(
         dict(
-            world.sql(
+            cluster.sql(
                 "SELECT status, count(*) FROM workflows_execution WHERE started_at IS NOT NULL GROUP BY 1"
             )
         )
     )
-    [(given_up,)] = world.sql("SELECT count(*) FROM workflows_execution WHERE error LIKE 'Given up after%%'")
+    [(given_up,)] = cluster.sql(
+        "SELECT count(*) FROM workflows_execution WHERE error LIKE 'Given up after%%'"
+    )
     return Cost(
-        runs=comfyui_lines(world, "Prompt executed in") + died + given_up,
+        runs=comfyui_lines(cluster, "Prompt executed in") + died + given_up,
         useful=counts["completed"] + counts["failed"] - given_up,
         cancelled=counts["cancelled"],
-        posts=comfyui_lines(world, "got prompt"),
-        unavoidable=_unavoidable(world),
+        posts=comfyui_lines(cluster, "got prompt"),
+        unavoidable=_unavoidable(cluster),
     )

@@ -12,11 +12,11 @@ import psycopg
 import redis
 import requests
 
+from script.fault_injection.cluster import GPUS, Cluster
 from script.fault_injection.disks import Disk
 from script.fault_injection.fault import BRIEF, CannotBegin, Fault, Undo, nothing, wait_in
 from script.fault_injection.parts import Part
 from script.fault_injection.process_faults import stop
-from script.fault_injection.world import GPUS, World
 from script.harness import graphs
 
 WRITABLE = "-c default_transaction_read_only=off"
@@ -30,33 +30,33 @@ UNFLUSHED = """
 WAITS_FOR_US = "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
 
 
-def of(world: World, chance: random.Random) -> Iterator[Fault]:
-    yield from _of_postgres(world)
-    yield Fault("Valkey emptied", ("Valkey",), partial(_empty, world), (BRIEF,))
-    for name, disk in world.disks.items():
+def of(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
+    yield from _of_postgres(cluster)
+    yield Fault("Valkey emptied", ("Valkey",), partial(_empty, cluster), (BRIEF,))
+    for name, disk in cluster.disks.items():
         kind, _, target = name.partition(" of ")
-        part = world.parts[target]
+        part = cluster.parts[target]
         yield Fault(f"{kind} full", (target,), partial(_fill, disk, part), ((3.0, 15.0),))
-    if world.clocks.available:
+    if cluster.clocks.available:
         for name in (*GPUS, "rest", "web", "beat"):
-            part = world.parts[name]
-            begin = partial(_wrong_clock, world, part, chance)
+            part = cluster.parts[name]
+            begin = partial(_wrong_clock, cluster, part, chance)
             yield Fault(f"clock of {part.kind} wrong, then set", (name,), begin, ((5.0, 20.0),))
 
 
-def _of_postgres(world: World) -> Iterator[Fault]:
-    postgres, target = world.parts["PostgreSQL"], ("PostgreSQL",)
+def _of_postgres(cluster: Cluster) -> Iterator[Fault]:
+    postgres, target = cluster.parts["PostgreSQL"], ("PostgreSQL",)
     for how, number in (("fast", signal.SIGINT), ("immediately", signal.SIGQUIT)):
         restart = partial(stop, postgres, number)
         yield Fault(f"PostgreSQL restarted {how}", target, restart, (BRIEF, (2.0, 10.0)))
     yield Fault("PostgreSQL frozen", target, partial(_freeze, postgres), ((0.5, 4.0), (5.0, 12.0)))
-    yield Fault("PostgreSQL sessions ended", target, partial(_end_sessions, world), (BRIEF,))
-    yield Fault("PostgreSQL read-only", target, partial(_read_only, world), (BRIEF, (3.0, 15.0)))
-    killed = partial(_kill_unflushed, world, postgres)
+    yield Fault("PostgreSQL sessions ended", target, partial(_end_sessions, cluster), (BRIEF,))
+    yield Fault("PostgreSQL read-only", target, partial(_read_only, cluster), (BRIEF, (3.0, 15.0)))
+    killed = partial(_kill_unflushed, cluster, postgres)
     yield Fault("PostgreSQL killed with an unflushed commit", target, killed, (BRIEF, (2.0, 8.0)))
-    held = partial(_hold_row, world)
+    held = partial(_hold_row, cluster)
     yield Fault("row held by a forgotten session", target, held, ((5.0, 25.0),))
-    frozen = partial(_freeze_with_a_row, world)
+    frozen = partial(_freeze_with_a_row, cluster)
     yield Fault("web frozen inside a transaction", ("web", "PostgreSQL"), frozen, ((5.0, 25.0),))
 
 
@@ -65,12 +65,12 @@ def _freeze(part: Part) -> Undo:
     return part.thaw
 
 
-def _connect(world: World) -> psycopg.Connection[tuple[object, ...]]:
-    return psycopg.connect(world.database_url, autocommit=True, connect_timeout=5, options=WRITABLE)
+def _connect(cluster: Cluster) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(cluster.database_url, autocommit=True, connect_timeout=5, options=WRITABLE)
 
 
-def _end_sessions(world: World) -> Undo:
-    with _connect(world) as connection:
+def _end_sessions(cluster: Cluster) -> Undo:
+    with _connect(cluster) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
@@ -78,11 +78,11 @@ def _end_sessions(world: World) -> Undo:
     return nothing
 
 
-def _read_only(world: World) -> Undo:
+def _read_only(cluster: Cluster) -> Undo:
     """Read-only, as a primary becomes in a failover; also for sessions that are already open."""
 
     def turn(how: str) -> None:
-        with _connect(world) as connection:
+        with _connect(cluster) as connection:
             connection.execute(f"ALTER SYSTEM {how} default_transaction_read_only{' = on' * (how == 'SET')}")
             connection.execute("SELECT pg_reload_conf()")
 
@@ -90,20 +90,20 @@ def _read_only(world: World) -> Undo:
     return partial(turn, "RESET")
 
 
-def _kill_unflushed(world: World, postgres: Part) -> Undo:
+def _kill_unflushed(cluster: Cluster, postgres: Part) -> Undo:
     """SIGKILL for the whole server while the claim of an execution is committed, but not on disk."""
-    (size,) = wait_in(world.database_url, UNFLUSHED)
+    (size,) = wait_in(cluster.database_url, UNFLUSHED)
     postgres.kill_family()
     print(f"  {size} bytes of committed WAL were not flushed", flush=True)
     return postgres.start
 
 
 # -- locks ---------------------------------------------------------------------------------------------
-def _hold_row(world: World) -> Undo:
+def _hold_row(cluster: Cluster) -> Undo:
     """An open psql transaction locks a running execution's row, and is left idle."""
     held = "SELECT id FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY random() LIMIT 1"
-    (id_,) = wait_in(world.database_url, held)
-    session = psycopg.connect(world.database_url, connect_timeout=5)
+    (id_,) = wait_in(cluster.database_url, held)
+    session = psycopg.connect(cluster.database_url, connect_timeout=5)
     session.execute("SELECT FROM workflows_execution WHERE id = %s FOR UPDATE", [id_])
 
     def end() -> None:
@@ -115,33 +115,33 @@ def _hold_row(world: World) -> Undo:
     return end
 
 
-def _freeze_with_a_row(world: World) -> Undo:
+def _freeze_with_a_row(cluster: Cluster) -> Undo:
     """The web process stops while it holds the lock of a running execution's row."""
-    web = world.parts["web"]
+    web = cluster.parts["web"]
     try:
-        execution_id = world.operator.execute(
-            graphs.sleep(6, seed=world.next_number()), metadata={"number": world.next_number()}
+        execution_id = cluster.operator.execute(
+            graphs.sleep(6, seed=cluster.next_number()), metadata={"number": cluster.next_number()}
         )
-        with psycopg.connect(world.database_url, connect_timeout=5) as session:
+        with psycopg.connect(cluster.database_url, connect_timeout=5) as session:
             session.execute("SELECT FROM workflows_execution WHERE id = %s FOR UPDATE", [execution_id])
-            threading.Thread(target=_cancel, args=(world, execution_id), daemon=True).start()
-            wait_in(world.database_url, WAITS_FOR_US, session.info.backend_pid)
+            threading.Thread(target=_cancel, args=(cluster, execution_id), daemon=True).start()
+            wait_in(cluster.database_url, WAITS_FOR_US, session.info.backend_pid)
             web.freeze()
     except (psycopg.Error, requests.RequestException, AssertionError) as exc:
         raise CannotBegin(str(exc)[:200]) from exc
     return web.thaw
 
 
-def _cancel(world: World, execution_id: str) -> None:
+def _cancel(cluster: Cluster, execution_id: str) -> None:
     try:
-        world.operator.post(f"/workflows/{execution_id}/cancel")
+        cluster.operator.post(f"/workflows/{execution_id}/cancel")
     except requests.RequestException:
         pass  # the process that should respond is frozen
 
 
 # -- Valkey, disks, clocks -----------------------------------------------------------------------------
-def _empty(world: World) -> Undo:
-    with redis.Redis.from_url(world.valkey.url(), socket_timeout=5) as client:
+def _empty(cluster: Cluster) -> Undo:
+    with redis.Redis.from_url(cluster.valkey.url(), socket_timeout=5) as client:
         client.flushall()
     return nothing
 
@@ -157,9 +157,9 @@ def _fill(disk: Disk, part: Part) -> Undo:
     return empty
 
 
-def _wrong_clock(world: World, part: Part, chance: random.Random) -> Undo:
+def _wrong_clock(cluster: Cluster, part: Part, chance: random.Random) -> Undo:
     """Start it with a wrong clock, which jumps to the right time during work."""
-    world.clocks.set(part.name, chance.choice(WRONG_BY))
+    cluster.clocks.set(part.name, chance.choice(WRONG_BY))
     part.kill()
     part.start()
-    return partial(world.clocks.set, part.name, 0.0)
+    return partial(cluster.clocks.set, part.name, 0.0)

@@ -61,10 +61,10 @@ if __name__ == "__main__":
         print(f"\n{error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        told = advice(error)
-        if told is None:
+        hint = advice(error)
+        if hint is None:
             raise
-        print(f"\n{told}", file=sys.stderr)
+        print(f"\n{hint}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -17,7 +17,7 @@ from pathlib import Path
 from script.local.parents import die_with_parent
 
 DISK_FULL = "The disk is full. Free some space and run the command again."
-_NO_REGISTRY = "The package registry could not be reached. Is there a network, or a proxy to set?"
+_NO_REGISTRY = "The package registry could not be reached. Is there a network, and is a proxy needed?"
 _NO_NETWORK = "The package registry was not found. Is there a network?"
 # Output of a failed command -> what to do about it. The first match is shown.
 _CAUSES = (
@@ -26,7 +26,7 @@ _CAUSES = (
     ("name resolution", _NO_NETWORK),
     ("dns error", _NO_NETWORK),
     ("Network is unreachable", "There is no network."),
-    ("couldn't get a connection", "The database does not answer. Is DATABASE_URL right?"),
+    ("couldn't get a connection", "The database does not respond. Is DATABASE_URL correct?"),
     ("NewConnectionError", _NO_REGISTRY),
     ("connection broken by", _NO_REGISTRY),  # pip's message, which also covers a proxy that refuses
     ("client error (Connect)", _NO_REGISTRY),  # uv's message
@@ -46,7 +46,7 @@ def advice(error: OSError) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{DISK_FULL}\n    {error}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"A file or folder may not be written; DATA_DIR=… names another folder.\n    {error}"
+        return f"A file or folder is not writable; set DATA_DIR=… to use another folder.\n    {error}"
     return None
 
 
@@ -72,7 +72,7 @@ def alone(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"  … another process is at work in {lock.parent}; waiting for it", flush=True)
+            print(f"  … another process is working in {lock.parent}; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -124,7 +124,7 @@ def explain(lines: Sequence[str], what: str, log: Path | None = None) -> str:
     text = "\n".join(lines)
     cause = next((what_to_do for mark, what_to_do in _CAUSES if mark in text), None)
     tail = "\n".join(f"    {line}" for line in lines[-12:])
-    where = f"All of it: {log}" if log else None
+    where = f"Full log: {log}" if log else None
     return "\n".join(part for part in (cause, f"{what}:", tail, where) if part)
 
 

@@ -14,12 +14,11 @@ from script.local import ports, running
 from script.local.paths import data_dir
 from script.local.services import Services
 
-HELP = """Make a first picture: start all services (and install a ComfyUI, unless one answers at COMFYUI_URL
-or on port 8188), register a user, send a workflow to the API, follow it, save the picture, stop all again.
+HELP = """Make a first picture: start all services (and install a ComfyUI, unless one responds at COMFYUI_URL
+or on port 8188), register a user, submit a workflow, follow it, save the picture, stop everything.
 
-The picture is painted with small models of made-up weights; with a ComfyUI of yours, by the first
-checkpoint it has. Where script/serve runs, that is used. DATA_DIR, COMFYUI_DIR, DATABASE_URL, REDIS_URL as
-for script/serve."""
+The picture is made with small models with artificial weights, or with the first checkpoint of your own
+ComfyUI. A running script/serve is used. DATA_DIR, COMFYUI_DIR, DATABASE_URL, REDIS_URL: see script/serve."""
 
 # Our own services have no rate limit; a server already in use permits one request a second.
 _QUICK_SECONDS, _SLOW_SECONDS = 0.15, 1.2
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "script/demo", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seed", type=int, help="the same seed, the same picture")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same picture")
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
     began = time.monotonic()
@@ -40,7 +39,7 @@ def main(arguments: list[str]) -> None:
         times, picture = _with_running_services(found, seed)
     else:
         times, picture = _with_own_services(seed, began)
-    _tell(times, picture, time.monotonic() - began)
+    _print_summary(times, picture, time.monotonic() - began)
 
 
 def _with_running_services(found: dict[str, str], seed: int) -> tuple[dict[str, float], Path]:
@@ -91,13 +90,13 @@ def _paint(services: Services, seed: int) -> tuple[dict[str, float], Path]:
     return painting.times, picture
 
 
-def _tell(times: dict[str, float], picture: Path, total: float) -> None:
+def _print_summary(times: dict[str, float], picture: Path, total: float) -> None:
     print()
     for what, seconds in times.items():
         print(f"  {seconds:6.1f} s  {what}")
-    print(f"  {total:6.1f} s  all together\n")
+    print(f"  {total:6.1f} s  in total\n")
     print(f"The picture: {picture}")
-    print("Next: script/serve keeps it all running; its guide is at /docs.")
+    print("Next: script/serve runs everything permanently; the API is documented at /docs.")
 
 
 def _terminated(*_: object) -> NoReturn:

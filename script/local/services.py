@@ -98,7 +98,7 @@ class Services:
         given = [url.strip().rstrip("/") for url in os.environ.get("COMFYUI_URL", "").split(",")]
         given = [url for url in given if url]
         if given and not any(local_comfyui.answers(url) for url in given):
-            print(f"  ! No ComfyUI answers at {', '.join(given)} yet", flush=True)
+            print(f"  ! No ComfyUI responds at {', '.join(given)} yet", flush=True)
             given = [] if self._for_demo else given
         if given:
             self.comfyui_urls = given
@@ -139,7 +139,7 @@ class Services:
             "DJANGO_SETTINGS_MODULE": "comfyserve.settings",
         }
         if not self._for_demo:  # stopped before another could use it
-            running.tell({key: self.env[key] for key in running.TOLD})
+            running.publish({key: self.env[key] for key in running.PUBLISHED})
 
     def _up(self) -> None:
         with step("Start PostgreSQL and Valkey"):
@@ -284,7 +284,7 @@ class Services:
                     stop_seconds=_WORKER_STOP_SECONDS,
                 )
             )
-        if self._for_demo:  # which requests nothing that the other would do
+        if self._for_demo:  # the other queues are not needed
             return programs
         rest: list[str | Path] = [command, "default,models,webhooks"]
         return [*programs, Program(name="worker-rest", group="app", command=rest, stop_seconds=15)]

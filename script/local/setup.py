@@ -53,7 +53,7 @@ def _make_environment(log: Path) -> None:
         return
     if shutil.disk_usage(ROOT).free < _FREE_BYTES:
         raise UserError(
-            f"Too little room in {ROOT}: the packages need {_FREE_BYTES // 10**6} MB."
+            f"Too little disk space in {ROOT}: the packages need {_FREE_BYTES // 10**6} MB."
             " Free some space and run the command again."
         )
     with step("Make the virtual environment"):

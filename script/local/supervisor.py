@@ -96,7 +96,7 @@ class Supervisor:
             if state["statename"] == "FATAL":
                 log = self.log_of(state["name"])
                 lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-                raise UserError(explain(lines, f"{state['name']} does not stay up", log))
+                raise UserError(explain(lines, f"{state['name']} keeps exiting", log))
 
     def _answers(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Who did what: the rows that each act leaves, and what keeps them few, final and free of secrets."""
+"""The audit log: which actions are recorded, limits on refused logins, append-only, no secrets."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class TestStrangers:
     def test_refusals_of_one_address_are_few_and_the_last_says_so(
         self, db: None, stranger: Api, monkeypatch
     ) -> None:
-        monkeypatch.setattr(throttling, "REFUSALS_TOLD_OF_ADDRESS", throttling.Window(2, 3600))
+        monkeypatch.setattr(throttling, "RECORDED_REFUSALS_PER_ADDRESS", throttling.Window(2, 3600))
         for n in range(4):
             log_in(stranger, f"nobody{n}@example.com")
         notes = list(
@@ -149,7 +149,7 @@ class TestStrangers:
         assert "not recorded individually" in notes[-1]
 
     def test_refusals_of_many_addresses_are_few_too(self, db: None, stranger: Api, monkeypatch) -> None:
-        monkeypatch.setattr(throttling, "REFUSALS_TOLD", throttling.Window(3, 3600))
+        monkeypatch.setattr(throttling, "RECORDED_REFUSALS", throttling.Window(3, 3600))
         for n in range(5):
             log_in(stranger, f"nobody{n}@example.com", REMOTE_ADDR=f"10.0.1.{n}")
         assert told("login.refused") == 3

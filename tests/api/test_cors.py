@@ -1,4 +1,4 @@
-"""What browsers' libraries send and read from another origin."""
+"""CORS: headers that browser libraries send and read from another origin."""
 
 from __future__ import annotations
 

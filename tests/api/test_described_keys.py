@@ -51,7 +51,7 @@ def png() -> bytes:
     return content.getvalue()
 
 
-class World:
+class Case:
     """Alice, who has one of everything, and an operator."""
 
     def __init__(self) -> None:
@@ -122,116 +122,116 @@ class World:
         return model.name
 
 
-def of_execution(method: str, suffix: str) -> Callable[[World], Any]:
-    return lambda world: world.api(method, f"/workflows/{world.ended()}{suffix}")
+def of_execution(method: str, suffix: str) -> Callable[[Case], Any]:
+    return lambda case: case.api(method, f"/workflows/{case.ended()}{suffix}")
 
 
-def upload(world: World) -> Any:
-    return world.api.post("/files/upload", data={"file": SimpleUploadedFile("a.png", png())})
+def upload(case: Case) -> Any:
+    return case.api.post("/files/upload", data={"file": SimpleUploadedFile("a.png", png())})
 
 
-def refresh(world: World) -> Any:
-    logged_in = world.api.post("/auth/login", {"email": "alice@example.com", "password": PASSWORD}).json()
-    return world.api.post("/auth/refresh", {"refresh_token": logged_in["refresh_token"]})
+def refresh(case: Case) -> Any:
+    logged_in = case.api.post("/auth/login", {"email": "alice@example.com", "password": PASSWORD}).json()
+    return case.api.post("/auth/refresh", {"refresh_token": logged_in["refresh_token"]})
 
 
-def redeliver(world: World) -> Any:
-    execution_id = world.ended()
+def redeliver(case: Case) -> Any:
+    execution_id = case.ended()
     delivery = Delivery.objects.filter(execution_id=execution_id).latest("created_at")
     Delivery.objects.filter(id=delivery.id).update(state=Delivery.State.DELIVERED)
-    return world.api.post(f"/workflows/{execution_id}/webhooks/{delivery.id}/redeliver")
+    return case.api.post(f"/workflows/{execution_id}/webhooks/{delivery.id}/redeliver")
 
 
 NEW_USER = {"username": "nora", "email": "nora@example.com", "password": PASSWORD}
 CHANGED = {"current_password": PASSWORD, "new_password": "a long new one 77"}
-CASES: dict[str, Callable[[World], Any]] = {
-    "post /auth/register": lambda world: Api().post("/auth/register", NEW_USER),
-    "post /auth/login": lambda world: Api().post(
+CASES: dict[str, Callable[[Case], Any]] = {
+    "post /auth/register": lambda case: Api().post("/auth/register", NEW_USER),
+    "post /auth/login": lambda case: Api().post(
         "/auth/login", {"email": "alice@example.com", "password": PASSWORD}
     ),
     "post /auth/refresh": refresh,
-    "get /auth/me": lambda world: world.api.get("/auth/me"),
-    "post /auth/logout": lambda world: world.api.post("/auth/logout"),
-    "get /auth/keys": lambda world: [
-        world.api.post("/auth/keys", {"name": "a"}), world.api.get("/auth/keys")
+    "get /auth/me": lambda case: case.api.get("/auth/me"),
+    "post /auth/logout": lambda case: case.api.post("/auth/logout"),
+    "get /auth/keys": lambda case: [
+        case.api.post("/auth/keys", {"name": "a"}), case.api.get("/auth/keys")
     ][-1],
-    "post /auth/keys": lambda world: world.api.post("/auth/keys", {"name": "a"}),
-    "post /auth/password": lambda world: world.api.post("/auth/password", CHANGED),
-    "get /auth/webhook-secret": lambda world: world.api.get("/auth/webhook-secret"),
-    "post /auth/webhook-secret/rotate": lambda world: world.api.post("/auth/webhook-secret/rotate", {}),
-    "post /workflows/execute": lambda world: world.api.post(
+    "post /auth/keys": lambda case: case.api.post("/auth/keys", {"name": "a"}),
+    "post /auth/password": lambda case: case.api.post("/auth/password", CHANGED),
+    "get /auth/webhook-secret": lambda case: case.api.get("/auth/webhook-secret"),
+    "post /auth/webhook-secret/rotate": lambda case: case.api.post("/auth/webhook-secret/rotate", {}),
+    "post /workflows/execute": lambda case: case.api.post(
         "/workflows/execute", {"workflow": graphs.colour(1)}
     ),
-    "post /workflows/validate": lambda world: world.api.post(
+    "post /workflows/validate": lambda case: case.api.post(
         "/workflows/validate", {"workflow": graphs.colour(1)}
     ),
     "get /workflows/{execution_id}": of_execution("get", "?include=workflow"),
     "delete /workflows/{execution_id}": of_execution("delete", ""),
-    "get /workflows/": lambda world: [world.ended(), world.api.get("/workflows/")][-1],
-    "post /workflows/{execution_id}/cancel": lambda world: world.api.post(
-        f"/workflows/{world.submitted()}/cancel"
+    "get /workflows/": lambda case: [case.ended(), case.api.get("/workflows/")][-1],
+    "post /workflows/{execution_id}/cancel": lambda case: case.api.post(
+        f"/workflows/{case.submitted()}/cancel"
     ),
     "get /workflows/{execution_id}/status": of_execution("get", "/status"),
     "get /workflows/{execution_id}/logs": of_execution("get", "/logs"),
     "post /workflows/{execution_id}/retry": of_execution("post", "/retry"),
     "get /workflows/{execution_id}/webhooks": of_execution("get", "/webhooks"),
     "post /workflows/{execution_id}/webhooks/{delivery_id}/redeliver": redeliver,
-    "get /workflows/nodes": lambda world: [world.worker(), world.api.get("/workflows/nodes")][-1],
-    "post /workflows/batch": lambda world: world.api.post(
+    "get /workflows/nodes": lambda case: [case.worker(), case.api.get("/workflows/nodes")][-1],
+    "post /workflows/batch": lambda case: case.api.post(
         "/workflows/batch", {"workflow": graphs.colour(1), "grid": {"1.color": [1, 2]}}
     ),
-    "get /workflows/batches": lambda world: [world.batch(), world.api.get("/workflows/batches")][-1],
-    "get /workflows/batches/{batch_id}": lambda world: world.api.get(f"/workflows/batches/{world.batch()}"),
-    "post /workflows/batches/{batch_id}/cancel": lambda world: world.api.post(
-        f"/workflows/batches/{world.batch()}/cancel"
+    "get /workflows/batches": lambda case: [case.batch(), case.api.get("/workflows/batches")][-1],
+    "get /workflows/batches/{batch_id}": lambda case: case.api.get(f"/workflows/batches/{case.batch()}"),
+    "post /workflows/batches/{batch_id}/cancel": lambda case: case.api.post(
+        f"/workflows/batches/{case.batch()}/cancel"
     ),
-    "post /workflows/batches/{batch_id}/retry": lambda world: world.api.post(
-        f"/workflows/batches/{world.failed_batch()}/retry"
+    "post /workflows/batches/{batch_id}/retry": lambda case: case.api.post(
+        f"/workflows/batches/{case.failed_batch()}/retry"
     ),
-    "get /apps/": lambda world: [world.app(), world.api.get("/apps/")][-1],
-    "post /apps/": lambda world: world.api.post("/apps/", {"name": "b", "workflow": graphs.colour(1)}),
-    "get /apps/{app}": lambda world: world.api.get(f"/apps/{world.app()}"),
-    "patch /apps/{app}": lambda world: world.api("patch", f"/apps/{world.app()}", {"title": "Colours"}),
-    "delete /apps/{app}": lambda world: world.api.delete(f"/apps/{world.app()}"),
-    "post /apps/{app}/run": lambda world: world.api.post(f"/apps/{world.app()}/run", {}),
-    "post /apps/{app}/batch": lambda world: world.api.post(
-        f"/apps/{world.app()}/batch", {"inputs": [{}, {}]}
+    "get /apps/": lambda case: [case.app(), case.api.get("/apps/")][-1],
+    "post /apps/": lambda case: case.api.post("/apps/", {"name": "b", "workflow": graphs.colour(1)}),
+    "get /apps/{app}": lambda case: case.api.get(f"/apps/{case.app()}"),
+    "patch /apps/{app}": lambda case: case.api("patch", f"/apps/{case.app()}", {"title": "Colours"}),
+    "delete /apps/{app}": lambda case: case.api.delete(f"/apps/{case.app()}"),
+    "post /apps/{app}/run": lambda case: case.api.post(f"/apps/{case.app()}/run", {}),
+    "post /apps/{app}/batch": lambda case: case.api.post(
+        f"/apps/{case.app()}/batch", {"inputs": [{}, {}]}
     ),
-    "get /apps/{app}/schema": lambda world: world.api.get(f"/apps/{world.app()}/schema"),
-    "get /apps/{app}/versions": lambda world: world.api.get(f"/apps/{world.app()}/versions"),
-    "get /models/": lambda world: [world.model(), world.api.get("/models/")][-1],
-    "get /models/{model_name}": lambda world: world.api.get(f"/models/{world.model()}"),
+    "get /apps/{app}/schema": lambda case: case.api.get(f"/apps/{case.app()}/schema"),
+    "get /apps/{app}/versions": lambda case: case.api.get(f"/apps/{case.app()}/versions"),
+    "get /models/": lambda case: [case.model(), case.api.get("/models/")][-1],
+    "get /models/{model_name}": lambda case: case.api.get(f"/models/{case.model()}"),
     "post /files/upload": upload,
-    "get /files/": lambda world: [upload(world), world.api.get("/files/")][-1],
-    "get /files/{file_id}/info": lambda world: world.api.get(
-        f"/files/{upload(world).json()['file_id']}/info"
+    "get /files/": lambda case: [upload(case), case.api.get("/files/")][-1],
+    "get /files/{file_id}/info": lambda case: case.api.get(
+        f"/files/{upload(case).json()['file_id']}/info"
     ),
-    "delete /files/{file_id}": lambda world: world.api.delete(f"/files/{upload(world).json()['file_id']}"),
-    "get /destinations/": lambda world: [world.destination(), world.api.get("/destinations/")][-1],
-    "get /destinations/{destination}": lambda world: world.api.get(f"/destinations/{world.destination()}"),
-    "delete /destinations/{destination}": lambda world: world.api.delete(
-        f"/destinations/{world.destination()}"
+    "delete /files/{file_id}": lambda case: case.api.delete(f"/files/{upload(case).json()['file_id']}"),
+    "get /destinations/": lambda case: [case.destination(), case.api.get("/destinations/")][-1],
+    "get /destinations/{destination}": lambda case: case.api.get(f"/destinations/{case.destination()}"),
+    "delete /destinations/{destination}": lambda case: case.api.delete(
+        f"/destinations/{case.destination()}"
     ),
-    "get /health/": lambda world: Api().get("/health/"),
-    "get /health/detailed": lambda world: [world.worker(), world.staff.get("/health/detailed")][-1],
-    "get /health/readiness": lambda world: Api().get("/health/readiness"),
-    "get /health/liveness": lambda world: Api().get("/health/liveness"),
-    "get /metrics/": lambda world: [world.ended(), Api().get("/metrics/")][-1],
-    "get /workers/": lambda world: [world.worker(), world.staff.get("/workers/")][-1],
-    "post /workers/{worker_name}/drain": lambda world: world.staff.post(f"/workers/{world.worker()}/drain"),
-    "post /workers/{worker_name}/pause": lambda world: world.staff.post(f"/workers/{world.worker()}/pause"),
-    "post /workers/{worker_name}/resume": lambda world: world.staff.post(f"/workers/{world.worker()}/resume"),
+    "get /health/": lambda case: Api().get("/health/"),
+    "get /health/detailed": lambda case: [case.worker(), case.staff.get("/health/detailed")][-1],
+    "get /health/readiness": lambda case: Api().get("/health/readiness"),
+    "get /health/liveness": lambda case: Api().get("/health/liveness"),
+    "get /metrics/": lambda case: [case.ended(), Api().get("/metrics/")][-1],
+    "get /workers/": lambda case: [case.worker(), case.staff.get("/workers/")][-1],
+    "post /workers/{worker_name}/drain": lambda case: case.staff.post(f"/workers/{case.worker()}/drain"),
+    "post /workers/{worker_name}/pause": lambda case: case.staff.post(f"/workers/{case.worker()}/pause"),
+    "post /workers/{worker_name}/resume": lambda case: case.staff.post(f"/workers/{case.worker()}/resume"),
 }  # fmt: skip
 
 
 @pytest.fixture
-def world(db: None) -> World:
-    return World()
+def case(db: None) -> Case:
+    return Case()
 
 
 @pytest.mark.parametrize("operation", CASES)
-def test_the_answer_is_as_described(world: World, operation: str) -> None:
-    answer = CASES[operation](world)
+def test_the_answer_is_as_described(case: Case, operation: str) -> None:
+    answer = CASES[operation](case)
     assert answer.status_code < 300, answer.content
     method, path = operation.split(" ")
     assert differences(method, path, answer) == []

@@ -1,4 +1,4 @@
-"""What an anonymous client, or one with an account, can hold or fill: nothing that others need."""
+"""Resources that an anonymous client, or one with an account, can hold without affecting others."""
 
 from __future__ import annotations
 

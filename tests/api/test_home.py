@@ -1,4 +1,4 @@
-"""The front door: a page for people, JSON for scripts, and the order of the interactive documentation."""
+"""The landing page: HTML for browsers, JSON for scripts, and the order of the interactive documentation."""
 
 from __future__ import annotations
 

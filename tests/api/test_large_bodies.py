@@ -1,4 +1,4 @@
-"""A body that is too large, sent as most clients send it: all of it, before the answer is read."""
+"""A body that is too large, sent completely before the response is read, as most clients do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guarded door: what it refuses, what it lets through, and when it gives up."""
+"""The guarded outbound client: what it refuses, what it allows, and its time limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every route of the service, walked: public ones are on a short list, all others refuse strangers.
+"""Every route of the service: public ones are on a short list, all others require authentication.
 
 A new route is covered by itself. One with an object in its path needs an entry in `OTHERS_OBJECT`, a
 public one a line in `PUBLIC`; until then these tests fail.

@@ -1,4 +1,4 @@
-"""What is not known is refused by name, at every endpoint: nothing is dropped in silence."""
+"""Unknown fields and parameters are rejected by name at every endpoint; nothing is silently ignored."""
 
 from __future__ import annotations
 

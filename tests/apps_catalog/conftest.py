@@ -53,10 +53,10 @@ LOADERS = {
 def nothing_known():
     """What another test made known a moment ago, and what this one made known for the next."""
     for moment in ("before", "after"):
-        selectors.pending_count_lately.forget()
-        registry.any_alive_lately.forget()
+        selectors.cached_pending_count.forget()
+        registry.cached_any_alive.forget()
         for module in (definitions, node_info):
-            module.digests_lately.forget()
+            module.cached_digests.forget()
             module._table.cache_clear()
         if moment == "before":
             yield

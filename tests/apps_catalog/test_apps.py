@@ -175,7 +175,7 @@ class TestSchema:
         worker.save()
         from apps_catalog import definitions
 
-        definitions.digests_lately.forget()
+        definitions.cached_digests.forget()
         again = alice.get("/apps/portrait/schema").json()["inputs"]
         assert again["properties"]["model"]["enum"] == ["new.safetensors"]
 

@@ -1,4 +1,4 @@
-"""POST /apps/{app}/run: values by name become a graph in the queue; mistakes are told by name."""
+"""POST /apps/{app}/run: named values become a graph in the queue; errors are reported by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the same test needs to know to talk to a real ComfyUI and to the scripted one."""
+"""What a test needs to run against both a real ComfyUI and the scripted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's history, put together from its events, is what ComfyUI's own history says; or there is none."""
+"""A history assembled from a run's events equals ComfyUI's own history, or there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def record(client, session):
         with session.subscribe(prompt_id) as subscription:
             client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
             for event in until(subscription, events.Ended):
-                recording.hear(event)
+                recording.record(event)
         return recording.history(), client.history(prompt_id)
 
     return run
@@ -62,7 +62,7 @@ WHOLE = (
 def recorded(heard):
     recording = Recording("p", output_nodes=["2", "3"])
     for event in heard:
-        recording.hear(event)
+        recording.record(event)
     return recording.history()
 
 

@@ -1,4 +1,4 @@
-"""Custom nodes for a real ComfyUI, to make happen what tests need: time that costs no CPU, failure, death.
+"""Custom nodes for a real ComfyUI that tests need: time without CPU load, failures, crashes.
 
 Loaded by the `comfyui` fixtures and by benchmarks. Runs inside ComfyUI, so it imports ComfyUI's modules.
 """

@@ -1,4 +1,4 @@
-"""The console in a real browser: live, by keyboard, on a phone, in the dark, and open to everybody."""
+"""The console in a real browser: live updates, keyboard, phone, dark mode, accessibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pages of the console share: who gets in, the sidebar, what browsers may do."""
+"""What all pages of the console share: access, the sidebar, security headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console's first page: figures that are right, stay cheap, and refresh themselves."""
+"""The console's dashboard: correct figures at bounded cost, refreshed automatically."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIVE = "/admin/dashboard/live/"
 def _nothing_remembered(db: Any, monkeypatch: Any) -> None:
     """Figures are shared for a moment among requests; here each test has its own."""
     day.forget()
-    figures.storage_lately.forget()
+    figures.cached_storage.forget()
     figures.look.forget()
     # Asked in this test's transaction, not in a thread that does not see it.
     monkeypatch.setattr(health_figures, "now", health_figures._look)
@@ -129,7 +129,7 @@ def test_the_sizes_of_many_files_are_reckoned_from_a_sample(alice, monkeypatch):
     monkeypatch.setattr(figures, "SAMPLED_ABOVE", 100)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE files_file")
-    assert figures.storage_lately() == figures.Storage(files=200, size=200_000, is_estimated=True)
+    assert figures.cached_storage() == figures.Storage(files=200, size=200_000, is_estimated=True)
 
 
 def test_names_of_users_do_nothing(console):

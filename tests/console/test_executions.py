@@ -1,4 +1,4 @@
-"""The console's executions: the list, the page of one, and what an operator does with them."""
+"""The console's executions: the list, the detail page, and operators' actions."""
 
 from __future__ import annotations
 

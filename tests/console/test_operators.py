@@ -126,12 +126,16 @@ class TestRoles:
         assert reader.post(f"{MODELS}download/", {"name": "x"}).status_code == 403
         assert reader.post(page_of(USERS, alice.pk), {"email": "x@example.com"}).status_code == 403
         alice.refresh_from_db()
-        assert (alice.is_active, Worker.objects.get().wish, ApiKey.objects.count()) == (True, "work", 1)
+        assert (alice.is_active, Worker.objects.get().desired_state, ApiKey.objects.count()) == (
+            True,
+            "work",
+            1,
+        )
 
     def test_an_operator_acts(self, clerk: Client) -> None:
         make_worker("gpu")
         assert act(clerk, WORKERS, "pause", "gpu").status_code == 200
-        assert Worker.objects.get().wish == "pause"
+        assert Worker.objects.get().desired_state == "pause"
 
     def test_an_operator_makes_nobody_staff(self, clerk: Client, alice: User) -> None:
         form = user_form(alice, is_staff="on", is_superuser="on")
@@ -176,21 +180,25 @@ def user_form(user: User, **fields: str) -> dict[str, str]:
 
 
 class TestWorkers:
-    @pytest.mark.parametrize("action, wish", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
+    @pytest.mark.parametrize("action, state", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
     def test_an_action_asks_first_and_is_recorded(
-        self, console: Client, operator: User, action: str, wish: str
+        self, console: Client, operator: User, action: str, state: str
     ) -> None:
         before = "pause" if action == "resume" else "work"
-        make_worker("gpu", wish=before)
+        make_worker("gpu", desired_state=before)
         question = console.post(WORKERS, {"action": action, "index": "0", "_selected_action": ["gpu"]})
         assert "Yes, " in question.content.decode()
-        assert Worker.objects.get().wish == before
+        assert Worker.objects.get().desired_state == before
         act(console, WORKERS, action, "gpu")
         row = last(f"worker.{action}")
-        assert (row.changes, row.who, row.via) == ({"wish": [before, wish]}, operator.email, "admin")
+        assert (row.changes, row.who, row.via) == (
+            {"desired_state": [before, state]},
+            operator.email,
+            "admin",
+        )
 
     def test_the_page_of_one_offers_what_makes_sense(self, console: Client) -> None:
-        make_worker("gpu", wish="pause", state="paused")
+        make_worker("gpu", desired_state="pause", state="paused")
         text = console.get(page_of(WORKERS, "gpu")).content.decode()
         assert ">Resume<" in text
         assert ">Pause<" not in text
@@ -230,7 +238,7 @@ class TestModels:
         make_model()
         sent = {"name": "new.safetensors", "model_type": "lora", "download_url": "https://93.184.215.14/new"}
         answer = console.post(f"{MODELS}download/", sent, follow=True)
-        assert "is on its way to gpu" in answer.content.decode()
+        assert "is being downloaded to gpu" in answer.content.decode()
         Download.objects.update(bytes_done=1, bytes_total=4, state="running")
         assert "25 %" in console.get(f"{MODELS}on-their-way/").content.decode()
         assert (Download.objects.get().user, last("model.download").who) == (operator, operator.email)

@@ -1,4 +1,4 @@
-"""Operators at work in a real browser: a worker paused, a model loaded, and one who only looks."""
+"""Operators in a real browser: pausing a worker, loading a model, and read-only staff."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_form_and_the_page_of_one_are_open_to_everybody(log_in: Any) -> None:
     assert serious_faults(page) == ""
     page.goto("/admin/accounts/auditentry/")
     page.click("#result_list tbody a >> nth=0")
-    page.wait_for_selector("text=What happened")
+    page.wait_for_selector("text=Object id")
     assert serious_faults(page) == ""
 
 
@@ -92,6 +92,6 @@ def test_a_model_is_loaded(log_in: Any) -> None:
 def test_who_may_only_look_is_offered_nothing(log_in: Any) -> None:
     page, person = log_in("Operators (read only)")
     page.click(f"#result_list >> text='{worker_of(person)['name']}'")
-    page.wait_for_selector("text=What it does")
+    page.wait_for_selector("text=Current work")
     assert page.locator(".cs-buttons button").count() == 0
     assert person.post(f"/workers/{worker_of(person)['name']}/pause").status_code == 403

@@ -1,4 +1,4 @@
-"""compose.yaml as the tests read it: as written, and with the values of an .env put in."""
+"""compose.yaml for tests: as written, and with the values of an .env substituted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What compose.yaml promises, as far as it can be seen without a container engine."""
+"""compose.yaml, as far as it can be checked without a container engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""compose.yaml at work: all of its services together, from the proxy to a picture in the bucket."""
+"""compose.yaml in action: all of its services together, from the proxy to a picture in the bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running what a page of the documentation shows, as its reader would paste it."""
+"""Runs the commands of a documentation page as a reader would paste them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of settings is complete, and has nothing that is not there."""
+"""The table of settings is complete, and has no unknown ones."""
 
 from __future__ import annotations
 

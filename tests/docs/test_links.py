@@ -1,4 +1,4 @@
-"""Every link of the documentation to a file or a heading of ours leads somewhere."""
+"""Every link in the documentation to a file or a heading resolves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/quickstart.md has its reader type before the first start."""
+"""The commands of docs/quickstart.md before the first start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's conversation works as pasted."""
+"""The README's example works as pasted."""
 
 from __future__ import annotations
 

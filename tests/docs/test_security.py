@@ -1,4 +1,4 @@
-"""Every row of the tables in docs/security.md that promise something names a test, and that test exists."""
+"""Every row of the tables of guarantees in docs/security.md names an existing test."""
 
 from __future__ import annotations
 

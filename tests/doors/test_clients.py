@@ -1,4 +1,4 @@
-"""Clients that cannot be installed here: the calls that their sources make, in that order and shape.
+"""Clients that cannot be installed here: the calls in their sources, in the same order and shape.
 
 Each function below is one client's way from its settings to the bytes of a picture.
 """

@@ -357,7 +357,7 @@ def test_a_used_up_quota_says_when_to_come_again(person, gpu_worker):
 
 def test_a_full_queue_says_when_to_come_again(as_alice, settings):
     settings.MAX_PENDING = 0
-    selectors.pending_count_lately.forget()
+    selectors.cached_pending_count.forget()
     response = as_alice.post("/api/v2/jobs", {"workflow": graphs.colour(1)})
     assert (response.status_code, response["Retry-After"]) == (429, "60")
     assert response.json()["error"]["code"] == "queue_full"

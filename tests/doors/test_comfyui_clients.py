@@ -1,4 +1,4 @@
-"""Software that was written for a ComfyUI, run as it is against ours."""
+"""Software written for a ComfyUI, run unmodified against ours."""
 
 from __future__ import annotations
 

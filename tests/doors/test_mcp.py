@@ -1,4 +1,4 @@
-"""MCP at /mcp, asked with the client of the `mcp` package."""
+"""MCP at /mcp, with the client of the `mcp` package."""
 
 from __future__ import annotations
 

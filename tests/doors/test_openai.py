@@ -1,4 +1,4 @@
-"""OpenAI's image API at /v1, asked with PyPI's `openai` as it is."""
+"""OpenAI's image API at /v1, with PyPI's unmodified `openai`."""
 
 from __future__ import annotations
 

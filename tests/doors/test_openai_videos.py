@@ -1,4 +1,4 @@
-"""OpenAI's video API at /v1/videos, asked with PyPI's `openai` as it is."""
+"""OpenAI's video API at /v1/videos, with PyPI's unmodified `openai`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_what_makes_no_video_fails_with_the_reason(person):
     made = client.videos.create_and_poll(model=app, prompt="x", poll_interval_ms=100)
     assert made.status == "failed"
     assert made.error is not None
-    assert "made no video" in made.error.message
+    assert "produced no video" in made.error.message
     assert "not animated" in made.error.message
     with pytest.raises(openai.NotFoundError):
         client.videos.download_content(made.id)

@@ -1,4 +1,4 @@
-"""Files as their users have them: a real web process, on local disk and on a real S3 server."""
+"""Fixtures for files: a real web process, on local disk and on a real S3 server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, videos and sounds are described, and shown small, as a viewer shows them."""
+"""Sizes and thumbnails of pictures, videos and sounds match what a viewer displays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sweep removes, and what it leaves. `manage.py clean` shows both."""
+"""Cleanup of files: what the sweep removes and keeps; `manage.py clean` reports both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that kill, exhaust or stop whoever decodes them: a process of limited memory and time."""
+"""Files that crash, exhaust or hang a decoder: a process with limited memory and time."""
 
 from __future__ import annotations
 

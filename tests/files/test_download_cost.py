@@ -1,4 +1,4 @@
-"""What a download costs: queries of a request thread."""
+"""The cost of a download: queries in a request thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures whose opening would decode what is in them."""
+"""Formats whose opening would decode the picture."""
 
 from __future__ import annotations
 

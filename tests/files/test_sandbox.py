@@ -1,4 +1,4 @@
-"""Converting in a process with limits, and without a look at ours."""
+"""Conversion in a process with limits, isolated from ours."""
 
 from __future__ import annotations
 

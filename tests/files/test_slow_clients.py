@@ -1,4 +1,4 @@
-"""Clients that send or read slowly take nothing from those who want JSON."""
+"""Clients that send or read slowly do not delay others."""
 
 from __future__ import annotations
 

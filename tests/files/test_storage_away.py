@@ -1,4 +1,4 @@
-"""The S3 server does not answer: requests are told so at once, executions wait for it."""
+"""The S3 server does not respond: requests fail immediately, executions wait for it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestExecutions:
 
         def told() -> bool:
             lines = carol.get(f"/workflows/{execution_id}/logs").json()["logs"]
-            return any("storage does not answer" in line["message"] for line in lines)
+            return any("storage does not respond" in line["message"] for line in lines)
 
         wait_for(told, seconds=30, what="a first try")
         proxy.mend()

@@ -1,4 +1,4 @@
-"""A thumbnail is made after its picture was recorded: what may happen between."""
+"""A thumbnail is created after its picture was recorded: concurrent changes in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flower and the front page as an operator's browser shows them."""
+"""Flower and the landing page in an operator's browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flower, the dashboard, /metrics/, /health/detailed and /workers/ say the same of the same moment."""
+"""Flower, the dashboard, /metrics/, /health/detailed and /workers/ agree at the same moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus' own tool says of our metrics and of the alert rules in docs/monitoring/.
+"""Prometheus' own tool checks our metrics and the alert rules in docs/monitoring/.
 
 Debian has it in the package `prometheus`. Not installed: skipped, except in CI, where it must be there.
 """

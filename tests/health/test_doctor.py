@@ -40,7 +40,7 @@ def test_it_ends_well_where_nothing_is_wrong(own, comfyui):
     code, text = doctor(own, COMFYUI_URL=comfyui.url)
     assert code == 0, text
     assert lines(text, "comfyui")[0].startswith("ok"), text
-    assert text.endswith("All well\n")
+    assert text.endswith("All checks passed\n")
 
 
 def test_servers_that_are_away_are_named_and_the_rest_is_looked_at(own):

@@ -1,4 +1,4 @@
-"""The log of the processes: one story for each execution, and no secrets in it."""
+"""Logs of the processes: each execution can be traced, and no secrets are logged."""
 
 from __future__ import annotations
 

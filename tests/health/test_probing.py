@@ -1,4 +1,4 @@
-"""Checks that hang, on real sockets that never answer."""
+"""Checks that hang, on real sockets that never respond."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hang(silent):
 
 def test_the_asker_waits_no_longer_than_the_limit(hang):
     began = time.monotonic()
-    with pytest.raises(NoAnswer, match=r"No answer within 0\.2 s"):
+    with pytest.raises(NoAnswer, match=r"No response within 0\.2 s"):
         Probe("hangs", hang, limit=0.2).ask()
     assert time.monotonic() - began < 0.5
 

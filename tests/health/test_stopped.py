@@ -1,4 +1,4 @@
-"""Each dependency stopped in turn, as real processes: what every health endpoint says."""
+"""Each dependency stopped in turn, as real processes: the response of every health endpoint."""
 
 from __future__ import annotations
 

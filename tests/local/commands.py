@@ -1,4 +1,4 @@
-"""Running our commands as a person would, and seeing what is left of them."""
+"""Runs our commands as a user would, and checks what they leave behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stopped worker leaves behind: nothing that worries, unless it crashed."""
+"""A stopped worker signs off cleanly; only a crashed one causes a warning."""
 
 from __future__ import annotations
 

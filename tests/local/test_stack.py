@@ -1,4 +1,4 @@
-"""The fixtures themselves: real processes that can be started, killed and asked."""
+"""The fixtures themselves: real processes that can be started, killed and queried."""
 
 from __future__ import annotations
 

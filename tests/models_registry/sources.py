@@ -1,4 +1,4 @@
-"""A source of downloads that cuts the line, stalls, or gives something else than was asked for."""
+"""A source of downloads that drops the connection, stalls, or sends something else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /models/cleanup: out of memory goes what nobody used for a while."""
+"""POST /models/cleanup: unloads models that were not used for a while."""
 
 from __future__ import annotations
 

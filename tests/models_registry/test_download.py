@@ -1,4 +1,4 @@
-"""POST /models/{name}/download and what belongs to it, with a real worker and a real ComfyUI."""
+"""POST /models/{name}/download and related routes, with a real worker and a real ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /models/{name}/download: what is refused before any worker is asked."""
+"""POST /models/{name}/download: what is rejected before any worker is involved."""
 
 from __future__ import annotations
 

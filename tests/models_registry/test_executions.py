@@ -1,4 +1,4 @@
-"""What executions tell the registry, and what it tells them."""
+"""What executions report to the registry, and what they read from it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def fetch(source, folder):
             name=name,
             folder="checkpoints",
             places=[str(folder)],
-            tell=told or Told(),
+            report=told or Told(),
             stop=stop or threading.Event(),
             with_tokens=with_tokens,
         )
@@ -281,7 +281,7 @@ def test_a_redirect_to_a_private_address_is_refused(fetch, source, folder):
 def test_a_folder_that_is_not_here_is_said(source):
     with pytest.raises(fetching.Failed, match="folder"):
         fetching.fetch(
-            Download(url=source.url), name=NAME, folder="checkpoints", places=["/not/here"], tell=Told(),
+            Download(url=source.url), name=NAME, folder="checkpoints", places=["/not/here"], report=Told(),
             stop=threading.Event(), with_tokens=False,
         )  # fmt: skip
 

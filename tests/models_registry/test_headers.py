@@ -1,4 +1,4 @@
-"""What is read from the header of a safetensors file, and what is no such file."""
+"""Metadata from the header of a safetensors file, and invalid files."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_file_of_another_length_than_its_header_says_is_malformed(tmp_path, da
         (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
         (b'{"error": "Unauthorized", "x": 1}', "JSON"),
         (b"PK\x03\x04" + b"\0" * 40, "pickle"),
-        (b"", "no safetensors"),
-        (b"\xff" * 100, "no safetensors"),
+        (b"", "not a safetensors"),
+        (b"\xff" * 100, "not a safetensors"),
     ],
 )
 def test_what_is_something_else_is_named(tmp_path, content, said):

@@ -30,7 +30,7 @@ def test_what_will_be_done_later_is_202(as_alice: Api, name: str, path: str, loo
     answer = as_alice.post(path)
     assert answer.status_code == 202, answer.content
     body = answer.json()
-    assert "it will be done" in body["message"]
+    assert "the command runs as soon as" in body["message"]
     assert body["waiting_for"] == ["gpu"]
     assert look in body["note"]
     assert answer["Location"] == look

@@ -1,4 +1,4 @@
-"""GET /models/ and /models/{name}: what the workers told."""
+"""GET /models/ and /models/{name}: what the workers reported."""
 
 from __future__ import annotations
 

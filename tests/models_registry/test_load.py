@@ -1,4 +1,4 @@
-"""POST /models/{name}/load and unload, on a real ComfyUI: what is in its memory by its own figures."""
+"""POST /models/{name}/load and unload, on a real ComfyUI, checked by its own memory figures."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_hosts_that_differ_already_want_a_choice(alice, hosts):
     file = ModelFile.objects.get()
     file.pk, file.host, file.sha256 = None, third, OTHER
     file.save()
-    with pytest.raises(Conflict, match="which one is meant"):
+    with pytest.raises(Conflict, match="give its SHA-256"):
         start(alice)
     assert start(alice, sha256=OTHER).sha256 == OTHER
 

@@ -1,4 +1,4 @@
-"""A ComfyUI that lacks our custom node: what can be known and done, and that it is said."""
+"""A ComfyUI without our custom node: what works, and that the limits are reported."""
 
 from __future__ import annotations
 

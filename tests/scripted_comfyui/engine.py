@@ -1,4 +1,4 @@
-"""The scripted ComfyUI's queue: runs prompts one after another and tells what the real one tells."""
+"""The scripted ComfyUI's queue: runs prompts one after another and sends the events of the real one."""
 
 from __future__ import annotations
 

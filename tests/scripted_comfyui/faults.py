@@ -1,4 +1,4 @@
-"""What the scripted ComfyUI notes of each request, and how it fails."""
+"""What the scripted ComfyUI records of each request, and how it fails."""
 
 from __future__ import annotations
 

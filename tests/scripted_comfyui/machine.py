@@ -1,4 +1,4 @@
-"""The machine that the scripted ComfyUI says it runs on."""
+"""The hardware that the scripted ComfyUI reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted ComfyUI's HTTP routes, and what stands between them and the client."""
+"""The scripted ComfyUI's HTTP routes, and the simulated proxy in front of it."""
 
 from __future__ import annotations
 

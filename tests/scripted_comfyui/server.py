@@ -1,4 +1,4 @@
-"""A real HTTP and websocket server that talks as ComfyUI does, and fails as it is told to."""
+"""A real HTTP and websocket server that behaves like ComfyUI, and fails on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripted ComfyUI accepts: the real one's answers to the common mistakes."""
+"""What the scripted ComfyUI accepts: the real one's responses to common errors."""
 
 from __future__ import annotations
 

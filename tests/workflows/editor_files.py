@@ -1,4 +1,4 @@
-"""Files as ComfyUI's editor saves them, what the nodes in them take, and what the API makes of them."""
+"""Files saved by ComfyUI's editor, the inputs of their nodes, and their conversion by the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI's own page in a real browser, as the judge of how its files are to be converted.
+"""ComfyUI's own page in a real browser, as the reference for converting its files.
 
 The workflows are those that ComfyUI offers as templates: a package on PyPI, fetched once into the cache.
 """

@@ -1,4 +1,4 @@
-"""The engine in this process, with a scripted ComfyUI: to make things happen at a certain point."""
+"""The engine in this process with a scripted ComfyUI, to trigger events at a chosen point."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Rig:
         self.slots.serve_in_thread()
 
     def cancel(self, execution_id: Any) -> int:
-        """As the API does it, with the notification that upkeep hears."""
+        """As the API does it, with the notification that maintenance hears."""
         status = self.api.post(f"/workflows/{execution_id}/cancel").status_code
         self.slots.ended(str(execution_id))
         return status

@@ -1,4 +1,4 @@
-"""What surrounds the engine misbehaves: Redis frozen, the database away, ComfyUI slow or sick.
+"""Faults around the engine: Redis frozen, the database unavailable, ComfyUI slow or failing.
 
 None of it may cost an execution: nothing is lost, run twice, or blamed on its user.
 """
@@ -32,7 +32,7 @@ from workflows.models import Execution, Held, LogLine, ObjectInfo
 from workflows.queue import holds, state_machine
 from workflows.worker import attempt, held_claim, maintenance, runner, slots
 from workflows.worker import backend as backends
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 
 
 def away(*_: Any, **__: Any) -> Any:
@@ -114,9 +114,9 @@ def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
     monkeypatch.setattr(state_machine, "begin", begin)
     execution_id = rig.run(sleep(0.5))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
-    wait_for(lambda: not rig.slots.living_tokens(), what="it to look dead")
-    rig.slots.presume_alive()
-    assert rig.slots.living_tokens() == rig.slots.tokens() != set()
+    wait_for(lambda: not rig.slots.live_tokens(), what="it to look dead")
+    rig.slots.assume_alive()
+    assert rig.slots.live_tokens() == rig.slots.tokens() != set()
     stuck.set()
     rig.ends(execution_id, "completed")
 
@@ -131,7 +131,7 @@ def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     wait_for(lambda: rig.slots._collecting, what="it to end in ComfyUI")
     held = rig.slots.tokens()
     time.sleep(0.7)  # longer than a thread may give no sign of life
-    assert rig.slots.living_tokens() == held != set()
+    assert rig.slots.live_tokens() == held != set()
     free.set()
     rig.ends(execution_id, "completed")
 
@@ -195,11 +195,11 @@ def test_a_comfyui_that_is_slow_to_answer_is_no_fault(rig):
 def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
     settings.LEASE_SECONDS, settings.RENEW_SECONDS = 3, 0.5
     rig.comfyui.faults.delay |= {"/system_stats": 4.0, "/object_info": 4.0}
-    upkeep = Upkeep(rig.slots)
+    maintenance = Maintenance(rig.slots)
     execution_id = rig.run(sleep(6))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     rig.backend._known_generation = -1  # as after a reconnection
-    upkeep.start()
+    maintenance.start()
     try:
         until = time.monotonic() + 5
         while time.monotonic() < until:
@@ -210,7 +210,7 @@ def test_leases_are_renewed_while_comfyui_is_slow_to_answer(rig, settings):
             time.sleep(0.1)
     finally:
         rig.comfyui.faults.delay.clear()
-        upkeep.stop()
+        maintenance.stop()
 
 
 def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
@@ -272,8 +272,8 @@ def test_a_stray_that_nobody_reported_is_cleared_within_a_bound(rig, monkeypatch
     """As one that ComfyUI accepted long after its sender had given up: nothing hung, nothing reconnected."""
     monkeypatch.setattr(maintenance, "STRAY_SECONDS", 0.2)
     rig.slots.taking = False
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    threads = Maintenance(rig.slots)
+    threads.start()
     try:
         wait_for(lambda: rig.slots.taking and not rig.backend.strays.is_set(), what="the worker to be ready")
         prompt = sleep(60)
@@ -282,7 +282,7 @@ def test_a_stray_that_nobody_reported_is_cleared_within_a_bound(rig, monkeypatch
         rig.comfyui.wait_for(lambda: rig.comfyui.running, timeout=5)
         rig.comfyui.wait_for(lambda: rig.comfyui.running is None, timeout=10)
     finally:
-        upkeep.stop()
+        threads.stop()
 
 
 def test_a_run_that_is_followed_is_no_stray(rig):

@@ -1,4 +1,4 @@
-"""POST /workflows/batch and what follows: many executions, followed, cancelled and retried as one."""
+"""POST /workflows/batch: many executions, followed, cancelled and retried as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workflows.webhooks import dispatcher
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    selectors.pending_count_lately.forget()
+    selectors.cached_pending_count.forget()
 
 
 def submitted(api: Any, **more: Any) -> dict[str, Any]:

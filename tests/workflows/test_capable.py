@@ -1,4 +1,4 @@
-"""A workflow goes to the workers that have its nodes and models, by what they told of themselves."""
+"""A workflow goes to the workers that have reported its nodes and models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def worker(name: str, *, models: tuple[str, ...] = ("other.safetensors",), nodes
     reporting.write_files(name, files(*models))
     info = ObjectInfo.objects.create(digest=uuid.uuid4().hex, body={node: {} for node in nodes})
     Worker.objects.create(name=name, host="h", pid=1, url="u", reachable=True, object_info=info)
-    matching.fleet_lately.forget()
+    matching.cached_fleet.forget()
 
 
 def submit(alice, workflow=None) -> str:
@@ -51,7 +51,7 @@ def claimed(name: str) -> str | None:
 @pytest.fixture(autouse=True)
 def nobody_yet():
     yield
-    matching.fleet_lately.forget()
+    matching.cached_fleet.forget()
 
 
 @pytest.fixture
@@ -154,10 +154,10 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
     assert claimed("stays") == execution_id
 
 
-@pytest.mark.parametrize("wish", [Worker.DesiredState.WORK, Worker.DesiredState.PAUSE])
-def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice, wish):
+@pytest.mark.parametrize("desired_state", [Worker.DesiredState.WORK, Worker.DesiredState.PAUSE])
+def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice, desired_state):
     worker("refused")
-    Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, wish=wish)
+    Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, desired_state=desired_state)
     submit(alice)
     claim = claims.take(worker="refused")
     assert claim is not None
@@ -175,6 +175,6 @@ def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
 
 def test_where_there_is_one_worker_nothing_is_looked_up(alice, django_assert_num_queries):
     worker("only")
-    matching.fleet_lately()
+    matching.cached_fleet()
     with django_assert_num_queries(0):
         assert matching.suited(graphs.txt2img(), [ModelUse(TINY, "checkpoint")]) == matching.Suited()

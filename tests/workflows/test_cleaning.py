@@ -1,4 +1,4 @@
-"""What leaves after its time, what stays, and that nothing else changes: `manage.py clean`."""
+"""Retention: what is deleted and what is kept by `manage.py clean`."""
 
 from __future__ import annotations
 
@@ -243,12 +243,12 @@ class TestWorkers:
         silent("gone", days=8, object_info_id="own")
         silent("gone too", days=8, object_info_id="shared")
         silent("away", days=6, object_info_id="shared")
-        assert "1 descriptions of nodes, 2 silent workers" in clean()
+        assert "1 node definitions, 2 silent workers" in clean()
         assert [worker.name for worker in Worker.objects.all()] == ["away"]
         assert [info.digest for info in ObjectInfo.objects.all()] == ["shared"]
 
     def test_a_paused_one_stays_paused(self, silent):
-        silent("paused", days=100, wish=Worker.DesiredState.PAUSE)
+        silent("paused", days=100, desired_state=Worker.DesiredState.PAUSE)
         clean()
         assert Worker.objects.get().name == "paused"
 

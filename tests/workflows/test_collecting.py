@@ -1,4 +1,4 @@
-"""Outputs on their way into a storage that is slow, away, or does not take one of them."""
+"""Collecting outputs into a storage that is slow, unavailable, or rejects one of them."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
     execution_id = rig.run(sleep(0.1))
     assert uploading.wait(5)
     threading.Event().wait(1.0)  # longer than a thread may give no sign of life
-    assert rig.slots.living_tokens() == rig.slots.tokens() != set()
+    assert rig.slots.live_tokens() == rig.slots.tokens() != set()
     go_on.set()
     rig.ends(execution_id, "completed")
     assert Execution.objects.get(id=execution_id).attempt == 1
@@ -211,7 +211,7 @@ def test_an_upload_that_stands_still_is_none(rig, monkeypatch):
     monkeypatch.setattr(backend, "put", stuck)
     rig.run(sleep(0.1))
     assert uploading.wait(5)
-    wait_for(lambda: not rig.slots.living_tokens(), what="it to look dead")
+    wait_for(lambda: not rig.slots.live_tokens(), what="it to look dead")
     go_on.set()
     assert rig.slots.wait_empty(timeout=10)
 
@@ -262,7 +262,7 @@ def test_what_fits_into_the_quota_is_kept_and_the_execution_fails(rig, storage, 
     rig.slots.serve_in_thread()
     body = rig.ends(execution_id, "failed")
     assert body["error"] == (
-        "The workflow ran, but your storage quota has no room for 1 output; delete files and run it again"
+        "The workflow ran, but your storage quota has no space for 1 output; delete files and run it again"
     )
     assert len(body["outputs"]["images"]) == 2
     [warning] = body["warnings"]

@@ -1,4 +1,4 @@
-"""A websocket to ComfyUI that looks well and brings nothing.
+"""A websocket to ComfyUI that seems connected but delivers no events.
 
 ComfyUI keeps one socket for a client id and forgets it when any socket of that id closes. The one that is
 left answers pings for ever.
@@ -20,7 +20,7 @@ from workflows.models import Execution
 from workflows.queue import claims
 from workflows.worker import runner
 from workflows.worker.backend import Backend
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 from workflows.worker.slots import Slots
 
 
@@ -64,25 +64,25 @@ def test_a_look_that_finds_news_connects_anew(rig, monkeypatch):
 def test_two_processes_of_one_backend_do_not_make_each_other_deaf(rig, monkeypatch):
     """The standby has no connection at all; once it has the lock, it has an id of its own."""
     tried = threading.Event()
-    original = Upkeep._lock
+    original = Maintenance._lock
 
-    def lock(upkeep: Upkeep) -> bool:
-        had = original(upkeep)
+    def lock(maintenance: Maintenance) -> bool:
+        had = original(maintenance)
         tried.set()
         return had
 
-    monkeypatch.setattr(Upkeep, "_lock", lock)
+    monkeypatch.setattr(Maintenance, "_lock", lock)
     with another_session() as session:
         session.execute("SELECT pg_advisory_lock(%s, hashtext('gpu'))", [2])
         standby = Backend(name="gpu", url=rig.comfyui.url, headers={})
-        upkeep = Upkeep(Slots(standby))
-        upkeep.start()
+        maintenance = Maintenance(Slots(standby))
+        maintenance.start()
         assert tried.wait(5)
         assert rig.comfyui.sockets == [rig.backend.session.client_id]
         session.execute("SELECT pg_advisory_unlock(%s, hashtext('gpu'))", [2])
         wait_for(lambda: len(rig.comfyui.sockets) == 2, what="the standby to take over")
         assert standby.session.client_id != rig.backend.session.client_id
-    upkeep.stop()
+    maintenance.stop()
     standby.close()
 
 

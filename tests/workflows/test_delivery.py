@@ -1,4 +1,4 @@
-"""`output.deliver_to`: files into a saved bucket or to presigned addresses, on a real S3 server."""
+"""`output.deliver_to`: files into a saved bucket or to presigned URLs, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TestToABucket:
         assert send() == 0
         [failed] = delivery(rig, result)
         assert failed["status"] == "failed"
-        assert failed["error"] == "Not delivered: the other side answered 403 (SignatureDoesNotMatch)"
+        assert failed["error"] == "Not delivered: the server responded with 403 (SignatureDoesNotMatch)"
 
     def test_a_deleted_destination_is_told(self, rig, destination):
         result = run(rig, {"deliver_to": {"destination": "mine"}})
@@ -165,7 +165,7 @@ class TestToAnAddress:
         send()
         assert sorted(bucket.keys()) == ["first.png", "second.png"]
         assert [each["status"] for each in delivery(rig, result)] == ["delivered", "delivered", "failed"]
-        assert delivery(rig, result)[2]["error"] == "No address was given for it"
+        assert delivery(rig, result)[2]["error"] == "No URL was given for this file"
 
     def test_it_is_erased_where_nothing_is_made(self, rig, bucket):
         body = {"workflow": GRAPH, "output": {"deliver_to": {"url": bucket.presigned("x")}}}

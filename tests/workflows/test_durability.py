@@ -1,4 +1,4 @@
-"""What was told survives PostgreSQL's sudden death; what was not waited for may be forgotten, whole.
+"""Confirmed changes survive PostgreSQL's sudden death; asynchronous ones may be lost, but never in part.
 
 With a PostgreSQL of its own that syncs as in use: the other tests' does not.
 """

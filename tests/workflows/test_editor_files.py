@@ -1,4 +1,4 @@
-"""What ComfyUI's editor saves is accepted as it is: converted as the editor itself would convert it.
+"""Files saved by ComfyUI's editor are accepted, and converted as the editor itself would.
 
 That it equals the editor's own conversion is tested against the real one in `test_editor_templates`.
 """

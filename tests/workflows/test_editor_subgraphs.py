@@ -1,4 +1,4 @@
-"""Subgraphs in what ComfyUI's editor saves."""
+"""Subgraphs in files saved by ComfyUI's editor."""
 
 from __future__ import annotations
 

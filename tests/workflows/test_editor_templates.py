@@ -1,4 +1,4 @@
-"""Our conversion of the editor's files is the editor's own, node by node: ComfyUI's page is the judge.
+"""Our conversion of the editor's files equals the editor's own, node by node, compared with ComfyUI's page.
 
 Each template of ComfyUI's is loaded there in a real browser, and its `app.graphToPrompt()` compared with
 ours. A sample is taken here; `python -m benchmarks.editor` compares all of them.

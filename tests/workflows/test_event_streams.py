@@ -1,4 +1,4 @@
-"""Event streams as connections: through outages and restarts, and how many there may be."""
+"""Event streams as connections: outages, restarts, and limits on their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /workflows/{id}/events and /workflows/events: live, and nothing lost after a break."""
+"""GET /workflows/{id}/events and /workflows/events: live, and nothing lost after a disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`extra_data.extra_pnginfo` and `partial_execution_targets`, as ComfyUI takes them."""
+"""`extra_data.extra_pnginfo` and `partial_execution_targets`, as in ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One failure after the other, as `docs/reliability.md` lists them: what each costs, and what it does not.
+"""The failures listed in `docs/reliability.md`: what each costs, and what it does not.
 
 Those that need real processes to die are in test_worker_death; those that depend on the moment, in
 test_interleavings.
@@ -30,7 +30,7 @@ from workflows.models import Execution, FailureCause
 from workflows.queue import claims, holds, requeueing, scheduling
 from workflows.worker import attempt, runner
 from workflows.worker import backend as backends
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 from workflows.worker.slots import Slots
 
 
@@ -69,14 +69,14 @@ def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
     rig.comfyui.stop()
     wait_for(lambda: not rig.backend.reachable, what="it to be gone")
     rig.slots.taking = False
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
     try:
         execution_id = rig.submit(graphs.colour(1))
         rig.comfyui.start()
         rig.ends(execution_id, "completed")
     finally:
-        upkeep.stop()
+        maintenance.stop()
     assert counts(execution_id) == (1, 0)
 
 
@@ -140,7 +140,7 @@ def test_out_of_memory_twice_fails_and_says_so(rig):
 
 def test_claims_that_were_given_back_are_no_attempts(rig):
     execution_id = rig.submit(graphs.colour(1))
-    reason = "its ComfyUI is gone"
+    reason = "its ComfyUI died"
     for fault in (False, False, True, True):
         claim = claims.take(worker="gpu")
         assert claim is not None
@@ -220,12 +220,12 @@ def test_a_slot_that_skipped_what_was_being_moved_looks_again(rig, monkeypatch):
 def test_submissions_are_taken_without_redis_and_run(rig, no_redis, monkeypatch):  # noqa: F811
     monkeypatch.setattr(tickets, "_connection", tickets.connection_to(no_redis))
     execution_id = rig.submit(graphs.colour(1))
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()  # it looks by itself
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()  # it looks by itself
     try:
         rig.ends(execution_id, "completed")
     finally:
-        upkeep.stop()
+        maintenance.stop()
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The order cannot be gamed: not with estimates, not with priorities, not by what waited for long."""
+"""The order cannot be gamed: not with estimates, priorities, or executions that waited for long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST = 60.0  # GPU seconds of the longest run here
 COLOURS = list(range(60))  # so many runs are the honest user's
 DEPTH = 20  # so many of each account of the adversary wait at least
 MOST_ENDS = 200  # of one play
-USUAL = 30.0  # of the honest user's runs, as is reckoned for what is not known
+USUAL = 30.0  # of the honest user's runs, as is estimated_cost for what is not known
 
 
 class Gpus:

@@ -1,4 +1,4 @@
-"""Inputs as people really send them: see docs/field-cases.md, where each has its source."""
+"""Inputs seen in the field: see docs/field-cases.md, where each has its source."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_optional_input_that_is_misspelt_is_told():
     inputs = {"lora_name": "styles/ink.safetensors", "strength_model": 1.0, "strenght_clip": 0.5}
     [warning] = advice.warnings({"1": {"class_type": "LoraLoader", "inputs": inputs}}, CLASSES, None)
     assert warning == (
-        "Node 1 (LoraLoader): it has no input 'strenght_clip', which is passed over; "
+        "Node 1 (LoraLoader): it has no input 'strenght_clip', which is ignored; "
         "did you mean 'strength_clip'?"
     )
 
@@ -154,10 +154,10 @@ def test_a_workflow_inside_a_string_is_explained(alice):
 @pytest.mark.parametrize(
     "body, told",
     [
-        (graphs.colour(1), "The body is a workflow itself"),
-        ({"nodes": [], "links": []}, "The body is a workflow itself"),
-        ({"input": {"workflow": graphs.colour(1)}}, "'workflow' stands inside 'input'"),
-        ({"data": {"workflow": {}}, "priority": "high"}, "'workflow' stands inside 'data'"),
+        (graphs.colour(1), "The body is the workflow itself"),
+        ({"nodes": [], "links": []}, "The body is the workflow itself"),
+        ({"input": {"workflow": graphs.colour(1)}}, "'workflow' is inside 'input'"),
+        ({"data": {"workflow": {}}, "priority": "high"}, "'workflow' is inside 'data'"),
     ],
 )
 def test_a_workflow_in_another_place_is_explained(alice, path, body, told):

@@ -1,4 +1,4 @@
-"""A ComfyUI that does not stop a workflow, or answers nothing any more because of one."""
+"""A ComfyUI that does not stop a workflow, or no longer responds because of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from script.harness.waiting import wait_for
 from tests.workflows.rig import Rig
 from tests.workflows.test_worker_death import attempts, wait_status
 from workflows.models import Execution
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 
 SOON = {"HANG_SECONDS": "2", "STALL_SECONDS": "5", "LEASE_SECONDS": "6", "RENEW_SECONDS": "1"}
 
@@ -41,7 +41,7 @@ class TestWithTheBridge:
         assert faults(stack, waiting) == 0
         assert attempts(stack, hung) == 1
         assert comfyui.process.alive  # it has replaced itself
-        assert any("does not stop; ComfyUI restarts" in line for line in comfyui.process.tail(2000))
+        assert any("does not stop; restarting ComfyUI" in line for line in comfyui.process.tail(2000))
 
     def test_a_workflow_that_does_not_stop_at_its_time_limit_fails(self, bare_stack, comfyui):
         stack = bare_stack
@@ -81,16 +81,18 @@ class TestWithTheBridge:
 
 
 @pytest.fixture
-def upkeep(rig: Rig) -> Any:
+def maintenance(rig: Rig) -> Any:
     rig.slots.taking = False
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
-    yield upkeep
-    upkeep.stop()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
+    yield maintenance
+    maintenance.stop()
 
 
 class TestWithoutTheBridge:
-    def test_nothing_is_given_to_a_comfyui_that_hangs_until_it_lets_go(self, rig, upkeep, settings, caplog):
+    def test_nothing_is_given_to_a_comfyui_that_hangs_until_it_lets_go(
+        self, rig, maintenance, settings, caplog
+    ):
         settings.HANG_SECONDS = 0.3
         caplog.set_level(logging.ERROR)
         workflow = graphs.colour(1)

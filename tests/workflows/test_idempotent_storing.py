@@ -1,4 +1,4 @@
-"""A request with an `Idempotency-Key` stores what it brings along before it opens a transaction."""
+"""A request with an `Idempotency-Key` stores its files before it opens a transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as inputs of workflows: by file_id, by address, as `data:` URL. On a real ComfyUI."""
+"""Files as inputs of workflows: by file_id, URL and `data:` URL. On a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ class TestPlaced:
 
     @pytest.mark.parametrize(
         "page, reason",
-        [("missing", "its address answered 404"), ("page", "a picture is needed here, not text/html")],
+        [("missing", "its server responded with 404"), ("page", "a picture is needed here, not text/html")],
     )
     def test_an_address_that_gives_no_picture_fails_the_execution(self, alice, gallery, page, reason):
         result = alice.result(alice.execute(loading(f"{gallery.url}/{page}")))

@@ -1,4 +1,4 @@
-"""Two things at once, made to happen at the point where it hurts.
+"""Races, triggered at the critical point.
 
 | while                                    | this happens                 | the client sees          | ComfyUI                |
 | ---------------------------------------- | ---------------------------- | ------------------------ | ---------------------- |

@@ -1,4 +1,4 @@
-"""Who is next: the order of the queue as a property, through submission and claims."""
+"""The order of the queue as a property, through submission and claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`output` of a run: the files in the format that was asked for beside the originals, on a real ComfyUI."""
+"""`output` of a run: the files in the requested format besides the originals, on a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TestOnARealComfyUI:
         assert "converted" not in image
         [warning] = result["warnings"]
         assert "SaveImage" in warning
-        assert "was not converted: It is not animated, so it cannot become mp4" in warning
+        assert "was not converted: The file is not animated, so it cannot become mp4" in warning
 
     def test_all_of_a_batch_are_converted(self, person):
         body = {
@@ -161,8 +161,8 @@ class TestWhatIsRefused:
         assert mistakes(assert_error(alice.post(path, body), 400, "validation_error")) == {field: code}
 
     def test_nothing_is_wanted_by_default(self, alice: Api):
-        wishes: list[dict[str, Any]] = [{}, {"output": None}, {"output": {}}, {"output": {"format": None}}]
-        for output in wishes:
+        requests: list[dict[str, Any]] = [{}, {"output": None}, {"output": {}}, {"output": {"format": None}}]
+        for output in requests:
             body = {"workflow": graphs.colour(1), **output}
             answer = alice.post("/workflows/execute", body)
             assert answer.status_code == 200, answer.content

@@ -1,4 +1,4 @@
-"""Keys for nodes of partner services: they reach ComfyUI and nobody else, and end with the execution."""
+"""Keys for nodes of partner services: sent to ComfyUI only, and erased with the end of the execution."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from script.harness import graphs
 from script.harness.waiting import wait_for
 from script.local import ports
 from tests.workflows.test_row_locks import another_session
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs PgBouncer (Debian: pgbouncer)")
@@ -129,15 +129,15 @@ def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, cap
     rig.slots.taking = False
     waiting = rig.submit(graphs.colour(1))
     behind_pgbouncer("transaction")
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
     try:
         wait_for(lambda: "takes no work" in caplog.text, seconds=20, what="the error at start")
         rig.slots.serve()
         assert not rig.slots.taking
         assert rig.status(waiting) == "pending"
     finally:
-        upkeep.stop()
+        maintenance.stop()
 
 
 def test_a_web_process_behind_it_says_so_at_its_start(behind_pgbouncer, caplog):

@@ -1,4 +1,4 @@
-"""A pooler that shares PostgreSQL's sessions is noticed, and a worker behind it takes nothing."""
+"""A pooler that shares PostgreSQL's sessions is detected, and a worker behind it claims no work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfyserve.db import pooling
 from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.workflows.test_row_locks import another_session
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 
 
 def test_postgresql_itself_is_no_pooler(db):
@@ -40,12 +40,12 @@ def test_a_worker_whose_sessions_are_shared_takes_nothing(rig, monkeypatch):
     monkeypatch.setattr(pooling, "check", shared)
     rig.slots.taking = False
     waiting = rig.submit(graphs.colour(1))
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
     try:
         wait_for(lambda: looked, what="a look at the sessions")
         rig.slots.serve()
         assert not rig.slots.taking
         assert rig.status(waiting) == "pending"
     finally:
-        upkeep.stop()
+        maintenance.stop()

@@ -1,4 +1,4 @@
-"""POST /workflows/execute with `Prefer: wait=N`: the result in the answer, if it comes in time."""
+"""POST /workflows/execute with `Prefer: wait=N`: the result in the response, if it is ready in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy, a login or a limit before ComfyUI that answers in its place. No workflow is to blame for that."""
+"""A proxy, login or limit in front of ComfyUI that responds in its place: never the workflow's fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one reader of live events has yet to get: bounded, in order, nothing twice."""
+"""The queue of one reader of live events: bounded, in order, no duplicates."""
 
 from __future__ import annotations
 

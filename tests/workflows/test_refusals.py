@@ -1,4 +1,4 @@
-"""What ComfyUI's validation refuses, told by node, input, value and what is allowed."""
+"""ComfyUI's validation errors, explained by node, input, value and what is allowed."""
 
 # ruff: noqa: E501  (a table of sentences)
 
@@ -43,7 +43,7 @@ def sentence(error: InputError, *, node: str = "5", **inputs: Any) -> str:
     graph = graphs.txt2img()
     graph[node]["inputs"] = {**graph[node]["inputs"], **inputs}
     errors = NodeErrors(node, graph[node]["class_type"], [error], ["7"])
-    return refusals.told(errors, error, graph, CLASSES).sentence
+    return refusals.explain(errors, error, graph, CLASSES).sentence
 
 
 SAMPLER = "Node 5 (Sampler, KSampler): "
@@ -84,7 +84,7 @@ TABLE = [
     ),
     (
         one("invalid_input_type", name="steps", details="x", input_config=["INT", {}]), {"steps": "many"},
-        "input 'steps' is 'many', which can not be read as INT",
+        "input 'steps' is 'many', which cannot be read as INT",
     ),
     (
         one("value_smaller_than_min", name="steps", input_config=["INT", {"min": 1, "max": 10000}]), {"steps": 0},
@@ -96,22 +96,22 @@ TABLE = [
     ),
     (
         one("value_not_in_list", name="sampler_name"), {"sampler_name": "euler_a"},
-        "input 'sampler_name' can not be 'euler_a'; did you mean 'euler_ancestral'? "
+        "input 'sampler_name' cannot be 'euler_a'; did you mean 'euler_ancestral'? "
         "allowed: euler, euler_ancestral, dpmpp_2m",
     ),
     (
         one("value_not_in_list", name="sampler_name"), {"sampler_name": "DPM++ 2M Karras"},
-        "input 'sampler_name' can not be 'DPM++ 2M Karras'; did you mean 'dpmpp_2m'? "
+        "input 'sampler_name' cannot be 'DPM++ 2M Karras'; did you mean 'dpmpp_2m'? "
         "allowed: euler, euler_ancestral, dpmpp_2m",
     ),
     (
         one("value_not_in_list", name="sampler_name"), {"sampler_name": "Euler a"},
-        "input 'sampler_name' can not be 'Euler a'; did you mean 'euler_ancestral'? "
+        "input 'sampler_name' cannot be 'Euler a'; did you mean 'euler_ancestral'? "
         "allowed: euler, euler_ancestral, dpmpp_2m",
     ),
     (
         one("invalid_input_type", name="steps", details="x", input_config=["INT", {}]), {"steps": None},
-        "input 'steps' is null, which can not be read as INT",
+        "input 'steps' is null, which cannot be read as INT",
     ),
     (
         one("custom_validation_failed", name="steps", details="steps - must be even"), {"steps": 3},
@@ -179,10 +179,10 @@ def test_all_nodes_that_are_not_installed_are_named(type_):
     "type_, told",
     [
         ("prompt_no_outputs", "The workflow has no output node"),
-        ("invalid_prompt_id", "ComfyUI refused the workflow: the message (the details)"),
-        ("no_prompt", "ComfyUI refused the workflow: the message (the details)"),
-        ("prompt_outputs_failed_validation", "ComfyUI refused the workflow: the message (the details)"),
-        ("something_newer", "ComfyUI refused the workflow: the message (the details)"),
+        ("invalid_prompt_id", "ComfyUI rejected the workflow: the message (the details)"),
+        ("no_prompt", "ComfyUI rejected the workflow: the message (the details)"),
+        ("prompt_outputs_failed_validation", "ComfyUI rejected the workflow: the message (the details)"),
+        ("something_newer", "ComfyUI rejected the workflow: the message (the details)"),
     ],
 )
 def test_what_is_said_of_the_whole(type_, told):
@@ -251,8 +251,8 @@ def test_several_mistakes_are_told_at_once_by_the_real_one(gpu_worker):
     assert result["status"] == "failed"
     for told in (
         "Node 5 (Sampler, KSampler): input 'steps' is 0; 1 to 10000 is allowed",
-        "input 'sampler_name' can not be 'euler_a'; did you mean",
-        "input 'cfg' is 'high', which can not be read as FLOAT",
+        "input 'sampler_name' cannot be 'euler_a'; did you mean",
+        "input 'cfg' is 'high', which cannot be read as FLOAT",
         "Node 4 (EmptyLatentImage): input 'width' is 5; 16 to 16384 is allowed",
         "Node 2 (CLIPTextEncode): input 'text' is missing",
     ):

@@ -1,4 +1,4 @@
-"""Somebody holds the row of one execution, such as a web process that froze or a forgotten psql.
+"""Another session holds the row lock of an execution, such as a frozen web process or a forgotten psql.
 
 It may cost that execution some time. It must not cost a lease, a sweep, or any other execution.
 """
@@ -28,7 +28,7 @@ from workflows.models import Execution, Worker
 from workflows.queue import claims, duties, holds, requeueing
 from workflows.webhooks import dispatcher
 from workflows.worker import sweeps
-from workflows.worker.maintenance import Upkeep
+from workflows.worker.maintenance import Maintenance
 
 
 @contextmanager
@@ -114,8 +114,8 @@ def test_a_worker_takes_over_what_it_can(rig):
 def test_a_worker_goes_on_while_a_row_of_its_own_is_locked(rig, settings):
     """The one that runs is held by a client, and so is the worker's own row: leases and work go on."""
     settings.RENEW_SECONDS = 0.3
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
     try:
         running = rig.run(sleep(4))
         wait_for(lambda: rig.status(running) == "running", what="it to run")
@@ -123,19 +123,19 @@ def test_a_worker_goes_on_while_a_row_of_its_own_is_locked(rig, settings):
             session.autocommit = True
             holder.execute("SELECT 1 FROM workflows_worker FOR UPDATE")
             holder.execute("SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE", [running])
-            backend = wait_for(lambda: locks_of_upkeep(session), what="the lock of the backend")
+            backend = wait_for(lambda: locks_of_maintenance(session), what="the lock of the backend")
             # Heartbeats fail meanwhile, more than once; the lock stays with the same session.
             wait_for(lambda: waits_for_worker_row(session), what="a heartbeat that waits")
             wait_for(lambda: not waits_for_worker_row(session), what="it to give up")
             wait_for(lambda: waits_for_worker_row(session), what="the next one")
-            assert locks_of_upkeep(session) == backend
+            assert locks_of_maintenance(session) == backend
             assert rig.slots.taking
         rig.ends(running, "completed")
     finally:
-        upkeep.stop()
+        maintenance.stop()
 
 
-def locks_of_upkeep(session: psycopg.Connection[Any]) -> list[Any]:
+def locks_of_maintenance(session: psycopg.Connection[Any]) -> list[Any]:
     """Sessions that hold the lock of a backend."""
     return session.execute(
         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted",
@@ -250,8 +250,8 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(registry, "beat", fails)
-    upkeep = Upkeep(rig.slots)
-    upkeep.start()
+    maintenance = Maintenance(rig.slots)
+    maintenance.start()
     try:
         execution_id = rig.run(sleep(2))
         wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -260,7 +260,7 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
         assert rig.slots.taking
         rig.ends(execution_id, "completed")
     finally:
-        upkeep.stop()
+        maintenance.stop()
     assert Worker.objects.exists()
 
 

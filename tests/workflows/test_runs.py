@@ -1,4 +1,4 @@
-"""What becomes of a workflow on a real ComfyUI: outputs, progress, logs, failures."""
+"""Workflows on a real ComfyUI: outputs, progress, logs, failures."""
 
 from __future__ import annotations
 

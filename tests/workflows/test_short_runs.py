@@ -1,4 +1,4 @@
-"""Runs that end before their begin was written, and progress: what is written of a run, and how often."""
+"""Runs that end before their start was written, and progress: what is written of a run, and how often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients of live streams that read nothing, over real sockets: cut off, and nothing stays behind."""
+"""Clients of live streams that read nothing, over real sockets: disconnected, without leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims and ends in any order, by workers that may have lost their claim and do not know it.
+"""Claims and ends in any order, by workers that may unknowingly have lost their claim.
 
 Hypothesis drives `state_machine` on two connections. One may leave its transaction open while the other goes
 on, and then commit or roll back. Beside it runs a model in plain Python that says what must come out.

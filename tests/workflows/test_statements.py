@@ -26,7 +26,7 @@ SUBMITTED = [
 
 
 @pytest.fixture(autouse=True)
-def _known_lately(alice):
+def _cached_known(alice):
     """Figures that are asked for every few seconds only are known from here on."""
     submit(alice)
 

@@ -1,4 +1,4 @@
-"""A live stream ends soon after what it was opened with is no longer good."""
+"""A live stream ends soon after its credential became invalid."""
 
 from __future__ import annotations
 

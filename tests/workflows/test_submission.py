@@ -1,4 +1,4 @@
-"""POST /workflows/execute: what is accepted, and what is refused by field."""
+"""POST /workflows/execute: what is accepted, and what is rejected by field."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_t
 @pytest.fixture(autouse=True)
 def nothing_known():
     """What another test made known a moment ago."""
-    selectors.pending_count_lately.forget()
-    registry.any_alive_lately.forget()
+    selectors.cached_pending_count.forget()
+    registry.cached_any_alive.forget()
 
 
 def refused(alice: Any, workflow: Any) -> dict[str, tuple[str, str]]:
@@ -180,7 +180,7 @@ def test_null_means_the_default(alice):
 def test_a_full_queue_is_503_with_retry_after(alice, settings):
     settings.MAX_PENDING = 1
     assert alice.post("/workflows/execute", {"workflow": graphs.colour(1)}).status_code == 200
-    selectors.pending_count_lately.forget()
+    selectors.cached_pending_count.forget()
     response = alice.post("/workflows/execute", {"workflow": graphs.colour(2)})
     assert_error(response, 503, "service_unavailable")
     assert int(response["Retry-After"]) > 0

@@ -1,4 +1,4 @@
-"""Two users on one real ComfyUI: nobody reads, writes or names what is another's."""
+"""Two users on one real ComfyUI: neither can read, write or name the other's files."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ class TestRules:
     def test_without_the_bridge_more_is_denied(self, person, fleet):
         assert self.verdict(person, "Preview3D") == "confined"
         Worker.objects.update(boot="")
-        node_policy.fleet_confines_lately.forget()
+        node_policy.cached_fleet_confines.forget()
         assert self.verdict(person, "Preview3D") == "denied"
         workflow = graphs.colour(1) | {"3": TEXT}
         workflow["2"]["inputs"]["filename_prefix"] = ["3", 0]

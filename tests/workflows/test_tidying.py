@@ -1,4 +1,4 @@
-"""What executions leave on a real ComfyUI goes: its folders, its history, inputs that nobody needs."""
+"""Cleanup on a real ComfyUI: folders, history, and unused inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database fails in the ways in which it does during a failover, at the moment where it hurts."""
+"""The database fails as during a failover, at critical moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUIs and proxies at their most unkind. Whatever they do, an execution ends or comes back."""
+"""Misbehaving ComfyUIs and proxies. Whatever they do, an execution ends or is requeued."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /workflows/validate: what ComfyUI would say, without running anything."""
+"""POST /workflows/validate: what ComfyUI's validation would say, without running anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.factories import Api, assert_error
 from tests.workflows.editor_files import OBJECT_INFO, SIMPLE_PROMPT, node_info, simple
 from workflows.fleet import registry
 from workflows.graph import object_info, validation
-from workflows.graph.node_info import digests_lately
+from workflows.graph.node_info import cached_digests
 from workflows.models import Execution, ObjectInfo, Worker
 
 LOADER = {"Loader": node_info({"ckpt_name": [["dream.safetensors", "old.safetensors"]]}, ("MODEL",))}
@@ -30,8 +30,8 @@ def nothing_known():
     """What another test made known a moment ago."""
     object_info.of.cache_clear()
     object_info._union.cache_clear()
-    digests_lately.forget()
-    registry.any_alive_lately.forget()
+    cached_digests.forget()
+    registry.cached_any_alive.forget()
 
 
 def worker(name: str, info: dict[str, Any] = OBJECT_INFO, **more: Any) -> Worker:
@@ -187,7 +187,7 @@ def test_what_a_silent_worker_told_is_never_certain(alice, gpu):
     found = report(alice, changed("1", width=9999))
     assert (found["valid"], found["certain"]) == (False, False)
     assert found["problems"][0]["certain"] is False
-    assert "fell silent" in found["warnings"][0]
+    assert "last report" in found["warnings"][0]
 
 
 def test_without_any_worker_only_the_structure_is_checked(alice):

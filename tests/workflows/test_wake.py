@@ -1,4 +1,4 @@
-"""How workers hear of work: the word to an idle one, and Celery's ticket where none is idle."""
+"""Waking workers: a message to an idle one, and Celery's ticket if none is idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox and the policy of retries, without a receiver."""
+"""The outbox and the retry policy, without a receiver."""
 
 from __future__ import annotations
 

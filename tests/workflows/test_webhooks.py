@@ -1,4 +1,4 @@
-"""Webhooks: from a change of status to a receiver that says yes, whatever happens in between."""
+"""Webhooks: from a status change to a receiver that confirms it, whatever happens in between."""
 
 from __future__ import annotations
 

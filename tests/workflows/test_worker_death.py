@@ -1,4 +1,4 @@
-"""Workers that die, stop, or freeze, with the run going on in a real ComfyUI."""
+"""Workers that die, stop or freeze while the run continues in a real ComfyUI."""
 
 from __future__ import annotations
 

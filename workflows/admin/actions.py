@@ -28,7 +28,7 @@ class ExecutionActions:
 
     @ask_first(
         title="Cancel",
-        text="They end at once, also those that run. What has ended stays as it is.",
+        text="They end immediately, running ones too. Ended executions are not affected.",
         button="Yes, cancel",
         danger=True,
     )
@@ -39,7 +39,7 @@ class ExecutionActions:
 
     @ask_first(
         title="Retry",
-        text="Each is submitted again as a new execution of its user. Only failed and cancelled ones can be.",
+        text="Each failed or cancelled execution is submitted again, as a new execution of its user.",
         button="Yes, retry",
     )
     def retry(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
@@ -51,7 +51,7 @@ class ExecutionActions:
 
     @ask_first(
         title="Change priority",
-        text="They move to where they would stand had they been submitted now with that priority.",
+        text="They move to the place that a new submission with that priority would get.",
         button="Yes, change it",
         form=PriorityForm,
     )
@@ -67,19 +67,19 @@ class ExecutionActions:
 
     @ask_first(
         title="Send webhooks again",
-        text="Every delivery that has ended, delivered or not, is sent again under its own id.",
+        text="Every finished delivery, successful or not, is sent again under its own id.",
         button="Yes, send again",
     )
     def redeliver(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
         def again(row: Execution) -> None:
             if not outbox.send_again(Delivery.objects.filter(execution=row)):
-                raise Conflict("It has no delivery that has ended")
+                raise Conflict("It has no finished delivery")
 
-        apply_to_each(self, request, rows, again, done="set to deliver its webhooks again")
+        apply_to_each(self, request, rows, again, done="queued to send its webhooks again")
 
     @ask_first(
         title="Delete with files",
-        text="The executions go, and everything that they made. This cannot be undone.",
+        text="The executions are deleted with all their outputs. This cannot be undone.",
         button="Yes, delete",
         danger=True,
         permission="remove",

@@ -36,7 +36,7 @@ class OutputDeliveryAdmin(PageAdmin):
     list_filter = [("state", FieldDropdown)]
     list_filter_submit = True
     search_fields = ["=execution__id", "=user__email", "=destination__name"]
-    search_help_text = "Execution, destination, or e-mail address of its user: exactly"
+    search_help_text = "Exact execution id, destination, or e-mail address of its user"
     list_select_related = ["user", "destination"]
     ordering = ["-id"]
     sortable_by: list[str] = []
@@ -50,7 +50,7 @@ class OutputDeliveryAdmin(PageAdmin):
 
     @admin.display(description="To")
     def to(self, row: OutputDelivery) -> Any:
-        return link_to(row.destination) if row.destination else html.NONE if not row.url else "an address"
+        return link_to(row.destination) if row.destination else html.NONE if not row.url else "a URL"
 
     @admin.display(description="State")
     def how(self, row: OutputDelivery) -> Any:
@@ -64,7 +64,7 @@ class OutputDeliveryAdmin(PageAdmin):
     def since(self, row: OutputDelivery) -> Any:
         return html.ago(row.created_at)
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def headline(self, row: OutputDelivery) -> Any:
         return self.how(row)
 
@@ -92,19 +92,19 @@ class OutputDeliveryAdmin(PageAdmin):
 
     @ask_first(
         title="Deliver again",
-        text="Those that have ended, delivered or not, are sent to their destination again. An address that "
-        "was given for one run is not stored any more: only its user can give another one.",
+        text="Finished deliveries, successful or not, are sent to their destination again. A URL that was "
+        "given for one run is no longer stored: only its user can give another one.",
         button="Yes, deliver again",
     )
     def redeliver(self, request: HttpRequest, rows: QuerySet[OutputDelivery], answer: Answer) -> None:  # noqa: ARG002
-        apply_to_each(self, request, rows, redelivery.redeliver_one, done="set to be delivered again")
+        apply_to_each(self, request, rows, redelivery.redeliver_one, done="queued to be delivered again")
 
 
 @admin.register(Destination)
 class DestinationAdmin(PageAdmin):
     list_display = ["name", "user", "endpoint", "bucket", "prefix", "failed", "tested"]
     search_fields = ["=name", "=user__email", "=bucket"]
-    search_help_text = "Name, bucket, or e-mail address of its user: exactly"
+    search_help_text = "Exact name, bucket, or e-mail address of its user"
     list_select_related = ["user"]
     ordering = ["-id"]
     sortable_by: list[str] = []
@@ -122,7 +122,7 @@ class DestinationAdmin(PageAdmin):
     def tested(self, row: Destination) -> Any:
         return html.ago(row.updated_at)
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def headline(self, row: Any) -> Any:
         return html.badge(f"{html.number(row.failures)} not delivered", "bad") if row.failures else ""
 
@@ -164,7 +164,7 @@ class DestinationAdmin(PageAdmin):
 
     @ask_first(
         title="Deliver what failed again",
-        text="Every file that these destinations did not take is sent to them again.",
+        text="Every file whose delivery to these destinations failed is sent again.",
         button="Yes, deliver again",
     )
     def redeliver(self, request: HttpRequest, rows: QuerySet[Destination], answer: Answer) -> None:  # noqa: ARG002

@@ -75,7 +75,7 @@ def _facts(row: Execution, now: datetime) -> list[tuple[str, Any]]:
             ("User", row.user.email),
             ("Priority", html.badge(row.priority)),
             ("Place in the queue", position),
-            ("Held back by", row.held),
+            ("Held by", row.held),
             ("Held until", f"{row.held_until:%H:%M:%S} UTC" if row.held_until else ""),
             ("Submitted", html.ago(row.created_at)),
             ("Waited", html.duration(waited(row, now))),
@@ -127,7 +127,7 @@ def _attempt(attempt: attempt_history.Attempt, now: datetime) -> dict[str, Any]:
         "number": attempt.number,
         "worker": attempt.worker,
         "taken": html.ago(attempt.taken_at),
-        "status": html.badge(attempt.status, "warn" if attempt.status == "taken back" else None),
+        "status": html.badge(attempt.status, "warn" if attempt.status == "requeued" else None),
         "ran": html.duration(((attempt.ended_at or now) - began).total_seconds() if began else None),
         "fault": attempt.fault,
     }
@@ -156,7 +156,7 @@ def _state_of(node_id: str, row: Execution, history: attempt_history.History, de
     return "cached" if row.status == Status.COMPLETED else "waiting"
 
 
-# -- what does not change ----------------------------------------------------------------------------------
+# -- fixed part --------------------------------------------------------------------------------------------
 def fixed(row: Execution) -> dict[str, Any]:
     text = workflow_text(row)
     return {

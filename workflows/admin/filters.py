@@ -82,7 +82,7 @@ class ModelFilter(Dropdown):
 
 
 class CauseFilter(Dropdown):
-    title = "cause of failure"
+    title = "failure cause"
     parameter_name = "cause"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002
@@ -102,7 +102,7 @@ def words_of(cause: str) -> str:
 
 
 class SubmittedFilter(Dropdown):
-    title = "time of submission"
+    title = "submission time"
     parameter_name = "submitted"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:  # noqa: ARG002

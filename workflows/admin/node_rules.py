@@ -52,11 +52,11 @@ class NodeRuleAdmin(EditedAdmin):
 
 
 def _isolation() -> Facts:
-    confines = node_policy.fleet_confines_lately()
+    confines = node_policy.cached_fleet_confines()
     said = (
-        "Each execution reads and writes only its own files"
+        "Each execution can read and write only its own files"
         if confines
-        else "A ComfyUI without ComfyServe's bridge keeps users' files apart less well; more nodes are denied"
+        else "A ComfyUI without ComfyServe's bridge isolates users' files less well; more nodes are denied"
     )
     return Facts("Isolation", [("Bridge", "everywhere" if confines else "missing"), ("So", said)])
 

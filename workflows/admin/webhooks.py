@@ -29,7 +29,7 @@ class DeliveryAdmin(PageAdmin):
     list_filter = [("state", FieldDropdown), ("event", FieldDropdown)]
     list_filter_submit = True
     search_fields = ["=execution__id", "=user__email", "=host", "=message_id"]
-    search_help_text = "Execution, webhook-id, host, or e-mail address of its user: exactly"
+    search_help_text = "Exact execution id, webhook-id, host, or e-mail address of its user"
     list_select_related = ["user"]
     ordering = ["-id"]
     sortable_by: list[str] = []
@@ -53,7 +53,7 @@ class DeliveryAdmin(PageAdmin):
     def happened(self, row: Delivery) -> Any:
         return html.ago(row.created_at)
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def headline(self, row: Delivery) -> Any:
         return self.how(row)
 
@@ -79,8 +79,8 @@ class DeliveryAdmin(PageAdmin):
         )
         tries = DeliveryAttempt.objects.filter(delivery=row).order_by("-id")[:ATTEMPTS_SHOWN]
         yield Table(
-            "Attempts, the latest first",
-            ["When", "Status", "Took", "What the receiver said", "Error"],
+            "Attempts, latest first",
+            ["When", "Status", "Took", "Response", "Error"],
             [
                 (
                     html.ago(each.at),
@@ -96,12 +96,12 @@ class DeliveryAdmin(PageAdmin):
 
     @ask_first(
         title="Send again",
-        text="Those that have ended, delivered or not, are sent again under their own webhook-id.",
+        text="Finished deliveries, successful or not, are sent again under their own webhook-id.",
         button="Yes, send again",
     )
     def redeliver(self, request: HttpRequest, rows: QuerySet[Delivery], answer: Answer) -> None:  # noqa: ARG002
         def again(row: Delivery) -> None:
             if not outbox.send_again(Delivery.objects.filter(id=row.id)):
-                raise Conflict("it has not ended yet")
+                raise Conflict("it is not finished yet")
 
-        apply_to_each(self, request, rows, again, done="set to be sent again")
+        apply_to_each(self, request, rows, again, done="queued to be sent again")

@@ -28,7 +28,7 @@ Rows = QuerySet[Worker]
 
 class CleanupForm(forms.Form):
     max_age_hours = forms.IntegerField(
-        min_value=1, max_value=24, initial=1, label="Not used for so many hours"
+        min_value=1, max_value=24, initial=1, label="Unused for this many hours"
     )
 
 
@@ -57,7 +57,7 @@ class WorkerAdmin(PageAdmin):
         "runs",
         "heard",
     ]
-    list_filter = [("wish", FieldDropdown)]
+    list_filter = [("desired_state", FieldDropdown)]
     search_fields = ["name", "host", "url"]
     search_help_text = "Name, host or address"
     ordering = ["name"]
@@ -75,9 +75,13 @@ class WorkerAdmin(PageAdmin):
     def status(self, row: Any) -> Any:
         return html.badge(overview.row(row).status)
 
-    @admin.display(description="Wanted")
+    @admin.display(description="Requested")
     def wanted(self, row: Worker) -> Any:
-        return html.NONE if row.wish == Worker.DesiredState.WORK else html.badge(row.wish, "warn")
+        return (
+            html.NONE
+            if row.desired_state == Worker.DesiredState.WORK
+            else html.badge(row.desired_state, "warn")
+        )
 
     @admin.display(description="Free memory")
     def memory(self, row: Worker) -> str:
@@ -97,42 +101,44 @@ class WorkerAdmin(PageAdmin):
     def heard(self, row: Any) -> Any:
         return f"{html.duration(row.age.total_seconds())} ago"
 
-    # -- the page of one ----------------------------------------------------------------------------------
+    # -- detail page --------------------------------------------------------------------------------------
     def headline(self, row: Any) -> Any:
         return format_html(
-            "{} {}", self.status(row), "" if row.wish == Worker.DesiredState.WORK else self.wanted(row)
+            "{} {}",
+            self.status(row),
+            "" if row.desired_state == Worker.DesiredState.WORK else self.wanted(row),
         )
 
     def offers(self, row: Worker) -> list[Offer]:
         found: list[Offer] = []
-        if row.wish != Worker.DesiredState.WORK:
+        if row.desired_state != Worker.DesiredState.WORK:
             found.append(("resume", "Resume", False))
-        if row.wish != Worker.DesiredState.PAUSE:
+        if row.desired_state != Worker.DesiredState.PAUSE:
             found.append(("pause", "Pause", False))
-        if row.wish != Worker.DesiredState.DRAIN:
+        if row.desired_state != Worker.DesiredState.DRAIN:
             found.append(("drain", "Drain", True))
         return [*found, ("cleanup", "Clean up models", False)]
 
     def sections(self, request: HttpRequest, row: Any) -> Iterable[Section]:  # noqa: ARG002
         loaded = overview.models_loaded().get(row.name)
         yield Facts(
-            "What it does",
+            "Current work",
             [
                 ("Runs", _running(row)),
-                ("Staged behind it", _execution(row.staged)),
+                ("Staged", _execution(row.staged)),
                 ("Models in memory", "not known" if loaded is None else ", ".join(loaded)),
-                ("An operator wants it to", row.wish),
-                ("Since", html.ago(row.wished_at)),
+                ("Requested state", row.desired_state),
+                ("Since", html.ago(row.desired_state_at)),
             ],
         )
         yield Facts(
-            "What it is",
+            "Properties",
             [
                 ("Host", row.host),
                 ("Process", row.pid),
                 ("ComfyUI", overview.without_password(row.url)),
-                ("Its version", row.comfyui_version),
-                ("It answers", "yes" if row.reachable else "no"),
+                ("ComfyUI version", row.comfyui_version),
+                ("ComfyUI responds", "yes" if row.reachable else "no"),
                 ("Started", html.ago(row.started_at)),
                 ("Heard of", f"{html.duration(row.age.total_seconds())} ago"),
                 ("RAM free", _part(row.ram_free, row.ram_total)),
@@ -141,11 +147,11 @@ class WorkerAdmin(PageAdmin):
         yield Table("Devices", ["Name", "Type", "Memory free"], [_device(each) for each in row.devices])
         yield Table(
             "GPUs of its host", ["Name", "Load", "Memory used"], [_gpu(each) for each in row.gpus],
-            empty="None that NVIDIA's driver tells of.",
+            empty="None reported by NVIDIA's driver.",
         )  # fmt: skip
         yield _latest(row)
         yield Table(
-            "Who did what", ["When", "Who", "What"],
+            "Audit log", ["When", "Who", "What"],
             [(html.ago(each.at), each.who or "system", each.action) for each in audit.of(row)],
             empty="Nothing yet.",
         )  # fmt: skip
@@ -153,8 +159,8 @@ class WorkerAdmin(PageAdmin):
     # -- actions ------------------------------------------------------------------------------------------
     @ask_first(
         title="Pause",
-        text="It takes nothing new. What runs goes on, what is staged goes back to the queue. It stays so "
-        "until you resume it, also when the worker is started again.",
+        text="It claims no more work. The running execution continues, the staged one is requeued. This "
+        "lasts until you resume it, also when the worker is restarted.",
         button="Yes, pause",
     )
     def pause(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
@@ -168,15 +174,15 @@ class WorkerAdmin(PageAdmin):
         danger=True,
     )
     def drain(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        self._ask(request, rows, Worker.DesiredState.DRAIN, "told to drain")
+        self._ask(request, rows, Worker.DesiredState.DRAIN, "draining")
 
-    @ask_first(title="Resume", text="It takes work again.", button="Yes, resume")
+    @ask_first(title="Resume", text="It claims work again.", button="Yes, resume")
     def resume(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
         self._ask(request, rows, Worker.DesiredState.WORK, "resumed")
 
     @ask_first(
         title="Clean up models",
-        text="Out of its memory goes what nobody used or loaded for so long. What runs is not disturbed.",
+        text="Unloads models neither used nor loaded for that long. A running execution is not affected.",
         button="Yes, clean up",
         form=CleanupForm,
     )
@@ -187,9 +193,14 @@ class WorkerAdmin(PageAdmin):
 
         apply_to_each(self, request, rows, clean, done="cleaned up", recorded=True)
 
-    def _ask(self, request: HttpRequest, rows: Rows, wish: Worker.DesiredState, done: str) -> None:
+    def _ask(self, request: HttpRequest, rows: Rows, state: Worker.DesiredState, done: str) -> None:
         apply_to_each(
-            self, request, rows, lambda row: registry.ask(name=row.name, wish=wish), done=done, recorded=True
+            self,
+            request,
+            rows,
+            lambda row: registry.set_desired_state(name=row.name, state=state),
+            done=done,
+            recorded=True,
         )
 
 
@@ -225,7 +236,7 @@ def _latest(row: Worker) -> Table:
     """What it is running; its earlier executions are in the list of executions, by worker."""
     held = Execution.objects.filter(worker=row.name, claim_token__isnull=False).select_related("user")
     return Table(
-        "Executions in its hands",
+        "Its executions",
         ["Execution", "User", "State", "Since"],
         [
             (_execution(each.pk), each.user, html.badge(each.status), html.ago(each.claimed_at))

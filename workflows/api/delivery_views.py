@@ -23,8 +23,8 @@ class RedeliverView(APIView):
     def post(self, request: Request, execution_id: str) -> Response:
         """Redeliver Outputs: send files that were not delivered again, at once and with new retries.
 
-        They go to where they were going, unless `deliver_to` names another place. An address that was given
-        for one run is not stored after its delivery ended: give another one.
+        The target stays the same unless `deliver_to` gives another one. A URL that was given for one run is
+        erased when its delivery ends: give another one.
         """
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id)

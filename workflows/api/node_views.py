@@ -10,11 +10,11 @@ from workflows.graph import node_classes, node_policy
 
 
 class NodeSerializer(serializers.Serializer[dict[str, str]]):
-    class_type = serializers.CharField(help_text="As a workflow names it")
-    title = serializers.CharField(help_text="As ComfyUI shows it")
-    category = serializers.CharField(allow_blank=True, help_text="As ComfyUI sorts it")
+    class_type = serializers.CharField(help_text="Its class in workflows")
+    title = serializers.CharField(help_text="Its display name in ComfyUI")
+    category = serializers.CharField(allow_blank=True, help_text="Its category in ComfyUI")
     module = serializers.CharField(
-        help_text="Where ComfyUI has it from; custom nodes begin with custom_nodes"
+        help_text="Its Python module in ComfyUI; for custom nodes it begins with custom_nodes"
     )
     access = serializers.ChoiceField(
         choices=["confined", "allowed", "denied"],
@@ -23,7 +23,7 @@ class NodeSerializer(serializers.Serializer[dict[str, str]]):
     reason = serializers.CharField(allow_blank=True, help_text="Why it is denied")
     decided_by = serializers.ChoiceField(
         choices=["default", "everybody", "group", "user"],
-        help_text="Whose rule decided, if an operator made one",
+        help_text="The scope of the operator's rule that decided, if any",
     )
 
 

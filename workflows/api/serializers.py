@@ -68,11 +68,13 @@ class DeliverySerializer(serializers.Serializer[Any]):
 
     destination = TextField(required=False, max_length=63, help_text="The name of one of your destinations")
     url = TextField(
-        required=False, max_length=8192, help_text="Takes a PUT of the first file; not kept beyond the run"
+        required=False,
+        max_length=8192,
+        help_text="Receives the first file with PUT; not stored beyond the run",
     )
     urls = serializers.ListField(
         child=TextField(max_length=8192), required=False, min_length=1, max_length=MAX_ADDRESSES,
-        help_text="The same for several files, in their order",
+        help_text="The same for several files, in order",
     )  # fmt: skip
 
     def __init__(self, *, path: str = "output.deliver_to", **kwargs: Any) -> None:
@@ -83,7 +85,7 @@ class DeliverySerializer(serializers.Serializer[Any]):
         refuse_unknown(data, self.fields, path=self.path)
         found: dict[str, Any] = super().to_internal_value(data)
         if len(found) != 1:
-            raise serializers.ValidationError("Say one of: destination, url, urls")
+            raise serializers.ValidationError("Give exactly one of: destination, url, urls")
         return {"urls": [found["url"]]} if "url" in found else found
 
 
@@ -99,13 +101,13 @@ class RedeliverSerializer(serializers.Serializer[Any]):
 
 
 class OutputOptions(FormatFields):
-    """The formats wanted for a run's files, besides the originals."""
+    """The requested formats of a run's files, besides the originals."""
 
     quality = WholeNumber(**QUALITY, allow_null=True)
     max_size = WholeNumber(**MAX_SIZE, allow_null=True)
     deliver_to = DeliverySerializer(
         required=False, allow_null=True,
-        help_text="Where each file is sent: what it was converted to, else the original",
+        help_text="Where each file is sent: the converted one, else the original",
     )  # fmt: skip
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
@@ -142,12 +144,10 @@ class NeedsWorkflow(serializers.Serializer[Any]):
 def _refuse_misplaced(data: dict[str, Any]) -> None:
     message = ""
     if parsing.looks_like_workflow(data):
-        message = 'The body is a workflow itself: send it as {"workflow": {...}}'
+        message = 'The body is the workflow itself: send it as {"workflow": {...}}'
     for name, value in data.items():
         if isinstance(value, dict) and "workflow" in value:
-            message = (
-                f"'workflow' stands inside '{name[:100]}': send it, and all else, at the top of the body"
-            )
+            message = f"'workflow' is inside '{name[:100]}': send it and the rest at the top level"
     if message:
         raise ValidationFailed.of("workflow", message, "REQUIRED_FIELD")
 
@@ -173,28 +173,30 @@ class SubmissionOptions(serializers.Serializer[Any]):
         choices=PRIORITIES,
         required=False,
         allow_null=True,
-        help_text="How soon it is wanted; null: normal",
+        help_text="Null: normal",
     )
     webhook_url = TextField(
         required=False,
         allow_null=True,
         allow_blank=True,
         max_length=2000,
-        help_text="Told when it starts and ends",
+        help_text="Called when it starts and ends",
     )
     webhook_events = serializers.ListField(
         child=Choice(label="Webhook event", choices=[(event, "") for event in EXECUTION_EVENTS]),
         required=False, allow_null=True,
         help_text="Which events to send to `webhook_url`; all by default",
     )  # fmt: skip
-    metadata = serializers.DictField(required=False, allow_null=True, help_text="Yours; comes back as it is")
+    metadata = serializers.DictField(
+        required=False, allow_null=True, help_text="Your own data; returned unchanged"
+    )
     timeout_minutes = WholeNumber(
         required=False, allow_null=True, min_value=1, max_value=settings.MAX_TIMEOUT_MINUTES,
-        help_text="From the start of running",
+        help_text="Counted from the start of the run",
     )  # fmt: skip
     output = OutputOptions(
         required=False, allow_null=True,
-        help_text="How the files are wanted: `converted` in the result is beside each original",
+        help_text="Requested format of the files: `converted` in the result is beside each original",
     )  # fmt: skip
 
     def to_internal_value(self, data: Any) -> Any:
@@ -239,7 +241,7 @@ class ExecuteSerializer(NeedsWorkflow, SubmissionOptions):
         required=False,
         allow_null=True,
         help_text=(
-            "As ComfyUI takes it: `extra_pnginfo` is written into the pictures that are saved; "
+            "As in ComfyUI: `extra_pnginfo` is written into the saved images; "
             "`api_key_comfy_org` and `auth_token_comfy_org` are your keys for nodes of partner services, "
             "kept encrypted until the execution ends and not inherited by a retry"
         ),
@@ -267,7 +269,7 @@ def _text_of_metadata(data: Any) -> str:
 
 class RotateSerializer(serializers.Serializer[Any]):
     overlap_hours = NumberField(
-        required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret signs as well"
+        required=False, min_value=0, max_value=24 * 30, help_text="How long the old secret stays valid"
     )
 
 
@@ -276,46 +278,49 @@ class StreamQuery(serializers.Serializer[Any]):
 
     takes_any = True  # event source libraries add parameters of their own
 
-    previews = FlagField(default=False, help_text="Send pictures of the work so far as well")
-    expires = serializers.IntegerField(required=False, help_text="Of a signed address")
-    signature = serializers.CharField(
-        required=False, help_text="Of a signed address; no token is needed then"
-    )
+    previews = FlagField(default=False, help_text="Also send previews of the result so far")
+    expires = serializers.IntegerField(required=False, help_text="Of a signed URL")
+    signature = serializers.CharField(required=False, help_text="Of a signed URL; no token is needed then")
 
 
 class PageQuery(serializers.Serializer[Any]):
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="Page size")
     offset = serializers.IntegerField(
-        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+        min_value=0, max_value=2**31, default=0, help_text="Number of items to skip"
     )
 
 
 class ListQuery(serializers.Serializer[Any]):
-    status = Choice(label="Status", choices=Status.choices, required=False, help_text="Only these")
+    status = Choice(
+        label="Status", choices=Status.choices, required=False, help_text="Only executions with this status"
+    )
     cursor = TextField(
         required=False,
         max_length=300,
-        help_text="`X-Next-Cursor` of the page before: nothing is skipped or repeated meanwhile",
+        help_text="`X-Next-Cursor` of the previous page: concurrent changes cause no gaps or duplicates",
     )
     app = serializers.CharField(
         required=False, max_length=300, help_text="Only runs of this app: `owner/name`"
     )
-    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="How many at most")
+    limit = serializers.IntegerField(min_value=1, max_value=100, default=20, help_text="Page size")
     offset = serializers.IntegerField(
-        min_value=0, max_value=2**31, default=0, help_text="How many to leave out"
+        min_value=0, max_value=2**31, default=0, help_text="Number of items to skip"
     )
 
 
 class LogQuery(serializers.Serializer[Any]):
-    level = Choice(label="Level", choices=Level.choices, required=False, help_text="Only this level")
+    level = Choice(label="Level", choices=Level.choices, required=False, help_text="Only lines of this level")
     tail = serializers.IntegerField(
-        min_value=1, max_value=1000, default=100, help_text="How many of the latest lines"
+        min_value=1, max_value=1000, default=100, help_text="Number of latest lines"
     )
 
 
 class ResultQuery(serializers.Serializer[Any]):
     include = Choice(
-        label="Include", choices=[("workflow", "")], required=False, help_text="The submitted workflow too"
+        label="Include",
+        choices=[("workflow", "")],
+        required=False,
+        help_text="Also return the submitted workflow",
     )
 
 
@@ -329,7 +334,7 @@ class BatchOptions(SubmissionOptions):
     )  # fmt: skip
     grid = serializers.DictField(
         child=serializers.ListField(), required=False, allow_null=True,
-        help_text="Lists of values by name: each combination is an execution, the last name turning first",
+        help_text="Lists of values by name: each combination is an execution; the last name varies fastest",
     )  # fmt: skip
 
 

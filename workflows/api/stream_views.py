@@ -41,13 +41,13 @@ LAST_EVENT_ID = OpenApiParameter(
     "Last-Event-ID",
     {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
     OpenApiParameter.HEADER,
-    description="Go on after this event",
+    description="Continue after this event",
 )
 PREFER = OpenApiParameter(
     "Prefer",
     str,
     OpenApiParameter.HEADER,
-    description="Such as `wait=30`: seconds to wait for the end of the execution before answering",
+    description="Such as `wait=30`: seconds to wait for the end of the execution before responding",
 )
 
 
@@ -124,7 +124,7 @@ def _execution(request: Request, execution_id: str) -> Execution:
         return selectors.execution_of(user=user, execution_id=execution_id)
     expires = request.query_params.get("expires", "")
     if not links.is_signed(execution_id, expires=expires, signature=signature):
-        raise Unauthorized("The address has expired or was altered; fetch a new events_url")
+        raise Unauthorized("The URL has expired or was altered; request a new events_url")
     execution = Execution.objects.filter(id=execution_id, user__is_active=True).first()
     if execution is None:
         raise NotFound(f"There is no execution {execution_id}")

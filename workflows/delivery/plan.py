@@ -1,4 +1,4 @@
-"""What `deliver_to` asks for: checked at submission, kept with the graph, and rows at the end of the run.
+"""`deliver_to`: validated at submission, stored with the graph, and turned into rows when the run ends.
 
 An address that is given for one run is a secret: it is encrypted, and erased when it was used, or when the
 run ends without outputs. It is shown without its query.
@@ -34,7 +34,7 @@ HOSTS_LOOKED_UP = 3  # in DNS, of the hosts of a request
 
 # -- at submission -------------------------------------------------------------------------------------
 def kept(output: Mapping[str, Any], *, user: User, many: bool = False) -> dict[str, Any]:
-    """`output` of a request as it is kept with the graph. Raises ValidationFailed by field.
+    """`output` of a request as it is stored with the graph. Raises ValidationFailed by field.
 
     May ask DNS: not inside a transaction. `many`: of a batch, for which one address is not enough.
     """
@@ -42,7 +42,7 @@ def kept(output: Mapping[str, Any], *, user: User, many: bool = False) -> dict[s
     if not wanted:
         return {name: value for name, value in output.items() if name != "deliver_to"}
     if many and "urls" in wanted:
-        raise ValidationFailed.of(f"{PATH}.urls", "A batch is delivered to a destination, not to addresses")
+        raise ValidationFailed.of(f"{PATH}.urls", "A batch is delivered to a destination, not to URLs")
     place = checked(wanted, user=user, path=PATH)
     if place.destination is not None:
         return {**output, "deliver_to": {"destination": place.destination.pk}}
@@ -51,7 +51,7 @@ def kept(output: Mapping[str, Any], *, user: User, many: bool = False) -> dict[s
 
 @dataclass(frozen=True)
 class Place:
-    """Where files go: a saved bucket, or addresses for the files in their order."""
+    """The target of files: a saved bucket, or a URL for each file in order."""
 
     destination: Destination | None = None
     urls: Sequence[str] = ()
@@ -82,7 +82,7 @@ def _destination(name: str, user: User, path: str) -> Destination:
 
 
 def again(output: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for a retry: without addresses, which were for one run."""
+    """The same for a retry: without URLs, which are valid for one run only."""
     if "urls" in output.get("deliver_to", {}) or not output.get("deliver_to", True):
         return {name: value for name, value in output.items() if name != "deliver_to"}
     return dict(output)
@@ -90,7 +90,7 @@ def again(output: Mapping[str, Any]) -> dict[str, Any]:
 
 # -- at the end ----------------------------------------------------------------------------------------
 def begin(execution_id: UUID, *, user_id: int, output: Mapping[str, Any], made: Sequence[Output]) -> None:
-    """Rows of what is to be delivered, in the transaction that completes the execution."""
+    """Create the deliveries, in the transaction that completes the execution."""
     plan = output.get("deliver_to") or {}
     files = [each for each in made if each.file is not None and not each.temporary]
     files = files or [each for each in made if each.file is not None]
@@ -135,14 +135,16 @@ def _to_bucket(
 def _to_address(output: Output, name: str, url: str | None) -> OutputDelivery:
     if url is None:
         failed = OutputDelivery.State.FAILED
-        return OutputDelivery(output=output, filename=name, state=failed, error="No address was given for it")
+        return OutputDelivery(
+            output=output, filename=name, state=failed, error="No URL was given for this file"
+        )
     return OutputDelivery(
         output=output, filename=name, secret_url=secret_box.encrypt(url), url=without_secrets(url)
     )
 
 
 def without_secrets(url: str) -> str:
-    """The address without its query, which holds the signature, and without a login."""
+    """The URL without its query, which holds the signature, and without credentials."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query="", fragment="").geturl()

@@ -1,6 +1,6 @@
-"""Delivering files again: to where they were going, or to another place that the user names.
+"""Redelivers files, to their original target or to another one that the user gives.
 
-An address that was given for one run has been erased when its delivery ended, so another one must be given.
+A URL that was given for one run is erased when its delivery ends, so another one must be given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def redeliver(
     files: Sequence[str] | None = None,
     deliver_to: Mapping[str, Any] | None = None,
 ) -> None:
-    """Send the files named in `files`, or those that were not delivered, once more.
+    """Send the files named in `files` again, or those that were not delivered.
 
     Raises ValidationFailed by field, and Conflict if there is nothing to send or a file is being sent. May
     query DNS: not inside a transaction.
@@ -46,20 +46,20 @@ def redeliver(
 
 
 def redeliver_one(row: OutputDelivery) -> None:
-    """Send one that has ended to its destination once more, delivered or not. Raises Conflict."""
+    """Send a finished delivery to its destination again, successful or not. Raises Conflict."""
     with transaction.atomic():
         current = OutputDelivery.objects.select_for_update().filter(id=row.id).first()
         if current is None or current.state == State.WAITING:
-            raise Conflict("it has not ended yet")
+            raise Conflict("it is not finished yet")
         if current.destination_id is None:
-            raise Conflict("its address or destination is not stored any more")
+            raise Conflict("its URL or destination is no longer stored")
         _reset([current.id])
 
 
 def redeliver_failed(**chosen: Any) -> int:
     """Send the failed ones among `chosen`, as in a filter, to their destinations; returns their number.
 
-    At most MOST at once. Those for an address, which is not stored any more, are left out.
+    At most MOST at once. Those for a URL that is no longer stored are skipped.
     """
     failed = OutputDelivery.objects.filter(state=State.FAILED, destination__isnull=False, **chosen)
     with transaction.atomic():
@@ -76,39 +76,39 @@ def _locked(execution: Execution) -> list[Any]:
 
 
 def failures() -> Subquery:
-    """For a query of destinations: how many files each of them did not take."""
+    """For a query of destinations: the number of failed files of each."""
     failed = OutputDelivery.objects.filter(destination=OuterRef("pk"), state=State.FAILED)
     counted = failed.order_by().values("destination").annotate(number=Count("id")).values("number")
     return Subquery(counted)
 
 
-# -- which, and where to ---------------------------------------------------------------------------------
+# -- selection and target --------------------------------------------------------------------------------
 def _chosen(rows: Sequence[Any], files: Sequence[str] | None) -> list[OutputDelivery]:
     if not rows:
-        raise Conflict("Nothing of this execution was to be delivered: it had no `output.deliver_to`")
+        raise Conflict("This execution has no files to deliver: it had no `output.deliver_to`")
     names = [row.filename for row in rows]
     for number, name in enumerate(files or ()):
         if name not in names:
             hint = did_you_mean(near(name, names))
-            raise ValidationFailed.of(f"files.{number}", f"No file '{name[:200]}' was to be delivered{hint}")
+            raise ValidationFailed.of(f"files.{number}", f"No file '{name[:200]}' is to be delivered{hint}")
     chosen = [row for row in rows if (row.filename in files if files else row.state != State.DELIVERED)]
     if not chosen:
         raise Conflict("Every file was delivered; name in `files` those to deliver again")
     for row in chosen:
         if row.is_being_sent:
-            raise Conflict(f"'{row.filename}' is being delivered at this moment")
+            raise Conflict(f"'{row.filename}' is being delivered right now")
     return chosen
 
 
 def _place(chosen: Sequence[OutputDelivery], place: plan.Place | None) -> None:
-    """Set where each goes; without a new place, to where it was going."""
+    """Set the target of each; without a new place it stays the same."""
     if place is None:
         for row in chosen:
             if row.destination is None and not row.secret_url:
                 raise ValidationFailed.of("deliver_to", _why_nowhere(row), "REQUIRED_FIELD")
         return
     if place.destination is None and len(place.urls) < len(chosen):
-        message = f"{len(chosen)} files are to be delivered, and {len(place.urls)} addresses were given"
+        message = f"{len(chosen)} files are to be delivered, but {len(place.urls)} URLs were given"
         raise ValidationFailed.of("deliver_to.urls", message)
     for number, row in enumerate(chosen):
         row.destination, row.secret_url = place.destination, ""
@@ -122,10 +122,10 @@ def _place(chosen: Sequence[OutputDelivery], place: plan.Place | None) -> None:
 
 def _why_nowhere(row: OutputDelivery) -> str:
     if row.url:
-        gone = f"The address or destination of '{row.filename}' is not stored any more"
+        gone = f"The URL or destination of '{row.filename}' is no longer stored"
     else:
-        gone = f"'{row.filename}' never had an address"
-    return f"{gone}: name another one"
+        gone = f"'{row.filename}' never had a URL"
+    return f"{gone}: give another one"
 
 
 def _reset(ids: Sequence[int]) -> int:

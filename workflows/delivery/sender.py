@@ -1,4 +1,4 @@
-"""Sending files to where they are wanted: what is due, one try, and what to make of the answer.
+"""Sends due deliveries: claims them, makes one try each, and interprets the response.
 
 As webhooks are sent: a delivery is taken for a while, and taken again where its sender died; so many at once
 for one user, so that a slow bucket delays nobody else's.
@@ -28,31 +28,31 @@ from workflows.webhooks import outbox
 
 logger = logging.getLogger(__name__)
 
-SENDERS, PER_USER = 8, 3  # files at once: in this process, of one user in all
+SENDERS, PER_USER = 8, 3  # concurrent files: in this process, and per user in all
 SEND_SECONDS = 600.0  # for one file
-MOST_BYTES = 5 * 1024**3  # S3 takes no more in one request
+MOST_BYTES = 5 * 1024**3  # S3's limit for one request
 LONGEST_DELAY = 3600.0  # seconds between tries
 TRIES_REFUSED = 3  # answers 4xx
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A delivery in our hands; `token` fences what is recorded of it."""
+    """A claimed delivery; `token` fences the writes of its outcome."""
 
     id: int
     token: UUID
     execution_id: UUID
-    tries: int  # with this one
-    age: float  # seconds since the execution ended or a redelivery was requested, by the database's clock
+    tries: int  # including this one
+    age: float  # seconds since the execution ended or a redelivery was requested, by the database clock
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of a try. `error` empty: the other side has it."""
+    """The outcome of a try. `error` is empty on success."""
 
     error: str = ""
-    final: bool = False  # trying again cannot help
-    refused: bool = False  # an answer 4xx
+    final: bool = False  # retrying cannot help
+    refused: bool = False  # a 4xx response
 
 
 _TAKE = """
@@ -77,7 +77,7 @@ RETURNING d.id, d.token, d.execution_id, d.tries,
 
 
 def take(*, limit: int) -> list[Taken]:
-    """As many due deliveries as may be sent now, taken for somewhat longer than one may last."""
+    """Claim as many due deliveries as may be sent now, for slightly longer than one may take."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.DELIVERIES])
         given = {"limit": limit, "per_user": PER_USER, "seconds": SEND_SECONDS + 60}
@@ -86,7 +86,7 @@ def take(*, limit: int) -> list[Taken]:
 
 
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
-    """Send it once and record what came of it."""
+    """Make one try and record its outcome."""
     row = connections.retry_until_available(lambda: _row(taken), stop=stop)
     if row is None:
         return  # deleted with its execution
@@ -100,14 +100,14 @@ def _row(taken: Taken) -> OutputDelivery | None:
 
 
 class _UntilStopped:
-    """A reader that breaks the request off when this process is to end; it is sent again by another."""
+    """A reader that aborts the request when this process shuts down; another process sends it again."""
 
     def __init__(self, reader: backend.Reader, stop: threading.Event | None) -> None:
         self._reader, self._stop = reader, stop
 
     def read(self, size: int, /) -> bytes:
         if self._stop is not None and self._stop.is_set():
-            raise OSError("this process ends")
+            raise OSError("this process is shutting down")
         return self._reader.read(size)
 
 

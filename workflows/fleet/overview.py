@@ -16,7 +16,7 @@ from workflows.models import Worker
 
 from .registry import BEATS
 
-LEFT_SECONDS = 24 * 3600 - 60  # silent for this long: it was shut down cleanly, or nobody expects it back
+LEFT_SECONDS = 24 * 3600 - 60  # silent for this long: it was shut down cleanly, or is not expected back
 # The age of a worker's heartbeat by the database clock.
 AGE = ExpressionWrapper(Now() - F("heartbeat_at"), output_field=DurationField())
 

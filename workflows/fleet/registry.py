@@ -18,7 +18,7 @@ from comfyserve.ttl_cache import TtlCache
 from workflows.models import ALIVE, Execution, Worker
 
 BEATS = 3  # missed heartbeats after which a worker counts as silent
-WISH_CHANNEL = "comfyserve_wish"  # NOTIFY payload: name of a worker whose desired state changed
+DESIRED_STATE_CHANNEL = "comfyserve_wish"  # NOTIFY payload: name of a worker whose desired state changed
 ACTIONS = {
     Worker.DesiredState.WORK: "worker.resume",
     Worker.DesiredState.PAUSE: "worker.pause",
@@ -31,20 +31,20 @@ def alive() -> QuerySet[Worker]:
     return Worker.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=settings.RENEW_SECONDS * BEATS))
 
 
-any_alive_lately = TtlCache(lambda: alive().exists())
+cached_any_alive = TtlCache(lambda: alive().exists())
 
 
-def taking() -> QuerySet[Worker]:
+def claiming() -> QuerySet[Worker]:
     """Workers that claim executions. The desired state applies at once, `state` with the next heartbeat."""
-    return alive().filter(state=Worker.State.ACTIVE, wish=Worker.DesiredState.WORK, reachable=True)
+    return alive().filter(state=Worker.State.ACTIVE, desired_state=Worker.DesiredState.WORK, reachable=True)
 
 
 def others_alive(*, name: str) -> list[str]:
     """Other workers that may have what this one lacks."""
-    return [other for other in hoped_for() if other != name]
+    return [other for other in may_return() if other != name]
 
 
-def hoped_for() -> list[str]:
+def may_return() -> list[str]:
     """Workers that may have what others lack. Includes paused ones, since they may be resumed."""
     rows = alive().filter(reachable=True).exclude(state=Worker.State.FAULTY)
     return list(rows.values_list("name", flat=True))
@@ -52,7 +52,7 @@ def hoped_for() -> list[str]:
 
 def idle_others(*, name: str) -> list[str]:
     """Other workers that are idle and claim executions."""
-    return list(taking().filter(idle=True).exclude(name=name).values_list("name", flat=True))
+    return list(claiming().filter(idle=True).exclude(name=name).values_list("name", flat=True))
 
 
 def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:
@@ -91,18 +91,18 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def beat(*, name: str, **columns: Any) -> None:
+def record_heartbeat(*, name: str, **columns: Any) -> None:
     """Write the worker's row and heartbeat. The desired state is not changed."""
     Worker.objects.update_or_create(name=name, defaults={**columns, "heartbeat_at": Now()})
 
 
-def wish_of(name: str) -> Worker.DesiredState:
+def desired_state_of(name: str) -> Worker.DesiredState:
     """The state an operator wants for this worker; WORK by default."""
-    found = Worker.objects.filter(name=name).values_list("wish", flat=True).first()
+    found = Worker.objects.filter(name=name).values_list("desired_state", flat=True).first()
     return Worker.DesiredState(found) if found else Worker.DesiredState.WORK
 
 
-def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
+def set_desired_state(*, name: str, state: Worker.DesiredState) -> Worker:
     """Set a worker's desired state and record it in the audit log. Raises NotFound.
 
     It persists across restarts of the worker until changed. A live worker applies it within moments; setting
@@ -112,11 +112,12 @@ def ask(*, name: str, wish: Worker.DesiredState) -> Worker:
         worker = Worker.objects.select_for_update().filter(name=name).first()
         if worker is None:
             raise NotFound(f"There is no worker {name[:200]}")
-        if worker.wish != wish:
-            Worker.objects.filter(name=name).update(wish=wish, wished_at=Now())
-            audit.record(ACTIONS[wish], on=worker, changes={"wish": (worker.wish, wish.value)})
+        if worker.desired_state != state:
+            Worker.objects.filter(name=name).update(desired_state=state, desired_state_at=Now())
+            changes = {"desired_state": (worker.desired_state, state.value)}
+            audit.record(ACTIONS[state], on=worker, changes=changes)
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_notify(%s, %s)", [WISH_CHANNEL, name])
+                cursor.execute("SELECT pg_notify(%s, %s)", [DESIRED_STATE_CHANNEL, name])
         worker.refresh_from_db()
     return worker
 
@@ -142,7 +143,7 @@ def set_idle(*, name: str, idle: bool) -> list[str]:
         return [row[0] for row in cursor.fetchall()]
 
 
-def gone(*, name: str) -> None:
+def mark_stopped(*, name: str) -> None:
     """The worker has stopped; its row is kept for operators and counts as silent."""
     Worker.objects.filter(name=name).update(
         idle=False, running=None, running_since=None, staged=None,

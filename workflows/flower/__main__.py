@@ -16,11 +16,11 @@ from comfyserve.celery import app
 def main() -> None:
     command.apply_env_options()
     command.apply_options(sys.argv[0], sys.argv[1:])
-    # Nothing that would stop or starve a worker can be done from here; our handlers decide for themselves.
+    # Flower's own handlers are read-only, so that they cannot stop a worker; ours do their own checks.
     options.read_only = True
     command.extract_settings()
     command.setup_logging()
-    app.loader.import_default_modules()  # sets Django up, which what follows needs
+    app.loader.import_default_modules()  # sets up Django, which the imports below need
 
     from workflows.flower.application import Application
 

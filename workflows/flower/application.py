@@ -1,4 +1,4 @@
-"""Flower's web application with our handlers before its own."""
+"""Flower's web application, with our handlers taking precedence over its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 OFF = (
     "Flower cancels executions and nothing else: pause and drain workers in the console, stop them by signal"
 )
-# Of Flower's page of a task, in its template.
+# The revoke button in Flower's task template.
 ACTIONS = b'<div class="detail-actions">'
 REVOKE_BUTTON = b'<button class="btn btn-danger" id="task-revoke">Revoke</button>'
 
@@ -64,7 +64,7 @@ class Application(Flower):
 
 
 class OurQueues:
-    """A mix-in: all queues of ours, also those that no worker serves now, with what waits in them."""
+    """Mixin: all our queues, including those that no worker serves now, with their lengths."""
 
     def get_broker(self) -> Queues:
         return Queues(super().get_broker())  # type: ignore[misc]
@@ -78,7 +78,7 @@ class Broker(OurQueues, BrokerView):
 
 
 class ProtectedMetrics(Metrics):
-    """Flower's own handler asks nobody for a password."""
+    """Flower's own handler requires no password."""
 
     @web.authenticated
     async def get(self) -> None:
@@ -90,7 +90,7 @@ class QueueLengths(OurQueues, GetQueueLengths):
 
 
 class Task(TaskView):
-    """An execution can be cancelled here until it has ended; nothing can be done with other tasks."""
+    """Executions can be cancelled here until they have ended; other tasks offer no actions."""
 
     def render(self, template: str, **values: Any) -> None:
         values["read_only"] = values["task"].name != task_events.TASK
@@ -98,13 +98,13 @@ class Task(TaskView):
         super().render(template, **values)
 
     def render_string(self, template: str, **values: Any) -> bytes:
-        """Flower has a button for tasks that a worker received; ours can be cancelled before that, too."""
+        """Flower shows a button for tasks that a worker has received; ours can be cancelled earlier."""
         page: bytes = super().render_string(template, **values)
         return page.replace(ACTIONS, ACTIONS + REVOKE_BUTTON) if self._cancellable else page
 
 
 class Revoke(ControlHandler):
-    """Revoke and Terminate are the same here: our cancel, whether the execution waits or runs."""
+    """Revoke and Terminate both cancel the execution, whether it waits or runs."""
 
     @web.authenticated
     async def post(self, task_id: str) -> None:
@@ -119,7 +119,7 @@ class Revoke(ControlHandler):
         self.write({"message": f"Cancelled execution '{task_id}'"})
 
     def _user(self) -> str:
-        """Whom the password, or Flower's OAuth, says it is."""
+        """The user name from the password or from Flower's OAuth."""
         if isinstance(self.current_user, str):
             return self.current_user
         _, _, encoded = self.request.headers.get("Authorization", "").partition(" ")
@@ -133,7 +133,7 @@ class SwitchedOff(ControlHandler):
 
 
 def _cancel(execution_id: str, who: str) -> None:
-    """Cancel it, with a row in the audit log. NotFound or Conflict where that cannot be."""
+    """Cancel it, with a row in the audit log. Raises NotFound and Conflict."""
     with connections.step(), transaction.atomic():
         try:
             execution = selectors.by_id(UUID(execution_id))

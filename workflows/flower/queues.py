@@ -1,4 +1,4 @@
-"""The queues by name, and how much waits in each."""
+"""The queues by name, with their lengths."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def deliveries_waiting() -> int:
     return Delivery.objects.filter(state=Delivery.State.WAITING).count()
 
 
-# What PostgreSQL counts; in the broker these queues only carry the messages that wake workers.
+# Counted in PostgreSQL: in the broker these queues only carry the messages that wake workers.
 COUNTED = {"gpu": selectors.waiting_count, "webhooks": deliveries_waiting}
 NAMES = ("default", "gpu", "models", "webhooks")
 
 
 class Queues:
-    """In the place of one of Flower's brokers."""
+    """Replaces one of Flower's brokers."""
 
     def __init__(self, broker: Any) -> None:
         self._broker = broker
 
     async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """[{"name", "messages"}] of each, where "messages" is how much waits."""
+        """[{"name", "messages"}] of each, where "messages" is the length."""
         names = list(names)
         in_broker = await self._broker.queues([name for name in names if name not in COUNTED])
         counted = await asyncio.get_running_loop().run_in_executor(None, _count)

@@ -1,4 +1,4 @@
-"""What Flower remembers of events, corrected where executions differ from Celery's tasks."""
+"""Flower's in-memory state of events, corrected where executions differ from Celery's tasks."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class ExecutionsState(EventsState):
         known = self.tasks.get(event["uuid"])
         if known is None or not known.timestamp or event["timestamp"] >= known.timestamp:
             super().event(event)
-        # Otherwise another worker has it already, and its events were here first.
+        # Otherwise another worker has claimed it, and its events arrived first.
         if not event.get("begun", True):
-            # It waited behind another one and did not run there: what a worker processed is what it ran.
+            # It was only staged there: a worker has processed only what it ran.
             self.counter[event["hostname"]]["task-received"] -= 1
             self._not_prefetched(event)
 
     def _not_prefetched(self, event: dict[str, Any]) -> None:
-        """Flower takes this off when a task starts, and this one did not."""
+        """Flower decrements this when a task starts, which did not happen here."""
         self.metrics.number_of_prefetched_tasks.labels(event["hostname"], event["name"]).dec()
 
     def _without_worker(self, uuid: str) -> None:
-        """It ended in the queue: Celery's events have to name a worker, which does not exist."""
+        """It ended in the queue: Celery's events must name a worker, but there is none."""
         task = self.tasks[uuid]
         task.worker = None
         self.workers.pop(task_events.QUEUE_NODE, None)
@@ -49,7 +49,7 @@ class ExecutionsState(EventsState):
 
 
 def _has_started(task: Any) -> bool:
-    """Since a worker received it last, where one did."""
+    """Whether it started after it was last received by a worker."""
     return not task.received or bool(task.started and task.started >= task.received)
 
 

@@ -39,9 +39,7 @@ def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:
                 said = _converted(name, value, declared[name])
             else:
                 meant = near(name, declared.keys() - node["inputs"].keys(), cutoff=0.75)
-                said = (
-                    f"it has no input '{name}', which is passed over{did_you_mean(meant)}" if meant else None
-                )
+                said = f"it has no input '{name}', which is ignored{did_you_mean(meant)}" if meant else None
             if said:
                 yield f"{refusals.named(prompt, node_id)}: {said}"
 

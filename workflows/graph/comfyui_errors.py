@@ -40,7 +40,7 @@ class Fault:
 def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fault:
     """Why ComfyUI rejected the whole prompt. `classes` are the node classes it has."""
     found = [
-        refusals.told(errors, error, prompt, classes)
+        refusals.explain(errors, error, prompt, classes)
         for errors in refused.node_errors.values()
         for error in errors.errors
     ]
@@ -61,9 +61,9 @@ def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fa
 
 def _joined(sentences: list[str]) -> str:
     """Join the distinct sentences; beyond MOST_SENTENCES, only state how many more there are."""
-    told = list(dict.fromkeys(sentences))
-    more = f"; and {len(told) - MOST_SENTENCES} more" if len(told) > MOST_SENTENCES else ""
-    return clean("; ".join(told[:MOST_SENTENCES]), LONGEST_ERROR) + more
+    distinct = list(dict.fromkeys(sentences))
+    more = f"; and {len(distinct) - MOST_SENTENCES} more" if len(distinct) > MOST_SENTENCES else ""
+    return clean("; ".join(distinct[:MOST_SENTENCES]), LONGEST_ERROR) + more
 
 
 def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterator[tuple[str, str | None]]:
@@ -81,7 +81,7 @@ def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterat
             if missing:
                 return
     details = f" ({clean(refused.details, refusals.WHOLE)})" if refused.details else ""
-    yield f"ComfyUI refused the workflow: {clean(refused.message, refusals.WHOLE)}{details}", None
+    yield f"ComfyUI rejected the workflow: {clean(refused.message, refusals.WHOLE)}{details}", None
 
 
 def _blamed(refused: Refused, prompt: parsing.Prompt) -> str | None:
@@ -106,17 +106,17 @@ def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt, classes
 def _node_error(
     errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes
 ) -> dict[str, Any]:
-    told = refusals.told(errors, error, prompt, classes)
+    explained = refusals.explain(errors, error, prompt, classes)
     longest = LONGEST_DETAIL if error.type in refusals.SENTENCES else refusals.WHOLE
     return {
         "type": error.type,
         "message": clean(error.message, longest),
         "details": clean(error.details, longest),
         "input": error.input_name,
-        "explanation": told.sentence,
-        "value": told.value,
-        "allowed": told.allowed,
-        "near": list(told.near),
+        "explanation": explained.sentence,
+        "value": explained.value,
+        "allowed": explained.allowed,
+        "near": list(explained.near),
     }
 
 
@@ -135,9 +135,11 @@ def dropped(
     for errors in found.values():
         outputs = ", ".join(f"{id_} ({parsing.title_of(prompt, id_)})" for id_ in errors.dependent_outputs)
         for error in errors.errors:
-            told = refusals.told(errors, error, prompt, classes)
-            sentences.append(f"Left out output {outputs}: {told.sentence}" if outputs else told.sentence)
-            lacks += [told.lacks] if told.lacks else []
+            explained = refusals.explain(errors, error, prompt, classes)
+            sentences.append(
+                f"Left out output {outputs}: {explained.sentence}" if outputs else explained.sentence
+            )
+            lacks += [explained.lacks] if explained.lacks else []
     return sentences + near_in_name(near(lacks))
 
 

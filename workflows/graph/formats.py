@@ -64,7 +64,7 @@ def _converted(file: dict[str, Any], *, path: str, max_nodes: int) -> Conversion
     known = object_info.fleet()
     if not known:
         raise Unavailable(
-            "A file of ComfyUI's editor can be read once a worker has told of its nodes; try again later, "
+            "A file of ComfyUI's editor can be read once a worker has reported its nodes; try again later, "
             "or send the workflow in the API format",
             retry_after=30,
         )

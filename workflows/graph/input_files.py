@@ -252,7 +252,7 @@ def _decoded(value: str, path: str) -> bytes:
             return raw
         return base64.b64decode(re.sub(rb"\s", b"", raw), validate=True)
     except (ValueError, binascii.Error) as exc:
-        raise ValidationFailed.of(path, "This data: URL can not be read", "INVALID_DATA_URL") from exc
+        raise ValidationFailed.of(path, "This data: URL cannot be read", "INVALID_DATA_URL") from exc
 
 
 # -- used by workers -----------------------------------------------------------------------------------

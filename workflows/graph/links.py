@@ -137,7 +137,7 @@ def too_deep(graph: Graph) -> Iterator[Detail]:
     deepest = max(depths, key=depths.__getitem__, default=None)
     if deepest is not None and depths[deepest] > MAX_DEPTH:
         message = (
-            f"Node {deepest} stands at the end of a chain of {depths[deepest]} linked nodes; "
+            f"Node {deepest} is at the end of a chain of {depths[deepest]} linked nodes; "
             f"ComfyUI follows at most {MAX_DEPTH}"
         )
         yield Detail("TOO_DEEP", message, graph.node_paths[deepest])

@@ -21,7 +21,7 @@ def note(prompt: parsing.Prompt) -> None:
         with connections.step():
             usage.used((use.type, use.name) for use in parsing.models_of(prompt))
     except connections.UNAVAILABLE as exc:
-        logger.warning("the use of models was not noted: %s", exc)
+        logger.warning("the use of models was not recorded: %s", exc)
 
 
 def with_suggestions(fault: Fault, prompt: parsing.Prompt) -> Fault:

@@ -21,11 +21,11 @@ READ_EIGHT_BITS = frozenset({"LoadImage", "LoadImageMask"})
 CUSTOM = "custom_nodes"  # ComfyUI's package for nodes that are not part of ComfyUI itself
 
 _BY_PATH = "it reads or writes files by their path"
-_MODELS = "it saves models for everybody"
+_MODELS = "it saves models for all users"
 _TRAINS = "it trains models"
-_REGEX = "a regular expression can block ComfyUI for everybody"
+_REGEX = "a regular expression can block ComfyUI for all users"
 _REMOTE = "it sends data to a service on the internet"
-UNKNOWN = "it takes a path, and nobody has decided yet who may use it"
+UNKNOWN = "it takes a path, and no operator has decided yet who may use it"
 
 DENIED: Mapping[str, str] = {
     **dict.fromkeys(
@@ -47,7 +47,7 @@ DENIED: Mapping[str, str] = {
     **dict.fromkeys(("RegexMatch", "RegexExtract", "RegexReplace"), _REGEX),
 }  # fmt: skip
 
-_ECHO = "without ComfyServe's bridge in ComfyUI it can name the files of others"
+_ECHO = "without ComfyServe's bridge in ComfyUI it can access the files of other users"
 WITHOUT_BRIDGE: Mapping[str, str] = dict.fromkeys(("Load3D", "Preview3D", "WebcamCapture"), _ECHO)
 
 # They only read files placed for their prompt, and write to its own folder.
@@ -116,14 +116,14 @@ class NodeClass:
 
 def known(class_type: str) -> list[NodeClass]:
     """The class as defined by each ComfyUI of the fleet; empty if none has it."""
-    tables = (table_of(digest) for digest in node_info.digests_lately())
+    tables = (table_of(digest) for digest in node_info.cached_digests())
     return [table[class_type] for table in tables if class_type in table]
 
 
 def all_known() -> dict[str, NodeClass]:
     """Every class of the fleet by name; if ComfyUIs differ, the first definition."""
     found: dict[str, NodeClass] = {}
-    for digest in node_info.digests_lately():
+    for digest in node_info.cached_digests():
         for name, node_class in table_of(digest).items():
             found.setdefault(name, node_class)
     return dict(sorted(found.items()))
@@ -157,9 +157,9 @@ def _inputs(about: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield (name, type, options) of each input; a list of choices has the type COMBO."""
     sections = about.get("input") or {}
     for section in ("required", "optional"):
-        for name, told in (sections.get(section) or {}).items():
-            kind = told[0] if isinstance(told, list) and told else told
-            options = told[1] if isinstance(told, list) and len(told) > 1 else None
+        for name, definition in (sections.get(section) or {}).items():
+            kind = definition[0] if isinstance(definition, list) and definition else definition
+            options = definition[1] if isinstance(definition, list) and len(definition) > 1 else None
             kind = "COMBO" if isinstance(kind, list) else kind
             yield name, kind, options if isinstance(options, dict) else {}
 

@@ -39,12 +39,12 @@ def _digests() -> list[str]:
     return sorted(set(Worker.objects.exclude(object_info=None).values_list("object_info_id", flat=True)))
 
 
-digests_lately = TtlCache(_digests)
+cached_digests = TtlCache(_digests)
 
 
 def everywhere() -> list[Classes]:
     """The classes of each distinct ComfyUI that a worker has reported; cached for a few seconds."""
-    return [_table(digest) for digest in digests_lately()]
+    return [_table(digest) for digest in cached_digests()]
 
 
 @lru_cache(maxsize=8)
@@ -64,13 +64,16 @@ def _node(about: Mapping[str, Any]) -> NodeInfo:
 def _inputs(sections: Any) -> Iterator[tuple[str, Input]]:
     for section in ("required", "optional"):
         found = sections.get(section) if isinstance(sections, dict) else None
-        for name, told in (found or {}).items():
-            if isinstance(told, list) and told:
-                yield name, _input(told, required=section == "required")
+        for name, definition in (found or {}).items():
+            if isinstance(definition, list) and definition:
+                yield name, _input(definition, required=section == "required")
 
 
-def _input(told: list[Any], *, required: bool) -> Input:
-    kind, limits = told[0], told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
+def _input(definition: list[Any], *, required: bool) -> Input:
+    kind, limits = (
+        definition[0],
+        definition[1] if len(definition) > 1 and isinstance(definition[1], dict) else {},
+    )
     options = kind if isinstance(kind, list) else limits.get("options")
     return Input(
         kind=_kind(kind),
@@ -80,5 +83,5 @@ def _input(told: list[Any], *, required: bool) -> Input:
     )
 
 
-def _kind(told: Any) -> str:
-    return "COMBO" if isinstance(told, list) else str(told)
+def _kind(definition: Any) -> str:
+    return "COMBO" if isinstance(definition, list) else str(definition)

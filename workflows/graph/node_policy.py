@@ -61,12 +61,12 @@ def _confines() -> bool:
     return not alive.filter(boot="", reachable=True).exists()
 
 
-rules_lately = TtlCache(_rules, seconds=RULES_SECONDS)
-fleet_confines_lately = TtlCache(_confines, seconds=RULES_SECONDS)  # all live ComfyUIs have our bridge
+cached_rules = TtlCache(_rules, seconds=RULES_SECONDS)
+cached_fleet_confines = TtlCache(_confines, seconds=RULES_SECONDS)  # all live ComfyUIs have our bridge
 
 
 def _forget(**_: Any) -> None:
-    rules_lately.forget()
+    cached_rules.forget()
 
 
 post_save.connect(_forget, sender=NodeRule, dispatch_uid="node_policy.saved")
@@ -78,8 +78,8 @@ class Policy:
 
     def __init__(self, *, user_id: Any, confines: bool | None = None) -> None:
         self._user_id = user_id
-        self._rules = rules_lately()
-        self._confines = fleet_confines_lately() if confines is None else confines
+        self._rules = cached_rules()
+        self._confines = cached_fleet_confines() if confines is None else confines
 
     def of(self, class_type: str, known: Iterable[NodeClass] | None = None) -> Verdict:
         """The verdict for a class; if ComfyUIs define it differently, the strictest."""

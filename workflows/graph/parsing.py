@@ -165,7 +165,7 @@ def _read_node(graph: Graph, node_id: str, node: Any, path: str, mistakes: list[
     for name, value, where in _inputs_of(node.get("inputs", {}), f"{path}.inputs", mistakes):
         if name in inputs:
             mistakes.append(
-                Detail("DUPLICATE_INPUT", f"The input '{name}' stands twice in node '{node_id}'", where)
+                Detail("DUPLICATE_INPUT", f"The input '{name}' is given twice in node '{node_id}'", where)
             )
         if name != MARK_INPUT:  # left over in a prompt read from image metadata
             inputs[name] = _unwrapped(value)

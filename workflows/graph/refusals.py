@@ -26,7 +26,7 @@ MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".gguf", ".bin", ".sft")
 
 
 @dataclass(frozen=True)
-class Told:
+class Explanation:
     """One error with its readable sentence. `lacks` is the missing model, if that is the cause."""
 
     sentence: str
@@ -73,20 +73,20 @@ class Found:
         known = (
             self.classes[self.class_type].inputs.get(self.name) if self.class_type in self.classes else None
         )
-        told = self.error.extra_info.get("input_config")
-        if isinstance(told, list) and told:
-            limits = told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
-            options = told[0] if isinstance(told[0], list) else limits.get("options")
-            kind = "COMBO" if isinstance(told[0], list) else str(told[0])
+        declared = self.error.extra_info.get("input_config")
+        if isinstance(declared, list) and declared:
+            limits = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
+            options = declared[0] if isinstance(declared[0], list) else limits.get("options")
+            kind = "COMBO" if isinstance(declared[0], list) else str(declared[0])
             return Input(kind, required=False, options=tuple(options) if options else None, limits=limits)
         return known or Input("", required=False)
 
 
-def told(errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes) -> Told:
+def explain(errors: NodeErrors, error: InputError, prompt: parsing.Prompt, classes: Classes) -> Explanation:
     """Describe the error in a sentence that names its node."""
     found = Found(errors.node_id, errors.class_type, error, prompt, classes)
     made = SENTENCES.get(error.type, _passed_on)(found)
-    return Told(
+    return Explanation(
         f"{named(prompt, errors.node_id)}: {made.sentence}", made.value, made.allowed, made.near, made.lacks
     )
 
@@ -99,54 +99,60 @@ def named(prompt: parsing.Prompt, node_id: str) -> str:
 
 
 # -- one sentence per error type -----------------------------------------------------------------------
-def _missing(found: Found) -> Told:
+def _missing(found: Found) -> Explanation:
     given = [name for name in found.inputs if name not in found.declared]
     alike = near(found.name, given)
     sentence = f"input '{found.name}' is missing"
     if found.declared and alike:
-        return Told(f"{sentence}; it has no input '{alike[0]}', did you mean '{found.name}'?", near=alike)
-    return Told(sentence)
+        return Explanation(
+            f"{sentence}; it has no input '{alike[0]}', did you mean '{found.name}'?", near=alike
+        )
+    return Explanation(sentence)
 
 
-def _bad_link(found: Found) -> Told:
+def _bad_link(found: Found) -> Explanation:
     sentence = links.explain(found.prompt, found.node_id, found.name, found.classes)
-    return Told(sentence or f"input '{found.name}' is no link [node id, output]", value=found.value)
+    return Explanation(sentence or f"input '{found.name}' is no link [node id, output]", value=found.value)
 
 
-def _other_type(found: Found) -> Told:
+def _other_type(found: Found) -> Explanation:
     wanted, got = found.about.kind, found.error.extra_info.get("received_type")
     link = parsing.link(found.value)
     if not (wanted and got and link):
-        return Told(
+        return Explanation(
             f"input '{found.name}' is linked to an output of another type ({clean(found.error.details)})"
         )
     source = f"output {link[1]} of {named(found.prompt, link[0])[:200]}"
     offered = found.classes.get(found.prompt.get(link[0], {}).get("class_type", ""))
     fitting = [i for i, kind in enumerate(offered.outputs) if kind == wanted] if offered else []
     hint = f"; output {fitting[0]} gives {wanted}" if fitting else ""
-    return Told(f"input '{found.name}' takes {wanted}, but {source} gives {got}{hint}", value=found.value)
+    return Explanation(
+        f"input '{found.name}' takes {wanted}, but {source} gives {got}{hint}", value=found.value
+    )
 
 
-def _broke(found: Found) -> Told:
+def _broke(found: Found) -> Explanation:
     """ComfyUI raised on the node without saying why: check its links here."""
     wrong = [links.explain(found.prompt, found.node_id, name, found.classes) for name in found.inputs]
     sentences = [sentence for sentence in wrong if sentence]
     if sentences:
-        return Told("; ".join(sentences))
+        return Explanation("; ".join(sentences))
     exception = str(found.error.extra_info.get("exception_type") or "")
     if exception == "RecursionError":
-        return Told("the chain of nodes before it is longer than ComfyUI can follow")
-    return Told(
+        return Explanation("the chain of nodes before it is longer than ComfyUI can follow")
+    return Explanation(
         f"ComfyUI could not check it ({exception or 'an exception'}: {clean(found.error.details, WHOLE)})"
     )
 
 
-def _wrong_type(found: Found) -> Told:
+def _wrong_type(found: Found) -> Explanation:
     kind = found.about.kind or "its type"
-    return Told(f"input '{found.name}' is {found.shown}, which can not be read as {kind}", value=found.value)
+    return Explanation(
+        f"input '{found.name}' is {found.shown}, which cannot be read as {kind}", value=found.value
+    )
 
 
-def _out_of_range(found: Found) -> Told:
+def _out_of_range(found: Found) -> Explanation:
     least, most = found.about.limits.get("min"), found.about.limits.get("max")
     if least is not None and most is not None:
         allowed = f"{least} to {most} is allowed"
@@ -156,22 +162,22 @@ def _out_of_range(found: Found) -> Told:
         allowed = f"at least {least} is needed"
     if "seed" in found.name and isinstance(found.value, int) and found.value < 0:
         allowed += "; no seed is drawn here, so send a number of your own"
-    return Told(f"input '{found.name}' is {found.shown}; {allowed}", found.value, [least, most])
+    return Explanation(f"input '{found.name}' is {found.shown}; {allowed}", found.value, [least, most])
 
 
-def _not_in_list(found: Found) -> Told:
+def _not_in_list(found: Found) -> Explanation:
     options = [str(each) for each in found.about.options or ()]
     alike = near(_as_here(str(found.value)), options)
     if names_model(found.name, found.value):
-        return Told(
+        return Explanation(
             f"the model {found.shown} is not installed", found.value, near=alike, lacks=str(found.value)
         )
-    sentence = f"input '{found.name}' can not be {found.shown}{did_you_mean(alike)}"
+    sentence = f"input '{found.name}' cannot be {found.shown}{did_you_mean(alike)}"
     if 0 < len(options) <= SHOWN_OPTIONS:
         sentence += f"{'' if alike else ';'} allowed: {', '.join(options)}"
     elif options and not alike:
         sentence += f"; it is one of {len(options)} names, such as {', '.join(options[:5])}"
-    return Told(sentence, found.value, options[:SHOWN_OPTIONS], alike)
+    return Explanation(sentence, found.value, options[:SHOWN_OPTIONS], alike)
 
 
 # Other programs name the scheduler together with the sampler: "DPM++ 2M Karras", "Euler a".
@@ -184,29 +190,29 @@ def _as_here(name: str) -> str:
     return re.sub(r"(?i)(?<=[\s_])a$", "ancestral", alone.replace("++", "pp"))
 
 
-def _custom(found: Found) -> Told:
+def _custom(found: Found) -> Explanation:
     _, dash, why = found.error.details.partition(" - ")
     reason = clean(why, WHOLE) if dash else "the node does not accept it"
     if NO_FILE.match(reason):
         reason += "; upload it to /files/upload and send its file_id"
-    return Told(f"input '{found.name}' is {found.shown}: {reason}", value=found.value)
+    return Explanation(f"input '{found.name}' is {found.shown}: {reason}", value=found.value)
 
 
-def _cycle(found: Found) -> Told:
+def _cycle(found: Found) -> Explanation:
     around = found.error.extra_info.get("cycle_nodes")
     named_ = f": {' -> '.join(str(each) for each in around)}" if isinstance(around, list) else ""
-    return Told(f"the nodes are linked in a circle{named_}")
+    return Explanation(f"the nodes are linked in a circle{named_}")
 
 
-def _passed_on(found: Found) -> Told:
+def _passed_on(found: Found) -> Explanation:
     """ComfyUI's own text."""
     error = found.error
     details = f" ({clean(error.details, WHOLE)})" if error.details else ""
-    return Told(f"{clean(error.message, WHOLE)}{details} [{error.type}]", value=found.value)
+    return Explanation(f"{clean(error.message, WHOLE)}{details} [{error.type}]", value=found.value)
 
 
 # ComfyUI's node error types: those of 0.3.75 and of later versions.
-SENTENCES: Mapping[str, Callable[[Found], Told]] = {
+SENTENCES: Mapping[str, Callable[[Found], Explanation]] = {
     "required_input_missing": _missing,
     "bad_linked_input": _bad_link,
     "return_type_mismatch": _other_type,
@@ -246,5 +252,7 @@ def names_model(name: str, value: Any) -> bool:
 
 def clean(text: str, longest: int = 500) -> str:
     """The text on one line, without server paths, truncated to `longest` characters with a note."""
-    told = PATHS.sub("…", " ".join(text.split()))
-    return told if len(told) <= longest else f"{told[:longest]}… (cut off; {len(told):,} characters)"
+    cleaned = PATHS.sub("…", " ".join(text.split()))
+    return (
+        cleaned if len(cleaned) <= longest else f"{cleaned[:longest]}… (cut off; {len(cleaned):,} characters)"
+    )

@@ -56,22 +56,22 @@ METRICS = {
     "executions_submitted": Metric("Executions accepted", ("priority",)),
     "executions_ended": Metric("Executions that ended", ("status", "priority")),
     "execution_wait_seconds": Metric(
-        "From submission until ComfyUI began it, of executions that ended", ("kind", "priority"),
+        "Time from submission to start in ComfyUI, of ended executions", ("kind", "priority"),
         SECONDS_TO_HOURS,
     ),
     "execution_run_seconds": Metric(
-        "From the beginning in ComfyUI to the end, of completed ones", ("kind",), SECONDS_TO_HOURS
+        "Time from start in ComfyUI to the end, of completed executions", ("kind",), SECONDS_TO_HOURS
     ),
-    "execution_failures": Metric("Executions that failed, by what failed them", ("cause",)),
-    "executions_taken_back": Metric("Executions taken back into the queue", ("cause",)),
-    "lease_losses": Metric("Claims taken from workers that did not renew them", ("how",)),
-    "model_loads": Metric("Runs of a node that loads a model, not answered from cache", ("type",)),
-    "model_swaps": Metric("Model loads of another model than the last of its type", ("type",)),
+    "execution_failures": Metric("Failed executions by cause", ("cause",)),
+    "executions_taken_back": Metric("Executions requeued", ("cause",)),
+    "lease_losses": Metric("Claims that expired because workers did not renew them", ("how",)),
+    "model_loads": Metric("Runs of a node that loads a model, without cache hits", ("type",)),
+    "model_swaps": Metric("Model loads that replaced another model of the same type", ("type",)),
     "webhook_deliveries": Metric("Attempts to deliver a webhook", ("result",)),
     "http_request_seconds": Metric(
-        "From request to response of the API", ("method", "route", "code"), MILLISECONDS_UP
+        "API latency from request to response", ("method", "route", "code"), MILLISECONDS_UP
     ),
-    "rate_limit_skipped": Metric("Requests let through uncounted because Redis was unavailable"),
+    "rate_limit_skipped": Metric("Requests allowed without counting because Redis was unavailable"),
 }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def add(metric: str, *labels: str, count: int = 1) -> None:
         Delta.objects.create(metric=metric, labels=list(labels), count=count, sum=count)
 
 
-# -- gathered in memory -----------------------------------------------------------------------------------
+# -- buffered in memory -----------------------------------------------------------------------------------
 class Gathered:
     """Metrics of this process that are not written yet. Thread-safe."""
 

@@ -118,23 +118,25 @@ class Execution(models.Model):
         default=True, db_default=True, help_text="Files are placed on its ComfyUI before it is posted"
     )
     boot = models.CharField(max_length=64, blank=True, default="", help_text="ComfyUI's run it was posted to")
-    returns = models.IntegerField(default=0, help_text="Times the system took it back while it ran")
+    returns = models.IntegerField(default=0, help_text="Number of requeues while it ran")
     tries = models.IntegerField(
-        default=0, db_default=0, help_text="Times a try failed through no fault of its workflow"
+        default=0, db_default=0, help_text="Number of tries that failed for other reasons than its workflow"
     )
-    faults = models.IntegerField(default=0, help_text="Times its ComfyUI died while it ran")
-    losses = models.IntegerField(default=0, db_default=0, help_text="Times its worker died while it held it")
+    faults = models.IntegerField(default=0, help_text="Number of times its ComfyUI died while it ran")
+    losses = models.IntegerField(
+        default=0, db_default=0, help_text="Number of times its worker died while holding it"
+    )
     handled_alone = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Its worker handles no other now: if it dies, it died of this",
+        help_text="Its worker handles no other execution now: if the worker dies, this is the cause",
     )
     excluded = ArrayField(
-        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that refused it"
+        models.CharField(max_length=200), default=list, blank=True, help_text="Backends that rejected it"
     )
     lacking = ArrayField(
         models.CharField(max_length=200), default=list, db_default=[], blank=True,
-        help_text="Backends without a node or model that another has: see capable.py",
+        help_text="Backends without a node or model that another has: see queue.matching",
     )  # fmt: skip
 
     # progress of the current attempt
@@ -146,13 +148,13 @@ class Execution(models.Model):
 
     # properties and results
     kind = models.CharField(
-        max_length=32, help_text="Same for workflows that cost the same; see graphs.kind_of"
+        max_length=32, help_text="Same for workflows of about the same cost: see graph.parsing.kind_of"
     )
     models_used = models.JSONField(default=list)
     metadata = models.JSONField(default=dict, help_text="For queries; users are shown `metadata_text`")
-    metadata_text = models.TextField(blank=True, default="", db_default="", help_text="JSON, as it was sent")
+    metadata_text = models.TextField(blank=True, default="", db_default="", help_text="JSON, exactly as sent")
     webhook_url = models.TextField(blank=True, default="")
-    warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI left out")
+    warnings = models.JSONField(default=list, help_text="Such as outputs that ComfyUI skipped")
     error = models.TextField(null=True, blank=True)  # noqa: DJ001  (null as documented)
     failure_cause = models.CharField(max_length=20, choices=FailureCause.choices, null=True, blank=True)  # noqa: DJ001  (null: it did not fail, or it failed under an earlier version)
     gpu_seconds = models.FloatField(null=True, blank=True)
@@ -301,16 +303,14 @@ class Graph(models.Model):
     execution = models.OneToOneField(
         Execution, primary_key=True, on_delete=models.CASCADE, related_name="graph"
     )
-    submitted = models.JSONField(help_text="As the user sent it")
-    prompt = models.JSONField(help_text="As ComfyUI takes it")
-    inputs = models.JSONField(
-        null=True, blank=True, help_text="Named values it was made with, by an app or a batch"
-    )
+    submitted = models.JSONField(help_text="As submitted")
+    prompt = models.JSONField(help_text="In ComfyUI's API format")
+    inputs = models.JSONField(null=True, blank=True, help_text="Named values of an app or batch run")
     extras = models.JSONField(
         default=dict, db_default={}, help_text="`extra_data` and `partial_execution_targets` for ComfyUI"
     )
     output = models.JSONField(
-        default=dict, db_default={}, help_text="How its outputs are wanted: see workflows.outputs"
+        default=dict, db_default={}, help_text="Requested output options: see api.serializers.OutputOptions"
     )
     error_details = models.JSONField(null=True, blank=True)
 
@@ -336,7 +336,7 @@ class LogLine(models.Model):
     kind = models.CharField(
         max_length=10, choices=LineKind.choices, default=LineKind.LOG, db_default=LineKind.LOG
     )
-    data = models.JSONField(null=True, blank=True, help_text="What the live stream tells beside the message")
+    data = models.JSONField(null=True, blank=True, help_text="Additional data for the live stream")
 
     class Meta:
         indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
@@ -353,7 +353,7 @@ class Output(models.Model):
     group = models.CharField(max_length=20, help_text="images, videos, audio, models, texts, files")
     node_id = models.CharField(max_length=200)
     subfolder = models.CharField(max_length=500, blank=True, default="")
-    temporary = models.BooleanField(default=False, help_text="A preview: ComfyUI would not have kept it")
+    temporary = models.BooleanField(default=False, help_text="A preview, which ComfyUI itself does not keep")
     file = models.ForeignKey("files.File", null=True, on_delete=models.SET_NULL, related_name="outputs")
     text = models.TextField(null=True)  # noqa: DJ001  (null: it is a file)
     # No constraint: adding one would have locked the table during validation.

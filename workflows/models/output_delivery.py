@@ -28,9 +28,9 @@ class OutputDelivery(models.Model):
         "files.Destination", null=True, on_delete=models.SET_NULL, related_name="+"
     )
     secret_url = models.TextField(
-        blank=True, default="", help_text="The address that was given for it, encrypted; none when it ended"
+        blank=True, default="", help_text="The URL given for it, encrypted; empty once it has ended"
     )
-    url = models.TextField(blank=True, default="", help_text="Without anything secret")
+    url = models.TextField(blank=True, default="", help_text="Without secrets")
     state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
     error = models.TextField(blank=True, default="", help_text="Of the last try")
     created_at = models.DateTimeField(db_default=Now())
@@ -47,7 +47,7 @@ class OutputDelivery(models.Model):
         indexes = [
             # Used by delivery.sender: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="output_delivery_waiting", condition=Q(state="waiting")),
-            # Used by the console: what a destination did not take.
+            # Used by the console: failed deliveries of a destination.
             models.Index(
                 fields=["destination", "id"], name="output_delivery_failed", condition=Q(state="failed")
             ),

@@ -64,9 +64,11 @@ class Webhook(models.Model):
         "workflows.Execution", primary_key=True, on_delete=models.CASCADE, related_name="webhook"
     )
     url = models.TextField()
-    host = models.CharField(max_length=300, help_text="Host and port: so many deliveries at once go to one")
+    host = models.CharField(
+        max_length=300, help_text="Host and port, for the limit of concurrent deliveries per host"
+    )
     events = ArrayField(models.CharField(max_length=20, choices=WebhookEvent.choices))
-    base = models.CharField(max_length=500, help_text="Our own address as the submitter saw it, for links")
+    base = models.CharField(max_length=500, help_text="Our base URL as the submitter used it, for links")
 
     def __str__(self) -> str:
         return self.url
@@ -101,7 +103,7 @@ class Delivery(models.Model):
     created_at = models.DateTimeField(db_default=Now(), help_text="When it happened: the body's timestamp")
     finished_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(db_default=Now())
-    retried_since = models.DateTimeField(db_default=Now(), help_text="Tries are counted from here on")
+    retried_since = models.DateTimeField(db_default=Now(), help_text="Start of the retry period")
     tries = models.IntegerField(default=0, db_default=0)
     # the sender's claim, and until when it is valid
     token = models.UUIDField(null=True, blank=True)
@@ -131,9 +133,9 @@ class DeliveryAttempt(models.Model):
 
     delivery = models.ForeignKey(Delivery, on_delete=models.CASCADE, related_name="attempts")
     at = models.DateTimeField(db_default=Now())
-    status_code = models.IntegerField(null=True, blank=True, help_text="Null: no answer")
+    status_code = models.IntegerField(null=True, blank=True, help_text="Null: no response")
     duration_ms = models.IntegerField()
-    answer = models.TextField(blank=True, default="", help_text="Its first kilobyte")
+    answer = models.TextField(blank=True, default="", help_text="The first kilobyte")
     error = models.TextField(blank=True, default="")
 
     def __str__(self) -> str:
@@ -148,7 +150,7 @@ class WebhookSecret(models.Model):
     )
     secret = models.CharField(max_length=100, help_text="whsec_ and 32 random bytes in base64")
     created_at = models.DateTimeField(db_default=Now())
-    expires_at = models.DateTimeField(null=True, blank=True, help_text="Null: the present one")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Null: the current one")
 
     class Meta:
         constraints = [

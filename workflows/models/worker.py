@@ -43,7 +43,7 @@ class Worker(models.Model):
         DRAINED = "drained"  # by an operator, and it holds nothing: it can be stopped
 
     class DesiredState(models.TextChoices):
-        """The state an operator wants, whether the worker is alive or not. Set by `registry.ask`."""
+        """The state an operator wants, also of a dead worker. Set by `registry.set_desired_state`."""
 
         WORK = "work"
         PAUSE = "pause"
@@ -54,15 +54,22 @@ class Worker(models.Model):
     pid = models.IntegerField()
     url = models.CharField(max_length=500)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
-    wish = models.CharField(
-        max_length=10, choices=DesiredState.choices, default=DesiredState.WORK, db_default=DesiredState.WORK
+    # The columns keep their old names: a rename would break the old version while it is still serving.
+    desired_state = models.CharField(
+        max_length=10,
+        choices=DesiredState.choices,
+        default=DesiredState.WORK,
+        db_default=DesiredState.WORK,
+        db_column="wish",
     )
-    wished_at = models.DateTimeField(null=True, blank=True)
-    reachable = models.BooleanField(default=False, help_text="Its ComfyUI answers")
+    desired_state_at = models.DateTimeField(null=True, blank=True, db_column="wished_at")
+    reachable = models.BooleanField(default=False, help_text="Whether its ComfyUI responds")
     comfyui_version = models.CharField(max_length=50, blank=True, default="")
     boot = models.CharField(max_length=64, blank=True, default="", help_text="Changes when ComfyUI restarts")
     devices = models.JSONField(default=list)
-    gpus = models.JSONField(default=list, help_text="Of its host, as NVIDIA's driver tells: see gpus.figures")
+    gpus = models.JSONField(
+        default=list, help_text="GPUs of its host, as reported by NVIDIA's driver: see gpus.figures"
+    )
     ram_total = models.BigIntegerField(null=True, blank=True, help_text="Bytes")
     ram_free = models.BigIntegerField(null=True, blank=True)
     object_info = models.ForeignKey(ObjectInfo, null=True, blank=True, on_delete=models.SET_NULL)

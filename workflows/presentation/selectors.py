@@ -189,7 +189,7 @@ def waiting_count() -> int:
 
 
 # The limit that protects the queue from overload need not be exact.
-pending_count_lately = TtlCache(pending_count)
+cached_pending_count = TtlCache(pending_count)
 
 
 def any_pending() -> bool:

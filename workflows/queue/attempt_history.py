@@ -19,8 +19,8 @@ BACK = "Back to the queue: "
 
 @dataclass
 class Attempt:
-    """One attempt by one worker. `status` is waiting, running, completed, failed, cancelled or "taken back"
-    (requeued); `fault` is the error or the reason for the requeue.
+    """One attempt by one worker. `status` is waiting, running, completed, failed, cancelled or requeued;
+    `fault` is the error or the reason for the requeue.
     """
 
     number: int
@@ -48,8 +48,8 @@ class History:
 
 def history_of(execution_id: UUID, *, now: datetime) -> History:
     """Read the history, in one query for the relevant lines only. A running node is timed up to `now`."""
-    telling = Q(kind__in=[LineKind.STATUS, LineKind.NODE]) | Q(message__startswith="Taken by worker ")
-    rows = LogLine.objects.filter(telling, execution_id=execution_id).order_by("id")
+    relevant = Q(kind__in=[LineKind.STATUS, LineKind.NODE]) | Q(message__startswith="Taken by worker ")
+    rows = LogLine.objects.filter(relevant, execution_id=execution_id).order_by("id")
     return read(list(rows[:LINES_AT_MOST]), now=now)
 
 
@@ -67,7 +67,7 @@ def read(lines: Sequence[LogLine], *, now: datetime) -> History:
                 _stop(running, line.timestamp)
                 running = None
             if attempts:
-                _hear(attempts[-1], status, line)
+                _apply_line(attempts[-1], status, line)
         elif taken := TAKEN.match(line.message):
             number = int(taken["number"] or len(attempts) + 1)
             attempts.append(Attempt(number, taken["worker"], line.timestamp))
@@ -81,13 +81,13 @@ def _stop(node: NodeTime | None, at: datetime) -> None:
         node.seconds = max(0.0, (at - node.began_at).total_seconds())
 
 
-def _hear(attempt: Attempt, status: str, line: LogLine) -> None:
+def _apply_line(attempt: Attempt, status: str, line: LogLine) -> None:
     if attempt.ended_at is not None:
         return
     if status == Status.RUNNING:
         attempt.began_at, attempt.status = line.timestamp, status
     elif status == Status.PENDING:
-        attempt.ended_at, attempt.status = line.timestamp, "taken back"
+        attempt.ended_at, attempt.status = line.timestamp, "requeued"
         attempt.fault = line.message.removeprefix(BACK)
     else:
         attempt.ended_at, attempt.status = line.timestamp, status

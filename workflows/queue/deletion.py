@@ -19,8 +19,8 @@ from . import scheduling
 
 def removable() -> QuerySet[Execution]:
     """Executions that have ended and have no pending webhook deliveries."""
-    untold = Delivery.objects.filter(execution=OuterRef("pk"), state=Delivery.State.WAITING)
-    return Execution.objects.filter(~Exists(untold), status__in=TERMINAL)
+    undelivered = Delivery.objects.filter(execution=OuterRef("pk"), state=Delivery.State.WAITING)
+    return Execution.objects.filter(~Exists(undelivered), status__in=TERMINAL)
 
 
 def remove(rows: QuerySet[Execution], *, skip_locked: bool = False) -> list[UUID]:

@@ -150,13 +150,13 @@ def _report(
     known: float | None,
 ) -> Report:
     if not judged:
-        note = "No worker has told of its nodes yet; only the structure was checked"
+        note = "No worker has reported its nodes yet; only the structure was checked"
         return Report(
             None, certain=False, warnings=[*warnings, note], models=models, estimated_duration=known
         )
     best = judged[0]
     if not best.alive:
-        note = f"No worker is running; this is what {best.worker.name} told before it fell silent"
+        note = f"No worker is running; this is based on the last report of {best.worker.name}"
         warnings = [*warnings, note]
     return Report(
         valid=not best.verdict.count and best.verdict.refusal is None,
@@ -200,23 +200,23 @@ def _problems(graph: Graph, best: _Judged) -> list[Problem]:
 def _problem(
     graph: Graph, errors: NodeErrors, error: InputError, best: _Judged, classes: node_info.Classes
 ) -> Problem:
-    told = refusals.told(errors, error, graph.prompt, classes)
+    explained = refusals.explain(errors, error, graph.prompt, classes)
     place = (errors.node_id, error.input_name or "")
-    near = list(told.near)
-    if told.lacks:
+    near = list(explained.near)
+    if explained.lacks:
         types = {use.name: use.type for use in parsing.models_of(graph.prompt)}
-        near = usage.near(name=told.lacks, type_=types.get(told.lacks)) or near
-    hint = did_you_mean(near) if told.lacks else ""
+        near = usage.near(name=explained.lacks, type_=types.get(explained.lacks)) or near
+    hint = did_you_mean(near) if explained.lacks else ""
     return Problem(
-        code="MODEL_NOT_FOUND" if told.lacks else error.type.upper(),
-        message=f"{told.sentence}{hint}",
+        code="MODEL_NOT_FOUND" if explained.lacks else error.type.upper(),
+        message=f"{explained.sentence}{hint}",
         field=graph.paths.get(place, graph.node_paths[errors.node_id]),
         certain=best.alive and place not in best.verdict.uncertain,
         node_id=errors.node_id,
         class_type=errors.class_type,
         input=error.input_name,
-        value=told.value,
-        allowed=list(told.allowed) if told.allowed is not None else None,
+        value=explained.value,
+        allowed=list(explained.allowed) if explained.allowed is not None else None,
         near=near,
     )
 

@@ -36,16 +36,16 @@ def _fleet() -> dict[str, str | None]:
 
     A worker that is restarting still counts: executions that only it can run wait for it.
     """
-    told = usage.hosts_told(within=timedelta(seconds=settings.RESERVED_SECONDS))
-    return dict(Worker.objects.filter(name__in=told).values_list("name", "object_info_id"))
+    reported = usage.hosts_reported(within=timedelta(seconds=settings.RESERVED_SECONDS))
+    return dict(Worker.objects.filter(name__in=reported).values_list("name", "object_info_id"))
 
 
-fleet_lately = TtlCache(_fleet, seconds=FLEET_SECONDS)
+cached_fleet = TtlCache(_fleet, seconds=FLEET_SECONDS)
 
 
 def suited(prompt: parsing.Prompt, models: Iterable[parsing.ModelUse]) -> Suited:
     """Match a workflow to workers. At most two queries; none if there is only one worker."""
-    fleet = fleet_lately()
+    fleet = cached_fleet()
     if len(fleet) < 2:
         return Suited()
     missing = _missing_nodes(prompt, fleet)
@@ -100,5 +100,5 @@ def lift() -> int:
                               WHERE there <> ALL(lacking) AND there <> ALL(excluded))
             FOR UPDATE SKIP LOCKED)
         """,
-        {"fleet": list(fleet), "alive": [*fleet, *registry.hoped_for()]},
+        {"fleet": list(fleet), "alive": [*fleet, *registry.may_return()]},
     )

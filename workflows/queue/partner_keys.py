@@ -39,7 +39,7 @@ def split(extra_data: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return plain, secret_box.encrypt(json.dumps(keys)) if keys else ""
 
 
-def reveal(extras: Mapping[str, Any]) -> dict[str, str]:
+def decrypt(extras: Mapping[str, Any]) -> dict[str, str]:
     """The keys by name, in clear. Raises secret_box.Unreadable."""
     if not extras.get(FIELD):
         return {}
@@ -55,7 +55,7 @@ def without(extras: Mapping[str, Any]) -> dict[str, Any]:
 def redact(error: ExecutionError, extras: Mapping[str, Any]) -> ExecutionError:
     """The same error without the keys, which a node may have put into its message."""
     try:
-        keys = list(reveal(extras).values())
+        keys = list(decrypt(extras).values())
     except secret_box.Unreadable:
         return error  # they were not sent either
 

@@ -144,11 +144,11 @@ def reap() -> int:
             suspect_lease=F("lease_expires_at"),
             suspect_since__lt=Now() - timedelta(seconds=settings.RENEW_SECONDS * 1.5),
         )
-        taken = _requeue(dead.filter(posted_at=None), reason="its worker is gone", lost=True)
+        taken = _requeue(dead.filter(posted_at=None), reason="its worker stopped responding", lost=True)
         reserved = timedelta(seconds=settings.RESERVED_SECONDS)
         taken += _requeue(
             dead.filter(lease_expires_at__lt=Now() - reserved),
-            reason="its worker and ComfyUI are gone",
+            reason="its worker and ComfyUI stopped responding",
             lost=True,
         )
         store.add("lease_losses", "reaped", count=len(taken))

@@ -54,7 +54,7 @@ def bounded(cost: float | None) -> float:
     return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
 
 
-def reckoned(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
+def estimated_cost(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
     """The estimated cost in GPU seconds. One user's runs never lower another user's charge, and many quick
     runs do not make a kind that the user has not run yet (such as one with renamed nodes) cheap.
 
@@ -149,7 +149,7 @@ def place(*, kind: str, user_id: int, priority: str) -> Placed:
         {"kind": kind} | flow(user_id, priority),
     )
     own, mean, of_kind, virtual, flow_finish, at = cursor.fetchall()[0]
-    cost = reckoned(own=own, mean=mean, of_kind=of_kind)
+    cost = estimated_cost(own=own, mean=mean, of_kind=of_kind)
     found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
     return Placed(of_kind if own is None else own, cost, found, at)
 
@@ -297,7 +297,7 @@ def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None
             {"kinds": list(kinds), "user": user_id},
         )
         return {
-            kind: (of_kind if own is None else own, reckoned(own=own, mean=mean, of_kind=of_kind))
+            kind: (of_kind if own is None else own, estimated_cost(own=own, mean=mean, of_kind=of_kind))
             for kind, own, mean, of_kind in cursor.fetchall()
         }
 
@@ -339,7 +339,7 @@ def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
         cursor.execute(f"SELECT {_TOOK_SQL}", {"kind": kind, "user": user_id})
         own, mean, of_kind = cursor.fetchone()
     known = of_kind if own is None else own
-    return known, reckoned(own=own, mean=mean, of_kind=of_kind)
+    return known, estimated_cost(own=own, mean=mean, of_kind=of_kind)
 
 
 def positions(ids: list[UUID]) -> dict[UUID, int]:

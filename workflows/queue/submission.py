@@ -165,7 +165,7 @@ def submit_work(
 
 
 def note_for_submitter() -> str | None:
-    if registry.any_alive_lately():
+    if registry.cached_any_alive():
         return None
     return "No GPU worker is running; the workflow waits until one is"
 
@@ -314,7 +314,7 @@ def _check_room(user: User, prepared: Sequence[Prepared]) -> None:
     if quotas.storage_is_limited(user=user):
         size = sum(len(json.dumps([each.work.workflow, each.work.inputs])) for each in prepared)
         quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)
-    if selectors.pending_count_lately() + count > settings.MAX_PENDING:
+    if selectors.cached_pending_count() + count > settings.MAX_PENDING:
         raise QueueFull("The queue is full; try again later", retry_after=60)
 
 

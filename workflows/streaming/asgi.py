@@ -188,7 +188,7 @@ class Streams:
         finally:
             watch.cancel()
             for ending in endings:
-                self.hub.forget(ending)
+                self.hub.unexpect(ending)
 
     async def _previews(
         self, shown: Previews, response: HttpResponse, receive: Receive, send: Send, *, since: float
@@ -224,7 +224,7 @@ class Streams:
                 raise Unauthorized(REVOKED)
             return ended
         finally:
-            self.hub.forget(ending)
+            self.hub.unexpect(ending)
 
     # -- with the process --------------------------------------------------------------------------------
     def begin(self) -> None:

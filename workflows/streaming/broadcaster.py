@@ -94,7 +94,7 @@ class Hub:
         elif since is None or not self._redis.connected_since(since):
             self._look_at([ending.execution_id])
 
-    def forget(self, ending: Ending) -> None:
+    def unexpect(self, ending: Ending) -> None:
         self._endings[ending.execution_id].discard(ending)
         if not self._endings[ending.execution_id]:
             del self._endings[ending.execution_id]
@@ -137,9 +137,9 @@ class Hub:
             found += await self.reads(event_reader.standing, id_)
         reader.caught_up({id_: cursor})
         followed = self._audience.followed.get(id_)
-        told = [line.data["status"] for line in found if line.name == "status"]
-        if followed is not None and told:
-            followed.status = told[-1]
+        statuses = [line.data["status"] for line in found if line.name == "status"]
+        if followed is not None and statuses:
+            followed.status = statuses[-1]
         if followed is not None and followed.cursor is None:
             # Readers of all executions may not have received the lines that this reader has just read.
             of_all = self._audience.of_user.get(reader.user_id, ())
@@ -169,7 +169,7 @@ class Hub:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
-    # -- news --------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------------
     def _look_at(self, ids: Iterable[UUID]) -> None:
         self._news.update(ids)
         if self._news or self._strange:
@@ -286,7 +286,7 @@ class Hub:
             shown = {reader.credential for reader in readers if reader.credential is not None}
             shown |= {ending.credential for ending in waiting}
             try:
-                good = await self.reads(credentials.still_good, shown) if shown else set()
+                good = await self.reads(credentials.still_valid, shown) if shown else set()
             except connections.UNAVAILABLE as exc:
                 logger.warning("live streams continue unchecked, the database is unavailable: %s", exc)
                 continue
@@ -313,14 +313,14 @@ class Hub:
                     users = list(self._audience.of_user)
                     self._know(await self.reads(lambda: event_reader.moving(users, within=within)))  # noqa: B023
                 looked_at = begun_at
-                await self._tell_positions()
+                await self._send_positions()
             except connections.UNAVAILABLE as exc:
                 logger.warning("live streams are not rechecked, the database is unavailable: %s", exc)
             except Exception:
                 logger.exception("a task of the live streams failed")
             self._look_at_all()
 
-    async def _tell_positions(self) -> None:
+    async def _send_positions(self) -> None:
         waiting = [
             id_
             for id_, each in self._audience.followed.items()

@@ -26,7 +26,7 @@ LONGEST_COMMIT = timedelta(
     seconds=60
 )  # the same for status changes: timeouts abort any transaction that takes longer
 NO_EXECUTION = UUID(int=0)
-GAP = "Events are missing: they are not kept any more. Read the state of your executions anew."
+GAP = "Some events are no longer stored. Read the state of your executions again."
 
 
 @dataclass(frozen=True)

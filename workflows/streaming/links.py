@@ -19,4 +19,4 @@ def events_url(execution_id: UUID, *, base: str) -> str:
 
 
 def is_signed(execution_id: str, *, expires: str, signature: str) -> bool:
-    return _links.good(execution_id, expires=expires, signature=signature)
+    return _links.is_valid(execution_id, expires=expires, signature=signature)

@@ -75,7 +75,7 @@ class Answer:
     final: bool = False  # retrying cannot help
 
 
-# -- what is due -----------------------------------------------------------------------------------------
+# -- due deliveries --------------------------------------------------------------------------------------
 _TAKE = """
 WITH busy AS (
     SELECT host, user_id FROM workflows_delivery
@@ -94,7 +94,7 @@ WITH busy AS (
                 -- what a sender holds, or held when it died, has one.
                 AND (earlier.tries = 0 OR earlier.token IS NOT NULL))
 ), possible AS (
-    -- Counted among those that their host has room for: a crowded host takes no place from others.
+    -- Ranked among those within their host's limit: a busy host uses up no slots of others.
     SELECT id, at_host,
         row_number() OVER (PARTITION BY host ORDER BY at_host, due_at, id)
             + (SELECT count(*) FROM busy WHERE busy.host = due.host) AS of_host,
@@ -130,7 +130,7 @@ def take(*, limit: int) -> list[Taken]:
         return rows.as_dataclasses(Taken, cursor)
 
 
-# -- one try ---------------------------------------------------------------------------------------------
+# -- sending ---------------------------------------------------------------------------------------------
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
     """Make one attempt and record its outcome."""
     try:
@@ -216,7 +216,7 @@ def _send(url: str, body: bytes, headers: dict[str, str]) -> Answer:
     return Answer(posted.status, posted.headers, text)
 
 
-# -- what follows ----------------------------------------------------------------------------------------
+# -- outcome ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Verdict:
     state: Delivery.State
@@ -240,10 +240,10 @@ def judge(taken: Taken, answer: Answer) -> Verdict:
 
 def _explained(code: int | None) -> str:
     if code == GONE:
-        return "The receiver answered 410: it wants no more of this"
+        return "The receiver responded with 410: it accepts no more deliveries"
     if code is not None and 300 <= code < 400:
-        return f"The receiver answered {code}; redirects are not followed"
-    return f"The receiver answered {code}"
+        return f"The receiver responded with {code}; redirects are not followed"
+    return f"The receiver responded with {code}"
 
 
 def _enough(taken: Taken, code: int | None) -> bool:
@@ -301,7 +301,7 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
         logger.info("webhook %s delivered in %.0f ms", taken.event, seconds * 1000, extra=named)
 
 
-# -- the process that sends ------------------------------------------------------------------------------
+# -- the sending process ---------------------------------------------------------------------------------
 class Deliverer:
     """Polls for due deliveries every LOOK_SECONDS and whenever it is woken, and has them sent.
 
@@ -351,7 +351,7 @@ class Deliverer:
             except connections.UNAVAILABLE as exc:
                 logger.warning("%ss wait, the database is unavailable: %s", self._name, exc)
             except Exception:  # this thread does all the polling
-                logger.exception("%ss stumbled", self._name)
+                logger.exception("sending of %ss failed", self._name)
             self._woken.wait(self.LOOK_SECONDS)
 
     def _look(self) -> None:
@@ -373,7 +373,7 @@ class Deliverer:
             logger.warning("%s %d of %s is left: %s", self._name, taken.id, taken.execution_id, exc)
         except Exception:
             # Left claimed: it is due again once the claim expires.
-            logger.exception("%s %d of %s stumbled", self._name, taken.id, taken.execution_id)
+            logger.exception("%s %d of %s failed unexpectedly", self._name, taken.id, taken.execution_id)
         finally:
             with self._lock:
                 self._free += 1

@@ -34,7 +34,7 @@ class Wanted:
     base: str
 
 
-# -- asking for them -----------------------------------------------------------------------------------
+# -- registration --------------------------------------------------------------------------------------
 def check(wanted: Wanted) -> None:
     """Raises ValidationFailed for URLs that are never called. May query DNS: not inside a transaction."""
     try:
@@ -94,7 +94,7 @@ def record_again(execution_id: UUID, *, event: WebhookEvent) -> None:
         record([execution_id], event=event)
 
 
-# -- looking and asking again --------------------------------------------------------------------------
+# -- list and redelivery -------------------------------------------------------------------------------
 def deliveries_of(execution: Execution) -> list[Delivery]:
     """In order of events, each with its attempts."""
     tries = Prefetch("attempts", DeliveryAttempt.objects.order_by("id"))

@@ -157,7 +157,7 @@ class Attempt:
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
         model_usage.note(self.claim.prompt)
 
-    def _may_be_to_blame(self) -> bool:
+    def _may_have_crashed_comfyui(self) -> bool:
         """Whether it was running when its ComfyUI died; a crash may come before the start event is sent.
 
         Not if ComfyUI died during another execution's upload: see `deadly_uploads`.
@@ -171,7 +171,7 @@ class Attempt:
         """Requeue after a system fault; with `pause`, one that others would meet too. The cause is only
         logged, for operators: it contains host names.
         """
-        logger.warning("execution %s goes back: %s: %s", self._id, reason, cause)
+        logger.warning("execution %s is requeued: %s: %s", self._id, reason, cause)
         self._backend.failed(self._id, pause=pause)
         return self._back(reason, hold=True)
 

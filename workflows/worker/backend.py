@@ -81,13 +81,13 @@ class Backend:
 
     @property
     def hung(self) -> bool:
-        """It still runs a prompt that it was told to stop: anything posted would wait for that one."""
+        """It still runs a prompt that it should have stopped: anything posted would wait for that one."""
         return self._hung_on is not None
 
     def hangs_on(self, prompt_id: str) -> None:
         self._hung_on = prompt_id
         logger.error(
-            "backend %s hangs: it did not stop execution %s, and takes nothing until it is restarted",
+            "backend %s hangs: it did not stop execution %s, and gets no work until it is restarted",
             self.name, prompt_id, extra={"action": "comfyui_hangs"},
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ class Backend:
         if prompt_id is None or not self.session.connected or self.is_running(prompt_id):
             return False
         self._hung_on = None
-        logger.warning("backend %s has let go of execution %s", self.name, prompt_id)
+        logger.warning("backend %s has stopped execution %s", self.name, prompt_id)
         return True
 
     @property
@@ -120,7 +120,10 @@ class Backend:
         self._failed_with = self._failed_with | {prompt_id}
         if self._faults >= FAULTS_UNTIL_PAUSE:
             logger.error(
-                "backend %s rests for %.0f s after %d faults in a row", self.name, self._pause, self._faults
+                "backend %s is paused for %.0f s after %d consecutive faults",
+                self.name,
+                self._pause,
+                self._faults,
             )
             self._paused_until = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -151,7 +154,7 @@ class Backend:
             try:
                 self.stats = self.client.system_stats()
             except Unreachable as exc:
-                logger.warning("backend %s does not answer: %s", self.name, exc)
+                logger.warning("backend %s does not respond: %s", self.name, exc)
 
     def _learn(self, object_info: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(object_info, sort_keys=True).encode()).hexdigest()

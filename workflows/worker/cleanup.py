@@ -22,11 +22,11 @@ from .backend import Backend
 logger = logging.getLogger(__name__)
 
 # Minimum age at which leftovers of unknown executions (deleted, or of another installation) are removed.
-STRANGER_SECONDS = 24 * 3600.0
+UNKNOWN_SECONDS = 24 * 3600.0
 
 
 # -- after an execution ----------------------------------------------------------------------------------
-def forget(claim: Claim, history: History, backend: Backend) -> None:
+def delete_leftovers(claim: Claim, history: History, backend: Backend) -> None:
     """Delete what this run left, after everything is stored and recorded. The sweep retries what fails."""
     try:
         backend.client.delete_history(str(claim.execution_id))
@@ -81,7 +81,7 @@ def _gone(ages: dict[str, float]) -> list[str]:
             id_: status in ALIVE
             for id_, status in Execution.objects.filter(id__in=ids.values()).values_list("id", "status")
         }
-    return [name for name, id_ in ids.items() if not lives.get(id_, ages[name] < STRANGER_SECONDS)]
+    return [name for name, id_ in ids.items() if not lives.get(id_, ages[name] < UNKNOWN_SECONDS)]
 
 
 def _execution_of(name: str) -> UUID | None:

@@ -35,9 +35,9 @@ Collected = tuple[list[Output], list[Line], int]  # see output_collection.collec
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between attempts to collect
 GONE_WITH_OUTPUTS = "its ComfyUI became unavailable before its outputs were collected"
-NOTHING_TOLD = (
-    "It ended without any output: none of its output nodes told ComfyUI of a file or a text. "
-    "Some custom nodes save without telling unless they show a preview; SaveImage always tells"
+NO_OUTPUT = (
+    "It ended without any output: none of its output nodes reported a file or a text to ComfyUI. "
+    "Some custom nodes report saved files only if they show a preview; SaveImage always does"
 )
 GONE_AFTER = 600.0  # seconds that a ComfyUI with uncollected outputs may be unavailable
 # Storage outages are retried until the execution's timeout, but for at least and at most this many seconds.
@@ -68,7 +68,7 @@ def conclude(
             collected = collecting.collect()
             made, warned = _convert(claim, collected, alive=alive, stop=stop)
     except _CannotStore:
-        outputs = collecting.what_there_is()
+        outputs = collecting.stored_outputs()
         outcome = dataclasses.replace(_not_stored(ended, outputs), began=late.unrecorded)
         _record(claim, outcome, outputs=outputs, stop=stop)
         return
@@ -84,7 +84,7 @@ def conclude(
 
 
 def _clean_up(claim: Claim, history: History, backend: Backend, outputs: list[Output]) -> None:
-    cleanup.forget(claim, history, backend)
+    cleanup.delete_leftovers(claim, history, backend)
     _make_thumbnails(outputs)
 
 
@@ -140,7 +140,7 @@ class _LateBegin:
             with connections.step():
                 state_machine.begin(self._claim, total_steps=began.total_steps, seconds_ago=began.seconds_ago)
         except connections.UNAVAILABLE as exc:
-            logger.warning("begin of %s not written: %s", self._claim.execution_id, exc)
+            logger.warning("start of %s not written: %s", self._claim.execution_id, exc)
             return  # recorded together with the end
         self.unrecorded = None
 
@@ -151,7 +151,7 @@ def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list
     missing = [line.message for line in lines if line.level == Level.WARNING]
     warnings = list(dict.fromkeys([*warnings, *missing]))
     if history.error is None and not outputs and not warnings:
-        warnings.append(NOTHING_TOLD)
+        warnings.append(NO_OUTPUT)
     seconds = _gpu_seconds(history)
     if history.error is None:
         return Outcome(Status.COMPLETED, outputs=outputs, lines=lines, warnings=warnings, gpu_seconds=seconds)
@@ -192,7 +192,7 @@ def _free_and_try_again(
     except Unreachable as exc:
         logger.warning("memory of backend %s not freed: %s", backend.name, exc)
     ran_out = comfyui_errors.what_ran_out(error)
-    reason = f"{ran_out}; all models were unloaded and it is tried once more"
+    reason = f"{ran_out}; all models were unloaded, and the execution is tried once more"
     connections.retry_until_available(lambda: requeueing.requeue(claim, reason=reason, fault=True), stop=stop)
 
 
@@ -254,8 +254,8 @@ class _Collecting:
 
     def _judge(self, exc: Exception) -> None:
         """Log and count a failure; raise _CannotStore if retrying is pointless."""
-        away = isinstance(exc, StorageUnavailable | OSError)
-        if away:
+        unavailable = isinstance(exc, StorageUnavailable | OSError)
+        if unavailable:
             logger.warning("outputs of %s not stored: %s", self._claim.execution_id, exc)
         else:
             logger.error(
@@ -263,7 +263,7 @@ class _Collecting:
                 extra={"action": "output_not_stored"},
             )  # fmt: skip
         # If other runs could store theirs meanwhile, and the storage answers now, the outputs are to blame.
-        if not away or (self._backend.stored_at > self._began and file_storage.responds()):
+        if not unavailable or (self._backend.stored_at > self._began and file_storage.responds()):
             self._own_failures += 1
         waited = time.monotonic() - self._began
         if self._own_failures >= STORE_TRIES or waited >= self._patience():
@@ -274,7 +274,7 @@ class _Collecting:
         left = self._claim.timeout_minutes * 60 - (_gpu_seconds(self._history) or 0.0)
         return min(max(STORE_SECONDS, left), LONGEST_STORE_SECONDS)
 
-    def what_there_is(self) -> list[Output]:
+    def stored_outputs(self) -> list[Output]:
         """Outputs for the files that were stored."""
         return [
             output_collection.output_of(self._claim, written, file) for written, file in self._stored.items()
@@ -288,7 +288,9 @@ class _CannotStore(Exception):
 def _over_quota(outcome: Outcome, left_out: int) -> Outcome:
     """Keep the outputs that fit. The others are lost, so the execution fails."""
     files = "1 output" if left_out == 1 else f"{left_out} outputs"
-    error = f"The workflow ran, but your storage quota has no room for {files}; delete files and run it again"
+    error = (
+        f"The workflow ran, but your storage quota has no space for {files}; delete files and run it again"
+    )
     details = {"type": "storage_quota_exceeded", "outputs_left_out": left_out, "node_errors": {}}
     return dataclasses.replace(outcome, status=Status.FAILED, error=error, error_details=details)
 
@@ -310,7 +312,7 @@ def _make_thumbnails(outputs: list[Output]) -> None:
                 with connections.step():
                     thumbnails.key_of(output.file)
         except (BytesMissing, StorageUnavailable, *connections.UNAVAILABLE) as exc:
-            logger.warning("no thumbnail of %s was made: %s", output.file_id, exc)
+            logger.warning("no thumbnail of %s was created: %s", output.file_id, exc)
 
 
 def _drop(outputs: list[Output], made: Sequence[tuple[Output, ConvertedFile]]) -> None:

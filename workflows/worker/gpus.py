@@ -35,20 +35,20 @@ def _has_driver() -> bool:
 
 
 def _of(handle: Any, index: int) -> dict[str, Any]:
-    memory = _told(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    rates = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    memory = _query(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    rates = _query(pynvml.nvmlDeviceGetUtilizationRates, handle)
     return {
         "index": index,
-        "uuid": _told(pynvml.nvmlDeviceGetUUID, handle),
-        "name": _told(pynvml.nvmlDeviceGetName, handle),
+        "uuid": _query(pynvml.nvmlDeviceGetUUID, handle),
+        "name": _query(pynvml.nvmlDeviceGetName, handle),
         "usage_percent": float(rates.gpu) if rates else None,
         "memory_used": int(memory.used) if memory else None,
         "memory_total": int(memory.total) if memory else None,
-        "temperature_celsius": _told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        "temperature_celsius": _query(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
     }
 
 
-def _told(ask: Any, *arguments: Any) -> Any:
+def _query(ask: Any, *arguments: Any) -> Any:
     """The driver's answer; None if this device does not have that value."""
     try:
         return ask(*arguments)

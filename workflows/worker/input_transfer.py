@@ -52,7 +52,7 @@ Wanted = tuple[str, ...]
 
 
 class Unplaceable(Exception):
-    """The workflow's fault: the file is gone or unusable."""
+    """The workflow's fault: the file was deleted or unusable."""
 
     def __init__(self, message: str, *, node_id: str, name: str, claim: Claim) -> None:
         title = refusals.named(claim.prompt, node_id)
@@ -108,7 +108,7 @@ def _explained(claim: Claim, node_id: str, name: str, backend: Backend) -> Itera
     except decoding.Undecodable as exc:
         raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
     except BytesMissing as exc:
-        raise Unplaceable("the file is gone", node_id=node_id, name=name, claim=claim) from exc
+        raise Unplaceable("the file was deleted", node_id=node_id, name=name, claim=claim) from exc
     except (client.Unreachable, client.TookTooLong) as exc:
         if claim.tries + 1 >= FETCHES:
             raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
@@ -118,13 +118,13 @@ def _explained(claim: Claim, node_id: str, name: str, backend: Backend) -> Itera
     except Refused as exc:
         raise Unplaceable(_refused(exc), node_id=node_id, name=name, claim=claim) from exc
     except StorageUnavailable as exc:
-        raise NotNow("the file storage does not answer") from exc
+        raise NotNow("the file storage does not respond") from exc
     except (Unreachable, NoBridge) as exc:
-        logger.warning("ComfyUI did not take an input of %s: %s", claim.execution_id, exc)
+        logger.warning("ComfyUI rejected an input of %s: %s", claim.execution_id, exc)
         if _exceeds_a_proxys_limit(exc, claim, backend):
             raise Unplaceable(_LARGER_THAN_PROXY, node_id=node_id, name=name, claim=claim) from exc
         broke_off = isinstance(exc, Unreachable) and exc.sent and exc.status is None
-        raise NotNow("ComfyUI did not take an input", broke_off=broke_off) from exc
+        raise NotNow("ComfyUI rejected an input", broke_off=broke_off) from exc
 
 
 def _exceeds_a_proxys_limit(exc: Exception, claim: Claim, backend: Backend) -> bool:
@@ -136,10 +136,10 @@ def _exceeds_a_proxys_limit(exc: Exception, claim: Claim, backend: Backend) -> b
 def _refused(refused: Refused) -> str:
     if refused.type == "too_large":
         return (
-            "its ComfyUI does not take a file of this size; its limit is set by --max-upload-size, "
+            "its ComfyUI rejects a file of this size; its limit is set by --max-upload-size, "
             "100 MiB unless it says otherwise"
         )
-    return "ComfyUI does not take it"
+    return "ComfyUI rejects it"
 
 
 class _Unusable(Exception):
@@ -185,7 +185,7 @@ def _place_file(placing: _Placing, file_id: str) -> str:
 
     file = connections.retry_until_available(look)
     if file is None:
-        raise _Unusable("the file is gone")
+        raise _Unusable("the file was deleted")
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
     if not types.is_converted(file.content_type) and not _may_be_deep(placing, file.content_type, file):
         if not _is_there(placing, name, file.size):
@@ -251,7 +251,7 @@ def _place_address(placing: _Placing, url: str) -> str:
             url, max_bytes=settings.MAX_UPLOAD_BYTES, timeout=settings.INPUT_FETCH_SECONDS
         ) as answer:
             if not answer.ok:
-                raise _Unusable(f"its address answered {answer.status}")
+                raise _Unusable(f"its server responded with {answer.status}")
             for chunk in answer.chunks():
                 placing.alive()
                 incoming.write(chunk)
@@ -269,7 +269,7 @@ def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
     if size is None and (message := media_kinds.damaged(content_type, measured=False)):
         raise _Unusable(message)
     if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
-        raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too much")
+        raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too large")
 
 
 def _is_there(placing: _Placing, name: str, size: int) -> bool:

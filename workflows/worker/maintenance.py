@@ -44,7 +44,7 @@ TIDY_SECONDS = 60.0  # interval of sweeps of ComfyUI's folders
 STRAY_SECONDS = 30.0  # interval of checks for our prompts in ComfyUI that nothing waits for
 
 
-class Upkeep:
+class Maintenance:
     def __init__(self, slots: Slots, *, on_connect: Callable[[], None] = lambda: None) -> None:
         self._slots = slots
         self._on_connect = on_connect  # called when this worker may use its ComfyUI; must not block
@@ -57,7 +57,7 @@ class Upkeep:
         self._due: dict[str, float] = {}
         self._met_anew = threading.Event()  # ComfyUI was reconnected: its leftovers are unknown
         self._threads = [
-            threading.Thread(target=self._live, name="upkeep", daemon=True),
+            threading.Thread(target=self._live, name="maintenance", daemon=True),
             threading.Thread(target=self._watch, name="watch", daemon=True),
         ]
 
@@ -79,12 +79,12 @@ class Upkeep:
                 with connections.kept():
                     self._with_the_lock()
             except pooling.SharedSessions as exc:
-                logger.error("backend %s takes no work: %s", self._name, exc)
+                logger.error("backend %s claims no work: %s", self._name, exc)
                 self._stopping.wait(REFUSED_SECONDS)
             except (*connections.UNAVAILABLE, psycopg.Error) as exc:
-                logger.warning("upkeep: the database is unavailable: %s", exc)
+                logger.warning("maintenance: the database is unavailable: %s", exc)
             except Exception:
-                logger.exception("upkeep stumbled")
+                logger.exception("maintenance failed")
             finally:
                 self._slots.taking = False
                 self._hang_up()
@@ -103,16 +103,16 @@ class Upkeep:
             return
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {state_machine.ENDED_CHANNEL}")
-            cursor.execute(f"LISTEN {registry.WISH_CHANNEL}")
+            cursor.execute(f"LISTEN {registry.DESIRED_STATE_CHANNEL}")
         self._backend.connect()
-        self._slots.heed(registry.wish_of(self._name))  # before any work is claimed
-        self._slots.presume_alive()
+        self._slots.apply_desired_state(registry.desired_state_of(self._name))  # before any work is claimed
+        self._slots.assume_alive()
         self._due.clear()
         while not self._stopping.is_set():
             for notification in self._notifications(timeout=self._until_due()):
                 self._react(notification)
             self._do_what_is_due()
-        registry.gone(name=self._name)
+        registry.mark_stopped(name=self._name)
 
     def _lock(self) -> bool:
         with connection.cursor() as cursor:
@@ -178,7 +178,7 @@ class Upkeep:
             except (Unreachable, NoBridge, *connections.UNAVAILABLE) as exc:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
-                logger.exception("the watch on backend %s stumbled", self._name)
+                logger.exception("watching backend %s failed", self._name)
 
     def _clear_strays(self) -> None:
         try:
@@ -216,12 +216,12 @@ class Upkeep:
             if connection.connection is None or connection.connection.closed:
                 raise
             if isinstance(exc, connections.UNAVAILABLE):
-                logger.warning("upkeep: %s failed, and is tried again: %s", name, exc)
+                logger.warning("maintenance: %s failed and is retried: %s", name, exc)
             else:
-                logger.exception("upkeep: %s failed", name, extra={"action": "upkeep_duty_failed"})
+                logger.exception("maintenance: %s failed", name, extra={"action": "upkeep_duty_failed"})
 
     def _renew(self) -> None:
-        tokens = self._slots.living_tokens()
+        tokens = self._slots.live_tokens()
         if tokens:
             self._slots.lost(tokens - claims.renew(tokens=tokens))
 
@@ -240,18 +240,18 @@ class Upkeep:
         self._look()
 
     def _beat(self) -> None:
-        self._slots.heed(registry.wish_of(self._name))
+        self._slots.apply_desired_state(registry.desired_state_of(self._name))
         try:
             self._write_beat()
         except IntegrityError:
             # The worker was offline for so long that its node definitions were deleted.
-            logger.warning("backend %s: telling again what its nodes take", self._name)
+            logger.warning("backend %s: reporting its node definitions again", self._name)
             self._backend.look_again()
 
     def _write_beat(self) -> None:
         stats = self._backend.stats
         running, staged = self._slots.occupants()
-        registry.beat(
+        registry.record_heartbeat(
             name=self._name,
             state=self._slots.state,
             host=socket.gethostname(),

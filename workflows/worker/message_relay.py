@@ -20,7 +20,7 @@ MAX_PICTURE_BYTES = 16 * 1024 * 1024
 
 
 class MessageRelay:
-    """`hear` receives every event and publishes what a ComfyUI client would get, while one is connected."""
+    """`handle` receives every event and publishes what a ComfyUI client would get, while one is connected."""
 
     def __init__(self, claim: Claim) -> None:
         self._id, self._user_id = claim.execution_id, claim.user_id
@@ -30,7 +30,7 @@ class MessageRelay:
         self._wanted = False
         self._pictured_at = 0.0
 
-    def hear(self, event: events.Event) -> None:
+    def handle(self, event: events.Event) -> None:
         if not self._is_wanted():
             return
         message = self._picture(event) if isinstance(event, events.Preview) else as_message(event)

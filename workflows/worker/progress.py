@@ -39,7 +39,7 @@ class Progress:
     def total_steps(self) -> int:
         return sum(self._weights.values())
 
-    def hear(self, event: events.Event) -> None:
+    def handle(self, event: events.Event) -> None:
         match event:
             case events.Cached(nodes=nodes):
                 self._cached(nodes)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 3.0  # without an event: poll queue and history
 GONE_SECONDS = 5.0  # ComfyUI refuses connections for this long: its run is lost
-STRANGER_SECONDS = 60.0  # behind a prompt that is not ours: requeue
+FOREIGN_SECONDS = 60.0  # behind a prompt that is not ours: requeue
 
 
 class Runner(Submitter):
@@ -56,7 +56,7 @@ class Runner(Submitter):
             self.alive_at = time.monotonic()
             ending = self._check_signals()
             if ending is None and event is not None:
-                ending = self._hear(event)
+                ending = self._handle_events(event)
             elif ending is None and self.alive_at - self._heard_at >= IDLE_SECONDS:
                 ending = self._look(unasked=True)
             if ending is None and not (self._record_begin() and self._write()):
@@ -102,10 +102,10 @@ class Runner(Submitter):
         if self._backend.session.connected:
             self._backend.session.reconnect()
 
-    def _hear(self, event: events.Event) -> Ended | Gone | None:
+    def _handle_events(self, event: events.Event) -> Ended | Gone | None:
         self._heard_at = time.monotonic()
         self._silent_since = None
-        self._recording.hear(event)
+        self._recording.record(event)
         match event:
             case events.Ended():
                 history = self._recorded()
@@ -117,8 +117,8 @@ class Runner(Submitter):
             case _:
                 if not self._begin():
                     return self._leave_to_others()
-                self._progress.hear(event)
-                self._relay.hear(event)
+                self._progress.handle(event)
+                self._relay.handle(event)
                 if isinstance(event, events.Preview):
                     self._previews.show(event)
         return None
@@ -128,7 +128,7 @@ class Runner(Submitter):
         complete = self._subscription is not None and not self._subscription.dropped
         return self._recording.history() if complete else None
 
-    def _doubt_silence(self, *, has_news: bool) -> None:
+    def _check_for_lost_events(self, *, has_news: bool) -> None:
         """If a poll found news without any event, assume that no events arrive, and reconnect."""
         if has_news and self._looked_unasked and self.claim.taken_at is not None:
             self._connect_anew()
@@ -142,11 +142,11 @@ class Runner(Submitter):
         except Unreachable as exc:
             return self._silent(exc)
         self._silent_since = None
-        self._doubt_silence(has_news=history is not None or (where == "running" and not self.begun))
+        self._check_for_lost_events(has_news=history is not None or (where == "running" and not self.begun))
         if history is not None:
             return self._ended(history)
         if where == "unknown":
-            return self._back("its ComfyUI was restarted and lost it", fault=self._may_be_to_blame())
+            return self._back("its ComfyUI was restarted and lost it", fault=self._may_have_crashed_comfyui())
         if where == "running":
             return None if self._begin() else self._leave_to_others()
         return self._stuck()
@@ -172,9 +172,9 @@ class Runner(Submitter):
         self._backend.failed(self._id)
         self._backend.strays.set()  # it may restart with the prompt
         if exc.turned_away:
-            return self._back("its ComfyUI does not let us in any more", hold=True)
-        to_blame = (self.begun or not exc.by_gateway) and self._may_be_to_blame()
-        return self._back("its ComfyUI is gone", fault=to_blame, hold=True)
+            return self._back("its ComfyUI denies access", hold=True)
+        to_blame = (self.begun or not exc.by_gateway) and self._may_have_crashed_comfyui()
+        return self._back("its ComfyUI died", fault=to_blame, hold=True)
 
     def _stuck(self) -> Ended | Gone | None:
         """Queued in ComfyUI: wait behind an execution of ours, but behind others only for a while."""
@@ -183,11 +183,11 @@ class Runner(Submitter):
             with connections.step():
                 ours = registry.are_ours(running)
         except (Unreachable, *connections.UNAVAILABLE) as exc:
-            logger.warning("who is before %s is not known: %s", self._id, exc)
+            logger.warning("the queue ahead of %s is unknown: %s", self._id, exc)
             return None
         if ours:
             self._queued_since = time.monotonic()
-        if time.monotonic() - self._queued_since < STRANGER_SECONDS:
+        if time.monotonic() - self._queued_since < FOREIGN_SECONDS:
             return None
         return self._try_to_give_back(reason="it was stuck behind a prompt that is not ours", hold=True)
 
@@ -195,7 +195,7 @@ class Runner(Submitter):
         if not self._begin():
             return self._leave_to_others()
         if history.outcome == "interrupted":
-            return self._back("somebody interrupted it in ComfyUI")
+            return self._back("it was interrupted in ComfyUI by someone else")
         if history.error is not None and comfyui_errors.is_disk_full(history.error):
             return self._not_now("the disk of its ComfyUI is full", history.error.message, pause=True)
         self._backend.record_success()

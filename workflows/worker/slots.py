@@ -42,7 +42,7 @@ class Slots:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.taking = False  # set by maintenance: this process holds the backend's lock and may claim work
-        self.wish = Worker.DesiredState.WORK  # the state desired by an operator
+        self.desired_state = Worker.DesiredState.WORK
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._occupied = 0
@@ -83,7 +83,7 @@ class Slots:
 
     def resume(self, claim: Claim) -> None:
         """Resume an execution left by an earlier process of this backend, even if all slots are occupied."""
-        self._run_in_thread(claim, before=lambda: self._tell_idle(False))
+        self._run_in_thread(claim, before=lambda: self._report_idle(False))
 
     def _run_in_thread(self, claim: Claim, *, before: Callable[[], None] = lambda: None) -> None:
         held = Held(claim)
@@ -121,7 +121,7 @@ class Slots:
             return
         claim = self._next()
         if claim is None:
-            self._tell_idle(True)
+            self._report_idle(True)
         else:
             self._run_in_thread(claim)
 
@@ -144,14 +144,14 @@ class Slots:
     @property
     def paused(self) -> bool:
         """Paused or drained by an operator: claims nothing new."""
-        return self.wish != Worker.DesiredState.WORK
+        return self.desired_state != Worker.DesiredState.WORK
 
     @property
     def state(self) -> Worker.State:
         """The state reported in the heartbeat."""
-        if self.wish == Worker.DesiredState.DRAIN and self._is_empty():
+        if self.desired_state == Worker.DesiredState.DRAIN and self._is_empty():
             return Worker.State.DRAINED
-        if self._stopping.is_set() or self.wish == Worker.DesiredState.DRAIN:
+        if self._stopping.is_set() or self.desired_state == Worker.DesiredState.DRAIN:
             return Worker.State.DRAINING
         if self.paused:
             return Worker.State.PAUSED
@@ -172,7 +172,7 @@ class Slots:
     def free(self) -> bool:
         return self._occupied < SEATS
 
-    def _tell_idle(self, idle: bool) -> None:
+    def _report_idle(self, idle: bool) -> None:
         """Record whether this worker is idle. While it is, others stage nothing and return what they staged.
 
         `claims.take` itself records that the worker is no longer idle.
@@ -202,11 +202,11 @@ class Slots:
         try:
             ending = runner.run()
         except connections.UNAVAILABLE as exc:
-            logger.error("execution %s goes back, the database failed: %s", held.claim.execution_id, exc)
+            logger.error("execution %s is requeued, the database failed: %s", held.claim.execution_id, exc)
             self._give_up(held, "the database was not available", fault=False)
         except Exception:
-            logger.exception("execution %s broke its runner", held.claim.execution_id)
-            self._give_up(held, "its worker stumbled over it", fault=True)
+            logger.exception("unexpected error in the runner of execution %s", held.claim.execution_id)
+            self._give_up(held, "an internal error of its worker", fault=True)
         finally:
             if ending is not Gone.LEFT and not isinstance(ending, Ended):
                 self._release(held)
@@ -246,8 +246,8 @@ class Slots:
             except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
             except Exception:
-                logger.exception("execution %s broke its collector", held.claim.execution_id)
-                self._give_up(held, "its worker stumbled over it", fault=True)
+                logger.exception("unexpected error in the collector of execution %s", held.claim.execution_id)
+                self._give_up(held, "an internal error of its worker", fault=True)
             finally:
                 was_full = self.full
                 self._release(held)
@@ -289,12 +289,12 @@ class Slots:
         with self._lock:
             return set(self._held)
 
-    def living_tokens(self) -> set[UUID]:
+    def live_tokens(self) -> set[UUID]:
         """Tokens of claims whose thread is alive: those of stuck threads are left to the reaper."""
         with self._lock:
             return {token for token, held in self._held.items() if held.shows_life}
 
-    def presume_alive(self) -> None:
+    def assume_alive(self) -> None:
         """Treat all threads as alive: they could not report while the database was unavailable."""
         with self._lock:
             for held in self._held.values():
@@ -322,9 +322,9 @@ class Slots:
         staged = next((held for held in followed if held is not running), None)
         return running, staged
 
-    def heed(self, wish: Worker.DesiredState) -> None:
+    def apply_desired_state(self, state: Worker.DesiredState) -> None:
         """Apply the state desired by an operator. If paused, return executions that have not started."""
-        self.wish = wish
+        self.desired_state = state
         if not self.paused:
             return
         with self._lock:

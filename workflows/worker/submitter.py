@@ -23,14 +23,16 @@ from .attempt import Attempt, Ended, Gone, NotWanted
 
 logger = logging.getLogger(__name__)
 
-STUMBLES = 3  # number of tries answered with 500 or a proxy's 413 after which the graph is to blame
+FAILURES_BEFORE_BLAME = (
+    3  # number of tries answered with 500 or a proxy's 413 after which the graph is to blame
+)
 STATUS_SECONDS = 1.0  # ComfyUI announces its longer queue to every socket within this time after a submission
 
 
-# After STUMBLES tries; ComfyUI answered other requests meanwhile, so the graph is the cause.
+# After FAILURES_BEFORE_BLAME tries; ComfyUI answered other requests meanwhile, so the graph is the cause.
 _REFUSED_BY = {
     500: Fault(
-        "ComfyUI can not read the workflow (it answered 500)",
+        "ComfyUI cannot read the workflow (it responded with 500)",
         {"type": "unreadable", "node_errors": {}},
         cause=FailureCause.UNREADABLE,
     ),
@@ -58,10 +60,10 @@ class Submitter(Attempt):
             if where == "ended":
                 self._client.delete_history(self._id)  # from an earlier attempt; not to be mistaken for ours
         except Unreachable as exc:
-            return self._not_now("ComfyUI does not answer", exc)
+            return self._not_now("ComfyUI does not respond", exc)
         if where in ("running", "queued"):
             self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
-            return None if self._about_to_post() else self._leave_to_others()
+            return None if self._mark_submitted() else self._leave_to_others()
         return self._post()
 
     def _join(self, where: str) -> Gone | None:
@@ -71,13 +73,13 @@ class Submitter(Attempt):
             return self._back("ComfyUI was restarted and lost it", fault=running)
         self._note(Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI"))
         if where != "ended":
-            self._hear_as_before()
+            self._receive_events_of_poster()
         if self.claim.status == Status.RUNNING:
             self._has_begun()
         self._heard_at = 0.0  # poll at once
         return None
 
-    def _hear_as_before(self) -> None:
+    def _receive_events_of_poster(self) -> None:
         """ComfyUI sends events to the client id that posted the prompt: listen as the earlier process too."""
         try:
             state = self._client.queue()
@@ -88,7 +90,7 @@ class Submitter(Attempt):
         for client_id in ids - {None, self._backend.session.client_id}:
             self._inherited = self._backend.session.also_as(str(client_id))
 
-    def _about_to_post(self) -> bool:
+    def _mark_submitted(self) -> bool:
         return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
 
     def _prepare(self) -> parsing.Prompt | Gone:
@@ -156,9 +158,9 @@ class Submitter(Attempt):
 
     def _partner_keys(self) -> dict[str, str]:
         try:
-            return partner_keys.reveal(self.claim.extras)
+            return partner_keys.decrypt(self.claim.extras)
         except secret_box.Unreadable:
-            text = "The keys for partner services cannot be decrypted any more (SECRET_KEY was changed)"
+            text = "The keys for partner services can no longer be decrypted (SECRET_KEY was changed)"
             self._note(Line(f"{text} and are not sent", Level.WARNING))
             return {}
 
@@ -177,7 +179,7 @@ class Submitter(Attempt):
         prepared = self._prepare()
         if isinstance(prepared, Gone):
             return prepared
-        if not self._about_to_post():
+        if not self._mark_submitted():
             return self._leave_to_others()
         classes = self._classes()
         prompt = parsing.mark_outputs(
@@ -201,7 +203,7 @@ class Submitter(Attempt):
             if self.claim.tries + 1 < input_transfer.FETCHES and input_transfer.have_gone(
                 refused, self.claim, prepared, backend=self._backend
             ):
-                return self._back("an input was deleted from ComfyUI, and is placed again", hold=True)
+                return self._back("an input was deleted from ComfyUI, and is transferred again", hold=True)
             return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, classes))
         except Unreachable as exc:
             return self._post_unanswered(exc)
@@ -235,7 +237,7 @@ class Submitter(Attempt):
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have accepted it nonetheless: check that first."""
         if exc.turned_away and not exc.garbled:
-            return self._not_now("its ComfyUI did not let us in", exc)
+            return self._not_now("its ComfyUI denied access", exc)
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
@@ -244,13 +246,15 @@ class Submitter(Attempt):
                 return None  # probably slow: following it applies the timeouts
             self._backend.strays.set()  # it may have been accepted
             if exc.status is not None or silent.status is not None:
-                return self._not_now("its ComfyUI was not reached", exc)
-            return self._back("its ComfyUI is gone", fault=exc.sent and self._may_be_to_blame(), hold=True)
+                return self._not_now("its ComfyUI could not be reached", exc)
+            return self._back(
+                "its ComfyUI died", fault=exc.sent and self._may_have_crashed_comfyui(), hold=True
+            )
         fault = _REFUSED_BY.get(exc.status or 0)
-        to_blame = self.claim.tries + 1 >= STUMBLES and self._backend.fails_only_with(self._id)
+        to_blame = self.claim.tries + 1 >= FAILURES_BEFORE_BLAME and self._backend.fails_only_with(self._id)
         if fault is not None and to_blame:
             return self._fail(fault)
-        return self._not_now("ComfyUI did not take it", exc)
+        return self._not_now("ComfyUI did not accept it", exc)
 
     def _refused(self, fault: Fault) -> Gone:
         """Fail the execution, or requeue it if another backend may have what is missing here."""

@@ -65,7 +65,7 @@ def sweep() -> None:
         logger.warning("sweeps wait, the database is unavailable: %s", exc)
         return
     except Exception:
-        logger.exception("it is not known which sweeps are due")
+        logger.exception("cannot determine which sweeps are due")
         return
     for name, _, do in DUTIES:
         if name in due:

@@ -1,11 +1,11 @@
-// The page of apps: log in, choose one, fill in its form, follow the run, see the result.
+// The page of apps: log in, choose an app, fill in its form, follow the run, view the result.
 const main = document.getElementById("main");
 const logout = document.getElementById("logout");
 const address = decodeURIComponent(location.pathname.replace(/^\/apps\/?/, "").replace(/\/$/, ""));
 const FILES = ["image", "mask", "video", "audio", "file"];
-const MOST_STEPS = 2500; // of a slider; finer ranges are typed
+const MOST_STEPS = 2500; // of a slider; finer ranges get a number field only
 const tokens = JSON.parse(sessionStorage.getItem("comfyserve.tokens") ?? "{}");
-let renewing = null; // the one renewal in progress, which all requests wait for
+let renewing = null; // the renewal in progress, which all requests wait for
 
 // `make("p", { className: "x" }, "text", child)`: text is never read as HTML.
 function make(name, properties = {}, ...children) {
@@ -54,7 +54,7 @@ function forget() {
   delete tokens.refresh_token;
 }
 
-// A new access token: by the refresh token, else by a login above the page, which keeps what was filled in.
+// Get a new access token: with the refresh token, else with a login dialog, which keeps the form's contents.
 async function renew() {
   const given = { refresh_token: tokens.refresh_token };
   forget();
@@ -89,7 +89,7 @@ async function showGallery() {
   const apps = await api("/apps/?limit=100");
   const list = make("ul", { className: "gallery" }, ...apps.map((app) => make("li", {},
     make("a", { href: `/apps/${app.app}` }, make("strong", {}, app.title), make("br"), app.description || app.app))));
-  main.replaceChildren(make("h1", {}, "Apps"), apps.length ? list : make("p", {}, "There is no app that you may run yet."));
+  main.replaceChildren(make("h1", {}, "Apps"), apps.length ? list : make("p", {}, "There are no apps that you may run yet."));
 }
 
 function control(name, property) {
@@ -108,7 +108,7 @@ function control(name, property) {
   return type === "text" ? make("textarea", { name, rows: 4, value }) : make("input", { name, value });
 }
 
-// From bound to bound in so few steps that a slider can hit each.
+// Whether the range has few enough steps for a slider.
 function isSlidable({ minimum, maximum, "x-type": type, "x-step": step, "x-random": random }) {
   const size = step ?? (type === "integer" ? 1 : (maximum - minimum) / 100);
   return !random && size > 0 && (maximum - minimum) / size <= MOST_STEPS;
@@ -123,7 +123,7 @@ function withSlider(field, { minimum: min, maximum: max, title }) {
   return make("span", { className: "slider" }, field, slider);
 }
 
-// A file's field, which shows the picture that was chosen.
+// A file field with a preview of the chosen picture.
 function upload(properties) {
   const field = make("input", properties);
   const preview = make("img", { className: "chosen", alt: "The chosen picture", hidden: true });

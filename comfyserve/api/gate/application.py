@@ -210,13 +210,13 @@ def _with_length(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[by
 
 def _nothing() -> Receive:
     """Instead of a rejected body: the rest of it is not read."""
-    told = False
+    delivered = False
 
     async def empty() -> dict[str, Any]:
-        nonlocal told
-        if told:
+        nonlocal delivered
+        if delivered:
             await asyncio.Event().wait()
-        told = True
+        delivered = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     return empty
@@ -224,15 +224,15 @@ def _nothing() -> Receive:
 
 def _replay(body: IO[bytes], receive: Receive) -> Receive:
     """For an application that reads the body itself; afterwards only the disconnect follows."""
-    told = False
+    delivered = False
 
     async def again() -> dict[str, Any]:
-        nonlocal told
-        while told:
+        nonlocal delivered
+        while delivered:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return message
-        told = True
+        delivered = True
         return {"type": "http.request", "body": b"" if body.closed else body.read(), "more_body": False}
 
     return again

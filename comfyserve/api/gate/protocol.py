@@ -25,7 +25,7 @@ _open: Counter[str] = Counter()  # connections of each client
 
 
 def _client(transport: asyncio.Transport) -> str:
-    """Its address; empty where it can not be told apart from others: behind a proxy, and on this machine."""
+    """Its address; empty where clients share one: behind a proxy, and on this machine."""
     peer = str((transport.get_extra_info("peername") or ("",))[0]).split("%")[0]
     try:
         local = ipaddress.ip_address(peer).is_loopback

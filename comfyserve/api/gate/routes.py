@@ -15,7 +15,7 @@ from .lanes import DESTINATIONS, PASSWORDS, Lane
 SMALL = 64 * 1024  # bytes of a body accepted without a credential
 FORM = 64 * 1024  # bytes of an upload's form beside its file
 BODY_SECONDS = 15.0  # for any body
-BODY_RATE = 32 * 1024  # bytes per second, on average, after those seconds
+BODY_RATE = 32 * 1024  # bytes per second on average, once the seconds have passed
 UPLOAD_SECONDS, UPLOAD_RATE = 60.0, 4 * 1024  # the view streams the file, without a thread
 
 # The routes below may carry graphs, batches and inputs.

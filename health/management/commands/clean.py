@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts import cleaning as accounts
-from comfyserve.cleaning import Clean, throttled, told
+from comfyserve.cleaning import Clean, summary, throttled
 from files import cleaning as files
 from files.errors import StorageUnavailable
 from workflows import cleaning as workflows
@@ -43,5 +43,5 @@ class Command(BaseCommand):
         except StorageUnavailable as exc:
             raise CommandError(exc.message) from exc
         self.stdout.write(
-            f"{'would remove' if dry_run else 'removed'}: {told(counts)}; {size} bytes of files"
+            f"{'would remove' if dry_run else 'removed'}: {summary(counts)}; {size} bytes of files"
         )

@@ -24,18 +24,18 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, before_start: bool, **options: Any) -> None:  # noqa: ARG002
-        logging.disable(logging.WARNING)  # what goes wrong is said in the findings
+        logging.disable(logging.WARNING)  # the findings report errors
         findings = []
         for finding in doctor.examine(before_start=before_start):
-            self._say(finding)
+            self._print(finding)
             findings.append(finding)
         wrong = sum(finding.verdict is Verdict.BAD for finding in findings)
         if wrong:
-            self.stdout.write(self.style.ERROR(f"\n{wrong} to mend"))
+            self.stdout.write(self.style.ERROR(f"\n{wrong} to fix"))
             sys.exit(1)
-        self.stdout.write(self.style.SUCCESS("\nAll well"))
+        self.stdout.write(self.style.SUCCESS("\nAll checks passed"))
 
-    def _say(self, finding: Finding) -> None:
+    def _print(self, finding: Finding) -> None:
         mark, style = MARKS[finding.verdict]
         self.stdout.write(f"{getattr(self.style, style)(f'{mark:4}')}  {finding.subject:11} {finding.seen}")
         if finding.to_do:

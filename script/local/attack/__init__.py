@@ -1,4 +1,4 @@
-"""Attack a whole ComfyServe with two accounts and none, and tell what got through."""
+"""Attacks a whole ComfyServe with two accounts and with none, and reports what succeeded."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from script.local.attack.installation import Installation
     from script.local.attack.report import Report
 
-HELP = """Try to read, change, stop and spend what is another's, on a running ComfyServe, with two ordinary
+HELP = """Try to read, change, stop and use up what belongs to another user, on a running ComfyServe, with two
 accounts (the attacker's and the victim's) and without one: every input of every stock node that could take a
 path, every route with every method and the victim's ids, forged headers, slow and greedy connections, bombs.
 
-The nodes and routes are those that the installation itself describes. What only the victim may see is
-marked, and looked for in every answer; an honest client's latency is measured all the time. Prints what got
-through, and ends with 1 if anything did. docs/security.md says what is promised.
+The nodes and routes are those that the installation describes. The victim's data is marked, and every
+response is searched for the marks; the latency of an ordinary client is measured all the time. Prints the
+successful attacks, and exits with 1 if there are any. docs/security.md lists the guarantees.
 
-Without --url it starts one of its own by script/serve, with ports and data of its own. Never attack an
-installation that others work with: it is loaded as far as it goes, and both accounts are left full."""
+Without --url it starts its own installation with script/serve, on separate ports and data. Never attack an
+installation in use: it is loaded to its limits, and both accounts are left full."""
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "script/attack", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=10.0, help="about how long it takes (10)")
+    add("--minutes", type=float, default=10.0, help="approximate duration (10)")
     add("--url", default=os.environ.get("ATTACK_URL", ""), help="a running installation (ATTACK_URL)")
     for who in ("attacker", "victim"):
         variable = f"ATTACK_{who.upper()}"
@@ -66,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
             metavar="EMAIL:PASSWORD",
             help=f"its account ({variable}); registered if not given",
         )
-    add("--comfyui", type=Path, help="that ComfyUI's folder with input and output, if on this machine")
+    add("--comfyui", type=Path, help="the folder with that ComfyUI's input and output, if on this machine")
     add("--only", choices=PARTS, action="append", help="only this part; may be given several times")
-    add("--connections", type=int, default=200, help="how many are held at the same time (200)")
-    add("--seed", type=int, help="repeats an order of tries; by default a new one")
+    add("--connections", type=int, default=200, help="number of concurrent connections (200)")
+    add("--seed", type=int, help="repeats an order of tries; default: random")
     add("--keep", type=Path, help="keep logs and data in this folder")
     return parser
 

@@ -82,7 +82,7 @@ class BombAttack:
             Bomb("many waiting", send=self._many_waiting, ends=ANY),
         ]
 
-    # -- throwing ------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------
     def _throw(self, bomb: Bomb) -> None:
         self.report.tried(KIND)
         began = time.monotonic()
@@ -107,7 +107,7 @@ class BombAttack:
         for answer in answers:
             refused = answer.status in HARMLESS
             if not refused and answer.status // 100 != 2:
-                self.report.leak(KIND, f"{bomb.name} was answered with {answer.status}")
+                self.report.leak(KIND, f"{bomb.name} got {answer.status}")
             elif not refused and bomb.ends == REFUSED:
                 self.report.leak(KIND, f"{bomb.name} was accepted: {answer.content[:100]!r}")
             elif refused and not _says_why(answer):
@@ -175,7 +175,7 @@ class BombAttack:
         ]
 
     def _compressed(self) -> list[Answer]:
-        """A megabyte that would be a gigabyte."""
+        """A megabyte that decompresses to a gigabyte."""
         body = zlib.compress(b"[" + b"[]," * 30_000_000 + b"1]", 9)
         headers = {"Content-Type": "application/json", "Content-Encoding": "deflate"}
         return [self.attacker.ask("POST", "/workflows/execute", data=body, headers=headers)]
@@ -186,7 +186,7 @@ class BombAttack:
         return [self.attacker.post("/workflows/batch", body)]
 
     def _many_waiting(self) -> list[Answer]:
-        """A full queue: another's turn comes all the same."""
+        """A full queue: another user must still get a turn."""
         body = {"workflow": self.victim.colour(), "priority": "high"}
         return [self.attacker.post("/workflows/execute", body) for _ in range(100)]
 
@@ -248,7 +248,7 @@ def _regex() -> Any:
 
 
 def _chain(length: int, class_type: str, inputs: dict[str, Any], side: int = 16) -> Any:
-    """One node after the other, none of which has its result known already."""
+    """A chain of nodes without cached results."""
     size = {"width": side, "height": side, "batch_size": 1, "color": time.time_ns() % 2**24}
     graph: dict[str, Any] = {"0": {"class_type": "EmptyImage", "inputs": size}}
     for number in range(1, length):
@@ -258,7 +258,7 @@ def _chain(length: int, class_type: str, inputs: dict[str, Any], side: int = 16)
 
 
 def _endless() -> Any:
-    """Many nodes that take long: ComfyUI looks whether it is to stop between two of them."""
+    """Many slow nodes: ComfyUI checks for an interruption between two of them."""
     return _chain(800, "ImageBlur", {"blur_radius": 31, "sigma": 10.0}, side=768)
 
 
@@ -274,7 +274,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _huge_png(*, side: int = 60_000) -> bytes:
-    """One bit a pixel, all the same: some kilobytes that are gigabytes."""
+    """One bit per pixel, all equal: some kilobytes that decode to gigabytes."""
     packer = zlib.compressobj(9)
     line = b"\0" * (1 + side // 8)
     pixels = b"".join(packer.compress(line * 500) for _ in range(side // 500)) + packer.flush()

@@ -1,4 +1,4 @@
-"""The two accounts and the caller without one, each an HTTP client that gives up after a while."""
+"""HTTP clients with time limits: the two accounts, and an anonymous one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import requests
 from script.local.console import UserError
 
 TERMINAL = ("completed", "failed", "cancelled")
-SECONDS = 30.0  # for one answer
-MOST_BYTES = 4 * 1024 * 1024  # of an answer that are looked at: streams have no end
+SECONDS = 30.0  # for one response
+MOST_BYTES = 4 * 1024 * 1024  # bytes of a response that are read: streams have no end
 
 
 class Answer:
-    """Status 0: none came."""
+    """Status 0: no response."""
 
     def __init__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
         self.status = status
@@ -27,7 +27,7 @@ class Answer:
         self.content = content
 
     def json(self) -> Any:
-        """What it says; None if that is no JSON."""
+        """The parsed body; None if it is not JSON."""
         try:
             return json.loads(self.content)
         except ValueError:
@@ -35,7 +35,7 @@ class Answer:
 
 
 class Caller:
-    """`who` is anonymous, attacker or victim. Requests that meet a rate limit are sent again."""
+    """`who` is anonymous, attacker or victim. Rate-limited requests are retried."""
 
     def __init__(self, url: str, who: str, *, token: str = "") -> None:
         self.url = url.rstrip("/")
@@ -53,7 +53,7 @@ class Caller:
         return parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
 
     def ask(self, method: str, path: str, *, seconds: float = SECONDS, **options: Any) -> Answer:
-        """The answer. One that is sent in pieces without end is cut after `seconds` or MOST_BYTES."""
+        """The response. An endless one is cut off after `seconds` or MOST_BYTES."""
         for _ in range(20):
             answer = self._ask_once(method, path, seconds, options)
             wait = answer.headers.get("Retry-After", "")
@@ -76,7 +76,7 @@ class Caller:
                         if is_stream or len(content) > MOST_BYTES or time.monotonic() > end:
                             break
                 except requests.RequestException:
-                    pass  # a stream that said nothing for long
+                    pass  # a stream that was silent for long
                 return Answer(response.status_code, response.headers, content)
         except (requests.RequestException, ValueError):
             return Answer(0, {}, b"")
@@ -88,7 +88,7 @@ class Caller:
         return self.ask("POST", path, json=body, **options)
 
     def must(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of a successful answer; UserError otherwise."""
+        """The JSON of a successful response; UserError otherwise."""
         answer = self.ask(method, path, **options)
         if not 200 <= answer.status < 300:
             text = answer.content[:300].decode(errors="replace")

@@ -1,4 +1,4 @@
-"""One attack from its beginning to its end."""
+"""Runs one complete attack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from script.local.attack.walk import routes
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is tried. The fields with a default of None name what alone is tried, for tests."""
+    """How much is tried. A field whose default is None restricts the tries, for tests."""
 
     seconds: float
     seed: int
@@ -32,8 +32,8 @@ class Extent:
     classes: Sequence[str] | None = None
     bombs: frozenset[str] | None = None
     kinds: frozenset[str] | None = None  # of connections
-    alone_seconds: float = 5.0  # for the latency of an honest user who is alone
-    hold_seconds: float = 10.0  # that connections are held
+    alone_seconds: float = 5.0  # measuring the honest client alone
+    hold_seconds: float = 10.0  # for which connections are held
 
 
 def attack(
@@ -43,7 +43,7 @@ def attack(
     parts: Collection[str] = PARTS,
     accounts: tuple[str, str] = ("", ""),
 ) -> Report:
-    """UserError where the accounts do not work."""
+    """UserError if the accounts do not work."""
     began, report, canaries = time.monotonic(), Report(), Canaries()
     installation.plant(canaries)
     attacker = log_in(installation.url, "attacker", accounts[0])
@@ -105,11 +105,11 @@ class _Attacks:
 
 
 def _look_back(installation: Installation, victim: Victim, report: Report) -> None:
-    """What is left of the victim's things, and what lies where nothing should."""
-    report.tried("the victim's things afterwards")
+    """Check that the victim's data is unchanged and no files were written outside the allowed folders."""
+    report.tried("the victim's objects afterwards")
     for path in victim.changes():
-        report.leak("the victim's things afterwards", f"{path} is not as it was")
+        report.leak("the victim's objects afterwards", f"{path} has changed")
     status, _ = victim.wait_for_own(seconds=120)
     if status != "completed":
-        report.leak("the victim's things afterwards", f"its next execution is {status}")
+        report.leak("the victim's objects afterwards", f"its next execution: {status}")
     installation.look_for_strays(report)

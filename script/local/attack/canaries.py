@@ -1,4 +1,4 @@
-"""What only the victim may see: a word, a colour, secrets. In an answer to anybody else it has leaked."""
+"""Canaries that only the victim may see: a word, a colour, secrets. Anywhere else they have leaked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-PASSWD = b"root:x:0:0:"  # of a file that every Unix has, and nobody should be shown
-NEAR = 3  # of 255, how far a colour may be off: savers and resizing round
-SHARE = 0.2  # of the pixels
+PASSWD = b"root:x:0:0:"  # content of a file that every Unix has
+NEAR = 3  # tolerance of a colour, of 255: encoders and resizing round
+SHARE = 0.2  # share of the pixels
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Canaries:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the picture: the name under which a file is placed for ComfyUI."""
+        """SHA-256 of the picture: the name of the file in ComfyUI's input folder."""
         return hashlib.sha256(self.picture()).hexdigest()
 
     def picture(self, *, size: int = 16) -> bytes:
@@ -40,7 +40,7 @@ class Canaries:
         return buffer.getvalue()
 
     def found_in(self, content: bytes) -> str | None:
-        """Which of them is in it, in words; None if none is."""
+        """Describes the canary found in the data; None if there is none."""
         if self.word.encode() in content:
             return "the victim's word"
         if PASSWD in content:
@@ -60,7 +60,7 @@ class Canaries:
         return next((each for each in found if each), None)
 
     def _is_picture(self, content: bytes) -> bool:
-        """Whether a good part of a picture has the colour."""
+        """Whether a large part of a picture has the colour."""
         if not content.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")):
             return False
         try:
@@ -77,7 +77,7 @@ class Canaries:
 
 
 def own_picture() -> bytes:
-    """Of the attacker's own, in another colour."""
+    """A picture of the attacker's, in another colour."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Slow and greedy connections: each holds what it can for as long as it can."""
+"""Slow and greedy connections: each holds resources for as long as possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_MEMORY = 400 * 1024 * 1024  # of the web process
 
 
 class ConnectionAttack:
-    """`web_pid`: the web process, where it is ours; its memory is then watched."""
+    """`web_pid`: our own web process, whose memory is then monitored."""
 
     def __init__(
         self, attacker: Caller, honest: Honest, report: Report, *, web_pid: Callable[[], int | None]
@@ -41,7 +41,7 @@ class ConnectionAttack:
         self._hold(f"all kinds, {count} connections", everything, count=count, seconds=seconds * 2)
 
     def _kinds(self) -> dict[str, list[bytes]]:
-        """What each kind sends at once."""
+        """The initial bytes of each kind."""
         return {
             "slow headers": [b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\nX: "],
             "slow bodies": [self._head("POST", "/auth/login", length=100) + b"{"],
@@ -79,7 +79,7 @@ class ConnectionAttack:
 
     @contextmanager
     def _opened(self, sent: list[bytes], count: int) -> Iterator[list[socket.socket]]:
-        """Some may be refused: that is an answer, too."""
+        """Some may be refused, which is acceptable."""
         connections = []
         try:
             for number in range(count):
@@ -114,7 +114,7 @@ class ConnectionAttack:
 
 
 def connect(caller: Caller, *, seconds: float = 5.0) -> socket.socket | None:
-    """A connection with a small window, as of a client that hardly reads; None where it is refused.
+    """A connection with a small window, like a client that hardly reads; None if it is refused.
 
     On this machine each comes from one of several addresses, none of which is the honest client's: limits for
     each address are met, and are not enough.
@@ -135,7 +135,7 @@ def connect(caller: Caller, *, seconds: float = 5.0) -> socket.socket | None:
 
 
 def _send(connection: socket.socket, content: bytes) -> None:
-    """As much as goes without waiting."""
+    """Send as much as possible without blocking."""
     connection.setblocking(False)
     try:
         while content:
@@ -145,7 +145,7 @@ def _send(connection: socket.socket, content: bytes) -> None:
 
 
 def _drip(connection: socket.socket) -> None:
-    """One more byte, so that it is not idle."""
+    """Send one more byte, so that the connection is not idle."""
     try:
         connection.send(b" ")
     except OSError:

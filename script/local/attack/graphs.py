@@ -1,4 +1,4 @@
-"""Workflows around one node, made from what the installation's ComfyUIs say of their node classes."""
+"""Workflows around one node, built from the installation's node definitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
-# What makes a value of a type out of nothing: class, index of the output, inputs.
+# Nodes that produce a value of a type without inputs: class, index of the output, inputs.
 SOURCES: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "IMAGE": ("EmptyImage", 0, {"width": 16, "height": 16, "batch_size": 1, "color": 0x202020}),
     "MASK": ("SolidMask", 0, {"value": 1.0, "width": 16, "height": 16}),
@@ -18,14 +18,14 @@ SOURCES: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "FLOAT": ("PrimitiveFloat", 0, {"value": 1.0}),
     "BOOLEAN": ("PrimitiveBoolean", 0, {"value": True}),
 }
-# What shows a value of a type: class, name of the input that takes it, other inputs.
+# Nodes that output a value of a type: class, name of its input, other inputs.
 SINKS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "IMAGE": ("SaveImage", "images", {"filename_prefix": "shown"}),
     "AUDIO": ("SaveAudio", "audio", {"filename_prefix": "shown"}),
     "VIDEO": ("SaveVideo", "video", {"filename_prefix": "shown", "format": "auto", "codec": "auto"}),
     "LATENT": ("SaveLatent", "samples", {"filename_prefix": "shown"}),
 }
-DEEPEST = 3  # nodes in a row that make an input of the one that is tried
+DEEPEST = 3  # depth of the nodes that produce an input of the tested one
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def inputs_of(about: Mapping[str, Any]) -> Iterator[Input]:
     sections = about.get("input")
     for section in ("required", "optional"):
         found = sections.get(section) if isinstance(sections, dict) else None
-        for name, told in (found or {}).items():
-            if not isinstance(told, list) or not told:
+        for name, declared in (found or {}).items():
+            if not isinstance(declared, list) or not declared:
                 continue
-            options = told[1] if len(told) > 1 and isinstance(told[1], dict) else {}
-            choices = told[0] if isinstance(told[0], list) else options.get("options") or []
-            kind = "COMBO" if isinstance(told[0], list) else str(told[0])
+            options = declared[1] if len(declared) > 1 and isinstance(declared[1], dict) else {}
+            choices = declared[0] if isinstance(declared[0], list) else options.get("options") or []
+            kind = "COMBO" if isinstance(declared[0], list) else str(declared[0])
             yield Input(name, kind, section == "required", tuple(choices), options)
 
 
@@ -57,7 +57,7 @@ class Builder:
         self.info = info
 
     def around(self, class_type: str, values: Mapping[str, Any]) -> Graph:
-        """The node with these inputs, its other required ones filled in, and its outputs shown."""
+        """The node with these inputs, its other required ones filled in, and its outputs saved."""
         graph: Graph = {}
         self._node("1", class_type, values, graph, depth=0)
         for index, kind in enumerate(self.info.get(class_type, {}).get("output") or []):
@@ -84,7 +84,7 @@ class Builder:
         return self._made(wanted.kind, graph, depth=depth)
 
     def _made(self, kind: str, graph: Graph, *, depth: int) -> Any:
-        """A link to a node that makes such a value; a text where none is known."""
+        """A link to a node that produces such a value; a text if none is known."""
         kind = kind.partition(",")[0]
         class_type, index, values = SOURCES.get("IMAGE" if kind == "*" else kind) or self._maker(kind)
         if not class_type or depth >= DEEPEST:
@@ -94,7 +94,7 @@ class Builder:
         return [node_id, index]
 
     def _maker(self, kind: str) -> tuple[str, int, dict[str, Any]]:
-        """The class with the fewest inputs that makes it."""
+        """The class with the fewest inputs that produces it."""
         makers = [
             (len(list(inputs_of(about))), name, (about.get("output") or []).index(kind))
             for name, about in self.info.items()

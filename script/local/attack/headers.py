@@ -1,4 +1,4 @@
-"""Requests that say two things at once, or pretend to come from elsewhere."""
+"""Ambiguous requests, and requests with forged origins."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class HeaderAttack:
         self.report.tried(KIND)
         found = self.victim.canaries.found_in(content)
         if found:
-            self.report.leak(KIND, f"{what}: {found} is in the answer")
+            self.report.leak(KIND, f"{what}: {found} is in the response")
 
     def _forged_host(self) -> None:
-        """An address made from it would send somebody else's browser to the attacker."""
+        """A URL built from it would send another user's browser to the attacker."""
         for name in ("Host", "X-Forwarded-Host", "X-Host", "Forwarded", "X-Original-URL", "X-Rewrite-URL"):
             value = {"Forwarded": f"host={EVIL}", "X-Original-URL": "/admin/", "X-Rewrite-URL": "/admin/"}
             for path in ("/auth/me", "/workflows/?limit=1", "/docs", "/"):
                 answer = self.attacker.get(path, headers={name: value.get(name, EVIL)})
                 self._check(f"{name} at {path}", answer.content)
-                told = answer.content + json.dumps(dict(answer.headers)).encode()
-                # With ALLOWED_HOSTS=* the Host itself is the operator's decision: links are made from it.
-                if EVIL.encode() in told and answer.status < 400 and name != "Host":
-                    self.report.leak(KIND, f"{name}: the answer of {path} names {EVIL}")
+                received = answer.content + json.dumps(dict(answer.headers)).encode()
+                # With ALLOWED_HOSTS=* the operator accepts any Host: links are built from it.
+                if EVIL.encode() in received and answer.status < 400 and name != "Host":
+                    self.report.leak(KIND, f"{name}: the response of {path} contains {EVIL}")
 
     def _overridden_method(self) -> None:
-        """A DELETE in the clothes of a GET or POST, of a file of the attacker's own."""
+        """A GET or POST that claims to be a DELETE, of the attacker's own file."""
         upload = {"file": ("a.png", own_picture(), "image/png")}
         file_id = self.attacker.must("POST", "/files/upload", files=upload)["file_id"]
         for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
@@ -68,7 +68,7 @@ class HeaderAttack:
             self.report.leak(KIND, "a method was overridden by a header")
 
     def _victims_idempotency_key(self) -> None:
-        """The answer that belongs to it is the victim's."""
+        """It must not return the victim's response."""
         for caller in (self.nobody, self.attacker):
             answer = caller.post(
                 "/workflows/execute",
@@ -77,10 +77,10 @@ class HeaderAttack:
             )
             self._check("the victim's Idempotency-Key", answer.content)
             if self.victim.ids["execution_id"].encode() in answer.content or answer.status == 200:
-                self.report.leak(KIND, "the victim's Idempotency-Key gives the victim's answer")
+                self.report.leak(KIND, "the victim's Idempotency-Key returns the victim's response")
 
     def _forged_addresses(self) -> None:
-        """Failed logins to one account from ever other addresses: at some point they have to be refused."""
+        """Failed logins to one account from ever new addresses: at some point they must be rejected."""
         statuses = set()
         for number in range(40):
             address = f"203.0.113.{number}"
@@ -92,7 +92,7 @@ class HeaderAttack:
             statuses.add(answer.status)
             if answer.status == 429:
                 return
-        self.report.leak(KIND, f"40 wrong passwords from forged addresses were answered with {statuses}")
+        self.report.leak(KIND, f"40 wrong passwords from forged addresses got {statuses}")
 
     def _forged_identity(self) -> None:
         for headers in (
@@ -107,9 +107,9 @@ class HeaderAttack:
                 if 200 <= answer.status < 300:
                     self.report.leak(KIND, f"{path} is open to {list(headers)}")
 
-    # -- bytes on the wire ---------------------------------------------------------------------------
+    # -- raw requests --------------------------------------------------------------------------------
     def _two_lengths(self) -> None:
-        """What one server takes for a body and the next for a request: at most one answer may come."""
+        """Request smuggling: a body for one server, a request for the next. At most one response may come."""
         inner = b"GET /health/liveness HTTP/1.1\r\nHost: localhost\r\n\r\n"
         length = b"Content-Length: %d\r\n" % (len(inner) + 5)
         chunked = b"Transfer-Encoding: chunked\r\n"
@@ -121,34 +121,34 @@ class HeaderAttack:
             b"Content-Length: 99999999999999999999\r\n",
         ):  # fmt: skip
             start = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            told = self._talk(start + headers + b"\r\n0\r\n\r\n" + inner)
-            self._check(f"{headers!r}", told)
-            answers = re.findall(rb"HTTP/1\.1 (\d\d\d)", told)
+            received = self._talk(start + headers + b"\r\n0\r\n\r\n" + inner)
+            self._check(f"{headers!r}", received)
+            answers = re.findall(rb"HTTP/1\.1 (\d\d\d)", received)
             if len(answers) > 1 or b"200" in answers:
-                self.report.leak(KIND, f"{headers!r} was answered with {answers}")
+                self.report.leak(KIND, f"{headers!r} got {answers}")
 
     def _traversals(self) -> None:
         for path in TRAVERSALS:
             for token in ("", f"Authorization: Bearer {self.attacker.token}\r\n"):
-                told = self._talk(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n".encode())
-                self._check(path, told)
-                if re.search(rb"(?im)^X-Injected:", told):
+                received = self._talk(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n".encode())
+                self._check(path, received)
+                if re.search(rb"(?im)^X-Injected:", received):
                     self.report.leak(KIND, f"{path}: a header was injected")
-                if re.search(rb"HTTP/1\.1 5", told):
-                    self.report.leak(KIND, f"{path} was answered with {told[:40]!r}")
-                if re.search(rb"(?im)^location: *(https?:)?//%s" % EVIL.encode(), told):
+                if re.search(rb"HTTP/1\.1 5", received):
+                    self.report.leak(KIND, f"{path} got {received[:40]!r}")
+                if re.search(rb"(?im)^location: *(https?:)?//%s" % EVIL.encode(), received):
                     self.report.leak(KIND, f"{path} redirects to {EVIL}")
 
     def _huge_headers(self) -> None:
-        """Refused, and nothing else: the next request is answered."""
+        """Must be rejected without side effects: the next request works."""
         for sent in (b"X: " + b"x" * 2_000_000, b"X: y\r\n" * 50_000, b"Cookie: " + b"a=b; " * 100_000):
-            told = self._talk(b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\n" + sent + b"\r\n\r\n")
-            self._check("huge headers", told)
+            received = self._talk(b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\n" + sent + b"\r\n\r\n")
+            self._check("huge headers", received)
             if self.nobody.get("/health/liveness").status != 200:
-                self.report.leak(KIND, "after huge headers nothing is answered")
+                self.report.leak(KIND, "no response after huge headers")
 
     def _injected(self) -> None:
-        """Bytes that no header may have, in names of files that come back in headers."""
+        """Bytes that are invalid in headers, in file names that are returned in headers."""
         for name in (
             'a"\r\nX-Injected: yes.png',
             "a\r\nX-Injected: yes",
@@ -159,31 +159,31 @@ class HeaderAttack:
             files = {"file": (name, own_picture(), "image/png")}
             uploaded = self.attacker.ask("POST", "/files/upload", files=files)
             self._check("names of files", uploaded.content)
-            told: Any = uploaded.json()
+            received: Any = uploaded.json()
             if uploaded.status >= 500:
-                self.report.leak(KIND, f"an upload named {name!r} was answered with {uploaded.status}")
-            if uploaded.status < 300 and isinstance(told, dict):
-                shown = self.attacker.get(f"/files/{told['file_id']}")
+                self.report.leak(KIND, f"an upload named {name!r} got {uploaded.status}")
+            if uploaded.status < 300 and isinstance(received, dict):
+                shown = self.attacker.get(f"/files/{received['file_id']}")
                 if "X-Injected" in shown.headers or shown.status != 200:
-                    self.report.leak(KIND, f"a file named {name!r} comes with {dict(shown.headers)}")
+                    self.report.leak(KIND, f"a file named {name!r} is returned with {dict(shown.headers)}")
 
     def _talk(self, sent: bytes) -> bytes:
-        """All that comes back until the server closes, or is silent for a second."""
+        """Everything received until the server closes or is silent for a second."""
         connection = connect(self.nobody, seconds=1.0)
         if connection is None:
             return b""
-        told = b""
+        received = b""
         with connection:
             try:
                 connection.sendall(sent)
             except OSError:
-                pass  # it has closed: what it said is still there
+                pass  # it has closed: its response is still in the buffer
             try:
                 while piece := connection.recv(65536):
-                    told += piece
+                    received += piece
             except OSError:
                 pass
-        return told
+        return received
 
 
 def _unsigned(user_id: int) -> str:

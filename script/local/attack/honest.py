@@ -1,4 +1,4 @@
-"""An ordinary client meanwhile: how long it waits, alone and under attack.
+"""An ordinary client: its latency, alone and under attack.
 
 It is a process of its own (`python -m script.local.attack.honest URL`, the token on its standard input), so
 that it does not wait for the attack's threads.
@@ -20,14 +20,14 @@ from script.local.attack.report import Report
 from script.local.paths import ROOT
 
 PATHS = ("/auth/me", "/workflows/?limit=5")
-PROBES = ("/health/liveness", "/health/readiness")  # of load balancers, which take it out if they fail
+PROBES = ("/health/liveness", "/health/readiness")  # as load balancers send them
 PAUSE = 0.02
-TIMES = 3.0  # how much slower its 99th percentile may become
-FLOOR = 1.0  # seconds: below that nobody minds, and a busy machine does as much by itself
+TIMES = 3.0  # factor by which its 99th percentile may increase
+FLOOR = 1.0  # seconds: always acceptable; a busy machine causes as much by itself
 
 
 class Latency:
-    """Seconds of each request, and what failed. `probes` are those of load balancers."""
+    """Durations of requests in seconds, and the failures. `probes`: requests as load balancers send them."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -52,7 +52,7 @@ def _percentile(seconds: list[float], share: float) -> float:
 
 
 class Honest:
-    """The victim's own requests, while something else happens."""
+    """Sends the victim's ordinary requests in the background."""
 
     def __init__(self, caller: Caller, report: Report) -> None:
         self._caller, self._report = caller, report
@@ -65,14 +65,14 @@ class Honest:
 
     @contextmanager
     def beside(self, what: str) -> Iterator[Latency]:
-        """Measure during the block; afterwards it is judged against what it was alone."""
+        """Measure during the block; then compare with the latency alone."""
         found = Latency()
         with self._measuring(found):
             yield found
         self._report.note(f"{f'honest client, {what}':42} {found}")
         allowed = max(FLOOR, TIMES * self.alone.percentile(0.99))
         if max(found.percentile(0.99), _percentile(found.probes, 0.99)) > allowed:
-            self._report.leak("honest client", f"{what}: {found}, where {allowed * 1000:.0f} ms are allowed")
+            self._report.leak("honest client", f"{what}: {found}; {allowed * 1000:.0f} ms are allowed")
         if found.failed:
             self._report.leak("honest client", f"{what}: {found}")
 
@@ -86,17 +86,21 @@ class Honest:
             assert client.stdout is not None
             client.stdin.write(f"{self._caller.token}\n")
             client.stdin.flush()
-            client.stdout.readline()  # it has begun
+            client.stdout.readline()  # it has started
             try:
                 yield
             finally:
                 client.stdin.close()
-                told = json.loads(client.stdout.read())
-                into.seconds, into.probes, into.failed = told["seconds"], told["probes"], told["failed"]
+                measured = json.loads(client.stdout.read())
+                into.seconds, into.probes, into.failed = (
+                    measured["seconds"],
+                    measured["probes"],
+                    measured["failed"],
+                )
 
 
 def _ask_on(url: str) -> None:
-    """Until standard input ends."""
+    """Runs until standard input ends."""
     caller = Caller(url, "victim", token=sys.stdin.readline().strip())
     over = threading.Event()
 

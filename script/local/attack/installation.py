@@ -1,4 +1,4 @@
-"""The installation that is attacked: a running one, or one of our own by `script/serve`."""
+"""The installation under attack: a running one, or our own started by `script/serve`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from script.local.processes import Process
 
 MARKED = re.compile(r"[0-9a-f-]{36}\.\d+")  # the folder of an attempt
 KINDS = ("input", "output", "temp")
-PLACED = "comfyserve"  # where inputs lie, below `input`
+PLACED = "comfyserve"  # folder of inputs, below `input`
 
 
 @dataclass
@@ -29,10 +29,10 @@ class Installation:
     url: str
     comfyui: Path | None = None
     process: Process | None = None
-    pids: Callable[[], int] | None = None  # of the web process, where something else runs it
+    pids: Callable[[], int] | None = None  # of the web process, if another process manager runs it
 
     def web_pid(self) -> int | None:
-        """Of the web process, if this machine runs it for us."""
+        """The web process's id, if it runs on this machine."""
         if self.pids is not None:
             return self.pids()
         if self.process is None or not self.process.alive:
@@ -47,7 +47,7 @@ class Installation:
 
     # -- files in ComfyUI's folders ------------------------------------------------------------------
     def plant(self, canaries: Canaries) -> None:
-        """What lies about in folders that all users share, and outside of them."""
+        """Plant files in the folders shared by all users, and outside of them."""
         if self.comfyui is None:
             return
         for folder in (*(self.comfyui / kind for kind in KINDS), self.outside):
@@ -62,7 +62,7 @@ class Installation:
         return self.comfyui.parent / f"{self.comfyui.name}-outside"
 
     def look_for_strays(self, report: Report) -> None:
-        """Files that were written where no execution may write."""
+        """Find files written where no execution may write."""
         if self.comfyui is None:
             return
         report.tried("files written by nodes")
@@ -71,10 +71,10 @@ class Installation:
             report.leak("files written by nodes", f"{path} is new")
         for path, content in self._before.items():
             if now.get(path) != content:
-                report.leak("files written by nodes", f"{path} has changed or gone")
+                report.leak("files written by nodes", f"{path} was changed or deleted")
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Everything beside what ComfyUI writes for itself and for each attempt: (size, time)."""
+        """All files except those that ComfyUI writes for itself and for each attempt: (size, time)."""
         assert self.comfyui is not None
         found = {}
         for top in (self.comfyui, self.outside):
@@ -88,8 +88,8 @@ class Installation:
 
 @contextmanager
 def our_own(folder: Path) -> Iterator[Installation]:
-    """All of ComfyServe by `script/serve`, with data and ports of its own and without rate limits: what they
-    would hold back is tried, too."""
+    """All of ComfyServe by `script/serve`, with its own data and ports, and without rate limits, which would
+    block many tries."""
     port = ports.free_port()
     env = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     env |= {

@@ -1,4 +1,4 @@
-"""Every input of every stock node that could take a path, a name or an address, as they are installed."""
+"""Every input of every installed stock node that could take a path, a name or a URL."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from script.local.attack.report import Report
 from script.local.attack.victim import Victim
 
 KIND = "paths in inputs of nodes"
-DENIED = "nodes that are denied"
+DENIED = "denied nodes"
 PLAIN = ("INT", "FLOAT", "BOOLEAN")
 TELLING = re.compile(r"path|folder|dir|file|prefix|image|video|audio|latent|model|url|name", re.IGNORECASE)
-AT_ONCE = 24  # executions of the attacker that wait or run at the same time
+AT_ONCE = 24  # the attacker's executions that wait or run concurrently
 END_SECONDS = 90.0
 
 
@@ -36,7 +36,7 @@ class Try:
 
 
 class NodeAttack:
-    """`outside`: a folder with a picture and a text of the victim beside ComfyUI's own, if known."""
+    """`outside`: a folder with the victim's files beside ComfyUI's own, if known."""
 
     def __init__(self, attacker: Caller, victim: Victim, report: Report, *, outside: str = "") -> None:
         self.attacker, self.victim, self.report = attacker, victim, report
@@ -49,9 +49,9 @@ class NodeAttack:
         self._builder = Builder(self.info)
         self._running: deque[tuple[str, Try, float]] = deque()
 
-    # -- what is tried -------------------------------------------------------------------------------
+    # -- tries ---------------------------------------------------------------------------------------
     def values(self) -> list[Any]:
-        """Every way to name what is not the attacker's; the most promising ones first."""
+        """Every way to name another user's files; the most promising ones first."""
         ids, name = self.victim.ids, f"{self.canaries.name}.png"
         placed = f"{self.canaries.digest}.png"
         found: list[Any] = [
@@ -72,7 +72,7 @@ class NodeAttack:
         return found
 
     def tries(self, *, seed: int, classes: Sequence[str] | None = None) -> Iterator[Try]:
-        """In random order, so that a short attack tries a bit of everything; `classes` limits it."""
+        """In random order, so that a short attack covers some of everything; `classes` limits it."""
         chosen = [name for name in classes or self.stock if self.access.get(name) != "denied"]
         targets = [
             (name, each)
@@ -87,7 +87,7 @@ class NodeAttack:
             yield Try(name, each.name, value, self._builder.around(name, {each.name: value}))
 
     def _takes_texts(self, each: Input) -> bool:
-        """Links are tried too: a literal may stand in their place."""
+        """Linked inputs are tried too: a literal may replace a link."""
         return each.kind not in PLAIN
 
     def _is_promising(self, class_type: str, each: Input) -> bool:
@@ -95,9 +95,9 @@ class NodeAttack:
         confined = self.access.get(class_type) == "confined"
         return bool(is_free and (confined or TELLING.search(each.name)))
 
-    # -- trying --------------------------------------------------------------------------------------
+    # -- running -------------------------------------------------------------------------------------
     def denied(self) -> None:
-        """Nodes that may not be used, under their name and under names that look like it."""
+        """Submit denied nodes, under their names and similar names."""
         for class_type in [name for name in self.stock if self.access[name] == "denied"]:
             graph = self._builder.around(class_type, {})
             for disguise in (class_type, f" {class_type}", f"{class_type} ", class_type.lower()):
@@ -110,7 +110,7 @@ class NodeAttack:
         self.settle()
 
     def run(self, *, seconds: float, seed: int, classes: Sequence[str] | None = None) -> None:
-        """Until everything was tried, or the time is up; then wait for what still runs."""
+        """Run until everything was tried or the time is up; then wait for running executions."""
         end = time.monotonic() + seconds
         for each in self.tries(seed=seed, classes=classes):
             if time.monotonic() > end:
@@ -127,11 +127,11 @@ class NodeAttack:
 
     def _submitted(self, answer: Answer, each: Try) -> None:
         if answer.status == 0 or answer.status >= 500:
-            self.report.leak(KIND, f"{each} was answered with {answer.status or 'nothing'}")
-        self._judge(answer.content, each, "the answer")
-        told = answer.json()
-        if answer.status == 200 and isinstance(told, dict):
-            self._running.append((told["execution_id"], each, time.monotonic()))
+            self.report.leak(KIND, f"{each} got {answer.status or 'no response'}")
+        self._judge(answer.content, each, "the response")
+        accepted = answer.json()
+        if answer.status == 200 and isinstance(accepted, dict):
+            self._running.append((accepted["execution_id"], each, time.monotonic()))
 
     def _look_at_first(self, *, wait: float) -> None:
         execution_id, each, _ = self._running.popleft()

@@ -1,4 +1,4 @@
-"""The parts of an attack, by name. No other import: `--help` works before anything is installed."""
+"""The parts of an attack, by name. Imports nothing, so that `--help` works before anything is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was tried, and what got through."""
+"""What was tried, and what succeeded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 
 
 class Report:
-    """`tries` by kind; `leaks` are descriptions of what got through. Thread-safe."""
+    """`tries` by kind; `leaks` describe successful attacks. Thread-safe."""
 
-    MOST_LEAKS = 200  # one hole opens for thousands of tries
+    MOST_LEAKS = 200  # one hole may be found by thousands of tries
 
     def __init__(self) -> None:
         self.tries: Counter[str] = Counter()
-        self.ran: Counter[str] = Counter()  # of these, how many the service accepted and ran
+        self.ran: Counter[str] = Counter()  # how many of these the service accepted and ran
         self.leaks: list[str] = []
         self.notes: list[str] = []
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Report:
             self.ran[kind] += 1
 
     def leak(self, kind: str, text: str) -> None:
-        """Something got through."""
+        """Record a successful attack."""
         line = f"{kind}: {text}"
         with self._lock:
             if line in self.leaks or len(self.leaks) >= self.MOST_LEAKS:
@@ -50,5 +50,5 @@ class Report:
             "Measured",
             *(f"  {n}" for n in self.notes),
         ]
-        found += ["", f"Got through: {len(self.leaks)}", *(f"  ! {leak}" for leak in self.leaks)]
+        found += ["", f"Successful attacks: {len(self.leaks)}", *(f"  ! {leak}" for leak in self.leaks)]
         return found

@@ -1,4 +1,4 @@
-"""Every route with every method: as nobody, as the attacker with the victim's ids, and as no operator."""
+"""Every route with every method: anonymously, and as the attacker with the victim's ids."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from script.local.attack.callers import Answer, Caller
 from script.local.attack.report import Report
 from script.local.attack.victim import Victim
 
-KIND = "routes with a stranger's ids"
+KIND = "routes with another user's ids"
 NOBODY = "routes without an account"
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
-SECONDS = 2.0  # streams say nothing
-# For the caller's own account, or for everybody: an answer of 2xx is right, unless it tells a secret.
+SECONDS = 2.0  # streams may be silent
+# For the caller's own account, or public: 2xx is correct unless the response contains a secret.
 NO_OBJECT = {"model_name", "path", "worker_name", "class_type", "folder", "kind"}
-# ComfyUI answers 200 and nothing for what is not there.
+# ComfyUI returns an empty 200 for missing objects.
 EMPTY = ("/history/{prompt_id}", "/object_info/{class_type}")
-# What these do, they do to the caller's own account or to nobody's: left out, so that the attack goes on.
+# These affect only the caller's own account, and would end the attack: skipped.
 OWN = ("/auth/logout", "/auth/webhook-secret/rotate", "/auth/password", "/models/cleanup", "/auth/register")
 ID = re.compile(r"(^|_)(id|ids|execution|file|batch|app|key|prompt|user|username|owner|image|name)$")
 WORKING = {"PATCH", "POST", "PUT", "DELETE"}
 
 
 class RouteAttack:
-    """`more_paths`: routes beside those that `/schema` describes, with {name} for a parameter."""
+    """`more_paths`: routes besides those in `/schema`, with {name} for a parameter."""
 
     def __init__(
         self, nobody: Caller, attacker: Caller, victim: Victim, report: Report, *, more_paths: list[str]
@@ -37,7 +37,7 @@ class RouteAttack:
         self.paths = sorted({*self.schema["paths"], *more_paths})
 
     def run(self, *, share: float = 1.0, seed: int = 0) -> None:
-        """`share` below 1 tries so many of the routes, chosen by `seed`."""
+        """`share` below 1 tries only that part of the routes, chosen by `seed`."""
         count = max(1, round(share * len(self.paths)))
         for path in sorted(random.Random(seed).sample(self.paths, count)):
             for filled in self._filled(path):
@@ -56,7 +56,7 @@ class RouteAttack:
         if "file_id" in values:
             yield path.format(**{**values, "file_id": self.victim.ids["output_id"]})
 
-    # -- judging -------------------------------------------------------------------------------------
+    # -- verdicts ------------------------------------------------------------------------------------
     def _as_nobody(self, method: str, path: str, filled: str) -> None:
         for headers in ({}, {"Authorization": "Bearer csk_" + "0" * 43}):
             answer = self.nobody.ask(method, filled, headers=headers, seconds=SECONDS, **_body(method))
@@ -80,13 +80,13 @@ class RouteAttack:
         self.report.tried(kind)
         found = self.victim.canaries.found_in(answer.content)
         if found:
-            self.report.leak(kind, f"{what}: {found} is in the answer")
+            self.report.leak(kind, f"{what}: {found} is in the response")
         if answer.status >= 500 and answer.status != 503:
-            self.report.leak(kind, f"{what} was answered with {answer.status}")
+            self.report.leak(kind, f"{what} got {answer.status}")
         if b"Traceback (most recent" in answer.content:
-            self.report.leak(kind, f"{what}: the answer has a traceback")
+            self.report.leak(kind, f"{what}: the response contains a traceback")
 
-    # -- ids elsewhere than in the path --------------------------------------------------------------
+    # -- ids in other places -------------------------------------------------------------------------
     def _named_in_bodies(self) -> None:
         """The victim's ids as values of each parameter and of each field of each body that could take one."""
         for path, methods in self.schema["paths"].items():
@@ -115,7 +115,7 @@ class RouteAttack:
         return found
 
     def _by_name(self) -> None:
-        """Doors that name files and executions in their own ways."""
+        """Doors that refer to files and executions in their own ways."""
         ids, name = self.victim.ids, self.victim.canaries.name
         loading = {"1": {"class_type": "LoadImage", "inputs": {"image": ids["file_id"]}}}
         asked: list[tuple[str, str, dict[str, Any]]] = [
@@ -160,7 +160,7 @@ class RouteAttack:
 
 
 def _tools(answer: Answer) -> list[dict[str, Any]]:
-    """Of an answer in JSON, or of the first line of a stream that has some."""
+    """The tools in a JSON response, or in the first data line of a stream."""
     text = answer.content.decode(errors="replace")
     for line in [text, *(each[5:] for each in text.splitlines() if each.startswith("data:"))]:
         try:

@@ -1,4 +1,4 @@
-"""The second account: what it has, what of it must stay secret, and whether all of it is still there."""
+"""The second account: its objects, its secrets, and the check that everything is still unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from script.local.attack.callers import Caller
 from script.local.attack.canaries import Canaries
 from script.local.console import UserError
 
-# Change by themselves: links are signed anew, and keys note their use.
+# These change by themselves: links are signed again, and keys record their use.
 VOLATILE = ("url", "last_used_at", "updated_at", "thumbnail", "runs", "expires_at")
 
 
@@ -27,7 +27,7 @@ class Victim:
         self._before: dict[str, Any] = {}
 
     def settle_in(self, *, seconds: float = 120) -> None:
-        """Make one of everything. UserError if the installation does not even serve this."""
+        """Create one object of each kind. UserError if the installation cannot do even that."""
         word, ask = self.canaries.word, self.caller.must
         upload = {"file": (f"{self.canaries.name}.png", self.canaries.picture(), "image/png")}
         self.ids["file_id"] = ask("POST", "/files/upload", files=upload)["file_id"]
@@ -51,7 +51,7 @@ class Victim:
         self._before = self._all()
 
     def _own_workflow(self) -> dict[str, Any]:
-        """What an attacker must not get: a picture, a prompt and a name."""
+        """A workflow with secrets: a picture, a prompt and a name."""
         word = self.canaries.word
         return {
             "1": {"class_type": "LoadImage", "inputs": {"image": self.ids["file_id"]}},
@@ -65,7 +65,7 @@ class Victim:
         }
 
     def colour(self) -> dict[str, Any]:
-        """Another picture each time, none of them a secret."""
+        """A different picture each time, none of them secret."""
         size = {"width": 16, "height": 16, "batch_size": 1}
         return {
             "1": {"class_type": "EmptyImage", "inputs": {**size, "color": next(self._seeds) % 2**24}},
@@ -81,7 +81,7 @@ class Victim:
         if isinstance(asset, dict) and asset.get("hash"):
             self.ids["digest"] = asset["hash"]
 
-    # -- whether all is there ------------------------------------------------------------------------
+    # -- final checks --------------------------------------------------------------------------------
     def _all(self) -> dict[str, Any]:
         ids = self.ids
         paths = [
@@ -96,12 +96,12 @@ class Victim:
         return found
 
     def changes(self) -> list[str]:
-        """Which of the victim's things are not as they were."""
+        """The victim's objects that have changed."""
         now = self._all()
         return [path for path, before in self._before.items() if now[path] != before]
 
     def wait_for_own(self, *, seconds: float) -> tuple[str, float]:
-        """Run something ordinary: (status at the end, seconds)."""
+        """Run an ordinary execution: (final status, seconds)."""
         began = time.monotonic()
         answer = self.caller.post("/workflows/execute", {"workflow": self.colour()}).json()
         if not isinstance(answer, dict) or "execution_id" not in answer:

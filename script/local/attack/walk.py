@@ -1,4 +1,4 @@
-"""The routes of the code beside us: also those that no description names, the console's among them."""
+"""All routes of the code, including those missing from the schema, such as the console's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 def routes() -> list[str]:
     """Each path, with {name} for a parameter."""
-    os.environ.setdefault("SECRET_KEY", "to read the routes only: nothing is signed or kept with it")
+    os.environ.setdefault("SECRET_KEY", "only for listing the routes: nothing is signed or stored with it")
     os.environ.setdefault("DATABASE_URL", "postgres://localhost/none")  # never connected to
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
     import django

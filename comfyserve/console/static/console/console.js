@@ -1,7 +1,7 @@
-// What the console's pages need beside unfold's own scripts and htmx, which refreshes them.
+// The console's own scripts, in addition to unfold's and htmx.
 "use strict";
 
-// A button with data-copy="#id" puts the text of that element onto the clipboard.
+// A button with data-copy="#id" copies the text of that element to the clipboard.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;
@@ -9,7 +9,7 @@ document.addEventListener("click", async (event) => {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without https browsers give no clipboard: the old way.
+    // Browsers offer the clipboard API only with https: use the old way.
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
@@ -22,7 +22,7 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = label; }, 1500);
 });
 
-// What scrolls by itself stays where it was when htmx replaces it. It has an id and data-keep.
+// Keep the scroll position of elements with an id and data-keep when htmx replaces them.
 let scrolled = new Map();
 document.addEventListener("htmx:beforeSwap", () => {
   scrolled = new Map([...document.querySelectorAll("[data-keep][id]")].map((e) => [e.id, e.scrollLeft]));
@@ -34,8 +34,8 @@ document.addEventListener("htmx:afterSwap", () => {
   }
 });
 
-// unfold has things to click that are neither links nor buttons, which no keyboard reaches and no screen reader
-// names: the navigation's opener, the menu of the user, the switch of the theme.
+// Some of unfold's controls are neither links nor buttons, so that keyboards and screen readers cannot use them:
+// the navigation toggle, the user menu, the theme switch.
 const NAMES = { dock_to_right: "Show or hide the navigation", close: "Close the navigation", more_horiz: "More actions" };
 document.addEventListener("DOMContentLoaded", () => {
   for (const element of document.querySelectorAll(".cursor-pointer[x-on\\:click], .cursor-pointer > [x-on\\:click]")) {

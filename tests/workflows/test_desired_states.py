@@ -1,4 +1,4 @@
-"""Pause, resume and drain: what an operator wants of a worker, and what the real one makes of it."""
+"""Pause, resume and drain: the state that an operator requests, and how the real worker applies it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def operator(db: Any) -> Api:
 
 
 class TestWishes:
-    @pytest.mark.parametrize("verb, wish", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
-    def test_it_is_kept_with_the_worker_and_told_of(self, operator: Api, verb: str, wish: str) -> None:
-        make_worker("gpu:1", wish="pause" if verb == "resume" else "work")
+    @pytest.mark.parametrize("verb, state", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
+    def test_it_is_kept_with_the_worker_and_told_of(self, operator: Api, verb: str, state: str) -> None:
+        make_worker("gpu:1", desired_state="pause" if verb == "resume" else "work")
         body = operator.post(f"/workers/gpu:1/{verb}").json()
-        assert (body["name"], body["wish"]) == ("gpu:1", wish)
-        assert Worker.objects.get().wish == wish
+        assert (body["name"], body["wish"]) == ("gpu:1", state)
+        assert Worker.objects.get().desired_state == state
         row = AuditEntry.objects.filter(object_type="worker").get()
-        assert (row.object_id, row.changes["wish"][1]) == ("gpu:1", wish)
+        assert (row.object_id, row.changes["desired_state"][1]) == ("gpu:1", state)
 
     def test_asked_again_nothing_happens(self, operator: Api) -> None:
         make_worker("gpu")
@@ -44,20 +44,20 @@ class TestWishes:
         make_worker("gpu")
         reader = Api.of(make_user("reader", is_staff=True))
         assert_error(reader.post("/workers/gpu/pause"), 403, "forbidden")
-        assert Worker.objects.get().wish == Worker.DesiredState.WORK
+        assert Worker.objects.get().desired_state == Worker.DesiredState.WORK
 
     def test_a_paused_one_holds_nobody_back(self, db: Any) -> None:
         """Nobody gives it what they have staged, and what it alone has is waited for."""
         make_worker("here", idle=True)
         make_worker("there", idle=True)
-        registry.ask(name="there", wish=Worker.DesiredState.PAUSE)
+        registry.set_desired_state(name="there", state=Worker.DesiredState.PAUSE)
         assert registry.idle_others(name="here") == []
         assert registry.others_alive(name="here") == ["there"]
 
     def test_a_heartbeat_leaves_the_wish_alone(self, db: Any) -> None:
-        make_worker("gpu", wish="drain")
-        registry.beat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
-        assert registry.wish_of("gpu") == Worker.DesiredState.DRAIN
+        make_worker("gpu", desired_state="drain")
+        registry.record_heartbeat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
+        assert registry.desired_state_of("gpu") == Worker.DesiredState.DRAIN
 
 
 @pytest.fixture

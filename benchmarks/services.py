@@ -1,8 +1,8 @@
-"""What the benchmarks run against: real services in a folder of their own, gone when the benchmark ends.
+"""Real services for benchmarks, in a temporary folder that is deleted at the end.
 
-    with World() as world:
-        stack = world.start_stack()                 # web process and database, see script/harness/stack.py
-        comfyui = world.start_comfyui()             # a real one, with the test nodes
+    with Services() as services:
+        stack = services.start_stack()                 # web process and database, see script/harness/stack.py
+        comfyui = services.start_comfyui()             # a real one, with the test nodes
         stack.start_worker(comfyui_url=comfyui.url)
 
 Unlike in tests PostgreSQL writes to disk before it says so, and requests are counted (up to a limit that
@@ -31,15 +31,15 @@ from script.local.postgres import Postgres
 from script.local.valkey import Valkey
 
 NODES = ROOT / "tests" / "comfyui_nodes"
-NEVER = 1_000_000  # requests: a limit that is counted and never reached
+NEVER = 1_000_000  # a rate limit that is counted but never reached
 DATABASE = "comfyserve"
 
 
-class World:
+class Services:
     """PostgreSQL and Valkey run inside the `with`; the rest is started by its methods."""
 
     def __init__(self, *, durable: bool = True, env: dict[str, str] | None = None) -> None:
-        """`durable` False: where writing to disk is not what is measured. `env`: settings for all processes."""
+        """`durable` False: no fsync, if disk writes are not measured. `env`: settings for all processes."""
         self.folder = Path(tempfile.mkdtemp(prefix="comfyserve-benchmark-"))
         self._env = env or {}
         logs = self.folder / "logs"
@@ -143,7 +143,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     )
 
 
-# -- what is printed ------------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------------
 def percentile(values: Sequence[float], share: float) -> float:
     """The nearest-rank percentile; `share` from 0 to 1."""
     ordered = sorted(values)
@@ -151,7 +151,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def say(text: str) -> None:
-    """What is being done, with the time and the load of the machine."""
+    """Print a progress line with the time and the load of the machine."""
     print(f"[{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:.1f}] {text}", flush=True)
 
 

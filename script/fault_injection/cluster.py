@@ -53,7 +53,7 @@ QUICK = {
 
 
 class ComfyUI(Protocol):
-    """What is asked of one; the fixtures' and the set-up's own both do."""
+    """The interface of a ComfyUI, implemented by the fixtures' and by our own."""
 
     process: Process
 
@@ -66,7 +66,7 @@ POSTGRES_SETTINGS = {"wal_writer_delay": "10s", "max_wal_size": "64MB", "min_wal
 MEGABYTES_OF_POSTGRES, MEGABYTES_OF_OUTPUTS = 600, 64
 
 
-class World:
+class Cluster:
     """`parts` and `links` by name. `comfyuis`: two managed elsewhere, else they are created here."""
 
     def __init__(self, folder: Path, *, comfyuis: Sequence[ComfyUI] = ()) -> None:
@@ -92,7 +92,7 @@ class World:
 
     # -- start and stop ------------------------------------------------------------------------------
     @contextmanager
-    def running(self) -> Iterator[World]:
+    def running(self) -> Iterator[Cluster]:
         try:
             self._start_stores()
             self._start_app()
@@ -224,7 +224,7 @@ class World:
         env = self._env(name, COMFYUI_NAME=name, COMFYUI_URL=self.links[f"ComfyUI of {name}"].url)
         return self._process(name, [ROOT / "script" / "worker", "gpu"], env)
 
-    # -- what is asked -------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------
     @property
     def bucket(self) -> Any:
         """Bypassing the relay."""
@@ -286,6 +286,6 @@ def through(link: Proxy, url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{link.port}"))
 
 
-def comfyui_lines(world: World, said: str) -> int:
+def comfyui_lines(cluster: Cluster, said: str) -> int:
     """How often this text occurs in the logs of both ComfyUIs."""
-    return sum(comfyui.process.log.read_text(errors="replace").count(said) for comfyui in world.comfyuis)
+    return sum(comfyui.process.log.read_text(errors="replace").count(said) for comfyui in cluster.comfyuis)
