@@ -73,7 +73,7 @@ class TestFilesAndDeliveries:
         sent = make_file_delivery(alice, destination=None)
         assert 'value="redeliver"' not in console.get(page_of(SENT_FILES, sent.pk)).content.decode()
         answer = act(console, SENT_FILES, "redeliver", sent.pk)
-        assert "is not stored any more" in answer.content.decode()
+        assert "is no longer stored" in answer.content.decode()
         sent.refresh_from_db()
         assert sent.state == "failed"
 
@@ -97,4 +97,4 @@ class TestFilesAndDeliveries:
 
     def test_one_that_waits_is_not(self, console: Client, alice: User) -> None:
         answer = act(console, DELIVERIES, "redeliver", make_delivery(alice, state="waiting").pk)
-        assert "has not ended yet" in answer.content.decode()
+        assert "is not finished yet" in answer.content.decode()
