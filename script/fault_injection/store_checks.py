@@ -81,7 +81,7 @@ class Cost:
 # What their log says of runs that were lost with what they ran on.
 LOST_WITH_IT = {
     "a full disk": "the disk of its ComfyUI is full",
-    "a worker that was down for longer than its claim is reserved": "its worker and ComfyUI stopped responding",
+    "a worker down for longer than its claim is reserved": "its worker and ComfyUI stopped responding",
     "a ComfyUI that died": "its ComfyUI died",
     "a ComfyUI that died and was started again": "%ComfyUI was restarted and lost it",
 }

@@ -132,7 +132,7 @@ def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, cap
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
-        wait_for(lambda: "takes no work" in caplog.text, seconds=20, what="the error at start")
+        wait_for(lambda: "claims no work" in caplog.text, seconds=20, what="the error at start")
         rig.slots.serve()
         assert not rig.slots.taking
         assert rig.status(waiting) == "pending"
