@@ -322,7 +322,7 @@ class TestBad:
         finally:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
         body = assert_error(answer, 503, "service_unavailable")
-        assert "no room" in body["message"]
+        assert "no space" in body["message"]
         assert answer.headers["Retry-After"]
         assert (site.incoming(), site.stored()) == ([], before)
 
