@@ -24,6 +24,7 @@ PROBES = ("/health/liveness", "/health/readiness")  # as load balancers send the
 PAUSE = 0.02
 TIMES = 3.0  # factor by which its 99th percentile may increase
 FLOOR = 1.0  # seconds: always acceptable; a busy machine causes as much by itself
+STALLED = 5.0  # seconds: too long even for one request among few
 
 
 class Latency:
@@ -51,6 +52,12 @@ def _percentile(seconds: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
+def _is_late(seconds: list[float], allowed: float) -> bool:
+    """Whether the 99th percentile exceeds `allowed`; one request alone counts only if it stalled."""
+    several = len(seconds) >= 100 or sum(each > allowed for each in seconds) > 1
+    return _percentile(seconds, 0.99) > (allowed if several else max(allowed, STALLED))
+
+
 class Honest:
     """Sends the victim's ordinary requests in the background."""
 
@@ -71,7 +78,7 @@ class Honest:
             yield found
         self._report.note(f"{f'honest client, {what}':42} {found}")
         allowed = max(FLOOR, TIMES * self.alone.percentile(0.99))
-        if max(found.percentile(0.99), _percentile(found.probes, 0.99)) > allowed:
+        if any(_is_late(seconds, allowed) for seconds in (found.seconds, found.probes)):
             self._report.leak("honest client", f"{what}: {found}; {allowed * 1000:.0f} ms are allowed")
         if found.failed:
             self._report.leak("honest client", f"{what}: {found}")
