@@ -55,6 +55,7 @@ NO_TIMEOUT = {
     "files/decoding.py: _Pool._fill": "a queue without a size",
     "files/uploads.py: _Reading.written": "one write of FLUSH bytes to the local disk",
     "health/probing.py: Shared.get": "the future is done when it is asked",
+    "workflows/streaming/asgi.py: _end": "its tasks were cancelled just before",
     "workflows/streaming/broadcaster.py: Hub._read": "waits for something to do; cancelled by Hub.end",
     "workflows/streaming/broadcaster.py: Hub.end": "its tasks were cancelled just before",
     "workflows/webhooks/dispatcher.py: Deliverer.close": "deliveries have timeouts; uploads are cut",

@@ -57,7 +57,7 @@ def run(api: Api, *, days_ago: float = 0, seconds: float = 30) -> str:
     assert claim is not None
     assert state_machine.begin(claim, total_steps=1)
     file = File(user_id=claim.user_id, kind=Kind.OUTPUT, filename="a.png", content_type="image/png",
-                size=1, sha256=execution_id, key=f"outputs/{execution_id}")  # fmt: skip
+                size=1, width=1, height=1, sha256=execution_id, key=f"outputs/{execution_id}")  # fmt: skip
     output = Output(group="images", node_id="1", file=file)
     outcome = state_machine.Outcome(Status.COMPLETED, gpu_seconds=seconds, outputs=[output])
     assert state_machine.finish(claim, outcome)

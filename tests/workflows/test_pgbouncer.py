@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from comfyserve.db import pooling
 from script.harness import graphs
@@ -39,7 +39,8 @@ def behind_pgbouncer(transactional_db, monkeypatch, tmp_path) -> Iterator[Behind
         port = ports.free_port()
         running.append(start(tmp_path, given, port=port, mode=mode, ignore_options=ignore_options))
         moved = given | {"host": "127.0.0.1", "port": port}
-        monkeypatch.setattr(connection, "get_connection_params", lambda: dict(moved))
+        # Of the class: each thread has a connection of its own.
+        monkeypatch.setattr(type(connections["default"]), "get_connection_params", lambda _: dict(moved))
 
     yield begin
     for process in running:
@@ -54,9 +55,10 @@ def start(
     users.write_text(f'"{database["user"]}" "{database["password"]}"\n')
     ignored = "extra_float_digits,options" if ignore_options else "extra_float_digits"
     configuration = folder / "pgbouncer.ini"
+    sessions = 2 if mode == "session" else 1
     configuration.write_text(
         f"""[databases]
-{database["dbname"]} = host={database["host"]} port={database["port"]} pool_size=1
+{database["dbname"]} = host={database["host"]} port={database["port"]} pool_size={sessions}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -74,12 +76,13 @@ ignore_startup_parameters = {ignored}
         for path in [folder, *folder.parents][:4]:
             path.chmod(path.stat().st_mode | 0o011)
     assert PROGRAM is not None
-    process = subprocess.Popen(
-        [PROGRAM, str(configuration)],
-        user=account.pw_uid if account else None,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "pgbouncer.log").open("wb"),
-    )
+    with (folder / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen(
+            [PROGRAM, str(configuration)],
+            user=account.pw_uid if account else None,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     wait_for(lambda: ports.answers("127.0.0.1", port), seconds=20, what="PgBouncer")
     return process
 

@@ -249,7 +249,7 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
     def fails(**_: Any) -> None:
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(registry, "beat", fails)
+    monkeypatch.setattr(registry, "record_heartbeat", fails)
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
