@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.services import command_line
+
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "milliseconds.png"
 BENCHMARKS = {
@@ -38,12 +40,12 @@ IN_THE_PICTURE = {  # step of `benchmarks.profile` -> what it is called there
     "wake: follow": "ComfyUI runs",
     "collect: collect outputs": "collect outputs",
     "collect: finish": "finish",
-    "MainThread: read the result (2)": "read the result",
-    "MainThread: read the result": "read the result",
+    "MainThread: render the result": "render the result",
 }
 
 
 def main() -> None:
+    command_line(__doc__).parse_args()  # it takes none, but tells what it does
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, command in BENCHMARKS.items():
         print(f"== {title}", flush=True)
@@ -121,6 +123,7 @@ def draw(steps: list[list[Any]]) -> None:
         axes.text(begins + takes + whole / 100, place, f"{takes:.1f}", va="center", fontsize=8)
     axes.axvline(whole, color="#333333", linewidth=1, linestyle=":")
     axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
+    axes.set_xlim(0, whole * 1.05)
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds after the POST was sent; dotted: the answer is there")
     axes.spines[["top", "right"]].set_visible(False)
