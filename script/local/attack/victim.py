@@ -40,6 +40,8 @@ class Victim:
         app = {"name": f"app-{self.canaries.name}", "title": word, "workflow": self._own_workflow()}
         made = ask("POST", "/apps/", json=app)
         self.ids["app"] = f"{self.caller.username}/{made['name'].rpartition('/')[2]}"
+        self.ids["name"] = "secret"
+        ask("POST", "/comfyui/settings", json={"secret": word})
         key = ask("POST", "/auth/keys", json={"name": word})
         self.ids["key_id"] = str(key["id"])
         self.canaries.secrets += [key["key"], ask("GET", "/auth/webhook-secret")["secret"]]
@@ -87,7 +89,7 @@ class Victim:
         paths = [
             f"/workflows/{ids['execution_id']}", f"/files/{ids['file_id']}/info",
             f"/files/{ids['output_id']}/info", f"/apps/{ids['app']}", "/auth/keys", "/auth/webhook-secret",
-            "/auth/me",
+            "/auth/me", "/comfyui/settings",
         ]  # fmt: skip
         found = {path: _steady(self.caller.get(path).json()) for path in paths}
         for name in ("file_id", "output_id"):
