@@ -30,8 +30,6 @@ from comfyui.events import Event
 logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next connection attempt
-# Seconds after `reconnect`: a ComfyUI that handles the end of the old socket late would forget the new one.
-FORGOTTEN_DELAY = 1.0
 CONNECT_TIMEOUT = 5.0  # seconds
 GRACE = 0.5  # seconds that close() waits for the thread
 # Dead peers: after SILENCE seconds we send a ping, after DEAD the connection is considered lost.
@@ -85,7 +83,6 @@ class Session:
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._begun = False
-        self._forgotten = False  # by ComfyUI: see `reconnect`
         self._outage_logged = False  # of this outage, in the log
         self._socket: websocket.WebSocket | None = None
         self._current: str | None = None  # the running prompt, for messages that do not name theirs
@@ -110,8 +107,7 @@ class Session:
         return other
 
     def reconnect(self) -> None:
-        """Drop the current connection: it is reestablished after FORGOTTEN_DELAY."""
-        self._forgotten = True
+        """Drop the current connection: it is reestablished within a moment."""
         logger.warning("no events from ComfyUI, reconnecting", extra={"action": "comfyui_reconnect"})
         self._hang_up()
 
@@ -152,10 +148,6 @@ class Session:
             if self._one_connection():
                 delay = FIRST_DELAY
                 self._outage_logged = False
-            if self._forgotten:
-                self._forgotten = False
-                self._stopping.wait(FORGOTTEN_DELAY)
-                continue
             # Jitter, so that the workers of a fleet do not all reconnect at once.
             self._stopping.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
             delay = min(delay * 2, LONGEST_DELAY)

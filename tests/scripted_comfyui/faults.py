@@ -38,7 +38,6 @@ class Faults:
     hang: set[str] = field(default_factory=set)  # paths that never answer
     hang_on: set[str] = field(default_factory=set)  # texts in addresses with their queries: the same
     silent: bool = False  # sockets stay open, and nothing is sent on them
-    forgets_late: float = 0.0  # seconds from the end of a socket until its client id is forgotten
     deaf: bool = False  # sockets opened from now on answer no ping, as one whose peer has gone
     cut_files: int | None = None  # the connection ends after so many bytes of a file
     broken_files: set[str] = field(default_factory=set)  # names for which `/view` drops the connection

@@ -217,9 +217,7 @@ class ScriptedComfyUI:
                 if message.type is web.WSMsgType.TEXT and json.loads(message.data)["type"] == "feature_flags":
                     await self._send(sid, "feature_flags", FEATURES)
         finally:
-            # As the real one: whichever socket of this id closes, the newest one is forgotten; late, if it
-            # is busy with messages for others.
-            await asyncio.sleep(self.faults.forgets_late)
+            # As the real one: whichever socket of this id closes, the newest one is forgotten.
             self._sockets.pop(sid, None)
             self._notice()
         return socket

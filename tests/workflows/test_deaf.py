@@ -44,18 +44,6 @@ def test_a_submission_that_brings_no_status_connects_anew(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == 1
 
 
-def test_a_comfyui_that_forgets_the_old_socket_late_keeps_the_new_one(rig, monkeypatch):
-    """Otherwise each new connection would be forgotten too, and each run would wait for its status."""
-    monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)
-    rig.comfyui.faults.forgets_late = 0.3
-    make_deaf(rig)
-    generation = rig.backend.session.generation
-    for seconds in (2, 1.5):
-        rig.ends(rig.run(sleep(seconds)), "completed")
-        rig.backend.refresh()  # as maintenance does after each connection
-    assert rig.backend.session.generation == generation + 1
-
-
 def test_a_submission_that_brings_its_status_keeps_the_connection(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)
     generation = rig.backend.session.generation
