@@ -149,6 +149,15 @@ def test_claims_that_were_given_back_are_no_attempts(rig):
     assert counts(execution_id)[0] == 4
 
 
+def test_a_reason_that_postgresql_cannot_store_still_ends_it(rig):
+    execution_id = rig.submit(graphs.colour(1))
+    for _ in range(2):
+        claim = claims.take(worker="gpu")
+        assert claim is not None
+        assert requeueing.requeue(claim, reason="it said \0 and \ud800", fault=True)
+    assert rig.ends(execution_id, "failed")["error"] == "Given up after 2 attempts: it said  and ?"
+
+
 def test_memory_of_the_machine_is_not_called_the_gpus(rig):
     allocator = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
     execution_id = rig.run(failing(rig, allocator, MemoryError("Unable to allocate 1.2 GiB for an array")))

@@ -41,9 +41,8 @@ from workflows.models import (
     WebhookEvent,
 )
 from workflows.presentation import end_message, selectors
-from workflows.webhooks import outbox
 
-from . import batch_countdown, claims, execution_log, holds, partner_keys, scheduling, transitions
+from . import claims, execution_log, holds, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -197,16 +196,16 @@ def _log_end(claim: Claim, outcome: Outcome) -> None:
 
 def _follow_up_end(claim: Claim, outcome: Outcome) -> None:
     """What few executions need: error details, webhooks, batches, secrets to erase."""
-    ids = [claim.execution_id]
     if outcome.error_details is not None:
         details = connections.sanitize_json(outcome.error_details)
         Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
-    if claim.webhook:
-        outbox.record(ids, event=WebhookEvent.at_end(outcome.status))
-    if claim.batch:
-        batch_countdown.note_ended(ids)
-    if claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD):
-        transitions.erase_secrets(ids)
+    transitions.record_effects(
+        [claim.execution_id],
+        event=WebhookEvent.at_end(outcome.status),
+        webhook=claim.webhook,
+        batch=claim.batch,
+        secrets=bool(claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD)),
+    )
 
 
 def _packed(claim: Claim, execution: Execution, outcome: Outcome, lines: list[LogLine]) -> str | None:

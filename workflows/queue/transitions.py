@@ -85,7 +85,7 @@ def end(
 
     If that is below the estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
     """
-    cursor = rows.prepared(END_SQL, _end_parameters(ids, status) | {"error": error, "cause": cause})
+    cursor = rows.prepared(END_SQL, _end_parameters(ids, status, error=error, cause=cause))
     return rows.as_dataclasses(scheduling.Ended, cursor)
 
 
@@ -106,10 +106,8 @@ def end_claimed(
 
     `cost` is the actual cost in GPU seconds.
     """
-    parameters = _end_parameters([id_], status) | {
+    parameters = _end_parameters([id_], status, error=error, cause=cause) | {
         "token": token,
-        "error": connections.sanitize_json(error),
-        "cause": cause,
         "warnings": json.dumps(connections.sanitize_json(list(warnings))),
         "gpu_seconds": gpu_seconds,
         "cost": cost,
@@ -127,12 +125,16 @@ def end_claimed(
     return read
 
 
-def _end_parameters(ids: Sequence[UUID], status: Status) -> dict[str, Any]:
-    unknown = ("token", "error", "cause", "gpu_seconds", "cost", "began_ago", "total_steps")
+def _end_parameters(
+    ids: Sequence[UUID], status: Status, *, error: str | None, cause: FailureCause | None
+) -> dict[str, Any]:
+    unknown = ("token", "gpu_seconds", "cost", "began_ago", "total_steps")
     return dict.fromkeys(unknown) | {
         "ids": list(ids),
         "status": str(status),
         "completed": status == Status.COMPLETED,
+        "error": connections.sanitize_json(error),
+        "cause": cause,
         "warnings": "[]",
         "least": scheduling.MIN_CHARGE,
     }
@@ -159,17 +161,29 @@ def follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook
     webhook: False if no webhook is known to be registered.
     """
     ended = event is not None and event.traits.is_terminal
-    if event is not None and ids and webhook:
-        outbox.record(ids, event=event)
-    if ended and ids:
-        store.note_ended(ids)
-        batch_countdown.note_ended(ids)
-        erase_secrets(ids)
+    if event is not None and ids:
+        if ended:
+            store.note_ended(ids)
+        record_effects(ids, event=event, webhook=webhook, batch=ended, secrets=ended)
     for id_ in ids:
         transaction.on_commit(lambda id_=id_: notify.announce_status(id_, ended=ended))  # type: ignore[misc]
 
 
-def erase_secrets(ids: Sequence[UUID]) -> None:
+def record_effects(
+    ids: Sequence[UUID], *, event: WebhookEvent, webhook: bool, batch: bool, secrets: bool
+) -> None:
+    """Write what follows from `event`: webhooks, the countdown of batches, the erasure of secrets. Each is
+    False if it is not due, or if none of the executions is known to have any.
+    """
+    if webhook:
+        outbox.record(ids, event=event)
+    if batch:
+        batch_countdown.note_ended(ids)
+    if secrets:
+        _erase_secrets(ids)
+
+
+def _erase_secrets(ids: Sequence[UUID]) -> None:
     """Addresses given for one run, since what is to be delivered has its own by now, and partner keys."""
     rows.execute(
         """
