@@ -20,7 +20,7 @@ from workflows.models import Execution, LogLine, Output
 
 from .selectors import Whole
 
-LONGEST = 64 * 1024  # characters of JSON; every web process receives it
+LONGEST = 16 * 1024  # characters of JSON; every web process receives it, and renders it in its event loop
 M = TypeVar("M", bound=Model)
 
 

@@ -28,6 +28,7 @@ from comfyserve.api.errors import Unauthorized
 from comfyserve.api.gate.threads import DjangoThreads, send_start, send_whole
 from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
+from workflows.presentation import end_message
 
 from .broadcaster import Hub
 from .event_reader import Event
@@ -43,7 +44,6 @@ LONGEST_SECONDS = 3600.0
 CUT_SECONDS = (
     1.0  # until the server has noticed the closed connection; otherwise it logs an incomplete response
 )
-SHORT_ROWS = 16 * 1024  # characters of a result that is rendered in the event loop
 HEARTBEAT = b": \n\n"
 REVOKED = "The login or API key of this request was revoked while it waited; the execution goes on"
 HELLO = b"retry: 2000\n\n"
@@ -254,7 +254,7 @@ class Streams:
 def _told(wait: Wait, endings: Sequence[Ending]) -> bytes | None:
     """The result from the message about the end of a single execution, if it came with short rows."""
     rows = endings[0].rows if len(endings) == 1 else None
-    return wait.from_rows(rows) if rows is not None and len(rows) <= SHORT_ROWS else None
+    return wait.from_rows(rows) if rows is not None and len(rows) <= end_message.LONGEST else None
 
 
 async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
