@@ -8,8 +8,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
 
 from accounts.audited_console import apply_to_each
 from comfyserve.api.errors import Conflict
@@ -21,13 +19,10 @@ from files.models import Destination
 from workflows.delivery import redelivery
 from workflows.models import OutputDelivery
 
+from . import links
+
 SHOWN = 100  # deliveries on the page of a destination
 State = OutputDelivery.State
-
-
-def link_to(row: Any, text: str | None = None) -> Any:
-    address = reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
-    return format_html('<a href="{}">{}</a>', address, text or str(row))
 
 
 @admin.register(OutputDelivery)
@@ -45,12 +40,11 @@ class OutputDeliveryAdmin(PageAdmin):
 
     @admin.display(description="Execution")
     def of_execution(self, row: OutputDelivery) -> Any:
-        address = reverse("admin:workflows_execution_change", args=[row.execution_id])
-        return format_html('<a class="cs-mono" href="{}">{}</a>', address, str(row.execution_id)[:8])
+        return links.to_execution(row.execution_id)
 
     @admin.display(description="To")
     def to(self, row: OutputDelivery) -> Any:
-        return link_to(row.destination) if row.destination else html.NONE if not row.url else "a URL"
+        return links.to_page(row.destination) if row.destination else html.NONE if not row.url else "a URL"
 
     @admin.display(description="State")
     def how(self, row: OutputDelivery) -> Any:
@@ -80,7 +74,7 @@ class OutputDeliveryAdmin(PageAdmin):
                 ("File", row.filename),
                 ("Execution", self.of_execution(row)),
                 ("User", row.user),
-                ("Destination", link_to(row.destination) if row.destination else ""),
+                ("Destination", links.to_page(row.destination) if row.destination else ""),
                 ("To", row.url),
                 ("Since", html.ago(row.created_at)),
                 ("Tries", row.tries),
@@ -151,7 +145,7 @@ class DestinationAdmin(PageAdmin):
             ["File", "Execution", "Ended", "Tries", "Error"],
             [
                 (
-                    link_to(each, each.filename),
+                    links.to_page(each, each.filename),
                     str(each.execution_id)[:8],
                     html.ago(each.finished_at),
                     each.tries,

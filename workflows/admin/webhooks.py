@@ -8,8 +8,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html
 
 from accounts.audited_console import apply_to_each
 from comfyserve.api.errors import Conflict
@@ -19,6 +17,8 @@ from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 from workflows.models import Delivery, DeliveryAttempt
 from workflows.webhooks import outbox
+
+from . import links
 
 ATTEMPTS_SHOWN = 100
 
@@ -38,8 +38,7 @@ class DeliveryAdmin(PageAdmin):
 
     @admin.display(description="Execution")
     def of_execution(self, row: Delivery) -> Any:
-        address = reverse("admin:workflows_execution_change", args=[row.execution_id])
-        return format_html('<a class="cs-mono" href="{}">{}</a>', address, str(row.execution_id)[:8])
+        return links.to_execution(row.execution_id)
 
     @admin.display(description="State")
     def how(self, row: Delivery) -> Any:

@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from unfold.views import ChangeList
 
@@ -22,6 +21,8 @@ from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
 from models_registry import commands
 from workflows.fleet import overview, registry
 from workflows.models import Execution, Worker
+
+from . import links
 
 Rows = QuerySet[Worker]
 
@@ -213,8 +214,7 @@ def _running(row: Worker) -> Any:
 def _execution(pk: Any) -> Any:
     if pk is None:
         return html.NONE
-    address = reverse("admin:workflows_execution_change", args=[pk])
-    return format_html('<a class="cs-mono" href="{}">{}</a>', address, str(pk)[:8])
+    return links.to_execution(pk)
 
 
 def _part(free: int | None, total: int | None) -> str:
