@@ -85,9 +85,9 @@ def change(user: User, path: str, make: Callable[[bytes | None], bytes], *, over
             raise Conflict(f"There is a file {path} already")
         content = make(bytes(row.content) if row is not None else None)
         _check(user, content, replaced=row)
-        row, _ = UserData.objects.update_or_create(
-            user=user, path=path, defaults={"content": content, "size": len(content), "modified_at": Now()}
-        )
+        row = row or UserData(user=user, path=path)
+        row.content, row.size, row.modified_at = content, len(content), Now()
+        row.save()
         row.refresh_from_db(fields=["created_at", "modified_at"])
     return Info(row.path, row.size, row.created_at, row.modified_at)
 
