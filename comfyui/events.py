@@ -139,9 +139,12 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Connected:
-    """ComfyUI has registered our socket: no event is missed from here on. Earlier ones may have been."""
+    """ComfyUI has registered our socket: no event is missed from here on. Earlier ones may have been.
+    `remaining`: the length of its queue, running prompts included; None if it does not say.
+    """
 
     sid: str
+    remaining: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,17 @@ def _parse_text(message: str) -> Event:
 
 
 def _status(data: dict[str, Any]) -> Event:
-    if data.get("sid"):  # only the first message on a connection has it
-        return Connected(sid=str(data["sid"]))
-    return QueueStatus(remaining=int(data["status"]["exec_info"]["queue_remaining"]))
+    if not data.get("sid"):
+        return QueueStatus(remaining=_remaining(data))
+    try:  # the first message on a connection: it counts as one even if its queue cannot be read
+        remaining = _remaining(data)
+    except _parsing.MALFORMED:
+        remaining = None
+    return Connected(sid=str(data["sid"]), remaining=remaining)
+
+
+def _remaining(data: dict[str, Any]) -> int:
+    return int(data["status"]["exec_info"]["queue_remaining"])
 
 
 def _executing(data: dict[str, Any]) -> Event:

@@ -58,8 +58,8 @@ class Session:
 
     `connected` says whether events arrive now; `generation` counts the connections so far: a subscriber that
     sees it change may have missed events. `queue_remaining` is the queue length that ComfyUI reported last
-    (running prompts included), None before the first report, and `status_at` when it was reported
-    (monotonic).
+    (running prompts included), None without a connection, and `status_at` when it was last reported after
+    a change (monotonic).
 
     ComfyUI forgets all sockets of a client id as soon as any one of them closes, yet still answers pings on
     the others: `connected` may stay wrong indefinitely. It notifies every registered socket when its queue
@@ -224,6 +224,7 @@ class Session:
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, events.Connected):
             self.generation += 1
+            self.queue_remaining = event.remaining  # of a ComfyUI that may have restarted meanwhile
             self._connected.set()
             self._to_all(event)
         elif isinstance(event, events.QueueStatus):
@@ -250,6 +251,7 @@ class Session:
 
     def _lost(self) -> None:
         self._current = None
+        self.queue_remaining = None
         if self._connected.is_set():
             self._connected.clear()
             self._to_all(events.Disconnected())

@@ -2,7 +2,8 @@
 
 It reports which models this ComfyUI holds in memory and from which files they come, unloads one of them,
 lists model files, reads their headers, and deletes files that ComfyServe left. It gives each prompt of
-ComfyServe folders of its own, see `confinement`. It has no dependencies beyond ComfyUI's.
+ComfyServe folders of its own, see `confinement`, and sends fewer messages about large workflows, see
+`progress_states`. It has no dependencies beyond ComfyUI's.
 
     GET  /comfyserve/bridge          version, and an id that is new with every start of ComfyUI
     GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
@@ -18,10 +19,11 @@ and the node ComfyServeWarm, which loads its inputs onto the device and has no o
 
 from __future__ import annotations
 
-from . import confinement, origins
+from . import confinement, origins, progress_states
 
 origins.watch()  # before any model is loaded
 confinement.confine()  # before any prompt runs
+progress_states.limit()
 
 from . import routes  # noqa: E402, F401  (registers the routes)
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402

@@ -57,7 +57,8 @@ class TestText:
 
     def test_the_first_status_has_our_id(self):
         status = {"exec_info": {"queue_remaining": 2}}
-        assert parse(text("status", status=status, sid="me")) == events.Connected("me")
+        assert parse(text("status", status=status, sid="me")) == events.Connected("me", remaining=2)
+        assert parse(text("status", sid="me")) == events.Connected("me")
         assert parse(text("status", status=status)) == events.QueueStatus(2)
 
     def test_a_failure(self):

@@ -225,6 +225,16 @@ class TestOneInTrouble:
             until(subscription, events.Ended)
         assert scripted_session.queue_remaining == 0
 
+    def test_a_restarted_comfyui_reports_its_queue_anew(self, scripted, scripted_client, scripted_session):
+        scripted.hold()
+        for number in range(2):
+            scripted_client.submit(prompt=picture(), prompt_id=str(number), client_id="x")
+        scripted.wait_for(lambda: scripted_session.queue_remaining == 2)
+        with scripted_session.subscribe("any") as subscription:
+            scripted.restart()
+            until(subscription, events.Connected)
+        assert scripted_session.queue_remaining == 0
+
 
 class TestClose:
     def test_it_ends_its_thread(self, scripted):
