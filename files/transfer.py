@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
@@ -45,6 +45,17 @@ QUICK = 0.02  # seconds for a client to accept a chunk
 # What an HTML or SVG file may do if a browser displays it regardless: nothing.
 SANDBOX = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 FOREVER = "private, max-age=86400, immutable"  # an id always has the same bytes
+REVALIDATED = "private, no-cache"
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A file and how it is to be served, to a client whose permission has been checked."""
+
+    file: File
+    wanted: Wanted = field(default_factory=Wanted)
+    attachment: bool = False
+    caching: str = REVALIDATED
 
 
 @dataclass(frozen=True)
@@ -80,19 +91,20 @@ async def upload(request: HttpRequest) -> File:
 
 # -- downloads ---------------------------------------------------------------------------------------
 async def download(request: HttpRequest, file_id: str) -> HttpResponseBase:
-    content, requested = await in_request_thread(_find, request, file_id)
-    if requested is not None:
-        made = await conversion_pool.converted(requested.file, requested.wanted)
-        content = converted_content(
-            requested.file, made, attachment=content.attachment, caching=content.caching
-        )
-    return await serve(request, content)
+    return await serve_file(request, await in_request_thread(_find, request, file_id))
+
+
+async def serve_file(request: HttpRequest, requested: Requested) -> HttpResponseBase:
+    """The file in the format wanted, converted first if need be. Raises what `conversion_pool` raises."""
+    file, wanted = requested.file, requested.wanted
+    if not wanted or converted.is_as_wanted(file, wanted):
+        return await serve(request, _original(requested))
+    return await serve(request, _converted(requested, await conversion_pool.converted(file, wanted)))
 
 
 def download_in_thread(request: HttpRequest, file_id: str) -> HttpResponseBase:
     """The same in a request thread, for queries that ask for no conversion (`routing.is_download`)."""
-    content, _ = _find(request, file_id)
-    return serve_in_thread(request, content)
+    return serve_in_thread(request, _original(_find(request, file_id)))
 
 
 async def thumbnail(request: HttpRequest, file_id: str) -> HttpResponseBase:
@@ -103,15 +115,7 @@ def thumbnail_in_thread(request: HttpRequest, file_id: str) -> HttpResponseBase:
     return serve_in_thread(request, _find_thumbnail(request, file_id))
 
 
-@dataclass(frozen=True)
-class _Requested:
-    """A request for a file in another format."""
-
-    file: File
-    wanted: Wanted
-
-
-def _find(request: HttpRequest, file_id: str) -> tuple[Content, _Requested | None]:
+def _find(request: HttpRequest, file_id: str) -> Requested:
     try:
         given = checked(DownloadQuery, request.GET)
     except ValidationFailed:
@@ -119,23 +123,7 @@ def _find(request: HttpRequest, file_id: str) -> tuple[Content, _Requested | Non
         raise
     wanted = Wanted.of(given)
     file = _permitted(request, file_id, subject=file_id, wanted=wanted)
-    content = _content_of(file, attachment=given["download"], caching=_caching(request))
-    if not wanted or converted.is_as_wanted(file, wanted):
-        return content, None
-    return replace(content, attachment=given["download"]), _Requested(file, wanted)
-
-
-def converted_content(file: File, made: ConvertedFile, *, attachment: bool, caching: str) -> Content:
-    """The converted bytes of a file, as served."""
-    return Content(
-        key=made.key,
-        size=made.size,
-        etag=f'"{made.sha256[:32]}"',
-        filename=converted.filename_of(file, made.content_type),
-        content_type=made.content_type,
-        attachment=attachment or not types.is_shown(made.content_type),
-        caching=caching,
-    )
+    return Requested(file, wanted, attachment=given["download"], caching=_caching(request))
 
 
 def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
@@ -144,21 +132,29 @@ def _find_thumbnail(request: HttpRequest, file_id: str) -> Content:
     return _thumbnail_of(file, caching=_caching(request))
 
 
-def _content_of(file: File, *, attachment: bool, caching: str) -> Content:
+def _original(requested: Requested) -> Content:
+    file = requested.file
     return Content(
         key=file.key,
         size=file.size,
         etag=f'"{file.sha256[:32]}"',
         filename=file.filename,
         content_type=_with_charset(file.content_type),
-        attachment=attachment or not types.is_shown(file.content_type),
-        caching=caching,
+        attachment=requested.attachment or not types.is_shown(file.content_type),
+        caching=requested.caching,
     )
 
 
-def content_of(file: File) -> Content:
-    """A file as served to its user, whose permission was checked before."""
-    return _content_of(file, attachment=False, caching="private, no-cache")
+def _converted(requested: Requested, made: ConvertedFile) -> Content:
+    return Content(
+        key=made.key,
+        size=made.size,
+        etag=f'"{made.sha256[:32]}"',
+        filename=converted.filename_of(requested.file, made.content_type),
+        content_type=made.content_type,
+        attachment=requested.attachment or not types.is_shown(made.content_type),
+        caching=requested.caching,
+    )
 
 
 def _thumbnail_of(file: File, *, caching: str) -> Content:
@@ -198,7 +194,7 @@ def _with_charset(content_type: str) -> str:
 
 
 def _caching(request: HttpRequest) -> str:
-    return FOREVER if "signature" in request.GET else "private, no-cache"
+    return FOREVER if "signature" in request.GET else REVALIDATED
 
 
 def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
@@ -206,7 +202,7 @@ def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
     if thumbnail:
         content = _thumbnail_of(file, caching=FOREVER)
     else:
-        content = _content_of(file, attachment=False, caching=FOREVER)
+        content = _original(Requested(file, caching=FOREVER))
     reader = backend.read(content.key)
     response = StreamingHttpResponse(_pieces_at_once(reader, content, content.size))
     response["Content-Length"] = str(content.size)

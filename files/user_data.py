@@ -72,23 +72,30 @@ def exists(user: User, path: str) -> bool:
 
 def write(user: User, path: str, content: bytes, *, overwrite: bool = True) -> Info:
     """Create or replace. Raises Conflict unless `overwrite`, PayloadTooLarge, and LimitExceeded."""
-    return change(user, path, lambda _: content, overwrite=overwrite)
+    with transaction.atomic():
+        quotas.lock_storage(user=user)
+        row = _of(user).defer("content").filter(path=path).first()
+        if row is not None and not overwrite:
+            raise Conflict(f"There is a file {path} already")
+        return _store(user, path, content, replaced=row)
 
 
-def change(user: User, path: str, make: Callable[[bytes | None], bytes], *, overwrite: bool = True) -> Info:
-    """Replace the content by what `make` returns for it, None if there is no file yet. No other change comes
-    between."""
+def change(user: User, path: str, make: Callable[[bytes | None], bytes]) -> Info:
+    """Replace the content by what `make` returns for it, None if there is no file yet. No other change can
+    happen in between. Raises PayloadTooLarge and LimitExceeded."""
     with transaction.atomic():
         quotas.lock_storage(user=user)
         row = _of(user).filter(path=path).first()
-        if row is not None and not overwrite:
-            raise Conflict(f"There is a file {path} already")
-        content = make(bytes(row.content) if row is not None else None)
-        _check(user, content, replaced=row)
-        row = row or UserData(user=user, path=path)
-        row.content, row.size, row.modified_at = content, len(content), Now()
-        row.save()
-        row.refresh_from_db(fields=["created_at", "modified_at"])
+        return _store(user, path, make(bytes(row.content) if row is not None else None), replaced=row)
+
+
+def _store(user: User, path: str, content: bytes, *, replaced: UserData | None) -> Info:
+    """Under the lock of the user's storage."""
+    _check(user, content, replaced=replaced)
+    row = replaced or UserData(user=user, path=path)
+    row.content, row.size, row.modified_at = content, len(content), Now()
+    row.save()
+    row.refresh_from_db(fields=["created_at", "modified_at"])
     return Info(row.path, row.size, row.created_at, row.modified_at)
 
 

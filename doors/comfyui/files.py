@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from accounts import authentication
 from comfyserve.api.errors import ApiError, NotFound, as_api_error
 from comfyserve.api.rendering import rendered
-from files import conversion_pool, converted, queries, storing, transfer, uploads
+from files import queries, storing, transfer, uploads
 from files.conversion import Wanted
 from files.incoming import Incoming
 from files.models import File
@@ -54,11 +54,8 @@ async def _view(request: HttpRequest) -> HttpResponseBase:
     """The file; with `preview=webp;80` or `preview=jpeg` a picture in that format."""
     try:
         file = await in_request_thread(_find, request)
-        content, wanted = transfer.content_of(file), _preview(request.GET.get("preview"), file)
-        if wanted and not converted.is_as_wanted(file, wanted):
-            made = await conversion_pool.converted(file, wanted)
-            content = transfer.converted_content(file, made, attachment=False, caching=content.caching)
-        return await transfer.serve(request, content)
+        wanted = _preview(request.GET.get("preview"), file)
+        return await transfer.serve_file(request, transfer.Requested(file, wanted))
     except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
         return _refusal(exc)
 

@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts import storage_use
 from accounts.models import User
@@ -139,3 +141,12 @@ def test_the_number_of_files_and_their_sum_are_bounded(monkeypatch):
     assert storage_use.of(user.pk) == 100
     user.delete()
     assert not UserData.objects.exists()
+
+
+def test_overwriting_does_not_load_the_old_content(alice):
+    user_data.write(alice, "a", b"x" * 60)
+    with CaptureQueriesContext(connection) as queries:
+        user_data.write(alice, "a", b"y" * 60)
+    read = [query["sql"] for query in queries if query["sql"].startswith("SELECT")]
+    assert [sql for sql in read if '"content"' in sql] == []
+    assert user_data.read(alice, "a") == b"y" * 60
