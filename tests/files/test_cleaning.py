@@ -5,18 +5,61 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any, Protocol
 
 import pytest
+from django.core.management import call_command
+from django.db import connection
 
+from comfyserve import storage_url
 from files import cleaning
 from files.models import File
+from script.harness.stack import DATABASE
 from tests.factories import make_user
 from tests.files.conftest import Site, picture, uploaded
 
 
-def clean(site: Site, *options: str) -> str:
-    return site.stack.manage("clean", "--only=files", *options, env=site.env)
+class Clean(Protocol):
+    def __call__(self, *options: str) -> str: ...
+
+
+@pytest.fixture
+def clean(site, settings, django_db_blocker) -> Clean:
+    """`manage.py clean --only=files` in this process, on the database and storage of the site; its output."""
+    settings.STORAGES = {**settings.STORAGES, "default": storage_of(site)}
+    settings.INCOMING_DIR = site.folder / "incoming"
+
+    def run(*options: str) -> str:
+        output = StringIO()
+        with django_db_blocker.unblock(), on_database(DATABASE):
+            call_command("clean", "--only=files", *options, stdout=output)
+        return output.getvalue()
+
+    return run
+
+
+def storage_of(site: Site) -> dict[str, Any]:
+    url = site.env.get("STORAGE_URL", "")
+    return storage_url.parse(url, default=site.folder / "files", link_seconds=60)
+
+
+@contextmanager
+def on_database(name: str) -> Iterator[None]:
+    """Connect Django to another database of the same server."""
+    usual = connection.settings_dict["NAME"]
+    try:
+        connection.close()
+        connection.close_pool()
+        connection.settings_dict["NAME"] = name
+        yield
+    finally:
+        connection.close()
+        connection.close_pool()
+        connection.settings_dict["NAME"] = usual
 
 
 def expire(site: Site, file_id: str) -> None:
@@ -28,39 +71,39 @@ def exists(site: Site, file_id: str) -> bool:
 
 
 class TestConverted:
-    def test_what_was_converted_for_a_download_goes_after_a_while(self, alice, site):
+    def test_what_was_converted_for_a_download_goes_after_a_while(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
         before = site.stored()
-        assert "converted file" not in clean(site)
+        assert "converted file" not in clean()
         site.stack.sql("UPDATE files_convertedfile SET created_at = now() - interval '8 days'")
-        assert "webp of uploads/" in clean(site)
+        assert "webp of uploads/" in clean()
         assert len(before - site.stored()) == 1
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200, "it is made anew"
 
-    def test_it_goes_with_an_expired_original(self, alice, site):
+    def test_it_goes_with_an_expired_original(self, alice, site, clean):
         before = site.stored()
         file_id = uploaded(alice, picture())
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
         expire(site, file_id)
-        clean(site)
+        clean()
         assert site.stored() <= before
 
 
 class TestExpired:
-    def test_an_expired_file_goes_with_its_bytes_and_its_thumbnail(self, alice, site):
+    def test_an_expired_file_goes_with_its_bytes_and_its_thumbnail(self, alice, site, clean):
         before = site.stored()
         file_id = uploaded(alice, picture(), "cat.png")
         expire(site, file_id)
-        assert f"{file_id} cat.png" in clean(site)
+        assert f"{file_id} cat.png" in clean()
         assert not exists(site, file_id)
         assert site.stored() <= before
 
-    def test_bytes_that_another_file_shares_stay(self, alice, site):
+    def test_bytes_that_another_file_shares_stay(self, alice, site, clean):
         content = picture()
         old, new = uploaded(alice, content), uploaded(alice, content)
         expire(site, old)
-        clean(site)
+        clean()
         assert alice.get(f"/files/{new}").content == content
         assert alice.get(f"/files/{new}/thumbnail").status_code == 200
 
@@ -68,24 +111,24 @@ class TestExpired:
         file_id = uploaded(alice, picture())
         expire(site, file_id)
         before = site.stored()
-        assert "would remove: " in clean(site, "--dry-run")
+        assert "would remove: " in site.stack.manage("clean", "--only=files", "--dry-run", env=site.env)
         assert exists(site, file_id)
         assert site.stored() == before
 
-    def test_a_file_stays_until_the_execution_that_needs_it_has_ended(self, alice, site):
+    def test_a_file_stays_until_the_execution_that_needs_it_has_ended(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": file_id}}}
         execution_id = alice.execute(workflow)
         expire(site, file_id)
-        assert file_id not in clean(site)
+        assert file_id not in clean()
         alice.post(f"/workflows/{execution_id}/cancel")
-        assert file_id in clean(site)
+        assert file_id in clean()
 
-    def test_a_pin_of_an_execution_that_is_gone_keeps_nothing(self, alice, site):
+    def test_a_pin_of_an_execution_that_is_gone_keeps_nothing(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         site.stack.sql("INSERT INTO files_pin (file_id, holder) VALUES (%s, %s)", file_id, uuid.uuid4())
         expire(site, file_id)
-        assert file_id in clean(site)
+        assert file_id in clean()
 
 
 class TestOrphans:
@@ -104,31 +147,31 @@ class TestOrphans:
             pytest.skip("S3 does not let us make an old object")
         return put
 
-    def test_old_bytes_without_a_row_go_and_young_ones_stay(self, site, put):
+    def test_old_bytes_without_a_row_go_and_young_ones_stay(self, site, put, clean):
         old = {"uploads/zz/orphan", "outputs/zz/orphan", "thumbnails/zz/orphan.webp"}
         for key in old:
             put(key, age=timedelta(days=2))
         put("uploads/zz/young", age=timedelta(hours=1))
-        told = clean(site)
+        told = clean()
         assert {key for key in old if key in told} == old
         assert {"uploads/zz/young"} == site.stored() & {*old, "uploads/zz/young"}
 
-    def test_old_bytes_with_a_row_stay(self, alice, site):
+    def test_old_bytes_with_a_row_stay(self, alice, site, clean):
         file_id = uploaded(alice, picture(), "kept.png")
         assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
         if site.bucket is None:
             for path in (site.folder / "files").rglob("*"):
                 os.utime(path, (0, 0))
-        clean(site)
+        clean()
         assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
         assert alice.get(f"/files/{file_id}").status_code == 200
 
-    def test_an_incoming_file_that_was_left_behind_goes(self, site):
+    def test_an_incoming_file_that_was_left_behind_goes(self, site, clean):
         left, under_way = site.folder / "incoming" / "left", site.folder / "incoming" / "under-way"
         left.write_bytes(b"x")
         under_way.write_bytes(b"x")
         os.utime(left, (0, 0))
-        clean(site)
+        clean()
         assert (left.exists(), under_way.exists()) == (False, True)
         under_way.unlink()
 
@@ -141,7 +184,6 @@ class TestOrphansByAge:
 
     @pytest.fixture(autouse=True)
     def corner(self, db, site, settings, tmp_path):
-        from comfyserve import storage_url
         from files import backend
 
         url = site.env.get("STORAGE_URL", "")
@@ -189,7 +231,4 @@ class TestOnS3:
     def s3_settings(self, db, site, settings):
         if site.bucket is None:
             pytest.skip("of S3 only")
-        from comfyserve import storage_url
-
-        found = storage_url.parse(site.env["STORAGE_URL"], default=site.folder, link_seconds=60)
-        settings.STORAGES = {**settings.STORAGES, "default": found}
+        settings.STORAGES = {**settings.STORAGES, "default": storage_of(site)}
