@@ -1,16 +1,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.db import connection
 
 from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
-from script.harness.stack import Stack
+from script.harness.stack import Stack, copy_database
 from tests import open_transactions
 from tests.factories import PASSWORD, Api, make_user
+from tests.services import services
 from workflows.graph import node_info, node_policy
+
+MIGRATED_DATABASE = "comfyserve_migrated"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> str | None:
+    """pytest-django's, and a copy of its database before any test has used it: its name.
+
+    None on a server that we did not start: there the database may be that of an earlier run.
+    """
+    if services.postgres is None:
+        return None
+    with django_db_blocker.unblock():
+        connection.close()
+        connection.close_pool()
+        copy_database(services.database_url, connection.settings_dict["NAME"], MIGRATED_DATABASE)
+    return MIGRATED_DATABASE
 
 
 @pytest.fixture(autouse=True)

@@ -235,12 +235,12 @@ def s3_server() -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def _stack() -> Iterator[Stack]:
+def _stack(django_db_setup: str | None) -> Iterator[Stack]:
     stack = Stack(
         folder=_folder / "stack", logs=_logs, database_url=services.database_url, redis_url=services.redis_url
     )
     try:
-        stack.start()
+        stack.start(template=django_db_setup)
         yield stack
     finally:
         stack.stop()

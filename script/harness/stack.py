@@ -48,17 +48,13 @@ class Stack:
         self._people = 0
 
     # -- processes ----------------------------------------------------------------------------------
-    def start(self) -> None:
-        """Create the database, then start the web process."""
-        self.create_database()
-        self.manage("migrate", "--verbosity=0")
+    def start(self, *, template: str | None = None) -> None:
+        """Create the database, then start the web process. `template`: a migrated database of the same
+        server, which is copied instead of running the migrations."""
+        copy_database(self._server_url, template or "template1", DATABASE)
+        if template is None:
+            self.manage("migrate", "--verbosity=0")
         self.start_web()
-
-    def create_database(self) -> None:
-        """Replace the database with an empty one."""
-        with psycopg.connect(_with_path(self._server_url, "postgres"), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-            connection.execute(f"CREATE DATABASE {DATABASE}")
 
     def manage(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run `manage.py` on the stack's database; returns its output. AssertionError if it fails."""
@@ -232,6 +228,13 @@ class Person:
             return execution if execution["status"] in ("completed", "failed", "cancelled") else None
 
         return wait_for(ended, seconds=seconds, what=f"the end of {execution_id}")
+
+
+def copy_database(server_url: str, source: str, target: str) -> None:
+    """Replace `target` with a copy of `source`, to which nobody may be connected."""
+    with psycopg.connect(_with_path(server_url, "postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {target} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {target} TEMPLATE {source}")
 
 
 def _with_path(url: str, path: str) -> str:
