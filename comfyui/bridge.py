@@ -29,7 +29,7 @@ class NoBridge(ComfyUIError):
 @dataclass(frozen=True)
 class BridgeInfo:
     version: int
-    boot: str  # changes whenever ComfyUI restarts
+    boot_id: str  # changes whenever ComfyUI restarts
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModelInMemory:
 
 @dataclass(frozen=True)
 class Memory:
-    boot: str
+    boot_id: str
     models: list[ModelInMemory]
     total_bytes: int  # of the device
     free_bytes: int
@@ -173,14 +173,14 @@ class Bridge:
 
 def _info(raw: Any) -> BridgeInfo:
     raw = _parsing.mapping(raw)
-    return BridgeInfo(version=int(raw["version"]), boot=str(raw["boot"]))
+    return BridgeInfo(version=int(raw["version"]), boot_id=str(raw["boot"]))
 
 
 def _memory(raw: Any) -> Memory:
     raw = _parsing.mapping(raw)
     devices = [_parsing.mapping(device) for device in raw["devices"]]
     return Memory(
-        boot=str(raw["boot"]),
+        boot_id=str(raw["boot"]),
         models=[_in_memory(each) for each in (*raw["loaded"], *raw["held_in_ram"])],
         total_bytes=sum(int(device["total_bytes"]) for device in devices),
         free_bytes=sum(int(device["free_bytes"]) for device in devices),

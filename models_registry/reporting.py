@@ -142,7 +142,7 @@ def write_memory(host: str, memory: Memory) -> None:
     _write_host(
         host,
         bridge=True,
-        boot=memory.boot,
+        boot=memory.boot_id,
         total_bytes=memory.total_bytes,
         free_bytes=memory.free_bytes,
         used_bytes=sum(model.loaded_bytes for model in memory.models),

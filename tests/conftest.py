@@ -10,7 +10,7 @@ from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
 from script.harness.stack import Stack, copy_database
-from tests import open_transactions
+from tests import databases, open_transactions
 from tests.factories import PASSWORD, Api, make_user
 from tests.services import services
 from workflows.graph import node_info, node_policy
@@ -27,8 +27,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> str | None
     if services.postgres is None:
         return None
     with django_db_blocker.unblock():
-        connection.close()
-        connection.close_pool()
+        databases.disconnect()
         copy_database(services.database_url, connection.settings_dict["NAME"], MIGRATED_DATABASE)
     return MIGRATED_DATABASE
 

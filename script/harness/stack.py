@@ -51,10 +51,14 @@ class Stack:
     def start(self, *, template: str | None = None) -> None:
         """Create the database, then start the web process. `template`: a migrated database of the same
         server, which is copied instead of running the migrations."""
-        copy_database(self._server_url, template or "template1", DATABASE)
+        self.create_database(template or "template1")
         if template is None:
             self.manage("migrate", "--verbosity=0")
         self.start_web()
+
+    def create_database(self, template: str = "template1") -> None:
+        """Replace the database with a copy of `template`, by default an empty one."""
+        copy_database(self._server_url, template, DATABASE)
 
     def manage(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run `manage.py` on the stack's database; returns its output. AssertionError if it fails."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any, Protocol
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
 
 from comfyserve import storage_url
 from files import cleaning
 from files.models import File
 from script.harness.stack import DATABASE
+from tests import databases
 from tests.factories import make_user
 from tests.files.conftest import Site, picture, uploaded
 
@@ -35,7 +33,7 @@ def clean(site, settings, django_db_blocker) -> Clean:
 
     def run(*options: str) -> str:
         output = StringIO()
-        with django_db_blocker.unblock(), on_database(DATABASE):
+        with django_db_blocker.unblock(), databases.using(DATABASE):
             call_command("clean", "--only=files", *options, stdout=output)
         return output.getvalue()
 
@@ -45,21 +43,6 @@ def clean(site, settings, django_db_blocker) -> Clean:
 def storage_of(site: Site) -> dict[str, Any]:
     url = site.env.get("STORAGE_URL", "")
     return storage_url.parse(url, default=site.folder / "files", link_seconds=60)
-
-
-@contextmanager
-def on_database(name: str) -> Iterator[None]:
-    """Connect Django to another database of the same server."""
-    usual = connection.settings_dict["NAME"]
-    try:
-        connection.close()
-        connection.close_pool()
-        connection.settings_dict["NAME"] = name
-        yield
-    finally:
-        connection.close()
-        connection.close_pool()
-        connection.settings_dict["NAME"] = usual
 
 
 def expire(site: Site, file_id: str) -> None:

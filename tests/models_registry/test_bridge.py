@@ -20,7 +20,7 @@ def test_its_boot_id_stays_for_as_long_as_the_process_lives(bridge, comfyui):
     before = bridge.info()
     assert bridge.info() == before
     comfyui.restart()
-    assert bridge.info().boot != before.boot
+    assert bridge.info().boot_id != before.boot_id
 
 
 def test_it_lists_files_as_comfyui_finds_them(bridge, comfyui):

@@ -88,7 +88,7 @@ def test_the_list_takes_three_queries_whatever_the_number(host):
 
 
 def in_memory(*models: ModelInMemory) -> Memory:
-    return Memory(boot="b", models=list(models), total_bytes=100, free_bytes=60, process_bytes=40)
+    return Memory(boot_id="b", models=list(models), total_bytes=100, free_bytes=60, process_bytes=40)
 
 
 def part(*files: tuple[str, str], loaded: int, size: int) -> ModelInMemory:

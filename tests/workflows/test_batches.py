@@ -33,7 +33,7 @@ def submitted(api: Any, **more: Any) -> dict[str, Any]:
 def run_next(status: Status = Status.COMPLETED) -> None:
     claim = claims.take(worker="gpu")
     assert claim is not None
-    assert claims.mark_submitted(claim, boot="1")
+    assert claims.mark_submitted(claim, boot_id="1")
     assert state_machine.begin(claim, total_steps=1)
     assert state_machine.finish(claim, Outcome(status, error="no" if status == Status.FAILED else None))
 

@@ -48,7 +48,7 @@ def swept_until(condition, what: str) -> None:
 @pytest.mark.parametrize("posted", [False, True])
 def test_a_dead_workers_claim_is_taken_back_though_the_clock_was_set_back(rig, quick, posted):
     waiting = rig.submit(graphs.colour(1))
-    claim = claims.take(worker="gone", boot="boot" if posted else None)
+    claim = claims.take(worker="gone", boot_id="boot" if posted else None)
     assert claim is not None
     sweeps.sweep()  # duties are due again only later
     set_clock(hours=-1)

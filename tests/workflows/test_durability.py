@@ -47,7 +47,7 @@ for number in range(2):
         user=user, workflow={graphs.colour(1)!r}, priority="normal", timeout_minutes=1, metadata={{}}
     )
 done = claims.take(worker="gpu")
-assert claims.mark_submitted(done, boot="1")
+assert claims.mark_submitted(done, boot_id="1")
 assert state_machine.begin(done, total_steps=1)
 assert state_machine.finish(done, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1.0))
 """

@@ -67,7 +67,7 @@ def test_a_claim_that_was_lost_while_its_process_was_frozen_is_not_posted(rig, m
 
 def test_a_claim_without_input_files_is_noted_as_posted_at_once(rig):
     rig.submit(graphs.colour(1))
-    claim = claims.take(worker="gpu", boot="its run")
+    claim = claims.take(worker="gpu", boot_id="its run")
     assert claim is not None
     assert claim.posted_at is not None
     [adopted] = claims.adopt(worker="gpu", held=[])

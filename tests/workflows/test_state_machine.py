@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
     def post(self, data: Any) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         known = self.known[claim.execution_id]
-        done = self._with(claim, lambda: claims.mark_submitted(claim, boot="b"))
+        done = self._with(claim, lambda: claims.mark_submitted(claim, boot_id="b"))
         assert done == (self._holds(claim) and known.status == Status.PENDING)
         known.posted |= done
 

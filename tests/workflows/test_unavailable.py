@@ -205,7 +205,7 @@ def test_what_an_idle_other_may_not_take_is_staged(rig, idle_other):
     claim = claims.take(worker="gpu", unless_for=[idle_other])
     assert claim is not None
     assert str(claim.execution_id) == execution_id
-    claims.mark_submitted(claim, boot="")
+    claims.mark_submitted(claim, boot_id="")
     assert not registry.is_wanted_elsewhere(claim.execution_id, name="gpu")
 
 
@@ -215,7 +215,7 @@ def test_one_idle_worker_brings_back_one_staged_execution_of_a_fleet(rig, idle_o
         rig.submit(graphs.colour(seed))
         claim = claims.take(worker=f"gpu-{seed}")
         assert claim is not None
-        claims.mark_submitted(claim, boot="")
+        claims.mark_submitted(claim, boot_id="")
         staged.append(claim)
     wanted = [registry.is_wanted_elsewhere(each.execution_id, name=each.worker) for each in staged]
     assert wanted == [True, False, False]

@@ -105,14 +105,15 @@ _TAKE_SQL = f"""
 """  # noqa: S608  (contains no user input)
 
 
-def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
+def take(*, worker: str, boot_id: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
     """Claim the next execution for `worker`, or return None if none is available. One round trip.
 
     Executions that any worker in `unless_for` (idle workers) could take are left to them.
 
-    Also marks the worker as not idle. With `boot`, a first attempt without input files is marked as posted to
-    that run of ComfyUI in the same statement, and the commit is synchronous. Otherwise `mark_submitted`
-    records the post later; until then a crash may lose the claim without harm, so the commit is asynchronous.
+    Also marks the worker as not idle. With `boot_id`, a first attempt without input files is marked as posted
+    to that process of ComfyUI in the same statement, and the commit is synchronous. Otherwise
+    `mark_submitted` records the post later; until then a crash may lose the claim without harm, so the commit
+    is asynchronous.
     """
     found = _claims(
         _TAKE_SQL,
@@ -122,12 +123,14 @@ def take(*, worker: str, boot: str | None = None, unless_for: Sequence[str] = ()
             uuid.uuid4(),
             worker,
             settings.LEASE_SECONDS,
-            *[boot] * 3,
+            *[boot_id] * 3,
             time.monotonic(),
         ],
     )
     for taken in found:
-        execution_log.tell([taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")])
+        execution_log.copy_to_process_log(
+            [taken.execution_id], [Line(f"Taken by worker {worker}, attempt {taken.attempt}")]
+        )
         task_events.received(
             taken.execution_id,
             worker=worker,
@@ -198,8 +201,8 @@ def renew(*, tokens: Iterable[UUID]) -> set[UUID]:
         return {row[0] for row in cursor.fetchall()}
 
 
-def mark_submitted(claim: Claim, *, boot: str) -> bool:
-    """Record that ComfyUI (its run `boot`) may have the prompt from now on. False: do not post it.
+def mark_submitted(claim: Claim, *, boot_id: str) -> bool:
+    """Record that ComfyUI (its process `boot_id`) may have the prompt from now on. False: do not post it.
 
     `take` has already recorded this for claims that are posted at once. Such a claim is checked again once it
     is older than FRESH_SECONDS: a process that was frozen in the meantime may have lost it.
@@ -212,7 +215,7 @@ def mark_submitted(claim: Claim, *, boot: str) -> bool:
         UPDATE workflows_execution SET posted_at = statement_timestamp(), boot = %s
         WHERE id = %s AND claim_token = %s AND status = 'pending'
         """,
-        [boot, claim.execution_id, claim.token],
+        [boot_id, claim.execution_id, claim.token],
     )
     return noted == 1
 

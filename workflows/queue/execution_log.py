@@ -50,8 +50,8 @@ def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
         rows.execute(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
 
 
-def tell(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
-    """Copy the lines to the process log, for operators."""
+def copy_to_process_log(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
+    """For operators."""
     for id_ in ids:
         for line in lines:
             level = logging.getLevelNamesMapping()[line.level]

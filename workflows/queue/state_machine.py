@@ -297,11 +297,11 @@ def cancel_all(ids: Sequence[UUID], *, by: str) -> int:
                 _notify_worker(execution_id)
         holds.lift_quota(user_id=found[0][2])
         scheduling.charge(ended)
-        transaction.on_commit(lambda: _tell_revoked(found))
+        transaction.on_commit(lambda: _publish_revoked(found))
     return len(found)
 
 
-def _tell_revoked(cancelled: Sequence[tuple[UUID, UUID | None, int, str]]) -> None:
+def _publish_revoked(cancelled: Sequence[tuple[UUID, UUID | None, int, str]]) -> None:
     for execution_id, token, _, worker in cancelled:
         task_events.revoked(execution_id, worker=worker, terminated=token is not None)
 

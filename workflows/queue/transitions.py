@@ -152,7 +152,7 @@ def last_line(status: str, error: str | None) -> Line:
 
 def log(ids: Sequence[UUID], *lines: Line) -> None:
     execution_log.write(ids, lines)
-    transaction.on_commit(lambda: execution_log.tell(ids, lines))
+    transaction.on_commit(lambda: execution_log.copy_to_process_log(ids, lines))
 
 
 def follow_up(ids: Sequence[UUID], *, event: WebhookEvent | None = None, webhook: bool = True) -> None:

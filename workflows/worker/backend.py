@@ -44,7 +44,7 @@ class Backend:
         self.strays = threading.Event()  # ComfyUI may have prompts of ours without a claim: clear them
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
-        self.boot = ""
+        self.boot_id = ""
         self.placed = PlacedInputs()
         self.suspects = Suspects()
         self.deadly_uploads = DeadlyUploads()
@@ -103,7 +103,7 @@ class Backend:
     @property
     def has_bridge(self) -> bool:
         """Our bridge node is installed: each prompt has its own folders, and leftovers can be deleted."""
-        return bool(self.boot)
+        return bool(self.boot_id)
 
     def record_success(self) -> None:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
@@ -138,7 +138,7 @@ class Backend:
         stats = self.client.system_stats()
         bridge = Bridge(self.client).info()
         self._learn(self.client.object_info())
-        self.boot = bridge.boot if bridge else ""
+        self.boot_id = bridge.boot_id if bridge else ""
         self.stats = stats  # last: makes it reachable
         self._known_generation = generation
         return True

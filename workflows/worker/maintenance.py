@@ -259,7 +259,7 @@ class Maintenance:
             url=self._backend.url,
             reachable=self._backend.reachable,
             comfyui_version=stats.version if stats else "",
-            boot=self._backend.boot,
+            boot=self._backend.boot_id,
             devices=[vars(device) for device in stats.devices] if stats else [],
             gpus=gpus.figures(),
             ram_total=stats.ram_total if stats else None,

@@ -132,7 +132,7 @@ class Slots:
             with connections.step():
                 # What would only be staged here is left to idle workers that may take it.
                 idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
-                return claims.take(worker=self.backend.name, boot=self.backend.boot, unless_for=idle)
+                return claims.take(worker=self.backend.name, boot_id=self.backend.boot_id, unless_for=idle)
         except connections.UNAVAILABLE as exc:
             logger.warning("no work claimed: the database is unavailable: %s", exc)
             return None

@@ -91,7 +91,9 @@ class Submitter(Attempt):
             self._inherited = self._backend.session.also_as(str(client_id))
 
     def _mark_submitted(self) -> bool:
-        return self._retry_until_available(lambda: claims.mark_submitted(self.claim, boot=self._backend.boot))
+        return self._retry_until_available(
+            lambda: claims.mark_submitted(self.claim, boot_id=self._backend.boot_id)
+        )
 
     def _prepare(self) -> parsing.Prompt | Gone:
         """Transfer its input files to ComfyUI; return the prompt with the names they have there."""
