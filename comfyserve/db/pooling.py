@@ -13,6 +13,8 @@ import psycopg
 from django.conf import settings
 from django.db import connection
 
+from comfyserve.db import sessions
+
 logger = logging.getLogger(__name__)
 
 TRIES = 3  # another client may take the server's session between two of our statements
@@ -35,14 +37,13 @@ class SharedSessions(Exception):
 def check() -> None:
     """Raises SharedSessions where sessions are not ours alone, and psycopg's errors. Two connections, a few
     statements; for the start of a process."""
-    parameters = {
-        name: value for name, value in connection.get_connection_params().items() if name in CONNECTION
-    }
     try:
         with (
-            psycopg.connect(**parameters, autocommit=True) as one,
-            psycopg.connect(**parameters, autocommit=True) as other,
+            psycopg.connect(**parameters(), autocommit=True) as one,
+            psycopg.connect(**parameters(), autocommit=True) as other,
         ):
+            for session in (one, other):
+                sessions.await_first_answer(session)
             judge(one, other)
     except psycopg.OperationalError as exc:
         if "unsupported startup parameter" in str(exc):
@@ -60,6 +61,11 @@ def report() -> None:
         logger.error("%s", exc, extra={"action": "sessions_shared"})
     except psycopg.Error as exc:
         logger.warning("it is not known whether a pooler shares our sessions: %s", exc)
+
+
+def parameters() -> dict[str, Any]:
+    """What psycopg needs to make a connection like Django's."""
+    return {name: value for name, value in connection.get_connection_params().items() if name in CONNECTION}
 
 
 # What a connection is made with; the rest are Django's own options.

@@ -7,15 +7,17 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
-from comfyserve.db import pooling
+from comfyserve.db import pooling, sessions
 from script.harness import graphs
 from script.harness.waiting import wait_for
 from script.local import ports
@@ -34,10 +36,12 @@ def behind_pgbouncer(transactional_db, monkeypatch, tmp_path) -> Iterator[Behind
     """From the call on, what asks where the database is gets PgBouncer's address."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def begin(mode: str, *, ignore_options: bool = True) -> None:
+    def begin(mode: str, *, ignore_options: bool = True, sessions: int = 0) -> None:
         given: dict[str, Any] = connection.get_connection_params()
         port = ports.free_port()
-        running.append(start(tmp_path, given, port=port, mode=mode, ignore_options=ignore_options))
+        running.append(
+            start(tmp_path, given, port=port, mode=mode, ignore_options=ignore_options, sessions=sessions)
+        )
         moved = given | {"host": "127.0.0.1", "port": port}
         # Of the class: each thread has a connection of its own.
         monkeypatch.setattr(type(connections["default"]), "get_connection_params", lambda _: dict(moved))
@@ -49,13 +53,13 @@ def behind_pgbouncer(transactional_db, monkeypatch, tmp_path) -> Iterator[Behind
 
 
 def start(
-    folder: Path, database: dict[str, Any], *, port: int, mode: str, ignore_options: bool
+    folder: Path, database: dict[str, Any], *, port: int, mode: str, ignore_options: bool, sessions: int
 ) -> subprocess.Popen[bytes]:
     users = folder / "users.txt"
     users.write_text(f'"{database["user"]}" "{database["password"]}"\n')
     ignored = "extra_float_digits,options" if ignore_options else "extra_float_digits"
     configuration = folder / "pgbouncer.ini"
-    sessions = 2 if mode == "session" else 1
+    sessions = sessions or (2 if mode == "session" else 1)
     configuration.write_text(
         f"""[databases]
 {database["dbname"]} = host={database["host"]} port={database["port"]} pool_size={sessions}
@@ -148,3 +152,54 @@ def test_a_web_process_behind_it_says_so_at_its_start(behind_pgbouncer, caplog):
     with caplog.at_level(logging.ERROR):
         pooling.report()
     assert "shares PostgreSQL's sessions" in caplog.text
+
+
+@contextmanager
+def all_sessions_taken() -> Iterator[None]:
+    """By a client that keeps PgBouncer's only one."""
+    with psycopg.connect(**pooling.parameters(), autocommit=True) as session:
+        session.execute("SELECT 1")
+        yield
+
+
+@contextmanager
+def new_connection(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[Any]:
+    """A connection of Django's that was not open before, with these options."""
+    before = connections["default"]
+    made = before.copy()
+    kept = {name: value for name, value in made.settings_dict["OPTIONS"].items() if name != "pool"}
+    made.settings_dict["OPTIONS"] = kept | options
+    with monkeypatch.context() as patched:
+        patched.setattr(type(made), "_connection_pools", {})
+        connections["default"] = made
+        try:
+            yield made
+        finally:
+            made.close()
+            made.close_pool()
+            connections["default"] = before
+
+
+@pytest.fixture
+def one_session(behind_pgbouncer, monkeypatch) -> None:
+    monkeypatch.setattr(sessions, "FIRST_ANSWER_SECONDS", 0.5)
+    behind_pgbouncer("session", sessions=1)
+
+
+def test_a_free_session_of_a_pooler_is_waited_for_only_so_long(one_session, monkeypatch):
+    """PgBouncer accepts the login, and lets the first statement wait for two minutes."""
+    with all_sessions_taken(), new_connection(monkeypatch) as made:
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="no free session"):
+            made.cursor().execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError, match="no free session"):
+            pooling.check()
+        assert time.monotonic() - began < 5
+
+
+def test_a_pool_that_gets_no_session_from_a_pooler_logs_why(one_session, monkeypatch, caplog):
+    pool = {"min_size": 1, "max_size": 2, "timeout": 1.0}
+    with all_sessions_taken(), new_connection(monkeypatch, pool=pool) as made:
+        with pytest.raises(OperationalError):
+            made.cursor().execute("SELECT 1")
+        wait_for(lambda: "no free session" in caplog.text, what="the reason in the log")

@@ -1,4 +1,5 @@
-"""Django's PostgreSQL backend, except that an unavailable server always raises OperationalError.
+"""Django's PostgreSQL backend, except that an unavailable server always raises OperationalError, and that
+a new session must answer within seconds.
 
 PostgreSQL reports some effects of a failover or timeout as "internal errors". Callers that retry would treat
 them as bugs. Translating them here covers every statement, commit and cursor.
@@ -7,12 +8,16 @@ them as bugs. Translating them here covers every statement, commit and cursor.
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
+import psycopg
 from django.db import OperationalError
 from django.db.backends.postgresql import base
 from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg import errors
+
+from comfyserve.db import sessions
 
 # Temporary failures that are not a psycopg.OperationalError.
 NOT_NOW = (
@@ -38,6 +43,11 @@ class _Errors(DatabaseErrorWrapper):
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:
+        """Called for each new connection, with and without a pool."""
+        sessions.await_first_answer(connection)
+        return bool(super()._configure_connection(connection))
+
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
         return _Errors(self)
