@@ -107,6 +107,7 @@ AUDIT_DAYS = env.int("AUDIT_DAYS", default=365)  # how long the audit log is kep
 EMAIL_HOST = ""
 if env.str("EMAIL_URL", default=""):
     vars().update(env.email_url("EMAIL_URL"))
+EMAIL_TIMEOUT = 10.0  # seconds without an answer of that server
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="comfyserve@localhost")
 # The page of your front end that takes the token, such as https://example.com/reset?token={token}.
 PASSWORD_RESET_PAGE = env.str("PASSWORD_RESET_PAGE", default="")

@@ -20,6 +20,7 @@ from django.db import connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from comfyserve.db import sessions
 from health import celery_beats
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Database:
             except psycopg.OperationalError:
                 self._connection.close()
         self._connection = psycopg.connect(**_connection_parameters(), autocommit=True)
+        sessions.await_first_answer(self._connection)
         return self._connection.execute(sql).fetchall()
 
 

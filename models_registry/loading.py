@@ -24,7 +24,7 @@ from .models import Model, ModelFile
 logger = logging.getLogger(__name__)
 
 WARM = "ComfyServeWarm"  # the node of our bridge
-LONGEST_SECONDS = 2 * 3600.0  # for one load, including runs before it
+LONGEST_SECONDS = 2 * 3600.0  # for one load or unload, including runs before it
 QUICK_LOOK, SLOW_LOOK, QUICK_LOOKS = 0.05, 0.5, 60  # seconds between polls, and how many are quick
 FREED_ALL = (
     "This ComfyUI does not have ComfyServe's bridge, so all its models were unloaded; what is in its memory "
@@ -163,9 +163,12 @@ def unload(
 
 
 def _let_go(bridge: Bridge, folder: str, name: str, *, drop: bool, stop: threading.Event) -> None:
+    until = time.monotonic() + LONGEST_SECONDS
     while not bridge.unload(folder=folder, name=name, drop=drop):
         if stop.is_set():
             raise Stopped
+        if time.monotonic() >= until:
+            raise Failed("ComfyUI did not unload it within two hours", "unavailable")
 
 
 def cleanup(host: str, client: Client, *, max_age_hours: int, stop: threading.Event) -> dict[str, Any]:

@@ -73,10 +73,13 @@ LOOPS = {
     "files/cleaning.py: expired": "each round begins behind the last id of the one before",
     "files/converted.py: of": "`seconds`, then 503",
     "files/metadata.py: strip_jpeg": "each round reads two bytes of a file that ends",
+    "files/sandbox.py: _acquire": "those before it, each CONVERSION_SECONDS; `alive`; the process's end",
     "files/sandbox.py: _answer": "CONVERSION_SECONDS, then the process is killed",
     "files/uploads.py: _pieces": "the body of a request: the gate limits its bytes and its time",
     "files/uploads.py: receive": "the same",
+    "health/system.py: existing": "each round is one folder higher, and the root exists",
     "models_registry/commands.py: _wait": "`seconds`",
+    "models_registry/loading.py: _let_go": "LONGEST_SECONDS, then it fails",
     "models_registry/part_file.py: open_part": "another download of the same file, which is bounded",
     "models_registry/fetching.py: _Fetch._try_until_done": "TRIES in a row without progress",
     "workflows/cleaning.py: _executions": "each round begins behind the last one, or nothing is left",
@@ -86,6 +89,7 @@ LOOPS = {
     "workflows/streaming/broadcaster.py: Hub._recheck": "the process's life: cancelled by Hub.end",
     "workflows/streaming/event_reader.py: all_lines_after": "each round begins behind the last line",
     "workflows/streaming/redis_listener.py: RedisListener.listen": "the process's life: cancelled by Hub.end",
+    "workflows/task_events.py: Publisher._run": "until the queue, which has a size, is empty",
     "workflows/worker/afterwards.py: Afterwards._live": "the process's life: a daemon thread",
     "workflows/worker/afterwards.py: Afterwards._next": "until there is a job, in a daemon thread",
     "workflows/streaming/redis_listener.py: RedisListener._listen_once": "the same",
@@ -116,6 +120,8 @@ class Found(ast.NodeVisitor):
     def visit_While(self, node: ast.While) -> None:
         if isinstance(node.test, ast.Constant) and node.test.value:
             self.loops.append((self.where, node.lineno))
+        if repeats_until_done(node.test):
+            self.loops.append((self.where, node.lineno))
         self.generic_visit(node)
 
     def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
@@ -140,6 +146,17 @@ class Found(ast.NodeVisitor):
         if not self._timeouts and waits_for_ever(node):
             self.calls.append((self.where, node.lineno, ast.unparse(node)))
         self.generic_visit(node)
+
+
+def repeats_until_done(test: ast.expr) -> bool:
+    """`while not lock.acquire(timeout=1)`: each try is bounded, and their number is not."""
+    if not (
+        isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Call)
+    ):
+        return False
+    function = test.operand.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name not in ("is_set", "wait")  # of the event that ends a thread
 
 
 def waits_for_ever(node: ast.Call) -> bool:
@@ -259,6 +276,8 @@ def test_the_search_finds_them(code, is_one):
         ("async def f():\n async for message in socket: pass", 0, 1),
         ("async def f():\n async with asyncio.timeout(3):\n  async for message in socket: pass", 0, 0),
         ("while True: pass", 0, 1),
+        ("while not lock.acquire(timeout=1): pass", 0, 1),
+        ("while not stopping.wait(1): pass", 0, 0),
     ],
 )
 def test_the_search_finds_what_coroutines_wait_for(code, calls, loops):

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import psycopg
-from psycopg.pq import PGconn
+from psycopg.pq.abc import PGconn
 
 FIRST_ANSWER_SECONDS = 5.0
 NO_SESSION = (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import smtplib
+import socket
 
 import pytest
 
@@ -109,3 +111,14 @@ class TestConfirming:
         password_mail.send_reset(email="alice@example.com")
         confirm(token_in(mailoutbox[0]))
         assert Api(bobs.access_token).get("/auth/me").status_code == 200
+
+
+def test_a_mail_server_that_does_not_answer_is_waited_for_only_so_long(alice, settings):
+    """Otherwise it would hold a thread of the worker for ever."""
+    assert 0 < settings.EMAIL_TIMEOUT <= 30
+    settings.EMAIL_TIMEOUT = 0.2
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.EMAIL_HOST, settings.EMAIL_PORT = silent.getsockname()
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out"):
+            password_mail.send_reset(email="alice@example.com")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -12,6 +13,7 @@ import requests
 from PIL import Image
 
 from comfyui.types import OutputFile
+from models_registry import loading
 from script.harness.waiting import wait_for
 from tests.models_registry.conftest import CHECKPOINT, sleeping
 
@@ -71,6 +73,20 @@ def test_unload_waits_for_the_prompt_that_runs(bridge, client):
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=0.1) is False
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=9.0) is True
     assert client.history(prompt_id).outcome == "success"
+
+
+def test_an_unload_behind_a_prompt_that_does_not_end_is_given_up(bridge, client, monkeypatch):
+    monkeypatch.setattr(loading, "LONGEST_SECONDS", 0.1)
+    prompt_id = str(uuid.uuid4())
+    client.submit(prompt=sleeping(30.0), prompt_id=prompt_id, client_id="test")
+    wait_for(lambda: client.whereabouts(prompt_id) == "running", what="running")
+    try:
+        with pytest.raises(loading.Failed, match="did not unload it"):
+            loading.unload(
+                "gpu", client, type_="checkpoint", name=CHECKPOINT, drop=False, stop=threading.Event()
+            )
+    finally:
+        client.cancel(prompt_id)
 
 
 class TestLeftovers:

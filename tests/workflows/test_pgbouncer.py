@@ -166,7 +166,7 @@ def all_sessions_taken() -> Iterator[None]:
 def new_connection(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[Any]:
     """A connection of Django's that was not open before, with these options."""
     before = connections["default"]
-    made = before.copy()
+    made: Any = before.copy()
     kept = {name: value for name, value in made.settings_dict["OPTIONS"].items() if name != "pool"}
     made.settings_dict["OPTIONS"] = kept | options
     with monkeypatch.context() as patched:

@@ -46,7 +46,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:
         """Called for each new connection, with and without a pool."""
         sessions.await_first_answer(connection)
-        return bool(super()._configure_connection(connection))
+        # Django's type stubs do not have it.
+        return bool(super()._configure_connection(connection))  # type: ignore[misc]
 
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
