@@ -12,4 +12,8 @@ presentation  executions as they are read: selectors and representations
 api, admin    the REST endpoints; the console's pages
 metrics       counters and histograms
 flower        Celery's dashboard
+
+Beside them: `tasks` (Celery's entry points), `cleaning` (old rows and files), `checks` (settings), `notify`
+(wakes workers, streams and senders through Redis), `task_events` (executions as Flower's tasks),
+`delayed_tickets` (tickets that Redis missed).
 """

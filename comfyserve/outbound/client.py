@@ -30,7 +30,7 @@ from .public_addresses import Address
 
 __all__ = [
     "Answer", "Cancellation", "OutboundError", "Posted", "Refused", "TooLarge", "TookTooLong", "Unreachable",
-    "Unusable", "check", "get", "parse", "post",
+    "Unusable", "check", "get", "parse", "post", "put",
 ]  # fmt: skip
 
 USER_AGENT = "ComfyServe"
@@ -41,8 +41,8 @@ CHECK_SECONDS, CHECKS_AT_ONCE = 1.0, 4  # DNS lookups of `check`
 MAX_ANSWER = 64 * 1024  # bytes kept of the response to a POST
 PIECE = 256 * 1024
 REDIRECTING = (301, 302, 303, 307, 308)
-# Headers that may follow a redirect to another host; all others might be credentials.
 _checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
+# Headers that may follow a redirect to another host; all others might be credentials.
 HARMLESS = {"accept", "accept-language", "user-agent", "range", "if-range", "if-none-match"}
 
 

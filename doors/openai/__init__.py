@@ -1,5 +1,7 @@
-"""OpenAI's image API at /v1, for clients that use it: `model` is the address of an app.
+"""OpenAI's image and video API at /v1, for clients that use it: `model` is the address of an app.
 
+uploads          the pictures of an edit
+videos           /v1/videos: a video as an execution; `video_views` has its endpoints
 parameters       the fields of a request, and the app inputs they become
 models           the list of apps, and the aliases that an operator gave to some
 answers          the body of a response, once the executions have ended

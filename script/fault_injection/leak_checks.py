@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from comfyserve.db.locks import AdvisoryLock
 from script.fault_injection.cluster import GPUS, Cluster
 from script.harness import graphs
 from script.harness.waiting import wait_for
 
 SETTLED_SECONDS = 20.0  # until heartbeats have reported the workers idle
 PROBES, PROBE_SECONDS = 4, 3.0  # executions that show that every worker still claims work
-BACKEND_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 2 AND granted"
+_IS_BACKEND_LOCK = f"locktype = 'advisory' AND classid = {int(AdvisoryLock.BACKEND)}"
+BACKEND_LOCKS = f"SELECT count(*) FROM pg_locks WHERE {_IS_BACKEND_LOCK} AND granted"
 
 NONE_OF = {
     "executions have not ended": "SELECT id FROM workflows_execution WHERE status IN ('pending', 'running')",
@@ -25,7 +27,7 @@ NONE_OF = {
     "ended executions have no end in their log": """
         SELECT id FROM workflows_execution e WHERE NOT EXISTS (SELECT 1 FROM workflows_logline l
             WHERE l.execution_id = e.id AND l.kind = 'status' AND l.data->>'status' = e.status)""",
-    "outputs' files belong to no output": """
+    "output files have no output row": """
         SELECT id FROM files_file f WHERE kind = 'output'
             AND NOT EXISTS (SELECT 1 FROM workflows_output o WHERE o.file_id = f.id)""",
     "outputs belong to executions that did not run": """
@@ -48,10 +50,10 @@ BUSY_WORKERS = """
     SELECT name FROM workflows_worker
     WHERE running IS NOT NULL OR staged IS NOT NULL OR NOT idle OR state <> 'active' OR NOT reachable
 """
-HELD_LOCKS = """
+HELD_LOCKS = f"""
     SELECT pid, locktype, classid, objid FROM pg_locks
     WHERE pid <> pg_backend_pid() AND granted AND locktype <> 'virtualxid'
-        AND NOT (locktype = 'advisory' AND classid = 2)
+        AND NOT ({_IS_BACKEND_LOCK})
 """
 
 

@@ -102,9 +102,7 @@ def cost_of(cluster: Cluster) -> Cost:
             )
         )
     )
-    [(given_up,)] = cluster.sql(
-        "SELECT count(*) FROM workflows_execution WHERE error LIKE 'Given up after%%'"
-    )
+    [(given_up,)] = cluster.sql("SELECT count(*) FROM workflows_execution WHERE failure_cause = 'given_up'")
     return Cost(
         runs=comfyui_lines(cluster, "Prompt executed in") + died + given_up,
         useful=counts["completed"] + counts["failed"] - given_up,

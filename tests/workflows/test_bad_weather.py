@@ -313,10 +313,11 @@ def test_what_breaks_its_runner_twice_before_it_begins_is_given_up(rig, monkeypa
 
     monkeypatch.setattr(Client, "submit", broken)
     execution_id = rig.run(graphs.colour(1))
-    wait_for(lambda: rig.status(execution_id) == "failed" or held(execution_id), what="the first try")
+    wait_for(lambda: held(execution_id), what="the first try")
     Execution.objects.filter(id=execution_id).update(held=None)
     rig.slots.serve()
-    rig.ends(execution_id, "failed")
+    error = rig.ends(execution_id, "failed")["error"]
+    assert error == "Given up after 2 attempts: an internal error of its worker"
 
 
 def held(execution_id: str) -> bool:

@@ -20,7 +20,7 @@ from script.harness.waiting import wait_for
 from tests.factories import assert_error
 from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.workflows.rig import before, sleep
-from workflows.models import Execution, Output
+from workflows.models import Execution, FailureCause, Output
 from workflows.queue import state_machine
 from workflows.worker import finalize, held_claim, output_collection
 
@@ -102,6 +102,7 @@ def test_a_storage_that_stays_away_ends_the_execution_in_words(rig, storage, mon
     storage.fails = lambda count: True
     body = rig.ends(rig.run(three_pictures()), "failed")
     assert body["error"] == "The workflow ran, but its outputs could not be stored"
+    assert Execution.objects.get().failure_cause == FailureCause.OUTPUTS
     rig.is_clear()
     assert rig.slots.tokens() == set()
 
@@ -264,6 +265,7 @@ def test_what_fits_into_the_quota_is_kept_and_the_execution_fails(rig, storage, 
     assert body["error"] == (
         "The workflow ran, but your storage quota has no space for 1 output; delete files and run it again"
     )
+    assert Execution.objects.get(id=execution_id).failure_cause == FailureCause.OUTPUTS
     assert len(body["outputs"]["images"]) == 2
     [warning] = body["warnings"]
     assert "missing from the outputs, since the storage quota" in warning

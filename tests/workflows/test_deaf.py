@@ -12,6 +12,7 @@ from typing import Any
 
 import websocket
 
+from comfyserve.db.locks import AdvisoryLock
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
 from tests.workflows.rig import Rig, sleep
@@ -73,13 +74,13 @@ def test_two_processes_of_one_backend_do_not_make_each_other_deaf(rig, monkeypat
 
     monkeypatch.setattr(Maintenance, "_lock", lock)
     with another_session() as session:
-        session.execute("SELECT pg_advisory_lock(%s, hashtext('gpu'))", [2])
+        session.execute("SELECT pg_advisory_lock(%s, hashtext('gpu'))", [int(AdvisoryLock.BACKEND)])
         standby = Backend(name="gpu", url=rig.comfyui.url, headers={})
         maintenance = Maintenance(Slots(standby))
         maintenance.start()
         assert tried.wait(5)
         assert rig.comfyui.sockets == [rig.backend.session.client_id]
-        session.execute("SELECT pg_advisory_unlock(%s, hashtext('gpu'))", [2])
+        session.execute("SELECT pg_advisory_unlock(%s, hashtext('gpu'))", [int(AdvisoryLock.BACKEND)])
         wait_for(lambda: len(rig.comfyui.sockets) == 2, what="the standby to take over")
         assert standby.session.client_id != rig.backend.session.client_id
     maintenance.stop()

@@ -5,6 +5,7 @@ It may cost that execution some time. It must not cost a lease, a sweep, or any 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def test_a_locked_row_does_not_stop_the_reaper(rig, settings):
         assert requeueing.reap() == 1
     assert Execution.objects.get(id=other.execution_id).claim_token is None
     assert Execution.objects.get(id=held.execution_id).claim_token == held.token
+
+
+def test_an_execution_handled_alone_when_its_worker_died_counts_every_worker_that_it_killed(rig, settings):
+    settings.RENEW_SECONDS = 0
+    deadly, innocent = two_claims(rig)
+    Execution.objects.update(lease_expires_at=Now() - timedelta(seconds=1), losses=1)
+    Execution.objects.filter(id=deadly.execution_id).update(handled_alone=True)
+    assert requeueing.reap() == 2
+    assert "Given up after 2 attempts: " in (Execution.objects.get(id=deadly.execution_id).error or "")
+    assert Execution.objects.get(id=innocent.execution_id).status == "pending"
 
 
 def test_a_locked_row_does_not_stop_backoffs_from_ending(rig):
@@ -278,11 +289,12 @@ def test_folding_and_choosing_webhooks_are_different_locks(transactional_db):
 def test_no_code_takes_an_advisory_lock_by_a_number_of_its_own():
     from script.local.paths import ROOT
 
-    folders = ("accounts", "comfyserve", "files", "health", "models_registry", "workflows")
+    folders = [path.parent.name for path in ROOT.glob("*/__init__.py")]
+    assert {"workflows", "doors", "script", "tests"} <= set(folders)
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
             lines = path.read_text().splitlines()
             for number, line in enumerate(lines):
-                if "advisory_" in line and "lock(" in line:
+                if re.search(r"pg_(try_)?advisory_\w*lock\(", line):
                     around = "\n".join(lines[number : number + 3])
                     assert "AdvisoryLock." in around, f"{path}:{number + 1}: use comfyserve.db.locks"

@@ -198,5 +198,5 @@ def test_https_only_refuses_plain_http(settings) -> None:
 def test_every_event_says_what_it_means() -> None:
     assert set(EVENT_TRAITS) == set(WebhookEvent)
     assert [WebhookEvent.at_end(status) for status in TERMINAL] == [
-        event for event in EXECUTION_EVENTS if event.traits.is_terminal and event.traits.sent_by_default
+        event for event in EXECUTION_EVENTS if event.traits.is_terminal
     ]

@@ -24,7 +24,7 @@ from workflows.queue import partner_keys
 MAX_METADATA_BYTES = 64 * 1024  # repeated in each result and each list item
 
 
-PRIORITIES = [("low", ""), ("normal", ""), ("high", "")]
+PRIORITIES = [(priority, "") for priority in Priority]
 
 
 class Choice(serializers.ChoiceField):
@@ -185,7 +185,7 @@ class SubmissionOptions(serializers.Serializer[Any]):
     webhook_events = serializers.ListField(
         child=Choice(label="Webhook event", choices=[(event, "") for event in EXECUTION_EVENTS]),
         required=False, allow_null=True,
-        help_text="Which events to send to `webhook_url`; all by default",
+        help_text="Which events to send to `webhook_url`; its start and its end by default",
     )  # fmt: skip
     metadata = serializers.DictField(
         required=False, allow_null=True, help_text="Your own data; returned unchanged"
@@ -203,17 +203,16 @@ class SubmissionOptions(serializers.Serializer[Any]):
         found = super().to_internal_value(data)
         text = _text_of_metadata(data) if found.get("metadata") else ""
         _check_metadata(text or json.dumps(found.get("metadata"), ensure_ascii=False))
-        own = {name: found[name] for name in found.keys() - SubmissionOptions._declared_fields.keys()}
-        return {
-            **own,
-            "priority": found.get("priority") or Priority.NORMAL,
-            "webhook_url": found.get("webhook_url") or "",
-            "webhook_events": found.get("webhook_events") or [],
-            "metadata": found.get("metadata") or {},
-            "metadata_text": text,
-            "timeout_minutes": found.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
-            "output": found.get("output") or {},
+        defaults = {
+            "priority": Priority.NORMAL,
+            "webhook_url": "",
+            "webhook_events": [],
+            "metadata": {},
+            "timeout_minutes": settings.DEFAULT_TIMEOUT_MINUTES,
+            "output": {},
         }
+        given = {name: value for name, value in found.items() if value or name not in defaults}
+        return {**defaults, **given, "metadata_text": text}
 
 
 class ExtraData(serializers.DictField):

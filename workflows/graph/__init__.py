@@ -1,4 +1,4 @@
 """The workflow graph: accepted formats, the files and models it references, and readable ComfyUI errors.
 
-May import: models, metrics. Start with `parsing`, which converts each format to one ComfyUI prompt.
+May import: metrics, notify, models. Start with `parsing`, which converts each format to one ComfyUI prompt.
 """

@@ -45,6 +45,7 @@ class FailureCause(models.TextChoices):
     UNREADABLE = "unreadable"  # ComfyUI crashes when parsing the workflow
     GIVEN_UP = "given_up"  # too many attempts were interrupted
     NOT_TAKEN = "not_taken"  # no worker could take it
+    OUTPUTS = "outputs"  # it ran, but its outputs could not be stored or exceed the user's storage quota
     OTHER = "other"  # not recorded: it failed under an earlier version
 
 
@@ -350,7 +351,7 @@ class Output(models.Model):
 
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="outputs", db_index=False)
     position = models.IntegerField()
-    group = models.CharField(max_length=20, help_text="images, videos, audio, models, texts, files")
+    group = models.CharField(max_length=20, help_text="images, videos, audio, 3d, texts, files")
     node_id = models.CharField(max_length=200)
     subfolder = models.CharField(max_length=500, blank=True, default="")
     temporary = models.BooleanField(default=False, help_text="A preview, which ComfyUI itself does not keep")

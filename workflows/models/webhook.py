@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from .execution import Status
+from .execution import TERMINAL, Status
 
 
 class WebhookEvent(models.TextChoices):
@@ -37,9 +37,14 @@ class WebhookEvent(models.TextChoices):
 @dataclass(frozen=True)
 class EventTraits:
     status: Status  # the status reported in the body, however late it is sent
-    is_terminal: bool  # the execution has ended: it is counted and its streams are closed
-    repeatable: bool = False  # may happen more than once per execution
+    is_terminal: bool  # it is the end of the execution, which is counted and closes its streams
+    repeatable: bool = False  # may happen more than once per execution: see `outbox.record_again`
     sent_by_default: bool = True  # to webhooks that listed no events
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the body has the final result; else it describes the moment of the event."""
+        return self.status in TERMINAL
 
 
 EVENT_TRAITS = {
@@ -48,13 +53,14 @@ EVENT_TRAITS = {
     WebhookEvent.FAILED: EventTraits(Status.FAILED, is_terminal=True),
     WebhookEvent.CANCELLED: EventTraits(Status.CANCELLED, is_terminal=True),
     # Its files were delivered as `deliver_to` requested, or given up; the end was reported before.
-    WebhookEvent.DELIVERED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
+    WebhookEvent.DELIVERED: EventTraits(
+        Status.COMPLETED, is_terminal=False, repeatable=True, sent_by_default=False
+    ),
     # Sent once to a batch's own webhook; attached to the last execution that ended.
-    WebhookEvent.BATCH_COMPLETED: EventTraits(Status.COMPLETED, is_terminal=True, sent_by_default=False),
+    WebhookEvent.BATCH_COMPLETED: EventTraits(Status.COMPLETED, is_terminal=False, sent_by_default=False),
 }
 DEFAULT_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.sent_by_default]
 EXECUTION_EVENTS = [event for event in WebhookEvent if event != WebhookEvent.BATCH_COMPLETED]
-REPEATABLE_EVENTS = [event for event, traits in EVENT_TRAITS.items() if traits.repeatable]
 
 
 class Webhook(models.Model):
@@ -112,12 +118,9 @@ class Delivery(models.Model):
     class Meta:
         verbose_name_plural = "deliveries"
         constraints = [
-            # An execution that is requeued and runs again reports its start only once.
-            models.UniqueConstraint(
-                fields=["execution", "event"],
-                name="delivery_once",
-                condition=~Q(event__in=REPEATABLE_EVENTS) if REPEATABLE_EVENTS else None,
-            ),
+            # An execution that is requeued and runs again reports its start only once; a repeated event
+            # uses the same row.
+            models.UniqueConstraint(fields=["execution", "event"], name="delivery_once"),
         ]
         indexes = [
             # Used by dispatcher.take: waiting or in progress, few compared to the delivered ones.

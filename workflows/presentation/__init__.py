@@ -1,4 +1,5 @@
 """Executions as users read them: fetched with permission, and rendered for responses, webhooks and streams.
 
-May import: models. Begin with `selectors` (fetching and lists), then `representations` (rendering).
+May import: metrics, notify, models. Begin with `selectors` (fetching and lists), then `representations`
+(rendering).
 """

@@ -36,5 +36,5 @@ INSERT INTO workflows_delivery (execution_id, user_id, event, message_id, url, h
 SELECT last, user_id, 'batch.completed', 'msg_' || replace(gen_random_uuid()::text, '-', ''),
     webhook_url, webhook_host, 'waiting', ''
 FROM counted WHERE remaining <= 0 AND webhook_url <> ''
-ON CONFLICT (execution_id, event) DO NOTHING
+ON CONFLICT DO NOTHING
 """

@@ -70,10 +70,11 @@ def _requeue(
     found = list(
         held.select_for_update(skip_locked=True)
         .filter(status__in=ALIVE, claim_token__isnull=False)
-        .only("id", "faults", "handled_alone", "returns", "status", "worker")
+        .only("id", "faults", "handled_alone", "losses", "returns", "status", "worker")
     )
-    poison = [row for row in found if _is_poison(row, fault=fault) or (lost and row.handled_alone)]
-    ended = [used for row in poison for used in _give_up(row, reason=reason, fault=fault)]
+    attempts = {row.id: _attempts_if_poison(row, fault=fault, lost=lost) for row in found}
+    poison = [row for row in found if attempts[row.id]]
+    ended = [used for row in poison for used in _give_up(row, reason=reason, attempts=attempts[row.id])]
     back = [row.id for row in found if row not in poison]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     values |= {"losses": F("losses") + 1} if lost else {}
@@ -106,10 +107,8 @@ def _requeue(
     return [row.id for row in found]
 
 
-def _give_up(row: Execution, *, reason: str, fault: bool) -> list[scheduling.Ended]:
-    # Claims returned before anything ran do not count as attempts.
-    failed = row.faults + 1 if fault and row.faults + 1 >= MAX_FAULTS else row.returns + 1
-    error = f"Given up after {failed} attempts: {reason}"
+def _give_up(row: Execution, *, reason: str, attempts: int) -> list[scheduling.Ended]:
+    error = f"Given up after {attempts} attempts: {reason}"
     ended = transitions.end([row.id], Status.FAILED, error=error, cause=FailureCause.GIVEN_UP)
     transitions.log([row.id], transitions.last_line(Status.FAILED, error))
     transitions.follow_up([row.id], event=WebhookEvent.FAILED)
@@ -117,11 +116,16 @@ def _give_up(row: Execution, *, reason: str, fault: bool) -> list[scheduling.End
     return ended
 
 
-def _is_poison(row: Execution, *, fault: bool) -> bool:
+def _attempts_if_poison(row: Execution, *, fault: bool, lost: bool) -> int:
+    """The number of attempts after which it is given up now; 0 if it may be tried again."""
     if fault and row.faults + 1 >= MAX_FAULTS:
-        return True
+        return row.faults + 1
+    if lost and row.handled_alone:
+        return row.losses + 1
     # An execution that had not started cannot be the cause.
-    return row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS
+    if row.status == Status.RUNNING and row.returns + 1 >= MAX_RETURNS:
+        return row.returns + 1
+    return 0
 
 
 def reap() -> int:

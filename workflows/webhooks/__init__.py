@@ -1,4 +1,4 @@
 """Outgoing webhooks: the outbox written with each status change, signing, and delivery with retries.
 
-May import: presentation, metrics, notify, models. Begin with `outbox`, then `dispatcher`.
+May import: presentation and everything below it. Begin with `outbox`, then `dispatcher`.
 """

@@ -160,7 +160,7 @@ def _body(taken: Taken) -> bytes:
     result = representations.result_of(found, base=execution.webhook.base)
     traits = WebhookEvent(taken.event).traits
     status = traits.status
-    if not traits.is_terminal:
+    if not traits.has_result:
         # Even if sent late, it describes that moment: the end has an event of its own.
         result |= {"status": status, "completed_at": None, "duration_seconds": None, "outputs": {}}
         result |= {"error": None, "error_details": None}
@@ -251,7 +251,7 @@ def _enough(taken: Taken, code: int | None) -> bool:
         return False  # connection failed: it may work later
     if not client.is_worth_a_retry(code):
         return taken.tries >= TRIES_REFUSED
-    return not WebhookEvent(taken.event).traits.is_terminal and taken.tries >= TRIES_BEFORE_END
+    return not WebhookEvent(taken.event).traits.has_result and taken.tries >= TRIES_BEFORE_END
 
 
 def _backoff(tries: int) -> float:

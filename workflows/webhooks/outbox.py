@@ -84,11 +84,13 @@ def record(ids: Iterable[UUID], *, event: WebhookEvent) -> None:
 
 
 def record_again(execution_id: UUID, *, event: WebhookEvent) -> None:
-    """Add an event that may have been reported before: as a new message, in the same row.
+    """Add a repeatable event that may have been reported before: as a new message, in the same row.
 
     One that is still waiting is left alone: its body is built when it is sent. Call it in the transaction
-    that changes the state.
+    that changes the state. ValueError if the event happens only once.
     """
+    if not event.traits.repeatable:
+        raise ValueError(f"{event} happens only once per execution")
     ended = Delivery.objects.filter(execution=execution_id, event=event)
     if not send_again(ended, message_id=new_message_id(), created_at=Now()):
         record([execution_id], event=event)

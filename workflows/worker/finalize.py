@@ -19,7 +19,7 @@ from files import converted, storing, thumbnails
 from files.errors import BytesMissing, StorageUnavailable
 from files.models import ConvertedFile, File
 from workflows.graph import comfyui_errors
-from workflows.models import Level, Output, Status
+from workflows.models import FailureCause, Level, Output, Status
 from workflows.queue import partner_keys, requeueing, state_machine
 from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
@@ -292,15 +292,22 @@ def _over_quota(outcome: Outcome, left_out: int) -> Outcome:
         f"The workflow ran, but your storage quota has no space for {files}; delete files and run it again"
     )
     details = {"type": "storage_quota_exceeded", "outputs_left_out": left_out, "node_errors": {}}
-    return dataclasses.replace(outcome, status=Status.FAILED, error=error, error_details=details)
+    return dataclasses.replace(
+        outcome,
+        status=Status.FAILED,
+        error=error,
+        error_details=details,
+        failure_cause=FailureCause.OUTPUTS,
+    )
 
 
 def _not_stored(ended: Ended, outputs: list[Output]) -> Outcome:
     error = "The workflow ran, but its outputs could not be stored"
     details = {"type": "outputs_not_stored", "node_errors": {}}
     return Outcome(
-        Status.FAILED, error=error, error_details=details, outputs=outputs, lines=ended.lines,
-        warnings=ended.warnings, gpu_seconds=_gpu_seconds(ended.history),
+        Status.FAILED, error=error, error_details=details, failure_cause=FailureCause.OUTPUTS,
+        outputs=outputs, lines=ended.lines, warnings=ended.warnings,
+        gpu_seconds=_gpu_seconds(ended.history),
     )  # fmt: skip
 
 
