@@ -29,12 +29,15 @@ QUALITY = 80  # unless one is asked for
 
 @dataclass(frozen=True)
 class Wanted:
-    """A requested conversion. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata."""
+    """A requested conversion. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata.
+    `channel`, of pictures: `rgb` without transparency, `a` with nothing but it (black).
+    """
 
     format: str | None = None
     quality: int | None = None
     max_size: int | None = None
     strip: bool = False
+    channel: str | None = None
 
     def __bool__(self) -> bool:
         return self != Wanted()
@@ -57,6 +60,7 @@ class Wanted:
             self.format or "same",
             f"q{self.quality}" if self.quality else "",
             f"m{self.max_size}" if self.max_size else "",
+            f"c{self.channel}" if self.channel else "",
             "strip" if self.strip else "",
         ]
         return "-".join(part for part in parts if part)
@@ -71,6 +75,7 @@ class Wanted:
             quality=numbers.get("q"),
             max_size=numbers.get("m"),
             strip="strip" in parts,
+            channel=next((part[1:] for part in parts if part in ("crgb", "ca")), None),
         )
 
     @property
@@ -90,7 +95,8 @@ class Wanted:
             raise CannotConvert(f"{_named(content_type)} cannot become {self.format}")
         changes = self.format is not None and FORMAT_OF.get(content_type) != self.format
         if kind in ("image", "video"):
-            return self if changes or self.quality or self.max_size or self.strip else None
+            asked = self.quality or self.max_size or self.strip or self.channel
+            return self if changes or asked else None
         return Wanted(strip=True) if self.strip and may_have_metadata(content_type) else None
 
 
@@ -128,7 +134,7 @@ def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> st
         name = name or "png"
         picture_conversion.convert(
             source, target, to=name, quality=wanted.quality or QUALITY,
-            max_size=wanted.max_size, strip=wanted.strip,
+            max_size=wanted.max_size, strip=wanted.strip, channel=wanted.channel,
         )  # fmt: skip
         return PICTURES[name]
     name = name or "mp4"

@@ -46,6 +46,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "texts": lambda path: pictures.texts(Path(path)),
     "as_png": lambda path, target: pictures.as_png(Path(path), Path(target)),
     "deep_as_png": lambda path, target: pictures.deep_as_png(Path(path), Path(target)),
+    "with_alpha_of": lambda path, mask, target: pictures.with_alpha_of(Path(path), Path(mask), Path(target)),
     "thumbnail": lambda path, target, content_type: pictures.thumbnail(
         Path(path), Path(target), content_type=content_type
     ),

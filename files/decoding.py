@@ -86,6 +86,12 @@ def deep_as_png(path: Path, target: Path) -> bool:
     return bool(_decoding.ask("deep_as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
 
 
+def with_alpha_of(path: Path, mask: Path, target: Path) -> bool:
+    """One picture with the transparency of another: see `pictures.with_alpha_of`."""
+    given = {"path": str(path), "mask": str(mask), "target": str(target)}
+    return bool(_decoding.ask("with_alpha_of", CONVERT_SECONDS, **given))
+
+
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     given = {"path": str(path), "target": str(target), "content_type": content_type}
     return bool(_decoding.ask("thumbnail", DECODE_SECONDS, **given))

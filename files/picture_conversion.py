@@ -36,16 +36,17 @@ def convert(
     quality: int,
     max_size: int | None,
     strip: bool,
+    channel: str | None = None,
 ) -> None:
-    """Raises CannotConvert."""
+    """Raises CannotConvert. With a `channel`, an animation becomes its first frame."""
     try:
         with pictures.opened(source) as picture:
             _check_size(picture)
             about = {} if strip else _metadata(picture, to)
-            if is_animated(picture) and to in ANIMATED:
+            if is_animated(picture) and to in ANIMATED and channel is None:
                 _save_animation(picture, target, to, quality, max_size, about)
             else:
-                _save_still(picture, target, to, quality, max_size, about)
+                _save_still(picture, target, to, quality, max_size, about, channel)
     except MemoryError as exc:
         raise CannotConvert("The file is too large to be converted") from exc
     except pictures.BROKEN as exc:
@@ -99,12 +100,13 @@ def _save_still(
     quality: int,
     max_size: int | None,
     about: dict[str, Any],
+    channel: str | None,
 ) -> None:
     profile = picture.info.get("icc_profile")
     if max_size and to == "jpeg":
         picture.draft("RGB", (max_size, max_size))  # JPEG only: decoded at a smaller scale
     still: Image.Image = ImageOps.exif_transpose(picture)
-    still = _in_mode(still, to)
+    still = _in_mode(_of_channel(still, channel), to)
     if max_size and max(still.size) > max_size:
         still.thumbnail((max_size, max_size))
     still.info.clear()
@@ -143,6 +145,20 @@ def _options(to: str, quality: int) -> dict[str, Any]:
     if to == "webp":
         return {"quality": quality, "method": 4}
     return {"quality": quality, "speed": 8, "max_threads": 2}
+
+
+def _of_channel(picture: Image.Image, channel: str | None) -> Image.Image:
+    """The same pixels that ComfyUI shows: colours are not blended with a background, and only RGBA counts as
+    transparent.
+    """
+    if channel == "rgb":
+        return pictures.in_eight_bits(picture).convert("RGB")
+    if channel != "a":
+        return picture
+    alpha = picture.getchannel("A") if picture.mode == "RGBA" else Image.new("L", picture.size, 255)
+    black = Image.new("RGBA", picture.size)
+    black.putalpha(alpha)
+    return black
 
 
 def _in_mode(

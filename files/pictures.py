@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pillow_heif
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from . import videos
 
@@ -114,6 +114,26 @@ def deep_as_png(path: Path, target: Path) -> bool:
             if flat is picture:
                 return False
             ImageOps.exif_transpose(flat).save(target, "PNG", compress_level=1)
+    except BROKEN:
+        return False
+    return True
+
+
+def with_alpha_of(path: Path, mask: Path, target: Path) -> bool:
+    """Write the picture, upright, as a PNG with the transparency of `mask` and the texts it had as a PNG.
+
+    False if one cannot be read, or their sizes differ.
+    """
+    try:
+        with opened(path) as picture, opened(mask) as other:
+            if any(each.width * each.height > DECODED_AT_MOST_WHOLE for each in (picture, other)):
+                return False
+            texts = PngImagePlugin.PngInfo()
+            for name, text in getattr(picture, "text", {}).items():
+                texts.add_text(name, text)
+            made = ImageOps.exif_transpose(in_eight_bits(picture)).convert("RGBA")
+            made.putalpha(other.convert("RGBA").getchannel("A"))
+            made.save(target, "PNG", compress_level=4, pnginfo=texts)
     except BROKEN:
         return False
     return True

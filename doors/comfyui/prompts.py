@@ -19,7 +19,7 @@ from workflows.models import ALIVE, TERMINAL, Execution, Priority, Status
 from workflows.presentation import selectors
 from workflows.queue import partner_keys, submission
 
-from . import representations
+from . import files, representations
 from .errors import ComfyUIView, PromptRefused
 
 SHOWN = 200  # prompts in one response of the queue
@@ -64,7 +64,7 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
         extra = {**extra, "client_id": client_id}  # as in ComfyUI
     submission.submit(
         user=user,
-        workflow={"prompt": prompt},
+        workflow={"prompt": files.names_of_ours(prompt)},
         priority=Priority.NORMAL,
         timeout_minutes=settings.DEFAULT_TIMEOUT_MINUTES,
         metadata={},

@@ -13,7 +13,7 @@ routes = [
     path("history", prompts.HistoryView.as_view()),
     path("history/<str:prompt_id>", prompts.OneHistoryView.as_view()),
     path("upload/image", files.upload),
-    path("upload/mask", files.upload),
+    path("upload/mask", files.mask),
     path("view", files.view),
     path("object_info", machine.ObjectInfoView.as_view()),
     path("object_info/<str:class_type>", machine.OneObjectInfoView.as_view()),

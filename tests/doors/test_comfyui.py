@@ -142,18 +142,6 @@ def test_mistakes_come_in_comfyuis_shape(bare_stack):
     assert person.get("/comfyui/view", params={"filename": "a.png"}).status_code == 401
 
 
-def test_view_makes_previews_in_the_format_that_is_asked_for(person):
-    out = io.BytesIO()
-    Image.new("RGB", (64, 64), (250, 0, 0)).save(out, "PNG")
-    files = {"image": ("a.png", out.getvalue(), "image/png")}
-    name = person.post("/comfyui/upload/image", files=files).json()["name"]
-    for preview, expected in (("webp;50", "WEBP"), ("jpeg", "JPEG"), ("gif;x", "WEBP"), ("", "PNG")):
-        found = person.get("/comfyui/view", params={"filename": name, "type": "input", "preview": preview})
-        assert found.status_code == 200, found.text
-        picture = Image.open(io.BytesIO(found.content))
-        assert (picture.format, picture.size) == (expected, (64, 64))
-
-
 def test_the_history_is_paged(bare_stack):
     person = bare_stack.person()
     ids = [person.post("/comfyui/prompt", {"prompt": graphs.colour(n)}).json()["prompt_id"] for n in range(3)]
