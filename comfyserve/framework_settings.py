@@ -41,6 +41,8 @@ MIDDLEWARE = [
     "comfyserve.api.middleware.RequestIdMiddleware",
     "accounts.middleware.AuditMiddleware",
     "doors.openai.errors.OpenAIErrorsMiddleware",
+    "doors.comfyui.errors.ComfyUIErrorsMiddleware",
+    "doors.comfy_v2.errors.ComfyErrorsMiddleware",
     "health.latency.MeasureMiddleware",
     "comfyserve.api.middleware.RateHeadersMiddleware",
     "comfyserve.api.middleware.SecurityHeadersMiddleware",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -84,6 +85,34 @@ class ErrorsMiddleware(Middleware):
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         known = errors.as_api_error(exception)
         return errors.response(request, known) if known else None
+
+
+class ErrorShapeMiddleware(Middleware):
+    """Base of those that give errors below a path another API's shape: also those of the gate, the rate limit
+    and the URL resolver, which no view raises."""
+
+    prefix = ""
+
+    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        below = request.path_info.startswith(self.prefix)
+        if response.status_code >= 400 and below and not response.streaming:
+            self._rewrite(response)
+        return response
+
+    def _rewrite(self, response: HttpResponse) -> None:
+        try:
+            ours = json.loads(response.content)
+        except ValueError:
+            return
+        if not isinstance(ours, dict) or not isinstance(ours.get("error"), str) or "request_id" not in ours:
+            return  # it has its shape already
+        shown = self.reshaped(response.status_code, ours)
+        response.content = json.dumps(shown).encode()
+        response.headers.pop("Content-Length", None)
+
+    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
+        """The body instead of `ours`, which is one of `errors.body`."""
+        raise NotImplementedError
 
 
 CONSOLE, CONSOLE_LOGIN = "/admin", "/admin/login"

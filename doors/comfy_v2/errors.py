@@ -13,11 +13,13 @@ from rest_framework.views import APIView
 
 from comfyserve.api.errors import (
     ApiError,
+    Detail,
     LimitExceeded,
     Unprocessable,
     ValidationFailed,
     as_api_error,
 )
+from comfyserve.api.middleware import ErrorShapeMiddleware
 from comfyserve.api.rendering import rendered
 from workflows.queue.submission import QueueFull
 
@@ -58,6 +60,15 @@ def in_comfy_shape(view: AsyncView) -> AsyncView:
             )
 
     return wrapped
+
+
+class ComfyErrorsMiddleware(ErrorShapeMiddleware):
+    prefix = "/api/v2/"
+
+    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
+        known = ApiError(ours["message"], details=[Detail(**each) for each in ours["details"]])
+        known.status, known.error = status, "queue_full" if status == 429 else ours["error"]
+        return _parts(known)[1]
 
 
 def _handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001

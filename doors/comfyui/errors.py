@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from comfyserve.api.errors import ApiError, Detail, as_api_error
+from comfyserve.api.middleware import ErrorShapeMiddleware
 from comfyserve.api.parsers import StrictJSONParser
 
 NODE = re.compile(r"^workflow(?:\.prompt)?\.([^.]+)")
@@ -47,6 +48,15 @@ def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # no
         return None  # Django's handler500; the traceback goes to the log there
     status = 400 if known.status == 422 else known.status
     return Response(body(known), status=status, headers=dict(known.headers))
+
+
+class ComfyUIErrorsMiddleware(ErrorShapeMiddleware):
+    prefix = "/comfyui/"
+
+    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
+        known = ApiError(ours["message"], details=[Detail(**each) for each in ours["details"]])
+        known.status, known.error = status, ours["error"]
+        return body(known)
 
 
 def body(known: ApiError) -> dict[str, Any]:

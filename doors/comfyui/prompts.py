@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -158,10 +159,10 @@ def _one(user: User, prompt_id: str) -> dict[str, Any]:
         found = selectors.execution_of(user=user, execution_id=prompt_id, with_graph=True)
     except NotFound:
         return {}
-    return representations.history([found]) if found.status in TERMINAL and _is_shown(found, user) else {}
+    return representations.history([found]) if found.status in TERMINAL and is_shown(found, user) else {}
 
 
-def _is_shown(execution: Execution, user: User) -> bool:
+def is_shown(execution: Execution, user: User) -> bool:
     cleared, ended = user.history_cleared_at, execution.completed_at
     return cleared is None or ended is None or ended > cleared
 
@@ -177,12 +178,21 @@ def _ended(user: User) -> QuerySet[Execution]:
     return ended
 
 
-def _cancel(rows: QuerySet[Execution]) -> None:
+def cancel(user: User, ids: Sequence[UUID]) -> bool:
+    """Cancel those of the user's that wait or run; whether there were any."""
+    return _cancel(_alive(user).filter(id__in=ids)) > 0
+
+
+def _cancel(rows: QuerySet[Execution]) -> int:
+    """The number of those that were cancelled."""
+    cancelled = 0
     for each in list(rows):  # the most that a user may have waiting
         try:
             submission.cancel(execution=each)
+            cancelled += 1
         except Conflict:
             pass  # it ended by itself
+    return cancelled
 
 
 def _object(data: Any) -> dict[str, Any]:
@@ -196,7 +206,12 @@ def _ids(given: dict[str, Any]) -> list[UUID]:
     named = given.get("delete") or []
     if not isinstance(named, list) or len(named) > IDS:
         raise ValidationFailed.of("delete", f"'delete' must be a list of at most {IDS} ids")
-    return [found for each in named if (found := _uuid(each)) is not None]
+    return uuids(named)
+
+
+def uuids(texts: Sequence[Any]) -> list[UUID]:
+    """Without those that are none."""
+    return [found for each in texts if (found := _uuid(each)) is not None]
 
 
 def _prompt_id(given: Any) -> UUID:

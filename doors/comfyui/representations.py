@@ -62,6 +62,63 @@ def outputs(made: Iterable[Output]) -> dict[str, Any]:
     return nodes
 
 
+# -- jobs ------------------------------------------------------------------------------------------------
+JOB_STATUSES = {
+    Status.PENDING.value: "pending",
+    Status.RUNNING.value: "in_progress",
+    Status.COMPLETED.value: "completed",
+    Status.FAILED.value: "failed",
+    Status.CANCELLED.value: "cancelled",
+}
+PREVIEWABLE = ("images", "audio", "3d")
+
+
+def job(
+    execution: Execution, made: Sequence[Output], details: dict[str, Any], workflow_id: str | None
+) -> dict[str, Any]:
+    """One of ComfyUI's `/api/jobs`. What is not known is left out."""
+    files = [
+        {**item, "nodeId": node_id, "mediaType": kind}
+        for node_id, kinds in outputs(made).items()
+        for kind, items in kinds.items()
+        for item in items
+        if isinstance(item, dict)
+    ]
+    shown = {
+        "id": str(execution.id),
+        "status": JOB_STATUSES[execution.status],
+        "priority": 0,
+        "create_time": _milliseconds(execution.created_at),
+        "outputs_count": len(files),
+        "previewable_outputs_count": sum(item["mediaType"] in PREVIEWABLE for item in files),
+        "preview_output": _preview(files),
+        "workflow_id": workflow_id,
+    }
+    if execution.completed_at is not None:
+        kind, data = last_message(execution, details)
+        shown["execution_start_time"] = first_message(execution)[1]["timestamp"]
+        shown["execution_end_time"] = data["timestamp"]
+        shown["execution_error"] = data if kind == "execution_error" else None
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _preview(files: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first that ComfyUI's front end can show, a result before a preview."""
+    able = [item for item in files if item["mediaType"] in PREVIEWABLE]
+    return next((item for item in able if item["type"] == "output"), able[0] if able else None)
+
+
+def job_details(execution: Execution, made: Sequence[Output], details: dict[str, Any]) -> dict[str, Any]:
+    """What ComfyUI shows of a single job beside that. The graph must be loaded."""
+    prompt = _prompt(execution)
+    info = (execution.graph.extras.get("extra_data") or {}).get("extra_pnginfo") if prompt else None
+    shown = {"workflow": {"prompt": prompt, "extra_data": {"extra_pnginfo": info} if info else {}}}
+    if execution.completed_at is None:
+        return shown
+    return {**shown, "outputs": outputs(made), "execution_status": _status(execution, details)}
+
+
+# -- messages --------------------------------------------------------------------------------------------
 def first_message(execution: Execution) -> tuple[str, dict[str, Any]]:
     began = _milliseconds(execution.started_at or execution.created_at)
     return "execution_start", {"prompt_id": str(execution.id), "timestamp": began}

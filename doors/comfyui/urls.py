@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from . import files, machine, prompts, userdata, websocket
+from . import files, jobs, machine, prompts, userdata, websocket
 
 routes = [
     path("prompt", prompts.PromptView.as_view()),
@@ -12,6 +12,10 @@ routes = [
     path("interrupt", prompts.InterruptView.as_view()),
     path("history", prompts.HistoryView.as_view()),
     path("history/<str:prompt_id>", prompts.OneHistoryView.as_view()),
+    path("jobs", jobs.JobsView.as_view()),
+    path("jobs/cancel", jobs.CancelSeveralView.as_view()),
+    path("jobs/<str:job_id>", jobs.JobView.as_view()),
+    path("jobs/<str:job_id>/cancel", jobs.CancelView.as_view()),
     path("upload/image", files.upload),
     path("upload/mask", files.mask),
     path("view", files.view),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
-
-from comfyserve.api.middleware import Middleware
+from comfyserve.api.middleware import ErrorShapeMiddleware
 
 PREFIX = "/v1/"
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -20,27 +17,12 @@ def body(status: int, message: str, *, code: str | None = None, param: str | Non
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-class OpenAIErrorsMiddleware(Middleware):
-    """Also covers rejections by the gate, the rate limit and the URL resolver."""
+class OpenAIErrorsMiddleware(ErrorShapeMiddleware):
+    prefix = PREFIX
 
-    def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        if response.status_code >= 400 and request.path_info.startswith(PREFIX) and not response.streaming:
-            _rewrite(response)
-        return response
-
-
-def _rewrite(response: HttpResponse) -> None:
-    try:
-        ours = json.loads(response.content)
-    except ValueError:
-        return
-    if not isinstance(ours, dict) or not isinstance(ours.get("error"), str):
-        return
-    details = ours.get("details") or []
-    first = details[0] if details else {}
-    message = "; ".join(INPUT_PATH.sub("", each["message"]) for each in details[:5]) or ours["message"]
-    param = INPUT_PATH.sub("", first.get("field") or "") or None
-    code = str(first.get("code") or ours["error"]).lower()
-    shown = body(response.status_code, message, code=code, param=param)
-    response.content = json.dumps(shown).encode()
-    response.headers.pop("Content-Length", None)
+    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
+        details = ours.get("details") or []
+        first = details[0] if details else {}
+        message = "; ".join(INPUT_PATH.sub("", each["message"]) for each in details[:5]) or ours["message"]
+        param = INPUT_PATH.sub("", first.get("field") or "") or None
+        return body(status, message, code=str(first.get("code") or ours["error"]).lower(), param=param)
