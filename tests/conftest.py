@@ -22,13 +22,15 @@ MIGRATED_DATABASE = "comfyserve_migrated"
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> str | None:
     """pytest-django's, and a copy of its database before any test has used it: its name.
 
-    None on a server that we did not start: there the database may be that of an earlier run.
+    None on a server that we did not start, where the database may be that of an earlier run; and if no test
+    of this run is marked with `django_db`: then pytest-django creates none.
     """
-    if services.postgres is None:
+    name = connection.settings_dict["NAME"]
+    if services.postgres is None or services.database_url.endswith(f"/{name}"):
         return None
     with django_db_blocker.unblock():
         databases.disconnect()
-        copy_database(services.database_url, connection.settings_dict["NAME"], MIGRATED_DATABASE)
+        copy_database(services.database_url, name, MIGRATED_DATABASE)
     return MIGRATED_DATABASE
 
 

@@ -79,7 +79,8 @@ def test_jobs_are_cancelled_once_and_by_their_user(bare_stack: Stack):
     assert other.post(f"{JOBS}/cancel", several).json() == {"cancelled": False}
     assert person.post(f"{JOBS}/cancel", several).json() == {"cancelled": True}
     assert person.post(f"{JOBS}/cancel", several).json() == {"cancelled": False}
-    for wrong in (None, "all", ["x"], [{}], [third] * 101):
+    mistakes: list[Any] = [None, "all", ["x"], [{}], [third] * 101]
+    for wrong in mistakes:
         answer = person.post(f"{JOBS}/cancel", {"job_ids": wrong})
         assert (answer.status_code, type(answer.json()["error"])) == (400, str)
     assert ids(person, status="pending") == [third]
