@@ -79,6 +79,7 @@ class Cluster:
             port=ports.free_port(),
             log=self.logs / "postgres.log",
             settings=POSTGRES_SETTINGS,
+            env=self.clocks.at_real_time("PostgreSQL"),
         )
         self.valkey = Valkey(folder / "valkey", port=ports.free_port(), log=self.logs / "valkey.log")
         self.s3 = S3(folder / "s3", log=self.logs / "s3.log")

@@ -56,7 +56,8 @@ class Sequence:
                 self._end_those_over(now)
                 self.restart_ended()
                 if now >= due and len(self._under_way) < AT_ONCE:
-                    self._begin(self._draw())
+                    if (fault := self._draw()) is not None:
+                        self._begin(fault)
                     due = time.monotonic() + self._chance.uniform(0.3, 1.7) * self._pace
                 time.sleep(0.05)
 
@@ -69,10 +70,12 @@ class Sequence:
     def _busy(self) -> set[str]:
         return {target for _, fault, _ in self._under_way for target in fault.targets}
 
-    def _draw(self) -> Fault:
-        """Each kind with the same probability, whatever the number of its targets."""
+    def _draw(self) -> Fault | None:
+        """Each kind with the same probability, whatever the number of its targets. None: all are busy."""
         busy = self._busy()
         free = [fault for fault in self._faults if not busy & set(fault.targets)]
+        if not free:
+            return None
         # Rare ones first, so that each kind occurs even in a short run.
         tried = self.counts + self.not_begun
         fewest = min(tried[fault.kind] for fault in free)

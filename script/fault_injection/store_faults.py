@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -22,6 +23,8 @@ from script.harness import graphs
 WRITABLE = "-c default_transaction_read_only=off"
 # Less than the clock skew that S3 tolerates in a signature (15 minutes).
 WRONG_BY = (-600.0, -90.0, 90.0, 600.0)
+# Retries of webhooks wait for as much longer after the jump back.
+DATABASE_WRONG_BY = (-100.0, -30.0, 30.0, 100.0)
 UNFLUSHED = """
     SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::bigint AS bytes
     FROM workflows_execution WHERE claim_token IS NOT NULL AND posted_at IS NULL
@@ -42,6 +45,8 @@ def of(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
             part = cluster.parts[name]
             begin = partial(_wrong_clock, cluster, part, chance)
             yield Fault(f"clock of {part.kind} wrong, then set", (name,), begin, ((5.0, 20.0),))
+        jumps = partial(_jump_database_clock, cluster, chance)
+        yield Fault("clock of PostgreSQL jumps there and back", ("PostgreSQL",), jumps, ((5.0, 20.0),))
 
 
 def _of_postgres(cluster: Cluster) -> Iterator[Fault]:
@@ -163,3 +168,20 @@ def _wrong_clock(cluster: Cluster, part: Part, chance: random.Random) -> Undo:
     part.kill()
     part.start()
     return partial(cluster.clocks.set, part.name, 0.0)
+
+
+def _jump_database_clock(cluster: Cluster, chance: random.Random) -> Undo:
+    """While it runs: leases, holds and due times are judged by this clock."""
+    seconds = chance.choice(DATABASE_WRONG_BY)
+    cluster.clocks.set("PostgreSQL", seconds)
+    back = partial(cluster.clocks.set, "PostgreSQL", 0.0)
+    try:
+        wait_in(
+            cluster.database_url,
+            "SELECT 1 WHERE abs(extract(epoch FROM clock_timestamp()) - %s) < 10",
+            time.time() + seconds,
+        )
+    except CannotBegin:
+        back()
+        raise
+    return back

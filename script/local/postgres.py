@@ -42,6 +42,7 @@ class Postgres:
         log: Path,
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port
@@ -53,7 +54,7 @@ class Postgres:
             "PostgreSQL",
             self.command,
             log=log,
-            env=_environment(),
+            env=_environment() | dict(env or {}),
             cwd=Path("/"),
             user=self._user,
             stop_signal=signal.SIGINT,  # "fast": ends sessions instead of waiting for them
