@@ -9,18 +9,17 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from comfyserve.outbound import client
+from comfyserve.outbound.header_values import whole_number
 
 
 def length_of(answer: client.Answer) -> int | None:
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
+    return whole_number(answer.headers.get("Content-Length", ""))
 
 
 def range_of(answer: client.Answer) -> tuple[int | None, int | None]:
     """(first byte, total length) of "bytes 5-9/10" and "bytes */10"."""
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    start = span.partition("-")[0]
-    return (int(start) if start.isdecimal() else None, int(total) if total.isdecimal() else None)
+    return whole_number(span.partition("-")[0]), whole_number(total)
 
 
 def validator_of(answer: client.Answer) -> str | None:

@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from .addresses import RESOLVE_SECONDS, Target, addresses_of, literal, parse
 from .deadline import Cancellation, Deadline
 from .errors import OutboundError, Refused, TookTooLong, TooLarge, Unreachable, Unusable
+from .header_values import whole_number
 from .public_addresses import Address
 
 __all__ = [
@@ -126,12 +127,20 @@ def get(
             finally:
                 response.close()
                 connection.close()
-            following = parse(urljoin(target.url, location), https_only=https_only)
+            following = _followed(target, location, https_only=https_only)
             if following.origin != target.origin:
                 sent = {name: value for name, value in sent.items() if name.lower() in HARMLESS}
                 sent["Accept-Encoding"] = "identity"
             target = following
     raise Unusable(f"The address redirects more than {REDIRECTS} times")
+
+
+def _followed(target: Target, location: str, *, https_only: bool) -> Target:
+    try:
+        address = urljoin(target.url, location)
+    except ValueError:  # such as "http://["
+        raise Unusable("The address redirects to something that is not an address") from None
+    return parse(address, https_only=https_only)
 
 
 def post(
@@ -277,9 +286,9 @@ def _answer(
     max_bytes: int,
     deadline: Deadline,
 ) -> Answer:
-    announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise TooLarge(f"It has {int(announced)} bytes; at most {max_bytes} are allowed")
+    announced = whole_number(response.headers.get("Content-Length", ""))
+    if announced is not None and announced > max_bytes:
+        raise TooLarge(f"It has {announced} bytes; at most {max_bytes} are allowed")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in ("", "identity"):
         # The decompressed size cannot be known in advance.

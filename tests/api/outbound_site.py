@@ -19,6 +19,7 @@ class Site:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.redirect_to = ""
+        self.length = ""  # of odd_length
         self.release = threading.Event()  # ends what hangs
         site = self
 
@@ -77,6 +78,10 @@ class Site:
 
     def page_circle(self, handler: BaseHTTPRequestHandler) -> None:
         self.answer(handler, status="302", Location="/circle")
+
+    def page_odd_length(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        self.answer(handler, b"hello", length=self.length)
 
     def page_claims(self, handler: BaseHTTPRequestHandler) -> None:
         self.answer(handler, length="1000000000")

@@ -235,6 +235,17 @@ class TestGet:
         with pytest.raises(Refused):
             fetch(site.url("away"))
 
+    @pytest.mark.parametrize("target", ["http://[", "//[", "http://]x[/"])
+    def test_a_redirect_to_no_address_is_unusable(self, site, target):
+        site.redirect_to = target
+        with pytest.raises(Unusable, match="not an address"):
+            fetch(site.url("away"))
+
+    @pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1", "x"])
+    def test_a_length_that_is_no_number_counts_as_none(self, site, length):
+        site.length = length
+        assert fetch(site.url("odd_length")) == b"hello"
+
     def test_a_redirect_to_plain_http_is_refused_where_only_https_will_do(self):
         with pytest.raises(Refused):
             fetch("http://8.8.8.8/", https_only=True)

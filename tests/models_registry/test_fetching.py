@@ -219,6 +219,15 @@ def test_a_refusal_is_told_at_once(fetch, source, folder, status, said):
     assert left_in(folder) == []
 
 
+@pytest.mark.parametrize("total", ["9" * 5000, "\u00b2", "x"])
+def test_a_range_that_is_no_number_is_one_of_trouble(fetch, source, folder, total):
+    """Such a source is asked again, and at last said to be at fault; it is no error of ours."""
+    source.answers = [(206, {"Content-Range": f"bytes {total}-9/{total}"}, b"x")] * 20
+    with pytest.raises(fetching.Failed, match="another offset"):
+        fetch()
+    assert left_in(folder) == []
+
+
 def test_a_source_in_trouble_is_tried_again(fetch, source):
     source.answers = [(503, {}, b""), (429, {}, b"")]
     assert fetch().path.read_bytes() == source.content

@@ -180,6 +180,13 @@ def test_retry_after_may_be_a_date() -> None:
     assert judge(taken(), Answer(503, {"Retry-After": "soon"})).delay < 10
 
 
+@pytest.mark.parametrize(
+    "value", ["\u00b2", "-1", "Mon, 01 Jan 2024 00:00:00 +9999999999999999999", "Mon, 99 Jan 99999 00:00:00 GMT"]
+)
+def test_a_retry_after_that_means_nothing_is_ignored(value) -> None:
+    assert judge(taken(), Answer(503, {"Retry-After": value})).delay < 10
+
+
 def test_an_address_that_turned_out_private_is_not_tried_again() -> None:
     answer = Answer(None, {}, error="The host x is not one of the public internet", final=True)
     verdict = judge(taken(), answer)

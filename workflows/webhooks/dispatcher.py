@@ -8,7 +8,6 @@ again: at least once, with the same `webhook-id`.
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import threading
 import time
@@ -29,6 +28,7 @@ from comfyserve.api.rendering import rendered
 from comfyserve.db import connections, rows
 from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
+from comfyserve.outbound.header_values import seconds_until
 from workflows.metrics import store
 from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
 from workflows.presentation import batch_selectors, representations, selectors
@@ -232,7 +232,8 @@ def judge(taken: Taken, answer: Answer) -> Verdict:
     error = answer.error or _explained(code)
     if answer.final or code == GONE or _enough(taken, code):
         return Verdict(Delivery.State.FAILED, error)
-    delay = max(_backoff(taken.tries), _retry_after(answer.headers))
+    asked = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "")
+    delay = max(_backoff(taken.tries), seconds_until(asked, now=timezone.now()))
     if taken.age + delay > settings.WEBHOOK_RETRY_HOURS * 3600:
         return Verdict(Delivery.State.FAILED, f"{error}; given up after {taken.tries} tries")
     return Verdict(Delivery.State.WAITING, error, delay)
@@ -257,20 +258,6 @@ def _enough(taken: Taken, code: int | None) -> bool:
 def _backoff(tries: int) -> float:
     first = settings.WEBHOOK_FIRST_DELAY_SECONDS
     return outages.delay_after(tries, first=first, longest=LONGEST_DELAY)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds from the Retry-After header, a day at most; 0 if missing or invalid."""
-    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    if text.isdigit():
-        seconds = float(text[:10])
-    else:
-        try:
-            at = email.utils.parsedate_to_datetime(text)
-            seconds = (at - timezone.now()).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(seconds, 0.0), 24 * 3600.0)
 
 
 def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
