@@ -197,6 +197,6 @@ def _replaced(value: Any, found: set[str], depth: int) -> Any:
 def _limit(text: str | None) -> int:
     if text is None:
         return LIMIT
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= MOST:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MOST:
         raise ValidationFailed.of("limit", f"'limit' must be a number from 1 to {MOST}")
     return int(text)

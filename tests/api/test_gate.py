@@ -99,6 +99,34 @@ class TestSlowClients:
         assert answer_to(b"GET / HTTP/1.1\r\n" + b"X: %s\r\n" % (b"x" * 100_000)).startswith(b"HTTP/1.1 431")
 
 
+CHUNKED = b"Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
+class TestTrailers:
+    """Headers after a chunked body."""
+
+    def test_they_are_no_headers(self, stack, sockets):
+        """Otherwise they would override what a proxy has set or removed."""
+        token = stack.person().session.headers["Authorization"]
+        trailer = f"0\r\nAuthorization: {token}\r\n\r\n".encode()
+        client = connect(stack, sockets, b"GET /auth/me HTTP/1.1\r\n" + CHUNKED + trailer)
+        assert client.recv(4096).startswith(b"HTTP/1.1 401")
+
+    @pytest.mark.parametrize(
+        ("start", "endless"), [(b"0\r\n", b"X: y\r\n"), (b"0\r\nX: ", b"y" * 9), (b"2;", b"y" * 9)]
+    )
+    def test_endless_ones_are_refused(self, stack, sockets, start, endless):
+        client = connect(stack, sockets, b"POST /auth/login HTTP/1.1\r\n" + CHUNKED + start)
+        with contextlib.suppress(ConnectionError):  # the server closes it; the answer is still received
+            client.sendall(endless * 200_000)
+        assert client.recv(4096).startswith(b"HTTP/1.1 431")
+
+    def test_a_body_of_many_chunks_is_read(self, stack, sockets):
+        padding = b"1\r\n \r\n" * 30_000
+        client = connect(stack, sockets, b"POST /auth/login HTTP/1.1\r\n" + CHUNKED + padding + b"0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 400")
+
+
 def answer_to(sent: bytes) -> bytes:
     """What uvicorn with our protocol answers until it closes the connection."""
     return answers_to(sent)[0]

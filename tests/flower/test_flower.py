@@ -185,6 +185,18 @@ def test_its_metrics_ask_for_the_password(flower: FlowerServer) -> None:
     assert requests.get(url, auth=AUTH, timeout=20).status_code == 200
 
 
+def test_pages_of_other_sites_cancel_nothing(flower: FlowerServer) -> None:
+    """A browser sends the password along, whatever page the request comes from, and whatever frame shows it."""
+    url = f"{flower.url}/api/task/revoke/00000000-0000-4000-8000-000000000000"
+    for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert requests.post(url, auth=AUTH, headers=headers, timeout=20).status_code == 403
+    assert requests.post(url, auth=AUTH, timeout=20).status_code == 404
+    for path in ("/workers", "/tasks", "/task/nothing", "/healthcheck"):
+        answer = requests.get(flower.url + path, auth=AUTH, timeout=20)
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+
+
 def test_nothing_but_cancelling_can_be_done_from_it(flower: FlowerServer) -> None:
     for path in SWITCHED_OFF:
         refused = flower.post(path)

@@ -16,6 +16,7 @@ from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
 from flower.views.tasks import TaskView
 from tornado import web
+from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 
 from accounts import audit
@@ -60,7 +61,20 @@ class Application(Flower):
             (r"/api/worker/(?:shutdown|pool|queue)/.+", SwitchedOff),
             (r"/api/task/(?:apply|async-apply|send-task|abort|timeout|rate-limit)/.+", SwitchedOff),
         ]
+        self.add_transform(NotFramed)
         self.add_handlers(r".*", [rewrite_handler(handler, options.url_prefix or "") for handler in ours])
+
+
+class NotFramed(web.OutputTransform):
+    """A page of another site may not show Flower in a frame, where its buttons could be clicked unseen."""
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        headers["X-Frame-Options"] = "DENY"
+        headers["Content-Security-Policy"] = "frame-ancestors 'none'"
+        headers["Referrer-Policy"] = "same-origin"
+        return super().transform_first_chunk(status_code, headers, chunk, finishing)
 
 
 class OurQueues:

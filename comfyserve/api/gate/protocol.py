@@ -1,5 +1,5 @@
 """uvicorn's HTTP protocol with a deadline and a size limit for headers, before the application sees a
-request.
+request, and a size limit for what follows them besides the body.
 
 Passed to uvicorn as `--http comfyserve.api.gate.protocol:Protocol`.
 """
@@ -39,7 +39,7 @@ class Protocol(HttpToolsProtocol):
     application."""
 
     _header_timer: TimerHandle | None = None
-    _header_bytes = 0
+    _header_bytes = 0  # since the last byte of a body
     _in_headers = True
     _counted = ""
     _answered: RequestResponseCycle | None = None  # the request that the application has now
@@ -60,11 +60,21 @@ class Protocol(HttpToolsProtocol):
         if self._in_headers:
             if self._header_timer is None:
                 self._await_headers()
-            self._header_bytes += len(data)
+        # Outside the headers it counts chunk headers and trailers: `on_body` resets it.
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
+        if self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
             self.transport.write(TOO_MUCH)
             self.transport.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers are dropped: uvicorn would add them to the headers, after those that a proxy has set."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._header_bytes = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
