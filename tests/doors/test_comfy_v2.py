@@ -166,7 +166,7 @@ def test_a_failed_job_says_which_node(client):
 
 @pytest.mark.parametrize("limit", ["0", "x", "%C2%B2", "0000000001" + "9" * 5000])
 def test_a_limit_that_is_no_number_is_refused(person, limit):
-    assert person.get(f"/api/v2/jobs?limit={limit}").status_code == 400
+    assert person.get(f"/api/v2/jobs?limit={limit}").status_code == 422
 
 
 def test_jobs_are_listed_by_their_labels_page_by_page(client):
