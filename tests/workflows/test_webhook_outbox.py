@@ -181,7 +181,8 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["\u00b2", "-1", "Mon, 01 Jan 2024 00:00:00 +9999999999999999999", "Mon, 99 Jan 99999 00:00:00 GMT"]
+    "value",
+    ["\u00b2", "-1", "Mon, 01 Jan 2024 00:00:00 +9999999999999999999", "Mon, 99 Jan 99999 00:00:00 GMT"],
 )
 def test_a_retry_after_that_means_nothing_is_ignored(value) -> None:
     assert judge(taken(), Answer(503, {"Retry-After": value})).delay < 10
