@@ -99,7 +99,9 @@ class TestSlowClients:
         assert answer_to(b"GET / HTTP/1.1\r\n" + b"X: %s\r\n" % (b"x" * 100_000)).startswith(b"HTTP/1.1 431")
 
 
-CHUNKED = b"Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+CHUNKED = (
+    b"Host: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+)
 
 
 class TestTrailers:

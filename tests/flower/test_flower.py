@@ -186,7 +186,7 @@ def test_its_metrics_ask_for_the_password(flower: FlowerServer) -> None:
 
 
 def test_pages_of_other_sites_cancel_nothing(flower: FlowerServer) -> None:
-    """A browser sends the password along, whatever page the request comes from, and whatever frame shows it."""
+    """A browser sends the password along, whatever page the request comes from."""
     url = f"{flower.url}/api/task/revoke/00000000-0000-4000-8000-000000000000"
     for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         assert requests.post(url, auth=AUTH, headers=headers, timeout=20).status_code == 403

@@ -57,9 +57,8 @@ class Protocol(HttpToolsProtocol):
             _open[client] += 1
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            if self._header_timer is None:
-                self._await_headers()
+        if self._in_headers and self._header_timer is None:
+            self._await_headers()
         # Outside the headers it counts chunk headers and trailers: `on_body` resets it.
         self._header_bytes += len(data)
         super().data_received(data)
