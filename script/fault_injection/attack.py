@@ -187,7 +187,7 @@ def print_report(report: Report, *, seed: int) -> None:
         f"cancelled while running: {cost.cancelled}; posts to ComfyUI: {cost.posts}"
     )
     for why, count in cost.unavoidable.items():
-        print(f"  requeued because of {why}: {count}")
+        print(f"  because of {why}: {count}")
     print(f"Webhooks received: {report.webhooks}. Streams followed to their end: {report.followed}.")
     streams = report.streams
     print(

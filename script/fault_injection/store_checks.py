@@ -87,9 +87,18 @@ LOST_WITH_IT = {
 }
 
 
+# They count as cancelled while running only if their start was recorded, some time after it.
+CANCELLED_EARLY = "a user who cancelled it after its post and before its start was recorded (at most)"
+CANCELLED_UNRECORDED = """
+    SELECT count(*) FROM workflows_execution
+    WHERE status = 'cancelled' AND started_at IS NULL AND posted_at IS NOT NULL
+"""
+
+
 def _unavoidable(cluster: Cluster) -> dict[str, int]:
     query = "SELECT count(*) FROM workflows_logline WHERE message LIKE %s"
-    return {why: cluster.sql(query, f"Back to the queue: {text}")[0][0] for why, text in LOST_WITH_IT.items()}
+    lost = {why: cluster.sql(query, f"Back to the queue: {text}")[0][0] for why, text in LOST_WITH_IT.items()}
+    return lost | {CANCELLED_EARLY: cluster.sql(CANCELLED_UNRECORDED)[0][0]}
 
 
 def cost_of(cluster: Cluster) -> Cost:
