@@ -10,7 +10,7 @@ from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
 from script.harness.stack import Stack, copy_database
-from tests import databases, open_transactions
+from tests import databases, open_transactions, quick_flush
 from tests.factories import PASSWORD, Api, make_user
 from tests.services import services
 from workflows.graph import node_info, node_policy
@@ -44,6 +44,7 @@ def policy_is_read_anew() -> None:
 
 
 open_transactions.install()
+quick_flush.install()
 
 
 @pytest.fixture(autouse=True)

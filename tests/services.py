@@ -163,8 +163,9 @@ def _runs_tests(config: pytest.Config) -> bool:
     return not config.option.collectonly and not hands_out
 
 
-NEED_COMFYUI = {"comfyui", "comfyui_pair", "gpu_worker", "deployment", "_first_comfyui"}
-# Tests that start a whole installation, or build one: folders, and fixtures.
+# Fixtures that start a ComfyUI, or a whole installation: `own` has database, Redis and S3 servers to stop.
+LARGE_FIXTURES = {"comfyui", "comfyui_pair", "gpu_worker", "deployment", "own", "_first_comfyui"}
+# Folders whose tests start a whole installation, or build one.
 WHOLE_INSTALLATIONS = ("local", "deploy", "faults", "flower")
 
 
@@ -173,7 +174,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `script/check` leaves out."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in WHOLE_INSTALLATIONS or NEED_COMFYUI & set(getattr(item, "fixturenames", ())):
+        if folder in WHOLE_INSTALLATIONS or LARGE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.comfyui)
 
 

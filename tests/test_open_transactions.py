@@ -37,7 +37,7 @@ def test_a_call_of_the_storage_inside_a_transaction_is_noticed(noticed):
     assert len(noticed) == 1
 
 
-def test_a_sleep_of_ours_inside_a_transaction_is_noticed(noticed, monkeypatch):
+def test_a_sleep_inside_a_transaction_is_noticed(noticed, monkeypatch):
     with transaction.atomic():
         exec(compile("import time; time.sleep(0.02)", outages.__file__, "exec"), {})
     assert len(noticed) == 1

@@ -17,7 +17,7 @@ NAMES = {"RedisError", "KombuError", "BotoCoreError", "ClientError", "Boto3Error
 HOMES = {"comfyserve/outages.py", "files/backend.py", "files/s3.py"}
 
 
-def test_a_backoff_doubles_up_to_its_longest_and_begins_anew():
+def test_a_backoff_doubles_up_to_its_limit_and_resets():
     backoff = outages.Backoff(0.5, 3.0)
     assert [backoff.next() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     backoff.reset()

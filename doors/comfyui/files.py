@@ -47,7 +47,7 @@ class ViewView(ComfyUIView):
 
 # -- uploads ---------------------------------------------------------------------------------------------
 async def _upload(request: HttpRequest) -> HttpResponseBase:
-    """The returned name is the file's id, which LoadImage and similar nodes accept."""
+    """Returns the file's id as its name; LoadImage and similar nodes accept it."""
     return await _received(request, with_original=False)
 
 
@@ -66,7 +66,7 @@ async def _received(request: HttpRequest, *, with_original: bool) -> HttpRespons
             file = await in_request_thread(store, incoming, form, user)
         finally:
             await in_thread(incoming.close)
-    except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
+    except Exception as exc:  # noqa: BLE001  (reraised unless it is an API error)
         return _refusal(exc)
     shown = {"name": file.id, "subfolder": "", "type": "input"}
     return HttpResponse(rendered(shown), content_type="application/json")
@@ -111,12 +111,12 @@ async def _view(request: HttpRequest) -> HttpResponseBase:
         file = await in_request_thread(_find, request)
         wanted = _wanted(request.GET, file)
         return await transfer.serve_file(request, transfer.Requested(file, wanted))
-    except Exception as exc:  # noqa: BLE001  (raised again where it is none of ours)
+    except Exception as exc:  # noqa: BLE001  (reraised unless it is an API error)
         return _refusal(exc)
 
 
 def _wanted(query: Mapping[str, str], file: File) -> Wanted:
-    """Empty for what is no picture: ComfyUI would fail there."""
+    """Empty unless the file is an image; ComfyUI fails for anything else."""
     channel, preview = query.get("channel", ""), query.get("preview")
     if not file.content_type.startswith("image/"):
         return Wanted()

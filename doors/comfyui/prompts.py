@@ -58,7 +58,7 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
     if keys := [name for name in extra if name.endswith("_comfy_org") and name not in partner_keys.NAMES]:
         # They might be secrets, and would be stored with the execution in plain text.
         known = ", ".join(partner_keys.NAMES)
-        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", f"Of such keys only {known} are accepted")
+        raise ValidationFailed.of(f"extra_data.{keys[0][:100]}", f"Of these keys only {known} are accepted")
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         raise ValidationFailed.of("partial_execution_targets", "It must be a list of node ids")
     if (client_id := _client_id(given)) is not None:
@@ -107,9 +107,10 @@ class QueueView(ComfyUIView):
 
 class InterruptView(ComfyUIView):
     def post(self, request: Request) -> Response:
-        """Cancel what runs of the user: the one named, or all.
+        """Cancel the named running prompt, or all running prompts of the user.
 
-        The websocket may tell that one runs a moment before its row does: one that ComfyUI has counts.
+        The websocket may announce the start before the row records it, so a prompt that has been posted to
+        ComfyUI counts as running.
         """
         alive, running = _alive(user_of(request)), Q(status=Status.RUNNING)
         given = request.data if isinstance(request.data, dict) else {}
@@ -125,7 +126,7 @@ class InterruptView(ComfyUIView):
 
 class HistoryView(ComfyUIView):
     def get(self, request: Request) -> Response:
-        """The newest that ended, oldest of them first. `prompt_id` names one; `max_items` is up to 200;
+        """The most recent ended prompts, oldest first. `prompt_id` selects one; `max_items` is at most 200;
         `offset` counts from the oldest."""
         query = request.query_params
         if query.get("prompt_id"):
@@ -139,7 +140,7 @@ class HistoryView(ComfyUIView):
         return Response(representations.history(rows))
 
     def post(self, request: Request) -> Response:
-        """Delete those named, with their files. `clear` deletes nothing: it hides what has ended so far."""
+        """Delete the given prompts and their files. `clear` only hides those that have ended."""
         given = _object(request.data)
         if given.get("clear") is True:
             User.objects.filter(id=user_of(request).pk).update(history_cleared_at=Now())
@@ -186,12 +187,12 @@ def cancel(user: User, ids: Sequence[UUID]) -> bool:
 def _cancel(rows: QuerySet[Execution]) -> int:
     """The number of those that were cancelled."""
     cancelled = 0
-    for each in list(rows):  # the most that a user may have waiting
+    for each in list(rows):  # bounded by the user's quota of waiting executions
         try:
             submission.cancel(execution=each)
             cancelled += 1
         except Conflict:
-            pass  # it ended by itself
+            pass  # it has ended in the meantime
     return cancelled
 
 
@@ -202,7 +203,7 @@ def _object(data: Any) -> dict[str, Any]:
 
 
 def _ids(given: dict[str, Any]) -> list[UUID]:
-    """The ids in `delete`, without those that are no UUIDs."""
+    """The ids in `delete` that are valid UUIDs."""
     named = given.get("delete") or []
     if not isinstance(named, list) or len(named) > IDS:
         raise ValidationFailed.of("delete", f"'delete' must be a list of at most {IDS} ids")

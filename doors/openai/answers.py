@@ -1,4 +1,4 @@
-"""The body of a response, once the executions of a request have ended or its time limit is reached."""
+"""The response to a request whose executions have ended or whose time limit has been reached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import errors
 
 MOST_BYTES = 64 * 1024 * 1024  # of images in one response; larger ones must be requested as URLs
 EVENT_STREAM = "text/event-stream"
-# Of OpenAI's models; nothing here counts tokens.
+# OpenAI's clients expect it; ComfyServe does not count tokens.
 USAGE = {"usage": {
     "input_tokens": 0, "output_tokens": 0, "total_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -33,8 +33,8 @@ NO_RETRY = "x-should-retry"  # OpenAI's clients retry a 5xx, and each retry woul
 
 @dataclass(frozen=True)
 class Wanted:
-    """How the pictures are to be answered. `event`: the first part of its events' names, of a stream, else
-    None; `about`: what the request said, which each of its events repeats."""
+    """How to return the images. `event`: the prefix of the event names of a stream, else None; `about`: the
+    request parameters that each event repeats."""
 
     as_url: bool
     event: str | None
@@ -69,7 +69,7 @@ def encoded(name: str, event: Mapping[str, Any]) -> bytes:
 
 
 def as_event(response: HttpResponse) -> bytes:
-    """The last events of a stream that has begun: its pictures, or the error, which can be no status now."""
+    """The final events of a stream: the images, or the error, since the status code has already been sent."""
     if response["Content-Type"] == EVENT_STREAM:
         return bytes(response.content)
     return b"event: error\ndata: " + bytes(response.content) + b"\n\n"
@@ -79,7 +79,7 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
     if len(executions) < len(ids):
         return 404, "The execution was deleted"
     if any(each.status not in TERMINAL for each in executions):
-        state_machine.cancel_all(ids, by="the end of the request that waited for it")
+        state_machine.cancel_all(ids, by="the time limit of the request that waited for it")
         return 504, "The images were not ready in time; the executions are cancelled"
     for each in executions:
         if each.status != Status.COMPLETED:

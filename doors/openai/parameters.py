@@ -17,10 +17,10 @@ from apps_catalog.parameters import CHOICES, TEXTS, Parameter
 from comfyserve.api.errors import ValidationFailed
 
 MOST_IMAGES = 10  # per request
-MOST_PARTIAL_IMAGES = 3  # of each image, as at OpenAI
+MOST_PARTIAL_IMAGES = 3  # per image, as in OpenAI's API
 PROMPTS = ("prompt", "positive", "positive_prompt", "text")
 COUNTS = ("n", "batch_size")
-OPTIONAL = ("size", "quality", "style", "background")  # inputs of these names take them
+OPTIONAL = ("size", "quality", "style", "background")  # passed to app inputs of the same names
 DURATIONS = ("seconds", "duration", "duration_seconds", "length_seconds")
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -46,7 +46,7 @@ class ImagesSerializer(serializers.Serializer[Any]):
     partial_images = serializers.IntegerField(
         min_value=0, max_value=MOST_PARTIAL_IMAGES, default=0, allow_null=True
     )
-    # Accepted and ignored: OpenAI's own services.
+    # Accepted and ignored: they configure OpenAI's own services.
     moderation = serializers.CharField(default=None, allow_null=True)
     input_fidelity = serializers.CharField(default=None, allow_null=True)
 
@@ -62,7 +62,7 @@ class VideoSerializer(serializers.Serializer[Any]):
 
 
 def output_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`output` of the run; empty: as the app produces it. OpenAI's compression starts at 0, quality at 1."""
+    """The run's `output`; empty: as the app produces it. OpenAI's compression starts at 0, quality at 1."""
     wanted = given["output_format"]
     if wanted in (None, "png"):
         return {"format": wanted} if wanted else {}
@@ -73,7 +73,7 @@ def output_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def values_of(
     inputs: Sequence[Parameter],
     given: Mapping[str, Any],
-    more: Mapping[str, Any],
+    extra: Mapping[str, Any],
     *,
     images: Sequence[str] = (),
     mask: str | None = None,
@@ -83,12 +83,12 @@ def values_of(
     `images` and `mask` are file ids. Raises ValidationFailed if the app has no input for a required field.
     """
     known = {each.name: each for each in inputs}
-    values = {name: _typed(known.get(name), value) for name, value in more.items()}
+    values = {name: _typed(known.get(name), value) for name, value in extra.items()}
     values[_prompt_input(inputs).name] = given["prompt"]
     values |= _size_values(inputs, given["size"] or "auto")
     for name in OPTIONAL:
-        taker = known.get(name)
-        if taker and taker.type in (*TEXTS, *CHOICES) and given[name] not in (None, "auto"):
+        target = known.get(name)
+        if target and target.type in (*TEXTS, *CHOICES) and given[name] not in (None, "auto"):
             values[name] = given[name]
     values |= _file_values(inputs, "image", images)
     values |= _file_values(inputs, "mask", [mask] if mask else [])
@@ -98,18 +98,18 @@ def values_of(
 def video_values(
     inputs: Sequence[Parameter],
     given: Mapping[str, Any],
-    more: Mapping[str, Any],
+    extra: Mapping[str, Any],
     *,
     references: Mapping[str, str],
 ) -> dict[str, Any]:
     """The inputs of the run for a video. `references`: file ids or addresses by "image" and "video"."""
     known = {each.name: each for each in inputs}
-    values = {name: _typed(known.get(name), value) for name, value in more.items()}
+    values = {name: _typed(known.get(name), value) for name, value in extra.items()}
     values[_prompt_input(inputs).name] = given["prompt"]
     values |= _size_values(inputs, given["size"] or "auto")
-    lasting = next((known[name] for name in DURATIONS if name in known), None)
-    if lasting is not None and given["seconds"]:
-        values[lasting.name] = _typed(lasting, given["seconds"])
+    duration = next((known[name] for name in DURATIONS if name in known), None)
+    if duration is not None and given["seconds"]:
+        values[duration.name] = _typed(duration, given["seconds"])
     for kind, file in references.items():
         values |= _file_values(inputs, kind, [file])
     return values
@@ -129,7 +129,7 @@ def _size_values(inputs: Sequence[Parameter], size: str) -> dict[str, int]:
     if wanted is None:
         return {}
     sides = {"width": int(wanted[1]), "height": int(wanted[2])}
-    return {taker.name: value for side, value in sides.items() if (taker := _whole_number(inputs, (side,)))}
+    return {target.name: value for side, value in sides.items() if (target := _whole_number(inputs, (side,)))}
 
 
 def _whole_number(inputs: Sequence[Parameter], names: Sequence[str]) -> Parameter | None:
@@ -140,11 +140,11 @@ def _whole_number(inputs: Sequence[Parameter], names: Sequence[str]) -> Paramete
 
 
 def _file_values(inputs: Sequence[Parameter], kind: str, files: Sequence[str]) -> dict[str, str]:
-    takers = [each for each in inputs if each.type == kind]
-    if len(files) > len(takers):
-        had = f"The app takes {len(takers) or 'no'} {kind}{'s' if len(takers) > 1 else ''}"
-        raise ValidationFailed.of(kind, f"{had}; {len(files)} came")
-    return {taker.name: file for taker, file in zip(takers, files, strict=False)}
+    targets = [each for each in inputs if each.type == kind]
+    if len(files) > len(targets):
+        accepted = f"The app takes {len(targets) or 'no'} {kind}{'s' if len(targets) > 1 else ''}"
+        raise ValidationFailed.of(kind, f"{accepted}; {len(files)} were sent")
+    return {target.name: file for target, file in zip(targets, files, strict=False)}
 
 
 def _runs(inputs: Sequence[Parameter], values: dict[str, Any], n: int) -> list[dict[str, Any]]:
@@ -157,12 +157,12 @@ def _runs(inputs: Sequence[Parameter], values: dict[str, Any], n: int) -> list[d
     return [{**values, **({seed: values[seed] + i} if seed else {})} for i in range(n)]
 
 
-def _typed(taker: Parameter | None, value: Any) -> Any:
+def _typed(target: Parameter | None, value: Any) -> Any:
     """Form values are strings; one that cannot be parsed as the input's type is rejected later, by name."""
-    if taker is not None and isinstance(value, str):
+    if target is not None and isinstance(value, str):
         with suppress(ValueError):
-            if taker.type in ("integer", "number"):
-                return int(value) if taker.type == "integer" else float(value)
-            if taker.type == "boolean" and value.lower() in ("true", "false"):
+            if target.type in ("integer", "number"):
+                return int(value) if target.type == "integer" else float(value)
+            if target.type == "boolean" and value.lower() in ("true", "false"):
                 return value.lower() == "true"
     return value

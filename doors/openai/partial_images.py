@@ -1,4 +1,4 @@
-"""Partial images of a stream: some of the previews that ComfyUI sends while it works."""
+"""Partial images of a stream: a selection of the previews that ComfyUI sends during a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JPEG = "data:image/jpeg;base64,"
 
 class Partial:
     """Spreads up to `most` previews of each execution over its progress: the first is sent at once, the
-    others after equal parts of the work."""
+    others at equal steps of the progress."""
 
     def __init__(self, wanted: answers.Wanted, *, most: int) -> None:
         self._wanted = wanted

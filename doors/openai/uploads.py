@@ -1,4 +1,4 @@
-"""Files in a form: stored, to be referenced by the app's inputs."""
+"""Stores files of a form, so that the app's inputs can refer to them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from files import storing, types
 from files.incoming import Incoming
 
 if TYPE_CHECKING:
-    Upload = UploadedFile[bytes]  # not generic when it runs
+    Upload = UploadedFile[bytes]  # not generic at runtime
 
 
 def stored(upload: Upload, user: User, field: str, *, kinds: tuple[str, ...] = ("image",)) -> tuple[str, str]:
-    """(its file_id, which of the `kinds` it is). ValidationFailed if it is none of them."""
+    """Return (its file_id, which of the `kinds` it is). Raises ValidationFailed if it is none of them."""
     with Incoming() as incoming:
         for piece in upload.chunks():
             incoming.write(piece)
@@ -24,6 +24,6 @@ def stored(upload: Upload, user: User, field: str, *, kinds: tuple[str, ...] = (
         if kind not in kinds:
             wanted = {"image": "picture", "video": "video"}
             raise ValidationFailed.of(
-                field, f"This is no {' or '.join(wanted[each] for each in kinds)} that can be read"
+                field, f"The file is not a readable {' or '.join(wanted[each] for each in kinds)}"
             )
         return storing.accept(incoming, user=user, filename=upload.name or f"{field}.png").id, kind

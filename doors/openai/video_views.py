@@ -40,7 +40,7 @@ class ContentSerializer(serializers.Serializer[Any]):
 
 
 class VideosView(APIView):
-    schema = None  # OpenAI's interface, described by OpenAI
+    schema = None  # OpenAI's interface, documented by OpenAI
     parser_classes = [MultiPartParser, StrictJSONParser]
 
     def post(self, request: Request) -> Response:
@@ -52,12 +52,12 @@ class VideosView(APIView):
         fields = VideoSerializer().fields
         given = checked(VideoSerializer, {name: value for name, value in sent.items() if name in fields})
         references = _references(request, sent, user)
-        more = {
+        extra = {
             name: value
             for name, value in sent.items()
             if name not in fields and not name.startswith(REFERENCE)
         }
-        execution = videos.create(user=user, given=given, more=more, references=references)
+        execution = videos.create(user=user, given=given, extra=extra, references=references)
         return Response(videos.described([execution])[0])
 
     def get(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""OpenAI's video API: a video is an execution whose metadata marks it as requested here."""
+"""OpenAI's video API: a video is an execution whose metadata says that it was requested here."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ STATUSES = {
 
 
 def create(
-    *, user: User, given: Mapping[str, Any], more: Mapping[str, Any], references: Mapping[str, str]
+    *, user: User, given: Mapping[str, Any], extra: Mapping[str, Any], references: Mapping[str, str]
 ) -> Execution:
     """Queue a run of the app. `references`: file ids or addresses by "image" and "video".
 
     Animated images and other video formats become MP4, which is what OpenAI's clients expect.
     """
     found = models.find(user=user, name=given["model"])
-    values = parameters.video_values(found.inputs, given, more, references=references)
-    asked = {name: given[name] for name in ("model", "seconds", "size") if given[name]}
+    values = parameters.video_values(found.inputs, given, extra, references=references)
+    requested = {name: given[name] for name in ("model", "seconds", "size") if given[name]}
     run = running.run(
         user=user,
         app=f"{found.app.address}@{found.version.number}",
         inputs=values,
         output={"format": "mp4"},
-        metadata={MARK: {**asked, "prompt": given["prompt"][:LONGEST_PROMPT]}},
+        metadata={MARK: {**requested, "prompt": given["prompt"][:LONGEST_PROMPT]}},
     )
     return selectors.by_id(run.accepted.execution.id) or run.accepted.execution
 
@@ -69,15 +69,15 @@ def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple
         rows = rows.order_by("created_at", "id")
     if after:
         last = find(user=user, video_id=after)
-        way = "gt" if ascending else "lt"
-        later = Q(**{f"created_at__{way}": last.created_at})
-        rows = rows.filter(later | Q(**{"created_at": last.created_at, f"id__{way}": last.id}))
+        comparison = "gt" if ascending else "lt"
+        later = Q(**{f"created_at__{comparison}": last.created_at})
+        rows = rows.filter(later | Q(**{"created_at": last.created_at, f"id__{comparison}": last.id}))
     found = list(rows[: limit + 1])
     return found[:limit], len(found) > limit
 
 
 def delete(execution: Execution) -> dict[str, Any]:
-    """Raises Conflict while it waits or runs."""
+    """Raises Conflict while it is queued or in progress."""
     submission.delete(execution=execution)
     return {"id": str(execution.id), "object": "video.deleted", "deleted": True}
 
@@ -86,8 +86,8 @@ def link(execution: Execution, *, variant: str, base: str) -> str:
     """The URL of the video's bytes, or of its thumbnail."""
     found = _made([execution])[execution.id]
     if found is None:
-        said = STATUSES[Status(execution.status)]
-        raise NotFound(f"The video cannot be downloaded: it is {said}" + _no_video(execution))
+        status = STATUSES[Status(execution.status)]
+        raise NotFound(f"The video cannot be downloaded: it is {status}" + _no_video(execution))
     if variant == "video":
         return answers.link(found, base=base)
     address = links.thumbnail_url(found.file, base=base)
@@ -103,9 +103,9 @@ def described(executions: Sequence[Execution]) -> list[dict[str, Any]]:
 
 
 def _described(execution: Execution, made: answers.Media | None) -> dict[str, Any]:
-    asked = _asked(execution)
+    requested = _requested(execution)
     error = _error(execution, made)
-    size, seconds = asked.get("size", ""), asked.get("seconds", "")
+    size, seconds = requested.get("size", ""), requested.get("seconds", "")
     if made is not None and made.bytes.width:
         size = f"{made.bytes.width}x{made.bytes.height}"
     if made is not None and made.bytes.duration_seconds:
@@ -113,8 +113,8 @@ def _described(execution: Execution, made: answers.Media | None) -> dict[str, An
     return {
         "id": str(execution.id),
         "object": "video",
-        "model": asked.get("model", ""),
-        "prompt": asked.get("prompt", ""),
+        "model": requested.get("model", ""),
+        "prompt": requested.get("prompt", ""),
         "status": "failed" if error else STATUSES[Status(execution.status)],
         "progress": 100 if made else int(execution.percentage),
         "created_at": _seconds(execution.created_at),
@@ -127,8 +127,8 @@ def _described(execution: Execution, made: answers.Media | None) -> dict[str, An
     }
 
 
-def _asked(execution: Execution) -> dict[str, str]:
-    """What was asked for. Metadata is the user's: there may be anything under our mark."""
+def _requested(execution: Execution) -> dict[str, str]:
+    """The request's fields. Users can change metadata, so our key may hold anything."""
     found = execution.metadata[MARK]
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
@@ -136,7 +136,10 @@ def _asked(execution: Execution) -> dict[str, str]:
 def _error(execution: Execution, made: answers.Media | None) -> dict[str, str] | None:
     match Status(execution.status):
         case Status.FAILED:
-            return {"code": execution.failure_cause or "failed", "message": execution.error or "It failed"}
+            return {
+                "code": execution.failure_cause or "failed",
+                "message": execution.error or "The execution failed",
+            }
         case Status.CANCELLED:
             return {"code": "cancelled", "message": "The execution was cancelled"}
         case Status.COMPLETED if made is None:

@@ -1,4 +1,4 @@
-"""The endpoints under /v1: parse, call one function, and leave the waiting to the event loop."""
+"""The endpoints under /v1. They parse the request and queue it; the event loop waits for the result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class EditsView(APIView):
         images = [*request.FILES.getlist("image"), *request.FILES.getlist("image[]")]
         if not images:
             raise ValidationFailed.of("image", "Field 'image' is required", "REQUIRED_FIELD")
-        assert isinstance(request.data, QueryDict)  # noqa: S101  (the parser makes nothing else)
+        assert isinstance(request.data, QueryDict)  # noqa: S101  (all that the parser returns)
         given = {name: value for name, value in request.data.items() if name not in request.FILES}
         return _images(request, given, images=images, mask=request.FILES.get("mask"), event="image_edit")
 
@@ -76,14 +76,14 @@ def _images(
     user = user_of(request)
     fields = ImagesSerializer().fields
     given = checked(ImagesSerializer, {name: value for name, value in sent.items() if name in fields})
-    more = {name: value for name, value in sent.items() if name not in fields}
+    extra = {name: value for name, value in sent.items() if name not in fields}
     found = models.find(user=user, name=given["model"])
     if len(images) > parameters.MOST_IMAGES:
         raise ValidationFailed.of("image", f"At most {parameters.MOST_IMAGES} images")
     runs = parameters.values_of(
         found.inputs,
         given,
-        more,
+        extra,
         images=[uploads.stored(image, user, "image")[0] for image in images],
         mask=uploads.stored(mask, user, "mask")[0] if mask else None,
     )
@@ -122,7 +122,7 @@ def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], eve
 
 
 def _streaming(request: Request, ids: tuple[UUID, ...], wanted: answers.Wanted, *, most: int) -> Response:
-    """The response begins at once, with previews; an error can be no status then, but only an event."""
+    """Starts at once with previews, so a later error is an event and not a status code."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = Response({}, content_type=answers.EVENT_STREAM, headers=headers)
     wait = _wait(request, ids, HttpResponse(), wanted, shown=answers.as_event)
@@ -139,10 +139,10 @@ def _wait(
     *,
     shown: Callable[[HttpResponse], bytes],
 ) -> asgi.Wait:
-    """Fills `response` when the executions have ended; `shown` makes of it what the client gets."""
+    """Fills `response` when the executions have ended; `shown` renders it for the client."""
 
     def result() -> bytes:
-        answers.refuse(response, 503, "The result cannot be read now")  # unless the following succeeds
+        answers.refuse(response, 503, "The result cannot be read now")  # replaced if the next line succeeds
         del response[answers.NO_RETRY]
         answers.fill(response, ids, wanted)
         return shown(response)

@@ -154,7 +154,7 @@ class TestStrangers:
             log_in(stranger, f"nobody{n}@example.com", REMOTE_ADDR=f"10.0.1.{n}")
         assert told("login.refused") == 3
 
-    def test_who_is_throttled_is_told_of_too(self, alice: User, stranger: Api, monkeypatch) -> None:
+    def test_throttled_requests_are_reported_too(self, alice: User, stranger: Api, monkeypatch) -> None:
         monkeypatch.setattr(throttling, "FROM_ADDRESS_AT_ACCOUNT", throttling.Window(1, 900))
         log_in(stranger, password="wrong")
         assert log_in(stranger, password="wrong").status_code == 429

@@ -36,7 +36,7 @@ class TestMaking:
         body = as_alice.post("/auth/keys", {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}).json()
         assert set(mistakes(body)) == {"expires_at"}
 
-    def test_there_is_a_most(self, as_alice: Api, monkeypatch) -> None:
+    def test_there_is_a_maximum(self, as_alice: Api, monkeypatch) -> None:
         monkeypatch.setattr(api_keys, "MAX_KEYS", 1)
         as_alice.post("/auth/keys", {"name": "one"})
         assert_error(as_alice.post("/auth/keys", {"name": "two"}), 409, "conflict")
@@ -89,5 +89,5 @@ class TestDeleting:
     @pytest.mark.parametrize(
         "key_id", ["0", "999999", "9" * 30, "9" * 5000, "x", "-1", "1.5"], ids=lambda text: text[:9]
     )
-    def test_what_is_none_is_not_found(self, as_alice: Api, key_id: str) -> None:
+    def test_a_malformed_id_is_not_found_either(self, as_alice: Api, key_id: str) -> None:
         assert_error(as_alice.delete(f"/auth/keys/{key_id}"), 404, "not_found")

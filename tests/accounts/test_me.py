@@ -46,7 +46,7 @@ class TestMe:
         assert_error(Api(Authorization=header).get("/auth/me"), 401, "unauthorized")
 
     @pytest.mark.parametrize("change", [{"sid": "x"}, {"sid": None}, {"sid": 7}, {"gen": "x"}, {"exp": 1}])
-    def test_a_signed_token_that_makes_no_sense_is_refused(
+    def test_a_signed_token_with_invalid_claims_is_rejected(
         self, alice: User, change: dict[str, object]
     ) -> None:
         token = sessions.start(user=alice).access_token

@@ -20,7 +20,7 @@ class TestPassword:
         alice.refresh_from_db()
         assert alice.check_password(NEW)
 
-    def test_a_change_behind_our_back_ends_them_too(self, alice: User, as_alice: Api) -> None:
+    def test_a_direct_database_change_ends_sessions_too(self, alice: User, as_alice: Api) -> None:
         alice.set_password(NEW)
         User.objects.filter(pk=alice.pk).update(password=alice.password)
         assert_error(as_alice.get("/auth/me"), 401, "unauthorized")

@@ -61,7 +61,7 @@ class TestSending:
         password_mail.send_reset(email="ALICE@example.com")
         assert [mail.to for mail in mailoutbox] == [["alice@example.com"]]
 
-    def test_it_sends_nothing_where_there_is_none(self, db: None, mailoutbox) -> None:
+    def test_it_sends_nothing_if_there_is_no_account(self, db: None, mailoutbox) -> None:
         password_mail.send_reset(email="nobody@example.com")
         assert mailoutbox == []
 

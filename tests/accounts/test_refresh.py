@@ -83,7 +83,7 @@ class TestRefresh:
         expired = tokens.Refresh.make(session=session.id, user=alice.pk, generation=0, issued=long_ago)
         assert_error(refresh(expired), 401, "unauthorized")
 
-    def test_an_access_token_is_none(self, pair: sessions.TokenPair) -> None:
+    def test_an_access_token_is_not_a_refresh_token(self, pair: sessions.TokenPair) -> None:
         assert_error(refresh(pair.access_token), 401, "unauthorized")
         assert works(pair.access_token)
 

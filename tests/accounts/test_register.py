@@ -71,7 +71,7 @@ class TestRegister:
         same_name = stranger.post("/auth/register", {**NEW, "email": "other@example.com"}).json()
         assert same_address["details"] == same_name["details"]
 
-    def test_it_tells_all_mistakes_at_once(self, stranger: Api) -> None:
+    def test_it_reports_all_errors_at_once(self, stranger: Api) -> None:
         body = assert_error(
             stranger.post("/auth/register", {"email": "no", "password": "12345", "username": "a b"}),
             400,

@@ -57,7 +57,7 @@ class TestTheOneShape:
         response = stranger.post("/auth/login", data=b"a=b", content_type="application/x-www-form-urlencoded")
         assert_error(response, 415, "unsupported_media_type")
 
-    def test_a_crash_tells_nothing_but_its_id(self, stranger: Api, monkeypatch, caplog) -> None:
+    def test_a_crash_reveals_only_its_request_id(self, stranger: Api, monkeypatch, caplog) -> None:
         raising(monkeypatch, RuntimeError("the secret of the house"))
         response = refresh(stranger)
         assert_error(response, 500, "internal_error")

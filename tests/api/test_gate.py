@@ -197,7 +197,7 @@ class TestGreedyClients:
         assert b"service_unavailable" in asked.body
 
     @pytest.mark.parametrize("path", ["/auth/login", "/auth/me", "/nowhere", "/workflows/events"])
-    def test_nobody_may_send_more_than_64_kib_elsewhere(self, path):
+    def test_other_bodies_are_limited_to_64_kib(self, path):
         asked = Asked([b"x"], path=path, length=70_000)
         assert asked.status in (401, 413)
         assert asked.read == 0
@@ -253,7 +253,7 @@ def test_one_client_has_so_many_connections_and_no_more(settings, monkeypatch):
     assert not protocol._open  # what has closed does not count
 
 
-def test_a_client_that_leaves_is_told_to_the_request_that_is_answered(caplog):
+def test_a_disconnect_is_reported_to_the_request_in_progress(caplog):
     """Although others wait behind it on the same connection: nothing is written to a closed one."""
     from uvicorn import Config
     from uvicorn.server import ServerState

@@ -110,7 +110,7 @@ class TestIdempotency:
         assert not IdempotencyRecord.objects.exists()
 
     @pytest.mark.parametrize("key", ["", " ", "a b", "é", "x" * 256])
-    def test_a_key_that_makes_no_sense_is_400(self, as_alice: Api, key: str) -> None:
+    def test_an_invalid_key_is_400(self, as_alice: Api, key: str) -> None:
         body = assert_error(make(as_alice, key=key), 400, "validation_error")
         assert body["details"][0]["field"] == "Idempotency-Key"
 
@@ -130,7 +130,7 @@ class TestAtTheSameMoment:
             assert len(set(pool.map(go, range(10)))) == 1
         assert ApiKey.objects.count() == 1
 
-    def test_while_the_first_is_being_answered_the_second_is_told_so(self) -> None:
+    def test_a_duplicate_request_is_rejected_while_the_first_is_in_progress(self) -> None:
         api = Api.of(make_user("alice"))
         for event in (entered, go_on, superseding):
             event.clear()

@@ -45,7 +45,7 @@ class TestSlowDNS:
         with pytest.raises(client.Unreachable, match="DNS does not answer"):
             fetch("http://example.com/")
 
-    def test_a_name_that_it_does_not_tell_now_is_no_mistake(self, silent):
+    def test_a_name_that_is_not_listed_now_is_not_an_error(self, silent):
         client.check("http://example.com/")
 
     def test_few_checks_wait_for_it_and_the_others_do_without(self, silent, monkeypatch):
@@ -147,7 +147,7 @@ class TestCheck:
     def test_it_takes_a_name_that_is_unknown_just_now(self, dns):
         client.check("http://unknown.example/")
 
-    def test_it_asks_no_resolver_when_told_not_to(self, dns):
+    def test_it_skips_dns_when_configured_to(self, dns):
         dns["inside.example"] = [["10.0.0.7"]]
         client.check("http://inside.example/", resolve=False)
 

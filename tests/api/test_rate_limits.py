@@ -170,7 +170,7 @@ class TestWhoIsCounted:
         UserLimits.objects.create(user=alice, rate_limits=own)
         assert told(as_alice.get("/auth/me"))[:2] == (limit, limit - 1)
 
-    def test_the_operator_may_take_them_away(self, alice: User, as_alice: Api, settings) -> None:
+    def test_the_operator_may_disable_them(self, alice: User, as_alice: Api, settings) -> None:
         settings.RATE_LIMITS = "1/h"
         UserLimits.objects.create(user=alice, rate_limits="off")
         assert [as_alice.get("/auth/me").status_code for _ in range(3)] == [200] * 3

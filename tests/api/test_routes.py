@@ -161,7 +161,7 @@ class TestEveryRoute:
             assert response.status_code == 404, (method, filled, response.content)
 
     @pytest.mark.parametrize("path, names", [route for route in routes() if route[1]])
-    def test_an_object_that_is_none_is_not_found(self, as_bob: Api, path: str, names: list[str]) -> None:
+    def test_a_malformed_id_is_404_on_every_route(self, as_bob: Api, path: str, names: list[str]) -> None:
         for nonsense in ("x", "0", "%F0%9F%98%80", "..%2f..", "a" * 300, "'%22;--", "-1", "%C2%A0"):
             filled = path
             for name in names:

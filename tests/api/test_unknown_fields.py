@@ -28,11 +28,13 @@ class TestUnknownFields:
             ("meta_data", "metadata"),
         ],
     )
-    def test_a_submission_names_what_may_be_meant(self, as_alice: Api, name: str, meant: str) -> None:
+    def test_an_unknown_submission_field_suggests_similar_names(
+        self, as_alice: Api, name: str, meant: str
+    ) -> None:
         response = as_alice.post("/workflows/execute", {"workflow": graphs.colour(1), name: None})
         assert f"did you mean '{meant}'" in refusals(response)[name]
 
-    def test_it_is_told_beside_the_other_mistakes(self, as_alice: Api) -> None:
+    def test_it_is_reported_with_the_other_errors(self, as_alice: Api) -> None:
         response = as_alice.post("/workflows/execute", {"priority": "urgent", "front": True})
         found = mistakes(assert_error(response, 400, "validation_error"))
         assert found == {"workflow": "REQUIRED_FIELD", "priority": "INVALID_VALUE", "front": "UNKNOWN_FIELD"}
@@ -48,7 +50,7 @@ class TestUnknownFields:
             ("/auth/keys", {"name": "x", "otp": "1"}),
         ],
     )
-    def test_every_body_is_looked_at(self, as_alice: Api, path: str, body: dict[str, Any]) -> None:
+    def test_every_body_is_checked(self, as_alice: Api, path: str, body: dict[str, Any]) -> None:
         assert "otp" in refusals(as_alice.post(path, body))
 
     def test_an_app_names_what_is_not_known_in_its_parts(self, as_alice: Api) -> None:
@@ -94,7 +96,7 @@ class TestUnknownFields:
             ("/models/?modeltype=lora", "model_type"),
         ],
     )
-    def test_a_parameter_names_what_may_be_meant(self, as_alice: Api, path: str, meant: str) -> None:
+    def test_an_unknown_parameter_suggests_similar_names(self, as_alice: Api, path: str, meant: str) -> None:
         [message] = refusals(as_alice.get(path)).values()
         assert f"did you mean '{meant}'" in message
 
@@ -111,6 +113,6 @@ class TestUnknownFields:
     def test_probes_may_add_what_they_like(self, stranger: Api, path: str) -> None:
         assert stranger.get(path).status_code == 200
 
-    def test_an_upload_names_a_field_that_may_be_meant(self, as_alice: Api) -> None:
+    def test_an_unknown_upload_field_suggests_similar_names(self, as_alice: Api) -> None:
         response = as_alice.post("/files/upload", data={"image": SimpleUploadedFile("a.png", b"x")})
         assert "did you mean 'file'" in refusals(response)["image"]

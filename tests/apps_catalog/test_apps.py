@@ -93,7 +93,7 @@ class TestSaving:
         assert_error(alice.post("/apps/", PORTRAIT), 409, "conflict")
         saved(bob)  # another's
 
-    def test_all_mistakes_of_inputs_and_outputs_by_path(self, alice):
+    def test_all_errors_of_inputs_and_outputs_are_reported_by_path(self, alice):
         sent = {
             "inputs": [
                 {"name": "Bad", "node": "2", "input": "text"},
@@ -126,12 +126,12 @@ class TestFinding:
         for address in ("portrait@2", "bob/portrait", "other", "alice/portrait/x"):
             assert_error(alice.get(f"/apps/{address}"), 404, "not_found")
 
-    def test_a_private_one_is_nobody_elses(self, alice, bob):
+    def test_a_private_app_is_only_its_owners(self, alice, bob):
         saved(alice)
         assert_error(bob.get("/apps/alice/portrait"), 404, "not_found")
         assert bob.get("/apps/").json() == []
 
-    def test_one_for_everybody_shows_no_workflow_unless_its_owner_says_so(self, alice, bob):
+    def test_a_public_app_hides_its_workflow_unless_its_owner_shows_it(self, alice, bob):
         saved(alice, visibility="everybody")
         app = bob.get("/apps/alice/portrait").json()
         assert "workflow" not in app
@@ -239,7 +239,7 @@ class TestFiles:
             "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
         }
 
-    def test_a_file_that_came_with_it_stays_as_long_as_the_app(self, alice):
+    def test_an_apps_own_file_is_kept_as_long_as_the_app(self, alice):
         file_id = self._file()
         saved(alice, workflow=self._workflow(file_id))
         assert_error(alice.delete(f"/files/{file_id}"), 409, "conflict")

@@ -43,7 +43,7 @@ def test_values_go_where_they_belong_and_defaults_fill_the_rest(bob, app):
     assert prompt["5"]["inputs"]["steps"] == 4
 
 
-def test_a_seed_that_is_left_out_is_drawn_and_told(bob, app):
+def test_an_omitted_seed_is_drawn_and_returned(bob, app):
     seeds = {
         bob.post("/apps/alice/portrait/run", {"inputs": {"about": "x"}}).json()["inputs"]["seed"]
         for _ in range(3)
@@ -54,7 +54,7 @@ def test_a_seed_that_is_left_out_is_drawn_and_told(bob, app):
     assert execution.graph.prompt["5"]["inputs"]["seed"] in seeds
 
 
-def test_all_mistakes_are_told_by_the_inputs_names(bob, app):
+def test_all_errors_are_reported_under_the_inputs_names(bob, app):
     found = refused(bob, {"seed": "7", "steps": 11, "sampler": "eulr", "stpes": 3})
     assert found == {
         "inputs.about": "REQUIRED_FIELD",
@@ -125,7 +125,7 @@ def test_options_are_those_of_execute(bob, app):
     assert (execution.priority, execution.metadata, execution.timeout_minutes) == ("high", {"a": 1}, 5)
 
 
-def test_a_data_url_is_stored_and_its_id_told(alice):
+def test_a_data_url_is_stored_and_its_id_returned(alice):
     workflow = {
         "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
@@ -155,7 +155,7 @@ def test_a_batch_of_an_app_by_the_names_of_its_inputs(bob, app):
     assert bob.get(f"/workflows/{members[0]['execution_id']}").json()["app"] == "alice/portrait"
 
 
-def test_mistakes_of_a_batch_are_told_by_number_and_name(bob, app):
+def test_errors_of_a_batch_are_reported_by_number_and_name(bob, app):
     sent = {"inputs": [{"about": "x"}, {"about": 7}, {"steps": 3}]}
     body = assert_error(bob.post("/apps/alice/portrait/batch", sent), 400, "validation_error")
     assert mistakes(body) == {"inputs.1.about": "INVALID_TYPE", "inputs.2.about": "REQUIRED_FIELD"}

@@ -42,7 +42,7 @@ class TestARecordedRun:
         last = [event for event in recorded if isinstance(event, events.ProgressState)][-1]
         assert {node.state for node in last.nodes.values()} == {"finished"}
 
-    def test_the_output_is_told(self, recorded):
+    def test_the_output_is_announced(self, recorded):
         [executed] = [event for event in recorded if isinstance(event, events.Executed)]
         assert executed.output["images"][0]["type"] == "output"
 
@@ -52,7 +52,7 @@ class TestText:
         assert parse(text("executing", node=None, prompt_id="p")) == events.Ended("p")
         assert parse(text("executing", node="5", prompt_id="p")) == events.Executing("p", "5")
 
-    def test_a_node_without_its_prompt_as_told_after_connecting(self):
+    def test_a_node_without_its_prompt_as_sent_after_connecting(self):
         assert parse(text("executing", node="5")) == events.Executing(None, "5")
 
     def test_the_first_status_has_our_id(self):

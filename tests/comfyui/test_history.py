@@ -16,7 +16,7 @@ class TestHistory:
         assert file.filename.startswith("x_")
         assert file.animated is False
 
-    def test_a_success_tells_when_it_ran(self, run):
+    def test_a_success_reports_when_it_ran(self, run):
         history = run(picture())
         assert history.started_ms <= history.ended_ms
         assert history.output_nodes == ["2"]

@@ -6,7 +6,7 @@ from comfyui import Client, Unreachable
 
 
 class TestSystemStats:
-    def test_it_tells_version_and_devices(self, client):
+    def test_it_returns_version_and_devices(self, client):
         stats = client.system_stats()
         assert stats.version.startswith("0.3.")
         assert [(device.type, device.index) for device in stats.devices] == [("cpu", None)]
@@ -36,7 +36,7 @@ class TestObjectInfo:
 
 
 class TestFeatures:
-    def test_it_tells_the_largest_upload(self, client):
+    def test_it_states_the_largest_upload(self, client):
         """ComfyUI's own is 100 MiB; ours is started with more, so that what we accept fits."""
         assert client.features()["max_upload_size"] >= 100 * 1024 * 1024
 

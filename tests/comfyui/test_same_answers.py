@@ -313,7 +313,7 @@ def test_the_same_messages_of_a_loop(callers, times):
     assert told[1] == told[0]
 
 
-def test_the_history_is_there_when_the_end_is_told(callers):
+def test_the_history_exists_when_the_end_is_announced(callers):
     """And not before: a client that asks at `execution_success` may be too early."""
     for caller in callers:
         prompt_id = caller.run(picture())

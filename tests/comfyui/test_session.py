@@ -86,7 +86,7 @@ class TestFollowing:
         assert set(of(events.Cached, seen)[0].nodes) == {"1", "2"}
         assert len(of(events.Executed, seen)) == 1
 
-    def test_a_subscriber_hears_only_of_its_prompt(self, client, session):
+    def test_a_subscriber_receives_only_its_prompts_events(self, client, session):
         one, other = str(uuid.uuid4()), str(uuid.uuid4())
         with session.subscribe(one) as first, session.subscribe(other) as second:
             for each in (one, other):
@@ -117,7 +117,7 @@ def cut_session(proxy):
 
 
 class TestACutConnection:
-    def test_a_run_that_goes_on_is_heard_of_again(self, target, client, proxy, cut_session, prompt_id):
+    def test_a_run_that_continues_is_followed_again(self, target, client, proxy, cut_session, prompt_id):
         with cut_session.subscribe(prompt_id) as subscription:
             client.submit(prompt=target.long(), prompt_id=prompt_id, client_id=cut_session.client_id)
             until(subscription, events.Progress)
@@ -188,7 +188,7 @@ class TestOneInTrouble:
             until(subscription, events.Ended)
         assert scripted_session.generation == 1
 
-    def test_a_silent_one_leaves_history_to_tell(
+    def test_a_silent_comfyui_is_checked_through_its_history(
         self, scripted, scripted_client, scripted_session, prompt_id
     ):
         scripted.faults.silent = True
@@ -200,7 +200,7 @@ class TestOneInTrouble:
             assert subscription.get(0.05) is None
         assert scripted_client.history(prompt_id).outcome == "success"
 
-    def test_a_peer_that_went_away_without_a_word_is_noticed(self, scripted, monkeypatch, prompt_id):
+    def test_a_silently_vanished_peer_is_detected(self, scripted, monkeypatch, prompt_id):
         monkeypatch.setattr(session, "SILENCE", 0.1)
         monkeypatch.setattr(session, "DEAD", 0.3)
         scripted.faults.deaf = True

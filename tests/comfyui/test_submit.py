@@ -49,7 +49,7 @@ class TestSubmit:
             ("required_input_missing", "filename_prefix"),
         }
 
-    def test_a_graph_accepted_in_part_tells_what_is_left_out(self, client, prompt_id):
+    def test_a_partially_accepted_graph_names_what_was_dropped(self, client, prompt_id):
         submitted = submit(client, partly_wrong(), prompt_id)
         assert submitted.prompt_id == prompt_id
         assert submitted.node_errors["8"].dependent_outputs == ["9"]
@@ -59,7 +59,7 @@ class TestSubmit:
             submit(client, {}, prompt_id)
         assert refusal.value.raw["error"]["type"] == "prompt_no_outputs"
 
-    def test_a_graph_that_comfyui_stumbles_over_is_unreachable_with_500(self, comfyui_url, prompt_id):
+    def test_a_graph_that_crashes_comfyuis_validation_is_unreachable_with_500(self, comfyui_url, prompt_id):
         with Client(comfyui_url) as client, pytest.raises(Unreachable) as failure:
             submit(client, {"1": 5}, prompt_id)
         assert (failure.value.status, failure.value.sent) == (500, True)
@@ -72,7 +72,7 @@ class TestSubmitToOneInTrouble:
             submit(scripted_client, picture(), prompt_id)
         assert failure.value.sent is False
 
-    def test_an_address_that_is_none_was_not_sent(self, prompt_id):
+    def test_an_invalid_address_was_not_sent(self, prompt_id):
         with Client("nonsense") as client, pytest.raises(Unreachable) as failure:
             submit(client, picture(), prompt_id)
         assert failure.value.sent is False

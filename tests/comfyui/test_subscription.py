@@ -75,7 +75,7 @@ class TestWhenFull:
         assert waiting(subscription) == others
         assert subscription.dropped == 0
 
-    def test_then_the_oldest_that_tells_no_end(self, subscription):
+    def test_then_the_oldest_without_an_end_is_dropped(self, subscription):
         for event in (Started("p"), Executed("p", "1", {}), Executed("p", "2", {}), Executed("p", "3", {})):
             subscription.put(event)
         subscription.put(Ended("p"))

@@ -67,7 +67,7 @@ class TestUpload:
         name = f"{uuid.uuid4().hex}.png"
         assert client.upload(name, io.BytesIO(PNG)) == name
 
-    def test_another_folder_is_said_in_the_reference(self, client, subfolder):
+    def test_another_folder_appears_in_the_reference(self, client, subfolder):
         reference = client.upload("a.png", io.BytesIO(PNG), subfolder=subfolder, type="temp")
         assert reference == f"{subfolder}/a.png [temp]"
 
@@ -76,7 +76,7 @@ class TestUpload:
         client.upload("pipe.bin", Pipe(content), subfolder=subfolder)
         assert seen(client, filename="pipe.bin", subfolder=subfolder) == content
 
-    def test_a_file_is_read_from_where_it_stands(self, client, subfolder):
+    def test_a_file_is_read_from_its_current_position(self, client, subfolder):
         stream = io.BytesIO(b"before" + PNG)
         stream.seek(6)
         client.upload("a.png", stream, subfolder=subfolder)
@@ -98,7 +98,7 @@ class TestUpload:
         assert seen(client, filename="a.bin", subfolder=subfolder) == b"new"
 
     @pytest.mark.parametrize("name", ["", "a/b.png", "a\\b.png", "a\nb.png", "a\0.png"])
-    def test_a_name_that_is_no_plain_name_is_not_sent(self, scripted, scripted_client, name):
+    def test_a_filename_with_a_path_is_not_sent(self, scripted, scripted_client, name):
         with pytest.raises(ValueError, match="plain file name"):
             scripted_client.upload(name, io.BytesIO(PNG))
         assert scripted.requests == []

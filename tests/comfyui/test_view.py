@@ -44,7 +44,7 @@ class TestView:
             pass
         assert client.ping()
 
-    def test_a_file_that_breaks_off_is_not_taken_for_whole(self, scripted, scripted_client):
+    def test_a_truncated_file_is_not_accepted_as_complete(self, scripted, scripted_client):
         file = self.written(scripted, scripted_client)
         scripted.faults.cut_files = 10
         with scripted_client.view(file) as stream, pytest.raises(Unreachable):

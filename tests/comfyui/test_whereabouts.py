@@ -31,7 +31,7 @@ class TestWhereabouts:
         scripted.wait_for(lambda: scripted.running == prompt_id)
         assert scripted_client.whereabouts(prompt_id) == "running"
 
-    def test_unknown_is_said_after_queue_then_history_were_asked_twice(
+    def test_unknown_is_returned_after_checking_queue_and_history_twice(
         self, scripted, scripted_client, prompt_id
     ):
         scripted_client.whereabouts(prompt_id)

@@ -148,6 +148,6 @@ def test_pages_on_a_phone_and_in_the_dark(console, look):
     assert page.title() != "owned"
 
 
-def test_the_login_page_is_open_to_everybody(gpu_worker, page):
+def test_the_login_page_is_public(gpu_worker, page):
     page.goto(f"{gpu_worker.url}/admin/login/")
     assert Console.serious_faults(type("Page", (), {"page": page})()) == ""

@@ -35,7 +35,7 @@ def test_flower_is_linked_where_its_address_is_known(console, settings):
 
 
 @pytest.mark.django_db
-def test_nobody_else_gets_in():
+def test_others_are_denied_access():
     assert Client().get("/admin/")["Location"].startswith("/admin/login/")
     assert client_of(make_user("alice")).get("/admin/").status_code == 302
 

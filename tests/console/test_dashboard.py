@@ -45,7 +45,7 @@ def words(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
-def test_it_tells_what_is_running_waiting_and_has_ended(console, alice):
+def test_it_reports_what_is_running_waiting_or_ended(console, alice):
     running(alice)
     submitted(alice, graphs.colour(2))
     failed_one = submitted(make_user("bob"), graphs.colour(3))
@@ -82,7 +82,7 @@ def test_it_shows_workers_with_their_gpus_and_what_they_run(console, alice):
     assert 'value="37"' in page
 
 
-def test_it_says_when_nobody_works(console, alice):
+def test_it_says_when_no_worker_is_running(console, alice):
     submitted(alice)
     assert "No GPU worker is running, and 1 executions wait" in words(console.get(LIVE).content.decode())
 
@@ -110,7 +110,7 @@ def test_an_hour_counts_what_ended_in_it(alice):
     assert found == [0] * 20 + [1, 0, 0, 2]
 
 
-def test_a_look_takes_few_queries(console, alice):
+def test_a_poll_takes_few_queries(console, alice):
     running(alice)
     console.get(LIVE)
     figures.look.forget()

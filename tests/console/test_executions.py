@@ -179,7 +179,7 @@ class TestPage:
         assert "CheckpointLoaderSimple (1): done, 7.0 s" in page
         assert "Sampler broke" in page
 
-    def test_it_tells_of_each_attempt(self, console, alice):
+    def test_it_lists_each_attempt(self, console, alice):
         execution, claim = running(alice)
         requeueing.requeue(claim, reason="ComfyUI died", fault=True)
         assert claims.take(worker="gpu-2") is not None
@@ -286,7 +286,9 @@ class TestActions:
         assert again.user == alice
         assert again.status == "pending"
 
-    def test_a_moved_one_is_charged_by_the_estimate_that_placed_it(self, console: Any, alice: Any) -> None:
+    def test_a_moved_execution_is_charged_by_the_estimate_that_placed_it(
+        self, console: Any, alice: Any
+    ) -> None:
         _, claim = running(alice)
         state_machine.finish(claim, state_machine.Outcome(Status.COMPLETED, gpu_seconds=1.0))
         waiting = submitted(alice)

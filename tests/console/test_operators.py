@@ -99,7 +99,7 @@ class TestEveryPage:
             assert console.get(address, {"q": term.encode("utf-8", "replace").decode()}).status_code == 200
 
     @pytest.mark.parametrize("address", PAGES[:-1])
-    def test_an_object_that_is_none_is_not_found(self, console: Client, address: str) -> None:
+    def test_a_malformed_id_is_404_on_every_route(self, console: Client, address: str) -> None:
         answer = console.get(page_of(address, "nothing"), follow=True)
         assert answer.status_code == 404 or b"exist" in answer.content
 
@@ -137,7 +137,7 @@ class TestRoles:
         assert act(clerk, WORKERS, "pause", "gpu").status_code == 200
         assert Worker.objects.get().desired_state == "pause"
 
-    def test_an_operator_makes_nobody_staff(self, clerk: Client, alice: User) -> None:
+    def test_an_operator_cannot_make_anyone_staff(self, clerk: Client, alice: User) -> None:
         form = user_form(alice, is_staff="on", is_superuser="on")
         assert clerk.post(page_of(USERS, alice.pk), form).status_code == 302
         alice.refresh_from_db()
@@ -158,7 +158,7 @@ class TestRoles:
         act(clerk, KEYS, "revoke", key.pk)
         assert ApiKey.objects.filter(pk=key.pk).exists()
 
-    def test_nobody_changes_the_audit_log(self, console: Client, alice: User) -> None:
+    def test_the_audit_log_cannot_be_changed(self, console: Client, alice: User) -> None:
         audit.record("x", on=alice)
         row = last("x")
         assert console.post(f"{AUDIT}{row.pk}/delete/", {"post": "yes"}).status_code == 403
@@ -243,7 +243,7 @@ class TestModels:
         assert "25 %" in console.get(f"{MODELS}on-their-way/").content.decode()
         assert (Download.objects.get().user, last("model.download").who) == (operator, operator.email)
 
-    def test_a_download_that_is_refused_says_why_beside_the_field(self, console: Client) -> None:
+    def test_a_rejected_download_shows_the_reason_at_its_field(self, console: Client) -> None:
         make_model()
         sent = {"name": "../x.exe", "model_type": "lora", "download_url": "http://127.0.0.1/x"}
         text = console.post(f"{MODELS}download/", sent).content.decode()
@@ -290,7 +290,7 @@ class TestUsers:
         assert theirs.get("/admin/").status_code == 302
         assert console.get("/admin/").status_code == 200
 
-    def test_the_page_tells_of_use(self, console: Client, alice: User) -> None:
+    def test_the_page_shows_usage(self, console: Client, alice: User) -> None:
         UserLimits.objects.create(user=alice, executions_waiting=10)
         submitted(alice)
         text = console.get(page_of(USERS, alice.pk)).content.decode()

@@ -51,7 +51,7 @@ def worker_of(person: Person) -> Any:
     return next(row for row in person.get("/workers/").json() if row["status"] not in ("stopped", "silent"))
 
 
-def test_a_form_and_the_page_of_one_are_open_to_everybody(log_in: Any) -> None:
+def test_a_form_and_its_page_are_public(log_in: Any) -> None:
     page, _ = log_in("Operators")
     page.goto("/admin/models_registry/model/download/")
     assert serious_faults(page) == ""

@@ -37,7 +37,7 @@ def test_everything_that_is_copied_is_there():
         assert source == "." or source.split("/")[0] in in_the_context(), f"{source} is in .dockerignore"
 
 
-def test_nobody_runs_as_root():
+def test_no_process_runs_as_root():
     stages = re.split(r"^FROM ", "\n".join(LINES), flags=re.MULTILINE)[1:]
     for stage in stages:
         if "\nCMD " in stage:

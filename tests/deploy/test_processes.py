@@ -28,7 +28,7 @@ def alice(deployment):
     return deployment.person()
 
 
-def test_every_service_of_ours_runs(deployment):
+def test_all_services_run(deployment):
     chosen = {
         name
         for name, service in compose.ours(deployment.services).items()
@@ -39,7 +39,7 @@ def test_every_service_of_ours_runs(deployment):
     assert alive == {"proxy", "api", "gpu-worker", "worker", "beat", "flower"}
 
 
-def test_a_workflow_becomes_a_picture_that_its_link_gives_to_anybody(deployment, alice):
+def test_a_workflow_becomes_an_image_that_its_link_serves_to_anyone(deployment, alice):
     """Events come while the answer is still open, so the proxy holds nothing back."""
     with EventStream(
         f"{deployment.url}/workflows/events",

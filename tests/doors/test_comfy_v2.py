@@ -123,7 +123,7 @@ def test_tags_are_kept_with_an_asset(person):
     assert person.post("/api/v2/assets/from-hash", {**body, "tags": "x"}).status_code == 422
 
 
-def test_events_tell_a_run_until_its_end(client):
+def test_events_follow_a_run_until_its_end(client):
     job = client.submit(client.workflows.from_json(graphs.sleep(1.5, steps=15, seed=7)))
     seen = list(job.events())
     statuses = [event.status for event in seen if isinstance(event, sdk_events.StatusChange)]
@@ -253,7 +253,7 @@ def test_another_users_assets_and_bytes_are_not_found(client, gpu_worker):
             other.submit(other.workflows.from_json(loaded(mine.as_reference())))
 
 
-def test_bytes_that_are_not_what_was_told_are_refused(client):
+def test_bytes_that_do_not_match_the_checksum_are_rejected(client):
     with pytest.raises(ApiError) as refused:
         client._low.post_assets(
             io.BytesIO(png()), "image/png", "a.png", expected_hash="blake3:" + "0" * 64, file_size=None
@@ -360,7 +360,7 @@ def test_a_used_up_quota_says_when_to_come_again(person, gpu_worker):
     assert int(response.headers["Retry-After"]) > 0
 
 
-def test_a_full_queue_says_when_to_come_again(as_alice, settings):
+def test_a_full_queue_says_when_to_retry(as_alice, settings):
     settings.MAX_PENDING = 0
     selectors.cached_pending_count.forget()
     response = as_alice.post("/api/v2/jobs", {"workflow": graphs.colour(1)})
@@ -375,7 +375,7 @@ def test_fields_that_the_api_does_not_have_are_refused(as_alice, more):
     assert response.json()["error"]["details"]["errors"][0]["code"] == "UNKNOWN_FIELD"
 
 
-def test_a_cursor_that_is_none_is_refused(as_alice):
+def test_an_invalid_cursor_is_rejected(as_alice):
     response = as_alice.get("/api/v2/jobs?cursor=nonsense")
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_cursor")
 

@@ -107,7 +107,7 @@ def test_what_waits_can_be_taken_out_of_the_queue(bare_stack):
     assert status["messages"][-1][0] == "execution_interrupted"
 
 
-def test_it_tells_of_the_fleet(person):
+def test_it_shows_the_fleet(person):
     whole = person.get("/comfyui/object_info").json()
     assert person.get("/comfyui/api/object_info/KSampler").json() == {"KSampler": whole["KSampler"]}
     assert whole["LoadImage"]["input"]["required"]["image"][0] in ([], "COMBO")

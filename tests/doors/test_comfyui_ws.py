@@ -180,7 +180,7 @@ def waiting(socket: websocket.WebSocket) -> list[Any]:
         return found
 
 
-def test_failures_and_cancellations_are_told(person):
+def test_failures_and_cancellations_are_reported(person):
     image = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
     broken = {"1": image, "2": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "no"}}}
     broken["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
@@ -202,7 +202,7 @@ def test_failures_and_cancellations_are_told(person):
         assert told[-3:] == ["execution_interrupted", "status", "executing"]
 
 
-def test_a_websocket_in_the_middle_of_a_run_is_told_what_runs(person):
+def test_a_websocket_opened_during_a_run_receives_its_state(person):
     prompt = {"prompt": graphs.sleep(60, seed=anything()), "client_id": "late"}
     prompt_id = person.post("/comfyui/prompt", prompt).json()["prompt_id"]
 

@@ -108,7 +108,7 @@ def test_what_takes_longer_is_followed_up_and_cancelled(person, gpu_worker):
     assert said(call(person, "get_result", execution_id=id_, wait_seconds=30))["status"] == "cancelled"
 
 
-def test_mistakes_are_told_to_the_agent(person):
+def test_errors_are_reported_to_the_agent(person):
     app = colour_app(person)
     result = call(person, "run_app", app=app, inputs={"colour": 1})
     assert result.is_error

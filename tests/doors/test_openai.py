@@ -95,7 +95,7 @@ def test_pictures_behind_addresses_are_in_the_wanted_format_and_compression(pers
 
 
 @pytest.mark.parametrize("alias", ["gpt-image-1", "dall-e-3"])
-def test_an_operators_alias_stands_for_an_app(person, gpu_worker, alias):
+def test_an_operators_alias_names_an_app(person, gpu_worker, alias):
     """The tests' service points both names at the app `gpt-image-1-app` of whoever asks."""
     prompt = {"name": "prompt", "node": "3", "input": "source", "type": "text"}
     save_app(person, "gpt-image-1-app", painting(), [prompt])

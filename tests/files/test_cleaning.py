@@ -90,7 +90,7 @@ class TestExpired:
         assert alice.get(f"/files/{new}").content == content
         assert alice.get(f"/files/{new}/thumbnail").status_code == 200
 
-    def test_a_dry_run_only_tells(self, alice, site):
+    def test_a_dry_run_removes_nothing(self, alice, site):
         file_id = uploaded(alice, picture())
         expire(site, file_id)
         before = site.stored()

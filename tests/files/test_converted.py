@@ -213,7 +213,7 @@ class TestMistakes:
             ({"metadata": "drop"}, "metadata"),
         ],
     )
-    def test_they_are_told_by_their_parameter(self, site, alice, query, field):
+    def test_they_are_reported_by_their_parameter(self, site, alice, query, field):
         file_id = uploaded(alice, picture())
         body = assert_error(get(alice, file_id, **query), 400, "validation_error")
         assert [each["field"] for each in body["details"]] == [field]
@@ -226,16 +226,16 @@ class TestMistakes:
             assert body["details"][0]["code"] == "CANNOT_CONVERT"
             assert "not animated" in body["details"][0]["message"]
 
-    def test_a_text_is_no_picture(self, site, alice):
+    def test_a_text_file_is_not_an_image(self, site, alice):
         body = assert_error(get(alice, uploaded(alice, b"hello"), format="webp"), 400, "validation_error")
         assert body["details"][0]["field"] == "format"
 
-    def test_a_damaged_picture_is_told_so(self, site, alice):
+    def test_a_damaged_image_is_reported_as_such(self, site, alice):
         file_id = uploaded(alice, with_texts((300, 200))[:3000])
         body = assert_error(get(alice, file_id, format="webp"), 400, "validation_error")
         assert body["details"][0]["code"] == "CANNOT_CONVERT"
 
-    def test_a_picture_that_would_fill_the_memory_is_refused(self, site, alice):
+    def test_an_image_that_would_exhaust_memory_is_rejected(self, site, alice):
         stream = BytesIO()
         Image.new("1", (12_000, 12_000)).save(stream, "PNG")
         body = assert_error(

@@ -56,7 +56,7 @@ def test_it_leaves_expired_ones_out(newcomer, site, three):
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=101", "limit=x", "offset=-1", "kind=x", "created_after=x"]
 )
-def test_a_query_that_makes_no_sense_is_refused(newcomer, query):
+def test_an_invalid_query_is_rejected(newcomer, query):
     body = assert_error(newcomer.get(f"/files/?{query}"), 400, "validation_error")
     assert body["details"][0]["field"] == query.partition("=")[0]
 

@@ -124,7 +124,7 @@ def test_a_latent_loses_it(tmp_path):
 
 
 @pytest.mark.parametrize("content", [png()[:-20], saved("WEBP", exif=exif())[:-200], gif()[:-30]])
-def test_what_is_cut_off_is_told_so(content, tmp_path):
+def test_truncation_is_reported(content, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(content)
     with pytest.raises(CannotConvert):

@@ -45,7 +45,7 @@ def test_what_grows_too_large_is_ended(source, tmp_path, settings):
         sandbox.convert(source, tmp_path / "target", Wanted("webp"), "image/png")
 
 
-def test_what_nobody_wants_any_more_is_stopped(source, tmp_path, settings, monkeypatch):
+def test_an_abandoned_conversion_is_stopped(source, tmp_path, settings, monkeypatch):
     monkeypatch.setattr(sandbox, "LOOK_SECONDS", 0.001)
     with pytest.raises(sandbox.Abandoned):
         sandbox.convert(source, tmp_path / "target", Wanted("webp"), "image/png", alive=lambda: False)

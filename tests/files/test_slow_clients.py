@@ -41,7 +41,7 @@ def slow(alice):
         connection.close()
 
 
-def test_json_is_answered_beside_them(alice, slow):
+def test_json_is_served_alongside_them(alice, slow):
     began = time.monotonic()
     for _ in range(20):
         assert alice.get("/workflows/").status_code == 200
@@ -59,6 +59,6 @@ def test_they_hold_no_connection_to_the_database(alice, site, slow):
     wait_for(lambda: not site.stack.sql(busy), seconds=10, what="a moment in which nobody uses the database")
 
 
-def test_others_send_and_read_beside_them(alice, slow):
+def test_others_are_served_meanwhile(alice, slow):
     content = os.urandom(500_000)
     assert alice.get(f"/files/{uploaded(alice, content)}").content == content

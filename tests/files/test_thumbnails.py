@@ -61,7 +61,7 @@ def test_one_that_came_since_the_row_was_read_goes_with_the_file(file, committin
     assert stored() == set()
 
 
-def test_what_can_not_be_made_is_tried_once(file, monkeypatch):
+def test_an_impossible_conversion_is_tried_once(file, monkeypatch):
     tries = []
     monkeypatch.setattr(decoding, "thumbnail", lambda *paths, **_: tries.append(paths))
     assert [thumbnails.key_of(File.objects.get()) for _ in range(2)] == [None, None]

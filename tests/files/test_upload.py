@@ -142,7 +142,7 @@ class TestGood:
             "filename*=ISO-8859-1''stra%DFe.txt",
         ],
     )
-    def test_a_name_beyond_ascii_comes_back_in_both_ways(self, alice, given):
+    def test_a_non_ascii_filename_is_returned_in_both_forms(self, alice, given):
         body = f'--xyz\r\nContent-Disposition: form-data; name="file"; {given}\r\n\r\nx\r\n--xyz--\r\n'
         headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
         answer = alice.session.post(
@@ -152,7 +152,7 @@ class TestGood:
         shown = alice.get(f"/files/{answer.json()['file_id']}").headers["Content-Disposition"]
         assert shown == "inline; filename=\"strae.txt\"; filename*=utf-8''stra%C3%9Fe.txt"
 
-    def test_a_name_in_another_encoding_is_refused_in_words(self, alice):
+    def test_a_filename_in_another_encoding_is_rejected_with_an_explanation(self, alice):
         body = (
             '--xyz\r\nContent-Disposition: form-data; name="file"; filename="é.txt"\r\n\r\nx\r\n--xyz--\r\n'
         )
@@ -244,7 +244,7 @@ class TestBad:
             b"--xyz\r\nA: " + b"x" * 40_000 + b"\r\n\r\nx\r\n--xyz--\r\n",
         ],
     )
-    def test_a_form_that_makes_no_sense_is_refused(self, alice, site, body):
+    def test_an_invalid_form_is_rejected(self, alice, site, body):
         answer = alice.session.post(
             alice.url + "/files/upload",
             data=body,
@@ -291,7 +291,7 @@ class TestBad:
         )
         assert_error(answer, 415, "unsupported_media_type")
 
-    def test_a_picture_that_claims_a_billion_pixels_is_refused(self, alice, site):
+    def test_an_image_that_claims_a_billion_pixels_is_rejected(self, alice, site):
         def chunk(name: bytes, content: bytes) -> bytes:
             check = zlib.crc32(name + content)
             return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
@@ -303,7 +303,7 @@ class TestBad:
         assert detail["code"] == "PICTURE_TOO_LARGE"
         assert site.stored() == before
 
-    def test_a_client_that_goes_away_leaves_nothing(self, newcomer, site):
+    def test_a_disconnected_client_leaves_nothing(self, newcomer, site):
         before = site.stored()
         connection = raw(newcomer, body=BEGUN + b"x" * 200_000, length=1_000_000)
         wait_for(site.incoming, seconds=10, what="the beginning of the upload")
@@ -312,7 +312,7 @@ class TestBad:
         assert site.stored() == before
         assert newcomer.get("/files/").json() == []
 
-    def test_a_disk_that_fills_up_is_said_and_leaves_nothing(self, alice, site):
+    def test_a_disk_that_fills_up_is_reported_and_leaves_no_files(self, alice, site):
         """The kernel lets the web process write no more of a file: to it the same as a full disk."""
         before, pid = site.stored(), site.stack.web.pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -334,7 +334,7 @@ class TestBad:
         body = assert_error(upload(alice, b"abc", description="x" * 1001), 400, "validation_error")
         assert body["details"][0]["field"] == "description"
 
-    def test_a_form_with_too_much_beside_the_file_is_refused(self, alice):
+    def test_a_form_with_oversized_fields_is_rejected(self, alice):
         assert_error(upload(alice, b"abc", whatever="x" * 70_000), 413, "payload_too_large")
 
     def test_the_quota_of_storage_holds(self, newcomer, site):

@@ -43,7 +43,7 @@ def test_it_ends_well_where_nothing_is_wrong(own, comfyui):
     assert text.endswith("All checks passed\n")
 
 
-def test_servers_that_are_away_are_named_and_the_rest_is_looked_at(own):
+def test_unavailable_servers_are_named_and_the_rest_is_checked(own):
     own.postgres.process.kill()
     own.valkey.process.kill()
     code, text = doctor(own)
@@ -62,7 +62,7 @@ def test_missing_migrations_are_named(own):
     assert "-> Run manage.py migrate" in text
 
 
-def test_a_short_key_is_told(own):
+def test_a_short_key_is_reported(own):
     _, text = doctor(own, "--before-start", SECRET_KEY="short")
     assert "BAD   settings    SECRET_KEY has 5 characters" in text
 

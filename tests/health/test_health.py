@@ -53,7 +53,7 @@ def test_probes_are_not_counted_for_rate_limits(settings):
     assert [Client().get("/health/")["X-RateLimit-Remaining"] for _ in range(3)] == ["1"] * 3
 
 
-def test_errors_of_services_tell_no_passwords(own):
+def test_errors_of_services_reveal_no_passwords(own):
     own.postgres.process.kill()
     own.says("/health/readiness", 503)
     text = own.says("/health/detailed", 503).text
@@ -61,7 +61,7 @@ def test_errors_of_services_tell_no_passwords(own):
     assert "127.0.0.1" not in text
 
 
-def test_latency_is_told_by_route_and_outlives_a_restart(own):
+def test_latency_is_reported_by_route_and_survives_a_restart(own):
     for _ in range(3):
         own.get("/workflows/00000000-0000-0000-0000-000000000000")
     own.stack.web.stop()  # what is gathered in memory is written at the end

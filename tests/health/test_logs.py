@@ -115,7 +115,7 @@ def test_secrets_are_masked(written, shown):
     assert logs.scrub(written) == shown
 
 
-def test_a_readable_line_says_what_is_in_hand():
+def test_a_text_log_line_names_what_is_being_processed():
     request_ids.end()
     record = logging.makeLogRecord({"msg": "hello", "name": "x", "levelname": "INFO"})
     with logs.bound(execution_id="e-1", user_id=7):
@@ -123,7 +123,7 @@ def test_a_readable_line_says_what_is_in_hand():
     assert logs.Line().format(record).endswith("INFO x [e-1 7] hello")
 
 
-def test_what_was_in_hand_before_is_in_hand_again():
+def test_the_previous_log_context_is_restored():
     with logs.bound(execution_id="outer"):
         with logs.bound(execution_id="inner"):
             pass

@@ -213,7 +213,7 @@ class TestPrometheus:
         run_one(Status.FAILED, cause=FailureCause.TIMEOUT)
         assert sample(scrape(), "comfyserve_execution_failures_total", cause="timeout") == 1
 
-    def test_what_waits_is_told_by_priority_with_the_age_of_the_oldest(self, submit):
+    def test_the_queue_is_reported_by_priority_with_the_age_of_the_oldest(self, submit):
         submit("high"), submit("low"), submit("low")
         Execution.objects.filter(priority="high").update(created_at=timezone.now() - timedelta(seconds=90))
         found = scrape()

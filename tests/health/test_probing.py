@@ -96,7 +96,7 @@ def test_a_failure_is_shared_too():
     assert looks == [1]
 
 
-def test_after_its_time_it_is_looked_again():
+def test_it_is_checked_again_after_its_ttl():
     numbers = iter(range(10))
     shared = Shared(lambda: next(numbers), seconds=0)
     assert [shared.get(), shared.get()] == [0, 1]

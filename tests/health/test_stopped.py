@@ -89,7 +89,7 @@ def test_what_each_endpoint_says(everything, comfyui, says):
     assert own.get("/health/liveness").json()["status"] == "alive"
 
 
-def test_readiness_says_that_the_database_is_away(own):
+def test_readiness_reports_an_unavailable_database(own):
     own.postgres.process.kill()
     answer = own.says("/health/readiness", 503)
     assert answer.json() == {"status": "not ready", "reason": "Database not available"}

@@ -93,7 +93,7 @@ def test_it_says_which_models_are_in_memory(staff):
     assert row["models_loaded"] == ["x.safetensors"]
 
 
-def test_models_are_null_where_comfyui_does_not_tell(staff):
+def test_models_are_null_if_comfyui_does_not_report_them(staff):
     make_worker("a")
     [row] = staff.get("/workers/").json()
     assert row["models_loaded"] is None
@@ -140,7 +140,7 @@ class TestGpus:
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: _answer(pynvml.NVMLError_LibraryNotFound))
         assert gpus.figures() == []
 
-    def test_what_the_driver_tells_is_plain_numbers_and_text(self, well):
+    def test_the_drivers_values_are_plain_numbers_and_text(self, well):
         """The heartbeat writes it as JSON."""
         assert json.loads(json.dumps(gpus.figures())) == [
             {
@@ -153,7 +153,7 @@ class TestGpus:
         [finding] = host.gpus()
         assert (finding.subject, finding.seen) == ("gpu", "0: H, 80 GiB")
 
-    def test_what_a_device_does_not_tell_is_null(self, device):
+    def test_what_a_device_does_not_report_is_null(self, device):
         unknown = ("MemoryInfo", "UtilizationRates", "Temperature", "UUID", "Name")
         device(**dict.fromkeys(unknown, pynvml.NVMLError_NotSupported))
         [gpu] = gpus.figures()

@@ -8,7 +8,7 @@ from script.local import comfyui_install
 from tests.local import commands
 
 
-def test_flower_shows_itself_to_nobody_without_a_password(tmp_path: Path) -> None:
+def test_flower_requires_a_password(tmp_path: Path) -> None:
     done = commands.run("run", "flower", data=tmp_path, SECRET_KEY="x" * 50)
     assert done.returncode == 1
     assert "FLOWER_BASIC_AUTH" in done.stderr

@@ -123,14 +123,14 @@ def test_what_dies_is_started_again(served: Served) -> None:
     wait_for(lambda: ports.answers("127.0.0.1", served.port), seconds=40, what="the web process's port")
 
 
-def test_a_second_one_in_the_same_data_dir_says_so(served: Served) -> None:
+def test_a_second_instance_in_the_same_data_dir_is_rejected(served: Served) -> None:
     done = commands.run("serve", data=served.data, PORT=str(ports.free_port()), COMFYUI_URL=NOBODY)
     assert done.returncode == 1
     assert "already runs" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_says_so_and_leaves_nothing(served: Served, tmp_path: Path) -> None:
+def test_an_occupied_port_is_reported_and_leaves_nothing_running(served: Served, tmp_path: Path) -> None:
     done = commands.run("serve", data=tmp_path / "other", PORT=str(served.port), COMFYUI_URL=NOBODY)
     assert done.returncode == 1
     assert f"Port {served.port} is taken" in done.stderr

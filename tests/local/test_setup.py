@@ -8,7 +8,7 @@ from pathlib import Path
 from script.local.paths import ROOT
 
 
-def test_a_python_without_venv_is_told_what_to_install(tmp_path: Path) -> None:
+def test_a_python_without_venv_gets_installation_instructions(tmp_path: Path) -> None:
     clone, lacking = tmp_path / "clone", tmp_path / "lacking"
     shutil.copytree(ROOT / "script", clone / "script", symlinks=True)
     for requirements in ROOT.glob("requirements*"):

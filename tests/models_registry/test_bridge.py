@@ -106,7 +106,7 @@ class TestLeftovers:
         assert not list(comfyui.folder.glob(f"*/{mark}"))
         assert (comfyui.folder / "output" / "of-others.png").exists()
 
-    def test_a_mark_that_has_nothing_is_no_mistake(self, bridge):
+    def test_an_unused_mark_is_not_an_error(self, bridge):
         assert bridge.delete(marks=[f"{uuid.uuid4()}.7"]) == 0
 
     def test_a_link_is_not_followed(self, bridge, comfyui, tmp_path):

@@ -13,7 +13,7 @@ def loaded(person):
     assert answer.status_code == 200, answer.text
 
 
-def test_what_was_used_lately_stays(person, model, loaded):
+def test_recently_used_inputs_stay(person, model, loaded):
     answer = person.post("/models/cleanup")
     assert answer.status_code == 200, answer.text
     assert answer.json() == {"message": "Cleanup completed", "models_unloaded": []}

@@ -147,7 +147,7 @@ def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
     assert person.session.delete(f"{person.url}/models/{name}/download", timeout=10).status_code == 404
 
 
-def test_a_killed_worker_goes_on_where_it_was(person, source, stack, comfyui):
+def test_a_killed_worker_resumes_where_it_was(person, source, stack, comfyui):
     name, source.paused = "killed.safetensors", threading.Event()
     assert download(person, name, source.url).status_code == 200
     wait_for(lambda: progress(person, name)["bytes_done"], what="the first bytes")
@@ -158,7 +158,7 @@ def test_a_killed_worker_goes_on_where_it_was(person, source, stack, comfyui):
     assert "Range" in source.asked[1]
 
 
-def test_why_it_failed_is_told(person, source):
+def test_the_reason_of_a_failure_is_shown(person, source):
     name = "gone.safetensors"
     source.answers = [(404, {}, b"")]
     assert download(person, name, source.url).status_code == 200

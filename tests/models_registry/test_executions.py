@@ -12,7 +12,7 @@ def test_an_execution_notes_when_its_model_was_used(person, model):
     assert model(CHECKPOINT)["last_used"] >= result["started_at"][:19]
 
 
-def test_a_missing_model_is_named_with_those_near_in_name(person):
+def test_a_missing_model_is_named_with_similar_names(person):
     graph = graphs.txt2img(steps=1)
     graph["1"]["inputs"]["ckpt_name"] = "sd/tiny_sd15.ckpt"
     result = person.result(person.execute(graph))

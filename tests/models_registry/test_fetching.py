@@ -87,7 +87,7 @@ def test_the_file_is_put_in_its_place(fetch, source, folder):
     assert told.seen[-1] == (len(source.content), len(source.content))
 
 
-def test_a_line_cut_three_times_is_gone_on_with(fetch, source, folder):
+def test_a_download_interrupted_three_times_is_resumed(fetch, source, folder):
     source.cuts = 3
     assert fetch().path.read_bytes() == source.content
     assert len(source.asked) == 4
@@ -95,12 +95,12 @@ def test_a_line_cut_three_times_is_gone_on_with(fetch, source, folder):
     assert [asked.get("Range") is not None for asked in source.asked] == [False, True, True, True]
 
 
-def test_a_source_without_ranges_is_begun_anew(fetch, source):
+def test_a_source_without_range_support_restarts(fetch, source):
     source.cuts, source.ranges = 1, False
     assert fetch().path.read_bytes() == source.content
 
 
-def test_a_file_that_changed_meanwhile_is_begun_anew(fetch, source, folder):
+def test_a_file_that_changed_during_its_download_is_restarted(fetch, source, folder):
     part = folder / "sdxl" / ".new.safetensors.part"
     part.parent.mkdir()
     part.write_bytes(b"of an older file")
@@ -154,7 +154,7 @@ def test_a_worker_that_stops_does_not_wait_for_a_stalled_source(fetch, source, f
 
 @pytest.mark.parametrize("how", ["linked", "digest"])
 @pytest.mark.parametrize("right", [True, False])
-def test_a_sum_that_the_source_tells_is_verified(fetch, source, folder, how, right):
+def test_a_checksum_from_the_source_is_verified(fetch, source, folder, how, right):
     """As Hugging Face does it: beside a redirect to another place. And as RFC 9530 has it."""
     digest = hashlib.sha256(source.content if right else b"another").digest()
     if how == "linked":
@@ -171,12 +171,12 @@ def test_a_sum_that_the_source_tells_is_verified(fetch, source, folder, how, rig
         assert left_in(folder) == []
 
 
-def test_an_etag_that_is_no_sum_is_none(fetch, source):
+def test_an_etag_that_is_not_a_checksum_is_ignored(fetch, source):
     source.answers = [(302, {"Location": source.url, "X-Linked-ETag": '"0123abc"'}, b"")]
     assert fetch().path.read_bytes() == source.content
 
 
-def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_is_left(fetch, source, folder):
+def test_a_disk_that_fills_up_during_a_download_is_reported_and_leaves_no_files(fetch, source, folder):
     """The kernel refuses to write more: as with a full disk, but for the number of the error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(source.content) // 2, hard))
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_nothing_is_left(fetch, sourc
     assert left_in(folder) == []
 
 
-def test_a_full_disk_in_mid_download_is_said(fetch, folder, monkeypatch):
+def test_a_full_disk_during_a_download_is_reported(fetch, folder, monkeypatch):
     def full(part, chunk):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -211,7 +211,7 @@ def test_a_wrong_sum_is_refused(fetch, folder):
 @pytest.mark.parametrize(
     ("status", "said"), [(401, "token"), (403, "token"), (404, "no such file"), (418, "418")]
 )
-def test_a_refusal_is_told_at_once(fetch, source, folder, status, said):
+def test_a_refusal_is_reported_immediately(fetch, source, folder, status, said):
     source.answers = [(status, {}, b"")]
     with pytest.raises(fetching.Failed, match=said):
         fetch()
@@ -228,12 +228,12 @@ def test_a_range_that_is_no_number_is_one_of_trouble(fetch, source, folder, tota
     assert left_in(folder) == []
 
 
-def test_a_source_in_trouble_is_tried_again(fetch, source):
+def test_a_failing_source_is_retried(fetch, source):
     source.answers = [(503, {}, b""), (429, {}, b"")]
     assert fetch().path.read_bytes() == source.content
 
 
-def test_a_source_that_stays_in_trouble_is_given_up(fetch, source, folder):
+def test_a_source_that_keeps_failing_is_abandoned(fetch, source, folder):
     source.answers = [(503, {}, b"")] * 20
     with pytest.raises(fetching.Failed, match="503"):
         fetch()
@@ -256,7 +256,7 @@ def test_a_truncated_file_is_refused(fetch, source, folder):
     assert left_in(folder) == []
 
 
-def test_a_source_that_stalls_is_given_up(fetch, source, folder, settings, monkeypatch):
+def test_a_stalled_source_is_abandoned(fetch, source, folder, settings, monkeypatch):
     settings.MODEL_STALL_SECONDS = 0.2
     monkeypatch.setattr(fetching, "TRIES", 1)
     source.paused = threading.Event()
@@ -266,7 +266,7 @@ def test_a_source_that_stalls_is_given_up(fetch, source, folder, settings, monke
     assert left_in(folder) == []
 
 
-def test_a_full_disk_is_said_before_the_first_byte(fetch, source, folder, settings):
+def test_a_full_disk_is_reported_before_the_first_byte(fetch, source, folder, settings):
     settings.MODEL_DISK_RESERVE_BYTES = 2**60
     with pytest.raises(fetching.Failed, match="not enough room"):
         fetch()
@@ -287,7 +287,7 @@ def test_a_redirect_to_a_private_address_is_refused(fetch, source, folder):
     assert left_in(folder) == []
 
 
-def test_a_folder_that_is_not_here_is_said(source):
+def test_a_missing_folder_is_reported(source):
     with pytest.raises(fetching.Failed, match="folder"):
         fetching.fetch(
             Download(url=source.url), name=NAME, folder="checkpoints", places=["/not/here"], report=Told(),

@@ -51,7 +51,7 @@ def test_what_is_something_else_is_named(tmp_path, content, said):
 
 
 @pytest.mark.parametrize("header", [b"[]", b'{"x": 1}', b'{"x": {"data_offsets": "no"}}', b"{" * 5000])
-def test_a_senseless_header_is_malformed(tmp_path, header):
+def test_an_invalid_header_is_malformed(tmp_path, header):
     with pytest.raises(headers.Malformed):
         headers.read(write(tmp_path / "a.safetensors", header))
 

@@ -46,7 +46,7 @@ def test_it_needs_a_login(person):
     assert requests.get(f"{person.url}/models/", timeout=10).status_code == 401
 
 
-def test_status_tells_file_and_header(person, model):
+def test_status_reports_file_and_header(person, model):
     status = model(CHECKPOINT)
     path = Path(status["file_path"])
     assert path.name == CHECKPOINT

@@ -67,7 +67,7 @@ def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypat
     assert backend.size_of(File.objects.get().key) > 0
 
 
-def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, monkeypatch):
+def test_a_database_outage_does_not_count_against_a_staged_execution(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
     before(monkeypatch, registry, "are_ours", away)
     running = rig.run(sleep(1.5))
@@ -79,7 +79,7 @@ def test_the_database_away_while_one_is_staged_does_not_count_against_it(rig, mo
     assert (execution.attempt, execution.faults) == (1, 0)
 
 
-def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
+def test_a_worker_stops_while_the_database_is_unavailable(rig, monkeypatch):
     monkeypatch.setattr(state_machine, "begin", away)
     execution_id = rig.run(sleep(30))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
@@ -88,7 +88,7 @@ def test_a_worker_stops_though_the_database_is_away(rig, monkeypatch):
     assert rig.slots.tokens()  # kept for whoever serves this backend next
 
 
-def test_a_result_that_can_not_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
+def test_a_result_that_cannot_be_recorded_while_stopping_is_left_to_the_next_process(rig, monkeypatch):
     def stop_and_fail(*_: Any, **__: Any) -> None:
         rig.slots.stop(drain_seconds=5)
         raise OperationalError("the database is unavailable")
@@ -136,7 +136,7 @@ def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     rig.ends(execution_id, "completed")
 
 
-def test_a_cancelled_execution_holds_no_collector_while_the_storage_is_away(rig, monkeypatch):
+def test_a_cancelled_execution_holds_no_collector_while_storage_is_unavailable(rig, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise StorageUnavailable
 
@@ -147,7 +147,7 @@ def test_a_cancelled_execution_holds_no_collector_while_the_storage_is_away(rig,
     assert rig.slots.wait_empty(timeout=5)
 
 
-def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, monkeypatch):
+def test_a_worker_stops_while_the_database_is_unavailable_and_files_are_being_placed(rig, monkeypatch):
     picture = storing.store(user_id=User.objects.get().pk, kind="upload", filename="a.png", chunks=[PNG])
     with transaction.atomic():
         storing.keep([picture])
@@ -167,7 +167,7 @@ def test_a_worker_stops_though_the_database_is_away_while_it_places_files(rig, m
 
 
 # -- ComfyUI -----------------------------------------------------------------------------------------
-def test_a_sick_comfyui_fails_nobodys_workflow(rig, monkeypatch):
+def test_a_failing_comfyui_does_not_fail_workflows(rig, monkeypatch):
     monkeypatch.setattr(attempt, "LONGEST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 0.1)
     rig.comfyui.faults.status["/prompt"] = 500
@@ -227,7 +227,7 @@ def test_limits_without_end_in_object_info_do_not_keep_a_worker_from_work(rig):
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"], ids=["NUL", "lone surrogate"])
-def test_an_error_that_postgresql_can_not_store_as_it_is_ends_the_execution_all_the_same(rig, text):
+def test_an_error_that_postgresql_cannot_store_verbatim_still_ends_the_execution(rig, text):
     execution_id = rig.run(failing_with(rig, text))
     body = rig.ends(execution_id, "failed")
     assert "Fail" in body["error"]
@@ -246,7 +246,7 @@ def failing_with(rig: Rig, text: str) -> graphs.Graph:
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "a\udc80b"], ids=["NUL", "lone surrogate"])
-def test_a_text_output_that_postgresql_can_not_store_as_it_is_is_kept(rig, text):
+def test_a_text_output_that_postgresql_cannot_store_verbatim_is_kept(rig, text):
     async def show(*_: Any) -> dict[str, Any]:
         return {"text": [text]}
 
@@ -268,7 +268,7 @@ def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
     assert not any("10.1.2.3" in message for message in messages)
 
 
-def test_a_stray_that_nobody_reported_is_cleared_within_a_bound(rig, monkeypatch):
+def test_an_unreported_stray_prompt_is_cleared_in_bounded_time(rig, monkeypatch):
     """As one that ComfyUI accepted long after its sender had given up: nothing hung, nothing reconnected."""
     monkeypatch.setattr(maintenance, "STRAY_SECONDS", 0.2)
     rig.slots.taking = False
@@ -324,7 +324,7 @@ def held(execution_id: str) -> bool:
     return Execution.objects.get(id=execution_id).held is not None
 
 
-def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
+def test_an_execution_held_by_a_quota_is_released_without_another_end_of_its_user(db):
     user = make_user("limited")
     UserLimits.objects.create(user=user, executions_running=1)
     api = Api.of(user)
@@ -335,7 +335,7 @@ def test_what_a_quota_held_is_let_go_though_nobody_else_of_its_user_ends(db):
     assert not held(execution_id)
 
 
-def test_what_a_quota_held_is_let_go_when_the_limit_is_taken_away(db):
+def test_an_execution_held_by_a_quota_is_released_when_the_limit_is_removed(db):
     user = make_user("limited")
     UserLimits.objects.create(user=user, executions_running=1)
     api = Api.of(user)

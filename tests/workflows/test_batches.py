@@ -89,13 +89,13 @@ def test_a_thousand_at_once(alice):
         ({"webhook_events": ["workflow.started"]}, "webhook_events"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_submitted(alice, sent, field):
+def test_errors_are_reported_and_nothing_is_submitted(alice, sent, field):
     response = alice.post("/workflows/batch", {"workflow": graphs.colour(1), "grid": {"1.color": [1]}} | sent)
     assert field in mistakes(assert_error(response, 400, "validation_error"))
     assert (Execution.objects.count(), Batch.objects.count()) == (0, 0)
 
 
-def test_a_value_without_its_node_is_explained(alice):
+def test_a_batch_value_without_its_node_is_explained(alice):
     response = alice.post("/workflows/batch", {"workflow": graphs.colour(1), "inputs": [{"color": 1}]})
     [detail] = assert_error(response, 400, "validation_error")["details"]
     assert detail["field"] == "inputs.0.color"
@@ -122,7 +122,7 @@ def test_it_has_ended_when_the_last_one_has(alice):
     assert whole["completed_at"]
 
 
-def test_one_webhook_tells_of_all(alice, settings, monkeypatch):
+def test_one_webhook_reports_all_deliveries(alice, settings, monkeypatch):
     settings.WEBHOOK_HTTPS_ONLY = False
     settings.OUTBOUND_ALLOW = ["127.0.0.1"]
     batch = submitted(alice, webhook_url="http://127.0.0.1:9/hook")

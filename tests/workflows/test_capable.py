@@ -80,14 +80,14 @@ def test_what_it_lacks_is_passed_by_and_the_order_stays(alice, two):
     assert [claimed("lacks"), claimed("has"), claimed("has")] == [second, first, third]
 
 
-def test_what_nobody_has_goes_to_anybody(alice, two):
+def test_an_execution_that_no_worker_has_models_for_goes_to_any(alice, two):
     workflow = graphs.txt2img()
     workflow["1"]["inputs"]["ckpt_name"] = "nowhere.safetensors"
     execution_id = submit(alice, workflow)
     assert claimed("lacks") == execution_id
 
 
-def test_a_worker_that_told_of_no_file_is_asked(alice, two):
+def test_a_worker_without_a_reported_file_is_queried(alice, two):
     worker("silent", models=())
     execution_id = submit(alice)
     assert claimed("silent") == execution_id
@@ -115,21 +115,21 @@ def test_a_worker_that_got_another_model_does_not(alice, two):
     assert claimed("lacks") is None
 
 
-def test_it_waits_for_the_only_worker_that_can_take_it_while_that_is_started_anew(alice, two):
+def test_it_waits_for_the_only_capable_worker_while_that_restarts(alice, two):
     submit(alice)
     Worker.objects.filter(name="has").update(heartbeat_at=timezone.now() - timedelta(days=1))
     assert matching.lift() == 0
     assert claimed("lacks") is None
 
 
-def test_when_that_worker_stays_away_anybody_tries_it(alice, two):
+def test_any_worker_tries_it_when_that_worker_stays_away(alice, two):
     execution_id = submit(alice)
     registry.Host.objects.filter(name="has").update(reported_at=timezone.now() - timedelta(minutes=5))
     assert matching.lift() == 1
     assert claimed("lacks") == execution_id
 
 
-def test_when_that_worker_refused_it_anybody_tries_it(alice, two):
+def test_any_worker_tries_it_when_that_worker_refused_it(alice, two):
     execution_id = submit(alice)
     claim = claims.take(worker="has")
     assert claim is not None
@@ -155,7 +155,7 @@ def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
 
 
 @pytest.mark.parametrize("desired_state", [Worker.DesiredState.WORK, Worker.DesiredState.PAUSE])
-def test_a_refusal_stands_while_another_lives_that_has_not_told_of_its_models(alice, desired_state):
+def test_a_refusal_is_kept_while_a_live_worker_has_not_reported_its_models(alice, desired_state):
     worker("refused")
     Worker.objects.create(name="other", host="h", pid=1, url="u", reachable=True, desired_state=desired_state)
     submit(alice)
@@ -173,7 +173,7 @@ def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
         assert matching.suited(graphs.txt2img(), models) == matching.Suited(["lacks"], ["has"])
 
 
-def test_where_there_is_one_worker_nothing_is_looked_up(alice, django_assert_num_queries):
+def test_a_single_worker_needs_no_lookup(alice, django_assert_num_queries):
     worker("only")
     matching.cached_fleet()
     with django_assert_num_queries(0):

@@ -125,7 +125,7 @@ class TestExecutions:
         assert File.objects.get() == file
 
     @pytest.mark.django_db(transaction=True)
-    def test_one_that_somebody_holds_is_passed_by_until_the_next_time(self, alice):
+    def test_a_locked_row_is_skipped_until_the_next_sweep(self, alice):
         held, free = run(alice, days_ago=92), run(alice, days_ago=91)
         locked, go_on = threading.Event(), threading.Event()
 
@@ -155,7 +155,7 @@ class TestExecutions:
         assert "removed: nothing" in clean()
         assert rows_of(execution_id) == before
 
-    def test_a_dry_run_tells_the_same_and_removes_nothing(self, alice):
+    def test_a_dry_run_reports_the_same_and_removes_nothing(self, alice):
         execution_id = run(alice, days_ago=91)
         before = rows_of(execution_id)
         told = clean("--dry-run")
@@ -236,7 +236,7 @@ class TestWorkers:
 
         return make
 
-    def test_one_that_is_silent_for_long_goes_with_what_only_it_told(self, silent):
+    def test_a_host_silent_for_long_is_removed_with_what_only_it_reported(self, silent):
         long_ago = timezone.now() - timedelta(days=30)
         for digest in ("shared", "own"):
             ObjectInfo.objects.create(digest=digest, body={}, created_at=long_ago)
@@ -252,12 +252,12 @@ class TestWorkers:
         clean()
         assert Worker.objects.get().name == "paused"
 
-    def test_a_description_that_was_just_told_stays(self, db):
+    def test_a_recently_reported_description_stays(self, db):
         ObjectInfo.objects.create(digest="new", body={})
         clean()
         assert ObjectInfo.objects.exists()
 
-    def test_one_that_comes_back_tells_all_of_itself_again(self, gpu_worker):
+    def test_a_returning_worker_reports_everything_again(self, gpu_worker):
         def known() -> list[tuple[Any, ...]]:
             return gpu_worker.sql("SELECT name FROM workflows_worker WHERE object_info_id IS NOT NULL")
 

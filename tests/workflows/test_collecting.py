@@ -85,7 +85,7 @@ def test_outputs_come_in_the_order_of_node_ids(rig):
     assert [each["node_id"] for each in body["outputs"]["images"]] == ["4:2", "4:12", "9", "10", "30", "save"]
 
 
-def test_a_second_try_goes_on_where_the_first_one_ended(rig, storage):
+def test_a_retry_resumes_where_the_first_try_ended(rig, storage):
     storage.fails = lambda count: count == 3
     before = storage.left
     body = rig.ends(rig.run(three_pictures()), "completed")
@@ -97,7 +97,7 @@ def test_a_second_try_goes_on_where_the_first_one_ended(rig, storage):
     wait_for(lambda: storage.left - before == named, what="what no row names to go")
 
 
-def test_a_storage_that_stays_away_ends_the_execution_in_words(rig, storage, monkeypatch):
+def test_a_lasting_storage_outage_fails_the_execution_with_an_explanation(rig, storage, monkeypatch):
     monkeypatch.setattr(finalize, "LONGEST_STORE_SECONDS", 0.5)
     storage.fails = lambda count: True
     body = rig.ends(rig.run(three_pictures()), "failed")
@@ -200,7 +200,7 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
     ]
 
 
-def test_an_upload_that_stands_still_is_none(rig, monkeypatch):
+def test_a_stalled_upload_is_not_stored(rig, monkeypatch):
     monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.3)
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
@@ -217,7 +217,7 @@ def test_an_upload_that_stands_still_is_none(rig, monkeypatch):
     assert rig.slots.wait_empty(timeout=10)
 
 
-def test_bytes_that_leave_for_s3_are_told(tmp_path):
+def test_bytes_sent_to_s3_are_reported(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x" * 3_000_000)
 

@@ -46,7 +46,7 @@ def swept_until(condition, what: str) -> None:
 
 
 @pytest.mark.parametrize("posted", [False, True])
-def test_a_dead_workers_claim_is_taken_back_though_the_clock_was_set_back(rig, quick, posted):
+def test_a_dead_workers_claim_is_requeued_after_the_clock_is_set_back(rig, quick, posted):
     waiting = rig.submit(graphs.colour(1))
     claim = claims.take(worker="gone", boot_id="boot" if posted else None)
     assert claim is not None
@@ -85,7 +85,7 @@ def test_duties_are_done_though_the_clock_was_set_back(db):
     assert duties.take_due({"reap": 3.0}) == {"reap"}
 
 
-def test_a_dead_worker_does_not_seem_alive_when_the_clock_was_set_back(rig, quick):
+def test_a_dead_worker_does_not_appear_alive_after_the_clock_is_set_back(rig, quick):
     set_clock(hours=-1)
     assert registry.others_alive(name="another") == ["gpu"]
     swept_until(lambda: not registry.others_alive(name="another"), "its silence to be noticed")

@@ -53,7 +53,7 @@ def held(*ids: str) -> bool:
     return found.count() == len(ids)
 
 
-def test_nobody_is_charged_while_another_runs_and_then_only_the_owner(rig):
+def test_only_the_owner_is_charged_and_only_for_its_own_run(rig):
     innocent = rig.run(sleep(2))
     rig.comfyui.wait_for(lambda: rig.comfyui.running)
     guilty = deadly(rig)

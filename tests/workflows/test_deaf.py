@@ -35,7 +35,7 @@ def make_deaf(rig: Rig) -> None:
     assert rig.backend.session.connected
 
 
-def test_a_submission_that_brings_no_status_connects_anew(rig, monkeypatch):
+def test_a_submission_without_a_status_message_reconnects(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)  # so that no look finds the end
     make_deaf(rig)
     generation = rig.backend.session.generation
@@ -45,14 +45,14 @@ def test_a_submission_that_brings_no_status_connects_anew(rig, monkeypatch):
     assert len(rig.comfyui.submissions) == 1
 
 
-def test_a_submission_that_brings_its_status_keeps_the_connection(rig, monkeypatch):
+def test_a_submission_with_its_status_message_keeps_the_connection(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)
     generation = rig.backend.session.generation
     rig.ends(rig.run(sleep(1.5)), "completed")
     assert rig.backend.session.generation == generation
 
 
-def test_a_look_that_finds_news_connects_anew(rig, monkeypatch):
+def test_a_poll_that_finds_changes_reconnects(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
     execution_id = rig.run(sleep(2))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -87,7 +87,7 @@ def test_two_processes_of_one_backend_do_not_make_each_other_deaf(rig, monkeypat
     standby.close()
 
 
-def test_progress_of_a_joined_run_is_heard_though_another_process_posted_it(rig, monkeypatch):
+def test_progress_of_an_adopted_run_is_received_though_another_process_posted_it(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)
     go_on = threading.Event()
 

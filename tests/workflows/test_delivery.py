@@ -59,7 +59,7 @@ class TestToABucket:
         assert len(destination.keys()) == 2
         assert {each["status"] for each in delivery(rig, result)} == {"delivered"}
 
-    def test_a_bucket_that_is_away_is_tried_again(self, rig, destination, monkeypatch):
+    def test_delivery_to_an_unavailable_bucket_is_retried(self, rig, destination, monkeypatch):
         Destination.objects.update(endpoint="http://127.0.0.77:9")
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         assert send() == 1
@@ -70,7 +70,7 @@ class TestToABucket:
         assert send() == 1
         assert delivery(rig, result)[0]["status"] == "delivered"
 
-    def test_a_bucket_that_refuses_is_given_up_soon(self, rig, destination):
+    def test_delivery_to_a_bucket_that_refuses_fails_soon(self, rig, destination):
         Destination.objects.update(secret=secret_box.encrypt("changed since"))
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         for _ in range(sender.TRIES_REFUSED):
@@ -80,14 +80,14 @@ class TestToABucket:
         assert failed["status"] == "failed"
         assert failed["error"] == "Not delivered: the server responded with 403 (SignatureDoesNotMatch)"
 
-    def test_a_deleted_destination_is_told(self, rig, destination):
+    def test_delivery_to_a_deleted_destination_reports_it(self, rig, destination):
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         assert rig.api.delete("/destinations/mine").status_code == 200
         send()
         [failed] = delivery(rig, result)
         assert (failed["status"], failed["error"]) == ("failed", "The destination was deleted")
 
-    def test_a_webhook_is_told_where_nothing_can_be_delivered(self, rig, destination):
+    def test_a_webhook_is_sent_when_nothing_can_be_delivered(self, rig, destination):
         with Receiver() as receiver:
             body = {
                 "workflow": GRAPH, "output": {"deliver_to": {"destination": "mine"}},
@@ -99,7 +99,7 @@ class TestToABucket:
             rig.ends(execution_id, "completed")
         assert Delivery.objects.get().event == "workflow.delivered"
 
-    def test_a_deleted_file_is_told(self, rig, destination):
+    def test_delivery_of_a_deleted_file_reports_it(self, rig, destination):
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         rig.api.delete(f"/files/{result['outputs']['images'][0]['file_id']}")
         send()
@@ -126,7 +126,7 @@ class TestToABucket:
         assert send() == 2
         assert len(destination.keys()) == 2
 
-    def test_a_webhook_is_told_when_all_are_there(self, rig, destination):
+    def test_a_webhook_is_sent_when_all_deliveries_are_done(self, rig, destination):
         with Receiver() as receiver:
             run(
                 rig, {"deliver_to": {"destination": "mine"}}, webhook_url=receiver.url,
@@ -199,7 +199,7 @@ class TestWhatIsRefused:
         ],
     )
     @pytest.mark.parametrize("path", ["/workflows/execute", "/workflows/validate"])
-    def test_mistakes_are_told_by_their_field(self, alice: Api, path, wanted, field):
+    def test_errors_are_reported_by_field(self, alice: Api, path, wanted, field):
         body = {"workflow": GRAPH, "output": {"deliver_to": wanted}}
         assert field in mistakes(assert_error(alice.post(path, body), 400, "validation_error"))
 
@@ -249,7 +249,9 @@ class TestDestinations:
             ({"name": "My Bucket"}, "name"),
         ],
     )
-    def test_what_does_not_work_is_told_by_its_field_and_not_saved(self, alice: Api, bucket, change, field):
+    def test_a_failing_destination_is_reported_by_field_and_not_saved(
+        self, alice: Api, bucket, change, field
+    ):
         answer = alice.post("/destinations/", {**bucket.saved, **change})
         assert field in mistakes(assert_error(answer, 400, "validation_error"))
         assert not Destination.objects.exists()

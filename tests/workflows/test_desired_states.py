@@ -23,7 +23,7 @@ def operator(db: Any) -> Api:
 
 class TestWishes:
     @pytest.mark.parametrize("verb, state", [("pause", "pause"), ("drain", "drain"), ("resume", "work")])
-    def test_it_is_kept_with_the_worker_and_told_of(self, operator: Api, verb: str, state: str) -> None:
+    def test_it_is_stored_with_the_worker_and_announced(self, operator: Api, verb: str, state: str) -> None:
         make_worker("gpu:1", desired_state="pause" if verb == "resume" else "work")
         body = operator.post(f"/workers/gpu:1/{verb}").json()
         assert (body["name"], body["wish"]) == ("gpu:1", state)
@@ -46,7 +46,7 @@ class TestWishes:
         assert_error(reader.post("/workers/gpu/pause"), 403, "forbidden")
         assert Worker.objects.get().desired_state == Worker.DesiredState.WORK
 
-    def test_a_paused_one_holds_nobody_back(self, db: Any) -> None:
+    def test_a_paused_worker_does_not_delay_others(self, db: Any) -> None:
         """Nobody gives it what they have staged, and what it alone has is waited for."""
         make_worker("here", idle=True)
         make_worker("there", idle=True)
@@ -54,7 +54,7 @@ class TestWishes:
         assert registry.idle_others(name="here") == []
         assert registry.others_alive(name="here") == ["there"]
 
-    def test_a_heartbeat_leaves_the_wish_alone(self, db: Any) -> None:
+    def test_a_heartbeat_does_not_change_the_desired_state(self, db: Any) -> None:
         make_worker("gpu", desired_state="drain")
         registry.record_heartbeat(name="gpu", host="h", pid=2, url="http://x", state=Worker.State.ACTIVE)
         assert registry.desired_state_of("gpu") == Worker.DesiredState.DRAIN

@@ -120,7 +120,7 @@ def rows(server: Postgres) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(180)
-def test_an_unflushed_claim_is_forgotten_whole_and_what_was_told_is_kept(postgres):
+def test_an_unflushed_claim_is_lost_entirely_and_acknowledged_writes_are_kept(postgres):
     process = python(postgres, BEGIN + CLAIM_AND_WAIT)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")

@@ -127,7 +127,7 @@ def test_a_file_without_a_workflow(alice, worker, name, content, code):
     assert refused(alice, stored(name, content))["workflow"][0] == code
 
 
-def test_the_file_of_somebody_else(alice, bob, worker):
+def test_another_users_file(alice, bob, worker):
     file_id = stored("workflow.json", json.dumps(simple().data).encode())
     response = bob.post("/workflows/execute", {"workflow": file_id})
     assert assert_error(response, 400, "validation_error")["details"][0]["code"] == "FILE_NOT_FOUND"
@@ -209,7 +209,7 @@ def test_a_choice_that_brings_inputs_of_its_own():
         assert found.prompt["9"]["inputs"] == {**inputs, "image": ["1", 0]}
 
 
-def test_values_of_widgets_that_the_class_does_not_declare_are_told():
+def test_values_of_undeclared_widgets_are_warnings():
     file = simple()
     file.data["nodes"][0]["widgets_values"].append("more")
     found = to_prompt(file.data, OBJECT_INFO)
@@ -217,7 +217,7 @@ def test_values_of_widgets_that_the_class_does_not_declare_are_told():
     assert "the last 1 of its saved values" in found.warnings[0]
 
 
-def test_group_nodes_of_older_editors_are_told_with_the_way_out(alice, worker):
+def test_group_nodes_of_older_editors_are_rejected_with_a_solution(alice, worker):
     file = simple().node(9, "workflow>My group", [1], inputs=["image"]).link(9, (1, 0), (9, "image"))
     code, message = refused(alice, file.data)["workflow.nodes.3.type"]
     assert code == "UNSUPPORTED_NODE"
@@ -262,7 +262,7 @@ def test_thousands_of_reroutes():
 
 
 # -- what can not be converted -------------------------------------------------------------------------
-def test_what_no_worker_has_is_told_by_node(alice, worker):
+def test_what_no_worker_has_is_reported_by_node(alice, worker):
     file = simple()
     file.data["nodes"][1]["type"] = "Txet"
     code, message = refused(alice, file.data)["workflow.nodes.1.type"]
@@ -286,7 +286,7 @@ def test_an_unknown_node_that_is_linked_to_nothing_is_left_out_with_a_warning():
     assert "Fancy note" in found.warnings[0]
 
 
-def test_what_only_the_page_can_make_is_told(alice, worker):
+def test_what_only_the_editor_page_can_create_is_reported(alice, worker):
     file = simple().node(9, "WebcamCapture", [""], outputs=["IMAGE"])
     assert refused(alice, file.data)["workflow.nodes.3"][0] == "NEEDS_EDITOR"
 
@@ -313,7 +313,7 @@ def test_malformed_files_are_refused_by_field(alice, worker, change, field):
     assert field in refused(alice, file)
 
 
-def test_before_any_worker_has_told_of_its_nodes(alice):
+def test_before_any_worker_has_reported_its_nodes(alice):
     response = alice.post("/workflows/execute", {"workflow": simple().data})
     assert_error(response, 503, "service_unavailable")
     assert response["Retry-After"]

@@ -65,7 +65,7 @@ def test_subgraphs_in_each_other_with_the_widgets_that_they_show(alice, worker):
     assert prompt["12"]["inputs"]["images"] == ["10:6:1", 0]
 
 
-def test_what_an_instance_shows_is_told_by_the_inputs_that_take_it():
+def test_a_subgraph_instances_values_are_reported_by_its_inputs():
     found = to_prompt(nested().data, OBJECT_INFO)
     assert found.promoted["10", "text"] == [("10:6:1", "text")]
     assert found.promoted["11", "width"] == [("11:5", "width")]

@@ -69,7 +69,7 @@ def test_rows_of_another_version_are_not_read(rig, monkeypatch):
     assert end_message.unpack(json.dumps(rows)) is None
 
 
-def test_nothing_is_told_of_an_end_that_is_not_committed(rig, monkeypatch):
+def test_an_uncommitted_end_is_not_announced(rig, monkeypatch):
     told = ends(monkeypatch)
     original = transitions.end_claimed
 

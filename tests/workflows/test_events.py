@@ -27,7 +27,7 @@ def idle(_stack):
 
 
 # -- one execution ---------------------------------------------------------------------------------------
-def test_a_run_is_told_from_the_queue_to_its_outputs(gpu_worker):
+def test_a_run_is_reported_from_the_queue_to_its_outputs(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.sleep(1.5, steps=15, seed=11))
     with follow(person, execution_id) as stream:
@@ -57,7 +57,7 @@ def test_progress_comes_while_it_runs(gpu_worker):
         stream.until("status", status="completed")
 
 
-def test_a_stream_of_what_has_ended_tells_it_all_and_ends(gpu_worker):
+def test_a_stream_of_an_ended_execution_replays_everything_and_ends(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.colour(0x0000FF))
     person.result(execution_id)
@@ -80,7 +80,7 @@ def test_after_a_break_nothing_is_missing_and_nothing_comes_twice(gpu_worker):
     assert before + after == everything
 
 
-def test_who_comes_again_after_the_end_gets_204_so_that_browsers_stop(gpu_worker):
+def test_reconnecting_after_the_end_gets_204_so_that_browsers_stop(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.colour(0xFF0000))
     with follow(person, execution_id) as stream:
@@ -88,7 +88,7 @@ def test_who_comes_again_after_the_end_gets_204_so_that_browsers_stop(gpu_worker
     assert follow(person, execution_id, last=last).status == 204
 
 
-def test_a_waiting_execution_tells_its_place(gpu_worker):
+def test_a_waiting_execution_shows_its_queue_position(gpu_worker):
     person = gpu_worker.person()
     before = [person.execute(graphs.sleep(60, seed=seed)) for seed in range(40, 43)]
     try:
@@ -149,7 +149,7 @@ def test_another_users_execution_is_404(stack):
 
 
 # -- all of a user ---------------------------------------------------------------------------------------
-def test_one_connection_follows_all_of_a_user_and_nobody_elses(gpu_worker):
+def test_one_connection_follows_all_executions_of_one_user_only(gpu_worker):
     person, other = gpu_worker.person(), gpu_worker.person()
     with follow(person) as stream:
         first = person.execute(graphs.colour(0x101010))
@@ -222,7 +222,7 @@ def test_a_stream_of_one_takes_nothing_from_the_stream_of_all(gpu_worker):
         stream.until("status", status="completed", execution_id=unknown, seconds=25)
 
 
-def test_every_end_that_was_missed_is_told_once(gpu_worker):
+def test_every_missed_end_is_reported_once(gpu_worker):
     person = gpu_worker.person()
     last = run_to_its_end(person)
     ids = [person.execute(graphs.sleep(60, seed=seed)) for seed in range(100, 140)]
@@ -254,7 +254,7 @@ def test_every_end_that_was_missed_is_told_once(gpu_worker):
     assert "gap" not in {event.name for event in stream.seen}
 
 
-def test_an_end_whose_commit_took_long_is_told_after_a_break(gpu_worker):
+def test_an_end_whose_commit_was_slow_is_replayed_after_a_reconnect(gpu_worker):
     person = gpu_worker.person()
     late = person.execute(graphs.sleep(60, seed=141))
     wait_for(lambda: person.get(f"/workflows/{late}/status").json()["status"] == "running", what="it to run")
@@ -278,7 +278,7 @@ def test_an_end_whose_commit_took_long_is_told_after_a_break(gpu_worker):
 
 
 @pytest.mark.parametrize("deleted_by", ["its user", "retention"])
-def test_who_comes_back_with_a_line_that_is_gone_is_told_of_the_gap(gpu_worker, deleted_by):
+def test_reconnecting_after_a_deleted_line_reports_the_gap(gpu_worker, deleted_by):
     person = gpu_worker.person()
     with follow(person) as stream:
         execution_id = person.execute(graphs.colour(9))
@@ -324,7 +324,7 @@ def test_previews_come_to_who_asks_for_them_only(gpu_worker):
 
 
 # -- faults ----------------------------------------------------------------------------------------------
-def test_the_end_is_learned_although_nobody_told(gpu_worker):
+def test_the_end_is_found_without_a_notification(gpu_worker):
     """The row changes behind everybody's back; a stream looks again within 15 s."""
     person = gpu_worker.person()
     execution_id = person.execute(graphs.sleep(60, seed=17))

@@ -47,7 +47,7 @@ def test_the_info_is_written_into_the_picture(gpu_worker):
         ({"extra_data": {"extra_pnginfo": 3}}, {"extra_data.extra_pnginfo": "INVALID_VALUE"}),
     ],
 )
-def test_what_makes_no_sense_is_named(alice, given, expected):
+def test_invalid_values_are_named(alice, given, expected):
     response = alice.post("/workflows/execute", {"workflow": graphs.colour(1), **given})
     assert mistakes(assert_error(response, 400, "validation_error")) == expected
 

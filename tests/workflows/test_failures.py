@@ -180,7 +180,7 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     assert counts(execution_id) == (2, 0)
 
 
-def test_a_gpu_that_fails_everything_rests_and_comes_back(rig, monkeypatch):
+def test_a_gpu_that_fails_everything_is_paused_and_resumes(rig, monkeypatch):
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
     rig.backend.record_success()
@@ -257,7 +257,7 @@ def shut_database(stack):
         let(True)
 
 
-def test_a_database_that_goes_and_comes_back_in_mid_run_costs_nothing(gpu_worker, shut_database):
+def test_a_database_outage_during_a_run_costs_nothing(gpu_worker, shut_database):
     person = gpu_worker.person("patient")
     execution_id = person.execute(graphs.sleep(3, seed=61))
     wait_for(

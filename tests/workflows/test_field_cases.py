@@ -40,7 +40,7 @@ def test_a_model_saved_with_backslashes_is_found():
     assert graph["1"]["inputs"]["lora_name"] == "styles\\ink.safetensors", "what was sent is kept"
 
 
-def test_an_optional_input_that_is_misspelt_is_told():
+def test_a_misspelt_optional_input_is_a_warning():
     inputs = {"lora_name": "styles/ink.safetensors", "strength_model": 1.0, "strenght_clip": 0.5}
     [warning] = advice.warnings({"1": {"class_type": "LoraLoader", "inputs": inputs}}, CLASSES, None)
     assert warning == (
@@ -49,7 +49,7 @@ def test_an_optional_input_that_is_misspelt_is_told():
     )
 
 
-def test_a_missing_embedding_is_told_with_near_names():
+def test_a_missing_embedding_is_a_warning_with_similar_names():
     inputs = {"text": "a cat, (embedding:easynegativ:1.2), embedding:There.pt"}
     graph = {"1": {"class_type": "CLIPTextEncode", "inputs": inputs}}
     [warning] = advice.warnings(graph, {}, ["EasyNegative.safetensors", "there.pt"])
@@ -64,14 +64,14 @@ def test_a_missing_embedding_is_a_warning_of_the_result(person):
     assert any("the embedding 'nowhere' is not installed" in warning for warning in result["warnings"])
 
 
-def test_a_seed_of_minus_one_is_explained(person):
+def test_seed_minus_one_is_rejected_with_an_explanation(person):
     result = person.result(person.execute(graphs.txt2img(seed=-1)))
     assert (
         "input 'seed' is -1; 0 to 18446744073709551615 is allowed; no seed is drawn here" in result["error"]
     )
 
 
-def test_a_false_that_is_a_text_is_told(person):
+def test_the_string_false_for_a_boolean_is_a_warning(person):
     graph = graphs.colour(5)
     graph["2"] = {
         "class_type": "SaveAnimatedWEBP",
@@ -84,7 +84,7 @@ def test_a_false_that_is_a_text_is_told(person):
     assert "input 'lossless' is the text 'false', which ComfyUI takes for true" in warning
 
 
-def test_a_fraction_that_is_cut_off_is_told(person):
+def test_a_truncated_fraction_is_a_warning(person):
     graph = graphs.colour(5)
     graph["1"]["inputs"]["width"] = 16.7
     result = person.result(person.execute(graph))
@@ -92,14 +92,14 @@ def test_a_fraction_that_is_cut_off_is_told(person):
     assert result["outputs"]["images"][0]["width"] == 16
 
 
-def test_a_node_of_the_editor_only_is_explained(person):
+def test_an_editor_only_node_is_rejected_with_an_explanation(person):
     graph = graphs.colour(5)
     graph["3"] = {"class_type": "PrimitiveNode", "inputs": {}}
     error = person.result(person.execute(graph))["error"]
     assert "no node of the class 'PrimitiveNode' is installed; it exists in ComfyUI's editor only" in error
 
 
-def test_a_node_that_saves_without_telling_leaves_a_warning(rig):
+def test_a_node_that_saves_without_reporting_leaves_a_warning(rig):
     async def quiet(run, inputs):
         run.save(PNG, prefix="quiet", extension="png")
 
@@ -126,7 +126,7 @@ def test_an_output_that_comfyui_does_not_give_is_a_warning(rig):
     ]
 
 
-def test_a_mark_of_byte_order_is_passed_over(alice):
+def test_a_byte_order_mark_is_ignored(alice):
     body = b"\xef\xbb\xbf" + json.dumps({"workflow": graphs.colour(1), "metadata": {"a": 1.0}}).encode()
     response = alice.post("/workflows/execute", data=body, content_type="application/json")
     assert response.status_code == 200, response.content
@@ -134,7 +134,7 @@ def test_a_mark_of_byte_order_is_passed_over(alice):
     assert '"metadata":{"a": 1.0}' in shown.content.decode()
 
 
-def test_a_form_is_told_what_to_send(alice):
+def test_a_form_body_is_rejected_with_the_header_to_send(alice):
     response = alice.post(
         "/workflows/execute", data="workflow={}", content_type="application/x-www-form-urlencoded"
     )
@@ -142,7 +142,7 @@ def test_a_form_is_told_what_to_send(alice):
     assert "Send JSON, with the header Content-Type: application/json" in body["message"]
 
 
-def test_a_workflow_inside_a_string_is_explained(alice):
+def test_a_workflow_inside_a_string_is_rejected_with_an_explanation(alice):
     response = alice.post("/workflows/execute", {"workflow": json.dumps(graphs.colour(1))})
     body = assert_error(response, 400, "validation_error")
     [detail] = body["details"]
@@ -160,21 +160,21 @@ def test_a_workflow_inside_a_string_is_explained(alice):
         ({"data": {"workflow": {}}, "priority": "high"}, "'workflow' is inside 'data'"),
     ],
 )
-def test_a_workflow_in_another_place_is_explained(alice, path, body, told):
+def test_a_misplaced_workflow_is_rejected_with_an_explanation(alice, path, body, told):
     [detail] = assert_error(alice.post(path, body), 400, "validation_error")["details"]
     assert detail["field"] == "workflow"
     assert told in detail["message"]
 
 
 @pytest.mark.parametrize("key", ["workflow", "output", "api"])
-def test_a_workflow_that_is_wrapped_twice_is_explained(alice, key):
+def test_a_doubly_wrapped_workflow_is_rejected_with_an_explanation(alice, key):
     response = alice.post("/workflows/execute", {"workflow": {key: graphs.colour(1), "x": 1}})
     [detail] = assert_error(response, 400, "validation_error")["details"]
     assert f"a workflow stands under '{key}': send that one" in detail["message"]
 
 
 @pytest.mark.parametrize("value", ["1", 0, True, None, {"a": 1}])
-def test_a_value_in_the_place_of_a_link_is_told(value):
+def test_a_value_instead_of_a_link_is_a_warning(value):
     graph = {"2": {"class_type": "SaveImage", "inputs": {"images": value}}}
     [warning] = advice.warnings(graph, {"SaveImage": NodeInfo({"images": Input("IMAGE", True)}, ())}, None)
     assert warning.startswith("Node 2 (SaveImage): input 'images' is ")
@@ -198,7 +198,7 @@ ID = "file_" + "0a" * 16
     ],
 )
 @pytest.mark.parametrize("class_type, name", [("LoadImage", "image"), ("LoadImageMask", "image")])
-def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_type, name, value):
+def test_a_decorated_file_id_is_rejected_with_an_explanation(alice, class_type, name, value):
     graph = graphs.colour(1) | {"7": {"class_type": class_type, "inputs": {name: value}}}
     response = alice.post("/workflows/execute", {"workflow": graph})
     [detail] = assert_error(response, 400, "validation_error")["details"]
@@ -208,7 +208,7 @@ def test_a_file_id_with_something_around_it_is_refused_in_words(alice, class_typ
 
 @pytest.mark.parametrize("beginning", ["iVBORw0KGgo", "/9j/4AAQ", "UklGRg", "R0lGODlh"])
 @pytest.mark.parametrize("class_type", ["LoadImage", "LoadImageMask"])
-def test_bare_base64_is_refused_in_words(alice, class_type, beginning):
+def test_bare_base64_is_rejected_with_an_explanation(alice, class_type, beginning):
     text = beginning + "AAAA+/bc" * 20 + "=="
     graph = graphs.colour(1) | {"7": {"class_type": class_type, "inputs": {"image": text}}}
     [detail] = assert_error(alice.post("/workflows/execute", {"workflow": graph}), 400, "validation_error")[
@@ -218,14 +218,14 @@ def test_bare_base64_is_refused_in_words(alice, class_type, beginning):
     assert "not bare base64; 'data:image/png;base64,' before it" in detail["message"]
 
 
-def test_blanks_around_a_file_id_are_passed_over(alice):
+def test_spaces_around_a_file_id_are_ignored(alice):
     graph = graphs.colour(1) | {"7": {"class_type": "LoadImage", "inputs": {"image": f" {ID}\n"}}}
     response = alice.post("/workflows/execute", {"workflow": graph})
     [detail] = assert_error(response, 400, "validation_error")["details"]
     assert detail["code"] == "FILE_NOT_FOUND"
 
 
-def test_a_name_that_is_no_file_of_ours_says_what_to_send(person):
+def test_an_unknown_filename_is_rejected_with_what_to_send(person):
     result = person.result(person.execute(graphs.colour(1) | {
         "7": {"class_type": "LoadImage", "inputs": {"image": "nope.png"}},
         "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
@@ -247,7 +247,7 @@ def test_a_name_that_is_no_file_of_ours_says_what_to_send(person):
         ("/v1/images/generations", '{"prompt": "a", "n": %s}', "n"),
     ],
 )  # fmt: skip
-def test_a_number_that_is_none_is_named_at_every_door(alice, path, body, place, number):
+def test_nan_and_infinity_are_rejected_by_every_api(alice, path, body, place, number):
     response = alice.post(path, data=body % number, content_type="application/json")
     assert response.status_code in (400, 422), response.content
     assert place in response.content.decode()

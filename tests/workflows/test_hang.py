@@ -57,7 +57,7 @@ class TestWithTheBridge:
         assert faults(stack, waiting) == 0
 
     @pytest.mark.timeout(240)  # ComfyUI starts three times
-    def test_a_workflow_that_silences_comfyui_twice_fails_and_costs_nobody_else(self, bare_stack, comfyui):
+    def test_a_workflow_that_hangs_comfyui_twice_fails_without_affecting_others(self, bare_stack, comfyui):
         stack = bare_stack
         culprit, innocent = stack.person("culprit"), stack.person("innocent")
         stack.start_worker("silenced", comfyui_url=comfyui.url, env=SOON)

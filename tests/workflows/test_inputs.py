@@ -141,9 +141,7 @@ class TestPlaced:
         ids = [alice.execute(loading(value)) for value in values]
         assert [saved_colour(alice.result(id_)) for id_ in ids] == [colour] * 3
 
-    def test_one_that_somebody_deletes_before_it_is_used_is_placed_again(
-        self, alice, gallery, colour, comfyui
-    ):
+    def test_an_input_deleted_before_its_use_is_placed_again(self, alice, gallery, colour, comfyui):
         folder = comfyui.folder / "input" / "comfyserve"
         workflow = loading(uploaded(alice, picture())) | {
             "3": {"class_type": "LoadImage", "inputs": {"image": f"{gallery.url}/slow"}},
@@ -241,7 +239,7 @@ class TestPlaced:
     @pytest.mark.parametrize("door", ["id", "data", "address"])
     @pytest.mark.parametrize("node", ["LoadImage", "LoadImageMask"])
     @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
-    def test_a_grey_picture_of_16_bits_is_not_white(self, alice, door, node, format_):
+    def test_a_16_bit_greyscale_image_is_not_white(self, alice, door, node, format_):
         target = BytesIO()
         Image.new("I;16", (64, 64), 30_000).save(target, format_)
         content = target.getvalue()
@@ -258,14 +256,14 @@ class TestPlaced:
         finally:
             gallery.stop()
 
-    def test_a_damaged_picture_is_refused_by_address_too(self, alice):
+    def test_a_damaged_image_by_url_is_rejected_too(self, alice):
         gallery = Gallery(picture()[:40])
         result = alice.result(alice.execute(loading(f"{gallery.url}/picture")))
         gallery.stop()
         assert "this image/png can not be read as a picture: it is damaged" in result["error"]
 
     @pytest.mark.parametrize("content, type_", OTHERS)
-    def test_what_is_no_picture_is_refused_by_address_too(self, alice, content, type_):
+    def test_a_url_that_is_not_an_image_is_rejected_too(self, alice, content, type_):
         gallery = Gallery(content)
         result = alice.result(alice.execute(loading(f"{gallery.url}/picture")))
         gallery.stop()
@@ -282,7 +280,7 @@ class TestPlaced:
         "page, reason",
         [("missing", "its server responded with 404"), ("page", "a picture is needed here, not text/html")],
     )
-    def test_an_address_that_gives_no_picture_fails_the_execution(self, alice, gallery, page, reason):
+    def test_a_url_that_returns_no_image_fails_the_execution(self, alice, gallery, page, reason):
         result = alice.result(alice.execute(loading(f"{gallery.url}/{page}")))
         assert result["status"] == "failed"
         assert reason in result["error"]
@@ -298,7 +296,7 @@ class TestPlaced:
 class TestSubmission:
     @pytest.mark.parametrize("content, type_", OTHERS)
     @pytest.mark.parametrize("door", ["id", "data"])
-    def test_what_is_no_picture_is_refused_at_once(self, alice, door, content, type_):
+    def test_a_file_that_is_not_an_image_is_rejected_at_submission(self, alice, door, content, type_):
         value = uploaded(alice, content) if door == "id" else data_url(content)
         detail = refusal(alice, loading(value))
         assert (detail["code"], detail["field"]) == ("UNSUPPORTED_TYPE", "workflow.1.inputs.image")
@@ -306,7 +304,7 @@ class TestSubmission:
 
     @pytest.mark.parametrize("content", [picture()[:40], b"II*\x00\x08\x00\x00\x00" + bytes(60)])
     @pytest.mark.parametrize("door", ["id", "data"])
-    def test_a_damaged_picture_is_refused_at_once(self, alice, door, content):
+    def test_a_damaged_image_is_rejected_at_submission(self, alice, door, content):
         value = uploaded(alice, content) if door == "id" else data_url(content)
         detail = refusal(alice, loading(value))
         assert (detail["code"], detail["field"]) == ("UNSUPPORTED_TYPE", "workflow.1.inputs.image")
@@ -338,7 +336,7 @@ class TestSubmission:
             ("comfyserve-input:file_1", "INVALID_VALUE"),
         ],
     )
-    def test_a_value_that_can_not_be_used_is_a_mistake(self, alice, value, code):
+    def test_an_unusable_value_is_an_error(self, alice, value, code):
         detail = refusal(alice, loading(value))
         assert (detail["code"], detail["field"]) == (code, "workflow.1.inputs.image")
 

@@ -74,7 +74,7 @@ def test_a_claim_without_input_files_is_noted_as_posted_at_once(rig):
     assert (adopted.boot, adopted.faults) == ("its run", 0)
 
 
-def test_a_run_whose_events_were_all_heard_is_collected_without_asking_for_its_history(rig):
+def test_a_run_whose_events_all_arrived_is_collected_without_fetching_its_history(rig):
     execution_id = rig.run(sleep(0.05))
     assert rig.ends(execution_id, "completed")["outputs"]
     rig.is_clear()

@@ -68,7 +68,7 @@ class Simulation:
     cost=st.floats(1, 600),
     others=st.integers(1, 4),
 )
-def test_a_light_user_waits_for_few_of_a_heavy_ones(backlog, cost, others):
+def test_a_light_user_waits_for_few_of_a_heavy_users_executions(backlog, cost, others):
     queue = Simulation()
     for _ in range(backlog):
         queue.submit("heavy", weight=4, cost=cost)
@@ -146,7 +146,7 @@ def test_what_comes_back_keeps_its_turn(alice):
     assert str(take("gpu").execution_id) == second
 
 
-def test_a_held_one_stands_in_nobodys_way(alice):
+def test_a_held_execution_does_not_block_others(alice):
     held, free = submit(alice), submit(alice)
     Execution.objects.filter(id=held).update(held=Held.BACKOFF)
     assert alice.get(f"/workflows/{free}/status").json()["queue_position"] == 1

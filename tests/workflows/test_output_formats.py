@@ -44,7 +44,7 @@ def animation() -> graphs.Graph:
 
 
 class TestOnARealComfyUI:
-    def test_the_converted_file_is_beside_the_original_when_it_has_ended(self, person):
+    def test_the_converted_file_is_listed_with_the_original_at_the_end(self, person):
         wanted = {"format": "webp", "quality": 90, "max_size": 16, "metadata": "strip"}
         graph = graphs.colour(0x3366CC)
         graph["1"]["inputs"] |= {"width": 64, "height": 32}
@@ -154,7 +154,7 @@ class TestWhatIsRefused:
         ],
     )
     @pytest.mark.parametrize("path", ["/workflows/execute", "/workflows/batch", "/workflows/validate"])
-    def test_mistakes_are_told_by_their_field(self, alice: Api, path, output, field, code):
+    def test_errors_are_reported_by_field(self, alice: Api, path, output, field, code):
         body = {"workflow": graphs.colour(1), "output": output}
         if path.endswith("batch"):
             body["inputs"] = [{"1.color": 2}]

@@ -41,7 +41,7 @@ def test_another_users_execution_is_404(alice, bob, path):
 
 
 @pytest.mark.parametrize("action", ["cancel", "retry"])
-def test_nobody_acts_on_another_users_execution(alice, bob, action):
+def test_users_cannot_change_each_others_executions(alice, bob, action):
     execution_id = submit(alice)
     assert_error(bob.post(f"/workflows/{execution_id}/{action}"), 404, "not_found")
     assert_error(bob.delete(f"/workflows/{execution_id}"), 404, "not_found")
@@ -128,7 +128,7 @@ def test_a_failed_one_is_retried_as_a_new_one(alice):
     assert (again.priority, again.metadata, again.timeout_minutes) == ("high", {"tag": 1}, 7)
 
 
-def test_a_waiting_one_can_not_be_retried(alice):
+def test_a_waiting_execution_cannot_be_retried(alice):
     assert_error(alice.post(f"/workflows/{submit(alice)}/retry"), 409, "conflict")
 
 
@@ -165,7 +165,7 @@ def test_a_cursor_skips_nothing_while_executions_are_deleted(alice):
 
 
 @pytest.mark.parametrize("cursor", ["x", "bm90IG9uZQ", "MjAyNi0wMS0wMXwx", "%00"])
-def test_a_cursor_that_is_not_ours_is_named(alice, cursor):
+def test_a_foreign_cursor_is_rejected_by_name(alice, cursor):
     body = assert_error(alice.get(f"/workflows/?cursor={cursor}"), 400, "validation_error")
     assert [detail["field"] for detail in body["details"]] == ["cursor"]
 

@@ -96,7 +96,7 @@ def test_a_comfyui_that_dies_behind_its_proxy_in_mid_run_still_counts(rig):
     assert row.faults == 1
 
 
-def test_a_cancelled_run_that_can_not_be_cleared_keeps_no_slot_and_is_cleared_later(rig):
+def test_a_cancelled_run_that_cannot_be_cleared_frees_its_slot_and_is_cleared_later(rig):
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     rig.comfyui.faults.proxy = 401

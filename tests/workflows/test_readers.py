@@ -35,14 +35,14 @@ def test_of_progress_only_the_newest_waits() -> None:
     assert mine.take() == []
 
 
-def test_a_line_that_came_already_is_left_out() -> None:
+def test_a_line_that_was_already_received_is_dropped() -> None:
     mine = reader()
     for number in (1, 2, 2, 1, 3):
         mine.put(line(number))
     assert [event.id for event in mine.take()] == [1, 2, 3]
 
 
-def test_what_was_read_beside_the_queue_is_not_given_twice() -> None:
+def test_an_event_read_outside_the_queue_is_not_delivered_twice() -> None:
     mine = reader()
     mine.put(line(4))
     mine.put(line(5))

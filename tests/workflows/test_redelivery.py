@@ -51,7 +51,7 @@ class TestRedelivery:
         assert delivery(rig, failed)[0]["status"] == "delivered"
         assert len(destination.keys()) == 1
 
-    def test_its_retries_begin_anew(self, rig, destination, failed):
+    def test_its_retries_start_over(self, rig, destination, failed):
         OutputDelivery.objects.update(retried_since="2020-01-01T00:00:00Z")
         redeliver(rig, failed)
         Destination.objects.update(endpoint="http://127.0.0.77:9")
@@ -102,7 +102,7 @@ class TestRedelivery:
         send()
         assert destination.keys() == [key]
 
-    def test_mistakes_are_told_by_their_field(self, rig, destination, failed):
+    def test_errors_are_reported_by_field(self, rig, destination, failed):
         name = delivery(rig, failed)[0]["file"]
         bodies: list[tuple[dict[str, Any], str]] = [
             ({"files": [name + "x"]}, "files.0"),
@@ -129,7 +129,7 @@ class TestRedelivery:
         assert_error(redeliver(rig, run(rig, {})), 409, "conflict")
         assert_error(bob.post(f"/workflows/{failed['execution_id']}/redeliver"), 404, "not_found")
 
-    def test_the_webhook_is_told_again_as_a_new_message(self, rig, destination):
+    def test_the_webhook_is_sent_again_as_a_new_message(self, rig, destination):
         with Receiver() as receiver:
             kept = Destination.objects.get().secret
             Destination.objects.update(secret=secret_box.encrypt("revoked"))

@@ -185,7 +185,7 @@ def test_all_nodes_that_are_not_installed_are_named(type_):
         ("something_newer", "ComfyUI rejected the workflow: the message (the details)"),
     ],
 )
-def test_what_is_said_of_the_whole(type_, told):
+def test_an_error_of_the_whole_prompt(type_, told):
     assert whole(type_, "the message", "the details").error.startswith(told)
 
 
@@ -241,7 +241,7 @@ def test_a_link_to_nothing_is_refused_at_submission(gpu_worker, link, told):
     assert told in detail["message"]
 
 
-def test_several_mistakes_are_told_at_once_by_the_real_one(gpu_worker):
+def test_the_real_comfyui_reports_several_errors_at_once(gpu_worker):
     person = gpu_worker.person()
     graph = graphs.txt2img()
     graph["5"]["inputs"] |= {"steps": 0, "sampler_name": "euler_a", "cfg": "high"}

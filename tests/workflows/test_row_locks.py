@@ -169,7 +169,7 @@ def test_no_statement_no_lock_and_no_silent_transaction_is_without_end(db):
             assert 0 < cursor.fetchone()[0] <= 30_000, name
 
 
-def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(rig, django_db_blocker):
+def test_waiting_for_a_held_lock_times_out(rig, django_db_blocker):
     held, _ = two_claims(rig)
     with locked(held.execution_id), transaction.atomic():
         with connection.cursor() as cursor:
@@ -224,7 +224,7 @@ def sleep_in_the_database() -> None:
 
 
 # -- duties ------------------------------------------------------------------------------------------------
-def test_a_duty_is_done_once_an_interval_whoever_asks(db):
+def test_a_task_runs_once_per_interval_whichever_process_asks(db):
     assert duties.take_due({"a": 60.0, "b": 60.0}) == {"a", "b"}
     assert duties.take_due({"a": 60.0, "b": 60.0, "c": 60.0}) == {"c"}
     with connection.cursor() as cursor:
@@ -232,14 +232,14 @@ def test_a_duty_is_done_once_an_interval_whoever_asks(db):
     assert duties.take_due({"a": 60.0, "b": 60.0, "c": 60.0}) == {"b"}
 
 
-def test_a_duty_that_somebody_is_just_taking_is_not_waited_for(transactional_db):
+def test_a_task_that_another_process_is_starting_is_not_awaited(transactional_db):
     duties.take_due({"a": 0.0})
     with another_session() as session, limited(2):
         session.execute("UPDATE workflows_duty SET due_at = now() + interval '1 min' WHERE name = 'a'")
         assert duties.take_due({"a": 60.0}) == set()
 
 
-def test_a_duty_that_fails_stops_no_other(transactional_db, monkeypatch):
+def test_a_failing_task_does_not_stop_the_others(transactional_db, monkeypatch):
     done: list[str] = []
 
     def fails() -> None:

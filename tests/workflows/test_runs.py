@@ -38,7 +38,7 @@ def test_the_picture_is_the_one_that_was_asked_for(person):
     assert picture(result["outputs"]["images"][0]).getpixel((0, 0)) == (0x33, 0x66, 0xCC)
 
 
-def test_a_thumbnail_is_there_though_nobody_asked_for_it(person, stack):
+def test_a_thumbnail_exists_before_it_is_requested(person, stack):
     [image] = person.result(person.execute(graphs.colour(0x3366CD)))["outputs"]["images"]
     assert image["thumbnail_url"]
     query = "SELECT thumbnail_key FROM files_file WHERE id = %s AND thumbnail_key <> ''"
@@ -123,7 +123,7 @@ def test_progress_never_runs_backwards_and_ends_at_a_hundred(person):
     assert last["eta_seconds"] is None
 
 
-def test_the_references_example_is_accepted_and_then_fails_in_plain_words(person):
+def test_the_references_example_is_accepted_and_fails_with_an_explanation(person):
     answer = person.post("/workflows/execute", json.loads(REFERENCE_EXAMPLE.read_text()))
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "pending"

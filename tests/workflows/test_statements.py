@@ -44,7 +44,7 @@ def test_a_submission(alice):
     check(done, SUBMITTED)
 
 
-def test_a_submission_that_is_told_its_position(alice):
+def test_a_submission_returns_its_queue_position(alice):
     with CaptureQueriesContext(connection) as done:
         alice.post("/workflows/execute", _body())
     check(done, [*SUBMITTED, "WITH asked AS"])

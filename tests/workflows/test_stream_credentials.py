@@ -69,7 +69,7 @@ def test_a_stream_ends_with_its_key(site, path):
         ends_soon(stream, lambda: person.session.delete(f"{person.url}/auth/keys/{made['id']}"))
 
 
-def test_a_stream_of_whoever_stays_goes_on(site):
+def test_a_stream_with_a_valid_credential_continues(site):
     stays, leaves = site.person("stays"), site.person("leaves")
     execution_id = stays.execute(graphs.colour(1))
     leaves.execute(graphs.colour(2))

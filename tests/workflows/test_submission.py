@@ -100,7 +100,7 @@ def test_a_workflow_that_is_no_object(alice, workflow):
     assert "workflow" in refused(alice, workflow)
 
 
-def test_all_mistakes_are_named_at_once_by_their_paths(alice):
+def test_all_errors_are_reported_at_once_by_path(alice):
     workflow = {
         "nodes": {
             "1": {"id": "1", "inputs": []},
@@ -206,7 +206,7 @@ def test_metadata_comes_back_as_it_was_sent(alice, text):
     assert f'"metadata":{text}' in alice.get("/workflows/").content.decode()
 
 
-def test_the_models_stand_beside_the_metadata(alice):
+def test_the_models_are_listed_next_to_the_metadata(alice):
     body = f'{{"workflow": {json.dumps(graphs.txt2img())}, "metadata": {{"x": 1.0}}}}'
     response = alice.post("/workflows/execute", data=body, content_type="application/json")
     answer = alice.get(f"/workflows/{response.json()['execution_id']}")
@@ -221,7 +221,7 @@ def test_the_models_stand_beside_the_metadata(alice):
         ({"class_type": "A", "inputs": [{"name": "a", "valeu": 1}]}, "workflow.1.inputs.0.valeu", "value"),
     ],
 )
-def test_a_part_of_a_node_that_is_misspelt_is_named(alice, node, field, meant):
+def test_a_misspelt_key_of_a_node_is_named(alice, node, field, meant):
     code, message = refused(alice, {"1": node})[field]
     assert code == "UNKNOWN_FIELD"
     assert f"did you mean '{meant}'" in message

@@ -61,7 +61,7 @@ PREFIXES = ["a\nb", "tab\there\r\n", "v1..final", "up.../..x", "\x01\x7f"]
 
 
 @pytest.mark.parametrize("is_linked", [False, True])
-def test_names_that_comfyui_would_not_give_back_are_made_good(alice, is_linked):
+def test_filenames_that_comfyui_cannot_serve_are_corrected(alice, is_linked):
     graph = graphs.colour(7)
     for number, prefix in enumerate(PREFIXES):
         text = {"class_type": "PrimitiveString", "inputs": {"value": prefix}}
@@ -98,7 +98,7 @@ class TestReading:
             ("LoadVideo", "file", {}),
         ],
     )
-    def test_a_file_input_takes_nothing_that_we_did_not_place(self, alice, value, class_type, name, more):
+    def test_a_file_input_accepts_only_files_that_we_placed(self, alice, value, class_type, name, more):
         workflow = loading(value, class_type, name, **more) | {"3": TEXT}
         [detail] = refusal(alice, workflow)
         assert (detail["code"], detail["field"]) == ("PATH_NOT_ALLOWED", f"workflow.1.inputs.{name}")
@@ -110,7 +110,7 @@ class TestReading:
         [detail] = refusal(alice, loading(image, "Load3D", "image", model_file="x.glb", width=64, height=64))
         assert detail["code"] == "PATH_NOT_ALLOWED"
 
-    def test_a_3d_view_takes_files_of_ours(self, alice, bob):
+    def test_a_3d_view_accepts_stored_files(self, alice, bob):
         """Its pictures stand inside an object."""
         own, theirs = (uploaded(person, picture((7, 8, 9))) for person in (alice, bob))
 
@@ -145,7 +145,7 @@ class TestReading:
             assert "Invalid image file" in answer.text
         assert post(comfyui, loading(f"comfyserve/{names[0]}"), inputs=[names[0]]).status_code == 200
 
-    def test_lists_of_folders_name_nobodys(self, alice, comfyui):
+    def test_folder_listings_show_no_other_users_files(self, alice, comfyui):
         alice.result(alice.execute(loading(uploaded(alice, picture()))))
         running = alice.execute(graphs.sleep(0.5))
         wait_for(lambda: any((comfyui.folder / "input").glob(f"{running}.*")), what="its folder")
@@ -329,7 +329,7 @@ class TestRules:
         assert self.verdict(person, "NewNode") == "denied"
         assert self.verdict(person, "SaveImage") == "confined"
 
-    def test_a_user_goes_before_a_group_and_that_before_everybody(self, person, fleet):
+    def test_a_user_rule_precedes_a_group_rule_and_the_default(self, person, fleet):
         group = Group.objects.create(name="trainers")
         person.groups.add(group)
         for scope, access in (({}, "deny"), ({"group": group}, "allow"), ({"user": person}, "deny")):

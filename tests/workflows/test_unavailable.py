@@ -57,7 +57,7 @@ def raise_in_the_database(state: str) -> None:
         cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'made by a test' USING ERRCODE = '{state}'; END $$")
 
 
-def test_what_can_not_be_done_for_an_hour_is_given_up(db, monkeypatch):
+def test_work_that_fails_for_an_hour_is_abandoned(db, monkeypatch):
     monkeypatch.setattr(connections, "LONGEST_OUTAGE", 0.3)
     tried = []
 
@@ -96,7 +96,7 @@ def is_read_only() -> bool:
 
 
 @pytest.mark.parametrize("point", ["begin", "finish"])
-def test_a_database_that_turns_read_only_in_mid_run_costs_the_wait(rig, monkeypatch, read_only, point):
+def test_a_read_only_database_during_a_run_only_delays_it(rig, monkeypatch, read_only, point):
     before(monkeypatch, state_machine, point, lambda *_, **__: read_only(True))
     tries, original = [], getattr(state_machine, point)
 
@@ -144,7 +144,7 @@ def test_a_requeue_that_breaks_too_leaks_neither_slot_nor_claim(rig, monkeypatch
 
 
 # -- a worker that stops -----------------------------------------------------------------------------------
-def test_a_worker_that_stops_waits_for_nobody_to_take_what_it_has_lost(rig):
+def test_a_stopping_worker_does_not_wait_for_a_lost_claim_to_be_taken(rig):
     execution_id = rig.run(sleep(30))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     looked, original = threading.Event(), rig.backend.client.whereabouts
@@ -161,7 +161,7 @@ def test_a_worker_that_stops_waits_for_nobody_to_take_what_it_has_lost(rig):
     assert rig.slots.wait_empty(timeout=1)
 
 
-def test_a_run_that_nobody_takes_again_is_cleared_after_a_while(rig, monkeypatch):
+def test_a_run_that_is_not_claimed_again_is_cleared_after_a_while(rig, monkeypatch):
     monkeypatch.setattr(attempt, "LEAVE_SECONDS", 0.5)
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -232,7 +232,7 @@ def test_one_idle_worker_brings_back_one_staged_execution_of_a_fleet(rig, idle_o
     ],
     ids=["waited", "held by a quota", "let go by a quota just now", "came back just now"],
 )
-def test_only_what_nobody_could_take_for_so_long_is_stale(rig, columns, fails):
+def test_only_work_that_no_worker_could_take_for_so_long_is_stale(rig, columns, fails):
     rig.submit(graphs.colour(1))
     Execution.objects.update(created_at=Now() - timedelta(hours=49), **columns)
     assert requeueing.fail_stale(older_than=timedelta(hours=48)) == int(fails)

@@ -26,7 +26,7 @@ def quick(monkeypatch, settings):
 
 # -- a proxy's answers in the place of files ---------------------------------------------------------------
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 502, 503])
-def test_a_page_in_the_place_of_an_output_is_no_output(rig, status):
+def test_an_html_page_instead_of_an_output_is_not_stored(rig, status):
     rig.comfyui.faults.page["/view"] = status
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: len(rig.comfyui.asked("GET", "/view")) >= 2)
@@ -40,7 +40,7 @@ def test_a_page_in_the_place_of_an_output_is_no_output(rig, status):
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 502, 503])
-def test_a_page_in_the_place_of_an_uploads_answer_is_no_refusal(rig, status):
+def test_an_html_page_in_response_to_an_upload_is_not_a_refusal(rig, status):
     rig.comfyui.classes["LoadImage"] = NodeClass(
         run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
     )
@@ -72,7 +72,7 @@ def test_a_prompt_whose_answer_breaks_off_runs_once(rig, how):
 
 @pytest.mark.parametrize("how", ["truncate", "shorten"])
 @pytest.mark.parametrize("path", ["/queue", "/history/{}"])
-def test_a_look_that_breaks_off_is_repeated(rig, monkeypatch, how, path):
+def test_an_interrupted_poll_is_repeated(rig, monkeypatch, how, path):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
     execution_id = rig.submit(sleep(1.0))
     broken = getattr(rig.comfyui.faults, how)
@@ -85,7 +85,7 @@ def test_a_look_that_breaks_off_is_repeated(rig, monkeypatch, how, path):
     rig.is_clear()
 
 
-def test_a_file_that_breaks_off_is_fetched_again(rig):
+def test_a_truncated_download_is_resumed(rig):
     rig.comfyui.faults.cut_files = 10
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: len(rig.comfyui.asked("GET", "/view")) >= 2)

@@ -96,7 +96,7 @@ def test_a_file_of_the_editor(alice, gpu):
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_what_is_allowed(alice, gpu, workflow, code, field, said):
+def test_an_invalid_value_is_reported_with_the_allowed_values(alice, gpu, workflow, code, field, said):
     found = report(alice, workflow)
     [problem] = found["problems"]
     assert (found["valid"], problem["code"], problem["field"]) == (False, code, field)
@@ -151,7 +151,7 @@ def has_model(host: str, name: str) -> None:
     ModelFile.objects.create(host=row, model=model, folder="/m", path=name, size=1, changed=0)
 
 
-def test_a_missing_model_with_near_names_is_not_certain(alice, db):
+def test_a_missing_model_with_similar_names_is_not_certain(alice, db):
     worker("gpu", MODELS)
     has_model("gpu", "dream.safetensors")
     found = report(alice, loading("Dream.ckpt"))
@@ -182,7 +182,7 @@ def test_which_workers_could_run_it(alice, db):
     }  # fmt: skip
 
 
-def test_what_a_silent_worker_told_is_never_certain(alice, gpu):
+def test_reports_of_a_silent_worker_are_never_certain(alice, gpu):
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(days=1))
     found = report(alice, changed("1", width=9999))
     assert (found["valid"], found["certain"]) == (False, False)
@@ -197,7 +197,7 @@ def test_without_any_worker_only_the_structure_is_checked(alice):
 
 
 @pytest.mark.parametrize("value", ["file_gone", "http://127.0.0.1/x.png", "data:image/png;base64,%"])
-def test_files_that_can_not_be_had(alice, gpu, value):
+def test_files_that_cannot_be_fetched(alice, gpu, value):
     prompt = {**SIMPLE_PROMPT, "4": {"class_type": "LoadImage", "inputs": {"image": value}}}
     [problem] = report(alice, prompt)["problems"]
     assert problem["field"] == "workflow.4.inputs.image"

@@ -51,7 +51,7 @@ def test_a_busy_worker_is_sent_a_celery_ticket(listening, sent):
     listening.ends(running, "completed")
 
 
-def test_a_word_is_for_one_worker_only(rig, sent):
+def test_a_command_is_for_one_worker_only(rig, sent):
     """Two wait; one word wakes one of them."""
     woken: list[int] = []
 
@@ -69,7 +69,7 @@ def test_a_word_is_for_one_worker_only(rig, sent):
     assert len(woken) == 1
 
 
-def test_tickets_that_nobody_takes_neither_pile_up_nor_stay():
+def test_unconsumed_tickets_neither_accumulate_nor_stay():
     """No worker lives for a night; each submission sent one."""
     queue = "gpu.nobody"
     with redis.Redis.from_url(settings.REDIS_URL) as client:
@@ -93,7 +93,7 @@ def test_a_submission_wakes_no_more_than_some_of_a_large_fleet(alice, monkeypatc
     assert set(woken) <= set(fleet)
 
 
-def test_nothing_is_taken_from_a_comfyui_that_was_not_looked_at_again(rig, sent):
+def test_nothing_is_claimed_for_a_comfyui_until_it_is_checked_again(rig, sent):
     """It was restarted: what it can do now is known only after the next look."""
     assert rig.slots.may_take
     before = rig.backend.session.generation

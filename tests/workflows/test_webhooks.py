@@ -55,7 +55,7 @@ def secret_of(person) -> str:
 
 
 # -- what is sent ----------------------------------------------------------------------------------------
-def test_a_run_is_told_from_start_to_end_in_order(gpu_worker):
+def test_a_run_is_reported_from_start_to_end_in_order(gpu_worker):
     person = gpu_worker.person()
     with Receiver() as receiver:
         execution_id = person.execute(graphs.colour(0xAA5500), webhook_url=receiver.url)
@@ -74,7 +74,7 @@ def test_a_run_is_told_from_start_to_end_in_order(gpu_worker):
     assert started.json["status"] == started.json["workflow_result"]["status"] == "running"
 
 
-def test_a_failed_run_is_told_with_its_error(gpu_worker):
+def test_a_failed_run_is_reported_with_its_error(gpu_worker):
     person = gpu_worker.person()
     graph = graphs.colour(0x010203)
     graph["3"] = {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}}
@@ -205,7 +205,7 @@ def test_an_answer_is_kept_to_its_first_kilobyte(postman):
     assert delivery["attempts"][0]["answer"] == "x" * 1024
 
 
-def test_a_start_that_is_not_taken_is_sent_again_beside_the_end(gpu_worker):
+def test_a_rejected_start_event_is_retried_alongside_the_end_event(gpu_worker):
     person = gpu_worker.person()
     with Receiver(say(400)) as receiver:
         execution_id = person.execute(graphs.colour(0x777777), webhook_url=receiver.url)

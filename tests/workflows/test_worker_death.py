@@ -216,7 +216,7 @@ def test_inputs_that_kill_their_worker_twice_are_poison(bare_stack, comfyui):
     assert result["error"] == state_machine.DEADLY
 
 
-def test_outputs_that_kill_their_worker_twice_are_poison_and_cost_nobody_else(bare_stack):
+def test_outputs_that_kill_their_worker_twice_fail_without_affecting_others(bare_stack):
     stack = bare_stack
     culprit, innocent = stack.person("deadly"), stack.person("innocent")
     with ScriptedComfyUI() as comfyui:

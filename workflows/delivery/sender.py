@@ -1,7 +1,7 @@
 """Sends due deliveries: claims them, makes one try each, and interprets the response.
 
-As webhooks are sent: a delivery is taken for a while, and taken again where its sender died; so many at once
-for one user, so that a slow bucket delays nobody else's.
+It works like the webhook dispatcher: a delivery is claimed for a limited time and claimed again if its sender
+dies. Concurrency is limited per user, so that a slow bucket does not delay other users' deliveries.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from workflows.webhooks import outbox
 
 logger = logging.getLogger(__name__)
 
-SENDERS, PER_USER = 8, 3  # concurrent files: in this process, and per user in all
+SENDERS, PER_USER = 8, 3  # concurrent files: in this process, and per user across processes
 SEND_SECONDS = 600.0  # for one file
 MOST_BYTES = 5 * 1024**3  # S3's limit for one request
 LONGEST_DELAY = 3600.0  # seconds between tries
-TRIES_REFUSED = 3  # answers 4xx
+TRIES_REFUSED = 3  # 4xx responses
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ def _url(row: OutputDelivery) -> str:
 
 
 def _record(taken: Taken, sent: Sent) -> None:
-    """Record the outcome; the last delivery of an execution to end reports it to its webhook."""
+    """Record the outcome. The last delivery of an execution to finish notifies its webhook."""
     values = _values(taken, sent)
     with transaction.atomic():
-        all_of_it = OutputDelivery.objects.filter(execution=taken.execution_id)
-        states = dict(all_of_it.select_for_update().order_by("id").values_list("id", "state"))
-        mine = OutputDelivery.objects.filter(id=taken.id, token=taken.token)
-        if not mine.update(token=None, taken_until=None, **values):
+        deliveries = OutputDelivery.objects.filter(execution=taken.execution_id)
+        states = dict(deliveries.select_for_update().order_by("id").values_list("id", "state"))
+        claimed = OutputDelivery.objects.filter(id=taken.id, token=taken.token)
+        if not claimed.update(token=None, taken_until=None, **values):
             return
         states[taken.id] = values["state"]
         if OutputDelivery.State.WAITING not in states.values():

@@ -44,7 +44,7 @@ LONGEST_DELAY = 2 * 3600.0  # seconds between attempts
 TRIES_REFUSED = 5  # 4xx and 3xx responses
 # An earlier event that its receiver keeps rejecting must not hold back the final event for a day.
 TRIES_BEFORE_END = 8
-KEPT_ANSWER = 1024  # characters
+STORED_BODY = 1024  # characters
 GONE = 410
 
 
@@ -90,11 +90,11 @@ WITH busy AS (
         AND NOT EXISTS (
             SELECT 1 FROM workflows_delivery earlier
             WHERE earlier.execution_id = d.execution_id AND earlier.id < d.id AND earlier.state = 'waiting'
-                -- What was tried and refused, and is to be tried again, holds nothing up. It has no token;
-                -- what a sender holds, or held when it died, has one.
+                -- A delivery that was rejected and waits for its next attempt does not block later ones. It
+                -- has no token; one whose sender holds it, or died holding it, has a token.
                 AND (earlier.tries = 0 OR earlier.token IS NOT NULL))
 ), possible AS (
-    -- Ranked among those within their host's limit: a busy host uses up no slots of others.
+    -- Ranked only within each host's limit, so that a busy host does not use up the slots of others.
     SELECT id, at_host,
         row_number() OVER (PARTITION BY host ORDER BY at_host, due_at, id)
             + (SELECT count(*) FROM busy WHERE busy.host = due.host) AS of_host,
@@ -161,7 +161,7 @@ def _body(taken: Taken) -> bytes:
     traits = WebhookEvent(taken.event).traits
     status = traits.status
     if not traits.has_result:
-        # Even if sent late, it describes that moment: the end has an event of its own.
+        # It describes that moment even if it is sent late; the end has its own event.
         result |= {"status": status, "completed_at": None, "duration_seconds": None, "outputs": {}}
         result |= {"error": None, "error_details": None}
     payload = {
@@ -177,7 +177,7 @@ def _body(taken: Taken) -> bytes:
 def _batch_body(taken: Taken) -> bytes:
     execution = Execution.objects.select_related("batch").get(id=taken.execution_id)
     batch = execution.batch
-    if batch is None:  # it has been retried since, and so has left the batch
+    if batch is None:  # it was retried in the meantime and has left the batch
         raise Execution.DoesNotExist
     payload = {
         "event": taken.event,
@@ -212,7 +212,7 @@ def _send(url: str, body: bytes, headers: dict[str, str]) -> Answer:
         )
     except client.OutboundError as exc:
         return Answer(None, {}, error=str(exc), final=isinstance(exc, client.Refused))
-    text = posted.body[: KEPT_ANSWER * 4].decode(errors="replace").replace("\x00", "\ufffd")[:KEPT_ANSWER]
+    text = posted.body[: STORED_BODY * 4].decode(errors="replace").replace("\x00", "\ufffd")[:STORED_BODY]
     return Answer(posted.status, posted.headers, text)
 
 
@@ -230,7 +230,7 @@ def judge(taken: Taken, answer: Answer) -> Verdict:
     if code is not None and 200 <= code < 300:
         return Verdict(Delivery.State.DELIVERED)
     error = answer.error or _explained(code)
-    if answer.final or code == GONE or _enough(taken, code):
+    if answer.final or code == GONE or _tried_enough(taken, code):
         return Verdict(Delivery.State.FAILED, error)
     asked = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "")
     delay = max(_backoff(taken.tries), seconds_until(asked, now=timezone.now()))
@@ -247,7 +247,7 @@ def _explained(code: int | None) -> str:
     return f"The receiver responded with {code}"
 
 
-def _enough(taken: Taken, code: int | None) -> bool:
+def _tried_enough(taken: Taken, code: int | None) -> bool:
     if code is None:
         return False  # connection failed: it may work later
     if not client.is_worth_a_retry(code):
@@ -283,19 +283,19 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
     if verdict.state == Delivery.State.FAILED:
         logger.warning("webhook %s given up: %s", taken.event, verdict.error, extra=named)
     elif verdict.state == Delivery.State.WAITING:
-        logger.info("webhook %s not delivered, again later: %s", taken.event, verdict.error, extra=named)
+        logger.info("webhook %s not delivered, retrying later: %s", taken.event, verdict.error, extra=named)
     else:
         logger.info("webhook %s delivered in %.0f ms", taken.event, seconds * 1000, extra=named)
 
 
 # -- the sending process ---------------------------------------------------------------------------------
 class Deliverer:
-    """Polls for due deliveries every LOOK_SECONDS and whenever it is woken, and has them sent.
+    """Polls for due deliveries every POLL_SECONDS and whenever it is woken, and has them sent.
 
     `take` claims items, each of which is passed to `deliver` in a thread; `name` is their name in the log.
     """
 
-    LOOK_SECONDS = 1.0
+    POLL_SECONDS = 1.0
 
     def __init__(
         self,
@@ -312,7 +312,7 @@ class Deliverer:
         self._free = senders
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(senders, thread_name_prefix=name)
-        self._thread = threading.Thread(target=self._live, name=f"{name}s", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{name}s", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -330,18 +330,18 @@ class Deliverer:
         self._thread.join(timeout=5)
         self._pool.shutdown(wait=True)
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
             try:
-                self._look()
+                self._dispatch()
             except connections.UNAVAILABLE as exc:
-                logger.warning("%ss wait, the database is unavailable: %s", self._name, exc)
-            except Exception:  # this thread does all the polling
+                logger.warning("%ss are delayed, the database is unavailable: %s", self._name, exc)
+            except Exception:  # this thread must survive: it does all the polling
                 logger.exception("sending of %ss failed", self._name)
-            self._woken.wait(self.LOOK_SECONDS)
+            self._woken.wait(self.POLL_SECONDS)
 
-    def _look(self) -> None:
+    def _dispatch(self) -> None:
         with self._lock:
             free = self._free
         if not free:
@@ -364,4 +364,4 @@ class Deliverer:
         finally:
             with self._lock:
                 self._free += 1
-            self.wake()  # the next of this execution, or of this host
+            self.wake()  # the next delivery of this execution or host may be due
