@@ -73,10 +73,13 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
         if s3 is not None:
             s3.put(key, path, content_type=content_type, on_bytes=on_bytes)
         else:
+            target = Path(default_storage.path(key))
+            if not target.parent.is_dir():
+                _durable.clear()  # its folder is new, or was removed meanwhile
             with _Movable(path) as movable:
                 try:
                     default_storage.save(key, movable)
-                    _sync(Path(default_storage.path(key)))
+                    _sync(target)
                 except FileNotFoundError as exc:  # the parent folder is missing: the disk is not mounted
                     raise StorageUnavailable from exc
     if (stored := size_of(key)) != size:
@@ -85,17 +88,32 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
         raise StorageUnavailable
 
 
+_durable: set[Path] = set()  # folders that this process has synced the way to
+
+
 def _sync(path: Path) -> None:
     """Sync the bytes, and the directory entries on the way to them, some of which may be new: a row that
     references them is about to be committed.
     """
     root = Path(default_storage.path(""))
-    for each in (path, *(folder for folder in path.parents if folder.is_relative_to(root))):
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    _sync_one(path)
+    passed = []
+    for folder in path.parents:
+        if not folder.is_relative_to(root):
+            break
+        _sync_one(folder)
+        if folder in _durable:
+            return
+        passed.append(folder)
+    _durable.update(passed)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it runs

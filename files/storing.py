@@ -8,7 +8,7 @@ same content, uploaded again, is stored under another one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
@@ -163,19 +163,35 @@ def keep_later(files: Sequence[File]) -> Callable[[], None]:
     # The second statement begins once the lock is held, and sees all that was committed before.
     quotas.lock_storage(user=User(pk=files[0].user_id))
     known = _ask_known(files)
+    _share_among(files)
+    read_back = rows.insert_later(*files, unless_exists=True)  # see state_machine.finish
 
     def save() -> None:
-        keys = {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()}
-        spare: list[str] = []
-        for file in files:
-            own = file.__dict__.setdefault("_own_key", file.key)
-            file.key, file.thumbnail_key = keys.setdefault(file.sha256, (own, ""))
-            if file.key != own:
-                spare.append(own)
-        rows.insert(*files)
+        read_back()
+        _use_twins(files, {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()})
+        spare = [own for file in files if (own := file.__dict__["_own_key"]) != file.key]
         transaction.on_commit(lambda: discard(spare))
 
     return save
+
+
+def _share_among(files: Sequence[File]) -> None:
+    """Give those with equal bytes one key: that of the first. An earlier try may have changed them."""
+    keys: dict[str, str] = {}
+    for file in files:
+        own = file.__dict__.setdefault("_own_key", file.key)
+        file.key, file.thumbnail_key = keys.setdefault(file.sha256, own), ""
+
+
+def _use_twins(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) -> None:
+    """Let saved rows refer to bytes that their user already had: (key, thumbnail's key), by hash."""
+    for file in files:
+        if file.sha256 in keys:
+            file.key, file.thumbnail_key = keys[file.sha256]
+            rows.execute(
+                "UPDATE files_file SET key = %s, thumbnail_key = %s WHERE id = %s",
+                [file.key, file.thumbnail_key, file.pk],
+            )
 
 
 def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:

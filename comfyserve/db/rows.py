@@ -60,6 +60,15 @@ def insert(*objects: Model) -> None:
 
     Neither `save` nor the model's signals are called.
     """
+    insert_later(*objects)()
+
+
+def insert_later(*objects: Model, unless_exists: bool = False) -> Callable[[], None]:
+    """The same in a `pipeline`: call what it returns after the block.
+
+    With `unless_exists`, rows that violate a unique constraint are left out; the second part raises
+    ValueError if there are any.
+    """
     model = type(objects[0])
     fields = model._meta.concrete_fields
     given = [[field.pre_save(each, True) for field in fields] for each in objects]
@@ -76,12 +85,18 @@ def insert(*objects: Model) -> None:
         for field, value, is_database_s in zip(fields, row, left, strict=True)
         if not is_database_s
     ]
-    cursor = prepared(_insertion(model, left, len(objects)), values)
-    made = cursor.fetchall() if any(left) else [()] * len(objects)
+    cursor = prepared(_insertion(model, left, len(objects), unless_exists), values)
     read_back = [field.attname for field, is_database_s in zip(fields, left, strict=True) if is_database_s]
-    for each, row in zip(objects, made, strict=True):
-        vars(each).update(zip(read_back, row, strict=True))
-        each._state.adding, each._state.db = False, DEFAULT_DB_ALIAS
+
+    def read() -> None:
+        if unless_exists and cursor.rowcount != len(objects):
+            raise ValueError(f"{cursor.rowcount} of {len(objects)} rows were inserted")
+        made = cursor.fetchall() if read_back else [()] * len(objects)
+        for each, row in zip(objects, made, strict=True):
+            vars(each).update(zip(read_back, row, strict=True))
+            each._state.adding, each._state.db = False, DEFAULT_DB_ALIAS
+
+    return read
 
 
 def _is_left(field: Field[Any, Any], value: Any) -> bool:
@@ -89,12 +104,14 @@ def _is_left(field: Field[Any, Any], value: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _insertion(model: type[Model], left: tuple[bool, ...], count: int) -> str:
+def _insertion(model: type[Model], left: tuple[bool, ...], count: int, unless_exists: bool) -> str:
     columns = [f'"{field.column}"' for field in model._meta.concrete_fields]
     given = [column for column, is_database_s in zip(columns, left, strict=True) if not is_database_s]
     back = [column for column, is_database_s in zip(columns, left, strict=True) if is_database_s]
     row = f"({', '.join(['%s'] * len(given))})"
     sql = f'INSERT INTO "{model._meta.db_table}" ({", ".join(given)}) VALUES {", ".join([row] * count)}'  # noqa: S608
+    if unless_exists:
+        sql += " ON CONFLICT DO NOTHING"
     return f"{sql} RETURNING {', '.join(back)}" if back else sql
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -322,3 +323,22 @@ def test_outputs_and_their_folders_are_on_disk_before_the_end_is_recorded(rig, m
     on_the_way = [path, *(folder for folder in path.parents if folder.is_relative_to(root))]
     assert len(on_the_way) == 4  # the file, its folder of 256, that of all outputs, the storage
     assert {str(each.resolve()) for each in on_the_way} <= at_the_end[0]
+
+
+def test_folders_are_synced_again_only_if_they_may_be_new(monkeypatch, tmp_path):
+    """Each costs a commit of the file system's journal; of folders known to be on disk, only the last one."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda at: synced.append(str(Path(f"/proc/self/fd/{at}").readlink())))
+    root = Path(default_storage.path("")).resolve()
+
+    def put(key: str) -> list[str]:
+        (tmp_path / "bytes").write_bytes(b"x")
+        synced.clear()
+        backend.put(key, tmp_path / "bytes", content_type="text/plain")
+        return [str(Path(path).relative_to(root)) for path in synced]
+
+    assert put("outputs/aa/1") == ["outputs/aa/1", "outputs/aa", "outputs", "."]
+    assert put("outputs/aa/2") == ["outputs/aa/2", "outputs/aa"]
+    assert put("outputs/bb/1") == ["outputs/bb/1", "outputs/bb", "outputs", "."]
+    shutil.rmtree(root / "outputs")
+    assert put("outputs/aa/3") == ["outputs/aa/3", "outputs/aa", "outputs", "."]

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
+import psycopg
 import pytest
 from django.db import connection
 
+from files import backend, storing
+from files.models import File
 from script.harness import graphs
 from tests.workflows.rig import before
 from tests.workflows.test_row_locks import another_session
-from workflows.models import Delta, LogLine, Output
+from workflows.models import Delta, Execution, LogLine, Output, Status
 from workflows.queue import scheduling, state_machine
 
 
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(state_machine, "_follow_up_end"), (scheduling, "charge")],
-    ids=["once the end is written", "before the commit"],
+    [
+        (storing, "_share_among"),
+        (state_machine, "_follow_up_end"),
+        (storing, "_use_twins"),
+        (scheduling, "charge"),
+    ],
+    ids=["while it is sent", "once it is written", "with the files' rows", "before the commit"],
 )
 def test_a_session_that_ends_between_two_steps_costs_a_second_try(rig, monkeypatch, owner, step):
     ended: list[int] = []
@@ -36,3 +47,66 @@ def test_a_session_that_ends_between_two_steps_costs_a_second_try(rig, monkeypat
     assert last.count() == 1
     assert sum(each.count for each in Delta.objects.filter(metric="executions_ended")) == 1
     assert rig.slots.wait_empty(timeout=20)
+
+
+def test_an_end_takes_two_round_trips(rig, monkeypatch):
+    """All statements in one pipeline, and the commit: the fewer, the sooner the client has its answer."""
+    ways: list[str] = []
+    execute, real = psycopg.Cursor.execute, state_machine.finish
+    finishing: list[int] = []
+
+    def recorded(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() in finishing:
+            ways.append("in a pipeline" if self.connection.pgconn.pipeline_status else f"alone: {query}")
+        return execute(self, query, *args, **kwargs)
+
+    def finish(claim: Any, outcome: Any) -> bool:
+        finishing.append(threading.get_ident())
+        try:
+            return real(claim, outcome)
+        finally:
+            finishing.clear()
+
+    rig.ends(rig.run(graphs.colour(1)), "completed")  # the connection and its caches are warm
+    rig.is_clear()
+    File.objects.all().delete()  # the scripted ComfyUI makes the same bytes again
+    monkeypatch.setattr(psycopg.Cursor, "execute", recorded)
+    monkeypatch.setattr(state_machine, "finish", finish)
+    rig.ends(rig.run(graphs.colour(2)), "completed")
+    assert set(ways) == {"in a pipeline"}
+
+
+def test_outputs_with_bytes_that_the_user_has_share_them(rig):
+    """Each refers to the first ones, and what was stored again is deleted."""
+    before = stored()
+    for _ in range(2):
+        rig.ends(rig.run(graphs.colour(1)), "completed")
+    rig.is_clear()
+    first, second = File.objects.order_by("created_at")
+    assert first.key == second.key
+    assert stored() - before == {first.key}
+
+
+def stored() -> set[str]:
+    return {each.key for each in backend.walk("outputs/")}
+
+
+def test_a_second_end_changes_nothing_though_its_outputs_exist(rig, monkeypatch):
+    """As after a commit whose response was lost: it is no error, and nothing is written."""
+    again: list[bool] = []
+    real = state_machine.finish
+
+    def twice(claim: Any, outcome: Any) -> bool:
+        done = real(claim, outcome)
+        lines = LogLine.objects.count()
+        again.append(real(claim, outcome))
+        assert LogLine.objects.count() == lines
+        return done
+
+    monkeypatch.setattr(state_machine, "finish", twice)
+    result = rig.ends(rig.run(graphs.colour(1)), "completed")
+    rig.is_clear()
+    assert again == [False]
+    assert len(result["outputs"]["images"]) == 1
+    assert Output.objects.count() == File.objects.count() == 1
+    assert Execution.objects.get().status == Status.COMPLETED

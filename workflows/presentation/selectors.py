@@ -139,7 +139,7 @@ def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
 
 
 def latest_lines_later(execution_id: UUID) -> Callable[[], list[LogLine]]:
-    """Those of one, as the last statement of a `rows.pipeline`: call what it returns after the block."""
+    """Those of one, in a `rows.pipeline`: call what it returns after the block."""
     cursor = rows.prepared(_LINES_OF_ONE_SQL, [execution_id])
     return lambda: [_LINE.read(row) for row in reversed(cursor.fetchall())]
 

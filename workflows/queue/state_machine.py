@@ -129,10 +129,12 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record the outcome with all outputs. False: the claim is lost, discard the result.
 
-    Three round trips, the commit included, all in one transaction: what the first one writes without knowing
-    whether the claim still holds is rolled back if it does not. Its first statement locks the execution's
-    row, so that the lines become visible in the order of their ids; the storage's lock precedes the look for
-    equal bytes. (`deletion` locks the storage first, but only touches executions that have ended.)
+    Two round trips, of which the second is the commit, all in one transaction: what the first one writes
+    without knowing whether the claim still holds is rolled back if it does not. Its first statement locks the
+    execution's row, so that the lines become visible in the order of their ids; the storage's lock precedes
+    the look for equal bytes. (`deletion` locks the storage first, but only touches executions that have
+    ended.) If the claim is lost, the outputs and their files may exist: an earlier commit of ours, whose
+    response was lost, or another worker's. Inserting them is no error then, which would hide the reason.
     """
     files = [output.file for output in outcome.outputs if output.file is not None]
     told: list[str | None] = [None]
@@ -143,23 +145,18 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
             read_end = _send_end(claim, outcome)
             store.note_ended([claim.execution_id])
             _log_end(claim, outcome)
-            save_files = storing.keep_later(files)
+            read_lines = selectors.latest_lines_later(claim.execution_id)
             read_limit = quotas.running_at_once_later(user_id=claim.user_id)
+            save_files = storing.keep_later(files)
+            save_outputs = _send_outputs(outcome)
         end = read_end()
         if end is None:
             transaction.set_rollback(True)
             return False
         used, execution = end
         _follow_up_end(claim, outcome)
-        if outcome.made:
-            save_files()
-            _keep_converted(outcome.made)
-        with rows.pipeline():
-            if not outcome.made:
-                save_files()
-            read_lines = selectors.latest_lines_later(claim.execution_id)
-            if outcome.outputs:
-                rows.insert(*outcome.outputs)
+        save_files()
+        save_outputs()
         if outcome.status == Status.COMPLETED:
             plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
             told[0] = _packed(claim, execution, outcome, read_lines())
@@ -192,6 +189,22 @@ def _log_end(claim: Claim, outcome: Outcome) -> None:
     made = [_output_line(output) for output in outcome.outputs]
     last = transitions.last_line(outcome.status, outcome.error)
     transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+
+
+def _send_outputs(outcome: Outcome) -> Callable[[], None]:
+    """Insert the outputs in a `rows.pipeline`: call what it returns after the block, and after the files are
+    saved.
+    """
+    if not outcome.outputs:
+        return lambda: None
+    if not outcome.made:
+        return rows.insert_later(*outcome.outputs, unless_exists=True)
+
+    def save() -> None:
+        _keep_converted(outcome.made)  # they refer to it
+        rows.insert(*outcome.outputs)
+
+    return save
 
 
 def _follow_up_end(claim: Claim, outcome: Outcome) -> None:

@@ -20,13 +20,15 @@ Job = Callable[[], None]
 
 
 class Afterwards:
-    """Runs jobs one after the other in a thread of its own, each DELAY_SECONDS after it was added.
+    """Runs jobs one after the other in a thread of its own, each `delay` seconds after it was added
+    (DELAY_SECONDS by default).
 
     changed: called after each job.
     """
 
-    def __init__(self, *, changed: Callable[[], None]) -> None:
+    def __init__(self, *, changed: Callable[[], None] = lambda: None, delay: float | None = None) -> None:
         self._changed = changed
+        self._delay = delay
         self._waiting: deque[tuple[float, Job]] = deque()  # with the time at which it is due
         self._running = 0
         self._condition = threading.Condition()
@@ -42,9 +44,11 @@ class Afterwards:
         with self._condition:
             later = len(self._waiting) < MOST_WAITING
             if later:
-                self._waiting.append((time.monotonic() + DELAY_SECONDS, job))
+                delay = DELAY_SECONDS if self._delay is None else self._delay
+                self._waiting.append((time.monotonic() + delay, job))
                 self._start()
-                self._condition.notify()
+                if len(self._waiting) == 1:  # otherwise the thread waits for an earlier one
+                    self._condition.notify()
         if not later:
             _run(job)
 

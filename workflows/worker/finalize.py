@@ -27,6 +27,7 @@ from workflows.queue.state_machine import Outcome
 from workflows.queue.transitions import Began
 
 from . import cleanup, output_collection, output_conversion
+from .afterwards import Afterwards
 from .attempt import RECORD_BEGIN_SECONDS, Ended
 from .backend import Backend
 
@@ -109,6 +110,9 @@ def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: thre
     return False
 
 
+_late_begins = Afterwards(delay=RECORD_BEGIN_SECONDS)
+
+
 class _LateBegin:
     """Records the start of an execution if collecting its outputs takes longer than RECORD_BEGIN_SECONDS.
 
@@ -120,29 +124,32 @@ class _LateBegin:
     def __init__(self, claim: Claim, began: Began | None) -> None:
         self.unrecorded = began
         self._claim = claim
-        self._timer = threading.Timer(RECORD_BEGIN_SECONDS, self._record)
-        self._timer.daemon = True
+        self._over = False
+        self._recording = threading.Lock()
 
     def __enter__(self) -> Self:
         if self.unrecorded is not None:
-            self._timer.start()
+            _late_begins.add(self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        if self._timer.ident is not None:
-            self._timer.join()
+        with self._recording:
+            self._over = True
 
     def _record(self) -> None:
-        began = self.unrecorded
-        assert began is not None  # noqa: S101  (the timer runs only then)
-        try:
-            with connections.step():
-                state_machine.begin(self._claim, total_steps=began.total_steps, seconds_ago=began.seconds_ago)
-        except connections.UNAVAILABLE as exc:
-            logger.warning("start of %s not written: %s", self._claim.execution_id, exc)
-            return  # recorded together with the end
-        self.unrecorded = None
+        with self._recording:
+            began = self.unrecorded
+            if self._over or began is None:
+                return
+            try:
+                with connections.step():
+                    state_machine.begin(
+                        self._claim, total_steps=began.total_steps, seconds_ago=began.seconds_ago
+                    )
+            except connections.UNAVAILABLE as exc:
+                logger.warning("start of %s not written: %s", self._claim.execution_id, exc)
+                return  # recorded together with the end
+            self.unrecorded = None
 
 
 def outcome_of(claim: Claim, ended: Ended, *, outputs: list[Output], lines: list[Line]) -> Outcome:
