@@ -16,7 +16,12 @@ from . import backend, decoding, storing
 from .incoming import Incoming
 from .models import File
 
-_RECORD_SQL = "UPDATE files_file SET thumbnail_key = %s WHERE key = %s AND thumbnail_key = ''"
+# The commit does not wait for the disk: a thumbnail whose row is lost in a crash is made again, and its bytes
+# are removed by the cleanup.
+_RECORD_SQL = """
+UPDATE files_file SET thumbnail_key = %s
+WHERE key = %s AND thumbnail_key = '' AND set_config('synchronous_commit', 'off', true) = 'off'
+"""
 PIECE = 256 * 1024  # bytes read at once
 
 
