@@ -109,6 +109,51 @@ def test_the_messages_are_those_of_comfyui(gpu_worker, comfyui, person):
     }
 
 
+def two_outputs() -> graphs.Graph:
+    """A picture, and another one behind a node that takes a while."""
+    graph = graphs.sleep(0.6, steps=4, seed=anything())
+    graph["0"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": anything() % 2**24},
+    }
+    graph["3"] = {"class_type": "SaveImage", "inputs": {"images": ["0", 0], "filename_prefix": "early"}}
+    return graph
+
+
+def outputs_of(messages: list[Any]) -> list[tuple[str, list[str]]]:
+    """(node, kinds of output) of each `executed`, in order."""
+    named = [each["data"] for each in messages if isinstance(each, dict) and each["type"] == "executed"]
+    return [(data["node"], sorted(data["output"])) for data in named]
+
+
+def test_with_several_outputs_only_executed_waits_for_the_end(gpu_worker, comfyui, person):
+    """ComfyUI sends `executed` as each output node is done; here it comes when its files are stored, which is
+    when the prompt has ended: a file that is named can be fetched at once. All else is ComfyUI's order."""
+    client_id, told, graph = uuid.uuid4().hex, [], two_outputs()
+    for url, post, path, socket in (
+        (person.url, person.session.post, "/comfyui/prompt", of(person, client_id)),
+        (comfyui.url, requests.post, "/prompt", connect(comfyui.url, client_id)),
+    ):
+        with opened(socket):
+            answer = post(url + path, json={"prompt": graph, "client_id": client_id}, timeout=30)
+            told.append([])
+            for message in until_end(socket, answer.json()["prompt_id"]):
+                told[-1].append(message)
+                if url == person.url and isinstance(message, dict) and message["type"] == "executed":
+                    [image] = message["data"]["output"]["images"]
+                    assert person.get("/comfyui/view", params=image).ok
+        graph = two_outputs()  # nothing of it is cached
+    ours, theirs = told
+    assert sorted(outputs_of(ours)) == sorted(outputs_of(theirs)) == [("2", ["images"]), ("3", ["images"])]
+    without = [
+        [key for key in shape(messages) if key[0] not in ("executed", "progress", "executing")]
+        for messages in told
+    ]
+    assert without[0] == without[1]
+    kinds = [each["type"] for each in ours if isinstance(each, dict)]
+    assert kinds[-5:] == ["executed", "executed", "execution_success", "status", "executing"]
+
+
 def test_what_is_named_at_the_end_can_be_fetched_at_once(person):
     with opened(of(person, "mine", path="/comfyui/api/ws")) as socket:
         prompt = {"prompt": graphs.colour(0x0000FF), "client_id": "mine"}
