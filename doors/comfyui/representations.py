@@ -58,7 +58,10 @@ def outputs(made: Iterable[Output]) -> dict[str, Any]:
             shown = output.text
         else:
             continue  # the file was deleted
-        nodes.setdefault(output.node_id, {}).setdefault(group, []).append(shown)
+        node = nodes.setdefault(output.node_id, {})
+        node.setdefault(group, []).append(shown)
+        if output.group == Group.VIDEOS:
+            node["animated"] = [True]  # ComfyUI's front end plays it
     return nodes
 
 

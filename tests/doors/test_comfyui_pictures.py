@@ -211,3 +211,33 @@ def test_a_name_is_looked_for_among_the_files_of_its_type(gpu_worker: Any):
     picture = person.get("/comfyui/view", params=saved).content
     assert size(filename=f"blake3:{blake3(picture).hexdigest()}") == (16, 16)
     assert size(filename="blake3:" + "0" * 64) == 404
+
+
+def test_videos_are_marked_as_comfyui_marks_them(gpu_worker: Any, comfyui: Any):
+    person = gpu_worker.person()
+    size = {"width": 32, "height": 32, "batch_size": 1}
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {**size, "color": 255}},
+        "2": {"class_type": "EmptyImage", "inputs": {**size, "color": 65280}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        "5": {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": 2.0}},
+        "6": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": ["5", 0], "filename_prefix": "film", "format": "mp4", "codec": "h264"},
+        },
+        "7": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }  # fmt: skip
+    marked = []
+    for url, session in ((f"{person.url}/comfyui", person.session), (comfyui.url, requests.Session())):
+        answer = session.post(f"{url}/prompt", json={"prompt": prompt}, timeout=30)
+        assert answer.ok, answer.text
+        prompt_id = answer.json()["prompt_id"]
+        entry = wait_for(
+            lambda: session.get(f"{url}/history/{prompt_id}", timeout=30).json().get(prompt_id),  # noqa: B023
+            seconds=30,
+            what="the end of the prompt",
+        )
+        shown = entry["outputs"]
+        marked.append({node: (sorted(made), made.get("animated")) for node, made in shown.items()})
+    assert marked[0] == marked[1]
+    assert {node for node, (_, animated) in marked[0].items() if animated == [True]} == {"6"}
