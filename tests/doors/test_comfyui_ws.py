@@ -129,7 +129,8 @@ def outputs_of(messages: list[Any]) -> list[tuple[str, list[str]]]:
 def test_with_several_outputs_only_executed_waits_for_the_end(gpu_worker, comfyui, person):
     """ComfyUI sends `executed` as each output node is done; here it comes when its files are stored, which is
     when the prompt has ended: a file that is named can be fetched at once. All else is ComfyUI's order."""
-    client_id, told, graph = uuid.uuid4().hex, [], two_outputs()
+    client_id, graph = uuid.uuid4().hex, two_outputs()
+    told: list[list[Any]] = []
     for url, post, path, socket in (
         (person.url, person.session.post, "/comfyui/prompt", of(person, client_id)),
         (comfyui.url, requests.post, "/prompt", connect(comfyui.url, client_id)),
