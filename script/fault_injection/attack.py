@@ -61,18 +61,7 @@ def attack(
     ledger = Ledger()
     sequence = Sequence(cluster, seed=seed, pace=pace, longest=longest, only=only)
     with Receiver() as receiver, _misbehave(receiver, seed):
-        people = [
-            Client(
-                cluster.stack,
-                ledger,
-                number=n,
-                seed=seed,
-                hook=receiver.url,
-                pause=pause,
-                greedy=n == clients,
-            )
-            for n in range(1, clients + 1)
-        ]
+        people = _clients(cluster, ledger, receiver, number=clients, seed=seed, pause=pause)
         cluster.operator  # noqa: B018  (registers before anything fails)
         for person in people:
             person.start()
@@ -90,6 +79,23 @@ def attack(
         broken = client_checks.broken_for_clients(cluster, ledger, receiver)
         broken += store_checks.broken_behind(cluster)
         return _report(cluster, ledger, sequence, receiver, settled=settled, broken=broken)
+
+
+def _clients(
+    cluster: Cluster, ledger: Ledger, receiver: Receiver, *, number: int, seed: int, pause: float
+) -> list[Client]:
+    return [
+        Client(
+            cluster.stack,
+            ledger,
+            number=n,
+            seed=seed,
+            hook=receiver.url,
+            pause=pause,
+            greedy=n == number,
+        )
+        for n in range(1, number + 1)
+    ]
 
 
 def _end_listeners(people: list[Client], ledger: Ledger) -> None:

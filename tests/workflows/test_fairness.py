@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,10 +14,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from accounts.models import User
-from doors.mcp import tools as mcp_tools
-from doors.mcp import views as mcp_views
 from script.harness import graphs
 from tests.factories import Api, make_user
+from tests.workflows.submitting import OF_NORMAL, WAYS
 from workflows.models import Execution, Flow, Status
 from workflows.queue import claims, scheduling, state_machine
 
@@ -121,74 +119,6 @@ NUMBERS = itertools.count()  # in users' names: examples share a database
 @pytest.fixture
 def people(db):
     return Api.of(make_user("honest")), Api.of(make_user("adversary"))
-
-
-def by_batch(api: Api, priority: str) -> list[str]:
-    body = {"workflow": graphs.colour(1), "grid": {"1.color": [1, 2, 3]}, "priority": priority}
-    batch = api.post("/workflows/batch", body).json()["batch_id"]
-    return [str(id_) for id_ in Execution.objects.filter(batch=batch).values_list("id", flat=True)]
-
-
-def by_comfyuis_route(api: Api, _priority: str) -> list[str]:
-    answer = api.post("/comfyui/prompt", {"prompt": graphs.colour(1)})
-    assert answer.status_code == 200, answer.content
-    return [str(answer.json()["prompt_id"])]
-
-
-def by_comfy_v2(api: Api, _priority: str) -> list[str]:
-    answer = api.post("/api/v2/jobs", {"workflow": graphs.colour(1)})
-    assert answer.status_code == 201, answer.content
-    return [str(answer.json()["id"])]
-
-
-def app_of(api: Api) -> str:
-    """The address of the app that the doors which know only apps run; it is made the first time."""
-    inputs = [
-        {"name": "prompt", "node": "3", "input": "source", "type": "text"},
-        {"name": "color", "node": "1", "input": "color"},
-    ]
-    workflow = {**graphs.colour(1), "3": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}
-    known = api.get("/apps/").json()
-    if known:
-        return str(known[0]["app"])
-    made = api.post("/apps/", {"name": "paint", "workflow": workflow, "inputs": inputs})
-    assert made.status_code == 201, made.content
-    return str(made.json()["app"])
-
-
-def by_openai_images(api: Api, _priority: str) -> list[str]:
-    body = {"model": app_of(api), "prompt": "x", "n": 2}
-    return new_of(lambda: api.post("/v1/images/generations", body))
-
-
-def by_openai_videos(api: Api, _priority: str) -> list[str]:
-    return new_of(lambda: api.post("/v1/videos", {"model": app_of(api), "prompt": "x"}))
-
-
-def new_of(post: Callable[[], Any]) -> list[str]:
-    """The executions that the request made; its answer, which comes after their end, does not name them."""
-    before = set(Execution.objects.values_list("id", flat=True))
-    answer = post()
-    assert answer.status_code == 200, answer.content
-    return [str(id_) for id_ in Execution.objects.exclude(id__in=before).values_list("id", flat=True)]
-
-
-def by_mcp(api: Api, _priority: str) -> list[str]:
-    """As its server does it: Django finds the caller, then a thread runs the tool."""
-    caller = mcp_views.caller_of(api.post("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}))
-    assert caller is not None
-    return [str(mcp_tools.run_app(caller, app_of(api), {}))]
-
-
-WAYS = {  # in at other doors
-    "batch": by_batch,
-    "comfyui": by_comfyuis_route,
-    "comfy_v2": by_comfy_v2,
-    "openai images": by_openai_images,
-    "openai videos": by_openai_videos,
-    "mcp": by_mcp,
-}
-OF_NORMAL = WAYS.keys() - {"batch"}  # doors that give every execution this priority
 
 
 class Adversary:
