@@ -75,7 +75,7 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
         else:
             target = Path(default_storage.path(key))
             if not target.parent.is_dir():
-                _durable.clear()  # its folder is new, or was removed meanwhile
+                _durable.difference_update(target.parents)  # its folder is new, or was removed meanwhile
             with _Movable(path) as movable:
                 try:
                     default_storage.save(key, movable)
