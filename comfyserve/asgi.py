@@ -73,11 +73,6 @@ application = PathKeys(Gate(halves, user_of=authentication.user_id_of))
 
 
 async def lifespan(receive: Any, send: Any) -> None:
-    async with agents.run():
-        await _live(receive, send)
-
-
-async def _live(receive: Any, send: Any) -> None:
     life = Life()
     while True:
         message = await receive()
@@ -89,6 +84,7 @@ async def _live(receive: Any, send: Any) -> None:
             await streams.end()
             await life.end()
             websockets.shutdown()
+            agents.shutdown()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

@@ -17,7 +17,7 @@ INSTALLED_APPS = [
     "health.dashboard",
     "unfold",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # only the web process needs the pages: see `urls`
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -11,6 +11,8 @@ from comfyserve.home import views as home
 from doors.mcp import views as mcp
 from workflows.api import webhook_views
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", home.HomeView.as_view(), name="home"),
     path("favicon.ico", home.favicon, name="favicon"),

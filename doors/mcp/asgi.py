@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.handlers.base import BaseHandler
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from comfyserve.api.gate.application import BODY
 from comfyserve.api.gate.threads import DjangoThreads, send_whole
 from workflows.streaming.asgi import Streams
 
 from . import views
-from .server import CALLER, Tools
+
+if TYPE_CHECKING:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -23,35 +24,42 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class McpApplication:
-    """One per process. Works only while `run` is entered."""
+    """One per process."""
 
     def __init__(self, handler: BaseHandler, streams: Streams) -> None:
         self._requests = DjangoThreads(handler, threads=4, name="mcp-request")
-        self._server = Tools(streams).server()
-        self._manager: StreamableHTTPSessionManager | None = None
+        self._streams = streams
+        self._new_manager: Callable[[], StreamableHTTPSessionManager] | None = None
 
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        # Any process can handle any request: there are no sessions, and a response is one JSON document.
-        manager = StreamableHTTPSessionManager(
-            self._server, stateless=True, json_response=True, max_request_body_size=settings.MAX_BODY_BYTES
-        )
-        async with manager.run():
-            self._manager = manager
-            yield
-        self._manager = None
+    def shutdown(self) -> None:
         self._requests.shutdown()
+
+    def _load(self) -> Callable[[], StreamableHTTPSessionManager]:
+        """Imported on the first request: the `mcp` package is a third of what a web process would load."""
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+        from .server import Tools
+
+        server = Tools(self._streams).server()
+        # Any process can handle any request: there are no sessions, and a response is one JSON document.
+        return lambda: StreamableHTTPSessionManager(
+            server, stateless=True, json_response=True, max_request_body_size=settings.MAX_BODY_BYTES
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = scope[BODY].read()
         scope[BODY].seek(0)
         response = await self._requests.respond(scope)
         caller = views.caller_of(response)
-        if caller is None or self._manager is None:
+        if caller is None:
             await send_whole(response, send)
             return
-        known = {**scope, CALLER: caller}
-        await self._manager.handle_request(known, _replay(body, receive), send)  # type: ignore[arg-type]
+        if self._new_manager is None:
+            self._new_manager = await asyncio.to_thread(self._load)
+        manager = self._new_manager()  # a manager runs once, and is cheap
+        known = {**scope, views.CALLER: caller}
+        async with manager.run():
+            await manager.handle_request(known, _replay(body, receive), send)  # type: ignore[arg-type]
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -19,11 +19,10 @@ from comfyserve.db import connections
 from workflows.streaming.asgi import Streams
 
 from . import resources, tools
-from .views import Caller
+from .views import CALLER, Caller
 
 T = TypeVar("T")
 Context = ServerRequestContext[dict[str, Any], Any]
-CALLER = "comfyserve.mcp_caller"  # key in the scope of an authenticated request
 DEFAULT_WAIT = 60
 INSTRUCTIONS = (
     "Runs apps: ComfyUI workflows with typed inputs. Tools named app_… run one app each; run_app runs any. "

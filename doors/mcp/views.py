@@ -16,6 +16,7 @@ from accounts.models import User
 from comfyserve.api import addresses, json_limits
 from workflows.api.views import user_of
 
+CALLER = "comfyserve.mcp_caller"  # key in the scope of an authenticated request
 MAX_ELEMENTS = 10_000  # per message: a tool's arguments are the few inputs of an app
 
 

@@ -216,7 +216,7 @@ class Cluster:
 
     def _start_beat(self) -> Process:
         command: list[str | Path] = [
-            sys.executable, "-m", "celery", "-A", "comfyserve", "beat",
+            sys.executable, "-m", "comfyserve.beat",
             "--schedule", str(self.folder / "beat"), "--pidfile", "",
         ]  # fmt: skip
         return self._process("beat", command, self._env("the rest"))

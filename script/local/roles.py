@@ -30,7 +30,9 @@ def web(*, host: str, port: int) -> list[str | Path]:
 
 def beat(*, schedule: Path) -> list[str | Path]:
     """`schedule` is the file in which it records what it has started."""
-    return [*_celery(), "beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO"]
+    return [
+        sys.executable, "-m", "comfyserve.beat", "--schedule", schedule, "--pidfile", "", "-l", "INFO",
+    ]  # fmt: skip
 
 
 def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
@@ -45,7 +47,3 @@ def flower(*, host: str, port: int, state: Path) -> list[str | Path]:
         "--persistent=true", f"--db={state}", "--state_save_interval=60000", "--max_tasks=20000",
         "--tasks_columns=uuid,state,kwargs,worker,runtime,started,name",
     ]  # fmt: skip
-
-
-def _celery() -> list[str | Path]:
-    return [sys.executable, "-m", "celery", "-q", "-A", "comfyserve"]
