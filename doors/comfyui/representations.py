@@ -79,7 +79,10 @@ PREVIEWABLE = ("images", "audio", "3d")
 def job(
     execution: Execution, made: Sequence[Output], details: dict[str, Any], workflow_id: str | None
 ) -> dict[str, Any]:
-    """One of ComfyUI's `/api/jobs`. What is not known is left out."""
+    """An entry of ComfyUI's `/api/jobs`, without what is not known.
+
+    It has no `priority`: our queue has no numbers, and front ends then number the jobs in the given order.
+    """
     files = [
         {**item, "nodeId": node_id, "mediaType": kind}
         for node_id, kinds in outputs(made).items()
@@ -90,7 +93,6 @@ def job(
     shown = {
         "id": str(execution.id),
         "status": JOB_STATUSES[execution.status],
-        "priority": 0,
         "create_time": _milliseconds(execution.created_at),
         "outputs_count": len(files),
         "previewable_outputs_count": sum(item["mediaType"] in PREVIEWABLE for item in files),

@@ -78,6 +78,24 @@ def test_pictures_come_as_addresses_and_app_inputs_by_their_names(person, paint)
     assert picture(content).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
+def test_quality_style_and_background_are_inputs_of_the_app(person):
+    names = ("quality", "style", "background")
+    workflow = graphs.colour(0x336699)
+    workflow |= {name: {"class_type": "PreviewAny", "inputs": {"source": "unset"}} for name in names}
+    inputs = [{"name": name, "node": name, "input": "source", "type": "text"} for name in names]
+    app = save_app(person, "styled", workflow, [*inputs, {"name": "width", "node": "1", "input": "width"}])
+    made = client_of(person).images.generate(
+        model=app, prompt="x", quality="high", style="vivid", background="transparent", size="auto",
+        user="someone", response_format="b64_json",
+    )  # fmt: skip
+    assert picture(base64.b64decode(only(made).b64_json)).size == (16, 16)  # the app's own
+    [listed] = person.get("/workflows/").json()
+    execution = person.get(f"/workflows/{listed['execution_id']}").json()
+    texts = {each["node_id"]: each["text"] for each in execution["outputs"]["texts"]}
+    assert texts == {"quality": "high", "style": "vivid", "background": "transparent"}
+    assert execution["metadata"]["user"] == "someone"
+
+
 def test_pictures_behind_addresses_are_in_the_wanted_format_and_compression(person, paint):
     def made(compression: int) -> int:
         made = client_of(person).images.generate(
