@@ -56,7 +56,7 @@ NEWER = "comfyui-frontend-package==1.58.1"
 @pytest.fixture(scope="session")
 def newer_front_end(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("front-end")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, NEWER]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), NEWER]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     if done.returncode:
         pytest.skip(f"PyPI gives no {NEWER}: {done.stderr[-300:]}")
