@@ -60,11 +60,10 @@ NO_TIMEOUT = {
     "workflows/streaming/broadcaster.py: Hub.end": "its tasks were cancelled just before",
     "workflows/webhooks/dispatcher.py: Deliverer.close": "deliveries have timeouts; uploads are cut",
     "workflows/task_events.py: Publisher._run": "waits for something to do; woken by Publisher.close",
-    "workflows/worker/finalize.py: _LateBegin.__exit__": "one statement, which has the session's timeouts",
 }
 LOOPS = {
     "accounts/idempotency.py: _claim_or_answer": "WAIT_SECONDS, then 409",
-    "comfyserve/asgi.py: _live": "the process's life: until the server sends lifespan.shutdown",
+    "comfyserve/asgi.py: lifespan": "the process's life: until the server sends lifespan.shutdown",
     "comfyserve/db/connections.py: retry_until_available": "LONGEST_OUTAGE, then the error",
     "comfyserve/outbound/client.py: _answer.read": "a deadline for all of it, and max_bytes",
     "comfyui/session.py: Session._listen": "DEAD seconds of silence; aborted by Session.close",
