@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +100,19 @@ def test_an_object_that_was_read_is_not_new(user):
     assert [file.filename for file in File.objects.all()] == ["b"]
 
 
+@contextmanager
+def protocol_traced(path: Path) -> Iterator[None]:
+    """Write what is sent to PostgreSQL, and what it answers, to this file."""
+    connection.ensure_connection()
+    server = connection.connection.pgconn
+    with path.open("w") as file:
+        server.trace(file.fileno())
+        try:
+            yield
+        finally:
+            server.untrace()
+
+
 def insert_in_pipeline(*objects: Execution) -> None:
     with rows.pipelined_transaction():
         for each in objects:
@@ -118,6 +134,14 @@ class TestPipelinedTransaction:
         insert_in_pipeline(execution(user))
         connection.close()
         assert Execution.objects.count() == 1
+
+    @pytest.mark.django_db(transaction=True)
+    def test_it_waits_for_postgresql_once(self, user, tmp_path):
+        with protocol_traced(tmp_path / "trace"):
+            insert_in_pipeline(execution(user))
+        trace = (tmp_path / "trace").read_text()
+        assert trace.count("\tSync") == 1
+        assert trace.index('"BEGIN"') < trace.index('"COMMIT"') < trace.index("\tSync")
 
     @pytest.mark.django_db(transaction=True)
     def test_an_error_rolls_everything_back(self, user):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,6 @@ import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
-from psycopg.pq import TransactionStatus
 
 M = TypeVar("M", bound=Model)
 D = TypeVar("D")
@@ -151,7 +150,7 @@ def pipeline() -> Iterator[None]:
 
 @contextmanager
 def pipelined_transaction() -> Iterator[None]:
-    """A transaction whose statements are sent as in `pipeline`, and whose COMMIT goes with the last of them.
+    """A transaction whose statements are sent as in `pipeline`, together with its BEGIN and COMMIT.
 
     It has been committed when the block ends. An error of any statement is raised then, or when a later
     result is read, and everything is rolled back. Inside another transaction it is a savepoint.
@@ -162,11 +161,19 @@ def pipelined_transaction() -> Iterator[None]:
         with transaction.atomic(), pipeline():
             yield
         return
-    with pipeline(), transaction.atomic():
-        yield
-        if database.connection.info.transaction_status == TransactionStatus.IDLE:
-            # Nothing was read: psycopg does not know yet that there is something to commit.
-            database.connection.execute("SELECT 1").fetchone()
+    with ExitStack() as stack:
+        with database.begin_left_to_caller():
+            stack.enter_context(transaction.atomic())
+        with pipeline():
+            _send(database, "BEGIN")
+            yield
+            if not database.needs_rollback:
+                _send(database, "COMMIT")  # Django's own then has nothing to do, and runs its hooks
+
+
+def _send(database: Any, sql: str) -> None:
+    with database.wrap_database_errors:
+        psycopg.Cursor(database.connection).execute(sql, prepare=False)
 
 
 def execute(sql: str, parameters: Sequence[Any] | Mapping[str, Any]) -> int:

@@ -7,6 +7,8 @@ them as bugs. Translating them here covers every statement, commit and cursor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -43,11 +45,30 @@ class _Errors(DatabaseErrorWrapper):
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    _sends_begin = True
+
     def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:
         """Called for each new connection, with and without a pool."""
         sessions.await_first_answer(connection)
         # Django's type stubs do not have it.
         return bool(super()._configure_connection(connection))  # type: ignore[misc]
+
+    @contextmanager
+    def begin_left_to_caller(self) -> Iterator[None]:
+        """A transaction that is started in this block sends no BEGIN; the caller does.
+
+        psycopg sends it before the first statement and waits for the answer, even in a pipeline. It does not
+        if it stays in its autocommit mode.
+        """
+        self._sends_begin = False
+        try:
+            yield
+        finally:
+            self._sends_begin = True
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        if autocommit or self._sends_begin:
+            super()._set_autocommit(autocommit)
 
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
