@@ -50,6 +50,22 @@ def test_a_submission_returns_its_queue_position(alice):
     check(done, [*SUBMITTED, "WITH asked AS"])
 
 
+def test_its_place_is_not_planned_anew(alice):
+    before = _plans_for_one_call()
+    for _ in range(3):
+        submit(alice)
+    assert _plans_for_one_call() == before
+
+
+def _plans_for_one_call() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(sum(custom_plans), 0) FROM pg_prepared_statements"
+            " WHERE statement LIKE '%percentile_cont%'"
+        )
+        return int(cursor.fetchone()[0])
+
+
 def test_the_result(alice):
     execution_id = submit(alice)
     with CaptureQueriesContext(connection) as done:
