@@ -155,7 +155,7 @@ def pipelined_transaction() -> Iterator[None]:
     It has been committed when the block ends. An error of any statement is raised then, or when a later
     result is read, and everything is rolled back. Inside another transaction it is a savepoint.
     """
-    database = connections[DEFAULT_DB_ALIAS]
+    database: Any = connections[DEFAULT_DB_ALIAS]
     if database.in_atomic_block:
         # A savepoint can only be rolled back after the pipeline with the error has ended.
         with transaction.atomic(), pipeline():

@@ -68,7 +68,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _set_autocommit(self, autocommit: bool) -> None:
         if autocommit or self._sends_begin:
-            super()._set_autocommit(autocommit)
+            super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     @cached_property
     def wrap_database_errors(self) -> DatabaseErrorWrapper:
