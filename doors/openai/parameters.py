@@ -143,7 +143,7 @@ def _file_values(inputs: Sequence[Parameter], kind: str, files: Sequence[str]) -
     targets = [each for each in inputs if each.type == kind]
     if len(files) > len(targets):
         accepted = f"The app takes {len(targets) or 'no'} {kind}{'s' if len(targets) > 1 else ''}"
-        raise ValidationFailed.of(kind, f"{accepted}; {len(files)} were sent")
+        raise ValidationFailed.of(kind, f"{accepted}; the request has {len(files)}")
     return {target.name: file for target, file in zip(targets, files, strict=False)}
 
 

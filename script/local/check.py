@@ -1,4 +1,4 @@
-"""All checks that take minutes, to run before a commit or a pull request."""
+"""The checks to run before a commit or a pull request. They take minutes."""
 
 from __future__ import annotations
 
