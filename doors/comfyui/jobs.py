@@ -54,7 +54,9 @@ class JobsView(JobsBaseView):
             "total": len(found),
             "has_more": asked.offset + len(page) < len(found),
         }
-        return Response({"jobs": _shown([each.id for each in page]), "pagination": shown})
+        rows = Execution.objects.in_bulk([each.id for each in page])
+        jobs = [rows[each.id] for each in page if each.id in rows]  # others were deleted meanwhile
+        return Response({"jobs": _shown(jobs), "pagination": shown})
 
 
 class JobView(JobsBaseView):
@@ -67,7 +69,7 @@ class JobView(JobsBaseView):
             raise NotFound("Job not found") from None
         if found.status not in ALIVE and not prompts.is_shown(found, user):
             raise NotFound("Job not found")
-        [job] = _shown([found.id])
+        [job] = _shown([found])  # the outputs are read after the row: with an end they are there
         details = selectors.error_details_of([found.id] if found.error else [])
         made = selectors.outputs([found.id])
         return Response(job | representations.job_details(found, made[found.id], details.get(found.id) or {}))
@@ -176,15 +178,14 @@ def _sorted(jobs: list[_Job], asked: _Query) -> list[_Job]:
     return jobs if asked.newest_first else jobs[::-1]
 
 
-def _shown(ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """In the order of the ids, without those that were deleted meanwhile."""
-    rows = Execution.objects.in_bulk(ids)
+def _shown(executions: Sequence[Execution]) -> list[dict[str, Any]]:
+    """In the given order."""
+    ids = [each.id for each in executions]
     made = selectors.outputs(ids)
-    details = selectors.error_details_of([each.id for each in rows.values() if each.error])
+    details = selectors.error_details_of([each.id for each in executions if each.error])
     workflows = Graph.objects.filter(execution_id__in=ids).annotate(workflow=KT(WORKFLOW_ID))
     workflow_ids = dict(workflows.values_list("execution_id", "workflow"))
     return [
-        representations.job(rows[id_], made[id_], details.get(id_) or {}, workflow_ids.get(id_))
-        for id_ in ids
-        if id_ in rows
+        representations.job(each, made[each.id], details.get(each.id) or {}, workflow_ids.get(each.id))
+        for each in executions
     ]
