@@ -1,7 +1,7 @@
 """Performance of the queue at depth: claims, positions and submissions with many waiting executions.
 
 On a real PostgreSQL, with the functions that the worker and the API call (claims.take,
-scheduling.positions, submission.submit). Claimers and submitters are processes, each with its connection.
+queue_positions.of, submission.submit). Claimers and submitters are processes, each with its connection.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def submitting(*, times: int) -> list[float]:
 def asking_position(*, times: int, last: bool) -> list[float]:
     """Milliseconds of each look-up of a place: of the first in the queue, or of the last."""
     from workflows.models import Execution
-    from workflows.queue import scheduling
+    from workflows.queue import queue_positions
 
     waiting = Execution.objects.filter(status="pending", claim_token=None, held=None)
     one = waiting.order_by(*(("-turn", "-created_at") if last else ("turn", "created_at"))).first()
@@ -129,7 +129,7 @@ def asking_position(*, times: int, last: bool) -> list[float]:
     taken = []
     for _ in range(times):
         began = time.perf_counter()
-        scheduling.positions([one.id])
+        queue_positions.of([one.id])
         taken.append(1000 * (time.perf_counter() - began))
     return taken
 

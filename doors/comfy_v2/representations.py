@@ -13,7 +13,7 @@ from django.db import connection
 from files import links
 from workflows.models import Execution, FailureCause, Output, Status
 from workflows.presentation import selectors
-from workflows.queue import scheduling
+from workflows.queue import queue_positions
 
 from . import texts
 from .assets import hash_of
@@ -45,7 +45,7 @@ def job(execution: Execution, *, base: str) -> dict[str, Any]:
         "started_at": execution.started_at,
         "completed_at": execution.completed_at,
         "expires_at": _expires_at(execution),
-        "queue_position": scheduling.positions([execution.id]).get(execution.id),
+        "queue_position": queue_positions.of([execution.id]).get(execution.id),
         "progress": progress(execution.percentage, execution.current_node, *nodes(execution.id))
         if running
         else None,

@@ -15,7 +15,7 @@ from files import console as bytes_
 from workflows.graph import parsing
 from workflows.models import ALIVE, Execution, LogLine, Output, Status
 from workflows.presentation import representations
-from workflows.queue import attempt_history, scheduling
+from workflows.queue import attempt_history, queue_positions
 from workflows.webhooks import outbox
 
 from . import graph_svg
@@ -69,7 +69,7 @@ def live(row: Execution) -> dict[str, Any]:
 
 
 def _facts(row: Execution, now: datetime) -> list[tuple[str, Any]]:
-    position = scheduling.positions([row.id]).get(row.id) if row.status == Status.PENDING else None
+    position = queue_positions.of([row.id]).get(row.id) if row.status == Status.PENDING else None
     return html.pairs(
         [
             ("User", row.user.email),

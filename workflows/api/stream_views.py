@@ -27,7 +27,7 @@ from comfyserve.api.validation import checked
 from files import backend
 from workflows.models import TERMINAL, Execution
 from workflows.presentation import end_message, representations, selectors
-from workflows.queue import scheduling
+from workflows.queue import queue_positions
 from workflows.streaming import asgi, event_reader, links
 from workflows.streaming.subscriber import Reader
 
@@ -196,7 +196,7 @@ def _let_wait(response: Response, request: Request, seconds: int) -> None:
         execution = found.execution
         if execution.status in TERMINAL:
             return rendered(representations.result_of(found, base=base))
-        position = scheduling.positions([execution_id]).get(execution_id)
+        position = queue_positions.of([execution_id]).get(execution_id)
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})
 

@@ -18,7 +18,7 @@ from comfyserve.api.validation import checked
 from workflows.delivery import plan
 from workflows.models import Execution, Status
 from workflows.presentation import representations, schemas, selectors
-from workflows.queue import dry_run, scheduling, submission
+from workflows.queue import dry_run, queue_positions, scheduling, submission
 from workflows.streaming import links
 from workflows.webhooks import outbox
 
@@ -122,7 +122,7 @@ class StatusView(APIView):
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
         position = known = None
         if execution.status == Status.PENDING:
-            position = scheduling.positions([execution.id]).get(execution.id)
+            position = queue_positions.of([execution.id]).get(execution.id)
         if execution.status == Status.RUNNING:
             known, _ = scheduling.estimate(kind=execution.kind, user_id=execution.user_id)
         return Response(representations.status(execution, queue_position=position, estimated_seconds=known))

@@ -24,7 +24,6 @@ STEP_SECONDS = 10.0
 MIN_COST, MAX_COST, UNKNOWN_COST = 1.0, 600.0, 30.0  # GPU seconds
 NEW_COST = 10.0  # GPU seconds: minimum estimate for a kind that the user has not run yet
 MIN_CHARGE = 0.5  # GPU seconds: minimum charge for anything that ran, even if fully cached
-POSITIONS_UP_TO = 10_000  # deeper positions are all reported as this number plus one
 
 
 @dataclass(frozen=True)
@@ -340,45 +339,6 @@ def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
         own, mean, of_kind = cursor.fetchone()
     known = of_kind if own is None else own
     return known, estimated_cost(own=own, mean=mean, of_kind=of_kind)
-
-
-def positions(ids: list[UUID]) -> dict[UUID, int]:
-    """Queue positions of those of `ids` that are pending, in one query; 1 is next.
-
-    Claimed executions that have not started come before all unclaimed ones. Held executions do not count for
-    others and get the position they would have if released. Exact up to POSITIONS_UP_TO.
-    """
-    if not ids:
-        return {}
-    cursor = rows.prepared(
-        """
-        WITH asked AS (
-            SELECT id, turn, created_at, claim_token, claimed_at, held FROM workflows_execution
-            WHERE id = ANY(%(ids)s) AND status = 'pending'
-        ), staged AS (
-            SELECT id, row_number() OVER (ORDER BY claimed_at) AS n FROM workflows_execution
-            WHERE claim_token IS NOT NULL AND status = 'pending'
-        ), waiting AS (
-            SELECT id, turn, created_at, row_number() OVER (ORDER BY turn, created_at) AS n
-            FROM (SELECT id, turn, created_at FROM workflows_execution
-                  WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
-                    AND turn <= (SELECT max(turn) FROM asked)
-                  ORDER BY turn, created_at LIMIT %(limit)s) w
-        )
-        SELECT asked.id, CASE
-            WHEN asked.claim_token IS NOT NULL THEN (SELECT n FROM staged WHERE staged.id = asked.id)
-            ELSE (SELECT count(*) FROM staged) + coalesce(
-                (SELECT n FROM waiting WHERE waiting.id = asked.id),
-                CASE WHEN asked.held IS NOT NULL
-                    THEN (SELECT count(*) FROM waiting
-                          WHERE (waiting.turn, waiting.created_at) < (asked.turn, asked.created_at)) + 1
-                    ELSE %(limit)s + 1 END)
-            END
-        FROM asked
-        """,
-        {"ids": ids, "limit": POSITIONS_UP_TO},
-    )
-    return dict(cursor.fetchall())
 
 
 def lowest(priority: str, cap: str | None) -> str:

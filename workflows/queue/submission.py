@@ -25,7 +25,16 @@ from workflows.models import ALIVE, TERMINAL, Batch, Execution, Graph, Held, Lev
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
-from . import deletion, execution_log, holds, matching, partner_keys, scheduling, state_machine
+from . import (
+    deletion,
+    execution_log,
+    holds,
+    matching,
+    partner_keys,
+    queue_positions,
+    scheduling,
+    state_machine,
+)
 from .execution_log import Line
 
 logger = logging.getLogger(__name__)
@@ -57,7 +66,7 @@ class Accepted:
     @property
     def queue_position(self) -> int | None:
         """Queried on access."""
-        return scheduling.positions([self.execution.id]).get(self.execution.id)
+        return queue_positions.of([self.execution.id]).get(self.execution.id)
 
 
 @dataclass(frozen=True)

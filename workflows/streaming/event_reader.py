@@ -15,7 +15,7 @@ from rest_framework.utils.encoders import JSONEncoder
 
 from workflows.models import ALIVE, TERMINAL, Execution, LineKind, LogLine, Output, Status
 from workflows.presentation import representations
-from workflows.queue import scheduling
+from workflows.queue import queue_positions
 
 LINES_AT_ONCE = 1000
 SHOWN_OF_USER = 200  # executions in the initial state of a stream of all executions, newest first
@@ -122,7 +122,7 @@ def standing(execution_id: UUID) -> list[Event]:
 
 
 def _standing(executions: Sequence[Execution]) -> list[Event]:
-    positions = scheduling.positions([each.id for each in executions])
+    positions = queue_positions.of([each.id for each in executions])
     found = []
     for each in executions:
         data = representations.status(each, queue_position=positions.get(each.id), estimated_seconds=None)
@@ -188,7 +188,7 @@ def missed_by_user(user_id: int, *, after: int) -> Missed:
 
 
 def positions(ids: Iterable[UUID]) -> dict[UUID, int]:
-    return scheduling.positions(list(ids))
+    return queue_positions.of(list(ids))
 
 
 def ended(ids: Iterable[UUID]) -> list[UUID]:
