@@ -1,4 +1,5 @@
-"""How many bytes a user has in storage, as the quota counts them: files, user data, and graphs of executions.
+"""How many bytes a user has in storage, as the quota counts them: files, user data, apps, and graphs of
+executions.
 
 It reads tables of other apps with plain SQL, without importing them.
 """
@@ -17,7 +18,11 @@ FILES = """
 SELECT COALESCE(sum(size), 0) FROM (SELECT DISTINCT ON (key) size FROM files_file WHERE user_id = %s) AS own
 """
 USER_DATA = "SELECT COALESCE(sum(size), 0) FROM files_userdata WHERE user_id = %s"
-# As they lie on disk, compressed.
+# Apps and graphs: as they lie on disk, compressed.
+APPS = """
+SELECT COALESCE(sum(pg_column_size(v.workflow) + pg_column_size(v.prompt) + pg_column_size(v.inputs)), 0)
+FROM apps_catalog_appversion v JOIN apps_catalog_app a ON a.id = v.app_id WHERE a.owner_id = %s
+"""
 GRAPHS = """
 SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_column_size(g.extras)
     + COALESCE(pg_column_size(g.inputs), 0)), 0)
@@ -30,7 +35,8 @@ _graphs: dict[int, tuple[float, int]] = {}  # user -> (valid until, bytes)
 
 
 def of(user_id: int) -> int:
-    return _sum(f"SELECT ({FILES}) + ({USER_DATA})", user_id, user_id) + _of_graphs(user_id)
+    rows = f"SELECT ({FILES}) + ({USER_DATA}) + ({APPS})"
+    return _sum(rows, user_id, user_id, user_id) + _of_graphs(user_id)
 
 
 def left(user_id: int) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from script.harness.receiver import ADDRESS
 from script.harness.stack import Person
 from script.harness.waiting import wait_for
+from script.local.attack import addresses
 from script.local.attack.campaign import Extent, attack
 from script.local.attack.installation import Installation
 from workflows.graph import node_classes
@@ -21,7 +23,7 @@ SEED = 7
 
 @pytest.fixture
 def installation(gpu_worker, comfyui) -> Installation:
-    return Installation(gpu_worker.url, comfyui.folder, pids=lambda: gpu_worker.web.pid)
+    return Installation(gpu_worker.url, comfyui.folder, pids=lambda: gpu_worker.web.pid, receiver=ADDRESS)
 
 
 @pytest.mark.timeout(240)
@@ -34,6 +36,7 @@ def test_nothing_gets_through(installation):
         routes_share=0.1,
         classes=CLASSES,
         bombs=frozenset({"picture of 60,000 by 60,000", "regular expression", "deep JSON"}),
+        addresses=frozenset({"loopback", "name", "nat64", "metadata", "file", "no-address"}),
         alone_seconds=1.5,
         hold_seconds=0.5,
     )
@@ -70,3 +73,13 @@ def test_it_finds_a_node_that_reads_what_others_have(installation, everybody_rea
     report = attack(installation, extent, parts=["nodes"])
     print("\n".join(report.lines()))
     assert any(FOLDER_READER in leak and "the victim's picture" in leak for leak in report.leaks)
+
+
+@pytest.mark.timeout(120)
+def test_it_finds_an_address_that_is_open(installation, monkeypatch):
+    """It takes the one address that the operator allows for one inside."""
+    monkeypatch.setattr(addresses, "INSIDE", ADDRESS)
+    extent = Extent(seconds=20, seed=SEED, addresses=frozenset({"loopback"}), alone_seconds=0.2)
+    report = attack(installation, extent, parts=["addresses"])
+    print("\n".join(report.lines()))
+    assert any("/loopback was fetched" in leak for leak in report.leaks)

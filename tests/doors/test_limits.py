@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from accounts.models import UserLimits
+from apps_catalog.models import AppVersion
 from script.harness import graphs
 from tests.factories import Api, make_user
 from workflows.models import Execution
@@ -103,3 +105,17 @@ def test_every_door_has_a_time_limit(door: Door, settings: Any) -> None:
     api, app = account("timed")
     door(api, app)
     assert set(Execution.objects.values_list("timeout_minutes", flat=True)) == {7}
+
+
+def test_apps_count_towards_the_storage_quota() -> None:
+    """Each version of each: they could be made without end otherwise."""
+    api, app = account("collector", storage_bytes=150_000)
+    big = graphs.colour(1) | {"9": {"class_type": "PreviewAny", "inputs": {"source": "x" * 60_000}}}
+    for _ in range(2):  # it compresses well, so that there is room after it
+        assert api("PATCH", f"/apps/{app}", json={"workflow": big, "inputs": []}).status_code == 200
+    random = graphs.colour(1) | {
+        "9": {"class_type": "PreviewAny", "inputs": {"source": os.urandom(40_000).hex()}}
+    }
+    assert api.post("/apps/", {"name": "other", "workflow": random, "inputs": []}).status_code == 429
+    assert api("PATCH", f"/apps/{app}", json={"workflow": random, "inputs": []}).status_code == 429
+    assert AppVersion.objects.count() == 3

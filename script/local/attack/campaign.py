@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from script.local.attack.addresses import AddressAttack
 from script.local.attack.bombs import BombAttack
 from script.local.attack.callers import Caller, log_in
 from script.local.attack.canaries import Canaries
@@ -32,6 +33,7 @@ class Extent:
     classes: Sequence[str] | None = None
     bombs: frozenset[str] | None = None
     kinds: frozenset[str] | None = None  # of connections
+    addresses: frozenset[str] | None = None
     alone_seconds: float = 5.0  # measuring the honest client alone
     hold_seconds: float = 10.0  # for which connections are held
 
@@ -52,7 +54,7 @@ def attack(
     honest = Honest(victim.caller, report)
     honest.measure_alone(seconds=extent.alone_seconds)
     attacks = _Attacks(installation, extent, report, attacker, victim, honest, until=began + extent.seconds)
-    for name in ("headers", "routes", "connections", "bombs", "nodes"):
+    for name in ("headers", "addresses", "routes", "connections", "bombs", "nodes"):
         if name in parts:
             print(name.capitalize(), flush=True)
             getattr(attacks, name)()
@@ -75,6 +77,11 @@ class _Attacks:
 
     def headers(self) -> None:
         HeaderAttack(self._nobody(), self.attacker, self.victim, self.report).run()
+
+    def addresses(self) -> None:
+        AddressAttack(self.attacker, self.victim, self.report, receiver=self.installation.receiver).run(
+            only=self.extent.addresses
+        )
 
     def routes(self) -> None:
         attack = RouteAttack(self._nobody(), self.attacker, self.victim, self.report, more_paths=routes())

@@ -33,7 +33,8 @@ class HeaderAttack:
     def run(self) -> None:
         for trick in (
             self._forged_host, self._overridden_method, self._victims_idempotency_key, self._forged_addresses,
-            self._forged_identity, self._two_lengths, self._traversals, self._huge_headers, self._injected,
+            self._forged_identity, self._two_lengths, self._trailers, self._endless_trailers,
+            self._traversals, self._huge_headers, self._injected, self._other_sites,
         ):  # fmt: skip
             trick()
 
@@ -126,6 +127,50 @@ class HeaderAttack:
             answers = re.findall(rb"HTTP/1\.1 (\d\d\d)", received)
             if len(answers) > 1 or b"200" in answers:
                 self.report.leak(KIND, f"{headers!r} got {answers}")
+
+    def _trailers(self) -> None:
+        """Headers after a chunked body, which no proxy has checked."""
+        start = b"GET /auth/me HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        for trailer in (f"Authorization: Bearer {self.attacker.token}", "Host: x"):
+            received = self._talk(start + trailer.encode() + b"\r\n\r\n")
+            self._check("trailers", received)
+            if not re.match(rb"HTTP/1\.1 401", received):
+                self.report.leak(KIND, f"the trailer {trailer[:14]!r} got {received[:40]!r}")
+
+    def _endless_trailers(self) -> None:
+        """16 MiB of each kind: the connection must be closed long before."""
+        start = (
+            b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+        )
+        for endless in (b"0\r\n" + b"X: y\r\n" * 2_800_000, b"0\r\nX: " + b"y" * 2**24, b"2;" + b"y" * 2**24):
+            received = self._talk(start + endless)
+            self._check("endless trailers", received)
+            if not re.match(rb"HTTP/1\.1 4", received):
+                self.report.leak(KIND, f"{endless[:8]!r}… of 16 MiB got {received[:40]!r}")
+
+    def _other_sites(self) -> None:
+        """A page of another site may read no answer, show no page in a frame, and send no form."""
+        for path in ("/auth/me", "/workflows/", "/comfyui/queue", "/v1/models", "/api/v2/jobs"):
+            for origin in (f"https://{EVIL}", "null"):
+                answer = self.attacker.get(path, headers={"Origin": origin})
+                self._check(f"{path} for {origin}", answer.content)
+                # The operator may have allowed every origin (CORS_ALLOWED_ORIGINS=*), but none with cookies.
+                if "true" in answer.headers.get("Access-Control-Allow-Credentials", ""):
+                    self.report.leak(KIND, f"{path} may be read by {origin} with cookies")
+        for path in ("/admin/login/", "/apps/", "/docs", "/redoc", "/auth/me"):
+            answer = self.nobody.get(path, headers={"Accept": "text/html"})
+            self._check(f"frames of {path}", answer.content)
+            policy = answer.headers.get("Content-Security-Policy", "")
+            if (
+                answer.status
+                and answer.headers.get("X-Frame-Options") != "DENY"
+                and "frame-anc" not in policy
+            ):
+                self.report.leak(KIND, f"{path} may be shown in a frame of another site")
+        answer = self.nobody.ask("POST", "/admin/login/", data={"username": "a", "password": "b"})
+        self._check("a form of another site", answer.content)
+        if answer.status != 403:
+            self.report.leak(KIND, f"a login without a token got {answer.status}")
 
     def _traversals(self) -> None:
         for path in TRAVERSALS:

@@ -19,6 +19,7 @@ from script.local.processes import Process
 
 MARKED = re.compile(r"[0-9a-f-]{36}\.\d+")  # the folder of an attempt
 KINDS = ("input", "output", "temp")
+RECEIVER = "127.0.0.77"
 PLACED = "comfyserve"  # folder of inputs, below `input`
 
 
@@ -30,6 +31,7 @@ class Installation:
     comfyui: Path | None = None
     process: Process | None = None
     pids: Callable[[], int] | None = None  # of the web process, if another process manager runs it
+    receiver: str = ""  # an address of this machine that it may connect to, for servers of the attacker's
 
     def web_pid(self) -> int | None:
         """The web process's id, if it runs on this machine."""
@@ -95,11 +97,14 @@ def our_own(folder: Path) -> Iterator[Installation]:
     env |= {
         "DATA_DIR": str(folder / "data"), "PORT": str(port), "RATE_LIMITS": "off", "COMFYUI_URL": "",
         "FLOWER_PORT": str(ports.free_port()), "ACCESS_TOKEN_MINUTES": "600",
+        "OUTBOUND_ALLOW": RECEIVER, "WEBHOOK_HTTPS_ONLY": "false",
     }  # fmt: skip
     log = folder / "serve.log"
     process = Process("script/serve", [ROOT / "script" / "serve"], log=log, env=env, cwd=ROOT).start()
     try:
         process.wait_until(lambda: "ComfyServe runs." in log.read_text(), seconds=600)
-        yield Installation(f"http://127.0.0.1:{port}", folder / "data" / "comfyui", process)
+        yield Installation(
+            f"http://127.0.0.1:{port}", folder / "data" / "comfyui", process, receiver=RECEIVER
+        )
     finally:
         process.stop(seconds=60)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-PARTS = ("nodes", "routes", "headers", "connections", "bombs")
+PARTS = ("nodes", "routes", "headers", "addresses", "connections", "bombs")
