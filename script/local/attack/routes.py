@@ -18,8 +18,9 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 SECONDS = 2.0  # streams may be silent
 # For the caller's own account, or public: 2xx is correct unless the response contains a secret.
 NO_OBJECT = {"model_name", "path", "worker_name", "class_type", "folder", "kind"}
-# ComfyUI returns an empty 200 for missing objects.
-EMPTY = ("/history/{prompt_id}", "/object_info/{class_type}")
+# ComfyUI answers 200 with one of these for missing objects.
+EMPTY = ("/history/{prompt_id}", "/object_info/{class_type}", "/jobs/{job_id}/cancel")
+NOTHING = (b"", b"{}", b'{"cancelled":false}')
 # Names that each account has for itself: 2xx is correct unless the response contains the victim's value.
 OWN_NAMES = ("/settings/{name}",)
 # These affect only the caller's own account, and would end the attack: skipped.
@@ -75,7 +76,7 @@ class RouteAttack:
         is_open = (
             method in ("OPTIONS", "TRACE")
             or path.endswith(OWN_NAMES)
-            or (path.endswith(EMPTY) and answer.content in (b"", b"{}"))
+            or (path.endswith(EMPTY) and answer.content in NOTHING)
         )
         if names - NO_OBJECT and 200 <= answer.status < 300 and not is_open:
             self.report.leak(KIND, f"{method} {path} was answered with {answer.status}")

@@ -35,6 +35,7 @@ class Victim:
         header = {"Idempotency-Key": self.idempotency_key}
         execution_id = ask("POST", "/workflows/execute", json=body, headers=header)["execution_id"]
         self.ids |= {"execution_id": execution_id, "prompt_id": execution_id, "delivery_id": "1"}
+        self.ids["job_id"] = execution_id
         batch = {"workflow": self.colour(), "grid": {"1.color": [1, 2]}, "metadata": {"note": word}}
         self.ids["batch_id"] = str(self._batch(batch))
         app = {"name": f"app-{self.canaries.name}", "title": word, "workflow": self._own_workflow()}
