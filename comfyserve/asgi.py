@@ -13,9 +13,12 @@ import os
 from typing import Any
 
 from django.core.asgi import get_asgi_application
+from django.urls import get_resolver
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
+
+get_resolver().url_patterns  # noqa: B018  # imports all views now, not with the first request
 
 from accounts import authentication  # noqa: E402
 from comfyserve.api.gate.application import Gate  # noqa: E402

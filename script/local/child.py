@@ -1,4 +1,5 @@
-"""Become another program that dies when its parent does: child [--user NAME] [--only NAME,…] -- COMMAND
+"""Become another program that dies when its parent does: child --parent PIDFILE [--user NAME] [--only NAME,…]
+-- COMMAND
 
 supervisord starts everything through this. If it is killed without a chance to stop its programs, the
 kernel stops them. `--only` passes on just these environment variables.
@@ -20,12 +21,13 @@ from script.local.parents import die_with_parent  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=Path, required=True)
     parser.add_argument("--user")
     parser.add_argument("--only")
     parser.add_argument("--signal", default="SIGTERM")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    parent = os.getppid()
+    parent = int(options.parent.read_text())  # it may have died already, and getppid() name another process
     if options.user:
         account = pwd.getpwnam(options.user)
         os.setgroups([])

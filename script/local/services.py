@@ -23,7 +23,7 @@ from script.local.valkey import Valkey
 
 DATABASE = "comfyserve"
 _ROOM_BYTES = 20_000_000  # PostgreSQL requests 16 MB at once, and exits without it
-ORDER = ("stores", "comfyui", "app")  # started in this order, stopped in the opposite one
+ORDER = ("stores", "comfyui", "app", "web")  # stopped in the opposite order
 # A GPU worker that is stopped releases or finishes its executions: settings.DRAIN_SECONDS plus a margin.
 _WORKER_STOP_SECONDS = int(os.environ.get("DRAIN_SECONDS", "30")) + 10
 
@@ -157,8 +157,10 @@ class Services:
         self._migrate()
         self._collect_static_files()
         with step("Start the web server and the workers"):
-            self._supervisor.start_group("app")
+            # First what people wait for: all of them at once would share the processor.
+            self._supervisor.start_group("web")
             self._await(lambda: ports.answers(self.host, self.port), 60, "The web server")
+            self._supervisor.start_group("app")
 
     def wait_for_comfyui(self) -> None:
         """Until it responds, if it is ours to start."""
@@ -293,7 +295,7 @@ class Services:
         web = roles.web(host=self.host, port=self.port)
         beat = roles.beat(schedule=self.data / "run" / "beat")
         flower = roles.flower(host="127.0.0.1", port=self.flower_port, state=self.data / "flower" / "state")
-        programs = [Program(name="web", group="app", command=web, stop_seconds=15)]
+        programs = [Program(name="web", group="web", command=web, stop_seconds=15)]
         if self._for_demo:  # it has finished before these two would have something to do
             return programs
         return [

@@ -57,7 +57,7 @@ class Supervisor:
         self._port = ports.free_port()
         self._password = secrets.token_urlsafe(24)
         self._config = folder / "supervisord.conf"
-        self._folder = folder
+        self._pidfile = folder / "supervisord.pid"
         self.process = Process(
             "supervisord",
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", self._config],
@@ -113,7 +113,7 @@ class Supervisor:
         sections: dict[str, dict[str, Any]] = {
             "supervisord": {
                 "logfile": self._logs / "supervisord.log",
-                "pidfile": self._folder / "supervisord.pid",
+                "pidfile": self._pidfile,
                 "childlogdir": self._logs,
                 "nodaemon": "true",
                 # As root it would otherwise warn that it stays root.
@@ -140,7 +140,7 @@ class Supervisor:
         )
 
     def _section(self, program: Program) -> dict[str, Any]:
-        wrapper = [sys.executable, _CHILD, f"--signal=SIG{program.stop_signal}"]
+        wrapper = [sys.executable, _CHILD, f"--parent={self._pidfile}", f"--signal=SIG{program.stop_signal}"]
         if program.user:
             wrapper.append(f"--user={program.user}")
         if program.only_env is not None:
