@@ -70,6 +70,17 @@ class TestToABucket:
         assert send() == 1
         assert delivery(rig, result)[0]["status"] == "delivered"
 
+    def test_an_error_of_ours_counts_as_a_try(self, rig, destination, monkeypatch):
+        def put(*_: object, **__: object) -> None:
+            raise KeyError("a mistake of ours")
+
+        monkeypatch.setattr("workflows.delivery.sender.client.put", put)
+        run(rig, {"deliver_to": {"destination": "mine"}})
+        assert send() == 1
+        [row] = OutputDelivery.objects.all()
+        assert (row.state, row.tries, row.token) == ("waiting", 1, None)
+        assert row.error.startswith("An internal error of ours")
+
     def test_delivery_to_a_bucket_that_refuses_fails_soon(self, rig, destination):
         Destination.objects.update(secret=secret_box.encrypt("changed since"))
         result = run(rig, {"deliver_to": {"destination": "mine"}})

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import OperationalError
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import User
@@ -103,6 +104,25 @@ def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, m
     [first] = dispatcher.take(limit=9)
     dispatcher.deliver(first)
     assert Delivery.objects.get().state == State.DELIVERED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_of_ours_counts_as_a_try(asked: Execution, monkeypatch) -> None:
+    def body(_: Taken) -> bytes:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(dispatcher, "_body", body)
+    outbox.record([asked.id], event=WebhookEvent.STARTED)
+    [first] = dispatcher.take(limit=8)
+    dispatcher.deliver(first)
+    delivery = Delivery.objects.get()
+    assert (delivery.state, delivery.tries, delivery.token) == ("waiting", 1, None)
+    assert delivery.error.startswith("An internal error of ours")
+    assert delivery.due_at > delivery.created_at
+    Delivery.objects.update(due_at=Now(), retried_since=Now() - timedelta(days=2))
+    [second] = dispatcher.take(limit=8)
+    dispatcher.deliver(second)
+    assert Delivery.objects.get().state == "failed"
 
 
 def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) -> None:

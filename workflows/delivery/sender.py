@@ -25,6 +25,7 @@ from files import backend, destinations
 from files.errors import BytesMissing, StorageUnavailable
 from workflows.models import OutputDelivery, WebhookEvent
 from workflows.webhooks import outbox
+from workflows.webhooks.dispatcher import INTERNAL_ERROR
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,11 @@ def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
     row = connections.retry_until_available(lambda: _row(taken), stop=stop)
     if row is None:
         return  # deleted with its execution
-    sent = _send(row, stop=stop)
+    try:
+        sent = _send(row, stop=stop)
+    except Exception:  # counted as a try, or it would be repeated indefinitely
+        logger.exception("a file of %s could not be sent", taken.execution_id)
+        sent = Sent(INTERNAL_ERROR)
     connections.retry_until_available(lambda: _record(taken, sent), stop=stop)
 
 

@@ -46,6 +46,7 @@ TRIES_REFUSED = 5  # 4xx and 3xx responses
 TRIES_BEFORE_END = 8
 STORED_BODY = 1024  # characters
 GONE = 410
+INTERNAL_ERROR = "An internal error of ours; the server's log has the details"
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,18 @@ def take(*, limit: int) -> list[Taken]:
 # -- sending ---------------------------------------------------------------------------------------------
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
     """Make one attempt and record its outcome."""
+    began = time.monotonic()
     try:
         body, headers = connections.retry_until_available(lambda: _message(taken), stop=stop)
+        began = time.monotonic()
+        answer = _send(taken.url, body, headers)
     except Execution.DoesNotExist:
         return  # the execution was deleted, and this row with it
-    began = time.monotonic()
-    answer = _send(taken.url, body, headers)
+    except connections.UNAVAILABLE:
+        raise  # this process stops; another one sends it
+    except Exception:  # counted as a try, or it would be repeated indefinitely
+        logger.exception("webhook %s of %s could not be sent", taken.event, taken.execution_id)
+        answer = Answer(None, {}, error=INTERNAL_ERROR)
     seconds = time.monotonic() - began
     connections.retry_until_available(lambda: _record(taken, answer, seconds=seconds), stop=stop)
 
