@@ -1,5 +1,5 @@
-"""How many bytes a user has in storage, as the quota counts them: files, user data, apps, and graphs of
-executions.
+"""How many bytes a user has in storage, as the quota counts them: files, user data, apps, and graphs and
+metadata of executions.
 
 It reads tables of other apps with plain SQL, without importing them.
 """
@@ -25,7 +25,8 @@ FROM apps_catalog_appversion v JOIN apps_catalog_app a ON a.id = v.app_id WHERE 
 """
 GRAPHS = """
 SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_column_size(g.extras)
-    + COALESCE(pg_column_size(g.inputs), 0)), 0)
+    + COALESCE(pg_column_size(g.inputs), 0)
+    + pg_column_size(e.metadata) + pg_column_size(e.metadata_text)), 0)
 FROM workflows_graph g JOIN workflows_execution e ON e.id = g.execution_id WHERE e.user_id = %s
 """
 SHARE = 20  # the sum is cached for this multiple of the time it took: at most a twentieth is spent counting

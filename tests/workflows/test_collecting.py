@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -297,6 +298,21 @@ def test_graphs_count_and_a_submission_without_room_is_refused(rig, settings):
     answer = rig.api.post("/workflows/execute", {"workflow": three_pictures()})
     assert mistakes_codes(answer) == ["QUOTA_EXCEEDED"]
     assert Execution.objects.count() == 1
+
+
+def test_metadata_counts_and_a_submission_without_room_for_it_is_refused(rig, settings):
+    first = rig.submit(three_pictures())
+    user_id = Execution.objects.get(id=first).user_id
+    before = storage_use.of(user_id)
+    metadata = {"note": secrets.token_hex(16_000)}
+    room_for(rig, settings, 20_000)
+    answer = rig.api.post("/workflows/execute", {"workflow": three_pictures(), "metadata": metadata})
+    assert mistakes_codes(answer) == ["QUOTA_EXCEEDED"]
+    room_for(rig, settings, 100_000)
+    answer = rig.api.post("/workflows/execute", {"workflow": three_pictures(), "metadata": metadata})
+    assert answer.status_code == 200
+    storage_use.forget()
+    assert storage_use.of(user_id) > before + 32_000
 
 
 def mistakes_codes(answer: Any) -> list[str]:

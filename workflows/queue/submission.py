@@ -204,7 +204,7 @@ def submit_works(
     with rows.pipelined_transaction():
         scheduling.lock_submissions(user_id=user.pk)
         places = scheduling.places(kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority)
-        _check_room(user, prepared)
+        _check_room(user, prepared, options)
         executions = [
             Execution(
                 id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
@@ -315,13 +315,14 @@ def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> No
         )
 
 
-def _check_room(user: User, prepared: Sequence[Prepared]) -> None:
+def _check_room(user: User, prepared: Sequence[Prepared], options: Options) -> None:
     count = len(prepared)
     counted = quotas.waiting_is_limited(user=user)
     waiting = Execution.objects.filter(user=user, status=Status.PENDING).count() if counted else 0
     quotas.check_submission(user=user, waiting=waiting, adding=count)
     if quotas.storage_is_limited(user=user):
-        size = sum(len(json.dumps([each.work.workflow, each.work.inputs])) for each in prepared)
+        size = count * 2 * len(options.get("metadata_text", ""))  # as it was sent, and as JSON
+        size += sum(len(json.dumps([each.work.workflow, each.work.inputs])) for each in prepared)
         quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)
     if selectors.cached_pending_count() + count > settings.MAX_PENDING:
         raise QueueFull("The queue is full; try again later", retry_after=60)
