@@ -17,6 +17,7 @@ class Request:
     headers: Mapping[str, str]
     peer: tuple[str, int]  # the connection's other end
     at: float  # time.monotonic()
+    query: str
 
 
 @dataclass

@@ -88,7 +88,15 @@ class Routes:
         peer = request.transport.get_extra_info("peername") if request.transport else ("", 0)
         at = time.monotonic()
         self._note(
-            Request(method=request.method, path=path, body=body, headers=headers, peer=peer[:2], at=at)
+            Request(
+                method=request.method,
+                path=path,
+                body=body,
+                headers=headers,
+                peer=peer[:2],
+                at=at,
+                query=request.query_string,
+            )
         )
         await asyncio.sleep(faults.delay.get(path, 0))
         by_proxy = faults.proxy_sockets if path == "/ws" else faults.page.get(path, faults.proxy)

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models.functions import Now
 
 from accounts.models import User, UserLimits
@@ -333,6 +333,22 @@ def test_an_execution_held_by_a_quota_is_released_without_another_end_of_its_use
     Execution.objects.filter(id=execution_id).update(held=Held.QUOTA)
     assert holds.lift_quotas() == 1
     assert not held(execution_id)
+
+
+def test_a_quota_releases_no_more_than_its_number_whatever_the_plan(db):
+    """PostgreSQL may look for the rows to release once for each candidate."""
+    user = make_user("limited")
+    UserLimits.objects.create(user=user, executions_running=1)
+    api = Api.of(user)
+    for number in range(3):
+        api.post("/workflows/execute", {"workflow": graphs.colour(number)})
+    Execution.objects.update(held=Held.QUOTA)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("DISCARD PLANS")
+        for name in ("hashjoin", "hashagg", "sort", "material"):
+            cursor.execute(f"SET LOCAL enable_{name} = off")
+        assert holds.lift_quota(user_id=user.pk) == 1
+    assert Execution.objects.filter(held=None).count() == 1
 
 
 def test_an_execution_held_by_a_quota_is_released_when_the_limit_is_removed(db):

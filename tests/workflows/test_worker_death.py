@@ -35,8 +35,9 @@ def posts(comfyui, execution_id: str) -> int:
     return sum(item[1] == execution_id for item in state["queue_running"] + state["queue_pending"])
 
 
-def has_fetched(comfyui: ScriptedComfyUI, *, more_than: int) -> bool:
-    return len(comfyui.asked("GET", "/view")) > more_than
+def has_fetched(comfyui: ScriptedComfyUI, name: str, *, more_than: int) -> bool:
+    """Whether the file with this part in its name was requested so often."""
+    return sum(name in view.query for view in comfyui.asked("GET", "/view")) > more_than
 
 
 def attempts(stack, execution_id: str) -> int:
@@ -227,7 +228,11 @@ def test_outputs_that_kill_their_worker_twice_fail_without_affecting_others(bare
             if not deadly:
                 deadly = culprit.execute(graphs.colour(1, prefix="deadly"))
                 beside = innocent.execute(scripted_sleep(2))
-            wait_for(partial(has_fetched, comfyui, more_than=fetched), seconds=20, what="the output's file")
+            wait_for(
+                partial(has_fetched, comfyui, "deadly", more_than=fetched),
+                seconds=20,
+                what="the output's file",
+            )
             worker.kill()
         stack.start_worker("collects", comfyui_url=comfyui.url)
         assert culprit.result(deadly)["error"] == state_machine.DEADLY

@@ -227,7 +227,7 @@ def fold() -> int:
         cursor.execute(
             """
             WITH taken AS (
-                DELETE FROM workflows_delta WHERE id IN (SELECT id FROM workflows_delta LIMIT %s)
+                DELETE FROM workflows_delta WHERE id = ANY(ARRAY(SELECT id FROM workflows_delta LIMIT %s))
                 RETURNING metric, labels, bucket, count, sum
             )
             SELECT metric, labels, bucket, sum(count)::bigint, sum(sum), count(*) FROM taken GROUP BY 1, 2, 3

@@ -54,8 +54,9 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
     if limit is None and not or_all:
         return 0
     return rows.execute(
+        # Chosen in a CTE: PostgreSQL may run a subquery once for each row, and its LIMIT then limits nothing.
         """
-        UPDATE workflows_execution SET held = NULL, held_until = statement_timestamp() WHERE id IN (
+        WITH next AS (
             SELECT id FROM workflows_execution
             WHERE user_id = %(user)s AND status = 'pending' AND held = 'quota'
             ORDER BY turn, created_at
@@ -63,7 +64,10 @@ def lift_quota(*, user_id: int, or_all: bool = False) -> int:
                 SELECT count(*) FROM workflows_execution
                 WHERE user_id = %(user)s AND status IN ('pending', 'running')
                   AND held IS DISTINCT FROM 'quota')) END
-            FOR UPDATE SKIP LOCKED)
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE workflows_execution e SET held = NULL, held_until = statement_timestamp()
+        FROM next WHERE e.id = next.id
         """,
         {"user": user_id, "limit": limit},
     )
