@@ -11,7 +11,8 @@ import time
 from django.conf import settings
 from django.db import connection
 
-from accounts.models import UserLimits
+from accounts import quotas
+from accounts.models import User, UserLimits
 from comfyserve.ttl_cache import TtlCache
 
 FILES = """
@@ -38,6 +39,16 @@ _graphs: dict[int, tuple[float, int]] = {}  # user -> (valid until, bytes)
 def of(user_id: int) -> int:
     rows = f"SELECT ({FILES}) + ({USER_DATA}) + ({APPS})"
     return _sum(rows, user_id, user_id, user_id) + _of_graphs(user_id)
+
+
+def check_room(*, user: User, adding: int) -> None:
+    """LimitExceeded if so many more bytes exceed the user's storage quota.
+
+    Call it in the transaction that records them: until its end, other checks of this user wait.
+    """
+    if quotas.storage_is_limited(user=user):
+        quotas.lock_storage(user=user)
+        quotas.check_storage(user=user, used=of(user.pk), adding=adding)
 
 
 def left(user_id: int) -> int | None:

@@ -13,7 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from accounts import idempotency, quotas, storage_use
+from accounts import idempotency, storage_use
 from accounts.models import User
 from comfyserve.api.errors import Conflict, Detail, NotFound, ValidationFailed
 from files import pins
@@ -227,7 +227,8 @@ def _plain(value: Any) -> Any:
 
 def _add(app: App, version: AppVersion) -> None:
     version.app = app
-    _check_room(app.owner, version)
+    size = len(json.dumps([version.workflow, version.prompt, version.inputs]))
+    storage_use.check_room(user=app.owner, adding=size)
     version.save(force_insert=True)
     gone = set(version.files) - pins.pin(version.files, holder=version.id)
     if gone:
@@ -235,11 +236,3 @@ def _add(app: App, version: AppVersion) -> None:
             Detail("FILE_NOT_FOUND", f"There is no file {file_id}, or it has expired", "workflow")
             for file_id in sorted(gone)
         )
-
-
-def _check_room(user: User, version: AppVersion) -> None:
-    """LimitExceeded if it does not fit into the user's storage quota."""
-    if quotas.storage_is_limited(user=user):
-        quotas.lock_storage(user=user)
-        size = len(json.dumps([version.workflow, version.prompt, version.inputs]))
-        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)

@@ -67,7 +67,7 @@ def accept(
     try:
         _put(incoming, file)
         with transaction.atomic():
-            _check_quota(file, user)
+            storage_use.check_room(user=user, adding=file.size)
             keep([file])
     except BaseException:
         drop(file)
@@ -267,7 +267,7 @@ def _share(file: File, *, user: User) -> bool:
     with transaction.atomic():
         quotas.lock_storage(user=user)
         if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():
-            _check_quota(file, user)
+            storage_use.check_room(user=user, adding=file.size)
             return False
         file.key, file.thumbnail_key = candidate.key, candidate.thumbnail_key
         file.save(force_insert=True)
@@ -280,12 +280,6 @@ def _is_whole(file: File) -> bool:
     except BytesMissing:
         logger.error("the bytes of %s are gone from the storage: %s", file.id, file.key)
         return False
-
-
-def _check_quota(file: File, user: User) -> None:
-    if quotas.storage_is_limited(user=user):
-        quotas.lock_storage(user=user)
-        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=file.size)
 
 
 # -- deleting ----------------------------------------------------------------------------------------

@@ -107,12 +107,15 @@ class ErrorShapeMiddleware(Middleware):
             return
         if not isinstance(ours, dict) or not isinstance(ours.get("error"), str) or "request_id" not in ours:
             return  # it has its shape already
-        shown = self.reshaped(response.status_code, ours)
+        details = ours.get("details") or []
+        known = errors.ApiError(ours["message"], details=[errors.Detail(**each) for each in details])
+        known.status, known.error = response.status_code, ours["error"]
+        shown = self.reshaped(known)
         response.content = json.dumps(shown).encode()
         response.headers.pop("Content-Length", None)
 
-    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
-        """The body instead of `ours`, which is one of `errors.body`."""
+    def reshaped(self, known: errors.ApiError) -> dict[str, Any]:
+        """The body instead of that of `errors.body`."""
         raise NotImplementedError
 
 

@@ -13,7 +13,6 @@ from rest_framework.views import APIView
 
 from comfyserve.api.errors import (
     ApiError,
-    Detail,
     LimitExceeded,
     Unprocessable,
     ValidationFailed,
@@ -65,9 +64,9 @@ def in_comfy_shape(view: AsyncView) -> AsyncView:
 class ComfyErrorsMiddleware(ErrorShapeMiddleware):
     prefix = "/api/v2/"
 
-    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
-        known = ApiError(ours["message"], details=[Detail(**each) for each in ours["details"]])
-        known.status, known.error = status, "queue_full" if status == 429 else ours["error"]
+    def reshaped(self, known: ApiError) -> dict[str, Any]:
+        if known.status == 429:
+            known.error = "queue_full"
         return _parts(known)[1]
 
 

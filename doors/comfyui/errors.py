@@ -53,9 +53,7 @@ def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # no
 class ComfyUIErrorsMiddleware(ErrorShapeMiddleware):
     prefix = "/comfyui/"
 
-    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
-        known = ApiError(ours["message"], details=[Detail(**each) for each in ours["details"]])
-        known.status, known.error = status, ours["error"]
+    def reshaped(self, known: ApiError) -> dict[str, Any]:
         return body(known)
 
 

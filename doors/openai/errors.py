@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from comfyserve.api.errors import ApiError
 from comfyserve.api.middleware import ErrorShapeMiddleware
 
 PREFIX = "/v1/"
@@ -20,9 +21,10 @@ def body(status: int, message: str, *, code: str | None = None, param: str | Non
 class OpenAIErrorsMiddleware(ErrorShapeMiddleware):
     prefix = PREFIX
 
-    def reshaped(self, status: int, ours: dict[str, Any]) -> dict[str, Any]:
-        details = ours.get("details") or []
-        first = details[0] if details else {}
-        message = "; ".join(INPUT_PATH.sub("", each["message"]) for each in details[:5]) or ours["message"]
-        param = INPUT_PATH.sub("", first.get("field") or "") or None
-        return body(status, message, code=str(first.get("code") or ours["error"]).lower(), param=param)
+    def reshaped(self, known: ApiError) -> dict[str, Any]:
+        messages = [INPUT_PATH.sub("", each.message) for each in known.details[:5]]
+        param, code = None, known.error
+        if known.details:
+            first = known.details[0]
+            param, code = INPUT_PATH.sub("", first.field or "") or None, first.code or known.error
+        return body(known.status, "; ".join(messages) or known.message, code=code.lower(), param=param)
