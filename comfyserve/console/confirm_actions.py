@@ -2,7 +2,7 @@
 
     @ask_first(title="Cancel", text="They stop immediately.", button="Cancel them", danger=True)
     def cancel(self, request, rows, answer):
-        apply_to_each(self, request, rows, lambda row: submission.cancel(execution=row), done="cancelled")
+        apply_to_each(self, request, rows, lambda row: commands.cancel(execution=row), done="cancelled")
 
 The page of one object posts its id to the changelist as if it had been ticked there: `button_of`.
 """

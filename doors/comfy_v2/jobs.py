@@ -22,7 +22,7 @@ from workflows.api.views import user_of
 from workflows.graph import formats
 from workflows.models import Priority
 from workflows.presentation import selectors
-from workflows.queue import submission
+from workflows.queue import commands, submission
 
 from . import representations
 from .errors import ComfyError, ComfyView
@@ -82,7 +82,7 @@ class CancelView(ComfyView):
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id)
         try:
-            submission.cancel(execution=execution)
+            commands.cancel(execution=execution)
         except Conflict:
             pass
         execution = selectors.execution_of(user=user, execution_id=execution_id)

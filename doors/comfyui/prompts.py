@@ -18,7 +18,7 @@ from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
 from workflows.api.views import user_of
 from workflows.models import ALIVE, TERMINAL, Execution, Priority, Status
 from workflows.presentation import selectors
-from workflows.queue import partner_keys, submission
+from workflows.queue import commands, partner_keys, submission
 
 from . import files, representations
 from .errors import ComfyUIView, PromptRefused
@@ -145,7 +145,7 @@ class HistoryView(ComfyUIView):
         if given.get("clear") is True:
             User.objects.filter(id=user_of(request).pk).update(history_cleared_at=Now())
         for each in _ended(user_of(request)).filter(id__in=_ids(given)):
-            submission.delete(execution=each)
+            commands.delete(execution=each)
         return Response()
 
 
@@ -189,7 +189,7 @@ def _cancel(rows: QuerySet[Execution]) -> int:
     cancelled = 0
     for each in list(rows):  # bounded by the user's quota of waiting executions
         try:
-            submission.cancel(execution=each)
+            commands.cancel(execution=each)
             cancelled += 1
         except Conflict:
             pass  # it has ended in the meantime

@@ -16,7 +16,7 @@ from files.models import ConvertedFile, File
 from workflows.models import Output
 from workflows.presentation import representations as executions
 from workflows.presentation import selectors
-from workflows.queue import submission
+from workflows.queue import commands
 
 from . import resources
 from .views import Caller
@@ -83,7 +83,7 @@ def execution_id(caller: Caller, given: str) -> UUID:
 
 def cancel(caller: Caller, given: str) -> dict[str, Any]:
     execution = selectors.execution_of(user=caller.user, execution_id=given)
-    submission.cancel(execution=execution)
+    commands.cancel(execution=execution)
     return {"execution_id": execution.id, "status": "cancelled"}
 
 

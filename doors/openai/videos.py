@@ -15,7 +15,7 @@ from comfyserve.api.errors import NotFound
 from files import links
 from workflows.models import Execution, Status
 from workflows.presentation import selectors
-from workflows.queue import submission
+from workflows.queue import commands
 
 from . import answers, models, parameters
 
@@ -78,7 +78,7 @@ def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple
 
 def delete(execution: Execution) -> dict[str, Any]:
     """Raises Conflict while it is queued or in progress."""
-    submission.delete(execution=execution)
+    commands.delete(execution=execution)
     return {"id": str(execution.id), "object": "video.deleted", "deleted": True}
 
 

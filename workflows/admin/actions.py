@@ -10,7 +10,7 @@ from accounts.audited_console import apply_to_each
 from comfyserve.api.errors import Conflict
 from comfyserve.console.confirm_actions import Answer, ask_first
 from workflows.models import ALIVE, Delivery, Execution, Priority, Status
-from workflows.queue import submission
+from workflows.queue import commands
 from workflows.webhooks import outbox
 
 OPERATOR = "an operator"
@@ -34,7 +34,7 @@ class ExecutionActions:
     )
     def cancel(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
         apply_to_each(
-            self, request, rows, lambda row: submission.cancel(execution=row, by=OPERATOR), done="cancelled"
+            self, request, rows, lambda row: commands.cancel(execution=row, by=OPERATOR), done="cancelled"
         )
 
     @ask_first(
@@ -44,7 +44,7 @@ class ExecutionActions:
     )
     def retry(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
         def again(row: Execution) -> None:
-            submission.retry(user=row.user, execution=row)
+            commands.retry(user=row.user, execution=row)
 
         found = rows.select_related("user", "graph")
         apply_to_each(self, request, found, again, done="submitted again")
@@ -61,7 +61,7 @@ class ExecutionActions:
             self,
             request,
             rows,
-            lambda row: submission.prioritise(execution=row, priority=priority, by=OPERATOR),
+            lambda row: commands.prioritise(execution=row, priority=priority, by=OPERATOR),
             done=f"given priority {priority}",
         )
 
@@ -85,7 +85,7 @@ class ExecutionActions:
         permission="remove",
     )
     def remove(self, request: HttpRequest, rows: Rows, answer: Answer) -> None:  # noqa: ARG002
-        apply_to_each(self, request, rows, lambda row: submission.delete(execution=row), done="deleted")
+        apply_to_each(self, request, rows, lambda row: commands.delete(execution=row), done="deleted")
 
 
 def possible(row: Execution, *, ended_deliveries: bool) -> list[tuple[str, str, bool]]:

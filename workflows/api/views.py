@@ -18,7 +18,7 @@ from comfyserve.api.validation import checked
 from workflows.delivery import plan
 from workflows.models import Execution, Status
 from workflows.presentation import representations, schemas, selectors
-from workflows.queue import dry_run, queue_positions, scheduling, submission
+from workflows.queue import commands, dry_run, queue_positions, scheduling, submission
 from workflows.streaming import links
 from workflows.webhooks import outbox
 
@@ -109,7 +109,7 @@ class ResultView(APIView):
     @describe(None, schemas.DoneSerializer, errors=(409,))
     def delete(self, request: Request, execution_id: str) -> Response:
         """Delete Workflow: an ended execution, with its files."""
-        submission.delete(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
+        commands.delete(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow deleted successfully"})
 
 
@@ -153,7 +153,7 @@ class CancelView(APIView):
     @describe(None, schemas.DoneSerializer, errors=(409,))
     def post(self, request: Request, execution_id: str) -> Response:
         """Cancel Workflow: the execution has ended when the response is sent."""
-        submission.cancel(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
+        commands.cancel(execution=selectors.execution_of(user=user_of(request), execution_id=execution_id))
         return Response({"message": "Workflow cancelled successfully"})
 
 
@@ -167,9 +167,7 @@ class RetryView(SubmittingView):
         user = user_of(request)
         execution = selectors.execution_of(user=user, execution_id=execution_id, with_graph=True)
         return Response(
-            accepted_body(
-                submission.retry(user=user, execution=execution), request, retried_from=execution.id
-            )
+            accepted_body(commands.retry(user=user, execution=execution), request, retried_from=execution.id)
         )
 
 

@@ -24,7 +24,7 @@ from comfyserve.api.errors import Conflict, NotFound
 from comfyserve.db import connections
 from workflows import task_events
 from workflows.presentation import selectors
-from workflows.queue import submission
+from workflows.queue import commands
 
 from .queues import NAMES, Queues
 from .state import ExecutionsEvents
@@ -155,5 +155,5 @@ def _cancel(execution_id: str, who: str) -> None:
             execution = None
         if execution is None:
             raise NotFound(f"There is no execution {execution_id[:100]}. {OFF}")
-        submission.cancel(execution=execution, by="an operator")
+        commands.cancel(execution=execution, by="an operator")
         audit.record("execution.cancel", on=execution, note=f"in Flower, by {who}")

@@ -24,7 +24,7 @@ from workflows.graph import parsing
 from workflows.models import ALIVE, Batch, Execution, Status
 from workflows.presentation import batch_selectors
 
-from . import state_machine, submission
+from . import commands, state_machine, submission
 from .submission import Work
 
 MOST = 1000  # executions per batch
@@ -158,7 +158,7 @@ def retry(batch: Batch, *, user: User) -> int:
     earlier = list(failed.select_related("graph"))
     if not earlier:
         raise Conflict("Nothing of the batch has failed")
-    prepared = submission.prepare([submission.work_of(each) for each in earlier], user=user)
+    prepared = submission.prepare([commands.work_of(each) for each in earlier], user=user)
     idempotency.begin_commit()
     with transaction.atomic():
         batch = Batch.objects.select_for_update().get(id=batch.id)
