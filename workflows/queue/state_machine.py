@@ -129,42 +129,70 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record the outcome with all outputs. False: the claim is lost, discard the result.
 
-    Two round trips, of which the second is the commit, all in one transaction: what the first one writes
-    without knowing whether the claim still holds is rolled back if it does not. Its first statement locks the
-    execution's row, so that the lines become visible in the order of their ids; the storage's lock precedes
-    the look for equal bytes. (`deletion` locks the storage first, but only touches executions that have
-    ended.) If the claim is lost, the outputs and their files may exist: an earlier commit of ours, whose
-    response was lost, or another worker's. Inserting them is no error then, which would hide the reason.
+    Usually two round trips, of which the second is the commit. The first writes without knowing whether the
+    claim still holds, and is rolled back if it does not.
     """
-    files = [output.file for output in outcome.outputs if output.file is not None]
-    told: list[str | None] = [None]
+    packed: list[str | None] = [None]
     with transaction.atomic():
         # First on_commit callback, so that clients waiting for the end are notified first.
-        transaction.on_commit(lambda: _announce_end(claim, outcome, told[0]))
-        with rows.pipeline():
-            read_end = _send_end(claim, outcome)
-            store.note_ended([claim.execution_id])
-            _log_end(claim, outcome)
-            read_lines = selectors.latest_lines_later(claim.execution_id)
-            read_limit = quotas.running_at_once_later(user_id=claim.user_id)
-            save_files = storing.keep_later(files)
-            save_outputs = _send_outputs(outcome)
-        end = read_end()
-        if end is None:
+        transaction.on_commit(lambda: _announce_end(claim, outcome, packed[0]))
+        written = _write_end(claim, outcome)
+        if written is None:
             transaction.set_rollback(True)
             return False
-        used, execution = end
-        _follow_up_end(claim, outcome)
-        save_files()
-        save_outputs()
+        _write_consequences(claim, outcome, written)
         if outcome.status == Status.COMPLETED:
-            plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
-            told[0] = _packed(claim, execution, outcome, read_lines())
-        if read_limit() is not None:
-            holds.lift_quota(user_id=claim.user_id)
-        scheduling.charge([used])
+            packed[0] = _packed(claim, outcome, written)
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the first round trip of `finish` wrote and read."""
+
+    used: scheduling.Ended
+    execution: Execution
+    lines: list[LogLine]
+    limit: int | None  # of the user's executions running at once
+    save_files: Callable[[], None]
+    save_outputs: Callable[[], None]
+
+
+def _write_end(claim: Claim, outcome: Outcome) -> _Written | None:
+    """The first round trip. None: the claim is lost; roll back.
+
+    Its first statement locks the execution's row, so that log lines become visible in the order of their ids;
+    the lock on the storage precedes the search for equal files. (`deletion` locks the storage first, but
+    only touches executions that have ended.) If the claim is lost, the outputs and their files may exist,
+    from an earlier commit of ours whose response was lost, or from another worker. Inserting them is then
+    no error, which would hide the reason.
+    """
+    files = [output.file for output in outcome.outputs if output.file is not None]
+    with rows.pipeline():
+        read_end = _send_end(claim, outcome)
+        store.note_ended([claim.execution_id])
+        _log_end(claim, outcome)
+        read_lines = selectors.latest_lines_later(claim.execution_id)
+        read_limit = quotas.running_at_once_later(user_id=claim.user_id)
+        save_files = storing.keep_later(files)
+        save_outputs = _send_outputs(outcome)
+    end = read_end()
+    if end is None:
+        return None
+    return _Written(*end, read_lines(), read_limit(), save_files, save_outputs)
+
+
+def _write_consequences(claim: Claim, outcome: Outcome, written: _Written) -> None:
+    """What depends on the results of the first round trip. Usually no statement: the commit is the second."""
+    _follow_up_end(claim, outcome)
+    written.save_files()
+    written.save_outputs()
+    if outcome.status == Status.COMPLETED:
+        plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
+    if written.limit is not None:
+        holds.lift_quota(user_id=claim.user_id)
+    scheduling.charge([written.used])
 
 
 def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], tuple[scheduling.Ended, Execution] | None]:
@@ -221,11 +249,11 @@ def _follow_up_end(claim: Claim, outcome: Outcome) -> None:
     )
 
 
-def _packed(claim: Claim, execution: Execution, outcome: Outcome, lines: list[LogLine]) -> str | None:
+def _packed(claim: Claim, outcome: Outcome, written: _Written) -> str | None:
     """The rows of the result for the message; None where a reader has to read more than these."""
     if claim.output.get("deliver_to"):
         return None
-    return end_message.pack(selectors.Whole(execution, list(outcome.outputs), lines))
+    return end_message.pack(selectors.Whole(written.execution, list(outcome.outputs), written.lines))
 
 
 def _announce_end(claim: Claim, outcome: Outcome, packed: str | None) -> None:
