@@ -89,12 +89,12 @@ LOOPS = {
     "workflows/streaming/event_reader.py: all_lines_after": "each round begins behind the last line",
     "workflows/streaming/redis_listener.py: RedisListener.listen": "the process's life: cancelled by Hub.end",
     "workflows/task_events.py: Publisher._run": "until the queue, which has a size, is empty",
-    "workflows/worker/afterwards.py: Afterwards._live": "the process's life: a daemon thread",
+    "workflows/worker/afterwards.py: Afterwards._run_forever": "the process's life: a daemon thread",
     "workflows/worker/afterwards.py: Afterwards._next": "until there is a job, in a daemon thread",
     "workflows/streaming/redis_listener.py: RedisListener._listen_once": "the same",
-    "workflows/worker/attempt.py: Attempt._clear": "2 * HANG_SECONDS, then it is a stray",
+    "workflows/worker/attempt.py: Attempt._cancel_in_comfyui": "2 * HANG_SECONDS, then it is an orphan",
     "workflows/worker/runner.py: Runner._follow": "the execution's time, STALL_SECONDS of silence, the claim",
-    "workflows/worker/attempt.py: Attempt._leave_to_others": "LEAVE_SECONDS, then it is cleared",
+    "workflows/worker/attempt.py: Attempt._release_lost_claim": "LEAVE_SECONDS, then it is cleared",
 }
 
 

@@ -38,7 +38,7 @@ class GpuWorker:
         self.keeper = ModelAgent(
             host=backend.name,
             client=backend.client,
-            active=lambda: self.slots.taking and backend.reachable,
+            active=lambda: self.slots.claiming and backend.reachable,
             on_files=lambda: matching.has_more(backend.name),
         )
         self.maintenance = Maintenance(self.slots, on_connect=self.keeper.report_soon)
@@ -78,7 +78,7 @@ def look_for_work(self: Any) -> None:
             "a ticket came to a worker that serves no GPU; give it the queue 'gpu' only with script/worker"
         )
         return
-    if not (_gpu.slots.idle and _gpu.slots.may_take):
+    if not (_gpu.slots.idle and _gpu.slots.may_claim):
         _hand_on(name=_gpu.slots.backend.name)
     _gpu.slots.serve()
 

@@ -30,7 +30,7 @@ class Rig:
         self.backend.refresh()
         Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)
         self.slots = Slots(self.backend)
-        self.slots.taking = True
+        self.slots.claiming = True
 
     def submit(self, workflow: graphs.Graph) -> str:
         response = self.api.post("/workflows/execute", {"workflow": workflow})
@@ -42,7 +42,7 @@ class Rig:
         self.slots.serve_in_thread()
         return execution_id
 
-    def look_again(self, *, since: int) -> None:
+    def reconnect(self, *, since: int) -> None:
         """What the watch does once ComfyUI was connected anew, after the connection number `since`."""
         wait_for(lambda: self.backend.session.generation > since, what="a new connection to ComfyUI")
         self.backend.refresh()

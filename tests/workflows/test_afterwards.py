@@ -53,14 +53,14 @@ def test_what_follows_is_done_before_the_worker_ends(rig, monkeypatch):
 
 def test_too_much_of_it_is_done_by_the_caller(monkeypatch):
     monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
-    monkeypatch.setattr(afterwards, "MOST_WAITING", 1)
+    monkeypatch.setattr(afterwards, "MAX_WAITING", 1)
     done: list[str] = []
     later = Afterwards(changed=lambda: None)
     later.add(lambda: done.append(threading.current_thread().name))
     assert done == []
     later.add(lambda: done.append(threading.current_thread().name))
     assert done == [threading.current_thread().name]
-    later.hurry()
+    later.stop_delaying()
     wait_for(lambda: later.empty, what="the rest to be done")
     assert done[1:] == ["afterwards"]
 

@@ -270,12 +270,14 @@ def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
 
 def test_an_unreported_stray_prompt_is_cleared_in_bounded_time(rig, monkeypatch):
     """As one that ComfyUI accepted long after its sender had given up: nothing hung, nothing reconnected."""
-    monkeypatch.setattr(maintenance, "STRAY_SECONDS", 0.2)
-    rig.slots.taking = False
+    monkeypatch.setattr(maintenance, "ORPHAN_SECONDS", 0.2)
+    rig.slots.claiming = False
     threads = Maintenance(rig.slots)
     threads.start()
     try:
-        wait_for(lambda: rig.slots.taking and not rig.backend.strays.is_set(), what="the worker to be ready")
+        wait_for(
+            lambda: rig.slots.claiming and not rig.backend.orphans.is_set(), what="the worker to be ready"
+        )
         prompt = sleep(60)
         prompt["2"]["inputs"][backends.MARK] = "x.1"
         rig.backend.client.submit(prompt=prompt, prompt_id=str(uuid4()), client_id="long gone")
@@ -286,7 +288,7 @@ def test_an_unreported_stray_prompt_is_cleared_in_bounded_time(rig, monkeypatch)
 
 
 def test_a_run_that_is_followed_is_no_stray(rig):
-    """Cancelled just now: its runner clears it, and a look for strays in between leaves it to that."""
+    """Cancelled just now: its runner clears it, and a look for orphans in between leaves it to that."""
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     Execution.objects.filter(id=execution_id).update(claim_token=None, status="cancelled")

@@ -193,7 +193,7 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
 
     rig.comfyui.classes["PreviewImage"] = NodeClass(run=odd, is_output=True)
     rig.comfyui.faults.broken_files.add("a\nb.png")
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert len(body["outputs"]["images"]) == 1

@@ -29,7 +29,7 @@ def deadly(rig: Rig) -> str:
     rig.comfyui.classes["LoadImage"] = NodeClass(
         run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
     )
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     rig.comfyui.faults.hang.add(UPLOAD)
     return rig.run(sleep(0.1) | {"1": {"class_type": "LoadImage", "inputs": {"image": PICTURE}}})
@@ -43,7 +43,7 @@ def kill_at_upload(rig: Rig, number: int) -> None:
 def start_again(rig: Rig) -> None:
     generation = rig.backend.session.generation
     rig.comfyui.start()
-    rig.look_again(since=generation)
+    rig.reconnect(since=generation)
     wait_for(lambda: rig.backend.ready, what="the worker to trust its ComfyUI again")
     serve_again(rig)
 

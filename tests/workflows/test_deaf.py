@@ -65,14 +65,14 @@ def test_a_poll_that_finds_changes_reconnects(rig, monkeypatch):
 def test_two_processes_of_one_backend_do_not_make_each_other_deaf(rig, monkeypatch):
     """The standby has no connection at all; once it has the lock, it has an id of its own."""
     tried = threading.Event()
-    original = Maintenance._lock
+    original = Maintenance._acquire_lock
 
     def lock(maintenance: Maintenance) -> bool:
         had = original(maintenance)
         tried.set()
         return had
 
-    monkeypatch.setattr(Maintenance, "_lock", lock)
+    monkeypatch.setattr(Maintenance, "_acquire_lock", lock)
     with another_session() as session:
         session.execute("SELECT pg_advisory_lock(%s, hashtext('gpu'))", [int(AdvisoryLock.BACKEND)])
         standby = Backend(name="gpu", url=rig.comfyui.url, headers={})
@@ -116,7 +116,7 @@ def test_progress_of_an_adopted_run_is_received_though_another_process_posted_it
     assert following.session.wait_connected(5)
     following.refresh()
     slots = Slots(following)
-    slots.taking = True
+    slots.claiming = True
     [claim] = claims.adopt(worker="gpu", held=[])
     slots.resume(claim)
     try:

@@ -68,7 +68,7 @@ def disk_full() -> Exception:
 def test_a_comfyui_that_is_not_up_yet_is_waited_for(rig):
     rig.comfyui.stop()
     wait_for(lambda: not rig.backend.reachable, what="it to be gone")
-    rig.slots.taking = False
+    rig.slots.claiming = False
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
@@ -111,7 +111,7 @@ def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
     assert rig.backend.session.wait_connected(5)
     rig.backend.refresh()
     rig.slots = Slots(rig.backend)
-    rig.slots.taking = True
+    rig.slots.claiming = True
     for claim in claims.adopt(worker="gpu", held=[]):
         rig.slots.resume(claim)
     rig.ends(execution_id, "completed")

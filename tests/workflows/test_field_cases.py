@@ -104,7 +104,7 @@ def test_a_node_that_saves_without_reporting_leaves_a_warning(rig):
         run.save(PNG, prefix="quiet", extension="png")
 
     rig.comfyui.classes["PreviewImage"] = NodeClass(run=quiet, is_output=True)
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert body["outputs"] == {}
@@ -117,7 +117,7 @@ def test_an_output_that_comfyui_does_not_give_is_a_warning(rig):
         return {"images": [{"filename": "v1..final_00001_.png", "subfolder": "", "type": "output"}]}
 
     rig.comfyui.classes["PreviewImage"] = NodeClass(run=lost, is_output=True)
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
     assert body["warnings"] == [

@@ -82,7 +82,7 @@ class TestWithTheBridge:
 
 @pytest.fixture
 def maintenance(rig: Rig) -> Any:
-    rig.slots.taking = False
+    rig.slots.claiming = False
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     yield maintenance

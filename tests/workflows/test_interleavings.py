@@ -207,7 +207,7 @@ def test_a_restarted_comfyui_costs_a_second_try(rig):
     before = rig.backend.session.generation
     rig.comfyui.restart()
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to be in the queue again")
-    rig.look_again(since=before)
+    rig.reconnect(since=before)
     rig.ends(execution_id, "completed")
     execution = Execution.objects.get(id=execution_id)
     assert (execution.attempt, execution.faults) == (2, 1)

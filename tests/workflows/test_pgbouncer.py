@@ -133,7 +133,7 @@ def original() -> dict[str, Any]:
 
 
 def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, caplog):
-    rig.slots.taking = False
+    rig.slots.claiming = False
     waiting = rig.submit(graphs.colour(1))
     behind_pgbouncer("transaction")
     maintenance = Maintenance(rig.slots)
@@ -141,7 +141,7 @@ def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, cap
     try:
         wait_for(lambda: "claims no work" in caplog.text, seconds=20, what="the error at start")
         rig.slots.serve()
-        assert not rig.slots.taking
+        assert not rig.slots.claiming
         assert rig.status(waiting) == "pending"
     finally:
         maintenance.stop()

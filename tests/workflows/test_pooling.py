@@ -38,14 +38,14 @@ def test_a_worker_whose_sessions_are_shared_takes_nothing(rig, monkeypatch):
         raise pooling.SharedSessions("shared")
 
     monkeypatch.setattr(pooling, "check", shared)
-    rig.slots.taking = False
+    rig.slots.claiming = False
     waiting = rig.submit(graphs.colour(1))
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
         wait_for(lambda: looked, what="a look at the sessions")
         rig.slots.serve()
-        assert not rig.slots.taking
+        assert not rig.slots.claiming
         assert rig.status(waiting) == "pending"
     finally:
         maintenance.stop()

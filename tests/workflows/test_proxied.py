@@ -63,7 +63,7 @@ def test_an_input_larger_than_the_proxy_accepts_fails_after_three_tries(rig):
     rig.comfyui.classes["LoadImage"] = NodeClass(
         run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
     )
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     rig.comfyui.faults.page["/upload/image"] = 413
     picture = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
@@ -104,7 +104,7 @@ def test_a_cancelled_run_that_cannot_be_cleared_frees_its_slot_and_is_cleared_la
     assert rig.cancel(execution_id) == 200
     assert rig.slots.wait_empty(timeout=5)
     assert len(rig.comfyui.requests) - asked < 10
-    assert rig.backend.strays.is_set()
+    assert rig.backend.orphans.is_set()
     rig.comfyui.faults.proxy = None
     rig.backend.cancel_orphan_prompts()
     rig.comfyui.wait_for(lambda: rig.comfyui.running is None)

@@ -140,7 +140,7 @@ def test_a_worker_goes_on_while_a_row_of_its_own_is_locked(rig, settings):
             wait_for(lambda: not waits_for_worker_row(session), what="it to give up")
             wait_for(lambda: waits_for_worker_row(session), what="the next one")
             assert locks_of_maintenance(session) == backend
-            assert rig.slots.taking
+            assert rig.slots.claiming
         rig.ends(running, "completed")
     finally:
         maintenance.stop()
@@ -268,7 +268,7 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
         wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
         before = lease(UUID(execution_id))
         wait_for(lambda: lease(UUID(execution_id)) not in (before, None), what="a renewal")
-        assert rig.slots.taking
+        assert rig.slots.claiming
         rig.ends(execution_id, "completed")
     finally:
         maintenance.stop()

@@ -140,7 +140,7 @@ def test_a_requeue_that_breaks_too_leaks_neither_slot_nor_claim(rig, monkeypatch
     rig.run(sleep(0.1))
     assert rig.slots.wait_empty(timeout=10)
     wait_for(lambda: rig.slots.tokens() == set(), what="the claim to be let go")
-    assert rig.backend.strays.is_set()
+    assert rig.backend.orphans.is_set()
 
 
 # -- a worker that stops -----------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_an_html_page_in_response_to_an_upload_is_not_a_refusal(rig, status):
     rig.comfyui.classes["LoadImage"] = NodeClass(
         run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
     )
-    rig.backend.look_again()
+    rig.backend.forget_capabilities()
     rig.backend.refresh()
     rig.comfyui.faults.page["/upload/image"] = status
     workflow = sleep(0.1) | {"1": {"class_type": "LoadImage", "inputs": {"image": PICTURE}}}

@@ -95,15 +95,15 @@ def test_a_submission_wakes_no_more_than_some_of_a_large_fleet(alice, monkeypatc
 
 def test_nothing_is_claimed_for_a_comfyui_until_it_is_checked_again(rig, sent):
     """It was restarted: what it can do now is known only after the next look."""
-    assert rig.slots.may_take
+    assert rig.slots.may_claim
     before = rig.backend.session.generation
     rig.backend.session.reconnect()
     wait_for(lambda: rig.backend.session.generation > before, what="the new connection")
-    assert not rig.slots.may_take
+    assert not rig.slots.may_claim
     waiting = rig.submit(graphs.colour(1))
     rig.slots.serve()
     assert rig.status(waiting) == "pending"
     assert rig.backend.refresh()
-    assert rig.slots.may_take
+    assert rig.slots.may_claim
     rig.slots.serve()
     rig.ends(waiting, "completed")

@@ -1,7 +1,7 @@
-"""Work that follows the end of an execution and that nobody waits for: clearing, thumbnails, corrections.
+"""Work that follows the end of an execution and that no request waits for: cleanup, thumbnails, corrections.
 
-It is done a moment later, so that it does not compete for the processor with telling the end. Nothing here is
-needed for an end to be complete: what a killed process leaves undone, the sweeps repair.
+It runs with a short delay, so that it does not compete for the processor with publishing the end. An end is
+complete without it: the sweeps repair what a killed process leaves undone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 DELAY_SECONDS = 0.05
-MOST_WAITING = 32  # jobs; with more the caller does its own, so that work cannot pile up
+MAX_WAITING = 32  # jobs; beyond that the caller runs its own, so that work cannot pile up
 Job = Callable[[], None]
 
 
@@ -42,7 +42,7 @@ class Afterwards:
     def add(self, job: Job) -> None:
         """Run the job later, or now in the caller's thread if too many wait. Its errors are logged."""
         with self._condition:
-            later = len(self._waiting) < MOST_WAITING
+            later = len(self._waiting) < MAX_WAITING
             if later:
                 delay = DELAY_SECONDS if self._delay is None else self._delay
                 self._waiting.append((time.monotonic() + delay, job))
@@ -52,18 +52,18 @@ class Afterwards:
         if not later:
             _run(job)
 
-    def hurry(self) -> None:
-        """Delay nothing any more: the worker stops."""
+    def stop_delaying(self) -> None:
+        """Run jobs without delay from now on: the worker is stopping."""
         with self._condition:
             self._at_once = True
             self._condition.notify()
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._live, name="afterwards", daemon=True)
+            self._thread = threading.Thread(target=self._run_forever, name="afterwards", daemon=True)
             self._thread.start()
 
-    def _live(self) -> None:
+    def _run_forever(self) -> None:
         while True:
             job = self._next()
             _run(job)

@@ -43,9 +43,9 @@ LEAVE_SECONDS = 60.0  # how long a run is kept whose claim is lost and not claim
 class Gone(enum.Enum):
     """How an attempt ended with the slot free and nothing to collect."""
 
-    BACK = "back"  # requeued
-    LOST = "lost"  # ended from outside, or claimed by another worker
-    LEFT = "left"  # still in ComfyUI, for the next process that serves this backend
+    REQUEUED = "back"  # requeued
+    LOST = "lost"  # ended by another process, or claimed by another worker
+    LEFT_IN_COMFYUI = "left"  # still in ComfyUI, for the next process that serves this backend
     FAILED = "failed"  # and the failure is recorded
 
 
@@ -59,7 +59,7 @@ class Ended:
     began: Began | None = None  # set if the row does not record the start yet
 
 
-class NotWanted(Exception):
+class NoLongerWanted(Exception):
     """Raised while inputs are placed: the claim is lost, or the execution is to be returned to the queue."""
 
 
@@ -86,36 +86,38 @@ class Attempt:
         self._relay = MessageRelay(claim)
         self._subscription: Subscription | None = None
         self._abandoned = threading.Event()
-        self._wanted_back = threading.Event()
-        self._back_because = ""
+        self._requeue_wanted = threading.Event()
+        self._requeue_reason = ""
         self._overtaken = False
         self._stop_at: float | None = None
         self._deadline: float | None = None  # of the run, from timeout_minutes
-        self._written_at = 0.0  # when progress was last checked for changes
-        self._written: dict[str, Any] | None = None  # the progress stored in the row
-        self._stored_at = 0.0
-        self._heard_at = time.monotonic()
-        self._silent_since: float | None = None  # since when ComfyUI does not respond
+        self._progress_checked_at = 0.0  # when progress was last checked for changes
+        self._stored_progress: dict[str, Any] | None = None  # the progress stored in the row
+        self._progress_stored_at = 0.0
+        self._last_event_at = time.monotonic()
+        self._unreachable_since: float | None = None  # since when ComfyUI does not respond
         self._queued_since = time.monotonic()
-        self._looked_unasked = False
-        self._inherited: Session | None = None  # receives the events for the process that posted the prompt
+        self._polled_without_event = False
+        self._poster_session: Session | None = (
+            None  # receives the events for the process that posted the prompt
+        )
         self._lines: list[Line] = []
         self._warnings: list[str] = []
         self._began: Began | None = None  # until the row records it
         self._status_due: float | None = None  # the status message of our submission is due by then
         self._posted_at = 0.0
-        self._next_up = False  # ComfyUI's queue was empty when it was posted
+        self._next_in_queue = False  # ComfyUI's queue was empty when it was posted
 
     # -- called from other threads ---------------------------------------------------------------------
     def abandon(self) -> None:
-        """The claim is lost, or the execution was ended from outside."""
+        """The claim is lost, or the execution was ended by another process."""
         self._abandoned.set()
         self._wake()
 
     def give_back(self, *, reason: str, overtaken: bool = False) -> None:
         """Requeue this execution unless it has started. `overtaken`: another user's goes first."""
-        self._back_because, self._overtaken = reason, overtaken
-        self._wanted_back.set()
+        self._requeue_reason, self._overtaken = reason, overtaken
+        self._requeue_wanted.set()
         self._wake()
 
     def stop(self, *, at: float) -> None:
@@ -133,7 +135,7 @@ class Attempt:
         if self.begun:
             return True
         self._began = Began(time.monotonic(), self._progress.total_steps)
-        self._has_begun()
+        self._mark_begun()
         return not self.claim.webhook or self._record_begin(now=True)
 
     def _record_begin(self, *, now: bool = False) -> bool:
@@ -150,10 +152,10 @@ class Attempt:
             lambda: state_machine.begin(self.claim, total_steps=steps, seconds_ago=ago)
         )
 
-    def _has_begun(self) -> None:
+    def _mark_begun(self) -> None:
         self.begun = True
         celery_tasks.begin(self.claim)
-        self._written_at = time.monotonic()
+        self._progress_checked_at = time.monotonic()
         self._deadline = time.monotonic() + self.claim.timeout_minutes * 60 - self.claim.elapsed
         model_usage.note(self.claim.prompt)
 
@@ -164,16 +166,16 @@ class Attempt:
         """
         if self._backend.deadly_uploads.killed_since(self._posted_at):
             return False
-        return self.begun or (self._next_up and self._begin())
+        return self.begun or (self._next_in_queue and self._begin())
 
     # -- ending the attempt ----------------------------------------------------------------------------
-    def _not_now(self, reason: str, cause: object, *, pause: bool = False) -> Gone:
-        """Requeue after a system fault; with `pause`, one that others would meet too. The cause is only
-        logged, for operators: it contains host names.
+    def _requeue_after_fault(self, reason: str, cause: object, *, pause: bool = False) -> Gone:
+        """Requeue after a system fault; with `pause`, one that would hit other executions too. The cause is
+        only logged, for operators: it contains host names.
         """
         logger.warning("execution %s is requeued: %s: %s", self._id, reason, cause)
-        self._backend.failed(self._id, pause=pause)
-        return self._back(reason, hold=True)
+        self._backend.record_fault(self._id, pause=pause)
+        return self._requeue(reason, hold=True)
 
     def _timed_out(self) -> Gone:
         minutes = self.claim.timeout_minutes
@@ -182,7 +184,7 @@ class Attempt:
             {"type": "timeout", "timeout_minutes": minutes, "node_errors": {}},
             cause=FailureCause.TIMEOUT,
         )
-        return self._clear() if self._record_failure(fault) else self._leave_to_others()
+        return self._cancel_in_comfyui() if self._record_failure(fault) else self._release_lost_claim()
 
     def _fail(self, fault: Fault) -> Gone:
         self._record_failure(fault)
@@ -207,8 +209,10 @@ class Attempt:
             return 0.0
         return max(0.0, time.monotonic() - (self._deadline - self.claim.timeout_minutes * 60))
 
-    def _back(self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False) -> Gone:
-        self._record_begin(now=True)  # so that the requeue counts as a return from running
+    def _requeue(
+        self, reason: str, *, fault: bool = False, exclude: bool = False, hold: bool = False
+    ) -> Gone:
+        self._record_begin(now=True)  # so that the requeue counts as one of a running execution
         self._retry_until_available(
             lambda: requeueing.requeue(
                 self.claim,
@@ -219,7 +223,7 @@ class Attempt:
                 overtaken=self._overtaken,
             )
         )
-        return Gone.BACK
+        return Gone.REQUEUED
 
     def _backoff(self) -> float:
         """Seconds; doubles with each failed try."""
@@ -227,21 +231,21 @@ class Attempt:
 
     def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
         """Remove it from ComfyUI's queue, unless it has just started there. None: keep following it."""
-        reason = "its worker stops" if self._stop_at is not None else reason or self._back_because
+        reason = "its worker stops" if self._stop_at is not None else reason or self._requeue_reason
         try:
             self._client.delete_queued(self._id)
             if self._client.whereabouts(self._id) != "unknown":
                 return None
         except Unreachable:
-            return Gone.LEFT if self._stop_at is not None else None
-        return self._back(reason, hold=hold)
+            return Gone.LEFT_IN_COMFYUI if self._stop_at is not None else None
+        return self._requeue(reason, hold=hold)
 
-    def _leave_to_others(self) -> Gone:
-        """The claim is lost. Clear the prompt from ComfyUI only if nothing else needs it there.
+    def _release_lost_claim(self) -> Gone:
+        """The claim is lost. Cancel the prompt in ComfyUI only if nothing else needs it there.
 
-        Ended: clear it. Claimed by another backend: clear it, since it runs there. Waiting: it may be claimed
-        for this backend again, so keep watching it for LEAVE_SECONDS. Claimed for this backend: a new process
-        has it. If the worker is stopping, the next process that serves this backend clears what is left.
+        Ended: cancel it. Claimed by another backend: cancel it, since it runs there. Waiting: it may be
+        claimed for this backend again, so keep watching it for LEAVE_SECONDS. Claimed for this backend: a new
+        process has it. If the worker is stopping, the next process that serves this backend cancels the rest.
         """
         until = time.monotonic() + LEAVE_SECONDS
         while True:
@@ -251,7 +255,7 @@ class Attempt:
             if state == "here":
                 return Gone.LOST
             if state in ("ended", "elsewhere") or time.monotonic() >= until:
-                return self._clear()
+                return self._cancel_in_comfyui()
             self.alive_at = time.monotonic()
             try:
                 if self._client.whereabouts(self._id) in ("ended", "unknown"):
@@ -260,12 +264,12 @@ class Attempt:
                 return Gone.LOST
             self._pause(1.0)
 
-    def _clear(self) -> Gone:
+    def _cancel_in_comfyui(self) -> Gone:
         """Remove it from ComfyUI's queue, or interrupt it if it is running. Only then is the slot free.
 
         With our bridge, ComfyUI restarts itself after HANG_SECONDS. If it has not stopped the prompt after
-        twice that time, or rejects our requests, the slot is freed anyway: the prompt is cleared as a stray
-        as soon as possible, and a hung ComfyUI gets no work while it runs that prompt.
+        twice that time, or rejects our requests, the slot is freed anyway: the prompt is cancelled as an
+        orphan as soon as possible, and a hung ComfyUI gets no work while it runs that prompt.
         """
         until, backoff = time.monotonic() + 2 * settings.HANG_SECONDS, outages.Backoff(0.2, 5.0)
         pause = backoff.next()
@@ -284,9 +288,9 @@ class Attempt:
             now = self.alive_at = time.monotonic()
             stops = self._stop_at is not None and now >= self._stop_at
             if turned_away or stops or now >= until:
-                self._backend.strays.set()
+                self._backend.orphans.set()
                 if not turned_away and not stops:
-                    self._backend.hangs_on(self._id)
+                    self._backend.mark_hung(self._id)
                 return Gone.LOST
             self._pause(pause)
 
@@ -302,18 +306,18 @@ class Attempt:
         )
 
     # -- progress writes -------------------------------------------------------------------------------
-    def _note(self, line: Line) -> None:
+    def _log_line(self, line: Line) -> None:
         self._lines.append(line)
 
-    def _write(self) -> bool:
+    def _write_progress(self) -> bool:
         """Write progress and log lines at most every WRITE_SECONDS. False: the claim is lost."""
         now = time.monotonic()
-        if not self.begun or now - self._written_at < WRITE_SECONDS:
+        if not self.begun or now - self._progress_checked_at < WRITE_SECONDS:
             return True
-        self._written_at = now
+        self._progress_checked_at = now
         lines = self._lines + self._progress.take_lines()
         columns: dict[str, Any] = self._progress.columns()
-        if not lines and columns == self._written and now - self._stored_at < REPEAT_SECONDS:
+        if not lines and columns == self._stored_progress and now - self._progress_stored_at < REPEAT_SECONDS:
             return True
         try:
             with connections.step():
@@ -322,5 +326,5 @@ class Attempt:
             logger.warning("progress of %s not written: %s", self._id, exc)
             self._lines = lines
             return True
-        self._lines, self._written, self._stored_at = [], columns, now
+        self._lines, self._stored_progress, self._progress_stored_at = [], columns, now
         return ours

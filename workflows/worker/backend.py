@@ -41,7 +41,7 @@ class Backend:
         # One id per process: if two sockets share a client id, one of them gets no events. Opened by
         # `connect`.
         self.session = Session(f"comfyserve-{name}-{uuid4().hex[:12]}", url, headers=headers, connect=False)
-        self.strays = threading.Event()  # ComfyUI may have prompts of ours without a claim: clear them
+        self.orphans = threading.Event()  # ComfyUI may have prompts of ours without a claim: cancel them
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
         self.boot_id = ""
@@ -53,7 +53,7 @@ class Backend:
         self._output_classes: set[str] = set()
         self._known_generation = 0
         self._faults = 0
-        self._failed_with: set[str] = set()  # executions that failed since the last success
+        self._failed_with: set[str] = set()  # executions that record_fault since the last success
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
         self.present: set[str] = set()  # prompts posted by runners of this process
@@ -84,7 +84,7 @@ class Backend:
         """It still runs a prompt that it should have stopped: anything posted would wait for that one."""
         return self._hung_on is not None
 
-    def hangs_on(self, prompt_id: str) -> None:
+    def mark_hung(self, prompt_id: str) -> None:
         self._hung_on = prompt_id
         logger.error(
             "backend %s hangs: it did not stop execution %s, and gets no work until it is restarted",
@@ -109,10 +109,10 @@ class Backend:
         self._faults, self._pause, self._failed_with = 0, FIRST_PAUSE, set()
 
     def fails_only_with(self, prompt_id: str) -> bool:
-        """Whether only this execution has failed since the last success: then it is to blame."""
+        """Whether only this execution has record_fault since the last success: then it is to blame."""
         return self._failed_with <= {prompt_id}
 
-    def failed(self, prompt_id: str, *, pause: bool = False) -> None:
+    def record_fault(self, prompt_id: str, *, pause: bool = False) -> None:
         """Record a system fault. Several in a row pause the backend, longer each time; with `pause` a
         single one does, since whatever runs next would fail too.
         """
@@ -137,18 +137,18 @@ class Backend:
             return False
         stats = self.client.system_stats()
         bridge = Bridge(self.client).info()
-        self._learn(self.client.object_info())
+        self._store_object_info(self.client.object_info())
         self.boot_id = bridge.boot_id if bridge else ""
         self.stats = stats  # last: makes it reachable
         self._known_generation = generation
         return True
 
-    def look_again(self) -> None:
+    def forget_capabilities(self) -> None:
         """Make the next refresh read and report everything again, as after a reconnect."""
         self.object_info_digest = None
         self._known_generation = -1
 
-    def look_at_memory(self) -> None:
+    def refresh_memory(self) -> None:
         """Update the memory figures for the heartbeat; ignored if it does not respond."""
         if self.reachable:
             try:
@@ -156,7 +156,7 @@ class Backend:
             except Unreachable as exc:
                 logger.warning("backend %s does not respond: %s", self.name, exc)
 
-    def _learn(self, object_info: dict[str, Any]) -> None:
+    def _store_object_info(self, object_info: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(object_info, sort_keys=True).encode()).hexdigest()
         if digest != self.object_info_digest:
             with connections.step():
@@ -188,7 +188,7 @@ class Backend:
                 )
             }
         for prompt_id in ours - claimed:
-            logger.warning("backend %s: clearing stray prompt %s", self.name, prompt_id)
+            logger.warning("backend %s: cancelling orphan prompt %s", self.name, prompt_id)
             self.client.cancel(prompt_id)
 
     def is_running(self, prompt_id: str) -> bool:

@@ -1,6 +1,6 @@
-"""Identifies the input file that kills ComfyUI while it is uploaded, without charging what ran meanwhile.
+"""Identifies the input file that kills ComfyUI while it is uploaded, without blaming what ran meanwhile.
 
-If something ran, either may have been the cause: nobody is charged, and the next upload of that execution
+If something ran, either may have been the cause: neither is blamed, and the next upload of that execution
 waits until ComfyUI runs nothing. If ComfyUI dies again, the file is the cause.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 
-LOOK_SECONDS = 0.5  # between checks whether ComfyUI runs anything
-LONGEST_WAIT = 45.0  # seconds for that; then it is uploaded beside what runs
-TRIES = 3  # after so many tries it is charged in any case
+CHECK_SECONDS = 0.5  # between checks whether ComfyUI runs anything
+LONGEST_WAIT = 45.0  # seconds for that; then it is uploaded while something runs
+TRIES = 3  # after so many tries it is blamed in any case
 
 
 class DeadlyUploads:
-    """Of one ComfyUI. Shared by the slots' threads."""
+    """The uploads to one ComfyUI. Shared by the slots' threads."""
 
     def __init__(self) -> None:
         self._suspects: set[str] = set()  # executions

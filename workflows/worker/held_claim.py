@@ -27,7 +27,7 @@ class Held:
         return not self._abandoned
 
     @property
-    def shows_life(self) -> bool:
+    def is_responsive(self) -> bool:
         latest = max(self._alive_at, self.runner.alive_at if self.runner else 0.0)
         return self.queued or time.monotonic() - latest < ALIVE_SECONDS
 

@@ -43,16 +43,16 @@ from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
-FETCHES = 3  # tries for a URL that does not respond
+MAX_TRIES = 3  # tries for a URL that does not respond
 _LARGER_THAN_PROXY = "the proxy in front of its ComfyUI does not accept a file of this size (it answered 413)"
 FOLDER = "comfyserve"  # under ComfyUI's input folder
-PIECE = 256 * 1024  # bytes per read
+CHUNK_BYTES = 256 * 1024  # bytes per read
 Alive = Callable[[], Any]
 Wanted = tuple[str, ...]
 
 
-class Unplaceable(Exception):
-    """The workflow's fault: the file was deleted or unusable."""
+class InputRefused(Exception):
+    """The workflow's fault: the file was deleted or cannot be used."""
 
     def __init__(self, message: str, *, node_id: str, name: str, claim: Claim) -> None:
         title = refusals.named(claim.prompt, node_id)
@@ -70,19 +70,19 @@ class Unplaceable(Exception):
         )
 
 
-class NotNow(Exception):
+class TemporaryFailure(Exception):
     """A system fault: the storage, ComfyUI or another server does not respond; a later try may succeed.
 
-    `broke_off`: while a file was being sent to ComfyUI.
+    `interrupted`: while a file was being sent to ComfyUI.
     """
 
-    def __init__(self, message: str, *, broke_off: bool = False) -> None:
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
         super().__init__(message)
-        self.broke_off = broke_off
+        self.interrupted = interrupted
 
 
 def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
-    """Return the claim's prompt with all its files in place. Raises Unplaceable and NotNow.
+    """Return the claim's prompt with all its files in place. Raises InputRefused and TemporaryFailure.
 
     `alive` is called during transfers; an exception it raises aborts them.
     """
@@ -91,7 +91,7 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
     for node_id, name, value in input_files.marked(claim.prompt):
         in_eight_bits = claim.prompt[node_id]["class_type"] in node_classes.READ_EIGHT_BITS
         if (value, in_eight_bits) not in known:
-            with _explained(claim, node_id, name, backend):
+            with _translated_errors(claim, node_id, name, backend):
                 wanted = _wanted(claim, node_id, name, backend)
                 placing = _Placing(claim, backend, alive, wanted, in_eight_bits)
                 known[value, in_eight_bits] = f"{FOLDER}/{_place(placing, value)}"
@@ -100,37 +100,37 @@ def prepare(claim: Claim, *, backend: Backend, alive: Alive) -> parsing.Prompt:
 
 
 @contextmanager
-def _explained(claim: Claim, node_id: str, name: str, backend: Backend) -> Iterator[None]:
+def _translated_errors(claim: Claim, node_id: str, name: str, backend: Backend) -> Iterator[None]:
     try:
         yield
     except _Unusable as exc:
-        raise Unplaceable(str(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise InputRefused(str(exc), node_id=node_id, name=name, claim=claim) from exc
     except decoding.Undecodable as exc:
-        raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise InputRefused(_uncapitalized(exc), node_id=node_id, name=name, claim=claim) from exc
     except BytesMissing as exc:
-        raise Unplaceable("the file was deleted", node_id=node_id, name=name, claim=claim) from exc
+        raise InputRefused("the file was deleted", node_id=node_id, name=name, claim=claim) from exc
     except (client.Unreachable, client.TookTooLong) as exc:
-        if claim.tries + 1 >= FETCHES:
-            raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
-        raise NotNow(f"an input could not be fetched: {_lower(exc)}") from exc
+        if claim.tries + 1 >= MAX_TRIES:
+            raise InputRefused(_uncapitalized(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise TemporaryFailure(f"an input could not be fetched: {_uncapitalized(exc)}") from exc
     except client.OutboundError as exc:
-        raise Unplaceable(_lower(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise InputRefused(_uncapitalized(exc), node_id=node_id, name=name, claim=claim) from exc
     except Refused as exc:
-        raise Unplaceable(_refused(exc), node_id=node_id, name=name, claim=claim) from exc
+        raise InputRefused(_refused(exc), node_id=node_id, name=name, claim=claim) from exc
     except StorageUnavailable as exc:
-        raise NotNow("the file storage does not respond") from exc
+        raise TemporaryFailure("the file storage does not respond") from exc
     except (Unreachable, NoBridge) as exc:
         logger.warning("ComfyUI rejected an input of %s: %s", claim.execution_id, exc)
         if _exceeds_a_proxys_limit(exc, claim, backend):
-            raise Unplaceable(_LARGER_THAN_PROXY, node_id=node_id, name=name, claim=claim) from exc
-        broke_off = isinstance(exc, Unreachable) and exc.sent and exc.status is None
-        raise NotNow("ComfyUI rejected an input", broke_off=broke_off) from exc
+            raise InputRefused(_LARGER_THAN_PROXY, node_id=node_id, name=name, claim=claim) from exc
+        interrupted = isinstance(exc, Unreachable) and exc.sent and exc.status is None
+        raise TemporaryFailure("ComfyUI rejected an input", interrupted=interrupted) from exc
 
 
 def _exceeds_a_proxys_limit(exc: Exception, claim: Claim, backend: Backend) -> bool:
     """Whether its size is rejected repeatedly, while other requests get through."""
     too_large = isinstance(exc, Unreachable) and exc.too_large
-    return too_large and claim.tries + 1 >= FETCHES and backend.client.ping()
+    return too_large and claim.tries + 1 >= MAX_TRIES and backend.client.ping()
 
 
 def _refused(refused: Refused) -> str:
@@ -146,7 +146,7 @@ class _Unusable(Exception):
     """The file exists but cannot be used by a workflow."""
 
 
-def _lower(exc: Exception) -> str:
+def _uncapitalized(exc: Exception) -> str:
     text = str(exc)
     return text[:1].lower() + text[1:]
 
@@ -160,7 +160,7 @@ def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Wanted:
 
 @dataclass(frozen=True)
 class _Placing:
-    """What placing one file needs to know. `in_eight_bits`: its node clips channels of 16 bits to white."""
+    """Parameters of placing one file. `in_eight_bits`: its node clips channels of 16 bits to white."""
 
     claim: Claim
     backend: Backend
@@ -178,28 +178,28 @@ def _place(placing: _Placing, value: str) -> str:
 
 
 def _place_file(placing: _Placing, file_id: str) -> str:
-    def look() -> File | None:
+    def query() -> File | None:
         placing.alive()
         # The pin protects it from expiry. Access was checked before it was pinned for this execution.
         return File.objects.filter(id=file_id, pins__holder=placing.claim.execution_id).first()
 
-    file = connections.retry_until_available(look)
+    file = connections.retry_until_available(query)
     if file is None:
         raise _Unusable("the file was deleted")
     name = f"{file.sha256}{types.extension_of(file.content_type, filename=file.filename)}"
     if not types.is_converted(file.content_type) and not _may_be_deep(placing, file.content_type, file):
-        if not _is_there(placing, name, file.size):
+        if not _has_complete(placing, name, file.size):
             with storing.opened(file) as reader:
-                _send(placing.backend, name, _Watched(reader, placing.alive))
+                _send(placing.backend, name, _ReportingStream(reader, placing.alive))
         return name
     with storing.opened(file) as reader, Incoming() as incoming:
-        while piece := _Watched(reader, placing.alive).read(PIECE):
-            incoming.write(piece)
+        while chunk := _ReportingStream(reader, placing.alive).read(CHUNK_BYTES):
+            incoming.write(chunk)
         return _place_content(placing, incoming, file.content_type, name)
 
 
 def _may_be_deep(placing: _Placing, content_type: str, content: File | Incoming) -> bool:
-    """Whether its node would clip it. Of a PNG the header says so; a TIFF has to be opened."""
+    """Whether its node would clip it. A PNG's header says so; a TIFF has to be opened."""
     if not placing.in_eight_bits or content_type != "image/png":
         return placing.in_eight_bits and content_type == "image/tiff"
     if isinstance(content, Incoming):
@@ -209,22 +209,22 @@ def _may_be_deep(placing: _Placing, content_type: str, content: File | Incoming)
 
 
 def _place_content(placing: _Placing, incoming: Incoming, content_type: str, name: str) -> str:
-    """Place what was copied or fetched: as it is, or as a PNG if its node does not read it as it is."""
+    """Place a copied or fetched file: unchanged, or as a PNG if its node cannot read it unchanged."""
     if types.is_converted(content_type):
         return _place_converted(placing, incoming, f"{incoming.sha256}.png", decoding.as_png) or _unreadable()
     if _may_be_deep(placing, content_type, incoming):
-        # The bridge wants the form of a hash for a name.
+        # The bridge requires names of this form.
         eight_bits = f"{hashlib.sha256(f'{incoming.sha256} in 8 bits'.encode()).hexdigest()}.png"
         if placed := _place_converted(placing, incoming, eight_bits, decoding.deep_as_png):
             return placed
-    if not _is_there(placing, name, incoming.size):
+    if not _has_complete(placing, name, incoming.size):
         with incoming.path.open("rb") as stream:
-            _send(placing.backend, name, _Watched(stream, placing.alive))
+            _send(placing.backend, name, _ReportingStream(stream, placing.alive))
     return name
 
 
 def _unreadable() -> NoReturn:
-    raise _Unusable("the picture can not be read, or is too large to be converted")
+    raise _Unusable("the picture cannot be read, or is too large to be converted")
 
 
 def _place_converted(
@@ -232,14 +232,14 @@ def _place_converted(
 ) -> str | None:
     """Place it as a PNG with this name; None if it cannot be converted or needs no conversion."""
     placing.backend.placed.need(placing.claim.token, name)
-    if _size_there(placing.backend, name):
+    if _size_in_comfyui(placing.backend, name):
         return name
     target = incoming.path.with_name(f"{incoming.path.name}.png")
     try:
         if not convert(incoming.path, target):
             return None
         with target.open("rb") as stream:
-            _send(placing.backend, name, _Watched(stream, placing.alive))
+            _send(placing.backend, name, _ReportingStream(stream, placing.alive))
     finally:
         target.unlink(missing_ok=True)
     return name
@@ -272,16 +272,16 @@ def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
         raise _Unusable(f"the picture claims {size.width} by {size.height} pixels, which is too large")
 
 
-def _is_there(placing: _Placing, name: str, size: int) -> bool:
-    """Whether the complete file is there; from now on our sweep keeps it until the run is over.
+def _has_complete(placing: _Placing, name: str, size: int) -> bool:
+    """Whether ComfyUI has the complete file; our sweep keeps it from now on until the run is over.
 
     Checked every time: others may clean ComfyUI's folders, and an interrupted upload leaves a partial file.
     """
     placing.backend.placed.need(placing.claim.token, name)
-    return _size_there(placing.backend, name) == size
+    return _size_in_comfyui(placing.backend, name) == size
 
 
-def _size_there(backend: Backend, name: str) -> int | None:
+def _size_in_comfyui(backend: Backend, name: str) -> int | None:
     """Size in bytes; None if it is not there. With our bridge this also marks it as recently used."""
     if backend.has_bridge:
         return Bridge(backend.client).use(name, older=settings.COMFYUI_INPUTS_KEPT_SECONDS / 4)
@@ -292,7 +292,7 @@ def _size_there(backend: Backend, name: str) -> int | None:
         return None
 
 
-def _send(backend: Backend, name: str, stream: _Watched) -> None:
+def _send(backend: Backend, name: str, stream: _ReportingStream) -> None:
     # MultipartBody only needs the stream's `read`.
     source: IO[bytes] = stream  # type: ignore[assignment]
     backend.client.upload(name, source, subfolder=FOLDER)
@@ -307,7 +307,7 @@ def placed_for(claim: Claim, prepared: parsing.Prompt) -> list[str]:
     return sorted(names)
 
 
-def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backend: Backend) -> bool:
+def were_deleted(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backend: Backend) -> bool:
     """Whether files placed for the nodes blamed in the rejection have since been deleted."""
     blamed = {errors.node_id for errors in refused.node_errors.values()}
     names = [
@@ -316,12 +316,12 @@ def have_gone(refused: Refused, claim: Claim, prepared: parsing.Prompt, *, backe
         if node_id in blamed
     ]
     try:
-        return any(_size_there(backend, name) is None for name in names)
+        return any(_size_in_comfyui(backend, name) is None for name in names)
     except (Unreachable, NoBridge):
         return False
 
 
-class _Watched(io.RawIOBase):
+class _ReportingStream(io.RawIOBase):
     """A stream that calls `alive` with each read."""
 
     def __init__(self, reader: Any, alive: Alive) -> None:
@@ -330,5 +330,5 @@ class _Watched(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         self._alive()
-        piece: bytes = self._reader.read(size)
-        return piece
+        chunk: bytes = self._reader.read(size)
+        return chunk

@@ -1,9 +1,9 @@
 """The maintenance threads of a GPU worker: its lock, leases and heartbeat.
 
 One dedicated connection holds the advisory lock that makes this process the only one to serve its backend,
-listens for executions ended from outside, and renews the leases. If that connection breaks, the lock is lost,
-and nothing is claimed until it is reacquired. A duty that fails while the connection is alive costs neither
-the lock nor the other duties. Sweeps have their own thread (`sweeps`).
+listens for executions ended by other processes, and renews the leases. If that connection breaks, the lock is
+lost, and nothing is claimed until it is reacquired. A duty that fails while the connection is alive costs
+neither the lock nor the other duties. Sweeps have their own thread (`sweeps`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ LEASE_STATEMENT_SECONDS, LEASE_LOCK_SECONDS = 3.0, 1.0  # timeouts on the lease 
 REFUSED_SECONDS = 30.0  # retry interval if a pooler shares our sessions
 CONNECT_SECONDS = 0.5  # interval of checks for a new connection to ComfyUI
 MEMORY_SECONDS = 10.0  # interval of memory checks
-HANG_LOOK_SECONDS = 1.0  # interval of checks of a hung ComfyUI
-TIDY_SECONDS = 60.0  # interval of sweeps of ComfyUI's folders
-STRAY_SECONDS = 30.0  # interval of checks for our prompts in ComfyUI that nothing waits for
+HANG_CHECK_SECONDS = 1.0  # interval of checks of a hung ComfyUI
+CLEANUP_SECONDS = 60.0  # interval of sweeps of ComfyUI's folders
+ORPHAN_SECONDS = 30.0  # interval of checks for our prompts in ComfyUI that no claim covers
 
 
 class Maintenance:
@@ -51,14 +51,14 @@ class Maintenance:
         self._backend = slots.backend
         self._name = slots.backend.name
         self._stopping = threading.Event()
-        self._sessions_are_ours = False
+        self._sessions_checked = False
         self._started_at = timezone.now()
         self._running: tuple[Any, Any] = (None, None)  # (execution, since)
         self._due: dict[str, float] = {}
-        self._met_anew = threading.Event()  # ComfyUI was reconnected: its leftovers are unknown
+        self._reconnected = threading.Event()  # to ComfyUI: what it runs is unknown
         self._threads = [
-            threading.Thread(target=self._live, name="maintenance", daemon=True),
-            threading.Thread(target=self._watch, name="watch", daemon=True),
+            threading.Thread(target=self._run, name="maintenance", daemon=True),
+            threading.Thread(target=self._watch_comfyui, name="watch", daemon=True),
         ]
 
     def start(self) -> None:
@@ -72,12 +72,12 @@ class Maintenance:
             thread.join(timeout=10)
 
     # -- main loop -------------------------------------------------------------------------------------
-    def _live(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self._check_sessions()
                 with connections.kept():
-                    self._with_the_lock()
+                    self._run_with_lock()
             except pooling.SharedSessions as exc:
                 logger.error("backend %s claims no work: %s", self._name, exc)
                 self._stopping.wait(REFUSED_SECONDS)
@@ -86,18 +86,18 @@ class Maintenance:
             except Exception:
                 logger.exception("maintenance failed")
             finally:
-                self._slots.taking = False
-                self._hang_up()
+                self._slots.claiming = False
+                self._close_connection()
             self._stopping.wait(1.0)
 
     def _check_sessions(self) -> None:
         """Runs once: our lock and leases need a session that no pooler shares."""
-        if not self._sessions_are_ours:
+        if not self._sessions_checked:
             pooling.check()
-            self._sessions_are_ours = True
+            self._sessions_checked = True
 
-    def _with_the_lock(self) -> None:
-        if not self._lock():
+    def _run_with_lock(self) -> None:
+        if not self._acquire_lock():
             logger.warning("another process serves backend %s; waiting for it to end", self._name)
             self._stopping.wait(2.0)
             return
@@ -109,12 +109,13 @@ class Maintenance:
         self._slots.assume_alive()
         self._due.clear()
         while not self._stopping.is_set():
-            for notification in self._notifications(timeout=self._until_due()):
-                self._react(notification)
-            self._do_what_is_due()
+            for notification in self._notifications(timeout=self._seconds_until_due()):
+                self._handle_notification(notification)
+            self._run_due_duties()
         registry.mark_stopped(name=self._name)
 
-    def _lock(self) -> bool:
+    def _acquire_lock(self) -> bool:
+        """False: another process holds it."""
         with connection.cursor() as cursor:
             # If this host loses its network, PostgreSQL releases the lock within half a minute.
             cursor.execute(
@@ -131,8 +132,8 @@ class Maintenance:
             return bool(cursor.fetchone()[0])
 
     @staticmethod
-    def _hang_up() -> None:
-        """Close the connection, not return it to the pool: this releases the lock and the LISTEN."""
+    def _close_connection() -> None:
+        """Close the connection instead of returning it to the pool: this releases the lock and the LISTEN."""
         if connection.connection is not None:
             connection.connection.close()
         connection.close()
@@ -141,74 +142,74 @@ class Maintenance:
         """Yield notifications as they arrive, until one was received or `timeout` seconds have passed."""
         yield from connection.connection.notifies(timeout=timeout, stop_after=1)
 
-    def _react(self, notification: psycopg.Notify) -> None:
-        """An execution was ended from outside, or an operator changed a worker's desired state."""
+    def _handle_notification(self, notification: psycopg.Notify) -> None:
+        """An execution was ended by another process, or an operator changed a worker's desired state."""
         if notification.channel == state_machine.ENDED_CHANNEL:
             self._slots.ended(notification.payload)
         elif notification.payload == self._name:
-            self._due["beat"] = self._due["look"] = 0.0
+            self._due["heartbeat"] = self._due["poll"] = 0.0
 
-    # -- tasks that wait for ComfyUI -------------------------------------------------------------------
-    def _watch(self) -> None:
+    # -- calls that wait for ComfyUI -------------------------------------------------------------------
+    def _watch_comfyui(self) -> None:
         """Runs in its own thread: ComfyUI may take longer to respond than a lease lasts."""
-        memory_due = tidy_due = hang_due = 0.0
-        strays_due = time.monotonic() + STRAY_SECONDS
+        memory_due = cleanup_due = hang_due = 0.0
+        orphans_due = time.monotonic() + ORPHAN_SECONDS
         while not self._stopping.wait(CONNECT_SECONDS):
             try:
                 if self._backend.refresh():
-                    self._met_anew.set()
+                    self._reconnected.set()
                 if self._backend.hung and time.monotonic() >= hang_due:
-                    hang_due = time.monotonic() + HANG_LOOK_SECONDS
+                    hang_due = time.monotonic() + HANG_CHECK_SECONDS
                     if self._backend.check_hang():
                         self._slots.serve_in_thread()
-                if self._backend.strays.is_set() and self._backend.reachable:
-                    self._backend.strays.clear()  # first: later reports must not be lost
-                    self._clear_strays()
-                    tidy_due = 0.0
-                elif self._slots.taking and time.monotonic() >= strays_due:
-                    # Without a report, too: ComfyUI may accept a prompt long after its sender gave up.
-                    strays_due = time.monotonic() + STRAY_SECONDS
-                    self._backend.cancel_orphan_prompts(but=self._backend.present)  # runners clear theirs
+                if self._backend.orphans.is_set() and self._backend.reachable:
+                    self._backend.orphans.clear()  # first: later reports must not be lost
+                    self._cancel_orphans()
+                    cleanup_due = 0.0
+                elif self._slots.claiming and time.monotonic() >= orphans_due:
+                    # Also without a report: ComfyUI may accept a prompt long after its sender gave up.
+                    orphans_due = time.monotonic() + ORPHAN_SECONDS
+                    self._backend.cancel_orphan_prompts(but=self._backend.present)  # runners cancel theirs
                 if time.monotonic() >= memory_due:
                     memory_due = time.monotonic() + MEMORY_SECONDS
-                    self._backend.look_at_memory()
-                if self._slots.taking and self._backend.has_bridge and time.monotonic() >= tidy_due:
-                    tidy_due = time.monotonic() + TIDY_SECONDS
+                    self._backend.refresh_memory()
+                if self._slots.claiming and self._backend.has_bridge and time.monotonic() >= cleanup_due:
+                    cleanup_due = time.monotonic() + CLEANUP_SECONDS
                     cleanup.sweep(self._backend)
             except (Unreachable, NoBridge, *connections.UNAVAILABLE) as exc:
                 logger.warning("backend %s: %s", self._name, exc)
             except Exception:
                 logger.exception("watching backend %s failed", self._name)
 
-    def _clear_strays(self) -> None:
+    def _cancel_orphans(self) -> None:
         try:
             self._backend.cancel_orphan_prompts()
         except BaseException:
-            self._backend.strays.set()
+            self._backend.orphans.set()
             raise
 
     # -- periodic duties -------------------------------------------------------------------------------
     def _duties(self) -> list[tuple[str, float, Any]]:
         return [
             ("renew", settings.RENEW_SECONDS, self._renew),
-            ("connect", CONNECT_SECONDS, self._connect),
-            ("beat", settings.RENEW_SECONDS, self._beat),
-            ("look", settings.LOOK_SECONDS, self._look),
+            ("connect", CONNECT_SECONDS, self._resume_after_connect),
+            ("heartbeat", settings.RENEW_SECONDS, self._heartbeat),
+            ("poll", settings.LOOK_SECONDS, self._poll_queue),
         ]
 
-    def _until_due(self) -> float:
+    def _seconds_until_due(self) -> float:
         if self._stopping.is_set() or not self._due:
             return 0.0
         return max(0.0, min(self._due.values()) - time.monotonic())
 
-    def _do_what_is_due(self) -> None:
+    def _run_due_duties(self) -> None:
         for name, seconds, do in self._duties():
             if time.monotonic() >= self._due.get(name, 0.0):
-                self._fenced(name, do)
+                self._isolated(name, do)
                 self._due[name] = time.monotonic() + seconds
 
     @staticmethod
-    def _fenced(name: str, do: Callable[[], None]) -> None:
+    def _isolated(name: str, do: Callable[[], None]) -> None:
         """Isolate a duty: its failure must not stop others, nor cost the lock while the connection works."""
         try:
             do()
@@ -225,30 +226,30 @@ class Maintenance:
         if tokens:
             self._slots.lost(tokens - claims.renew(tokens=tokens))
 
-    def _connect(self) -> None:
+    def _resume_after_connect(self) -> None:
         """After ComfyUI was connected or reconnected: resume the runs left there and start claiming work."""
-        if not self._backend.reachable or (self._slots.taking and not self._met_anew.is_set()):
+        if not self._backend.reachable or (self._slots.claiming and not self._reconnected.is_set()):
             return
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
             if not state_machine.fail_if_deadly(claim):
                 self._slots.resume(claim)
-        self._met_anew.clear()
-        self._backend.strays.set()
-        self._slots.taking = True
+        self._reconnected.clear()
+        self._backend.orphans.set()
+        self._slots.claiming = True
         self._on_connect()
-        self._beat()
-        self._look()
+        self._heartbeat()
+        self._poll_queue()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         self._slots.apply_desired_state(registry.desired_state_of(self._name))
         try:
-            self._write_beat()
+            self._write_heartbeat()
         except IntegrityError:
             # The worker was offline for so long that its node definitions were deleted.
             logger.warning("backend %s: reporting its node definitions again", self._name)
-            self._backend.look_again()
+            self._backend.forget_capabilities()
 
-    def _write_beat(self) -> None:
+    def _write_heartbeat(self) -> None:
         stats = self._backend.stats
         running, staged = self._slots.occupants()
         registry.record_heartbeat(
@@ -266,11 +267,11 @@ class Maintenance:
             ram_free=stats.ram_free if stats else None,
             object_info_id=self._backend.object_info_digest,
             started_at=self._started_at,
-            idle=self._slots.may_take and running is None and staged is None,
-            **self._occupation(running, staged),
+            idle=self._slots.may_claim and running is None and staged is None,
+            **self._slot_columns(running, staged),
         )
 
-    def _occupation(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
+    def _slot_columns(self, running: Held | None, staged: Held | None) -> dict[str, Any]:
         execution_id = running.claim.execution_id if running else None
         if self._running[0] != execution_id:
             self._running = (execution_id, timezone.now() if running else None)
@@ -280,8 +281,8 @@ class Maintenance:
             "staged": staged.claim.execution_id if staged else None,
         }
 
-    def _look(self) -> None:
+    def _poll_queue(self) -> None:
         """A fallback for lost tickets: serves waiting work if a slot is free."""
         self._slots.reconsider_staged()
-        if self._slots.free and self._slots.taking and selectors.any_pending():
+        if self._slots.free and self._slots.claiming and selectors.any_pending():
             self._slots.serve_in_thread()

@@ -35,14 +35,14 @@ def convert(
     wanted = Wanted.of(claim.output)
     made: Made = []
     lines: list[Line] = []
-    ends = time.monotonic() + ALL_SECONDS
+    until = time.monotonic() + ALL_SECONDS
 
-    def goes_on() -> bool:
-        return alive() and not stop.is_set() and time.monotonic() < ends
+    def may_continue() -> bool:
+        return alive() and not stop.is_set() and time.monotonic() < until
 
     for output in outputs if wanted else ():
         try:
-            new = _convert(output, wanted, alive=goes_on)
+            new = _convert(output, wanted, alive=may_continue)
         except (CannotConvert, BytesMissing, StorageUnavailable, sandbox.Abandoned) as exc:
             lines.append(_warning(claim, output, exc))
         else:

@@ -31,17 +31,17 @@ from .runner import Runner
 
 logger = logging.getLogger(__name__)
 
-SEATS = 2
+SLOTS = 2
 MAX_UNCOLLECTED = 8  # claim nothing new while this many executions are uncollected
 COLLECTORS = 4
 PAUSED = "its worker is paused"
-LONG_SECONDS = 5.0  # while a shorter run is on, what is staged stays: it is next in a moment
+LONG_SECONDS = 5.0  # while a shorter run is in progress, the staged execution stays: it is about to start
 
 
 class Slots:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.taking = False  # set by maintenance: this process holds the backend's lock and may claim work
+        self.claiming = False  # set by maintenance: this process holds the backend's lock and may claim work
         self.desired_state = Worker.DesiredState.WORK
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -69,8 +69,8 @@ class Slots:
         """Claim and run one execution. False: nothing is left, as far as is known.
 
         If nothing else waited when it was claimed and no ticket came since, the queue is not queried again
-        now: that would only delay the result. A wake-up that comes from now on is heard at once, and a last
-        look follows (`_rest`).
+        now: that would only delay the result. Later wake-ups are handled as usual, and `_slot_freed` queries
+        the queue once more.
         """
         seen = self._tickets
         claim = self._next()
@@ -89,33 +89,33 @@ class Slots:
         held = Held(claim)
         self._hold(held)
         occupied = ExitStack()
-        occupied.enter_context(self._slot(extra=True))  # now: the worker does not look empty meanwhile
+        occupied.enter_context(self._slot(extra=True))  # at once, so that the worker never appears empty
 
-        def go_on() -> None:
+        def run_then_serve() -> None:
             with occupied:
                 before()
                 self._run(held)
             self.serve()
 
-        threading.Thread(target=go_on, name="slot", daemon=True).start()
+        threading.Thread(target=run_then_serve, name="slot", daemon=True).start()
 
     @contextmanager
     def _slot(self, *, extra: bool = False) -> Iterator[bool]:
         with self._lock:
-            free = extra or self._occupied < SEATS
+            free = extra or self._occupied < SLOTS
             self._occupied += free
         try:
             yield free
         finally:
             if free:
-                self._afterwards.add(self._rest)
+                self._afterwards.add(self._slot_freed)
             with self._lock:
                 self._occupied -= free
                 self._changed.notify_all()
 
-    def _rest(self) -> None:
-        """A slot became free a moment ago. If it was the last, look for work once more and record that this
-        worker is idle.
+    def _slot_freed(self) -> None:
+        """Called shortly after a slot was freed. If all are, query the queue once more, and record that this
+        worker is idle if it is empty.
         """
         if not self.idle:
             return
@@ -126,11 +126,11 @@ class Slots:
             self._run_in_thread(claim)
 
     def _next(self) -> Claim | None:
-        if self._stopping.is_set() or not self.may_take:
+        if self._stopping.is_set() or not self.may_claim:
             return None
         try:
             with connections.step():
-                # What would only be staged here is left to idle workers that may take it.
+                # What would only be staged here is left to idle workers that may claim it.
                 idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
                 return claims.take(worker=self.backend.name, boot_id=self.backend.boot_id, unless_for=idle)
         except connections.UNAVAILABLE as exc:
@@ -138,8 +138,8 @@ class Slots:
             return None
 
     @property
-    def may_take(self) -> bool:
-        return self.taking and not self.paused and self.backend.ready and not self.full
+    def may_claim(self) -> bool:
+        return self.claiming and not self.paused and self.backend.ready and not self.full
 
     @property
     def paused(self) -> bool:
@@ -170,7 +170,7 @@ class Slots:
 
     @property
     def free(self) -> bool:
-        return self._occupied < SEATS
+        return self._occupied < SLOTS
 
     def _report_idle(self, idle: bool) -> None:
         """Record whether this worker is idle. While it is, others stage nothing and return what they staged.
@@ -179,7 +179,7 @@ class Slots:
         """
         try:
             with connections.step():
-                free = idle and self.may_take
+                free = idle and self.may_claim
                 staging = registry.set_idle(name=self.backend.name, idle=free)
             for other in staging if free else ():
                 notify.ticket(other)
@@ -188,7 +188,7 @@ class Slots:
 
     # -- running ---------------------------------------------------------------------------------------
     def _run(self, held: Held) -> None:
-        with _named(held.claim):
+        with _log_context(held.claim):
             self._run_named(held)
 
     def _run_named(self, held: Held) -> None:
@@ -208,7 +208,7 @@ class Slots:
             logger.exception("unexpected error in the runner of execution %s", held.claim.execution_id)
             self._give_up(held, "an internal error of its worker", fault=True)
         finally:
-            if ending is not Gone.LEFT and not isinstance(ending, Ended):
+            if ending is not Gone.LEFT_IN_COMFYUI and not isinstance(ending, Ended):
                 self._release(held)
                 self._afterwards.add(lambda: self._settle(held))
         if isinstance(ending, Ended):
@@ -226,7 +226,7 @@ class Slots:
             )
         except Exception:
             logger.exception("execution %s is left to the reaper", held.claim.execution_id)
-        self.backend.strays.set()
+        self.backend.orphans.set()
 
     def _collect(self, held: Held, ended: Ended) -> None:
         held.queued = True
@@ -238,7 +238,7 @@ class Slots:
             held.queued = False
             try:
                 handled = self.backend.suspects.handling(held.claim, alive=held.alive)
-                with _named(held.claim), handled:
+                with _log_context(held.claim), handled:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping,
                         later=self._afterwards.add,
@@ -274,7 +274,7 @@ class Slots:
     def _settle(self, held: Held) -> None:
         """Update the places of the user's waiting executions. If this fails, the sweep does it later.
 
-        Meanwhile a slot of ours may have skipped them, and look for work no more: see `scheduling.settle`.
+        Until then a slot of this worker may have skipped them and stopped querying: see `scheduling.settle`.
         """
         try:
             with connections.step():
@@ -292,7 +292,7 @@ class Slots:
     def live_tokens(self) -> set[UUID]:
         """Tokens of claims whose thread is alive: those of stuck threads are left to the reaper."""
         with self._lock:
-            return {token for token, held in self._held.items() if held.shows_life}
+            return {token for token, held in self._held.items() if held.is_responsive}
 
     def assume_alive(self) -> None:
         """Treat all threads as alive: they could not report while the database was unavailable."""
@@ -308,7 +308,7 @@ class Slots:
             held.abandon()
 
     def ended(self, execution_id: str) -> None:
-        """The execution was ended from outside; ignored if it is not held here."""
+        """The execution was ended by another process; ignored if it is not held here."""
         with self._lock:
             found = [held for held in self._held.values() if str(held.claim.execution_id) == execution_id]
         for held in found:
@@ -323,7 +323,7 @@ class Slots:
         return running, staged
 
     def apply_desired_state(self, state: Worker.DesiredState) -> None:
-        """Apply the state desired by an operator. If paused, return executions that have not started."""
+        """Apply the state desired by an operator. If paused, requeue executions that have not started."""
         self.desired_state = state
         if not self.paused:
             return
@@ -334,7 +334,7 @@ class Slots:
                 runner.give_back(reason=PAUSED)
 
     def reconsider_staged(self) -> None:
-        """Return the staged execution to the queue if another GPU is free, or it is another user's turn."""
+        """Requeue the staged execution if another GPU is free, or it is another user's turn."""
         running, staged = self.occupants()
         if running is None or staged is None or staged.runner is None:
             return
@@ -357,10 +357,11 @@ class Slots:
 
     # -- stopping --------------------------------------------------------------------------------------
     def stop(self, *, drain_seconds: float) -> None:
-        """Claim nothing more, return what is staged, let the run go on for `drain_seconds`. Does not wait."""
+        """Claim nothing more, requeue what is staged, let the run continue for `drain_seconds`. Does not
+        wait."""
         self._stop_at = time.monotonic() + drain_seconds
         self._stopping.set()
-        self._afterwards.hurry()
+        self._afterwards.stop_delaying()
         with self._lock:
             runners = [held.runner for held in self._held.values() if held.runner is not None]
         for runner in runners:
@@ -369,11 +370,11 @@ class Slots:
     def wait_idle(self, *, timeout: float) -> bool:
         """Wait until this worker is idle and may claim work; False after `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.idle and self.may_take, timeout)
+            return self._changed.wait_for(lambda: self.idle and self.may_claim, timeout)
 
     def wait_empty(self, *, timeout: float) -> bool:
-        """Wait until no slot is occupied, nothing is being collected, and nothing is left to be done
-        afterwards; False after `timeout` seconds.
+        """Wait until no slot is occupied and no collection or follow-up job is left; False after `timeout`
+        seconds.
         """
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
@@ -386,7 +387,7 @@ class Slots:
             self._changed.notify_all()
 
 
-def _named(claim: Claim) -> AbstractContextManager[None]:
+def _log_context(claim: Claim) -> AbstractContextManager[None]:
     """Bind the execution, its user and its request id to the log records written meanwhile."""
     return logs.bound(
         execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None

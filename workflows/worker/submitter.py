@@ -19,7 +19,7 @@ from workflows.queue import claims, partner_keys
 from workflows.queue.execution_log import Line
 
 from . import deadly_uploads, input_transfer
-from .attempt import Attempt, Ended, Gone, NotWanted
+from .attempt import Attempt, Ended, Gone, NoLongerWanted
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _REFUSED_BY = {
 class Submitter(Attempt):
     """Submits the prompt to ComfyUI, or finds it there."""
 
-    def _place(self) -> Ended | Gone | None:
+    def _submit_or_rejoin(self) -> Ended | Gone | None:
         """Submit it to ComfyUI, or find it there. None: it is there, follow it."""
         claim = self.claim
         adopted = claim.taken_at is None
@@ -56,27 +56,29 @@ class Submitter(Attempt):
         try:
             where = self._client.whereabouts(self._id)
             if adopted and claim.posted_at is not None:
-                return self._join(where)
+                return self._rejoin(where)
             if where == "ended":
                 self._client.delete_history(self._id)  # from an earlier attempt; not to be mistaken for ours
         except Unreachable as exc:
-            return self._not_now("ComfyUI does not respond", exc)
+            return self._requeue_after_fault("ComfyUI does not respond", exc)
         if where in ("running", "queued"):
-            self._note(Line("An earlier attempt is still in ComfyUI and is followed"))
-            return None if self._mark_submitted() else self._leave_to_others()
+            self._log_line(Line("An earlier attempt is still in ComfyUI and is followed"))
+            return None if self._mark_submitted() else self._release_lost_claim()
         return self._post()
 
-    def _join(self, where: str) -> Gone | None:
+    def _rejoin(self, where: str) -> Gone | None:
         """An earlier process of this worker posted it: rejoin the run."""
         if where == "unknown":
             running = self.claim.status == Status.RUNNING
-            return self._back("ComfyUI was restarted and lost it", fault=running)
-        self._note(Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI"))
+            return self._requeue("ComfyUI was restarted and lost it", fault=running)
+        self._log_line(
+            Line("Found in ComfyUI and joined" if where != "ended" else "Found finished in ComfyUI")
+        )
         if where != "ended":
             self._receive_events_of_poster()
         if self.claim.status == Status.RUNNING:
-            self._has_begun()
-        self._heard_at = 0.0  # poll at once
+            self._mark_begun()
+        self._last_event_at = 0.0  # poll at once
         return None
 
     def _receive_events_of_poster(self) -> None:
@@ -88,7 +90,7 @@ class Submitter(Attempt):
             return
         ids = {item.client_id for item in [*state.running, *state.pending] if item.prompt_id == self._id}
         for client_id in ids - {None, self._backend.session.client_id}:
-            self._inherited = self._backend.session.also_as(str(client_id))
+            self._poster_session = self._backend.session.also_as(str(client_id))
 
     def _mark_submitted(self) -> bool:
         return self._retry_until_available(
@@ -99,25 +101,27 @@ class Submitter(Attempt):
         """Transfer its input files to ComfyUI; return the prompt with the names they have there."""
         try:
             if self._backend.deadly_uploads.is_suspect(self._id):
-                self._wait_until_nothing_runs()
-            with self._backend.suspects.handling(self.claim, alive=self._still_wanted):
-                prepared = input_transfer.prepare(self.claim, backend=self._backend, alive=self._still_wanted)
+                self._wait_until_idle()
+            with self._backend.suspects.handling(self.claim, alive=self._check_still_wanted):
+                prepared = input_transfer.prepare(
+                    self.claim, backend=self._backend, alive=self._check_still_wanted
+                )
             self._backend.deadly_uploads.acquit(self._id)
             return prepared
-        except input_transfer.Unplaceable as exc:
+        except input_transfer.InputRefused as exc:
             return self._fail(exc.fault)
-        except input_transfer.NotNow as exc:
-            return self._back(str(exc), hold=True, fault=exc.broke_off and self._upload_was_deadly())
-        except NotWanted:
+        except input_transfer.TemporaryFailure as exc:
+            return self._requeue(str(exc), hold=True, fault=exc.interrupted and self._upload_was_deadly())
+        except NoLongerWanted:
             if self._abandoned.is_set():
-                return self._leave_to_others()
-            return self._back("its worker stops" if self._stop_at is not None else self._back_because)
+                return self._release_lost_claim()
+            return self._requeue("its worker stops" if self._stop_at is not None else self._requeue_reason)
 
-    def _wait_until_nothing_runs(self) -> None:
+    def _wait_until_idle(self) -> None:
         until = time.monotonic() + deadly_uploads.LONGEST_WAIT
         while self._backend.present and time.monotonic() < until:
-            self._still_wanted()
-            self._pause(deadly_uploads.LOOK_SECONDS)
+            self._check_still_wanted()
+            self._pause(deadly_uploads.CHECK_SECONDS)
 
     def _upload_was_deadly(self) -> bool:
         """Whether ComfyUI died of an input of this execution, and of nothing that ran meanwhile."""
@@ -126,10 +130,10 @@ class Submitter(Attempt):
         self._backend.deadly_uploads.killed(self._id)
         return not self._backend.present or self.claim.tries + 1 >= deadly_uploads.TRIES
 
-    def _still_wanted(self) -> None:
+    def _check_still_wanted(self) -> None:
         self.alive_at = time.monotonic()
-        if self._abandoned.is_set() or self._wanted_back.is_set() or self._stop_at is not None:
-            raise NotWanted
+        if self._abandoned.is_set() or self._requeue_wanted.is_set() or self._stop_at is not None:
+            raise NoLongerWanted
 
     def _denied(self) -> Fault | None:
         """Check the policy again: it may have changed, and only now is it known which ComfyUI runs it."""
@@ -163,7 +167,7 @@ class Submitter(Attempt):
             return partner_keys.decrypt(self.claim.extras)
         except secret_box.Unreadable:
             text = "The keys for partner services can no longer be decrypted (SECRET_KEY was changed)"
-            self._note(Line(f"{text} and are not sent", Level.WARNING))
+            self._log_line(Line(f"{text} and are not sent", Level.WARNING))
             return {}
 
     def _limits(self) -> dict[str, float]:
@@ -182,7 +186,7 @@ class Submitter(Attempt):
         if isinstance(prepared, Gone):
             return prepared
         if not self._mark_submitted():
-            return self._leave_to_others()
+            return self._release_lost_claim()
         classes = self._classes()
         prompt = parsing.mark_outputs(
             advice.with_separators(prepared, classes),
@@ -190,7 +194,7 @@ class Submitter(Attempt):
             mark=self.claim.mark,
         )
         # ComfyUI's last queue message may predate what another thread has just posted.
-        self._next_up = not self._backend.session.queue_remaining and not self._backend.present
+        self._next_in_queue = not self._backend.session.queue_remaining and not self._backend.present
         self._backend.present.add(self._id)
         self._posted_at = time.monotonic()
         try:
@@ -202,18 +206,18 @@ class Submitter(Attempt):
                 partial_execution_targets=self.claim.extras.get("partial_execution_targets"),
             )
         except Refused as refused:
-            if self.claim.tries + 1 < input_transfer.FETCHES and input_transfer.have_gone(
+            if self.claim.tries + 1 < input_transfer.MAX_TRIES and input_transfer.were_deleted(
                 refused, self.claim, prepared, backend=self._backend
             ):
-                return self._back("an input was deleted from ComfyUI, and is transferred again", hold=True)
+                return self._requeue("an input was deleted from ComfyUI, and is transferred again", hold=True)
             return self._refused(comfyui_errors.of_refusal(refused, self.claim.prompt, classes))
         except Unreachable as exc:
             return self._post_unanswered(exc)
         self._status_due = time.monotonic() + STATUS_SECONDS
-        self._warn(submitted, classes)
+        self._add_warnings(submitted, classes)
         return None
 
-    def _warn(self, submitted: Submitted, classes: node_info.Classes) -> None:
+    def _add_warnings(self, submitted: Submitted, classes: node_info.Classes) -> None:
         """Tell the user what ComfyUI leaves out, and what looks like a mistake."""
         prompt = self.claim.prompt
         self._warnings = comfyui_errors.dropped(
@@ -226,7 +230,7 @@ class Submitter(Attempt):
             prompt, classes, model_usage.embeddings(prompt, worker=self._backend.name)
         )
         for sentence in self._warnings:
-            self._note(Line(sentence, Level.WARNING))
+            self._log_line(Line(sentence, Level.WARNING))
 
     def _classes(self) -> node_info.Classes:
         """Node classes of its ComfyUI; empty if the database is unavailable. Only used for messages."""
@@ -239,24 +243,24 @@ class Submitter(Attempt):
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have accepted it nonetheless: check that first."""
         if exc.turned_away and not exc.garbled:
-            return self._not_now("its ComfyUI denied access", exc)
+            return self._requeue_after_fault("its ComfyUI denied access", exc)
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
                 return None
         except Unreachable as silent:
             if exc.status is None and silent.status is None and silent.sent:
                 return None  # probably slow: following it applies the timeouts
-            self._backend.strays.set()  # it may have been accepted
+            self._backend.orphans.set()  # it may have been accepted
             if exc.status is not None or silent.status is not None:
-                return self._not_now("its ComfyUI could not be reached", exc)
-            return self._back(
+                return self._requeue_after_fault("its ComfyUI could not be reached", exc)
+            return self._requeue(
                 "its ComfyUI died", fault=exc.sent and self._may_have_crashed_comfyui(), hold=True
             )
         fault = _REFUSED_BY.get(exc.status or 0)
         to_blame = self.claim.tries + 1 >= FAILURES_BEFORE_BLAME and self._backend.fails_only_with(self._id)
         if fault is not None and to_blame:
             return self._fail(fault)
-        return self._not_now("ComfyUI did not accept it", exc)
+        return self._requeue_after_fault("ComfyUI did not accept it", exc)
 
     def _refused(self, fault: Fault) -> Gone:
         """Fail the execution, or requeue it if another backend may have what is missing here."""
@@ -264,5 +268,5 @@ class Submitter(Attempt):
         if fault.lacks:
             others = self._retry_until_available(lambda: registry.others_alive(name=self.claim.worker))
             if set(others) - set(self.claim.excluded):
-                return self._back(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
+                return self._requeue(f"this worker does not have {', '.join(fault.lacks)}", exclude=True)
         return self._fail(model_usage.with_suggestions(fault, self.claim.prompt))

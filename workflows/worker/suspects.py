@@ -1,8 +1,8 @@
 """Identifies the execution that kills its worker, without affecting the others.
 
 Worker processes can be killed by what they read: input files, ComfyUI's history, outputs. Everything that a
-process held when it died is suspected. While suspects are held, such work is done for one execution at a
-time, and the suspect's row records it meanwhile: if the process dies again, that execution is the cause
+process held when it died becomes suspect. While suspects are held, such work is done for one execution at a
+time, and the suspect's row records it: if the process dies again, that execution is the cause
 (`state_machine.fail_if_deadly`).
 """
 
@@ -21,7 +21,7 @@ from workflows.queue.claims import Claim
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # between calls of `alive` while another execution is handled
+CHECK_SECONDS = 0.5  # between calls of `alive` while another execution is handled
 LONGEST_WAIT = 45.0  # seconds; then it proceeds concurrently
 
 
@@ -55,7 +55,7 @@ class Suspects:
     def _acquire(self, alive: Callable[[], object]) -> bool:
         until = time.monotonic() + LONGEST_WAIT
         while time.monotonic() < until:
-            if self._handling.acquire(timeout=LOOK_SECONDS):
+            if self._handling.acquire(timeout=CHECK_SECONDS):
                 return True
             alive()
         return False

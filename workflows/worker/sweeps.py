@@ -19,7 +19,7 @@ from workflows.queue import clock, duties, holds, matching, requeueing, scheduli
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # interval of checks for due duties
+CHECK_SECONDS = 1.0  # interval of checks for due duties
 
 
 def _fail_stale() -> None:
@@ -42,7 +42,7 @@ DUTIES: tuple[tuple[str, float, Callable[[], object]], ...] = (
 class Sweeper:
     def __init__(self) -> None:
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="sweeps", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sweeps", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -51,8 +51,8 @@ class Sweeper:
         self._stopping.set()
         self._thread.join(timeout=10)
 
-    def _live(self) -> None:
-        while not self._stopping.wait(LOOK_SECONDS):
+    def _run(self) -> None:
+        while not self._stopping.wait(CHECK_SECONDS):
             sweep()
 
 
@@ -69,10 +69,10 @@ def sweep() -> None:
         return
     for name, _, do in DUTIES:
         if name in due:
-            _fenced(name, do)
+            _isolated(name, do)
 
 
-def _fenced(name: str, do: Callable[[], object]) -> None:
+def _isolated(name: str, do: Callable[[], object]) -> None:
     try:
         with connections.step():
             do()
