@@ -16,15 +16,15 @@ def abort_stalled_writes(send: Any, *, seconds: float = STUCK_SECONDS) -> None:
     """Have the kernel drop the connection once its client has acknowledged nothing for that long. Linux
     only."""
     transport = _transport(send)
-    line = transport.get_extra_info("socket") if transport is not None else None
-    if line is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         try:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
         except (OSError, ValueError):
             pass  # a Unix socket, or closed already
 
 
-def cut(send: Any) -> None:
+def abort(send: Any) -> None:
     """Abort the connection now; unsent data is dropped."""
     transport = _transport(send)
     if transport is not None:

@@ -31,7 +31,7 @@ from comfyserve.outbound import tcp_transport
 from workflows.api.views import user_of
 from workflows.streaming import asgi
 from workflows.streaming.asgi import Streams
-from workflows.streaming.broadcaster import Hub
+from workflows.streaming.broadcaster import Broadcaster
 from workflows.streaming.event_reader import Event
 from workflows.streaming.subscriber import MessageReader
 
@@ -85,18 +85,18 @@ class Websockets:
 
     def __init__(self, handler: BaseHandler, streams: Streams) -> None:
         self._requests = DjangoThreads(handler, threads=2, name="websocket-request")
-        self._hub = streams.hub
+        self._broadcaster = streams.broadcaster
         self._newest: dict[tuple[int, str], Websocket] = {}  # by user and client id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         response = await self._requests.respond(_as_request(scope))
         admitted: Admitted | None = getattr(response, "admitted", None)
-        if admitted is None or self._hub.closing:
+        if admitted is None or self._broadcaster.closing:
             await _refuse(response, scope, send)
             return
         await send({"type": "websocket.accept"})
-        await Websocket(admitted, self._hub, self._newest).serve(receive, send)
+        await Websocket(admitted, self._broadcaster, self._newest).serve(receive, send)
 
     def shutdown(self) -> None:
         self._requests.shutdown()
@@ -126,9 +126,11 @@ async def _refuse(response: HttpResponseBase, scope: Scope, send: Send) -> None:
 class Websocket:
     """One open connection."""
 
-    def __init__(self, admitted: Admitted, hub: Hub, newest: dict[tuple[int, str], Websocket]) -> None:
+    def __init__(
+        self, admitted: Admitted, broadcaster: Broadcaster, newest: dict[tuple[int, str], Websocket]
+    ) -> None:
         self._user_id, self._client_id = admitted.user_id, admitted.client_id
-        self._hub = hub
+        self._broadcaster = broadcaster
         self._newest = newest
         self._reader = MessageReader(user_id=admitted.user_id, credential=admitted.credential)
         self._with_metadata = False
@@ -144,16 +146,16 @@ class Websocket:
         tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         listening = asyncio.create_task(self._listen(receive))
         try:
-            await self._hub.join(self._reader)
+            await self._broadcaster.join(self._reader)
             await self._send_events()
             await self._send_within({"type": "websocket.close", "code": self._reason()})
         except TimeoutError:
-            tcp_transport.cut(send)
+            tcp_transport.abort(send)
         except OSError:
             pass  # the client has disconnected
         finally:
             listening.cancel()
-            await self._hub.leave(self._reader)
+            await self._broadcaster.leave(self._reader)
             if self._newest.get((self._user_id, self._client_id)) is self:
                 del self._newest[self._user_id, self._client_id]
 
@@ -171,13 +173,13 @@ class Websocket:
         self._reader.close()
 
     def _reason(self) -> int:
-        if self._hub.closing:
+        if self._broadcaster.closing:
             return GOING_AWAY
         return TRY_LATER if self._reader.overflowed else POLICY
 
     # -- to the client -----------------------------------------------------------------------------------
     async def _send_events(self) -> None:
-        self._standing = await self._hub.reads(messages.standing, self._user_id, self._client_id)
+        self._standing = await self._broadcaster.reads(messages.standing, self._user_id, self._client_id)
         self._announced |= self._standing.alive
         await self._text(messages.status(self._standing.remaining, sid=self._client_id))
         self._greeted.set()
@@ -210,7 +212,7 @@ class Websocket:
 
     async def _end(self, id_: UUID) -> None:
         """The outputs are stored by now, so clients find them in the history after this message."""
-        ending = await self._hub.reads(messages.ending, id_)
+        ending = await self._broadcaster.reads(messages.ending, id_)
         self._announced.discard(id_)
         if ending is None or not self._ends_after_opening(id_, ending):
             return
@@ -229,7 +231,7 @@ class Websocket:
         return [] if known or id_ in self._standing.alive else [ending.first]
 
     def _ends_after_opening(self, id_: UUID, ending: messages.Ending) -> bool:
-        """The hub also reports executions that ended within the last minute."""
+        """The broadcaster also reports executions that ended within the last minute."""
         at = ending.completed_at
         return id_ in self._standing.alive or (at is not None and at >= self._standing.now)
 
@@ -239,7 +241,7 @@ class Websocket:
         return kind in messages.BROADCAST if client_id is None else client_id == self._client_id
 
     async def _send_status(self) -> None:
-        await self._text(messages.status(await self._hub.reads(messages.remaining, self._user_id)))
+        await self._text(messages.status(await self._broadcaster.reads(messages.remaining, self._user_id)))
 
     async def _text(self, text: str) -> None:
         await self._send_within({"type": "websocket.send", "text": text})

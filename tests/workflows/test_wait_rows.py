@@ -17,8 +17,8 @@ from tests.workflows.test_end_message import ends
 from workflows.api import stream_views
 from workflows.presentation import representations, selectors
 from workflows.streaming import asgi
-from workflows.streaming.broadcaster import Hub
-from workflows.streaming.subscriber import Ending
+from workflows.streaming.broadcaster import Broadcaster
+from workflows.streaming.subscriber import EndWaiter
 
 BASE = "https://here"
 
@@ -70,10 +70,10 @@ def test_short_rows_reach_who_waits(rows: str | None, expected: bytes | None):
 async def _content_after(
     id_: UUID, more: dict[str, Any], from_rows: Callable[[str], bytes | None]
 ) -> bytes | None:
-    hub, credential = Hub(), Credential("user", 1)
-    ending = Ending(id_, credential)
-    hub._endings[id_].add(ending)
-    hub._on_message(json.dumps({"type": "lines", "id": str(id_), "ended": True, **more}).encode())
-    assert await ending.wait(1)
+    broadcaster, credential = Broadcaster(), Credential("user", 1)
+    waiter = EndWaiter(id_, credential)
+    broadcaster._end_waiters[id_].add(waiter)
+    broadcaster._on_message(json.dumps({"type": "lines", "id": str(id_), "ended": True, **more}).encode())
+    assert await waiter.wait(1)
     wait = asgi.Wait((id_,), 1, lambda: None, credential, lambda: b"", from_rows=from_rows)
-    return asgi._told(wait, [ending])
+    return asgi._result_from_message(wait, [waiter])

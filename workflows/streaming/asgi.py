@@ -30,9 +30,9 @@ from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
 from workflows.presentation import end_message
 
-from .broadcaster import Hub
+from .broadcaster import Broadcaster
 from .event_reader import Event
-from .subscriber import Ending, Reader
+from .subscriber import EndWaiter, Reader
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -41,12 +41,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 HEARTBEAT_SECONDS = 15.0
 # A stream ends after this long and its client reconnects, which checks its token again.
 LONGEST_SECONDS = 3600.0
-CUT_SECONDS = (
-    1.0  # until the server has noticed the closed connection; otherwise it logs an incomplete response
-)
+# Until the server has noticed the closed connection; otherwise it logs an incomplete response.
+DISCONNECT_SECONDS = 1.0
 HEARTBEAT = b": \n\n"
 REVOKED = "The login or API key of this request was revoked while it waited; the execution goes on"
-HELLO = b"retry: 2000\n\n"
+RETRY_HINT = b"retry: 2000\n\n"
 END = b"event: end\ndata: {}\n\n"
 
 
@@ -99,20 +98,20 @@ def attach(response: HttpResponseBase, what: Follow | Wait | Previews) -> None:
     response.follow = what  # type: ignore[attr-defined]
 
 
-_hubs: list[Hub] = []  # of this process; one where the ASGI application runs
+_broadcasters: list[Broadcaster] = []  # of this process; one where the ASGI application runs
 
 
 def open_streams(user_id: int) -> int:
     """The number of streams the user has open in this process."""
-    return sum(hub.open_streams(user_id) for hub in _hubs)
+    return sum(broadcaster.open_streams(user_id) for broadcaster in _broadcasters)
 
 
 class Streams:
     """The ASGI application for streams and waits. One per process."""
 
     def __init__(self, handler: BaseHandler) -> None:
-        self.hub = Hub()
-        _hubs.append(self.hub)
+        self.broadcaster = Broadcaster()
+        _broadcasters.append(self.broadcaster)
         self._requests = DjangoThreads(handler, threads=8, name="stream-request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,56 +138,58 @@ class Streams:
         watch = asyncio.create_task(_close_when_gone(receive, reader))
         tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         try:
-            await self.hub.join(reader)
+            await self.broadcaster.join(reader)
             await send_start(response, send)
-            await _piece(send, HELLO)
-            if not self.hub.closing:
-                await self._give(follow, send)
-            await _piece(send, b"", more=False)
+            await _send_chunk(send, RETRY_HINT)
+            if not self.broadcaster.closing:
+                await self._send_events(follow, send)
+            await _send_chunk(send, b"", more=False)
         except TimeoutError:
-            tcp_transport.cut(send)  # too slow; the client reconnects with Last-Event-ID
-            await asyncio.wait([watch], timeout=CUT_SECONDS)
+            tcp_transport.abort(send)  # too slow; the client reconnects with Last-Event-ID
+            await asyncio.wait([watch], timeout=DISCONNECT_SECONDS)
         finally:
             watch.cancel()
-            await self.hub.leave(reader)
+            await self.broadcaster.leave(reader)
 
-    async def _give(self, follow: Follow, send: Send) -> None:
+    async def _send_events(self, follow: Follow, send: Send) -> None:
         reader = follow.reader
         ends_at = time.monotonic() + LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
-        found = await self.hub.catch_up(reader)
+        found = await self.broadcaster.catch_up(reader)
         while not reader.closed and time.monotonic() < ends_at:
             if found:
-                await _piece(send, b"".join(follow.encode(event, follow.base) for event in found))
+                await _send_chunk(send, b"".join(follow.encode(event, follow.base) for event in found))
             if reader.execution_id is not None and any(event.ends for event in found):
-                await _piece(send, follow.end)
+                await _send_chunk(send, follow.end)
                 return
             if not await reader.wait(HEARTBEAT_SECONDS):
-                await _piece(send, HEARTBEAT)
+                await _send_chunk(send, HEARTBEAT)
             found = reader.take()
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:
         """Replace the response's content with the result, or with the current status after a timeout."""
-        endings = [Ending(id_, wait.credential) for id_ in wait.executions]
-        watch = asyncio.create_task(_close_when_gone(receive, *endings))
+        waiters = [EndWaiter(id_, wait.credential) for id_ in wait.executions]
+        watch = asyncio.create_task(_close_when_gone(receive, *waiters))
         until = time.monotonic() + wait.seconds
         try:
-            for ending in endings:
-                self.hub.expect(ending, since=since if wait.new else None)
-            for ending in endings:
-                await ending.wait(max(until - time.monotonic(), 0))
-            if any(ending.revoked for ending in endings):
+            for waiter in waiters:
+                self.broadcaster.add_waiter(waiter, since=since if wait.new else None)
+            for waiter in waiters:
+                await waiter.wait(max(until - time.monotonic(), 0))
+            if any(waiter.revoked for waiter in waiters):
                 response.status_code, response.content = 401, wait.refusal()
                 return
             # Deleted meanwhile, or database unavailable: the response still says that it was accepted.
             with contextlib.suppress(*connections.UNAVAILABLE):
                 response.content = (
-                    _told(wait, endings) or await self.hub.reads(wait.result) or response.content
+                    _result_from_message(wait, waiters)
+                    or await self.broadcaster.reads(wait.result)
+                    or response.content
                 )
         finally:
             watch.cancel()
-            for ending in endings:
-                self.hub.unexpect(ending)
+            for waiter in waiters:
+                self.broadcaster.remove_waiter(waiter)
 
     async def _previews(
         self, shown: Previews, response: HttpResponse, receive: Receive, send: Send, *, since: float
@@ -201,34 +202,34 @@ class Streams:
         tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         try:
             for reader in readers:
-                await self.hub.join(reader)
+                await self.broadcaster.join(reader)
             await send_start(response, send)
             tasks += [asyncio.create_task(_forward(reader, shown.encode, send)) for reader in readers]
             await self._wait(shown.wait, response, receive, since=since)
             await _end(tasks)
-            await _piece(send, response.content, more=False)
+            await _send_chunk(send, response.content, more=False)
         except TimeoutError:
-            tcp_transport.cut(send)
+            tcp_transport.abort(send)
         finally:
             await _end(tasks)
             for reader in readers:
-                await self.hub.leave(reader)
+                await self.broadcaster.leave(reader)
 
     async def wait_for_end(self, execution_id: UUID, seconds: float, *, credential: Credential) -> bool:
         """Whether the execution ended within `seconds`. Raises Unauthorized if the credential is revoked."""
-        ending = Ending(execution_id, credential)
+        waiter = EndWaiter(execution_id, credential)
         try:
-            self.hub.expect(ending)
-            ended = await ending.wait(seconds)
-            if ending.revoked:
+            self.broadcaster.add_waiter(waiter)
+            ended = await waiter.wait(seconds)
+            if waiter.revoked:
                 raise Unauthorized(REVOKED)
             return ended
         finally:
-            self.hub.unexpect(ending)
+            self.broadcaster.remove_waiter(waiter)
 
-    # -- with the process --------------------------------------------------------------------------------
+    # -- startup and shutdown --------------------------------------------------------------------------------
     def begin(self) -> None:
-        """At startup, in the main thread's loop: end the streams on the signal that stops the server.
+        """Called at startup, in the main thread's loop: end the streams on the signal that stops the server.
 
         The server waits for open responses before it notifies the application of the shutdown.
         """
@@ -239,25 +240,25 @@ class Streams:
             before = signal.getsignal(number)
 
             def stop(got: int, frame: Any, before: Any = before) -> None:
-                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.hub.close()))
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.broadcaster.close()))
                 if callable(before):
                     before(got, frame)
 
             signal.signal(number, stop)
 
     async def end(self) -> None:
-        await self.hub.close()
-        await self.hub.end()
+        await self.broadcaster.close()
+        await self.broadcaster.end()
         self._requests.shutdown()
 
 
-def _told(wait: Wait, endings: Sequence[Ending]) -> bytes | None:
+def _result_from_message(wait: Wait, waiters: Sequence[EndWaiter]) -> bytes | None:
     """The result from the message about the end of a single execution, if it came with short rows."""
-    rows = endings[0].rows if len(endings) == 1 else None
+    rows = waiters[0].rows if len(waiters) == 1 else None
     return wait.from_rows(rows) if rows is not None and len(rows) <= end_message.LONGEST else None
 
 
-async def _piece(send: Send, body: bytes, *, more: bool = True) -> None:
+async def _send_chunk(send: Send, body: bytes, *, more: bool = True) -> None:
     """Raises TimeoutError if the client has not read the previous data."""
     async with asyncio.timeout(settings.SLOW_READER_SECONDS):
         await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -267,9 +268,9 @@ async def _forward(reader: Reader, encode: Callable[[Event], bytes], send: Send)
     """Send what the reader receives, until it is closed or this is cancelled."""
     while not reader.closed:
         if not await reader.wait(HEARTBEAT_SECONDS):
-            await _piece(send, HEARTBEAT)
+            await _send_chunk(send, HEARTBEAT)
         if pieces := b"".join(map(encode, reader.take())):
-            await _piece(send, pieces)
+            await _send_chunk(send, pieces)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -278,7 +279,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _close_when_gone(receive: Receive, *readers: Reader | Ending) -> None:
+async def _close_when_gone(receive: Receive, *readers: Reader | EndWaiter) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     for reader in readers:

@@ -1,4 +1,4 @@
-"""Shared by all live streams of one web process: one Redis connection and one database read for all.
+"""One Redis connection and one database read for all live streams of a web process.
 
 Redis notifies which executions have changed; their log lines are read from PostgreSQL in one query for all of
 them and delivered to every reader. A lost notification delays events by at most RECHECK_SECONDS. Everything
@@ -27,7 +27,7 @@ from . import event_reader
 from .audience import Audience
 from .event_reader import Event
 from .redis_listener import RedisListener
-from .subscriber import Ending, Reader
+from .subscriber import EndWaiter, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ KNOWN_ENDS = 10_000  # executions known to have ended recently
 T = TypeVar("T")
 
 
-class Hub:
+class Broadcaster:
     """`join`, then `catch_up`, then read; `leave` at the end."""
 
     def __init__(self) -> None:
         self._audience = Audience()
         self._redis = RedisListener(
-            channels=self._audience.channels, on_connect=self._look_at_all, on_message=self._on_message
+            channels=self._audience.channels, on_connect=self._mark_all_changed, on_message=self._on_message
         )
         self._owners: OrderedDict[UUID, int] = OrderedDict()
-        self._endings: dict[UUID, set[Ending]] = defaultdict(set)
-        self._news: set[UUID] = set()
-        self._strange: set[UUID] = set()  # notified of, but whose owner is unknown
+        self._end_waiters: dict[UUID, set[EndWaiter]] = defaultdict(set)
+        self._changed: set[UUID] = set()
+        self._unknown: set[UUID] = set()  # notified of, but whose owner is unknown
         self._woken = asyncio.Event()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="stream-reads")
         self._ended: OrderedDict[UUID, None] = OrderedDict()  # recently, according to Redis
@@ -70,7 +70,7 @@ class Hub:
 
     def _begin(self) -> None:
         if not self._tasks:
-            each = (self._redis.listen, self._read, self._recheck, self._check_credentials)
+            each = (self._redis.listen, self._read_changes, self._recheck, self._check_credentials)
             self._tasks = [asyncio.create_task(task()) for task in each]
 
     async def leave(self, reader: Reader) -> None:
@@ -81,30 +81,30 @@ class Hub:
         elif reader.previews and not self._audience.wants_previews(reader.execution_id):
             await self._redis.unsubscribe(notify.preview_channel(reader.execution_id))
 
-    def expect(self, ending: Ending, *, since: float | None = None) -> None:
-        """Signal `ending` when its execution ends, immediately if it already has.
+    def add_waiter(self, waiter: EndWaiter, *, since: float | None = None) -> None:
+        """Signal `waiter` when its execution ends, immediately if it already has.
 
         since: a moment (monotonic) at which the execution did not exist yet. If Redis has been connected
         from then on, its notifications suffice and the database is not queried.
         """
         self._begin()
-        self._endings[ending.execution_id].add(ending)
-        if ending.execution_id in self._ended:
-            ending.happens()
+        self._end_waiters[waiter.execution_id].add(waiter)
+        if waiter.execution_id in self._ended:
+            waiter.signal_end()
         elif since is None or not self._redis.connected_since(since):
-            self._look_at([ending.execution_id])
+            self._mark_changed([waiter.execution_id])
 
-    def unexpect(self, ending: Ending) -> None:
-        self._endings[ending.execution_id].discard(ending)
-        if not self._endings[ending.execution_id]:
-            del self._endings[ending.execution_id]
+    def remove_waiter(self, waiter: EndWaiter) -> None:
+        self._end_waiters[waiter.execution_id].discard(waiter)
+        if not self._end_waiters[waiter.execution_id]:
+            del self._end_waiters[waiter.execution_id]
 
     def _has_ended(self, id_: UUID, rows: str | None = None) -> None:
         self._ended[id_] = None
         while len(self._ended) > KNOWN_ENDS:
             self._ended.popitem(last=False)
-        for ending in self._endings.get(id_, ()):
-            ending.happens(rows)
+        for waiter in self._end_waiters.get(id_, ()):
+            waiter.signal_end(rows)
 
     def open_streams(self, user_id: int) -> int:
         """The number of streams the user has open in this process. Thread-safe."""
@@ -115,8 +115,8 @@ class Hub:
         self.closing = True
         for reader in self._audience.all_readers():
             reader.close()
-        for ending in [each for endings in self._endings.values() for each in endings]:
-            ending.close()
+        for waiter in [each for waiters in self._end_waiters.values() for each in waiters]:
+            waiter.close()
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -134,7 +134,7 @@ class Hub:
         found = await self.reads(event_reader.all_lines_after, cursors)
         cursor = cursors[id_]
         if not any(line.ends for line in found):
-            found += await self.reads(event_reader.standing, id_)
+            found += await self.reads(event_reader.current_state, id_)
         reader.caught_up({id_: cursor})
         followed = self._audience.followed.get(id_)
         statuses = [line.data["status"] for line in found if line.name == "status"]
@@ -144,11 +144,11 @@ class Hub:
             # Readers of all executions may not have received the lines that this reader has just read.
             of_all = self._audience.of_user.get(reader.user_id, ())
             followed.cursor = min([cursor, *(each.seen.get(id_, 0) for each in of_all)])
-            self._look_at([id_])  # lines may have been written meanwhile
+            self._mark_changed([id_])  # lines may have been written meanwhile
         return found
 
     async def _catch_up_all(self, reader: Reader) -> list[Event]:
-        found, cursors = await self.reads(event_reader.standing_of_user, reader.user_id)
+        found, cursors = await self.reads(event_reader.current_states_of_user, reader.user_id)
         if reader.last_event_id is not None:
             after = reader.last_event_id
             missed = await self.reads(lambda: event_reader.missed_by_user(reader.user_id, after=after))
@@ -170,20 +170,20 @@ class Hub:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
     # -- reading -----------------------------------------------------------------------------------------
-    def _look_at(self, ids: Iterable[UUID]) -> None:
-        self._news.update(ids)
-        if self._news or self._strange:
+    def _mark_changed(self, ids: Iterable[UUID]) -> None:
+        self._changed.update(ids)
+        if self._changed or self._unknown:
             self._woken.set()
 
-    def _look_at_all(self) -> None:
-        self._look_at((*self._audience.followed, *self._endings))
+    def _mark_all_changed(self) -> None:
+        self._mark_changed((*self._audience.followed, *self._end_waiters))
 
-    async def _read(self) -> None:
+    async def _read_changes(self) -> None:
         while True:
             await self._woken.wait()
             self._woken.clear()
             try:
-                await self._read_once()
+                await self._read_changes_once()
             except connections.UNAVAILABLE as exc:
                 logger.warning("live streams wait, the database is unavailable: %s", exc)
                 await asyncio.sleep(1.0)
@@ -192,24 +192,24 @@ class Hub:
                 logger.exception("a task of the live streams failed")
                 await asyncio.sleep(1.0)
 
-    async def _read_once(self) -> None:
-        if self._strange:
-            asked = set(self._strange)
+    async def _read_changes_once(self) -> None:
+        if self._unknown:
+            asked = set(self._unknown)
             owners = await self.reads(event_reader.owners, asked)
-            self._strange -= asked
-            self._know(owners)
-        news, self._news = self._news, set()
+            self._unknown -= asked
+            self._remember_owners(owners)
+        changed, self._changed = self._changed, set()
         try:
-            await self._read_lines(news)
-            await self._read_ends(news)
+            await self._read_lines(changed)
+            await self._read_ends(changed)
         except BaseException:
-            self._news |= news
+            self._changed |= changed
             raise
 
-    async def _read_lines(self, news: set[UUID]) -> None:
+    async def _read_lines(self, changed: set[UUID]) -> None:
         cursors = {
             id_: self._audience.followed[id_].cursor
-            for id_ in news
+            for id_ in changed
             if id_ in self._audience.followed and self._audience.followed[id_].cursor is not None
         }
         if not cursors:
@@ -218,15 +218,15 @@ class Hub:
         for line in lines:
             self._audience.deliver_line(line)
         if len(lines) == event_reader.LINES_AT_ONCE:
-            self._look_at(cursors)
+            self._mark_changed(cursors)
 
-    async def _read_ends(self, news: set[UUID]) -> None:
-        asked = news & self._endings.keys()
+    async def _read_ends(self, changed: set[UUID]) -> None:
+        asked = changed & self._end_waiters.keys()
         if asked:
             for id_ in await self.reads(event_reader.ended, asked):
                 self._has_ended(id_)
 
-    def _know(self, owners: dict[UUID, int]) -> None:
+    def _remember_owners(self, owners: dict[UUID, int]) -> None:
         """Remember the owners; follow the executions of users with readers of all executions."""
         for id_, user_id in owners.items():
             self._owners[id_] = user_id
@@ -237,7 +237,7 @@ class Hub:
                     reader.seen.get(id_, 0) for reader in readers
                 )
             if id_ in self._audience.followed:
-                self._news.add(id_)
+                self._changed.add(id_)
         while len(self._owners) > KNOWN_OWNERS:
             self._owners.popitem(last=False)
 
@@ -257,11 +257,11 @@ class Hub:
         if followed is None:
             self._on_unfollowed(id_)
         elif kind == "lines":
-            self._look_at([id_])
+            self._mark_changed([id_])
         elif kind == "progress":
             self._audience.deliver(followed, Event("progress", id_, _progress(message["progress"])))
             if message.get("lines"):
-                self._look_at([id_])
+                self._mark_changed([id_])
         elif kind == "preview":
             self._audience.deliver(followed, Event("preview", id_, message["preview"]))
 
@@ -271,10 +271,10 @@ class Hub:
             return
         owner = self._owners.get(id_)
         if owner is None:
-            self._strange.add(id_)
+            self._unknown.add(id_)
         elif owner in self._audience.of_user:
-            self._know({id_: owner})
-        self._look_at(())
+            self._remember_owners({id_: owner})
+        self._mark_changed(())
 
     # -- credentials -------------------------------------------------------------------------------------
     async def _check_credentials(self) -> None:
@@ -282,9 +282,9 @@ class Hub:
         while True:
             await asyncio.sleep(CREDENTIAL_SECONDS)
             readers = [reader for reader in self._audience.all_readers() if reader.credential is not None]
-            waiting = [each for endings in self._endings.values() for each in endings]
+            waiting = [each for waiters in self._end_waiters.values() for each in waiters]
             shown = {reader.credential for reader in readers if reader.credential is not None}
-            shown |= {ending.credential for ending in waiting}
+            shown |= {waiter.credential for waiter in waiting}
             try:
                 good = await self.reads(credentials.still_valid, shown) if shown else set()
             except connections.UNAVAILABLE as exc:
@@ -296,29 +296,33 @@ class Hub:
             for reader in readers:
                 if reader.credential not in good:
                     reader.close()
-            for ending in waiting:
-                if ending.credential not in good:
-                    ending.revoke()
+            for waiter in waiting:
+                if waiter.credential not in good:
+                    waiter.revoke()
 
     # -- rechecking --------------------------------------------------------------------------------------
     async def _recheck(self) -> None:
-        """Look at the database periodically, in case notifications were lost."""
-        looked_at = time.monotonic()
+        """Query the database periodically, in case notifications were lost."""
+        checked_at = time.monotonic()
         while True:
             await asyncio.sleep(RECHECK_SECONDS if self._redis.connected else RECHECK_ALONE_SECONDS)
             try:
-                begun_at = time.monotonic()
+                started_at = time.monotonic()
                 if self._audience.of_user:
-                    within = timedelta(seconds=begun_at - looked_at) + event_reader.LATELY
+                    within = timedelta(seconds=started_at - checked_at) + event_reader.RECENT
                     users = list(self._audience.of_user)
-                    self._know(await self.reads(lambda: event_reader.moving(users, within=within)))  # noqa: B023
-                looked_at = begun_at
+                    await self._follow_active(users, within=within)
+                checked_at = started_at
                 await self._send_positions()
             except connections.UNAVAILABLE as exc:
                 logger.warning("live streams are not rechecked, the database is unavailable: %s", exc)
             except Exception:
                 logger.exception("a task of the live streams failed")
-            self._look_at_all()
+            self._mark_all_changed()
+
+    async def _follow_active(self, users: list[int], *, within: timedelta) -> None:
+        owners = await self.reads(lambda: event_reader.recently_active(users, within=within))
+        self._remember_owners(owners)
 
     async def _send_positions(self) -> None:
         waiting = [

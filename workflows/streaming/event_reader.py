@@ -19,12 +19,11 @@ from workflows.queue import queue_positions
 
 LINES_AT_ONCE = 1000
 SHOWN_OF_USER = 200  # executions in the initial state of a stream of all executions, newest first
-MOST_MISSED = 10_000  # executions whose events are replayed after a reconnect
-LATELY = timedelta(seconds=60)
+MAX_MISSED = 10_000  # executions whose events are replayed after a reconnect
+RECENT = timedelta(seconds=60)
 OVERLAP = timedelta(seconds=5)  # how much later lines of other executions may become visible
-LONGEST_COMMIT = timedelta(
-    seconds=60
-)  # the same for status changes: timeouts abort any transaction that takes longer
+# The same for status changes: timeouts abort any transaction that takes longer.
+LONGEST_COMMIT = timedelta(seconds=60)
 NO_EXECUTION = UUID(int=0)
 GAP = "Some events are no longer stored. Read the state of your executions again."
 
@@ -114,14 +113,14 @@ def _as_event(line: LogLine, outputs: Mapping[tuple[UUID, int], Output]) -> Even
     return Event(line.kind, line.execution_id, data, line.id, output)
 
 
-# -- where they stand ------------------------------------------------------------------------------------
-def standing(execution_id: UUID) -> list[Event]:
+# -- current state ---------------------------------------------------------------------------------------
+def current_state(execution_id: UUID) -> list[Event]:
     """The current state of a live execution, as unnumbered events; empty if it has ended."""
     execution = Execution.objects.filter(id=execution_id, status__in=ALIVE).first()
-    return _standing([execution]) if execution else []
+    return _current_states([execution]) if execution else []
 
 
-def _standing(executions: Sequence[Execution]) -> list[Event]:
+def _current_states(executions: Sequence[Execution]) -> list[Event]:
     positions = queue_positions.of([each.id for each in executions])
     found = []
     for each in executions:
@@ -133,17 +132,17 @@ def _standing(executions: Sequence[Execution]) -> list[Event]:
     return found
 
 
-def standing_of_user(user_id: int) -> tuple[list[Event], dict[UUID, int]]:
+def current_states_of_user(user_id: int) -> tuple[list[Event], dict[UUID, int]]:
     """(the same for the user's newest live executions, the id of each one's last line)."""
     mine = Execution.objects.filter(user_id=user_id, status__in=ALIVE)
     # Cursors first: a line written in between is then sent twice rather than missed.
     cursors = dict(mine.annotate(last=Max("log_lines__id")).values_list("id", "last"))
     executions = list(mine.order_by("-created_at")[:SHOWN_OF_USER])[::-1]
-    return _standing(executions), {id_: last or 0 for id_, last in cursors.items()}
+    return _current_states(executions), {id_: last or 0 for id_, last in cursors.items()}
 
 
 def gap() -> Event:
-    """Tells a reader that not all missed events can be replayed."""
+    """For a reader some of whose missed events can no longer be replayed."""
     return Event("gap", NO_EXECUTION, {"message": GAP})
 
 
@@ -157,7 +156,7 @@ class Missed:
     gap: bool  # some missed lines may have been deleted
 
     def wants(self, line: Event) -> bool:
-        """Of possibly received lines: all recent ones; of older ones only status changes."""
+        """Of lines that it may have received: all recent ones, but only status changes among older ones."""
         if (line.id or 0) > self.after or line.name == "status" or self.since is None:
             return True
         written: datetime = line.data["timestamp"]
@@ -173,18 +172,18 @@ def missed_by_user(user_id: int, *, after: int) -> Missed:
     known = LogLine.objects.filter(id=after, execution__user_id=user_id).exists()
     before = LogLine.objects.filter(id__lte=after).order_by("-id")
     since = before.values_list("timestamp", flat=True).first()
-    changed = Q(completed_at__gt=Now() - LATELY)
+    changed = Q(completed_at__gt=Now() - RECENT)
     if since is not None:
         changed |= Q(completed_at__gte=since - LONGEST_COMMIT)
     rows = Execution.objects.filter(user_id=user_id).filter(Q(status__in=ALIVE) | changed)
-    ids = list(rows.order_by("-created_at").values_list("id", flat=True)[: MOST_MISSED + 1])
-    gap = not known or len(ids) > MOST_MISSED
+    ids = list(rows.order_by("-created_at").values_list("id", flat=True)[: MAX_MISSED + 1])
+    gap = not known or len(ids) > MAX_MISSED
     first = None
     if since is not None:
         again = LogLine.objects.filter(id__lte=after, timestamp__gte=since - LONGEST_COMMIT)
         first = again.filter(execution_id__in=ids).aggregate(first=Min("id"))["first"]
     cursor = after if first is None else first - 1
-    return Missed(dict.fromkeys(ids[:MOST_MISSED], cursor), after, since, gap)
+    return Missed(dict.fromkeys(ids[:MAX_MISSED], cursor), after, since, gap)
 
 
 def positions(ids: Iterable[UUID]) -> dict[UUID, int]:
@@ -202,10 +201,10 @@ def owners(ids: Iterable[UUID]) -> dict[UUID, int]:
     return dict(Execution.objects.filter(id__in=list(ids)).values_list("id", "user_id"))
 
 
-def moving(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, int]:
+def recently_active(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, int]:
     """execution id → user id: running, or changed within that time, in case a notification was lost."""
     begin = Now() - within
     rows = Execution.objects.filter(user_id__in=list(user_ids)).filter(
         Q(status=Status.RUNNING) | Q(created_at__gt=begin) | Q(completed_at__gt=begin)
     )
-    return dict(rows.order_by("-created_at").values_list("id", "user_id")[:MOST_MISSED])
+    return dict(rows.order_by("-created_at").values_list("id", "user_id")[:MAX_MISSED])

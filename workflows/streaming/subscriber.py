@@ -14,7 +14,7 @@ from .event_reader import LINES_AT_ONCE, Event
 
 # Numbered events queued per reader; a slower reader is disconnected and can reconnect.
 CAPACITY = 2 * LINES_AT_ONCE
-MOST_PICTURE_BYTES = 48 * 1024 * 1024  # of images (base64) queued per websocket; more are dropped
+MAX_IMAGE_BYTES = 48 * 1024 * 1024  # of images (base64) queued per websocket; more are dropped
 
 
 class Reader:
@@ -116,7 +116,7 @@ class MessageReader(Reader):
     def put(self, event: Event) -> None:
         if event.name == "comfyui":
             picture = len(event.data["message"].get("bytes", ""))
-            if self._picture_bytes + picture > MOST_PICTURE_BYTES:
+            if self._picture_bytes + picture > MAX_IMAGE_BYTES:
                 return
             self._picture_bytes += picture
             self._numbered.append(event)
@@ -135,22 +135,22 @@ class MessageReader(Reader):
         return super().take()
 
 
-class Ending:
+class EndWaiter:
     """Waits for the end of one execution while `credential` is valid. Belongs to the event loop's thread."""
 
-    __slots__ = ("_ready", "closed", "credential", "execution_id", "happened", "revoked", "rows")
+    __slots__ = ("_ready", "closed", "credential", "ended", "execution_id", "revoked", "rows")
 
     def __init__(self, execution_id: UUID, credential: Credential) -> None:
         self.execution_id = execution_id
         self.credential = credential
         self.revoked = False
-        self.happened = False
+        self.ended = False
         self.closed = False
-        self.rows: str | None = None  # the result, for `presentation.end_message.unpack`, if it was told
+        self.rows: str | None = None  # the result as in the message, see `end_message.unpack`
         self._ready = asyncio.Event()
 
-    def happens(self, rows: str | None = None) -> None:
-        self.happened = True
+    def signal_end(self, rows: str | None = None) -> None:
+        self.ended = True
         self.rows = rows
         self._ready.set()
 
@@ -163,7 +163,7 @@ class Ending:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ready.wait()
-        return self.happened and not self.closed
+        return self.ended and not self.closed
 
     def revoke(self) -> None:
         self.revoked = True
