@@ -24,7 +24,7 @@ from files.views import by_method
 from workflows.api.views import user_of
 
 from . import texts
-from .errors import ComfyError, ComfyView, in_comfy_shape
+from .errors import FORMAT, ComfyError, ComfyView
 
 TAG = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
@@ -114,7 +114,7 @@ class ContentView(ComfyView):
         """Handled by `content`."""
 
 
-@in_comfy_shape
+@FORMAT.applied_to
 async def _upload(request: HttpRequest) -> HttpResponseBase:
     user = await in_request_thread(authentication.require, request)
     incoming = await in_thread(Incoming)
@@ -153,7 +153,7 @@ def _accept(request: HttpRequest, user: User, form: uploads.Form) -> HttpRespons
     return HttpResponse(given.text, status=given.status, content_type="application/json", headers=headers)
 
 
-@in_comfy_shape
+@FORMAT.applied_to
 async def _content(request: HttpRequest, file_id: str) -> HttpResponseBase:
     if texts.is_text(file_id):
         return await in_request_thread(_text, request, file_id)

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from functools import wraps
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from comfyserve.api.errors import (
-    ApiError,
-    LimitExceeded,
-    Unprocessable,
-    ValidationFailed,
-    as_api_error,
-)
+from comfyserve.api.error_format import ErrorFormat
+from comfyserve.api.errors import ApiError, LimitExceeded, Unprocessable, ValidationFailed
 from comfyserve.api.middleware import ErrorShapeMiddleware
-from comfyserve.api.rendering import rendered
 from workflows.queue.submission import QueueFull
-
-AsyncView = Callable[..., Awaitable[HttpResponseBase]]
 
 
 class ComfyError(ApiError):
@@ -39,26 +27,7 @@ class ComfyView(APIView):
     schema = None
 
     def get_exception_handler(self) -> Any:
-        return _handle
-
-
-def in_comfy_shape(view: AsyncView) -> AsyncView:
-    """The same for views outside REST framework."""
-
-    @wraps(view)
-    async def wrapped(request: HttpRequest, **arguments: str) -> HttpResponseBase:
-        try:
-            return await view(request, **arguments)
-        except Exception as exc:
-            known = as_api_error(exc)
-            if known is None:
-                raise
-            status, body, headers = _parts(known)
-            return HttpResponse(
-                rendered(body), status=status, content_type="application/json", headers=headers
-            )
-
-    return wrapped
+        return FORMAT.handle
 
 
 class ComfyErrorsMiddleware(ErrorShapeMiddleware):
@@ -67,18 +36,10 @@ class ComfyErrorsMiddleware(ErrorShapeMiddleware):
     def reshaped(self, known: ApiError) -> dict[str, Any]:
         if known.status == 429:
             known.error = "queue_full"
-        return _parts(known)[1]
+        return _render(known)[1]
 
 
-def _handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
-    known = as_api_error(exc)
-    if known is None:
-        return None  # Django's handler500 logs the traceback
-    status, body, headers = _parts(known)
-    return Response(body, status=status, headers=headers)
-
-
-def _parts(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
+def _render(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
     status, code = _status_and_code(known)
     headers = dict(known.headers)
     if status == 429:
@@ -110,3 +71,6 @@ def _message(known: ApiError) -> str:
     first, more = known.details[0], len(known.details) - 1
     where = f"{first.field}: " if first.field else ""
     return f"{where}{first.message}" + (f" (and {more} more)" if more else "")
+
+
+FORMAT = ErrorFormat(_render)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from comfyserve.api.errors import ApiError, Detail, as_api_error
+from comfyserve.api.error_format import ErrorFormat
+from comfyserve.api.errors import ApiError, Detail
 from comfyserve.api.middleware import ErrorShapeMiddleware
 from comfyserve.api.parsers import StrictJSONParser
 
@@ -32,32 +32,14 @@ class AnyTypeJSONParser(StrictJSONParser):
     media_type = "*/*"
 
 
-class ComfyUIView(APIView):
-    """A view of this door. Its shapes are ComfyUI's, and so not in our schema."""
-
-    schema = None
-    parser_classes = [AnyTypeJSONParser]
-
-    def get_exception_handler(self) -> Any:
-        return handle
-
-
-def handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
-    known = as_api_error(exc)
-    if known is None:
-        return None  # Django's handler500; the traceback goes to the log there
-    status = 400 if known.status == 422 else known.status
-    return Response(body(known), status=status, headers=dict(known.headers))
-
-
 class ComfyUIErrorsMiddleware(ErrorShapeMiddleware):
     prefix = "/comfyui/"
 
     def reshaped(self, known: ApiError) -> dict[str, Any]:
-        return body(known)
+        return _body(known)
 
 
-def body(known: ApiError) -> dict[str, Any]:
+def _body(known: ApiError) -> dict[str, Any]:
     nodes = _by_node(known.details)
     kind = "prompt_outputs_failed_validation" if nodes else known.error
     error = {
@@ -92,3 +74,21 @@ def _by_node(details: Sequence[Detail]) -> dict[str, Any]:
             }
         )
     return nodes
+
+
+def _render(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    return 400 if known.status == 422 else known.status, _body(known), dict(known.headers)
+
+
+FORMAT = ErrorFormat(_render)
+
+
+class ComfyUIView(APIView):
+    """A view of this door. Its shapes are ComfyUI's, and so not in our schema."""
+
+    schema = None
+    parser_classes = [AnyTypeJSONParser]
+    error_format = FORMAT
+
+    def get_exception_handler(self) -> Any:
+        return self.error_format.handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -12,7 +12,7 @@ from rest_framework.request import Request
 
 from accounts import authentication
 from accounts.models import User
-from comfyserve.api.errors import ApiError, NotFound, ValidationFailed, as_api_error
+from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.api.rendering import rendered
 from comfyserve.db import connections
 from files import decoding, queries, storing, transfer, uploads
@@ -22,7 +22,7 @@ from files.models import File, Kind
 from files.threads import in_request_thread, in_thread
 from files.views import by_method
 
-from .errors import ComfyUIView, body
+from .errors import FORMAT, ComfyUIView
 
 # Form fields and their maximum lengths. ComfyUI's folder fields are accepted and ignored.
 FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
@@ -33,6 +33,7 @@ ANNOTATED = re.compile(r"\s*\[(input|output|temp)\]$")
 # How ComfyUI's editor writes a file of ours into a prompt: behind a folder, before a type, or both.
 IN_PROMPT = re.compile(r"(?:[^/\n]+/){0,9}(file_[0-9a-f]{32})(?:/[^/\n]+)?(?:\s*\[(?:input|output|temp)\])?")
 HASHED = "blake3:"
+Store = Callable[[Incoming, uploads.Form, User], File]
 
 
 class UploadView(ComfyUIView):
@@ -46,28 +47,26 @@ class ViewView(ComfyUIView):
 
 
 # -- uploads ---------------------------------------------------------------------------------------------
+@FORMAT.applied_to
 async def _upload(request: HttpRequest) -> HttpResponseBase:
     """Returns the file's id as its name; LoadImage and similar nodes accept it."""
-    return await _received(request, with_original=False)
+    return await _receive(request, store=_store)
 
 
+@FORMAT.applied_to
 async def _mask(request: HttpRequest) -> HttpResponseBase:
     """Stores the picture that `original_ref` names, with the transparency of the uploaded one."""
-    return await _received(request, with_original=True)
+    return await _receive(request, store=_store_masked)
 
 
-async def _received(request: HttpRequest, *, with_original: bool) -> HttpResponseBase:
+async def _receive(request: HttpRequest, *, store: Store) -> HttpResponseBase:
+    user = await in_request_thread(authentication.require, request)
+    incoming = await in_thread(Incoming)
     try:
-        user = await in_request_thread(authentication.require, request)
-        incoming = await in_thread(Incoming)
-        try:
-            form = await uploads.receive(request, incoming, allowed=FIELDS, file_field="image")
-            store = _store_masked if with_original else _store
-            file = await in_request_thread(store, incoming, form, user)
-        finally:
-            await in_thread(incoming.close)
-    except Exception as exc:  # noqa: BLE001  (reraised unless it is an API error)
-        return _refusal(exc)
+        form = await uploads.receive(request, incoming, allowed=FIELDS, file_field="image")
+        file = await in_request_thread(store, incoming, form, user)
+    finally:
+        await in_thread(incoming.close)
     shown = {"name": file.id, "subfolder": "", "type": "input"}
     return HttpResponse(rendered(shown), content_type="application/json")
 
@@ -105,14 +104,12 @@ def _reference(text: str | None) -> dict[str, str]:
 
 
 # -- results ---------------------------------------------------------------------------------------------
+@FORMAT.applied_to
 async def _view(request: HttpRequest) -> HttpResponseBase:
     """The file; with `preview` or `channel` a picture of its contents."""
-    try:
-        file = await in_request_thread(_find, request)
-        wanted = _wanted(request.GET, file)
-        return await transfer.serve_file(request, transfer.Requested(file, wanted))
-    except Exception as exc:  # noqa: BLE001  (reraised unless it is an API error)
-        return _refusal(exc)
+    file = await in_request_thread(_find, request)
+    wanted = _wanted(request.GET, file)
+    return await transfer.serve_file(request, transfer.Requested(file, wanted))
 
 
 def _wanted(query: Mapping[str, str], file: File) -> Wanted:
@@ -179,18 +176,6 @@ def _with_ids(node: Any) -> Any:
 def _file_id(value: Any) -> Any:
     found = IN_PROMPT.fullmatch(value) if isinstance(value, str) else None
     return found[1] if found else value
-
-
-def _refusal(exc: Exception) -> HttpResponse:
-    known: ApiError | None = as_api_error(exc)
-    if known is None:
-        raise exc
-    return HttpResponse(
-        rendered(body(known)),
-        status=known.status,
-        content_type="application/json",
-        headers=dict(known.headers),
-    )
 
 
 upload: Any = by_method(UploadView, post=_upload)

@@ -14,7 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import User
-from comfyserve.api.errors import NotFound, ValidationFailed, as_api_error
+from comfyserve.api.error_format import ErrorFormat
+from comfyserve.api.errors import ApiError, NotFound, ValidationFailed
 from workflows.api.views import user_of
 from workflows.models import ALIVE, Execution, Graph
 from workflows.presentation import selectors
@@ -29,17 +30,13 @@ STATUSES = {shown: status for status, shown in representations.JOB_STATUSES.item
 WORKFLOW_ID = "extras__extra_data__extra_pnginfo__workflow__id"
 
 
-class JobsBaseView(ComfyUIView):
-    def get_exception_handler(self) -> Any:
-        return _handle
-
-
-def _handle(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001
-    known = as_api_error(exc)
-    if known is None:
-        return None  # Django's handler500; the traceback goes to the log there
+def _render_error(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
     message = "; ".join(each.message for each in known.details) or known.message
-    return Response({"error": message}, status=known.status, headers=known.headers)
+    return known.status, {"error": message}, dict(known.headers)
+
+
+class JobsBaseView(ComfyUIView):
+    error_format = ErrorFormat(_render_error)
 
 
 class JobsView(JobsBaseView):
