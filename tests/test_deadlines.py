@@ -58,7 +58,7 @@ NO_TIMEOUT = {
     "workflows/streaming/asgi.py: _end": "its tasks were cancelled just before",
     "workflows/streaming/broadcaster.py: Broadcaster._read_changes": "until Broadcaster.end cancels it",
     "workflows/streaming/broadcaster.py: Broadcaster.end": "its tasks were cancelled just before",
-    "workflows/webhooks/dispatcher.py: Deliverer.close": "deliveries have timeouts; uploads are cut",
+    "workflows/webhooks/deliverer.py: Deliverer.close": "deliveries have timeouts; uploads are aborted",
     "workflows/task_events.py: Publisher._run": "waits for something to do; woken by Publisher.close",
 }
 LOOPS = {

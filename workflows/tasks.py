@@ -12,7 +12,8 @@ from comfyserve import cleaning, logs
 from comfyserve.db import connections, pooling
 from models_registry.model_agent import ModelAgent
 from workflows.delivery import sender as file_sender
-from workflows.webhooks.dispatcher import Deliverer
+from workflows.webhooks import dispatcher
+from workflows.webhooks.deliverer import Deliverer
 from workflows.worker import celery_tasks
 from workflows.worker.backend import own
 from workflows.worker.maintenance import Maintenance
@@ -123,10 +124,16 @@ def _start(sender: str, instance: Any, **_: Any) -> None:
     else:
         pooling.report()
     if "webhooks" in queues:
-        files = Deliverer(
-            "file", senders=file_sender.SENDERS, take=file_sender.take, deliver=file_sender.deliver
+        _deliverers.extend(
+            [
+                Deliverer(
+                    "webhook", senders=dispatcher.SENDERS, take=dispatcher.take, deliver=dispatcher.deliver
+                ),
+                Deliverer(
+                    "file", senders=file_sender.SENDERS, take=file_sender.take, deliver=file_sender.deliver
+                ),
+            ]
         )
-        _deliverers.extend([Deliverer(), files])
         for deliverer in _deliverers:
             deliverer.start()
 

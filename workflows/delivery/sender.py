@@ -14,18 +14,17 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.functions import Now
 
-from comfyserve import outages, secret_box
-from comfyserve.db import connections, rows
+from comfyserve import secret_box
+from comfyserve.db import connections
 from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client, errors
 from files import backend, destinations
 from files.errors import BytesMissing, StorageUnavailable
 from workflows.models import OutputDelivery, WebhookEvent
-from workflows.webhooks import outbox
-from workflows.webhooks.dispatcher import INTERNAL_ERROR
+from workflows.webhooks import deliverer, outbox
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +78,8 @@ RETURNING d.id, d.token, d.execution_id, d.tries,
 
 def take(*, limit: int) -> list[Taken]:
     """Claim as many due deliveries as may be sent now, for slightly longer than one may take."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.DELIVERIES])
-        given = {"limit": limit, "per_user": PER_USER, "seconds": SEND_SECONDS + 60}
-        cursor.execute(_TAKE, given)
-        return rows.as_dataclasses(Taken, cursor)
+    parameters = {"limit": limit, "per_user": PER_USER, "seconds": SEND_SECONDS + 60}
+    return deliverer.claim(Taken, _TAKE, parameters, lock=AdvisoryLock.DELIVERIES)
 
 
 def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
@@ -95,7 +91,7 @@ def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
         sent = _send(row, stop=stop)
     except Exception:  # counted as a try, or it would be repeated indefinitely
         logger.exception("a file of %s could not be sent", taken.execution_id)
-        sent = Sent(INTERNAL_ERROR)
+        sent = Sent(deliverer.INTERNAL_ERROR)
     connections.retry_until_available(lambda: _record(taken, sent), stop=stop)
 
 
@@ -180,13 +176,8 @@ def _values(taken: Taken, sent: Sent) -> dict[str, Any]:
     ended = {"finished_at": Now(), "secret_url": ""}
     if not sent.error:
         return {"state": states.DELIVERED, "error": "", **ended}
-    delay = _backoff(taken.tries)
-    is_old = taken.age + delay > settings.WEBHOOK_RETRY_HOURS * 3600
-    if sent.final or (sent.refused and taken.tries >= TRIES_REFUSED) or is_old:
+    delay = deliverer.backoff(taken.tries, longest=LONGEST_DELAY)
+    is_rejected = sent.refused and taken.tries >= TRIES_REFUSED
+    if sent.final or is_rejected or deliverer.is_too_old(taken.age + delay):
         return {"state": states.FAILED, "error": sent.error, **ended}
     return {"state": states.WAITING, "error": sent.error, "due_at": Now() + timedelta(seconds=delay)}
-
-
-def _backoff(tries: int) -> float:
-    first = settings.WEBHOOK_FIRST_DELAY_SECONDS
-    return outages.delay_after(tries, first=first, longest=LONGEST_DELAY)

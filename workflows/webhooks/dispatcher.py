@@ -11,21 +11,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from comfyserve import outages
 from comfyserve.api.rendering import rendered
-from comfyserve.db import connections, rows
+from comfyserve.db import connections
 from comfyserve.db.locks import AdvisoryLock
 from comfyserve.outbound import client
 from comfyserve.outbound.header_values import seconds_until
@@ -33,7 +31,7 @@ from workflows.metrics import store
 from workflows.models import Delivery, DeliveryAttempt, Execution, WebhookEvent
 from workflows.presentation import batch_selectors, representations, selectors
 
-from . import signing
+from . import deliverer, signing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +44,6 @@ TRIES_REFUSED = 5  # 4xx and 3xx responses
 TRIES_BEFORE_END = 8
 STORED_BODY = 1024  # characters
 GONE = 410
-INTERNAL_ERROR = "An internal error of ours; the server's log has the details"
 
 
 @dataclass(frozen=True)
@@ -116,19 +113,14 @@ RETURNING d.id, d.token, d.execution_id, d.user_id, d.event, d.message_id, d.url
 
 def take(*, limit: int) -> list[Taken]:
     """Claim as many due deliveries as may be sent now, for three timeouts."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [AdvisoryLock.WEBHOOKS])
-        cursor.execute(
-            _TAKE,
-            {
-                "limit": limit,
-                "per_host": PER_HOST,
-                "per_user": PER_USER,
-                "host_in_all": HOST_IN_ALL,
-                "seconds": settings.WEBHOOK_TIMEOUT_SECONDS * 3,
-            },
-        )
-        return rows.as_dataclasses(Taken, cursor)
+    parameters = {
+        "limit": limit,
+        "per_host": PER_HOST,
+        "per_user": PER_USER,
+        "host_in_all": HOST_IN_ALL,
+        "seconds": settings.WEBHOOK_TIMEOUT_SECONDS * 3,
+    }
+    return deliverer.claim(Taken, _TAKE, parameters, lock=AdvisoryLock.WEBHOOKS)
 
 
 # -- sending ---------------------------------------------------------------------------------------------
@@ -145,7 +137,7 @@ def deliver(taken: Taken, *, stop: threading.Event | None = None) -> None:
         raise  # this process stops; another one sends it
     except Exception:  # counted as a try, or it would be repeated indefinitely
         logger.exception("webhook %s of %s could not be sent", taken.event, taken.execution_id)
-        answer = Answer(None, {}, error=INTERNAL_ERROR)
+        answer = Answer(None, {}, error=deliverer.INTERNAL_ERROR)
     seconds = time.monotonic() - began
     connections.retry_until_available(lambda: _record(taken, answer, seconds=seconds), stop=stop)
 
@@ -240,8 +232,9 @@ def judge(taken: Taken, answer: Answer) -> Verdict:
     if answer.final or code == GONE or _tried_enough(taken, code):
         return Verdict(Delivery.State.FAILED, error)
     asked = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), "")
-    delay = max(_backoff(taken.tries), seconds_until(asked, now=timezone.now()))
-    if taken.age + delay > settings.WEBHOOK_RETRY_HOURS * 3600:
+    delay = deliverer.backoff(taken.tries, longest=LONGEST_DELAY)
+    delay = max(delay, seconds_until(asked, now=timezone.now()))
+    if deliverer.is_too_old(taken.age + delay):
         return Verdict(Delivery.State.FAILED, f"{error}; given up after {taken.tries} tries")
     return Verdict(Delivery.State.WAITING, error, delay)
 
@@ -260,11 +253,6 @@ def _tried_enough(taken: Taken, code: int | None) -> bool:
     if not client.is_worth_a_retry(code):
         return taken.tries >= TRIES_REFUSED
     return not WebhookEvent(taken.event).traits.has_result and taken.tries >= TRIES_BEFORE_END
-
-
-def _backoff(tries: int) -> float:
-    first = settings.WEBHOOK_FIRST_DELAY_SECONDS
-    return outages.delay_after(tries, first=first, longest=LONGEST_DELAY)
 
 
 def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
@@ -293,82 +281,3 @@ def _record(taken: Taken, answer: Answer, *, seconds: float) -> None:
         logger.info("webhook %s not delivered, retrying later: %s", taken.event, verdict.error, extra=named)
     else:
         logger.info("webhook %s delivered in %.0f ms", taken.event, seconds * 1000, extra=named)
-
-
-# -- the sending process ---------------------------------------------------------------------------------
-class Deliverer:
-    """Polls for due deliveries every POLL_SECONDS and whenever it is woken, and has them sent.
-
-    `take` claims items, each of which is passed to `deliver` in a thread; `name` is their name in the log.
-    """
-
-    POLL_SECONDS = 1.0
-
-    def __init__(
-        self,
-        name: str = "webhook",
-        *,
-        senders: int = SENDERS,
-        take: Callable[..., Sequence[Any]] | None = None,
-        deliver: Callable[..., None] | None = None,
-    ) -> None:
-        self._name = name
-        self._take_due, self._send = take, deliver
-        self._stopping = threading.Event()
-        self._woken = threading.Event()
-        self._free = senders
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(senders, thread_name_prefix=name)
-        self._thread = threading.Thread(target=self._run, name=f"{name}s", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._woken.set()
-
-    def stop(self) -> None:
-        """Claim nothing more. Does not wait."""
-        self._stopping.set()
-        self._woken.set()
-
-    def close(self) -> None:
-        """Wait for deliveries in progress: at most one timeout, plus recording."""
-        self._thread.join(timeout=5)
-        self._pool.shutdown(wait=True)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._woken.clear()
-            try:
-                self._dispatch()
-            except connections.UNAVAILABLE as exc:
-                logger.warning("%ss are delayed, the database is unavailable: %s", self._name, exc)
-            except Exception:  # this thread must survive: it does all the polling
-                logger.exception("sending of %ss failed", self._name)
-            self._woken.wait(self.POLL_SECONDS)
-
-    def _dispatch(self) -> None:
-        with self._lock:
-            free = self._free
-        if not free:
-            return
-        with connections.step():
-            found = (self._take_due or take)(limit=free)
-        with self._lock:
-            self._free -= len(found)
-        for taken in found:
-            self._pool.submit(self._deliver, taken)
-
-    def _deliver(self, taken: Any) -> None:
-        try:
-            (self._send or deliver)(taken, stop=self._stopping)
-        except connections.UNAVAILABLE as exc:  # only during shutdown
-            logger.warning("%s %d of %s is left: %s", self._name, taken.id, taken.execution_id, exc)
-        except Exception:
-            # Left claimed: it is due again once the claim expires.
-            logger.exception("%s %d of %s failed unexpectedly", self._name, taken.id, taken.execution_id)
-        finally:
-            with self._lock:
-                self._free += 1
-            self.wake()  # the next delivery of this execution or host may be due

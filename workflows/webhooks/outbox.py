@@ -1,7 +1,7 @@
 """The webhook outbox, and what users can do with it.
 
 A delivery is a row written in the transaction that changes the status, so none is lost when the broker, a
-worker or the receiver is unavailable. `dispatcher` sends them; a message to its queue only wakes it earlier.
+worker or the receiver is unavailable. `dispatcher` sends it; a message to its queue only wakes it earlier.
 """
 
 from __future__ import annotations
