@@ -258,25 +258,32 @@ def n8n(server: Server) -> bytes:
 
 
 # -- OpenAI's images -----------------------------------------------------------------------------------------
+def generated(server: Server, body: dict[str, Any]) -> bytes:
+    url = f"{server.url}/v1/images/generations"
+    [image] = json_of(requests.post(url, json=body, headers=server.bearer, timeout=SECONDS))["data"]
+    return base64.b64decode(image["b64_json"])
+
+
+def edited(server: Server, form: dict[str, str], *, field: str) -> bytes:
+    files = [(field, ("a.png", red_picture(), "image/png"))]
+    url = f"{server.url}/v1/images/edits"
+    made = requests.post(url, data=form, files=files, headers=server.bearer, timeout=SECONDS)
+    return base64.b64decode(json_of(made)["data"][0]["b64_json"])
+
+
 def open_webui_as_openai(server: Server) -> bytes:
     """routers/images.py with the engine `openai`."""
     body = {
         "model": "painted-for-clients", "prompt": "red", "n": 1, "size": "16x16",
         "response_format": "b64_json",
     }  # fmt: skip
-    url = f"{server.url}/v1/images/generations"
-    headers = {**server.bearer, "Content-Type": "application/json"}
-    [image] = json_of(requests.post(url, json=body, headers=headers, timeout=SECONDS))["data"]
-    return base64.b64decode(image["b64_json"])
+    return generated(server, body)
 
 
 def open_webui_edit(server: Server) -> bytes:
     """The same with pictures: form fields are texts, and the pictures are `image` or `image[]`."""
     form = {"model": "painted-for-clients", "prompt": "red", "n": "1", "response_format": "b64_json"}
-    files = [("image", ("a.png", red_picture(), "image/png"))]
-    url = f"{server.url}/v1/images/edits"
-    made = requests.post(url, data=form, files=files, headers=server.bearer, timeout=SECONDS)
-    return base64.b64decode(json_of(made)["data"][0]["b64_json"])
+    return edited(server, form, field="image")
 
 
 def libre_chat(server: Server) -> bytes:
@@ -285,9 +292,7 @@ def libre_chat(server: Server) -> bytes:
         "model": "gpt-image-1", "prompt": "red", "n": 1, "background": "auto", "output_format": "png",
         "quality": "auto", "size": "auto",
     }  # fmt: skip
-    url = f"{server.url}/v1/images/generations"
-    made = json_of(requests.post(url, json=body, headers=server.bearer, timeout=SECONDS))
-    return base64.b64decode(made["data"][0]["b64_json"])
+    return generated(server, body)
 
 
 def libre_chat_as_webp(server: Server) -> bytes:
@@ -295,19 +300,14 @@ def libre_chat_as_webp(server: Server) -> bytes:
         "model": "gpt-image-1", "prompt": "red", "n": 1, "background": "transparent", "quality": "high",
         "output_format": "webp", "output_compression": 100, "size": "1024x1536",
     }  # fmt: skip
-    url = f"{server.url}/v1/images/generations"
-    made = json_of(requests.post(url, json=body, headers=server.bearer, timeout=SECONDS))
-    picture = base64.b64decode(made["data"][0]["b64_json"])
+    picture = generated(server, body)
     assert Image.open(io.BytesIO(picture)).format == "WEBP"
     return picture
 
 
 def libre_chat_edit(server: Server) -> bytes:
     form = {"model": "gpt-image-1", "prompt": "red", "quality": "auto", "size": "auto"}
-    files = [("image[]", ("a.png", red_picture(), "image/png"))]
-    url = f"{server.url}/v1/images/edits"
-    made = requests.post(url, data=form, files=files, headers=server.bearer, timeout=SECONDS)
-    return base64.b64decode(json_of(made)["data"][0]["b64_json"])
+    return edited(server, form, field="image[]")
 
 
 def app(name: str, *, takes_picture: bool) -> dict[str, Any]:

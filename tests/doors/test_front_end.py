@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,8 +40,6 @@ async () => {
     return files.map((file) => file.path);
 }
 """
-
-
 # The queue, the history and one job as newer front ends read them, which check their shapes.
 JOBS = """
 async () => {
@@ -51,6 +50,7 @@ async () => {
 }
 """
 NEWER = "comfyui-frontend-package==1.58.1"
+OpenFrontEnd = Callable[[Path], AbstractContextManager[tuple[Any, Any]]]  # yields (person, page)
 
 
 @pytest.fixture(scope="session")
@@ -63,24 +63,34 @@ def newer_front_end(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "comfyui_frontend_package" / "static"
 
 
-def test_a_newer_front_end_shows_the_jobs(
-    gpu_worker: Any, newer_front_end: Path, browser: Any, tmp_path: Path
-):
+@pytest.fixture
+def open_front_end(gpu_worker: Any, browser: Any, tmp_path: Path) -> OpenFrontEnd:
+    """Opens the front end at a folder in the browser, with the routes of this service behind it."""
+
+    @contextmanager
+    def opened(files: Path) -> Iterator[tuple[Any, Any]]:
+        person = gpu_worker.person()
+        key = person.post("/auth/keys", {"name": "front end", "scope": "comfyui"}).json()["key"]
+        server = f"127.0.0.1:{gpu_worker.port}"
+        page = browser.new_page()
+        answers: list[tuple[int, str]] = []
+        page.on("response", lambda got: answers.append((got.status, urlsplit(got.url).path)))
+        with caddy(FRONT_END, folder=tmp_path, key=key, server=server, files=files) as port:
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=120_000)
+            yield person, page
+        page.close()
+        assert {path for status, path in answers if status >= 400} <= MISSING
+
+    return opened
+
+
+def test_a_newer_front_end_shows_the_jobs(newer_front_end: Path, open_front_end: OpenFrontEnd):
     """One whose queue and history are `/api/jobs`."""
-    person = gpu_worker.person()
-    key = person.post("/auth/keys", {"name": "front end", "scope": "comfyui"}).json()["key"]
-    server = f"127.0.0.1:{gpu_worker.port}"
-    page = browser.new_page()
-    answers: list[tuple[int, str]] = []
-    page.on("response", lambda got: answers.append((got.status, urlsplit(got.url).path)))
-    with caddy(FRONT_END, folder=tmp_path, key=key, server=server, files=newer_front_end) as port:
-        page.goto(f"http://127.0.0.1:{port}/")
-        page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=120_000)
-        page.evaluate(RUN, json.loads(json.dumps(graphs.colour(0x00FF00))))
+    with open_front_end(newer_front_end) as (person, page):
+        page.evaluate(RUN, graphs.colour(0x00FF00))
         wait_for(lambda: person.get("/comfyui/history").json(), seconds=60, what="the prompt")
         shown = page.evaluate(JOBS)
-    page.close()
-    assert {path for status, path in answers if status >= 400} <= MISSING
     [job] = shown["history"]
     assert shown["queue"] == {"Running": [], "Pending": []}
     assert (job["id"], job["status"]) == (shown["detail"]["id"], "completed")
@@ -88,25 +98,13 @@ def test_a_newer_front_end_shows_the_jobs(
     assert job["preview_output"]["filename"] == picture["filename"]
 
 
-def test_the_front_end_runs_a_workflow_and_keeps_files(
-    gpu_worker: Any, comfyui: Any, browser: Any, tmp_path: Path
-):
-    person = gpu_worker.person()
-    key = person.post("/auth/keys", {"name": "front end", "scope": "comfyui"}).json()["key"]
+def test_the_front_end_runs_a_workflow_and_keeps_files(comfyui: Any, open_front_end: OpenFrontEnd):
     [files] = Path(comfyui.install).glob("venv/lib/python3*/site-packages/comfyui_frontend_package/static")
-    server = f"127.0.0.1:{gpu_worker.port}"
-    page = browser.new_page()
-    answers: list[tuple[int, str]] = []
-    page.on("response", lambda got: answers.append((got.status, urlsplit(got.url).path)))
-    with caddy(FRONT_END, folder=tmp_path, key=key, server=server, files=files) as port:
-        page.goto(f"http://127.0.0.1:{port}/")
-        page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=120_000)
-        page.evaluate(RUN, json.loads(json.dumps(graphs.colour(0x00FF00))))
+    with open_front_end(files) as (person, page):
+        page.evaluate(RUN, graphs.colour(0x00FF00))
         [entry] = wait_for(
             lambda: list(person.get("/comfyui/history").json().values()), seconds=60, what="the prompt"
         )
         assert entry["status"]["completed"]
         assert "kept.json" in page.evaluate(SAVE)
-    page.close()
     assert person.get("/comfyui/settings").json()["Comfy.Locale"] == "en"
-    assert {path for status, path in answers if status >= 400} <= MISSING
