@@ -66,7 +66,7 @@ def test_the_baseline_names_migrations_that_exist():
         'DROP TABLE "workflows_flow" CASCADE;',
     ],
 )
-def test_what_breaks_or_blocks_it_is_refused(statement):
+def test_incompatible_or_blocking_statements_are_rejected(statement):
     assert complaints([statement])
 
 
@@ -79,5 +79,5 @@ def test_what_breaks_or_blocks_it_is_refused(statement):
         'CREATE TABLE "workflows_new" ("id" bigint NOT NULL);',
     ],
 )
-def test_what_it_does_not_notice_is_let_through(statement):
+def test_harmless_statements_are_accepted(statement):
     assert complaints([statement]) == []

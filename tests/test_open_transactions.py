@@ -44,7 +44,7 @@ def test_a_sleep_inside_a_transaction_is_noticed(noticed, monkeypatch):
     assert "a sleep" in noticed[0]
 
 
-def test_what_happens_outside_or_is_the_tests_own_is_not(noticed):
+def test_calls_outside_a_transaction_and_in_the_tests_own_are_not(noticed):
     notify.announce_preview(UUID(int=0), {})
     with transaction.atomic(), redis.Redis.from_url(settings.REDIS_URL) as client:
         client.ping()

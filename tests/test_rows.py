@@ -34,7 +34,7 @@ def columns_of(row: Any) -> dict[str, Any]:
     return {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
 
 
-def test_what_is_inserted_is_what_django_reads(user):
+def test_inserted_rows_read_the_same_through_django(user):
     made = execution(user, metadata={"a": ["b", 1]}, lacking=["x", "y"], models_used=[{"name": "m"}])
     insert(made)
     assert columns_of(Execution.objects.get()) == columns_of(made)
@@ -52,7 +52,7 @@ def test_a_statement_is_parsed_and_planned_once_per_connection(user):
         assert cursor.fetchall() == [(3,)]
 
 
-def test_what_the_database_decides_is_read_back(user):
+def test_values_chosen_by_the_database_are_read_back(user):
     made = execution(user)
     insert(made)
     outputs = [Output(execution=made, position=n, group="texts", node_id="1", text="a") for n in (0, 1)]
@@ -122,7 +122,7 @@ def insert_in_pipeline(*objects: Execution) -> None:
 
 class TestPipelinedTransaction:
     @pytest.mark.django_db(transaction=True)
-    def test_what_is_read_within_is_there(self, user):
+    def test_rows_inserted_in_the_pipeline_can_be_read_within_it(self, user):
         with rows.pipelined_transaction():
             insert_in_pipeline(execution(user))
             assert rows.prepared("SELECT count(*) FROM workflows_execution").fetchone() == (1,)
@@ -130,7 +130,7 @@ class TestPipelinedTransaction:
         assert Execution.objects.count() == 1
 
     @pytest.mark.django_db(transaction=True)
-    def test_what_is_not_read_is_committed(self, user):
+    def test_results_that_are_not_read_are_committed(self, user):
         insert_in_pipeline(execution(user))
         connection.close()
         assert Execution.objects.count() == 1

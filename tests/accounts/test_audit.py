@@ -98,7 +98,7 @@ class TestWhatIsRecorded:
 
 
 class TestTheRows:
-    def test_what_is_undone_leaves_no_row(self, alice: User) -> None:
+    def test_a_rolled_back_change_leaves_no_row(self, alice: User) -> None:
         with transaction.atomic():
             audit.record("user.change", on=alice)
             transaction.set_rollback(True)

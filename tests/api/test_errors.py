@@ -83,7 +83,7 @@ class TestTheOneShape:
             (errors.LimitExceeded("no"), 429, "rate_limit_exceeded"),
         ],
     )
-    def test_what_views_raise(
+    def test_exceptions_raised_by_views(
         self, stranger: Api, monkeypatch, exc: Exception, status: int, error: str
     ) -> None:
         raising(monkeypatch, exc)

@@ -337,7 +337,7 @@ class TestLanes:
 
         assert asyncio.run(scene()) == (["greedy", "honest"], 2)
 
-    def test_who_waits_too_long_is_refused(self):
+    def test_a_request_that_waits_too_long_is_rejected(self):
         async def scene() -> None:
             lane = Lane("x", width=1, waiting=3, seconds=0.01, each=9)
             async with lane.turn(), lane.turn():
@@ -347,11 +347,11 @@ class TestLanes:
             asyncio.run(scene())
 
     @pytest.mark.parametrize("path", ["/auth/login", "/auth/register/", "/auth/password", "/admin/login/"])
-    def test_what_hashes_a_password_has_a_lane(self, path):
+    def test_routes_that_hash_a_password_have_a_lane(self, path):
         assert routes.route_of("POST", path).lane is not None
 
     @pytest.mark.parametrize("method, path", [("POST", "/destinations/"), ("PATCH", "/destinations/mine")])
-    def test_what_writes_a_test_file_to_a_users_server_has_a_lane(self, method, path):
+    def test_routes_that_write_to_a_users_server_have_a_lane(self, method, path):
         assert routes.route_of(method, path).lane is not None
 
 

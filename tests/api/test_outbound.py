@@ -70,13 +70,13 @@ class TestSlowDNS:
 
 class TestCut:
     @pytest.mark.parametrize("page", ["silent", "dripping", "dripping_headers"])
-    def test_whatever_it_waits_for_ends(self, site, page):
+    def test_cancellation_ends_every_wait(self, site, page):
         cut = client.Cancellation()
         threading.Timer(0.2, cut.make).start()
         with pytest.raises(client.TookTooLong):
             fetch(site.url(page), timeout=30, cut=cut)
 
-    def test_what_was_cut_before_is_not_begun(self, site):
+    def test_a_request_cancelled_before_it_starts_is_not_sent(self, site):
         cut = client.Cancellation()
         cut.make()
         with pytest.raises(client.TookTooLong):
@@ -171,7 +171,7 @@ class TestCheck:
         "entry, host",
         [("10.0.0.0/8", "192.168.0.1"), ("store.inside", "my-store.inside"), ("*.inside", "inside")],
     )
-    def test_what_is_allowed_opens_nothing_else(self, settings, dns, entry, host):
+    def test_an_allowed_address_allows_no_other(self, settings, dns, entry, host):
         dns[host] = [["192.168.0.1"]]
         settings.OUTBOUND_ALLOW = [entry]
         with pytest.raises(Refused):
@@ -307,7 +307,7 @@ class TestGet:
         with pytest.raises(Unreachable):
             fetch(f"http://127.0.0.1:{port}/")
 
-    def test_what_is_no_http_is_unreachable(self, settings):
+    def test_a_server_that_does_not_speak_http_is_unreachable(self, settings):
         settings.OUTBOUND_ALLOW = ["127.0.0.1"]
         with socket.create_server(("127.0.0.1", 0)) as server:
 

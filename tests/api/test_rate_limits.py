@@ -51,7 +51,7 @@ class TestHeaders:
             assert told(stranger.get(path))[:2] == (1000, 1000)
         assert rate_limit_cache.client(django_settings.REDIS_URL).dbsize() == 0
 
-    def test_what_only_looks_like_a_probe_is_counted(self, stranger: Api) -> None:
+    def test_a_path_that_resembles_a_probe_is_counted(self, stranger: Api) -> None:
         assert told(stranger.get("/healthy"))[:2] == (1000, 999)
 
     def test_a_preflight_is_not_counted(self, stranger: Api, settings) -> None:
@@ -103,7 +103,9 @@ class TestRefusals:
         assert told(response)[:2] == (2, 0)
         assert response.json()["message"] == "Too many requests. Rate limit: 2 requests per day."
 
-    def test_what_the_minute_refused_is_not_counted_in_the_hour(self, as_alice: Api, settings) -> None:
+    def test_a_request_over_the_short_limit_is_not_counted_in_the_long_one(
+        self, as_alice: Api, settings
+    ) -> None:
         settings.RATE_LIMITS = "1/h,1000/d"
         statuses = [as_alice.get("/auth/me").status_code for _ in range(5)]
         assert statuses == [200, 429, 429, 429, 429]

@@ -142,6 +142,6 @@ class TestServed:
             "redoc/bundles/redoc.standalone.js",
         ],
     )
-    def test_what_the_pages_need_is_here(self, stranger: Api, file: str) -> None:
+    def test_the_assets_of_the_pages_are_served(self, stranger: Api, file: str) -> None:
         with closing(stranger.get(f"/static/drf_spectacular_sidecar/{file}")) as response:
             assert response.status_code == 200

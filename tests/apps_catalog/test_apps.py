@@ -29,7 +29,7 @@ def names(app: dict[str, Any]) -> list[str]:
 
 
 class TestSaving:
-    def test_what_a_person_expects_becomes_its_inputs(self, alice, worker):
+    def test_the_inputs_are_inferred_as_a_user_expects(self, alice, worker):
         app = saved(alice)
         assert names(app) == ["prompt", "negative_prompt", "seed", "steps", "width", "height"]
         types = {each["name"]: each["type"] for each in app["inputs"]}

@@ -94,7 +94,7 @@ def test_the_result_says_what_ran_with_which_values(bob, app):
     assert bob.get("/workflows/", data={"app": "alice/other"}).json() == []
 
 
-def test_who_may_not_see_the_graph_does_not_get_it_by_the_result(alice, bob, app):
+def test_a_hidden_graph_is_not_in_the_result(alice, bob, app):
     for api, may in ((bob, False), (alice, True)):
         id_ = api.post("/apps/alice/portrait/run", {"inputs": {"about": "x"}}).json()["execution_id"]
         shown = api.get(f"/workflows/{id_}", data={"include": "workflow"}).json()["workflow"]

@@ -225,7 +225,7 @@ class TestOneInTrouble:
             until(subscription, events.Ended)
         assert scripted_session.queue_remaining == 0
 
-    def test_a_restarted_comfyui_reports_its_queue_anew(self, scripted, scripted_client, scripted_session):
+    def test_a_restarted_comfyui_reports_its_queue_again(self, scripted, scripted_client, scripted_session):
         scripted.hold()
         for number in range(2):
             scripted_client.submit(prompt=picture(), prompt_id=str(number), client_id="x")

@@ -42,7 +42,7 @@ class TestOrder:
         subscription.wake()
         assert subscription.get(20) is None
 
-    def test_what_waits_comes_before_the_wake_up(self, subscription):
+    def test_queued_events_come_before_the_wake_up(self, subscription):
         subscription.put(Started("p"))
         subscription.wake()
         assert subscription.get(20) == Started("p")
@@ -61,7 +61,7 @@ class TestProgress:
             subscription.put(event)
         assert waiting(subscription) == [preview, state, step(2), step(2, "2")]
 
-    def test_what_came_before_another_kind_keeps_its_place(self, subscription):
+    def test_events_before_another_kind_keep_their_place(self, subscription):
         for event in (step(1), Executing("p", "1"), step(2)):
             subscription.put(event)
         assert waiting(subscription) == [step(1), Executing("p", "1"), step(2)]

@@ -58,7 +58,7 @@ class TestUpload:
         "name",
         ["plain.png", "with space.png", "ünï 图片 🙂.png", 'quo"te.png', "per%20cent.png", "semi;colon=.png"],
     )
-    def test_what_comes_back_is_what_went_up(self, client, subfolder, name):
+    def test_the_reference_names_the_uploaded_file(self, client, subfolder, name):
         reference = client.upload(name, io.BytesIO(PNG), subfolder=subfolder)
         assert reference == f"{subfolder}/{name}"
         assert seen(client, filename=name, subfolder=subfolder) == PNG

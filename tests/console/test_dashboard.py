@@ -140,7 +140,7 @@ def test_names_of_users_do_nothing(console):
     assert "<img src=x" not in console.get(LIVE).content.decode()
 
 
-def test_who_may_not_see_executions_sees_none(alice):
+def test_executions_are_hidden_without_permission(alice):
     client = client_of(make_user("clerk", is_staff=True))
     submitted(alice)
     assert client.get(LIVE).status_code == 403

@@ -131,7 +131,7 @@ class TestList:
         assert (str(execution.id) in page) == found
 
     @pytest.mark.parametrize("chosen", [{"q": "nobody and nothing"}, {"user": "nobody"}, {"q": "%00 '\""}])
-    def test_what_matches_nothing_is_an_empty_list(self, console, alice, chosen):
+    def test_filters_that_match_nothing_give_an_empty_list(self, console, alice, chosen):
         execution = submitted(alice)
         answer = console.get(LIST, chosen)
         assert answer.status_code == 200
@@ -204,7 +204,7 @@ class TestPage:
         assert json.loads(answer.content) == graphs.txt2img()
         assert answer["Content-Disposition"].startswith("attachment")
 
-    def test_what_users_wrote_does_nothing(self, console, alice):
+    def test_text_written_by_users_is_escaped(self, console, alice):
         workflow = graphs.txt2img(text=EVIL)
         workflow["5"]["_meta"]["title"] = EVIL
         execution = failed(alice, workflow, error=EVIL, node_id="5", message=EVIL)
@@ -272,7 +272,7 @@ class TestActions:
         assert {note.object_id for note in notes} == {str(row.pk) for row in rows}
         assert LogLine.objects.filter(message="Cancelled by an operator").count() == 3
 
-    def test_what_has_ended_is_not_cancelled(self, console, alice):
+    def test_an_ended_execution_is_not_cancelled(self, console, alice):
         execution = failed(alice)
         answer = act(console, "cancel", execution)
         assert status_of(execution) == "failed"
@@ -307,7 +307,7 @@ class TestActions:
         assert claim.execution_id == second.id
         assert first.id != second.id
 
-    def test_what_a_worker_has_keeps_its_priority(self, console, alice):
+    def test_a_claimed_execution_keeps_its_priority(self, console, alice):
         execution, _ = running(alice)
         answer = act(console, "prioritise", execution, priority="high")
         assert "Only an execution that waits" in answer.content.decode()
@@ -324,7 +324,7 @@ class TestActions:
         act(client_of(clerk), "remove", execution)
         assert Execution.objects.filter(id=execution.id).exists()
 
-    def test_who_may_only_look_can_do_nothing(self, alice):
+    def test_a_read_only_operator_can_do_nothing(self, alice):
         from django.contrib.auth.models import Permission
 
         clerk = make_user("clerk", is_staff=True)

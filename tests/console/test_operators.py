@@ -115,7 +115,7 @@ class TestRoles:
             assert 'name="action"' not in text
             assert 'type="submit" class="cs-button' not in text
 
-    def test_what_a_reader_sends_by_hand_is_refused(self, reader: Client, alice: User) -> None:
+    def test_actions_posted_by_a_read_only_operator_are_rejected(self, reader: Client, alice: User) -> None:
         pks = one_of_each(alice)
         for address, action in [
             (WORKERS, "pause"), (MODELS, "load"), (FILES, "remove"), (DELIVERIES, "redeliver"),

@@ -89,7 +89,7 @@ def test_a_model_is_loaded(log_in: Any) -> None:
     assert person.get(f"/models/{MODEL}").json()["is_loaded"]
 
 
-def test_who_may_only_look_is_offered_nothing(log_in: Any) -> None:
+def test_a_read_only_operator_is_offered_nothing(log_in: Any) -> None:
     page, person = log_in("Operators (read only)")
     page.click(f"#result_list >> text='{worker_of(person)['name']}'")
     page.wait_for_selector("text=Current work")

@@ -68,7 +68,7 @@ def test_every_setting_that_it_gives_a_process_exists(services):
         assert set(service["environment"]) <= known, name
 
 
-def test_what_it_waits_for_can_say_that_it_is_well(services):
+def test_its_dependencies_have_health_checks(services):
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
             health = services[needed].get("healthcheck", {})

@@ -205,7 +205,7 @@ def restored(deployment, tmp_path):
     return alice, running, waiting, lost
 
 
-def test_what_ran_and_what_waited_is_done_and_what_came_later_is_gone(restored, deployment):
+def test_running_and_waiting_executions_finish_and_later_ones_are_gone(restored, deployment):
     alice, running, waiting, lost = restored
     for execution in (running, waiting):
         with follow(alice, execution) as stream:

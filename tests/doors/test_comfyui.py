@@ -92,7 +92,7 @@ def test_an_upload_is_an_input_by_the_name_that_is_answered(person):
     assert finished(person, prompt_id)["status"]["completed"]
 
 
-def test_what_waits_can_be_taken_out_of_the_queue(bare_stack):
+def test_waiting_prompts_can_be_deleted_from_the_queue(bare_stack):
     person, other = bare_stack.person(), bare_stack.person()
     ids = [person.post("/comfyui/prompt", {"prompt": graphs.colour(n)}).json()["prompt_id"] for n in range(3)]
     assert [item[1] for item in person.get("/comfyui/queue").json()["queue_pending"]] == ids

@@ -126,7 +126,7 @@ def test_the_jobs(client: Client):
     assert client.post("/jobs/cancel", {"job_ids": [job]}).json() == {"cancelled": False}
 
 
-def test_what_the_fleet_has(client: Client):
+def test_an_empty_fleet(client: Client):
     """No worker is up here: each is answered as by a ComfyUI that has nothing."""
     assert client.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
     assert client.get("/extensions").json() == []

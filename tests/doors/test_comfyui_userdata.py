@@ -102,7 +102,7 @@ def test_a_path_that_leaves_the_users_folder_is_rejected(person, path):
     assert answer.json()["error"]["message"]
 
 
-def test_what_is_kept_runs_in_no_browser(person):
+def test_stored_files_never_run_in_a_browser(person):
     save(person, "page.html", b"<script>alert(1)</script>")
     found = person.get(address("page.html"))
     assert found.headers["Content-Type"] == "application/octet-stream"

@@ -155,7 +155,7 @@ def test_with_several_outputs_only_executed_waits_for_the_end(gpu_worker, comfyu
     assert kinds[-5:] == ["executed", "executed", "execution_success", "status", "executing"]
 
 
-def test_what_is_named_at_the_end_can_be_fetched_at_once(person):
+def test_outputs_named_at_the_end_can_be_fetched_immediately(person):
     with opened(of(person, "mine", path="/comfyui/api/ws")) as socket:
         prompt = {"prompt": graphs.colour(0x0000FF), "client_id": "mine"}
         prompt_id = person.post("/comfyui/prompt", prompt).json()["prompt_id"]

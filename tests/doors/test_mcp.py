@@ -97,7 +97,7 @@ def test_a_picture_that_is_too_large_for_a_response_is_shown_as_jpeg(person):
     assert Image.open(BytesIO(base64.b64decode(image.data))).size == (800, 800)
 
 
-def test_what_takes_longer_is_followed_up_and_cancelled(person, gpu_worker):
+def test_a_longer_run_is_polled_and_cancelled(person, gpu_worker):
     app = save_app(person, "slow", graphs.sleep(60), [{"name": "steps", "node": "1", "input": "steps"}])
     started = said(call(person, "run_app", app=app, inputs={}, wait_seconds=0))
     id_ = started["execution_id"]

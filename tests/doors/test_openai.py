@@ -268,7 +268,7 @@ def test_an_app_with_a_number_of_pictures_makes_them_in_one_execution(person):
     assert len(person.get("/workflows/").json()) == 1
 
 
-def test_who_goes_before_the_end_leaves_nothing_running(person):
+def test_a_client_that_disconnects_leaves_nothing_running(person):
     workflow = {**graphs.sleep(60), "3": painting()["3"]}
     app = save_app(person, "slow", workflow, [
         {"name": "prompt", "node": "3", "input": "source", "type": "text"},

@@ -120,7 +120,7 @@ def test_a_reference_is_the_apps_picture(person):
     assert refused.value.param == "input_reference"
 
 
-def test_what_makes_no_video_fails_with_the_reason(person):
+def test_an_app_that_produces_no_video_fails_with_the_reason(person):
     prompt = {"name": "prompt", "node": "3", "input": "source", "type": "text"}
     app = save_app(person, "still", painting(), [prompt])
     client = client_of(person)

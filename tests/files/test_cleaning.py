@@ -54,7 +54,7 @@ def exists(site: Site, file_id: str) -> bool:
 
 
 class TestConverted:
-    def test_what_was_converted_for_a_download_goes_after_a_while(self, alice, site, clean):
+    def test_files_converted_for_a_download_are_removed_after_a_while(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
         before = site.stored()

@@ -175,7 +175,7 @@ class TestMetadata:
         assert b"SecretNode" not in stripped.content
         assert streams_of(stripped.content)["kinds"] == ["audio", "video"]
 
-    def test_what_has_none_comes_as_it_is(self, site, alice):
+    def test_a_file_without_metadata_is_returned_unchanged(self, site, alice):
         file_id = uploaded(alice, b"hello")
         assert get(alice, file_id, metadata="strip").content == b"hello"
 

@@ -96,7 +96,7 @@ def test_a_decoder_that_dies_costs_one_file(decoders, picture, tmp_path):
     assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
 
 
-def test_what_takes_too_long_is_ended(decoders, tmp_path, monkeypatch):
+def test_a_process_that_takes_too_long_is_killed(decoders, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "CONVERT_SECONDS", 0.05)
     path = tmp_path / "large.png"
     path.write_bytes(claims(7000, 7000))
@@ -106,7 +106,7 @@ def test_what_takes_too_long_is_ended(decoders, tmp_path, monkeypatch):
     assert decoding.as_png(path, tmp_path / "target.png")
 
 
-def test_what_takes_too_much_memory_fails_alone(decoders, tmp_path, settings, picture):
+def test_a_decoder_that_takes_too_much_memory_fails_alone(decoders, tmp_path, settings, picture):
     settings.DECODER_MEMORY_BYTES = 400 * 1024**2
     path = tmp_path / "large.png"
     path.write_bytes(claims(8000, 7900))  # 190 MB, and once more to turn it

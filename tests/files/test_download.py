@@ -64,7 +64,7 @@ class TestWhole:
         assert_error(bob.get(f"/files/{file_id}"), 404, "not_found")
 
     @pytest.mark.parametrize("name", ["file_" + "0" * 32, "nonsense", "x" * 500, "..%2f..%2fetc%2fpasswd"])
-    def test_what_is_not_there_is_not_found(self, alice, name):
+    def test_an_unknown_file_is_not_found(self, alice, name):
         assert_error(alice.get(f"/files/{name}"), 404, "not_found")
 
     def test_an_expired_file_is_not_found(self, alice, site, file_id):
@@ -118,14 +118,14 @@ class TestParts:
         other = alice.get(f"/files/{file_id}", headers={"Range": "bytes=0-9", "If-Range": '"other"'})
         assert (same.status_code, other.status_code) == (206, 200)
 
-    def test_what_is_known_is_not_sent_again(self, alice, file_id):
+    def test_a_file_with_a_matching_etag_is_not_sent_again(self, alice, file_id):
         etag = alice.get(f"/files/{file_id}").headers["ETag"]
         for header in (etag, f'"x", W/{etag}', "*"):
             answer = alice.get(f"/files/{file_id}", headers={"If-None-Match": header})
             assert (answer.status_code, answer.content) == (304, b"")
             assert answer.headers["ETag"] == etag
 
-    def test_what_is_not_known_is_sent(self, alice, file_id):
+    def test_a_file_without_a_matching_etag_is_sent(self, alice, file_id):
         assert alice.get(f"/files/{file_id}", headers={"If-None-Match": '"other"'}).status_code == 200
 
 
@@ -141,7 +141,7 @@ class TestBrowsers:
             (b"\x00\x01", "unknown.bin"),
         ],
     )
-    def test_what_could_act_is_a_download(self, alice, content, name):
+    def test_active_content_is_a_download(self, alice, content, name):
         answer = alice.get(f"/files/{uploaded(alice, content, name)}")
         assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
         assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -27,19 +27,19 @@ def test_it_says_what_it_made(source, tmp_path):
     assert (tmp_path / "target").read_bytes()[8:12] == b"WEBP"
 
 
-def test_what_takes_too_long_is_ended(source, tmp_path, settings):
+def test_a_process_that_takes_too_long_is_killed(source, tmp_path, settings):
     settings.CONVERSION_SECONDS = 0.0
     with pytest.raises(CannotConvert, match="longer than 0 seconds"):
         sandbox.convert(source, tmp_path / "target", Wanted("avif"), "image/png")
 
 
-def test_what_takes_too_much_memory_is_ended(source, tmp_path, settings):
+def test_a_process_that_takes_too_much_memory_is_killed(source, tmp_path, settings):
     settings.CONVERSION_MEMORY_BYTES = 64 * 1024 * 1024
     with pytest.raises(CannotConvert):
         sandbox.convert(source, tmp_path / "target", Wanted("webp"), "image/png")
 
 
-def test_what_grows_too_large_is_ended(source, tmp_path, settings):
+def test_a_process_whose_output_grows_too_large_is_killed(source, tmp_path, settings):
     settings.MAX_UPLOAD_BYTES = 100
     with pytest.raises(CannotConvert):
         sandbox.convert(source, tmp_path / "target", Wanted("webp"), "image/png")

@@ -57,7 +57,7 @@ class TestRequests:
         proxy.mend()
         assert carol.get(f"/files/{file_id}").content == b"some text"
 
-    def test_what_needs_no_bytes_is_answered(self, carol, away):
+    def test_requests_that_need_no_bytes_are_answered(self, carol, away):
         assert carol.get("/files/").status_code == 200
 
 

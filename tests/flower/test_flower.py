@@ -111,7 +111,7 @@ def test_thirty_executions_of_three_users_on_two_workers(
     assert sum(row.get("task-failed", 0) for row in rows.values()) == 3
 
 
-def test_what_runs_is_active_and_what_was_staged_goes_back_as_a_retry(
+def test_a_running_execution_is_active_and_a_requeued_one_is_a_retry(
     bare_stack: Stack, comfyui_pair: Any, flower: FlowerServer
 ) -> None:
     stack, ana = bare_stack, bare_stack.person("ana")

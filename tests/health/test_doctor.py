@@ -21,7 +21,7 @@ def lines(text: str, subject: str) -> list[str]:
     return [line for line in text.splitlines() if line.split()[1:2] == [subject]]
 
 
-def test_what_is_well_is_ok_and_what_is_missing_says_what_to_do(own):
+def test_healthy_parts_are_ok_and_missing_ones_say_what_to_do(own):
     code, text = doctor(own)
     for subject in ("database", "migrations", "clock", "redis", "storage", "disk"):
         assert lines(text, subject)[0].startswith("ok"), text

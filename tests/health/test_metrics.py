@@ -110,7 +110,7 @@ class TestJson:
         assert found["gpu_usage_percent"] == 50.0
         assert found["gpu_memory_usage_percent"] == 20.0
 
-    def test_what_waits_runs_and_was_ever_accepted_is_counted(self, submit):
+    def test_waiting_running_and_accepted_executions_are_counted(self, submit):
         for _ in range(4):
             submit()
         run_one()
@@ -249,14 +249,14 @@ class TestFolding:
         assert not Delta.objects.exists()
         assert store.read() == before
 
-    def test_what_comes_later_is_added(self, submit):
+    def test_later_counts_are_added(self, submit):
         submit()
         store.fold()
         submit()
         store.fold()
         assert Tally.objects.get(metric="executions_submitted").count == 2
 
-    def test_what_is_rolled_back_is_not_counted(self, submit):
+    def test_a_rolled_back_submission_is_not_counted(self, submit):
         with transaction.atomic():
             submit()
             transaction.set_rollback(True)
@@ -269,7 +269,7 @@ class TestFolding:
         assert not state_machine.cancel(uuid.uuid4())
         assert sample(scrape(), "comfyserve_executions_ended_total") == 1
 
-    def test_what_could_not_be_written_is_written_later(self, monkeypatch):
+    def test_counts_that_could_not_be_written_are_written_later(self, monkeypatch):
         gathered = store.Gathered()
         gathered.gather("model_loads", ("checkpoint",), value=2, count=2)
         with monkeypatch.context() as patch:

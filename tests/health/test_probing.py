@@ -57,7 +57,7 @@ def test_one_that_came_back_is_asked_again():
     assert [probe.ask(), probe.ask()] == ["a", "b"]
 
 
-def test_what_a_check_raises_is_raised():
+def test_errors_of_a_check_are_raised():
     def refuse() -> None:
         raise ConnectionRefusedError("no")
 

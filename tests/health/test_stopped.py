@@ -60,7 +60,7 @@ def everything(own: Own, comfyui) -> Own:
 
 
 @pytest.mark.parametrize("says", TABLE, ids=lambda says: says.stopped)
-def test_what_each_endpoint_says(everything, comfyui, says):
+def test_the_response_of_each_endpoint(everything, comfyui, says):
     own = everything
     match says.stopped:
         case "redis":
@@ -144,7 +144,7 @@ def liveness_beside_those_that_wait(own: Own) -> float:
     return took
 
 
-def test_what_hangs_costs_one_thread_however_often_it_is_asked(own):
+def test_a_hanging_check_costs_one_thread_however_often_it_is_requested(own):
     with own.frozen(own.postgres.process):
         own.service("database", "unhealthy")
         before = psutil.Process(own.stack.web.pid).num_threads()

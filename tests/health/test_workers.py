@@ -153,7 +153,7 @@ class TestGpus:
         [finding] = host.gpus()
         assert (finding.subject, finding.seen) == ("gpu", "0: H, 80 GiB")
 
-    def test_what_a_device_does_not_report_is_null(self, device):
+    def test_values_that_a_device_does_not_report_are_null(self, device):
         unknown = ("MemoryInfo", "UtilizationRates", "Temperature", "UUID", "Name")
         device(**dict.fromkeys(unknown, pynvml.NVMLError_NotSupported))
         [gpu] = gpus.figures()

@@ -107,7 +107,7 @@ def test_its_secrets_are_for_its_owner_only(served: Served) -> None:
     assert modes == dict.fromkeys(secrets, 0o600)
 
 
-def test_what_dies_is_started_again(served: Served) -> None:
+def test_processes_that_die_are_restarted(served: Served) -> None:
     def web() -> int | None:
         for process in psutil.Process(served.process.pid).children(recursive=True):
             try:

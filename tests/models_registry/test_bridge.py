@@ -98,7 +98,7 @@ class TestLeftovers:
             (comfyui.folder / place / mark / "sub" / "a.png").write_bytes(b"x")
         return mark
 
-    def test_what_carries_a_mark_is_found_and_deleted(self, bridge, comfyui, mark):
+    def test_marked_files_are_found_and_deleted(self, bridge, comfyui, mark):
         (comfyui.folder / "output" / "of-others.png").write_bytes(b"x")
         assert 0 <= bridge.leftovers().marks[mark] < 60
         assert bridge.delete(marks=[mark]) == 3
@@ -119,7 +119,7 @@ class TestLeftovers:
 
     @pytest.mark.parametrize("name", ["", ".", "..", "../models", "of-others.png", "*", "a" * 36 + ".1/.."])
     @pytest.mark.parametrize("kind", ["marks", "inputs"])
-    def test_what_is_not_ours_is_refused(self, comfyui, kind, name):
+    def test_files_that_are_not_ours_are_rejected(self, comfyui, kind, name):
         answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={kind: [name]}, timeout=10)
         assert answer.status_code == 400
 
@@ -137,7 +137,7 @@ class TestLeftovers:
         "where",
         [("../models", "x", "output"), ("", "../../x", "temp"), ("", "x", "input"), ("", "\0", "temp")],
     )
-    def test_what_a_node_names_elsewhere_stays(self, bridge, comfyui, where):
+    def test_files_that_a_node_names_elsewhere_stay(self, bridge, comfyui, where):
         subfolder, name, place = where
         kept = [comfyui.folder / folder / "x" for folder in ("models", "input", ".")]
         for path in kept:

@@ -20,7 +20,7 @@ def test_recently_used_inputs_stay(person, model, loaded):
     assert model(CHECKPOINT)["is_loaded"] is True
 
 
-def test_what_was_not_used_goes(person, model, loaded, gpu_worker):
+def test_unused_models_are_removed(person, model, loaded, gpu_worker):
     gpu_worker.sql("UPDATE models_registry_modelfile SET loaded_at = now() - interval '3 hours'")
     gpu_worker.sql("UPDATE models_registry_model SET last_used = now() - interval '150 minutes'")
     assert person.post("/models/cleanup?max_age_hours=3").json()["models_unloaded"] == []

@@ -168,5 +168,5 @@ def test_the_reason_of_a_failure_is_shown(person, source):
     assert person.get(f"/models/{name}").status_code == 404
 
 
-def test_what_is_there_already_is_a_conflict(person, source):
+def test_a_model_that_exists_already_is_a_conflict(person, source):
     assert download(person, CHECKPOINT, source.url).status_code == 409

@@ -43,7 +43,7 @@ def test_a_file_of_another_length_than_its_header_says_is_malformed(tmp_path, da
         (b"\xff" * 100, "not a safetensors"),
     ],
 )
-def test_what_is_something_else_is_named(tmp_path, content, said):
+def test_other_file_types_are_named(tmp_path, content, said):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(headers.Malformed, match=said):
@@ -77,7 +77,7 @@ def test_it_knows_what_the_model_is_for(header, architecture, base, resolution):
     assert (told["architecture"], told["base_model"], told["resolution"]) == (architecture, base, resolution)
 
 
-def test_what_trainers_wrote_is_kept_as_it_is():
+def test_metadata_of_trainers_is_kept_unchanged():
     given = {"modelspec.title": "Clouds", "ss_steps": "100", "other": "x", "ss_tag_frequency": "x" * 100_000}
     told = headers.describe({"__metadata__": given})
     assert told == {"modelspec.title": "Clouds", "ss_steps": "100"}

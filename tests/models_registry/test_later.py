@@ -26,7 +26,9 @@ def name(db, settings) -> str:
         ("/models/cleanup", "/models/"),
     ],
 )
-def test_what_will_be_done_later_is_202(as_alice: Api, name: str, path: str, look: str) -> None:
+def test_a_command_that_is_done_later_is_answered_with_202(
+    as_alice: Api, name: str, path: str, look: str
+) -> None:
     answer = as_alice.post(path)
     assert answer.status_code == 202, answer.content
     body = answer.json()

@@ -112,7 +112,7 @@ def test_a_model_of_two_files_is_shared_among_them(host):
     assert list(tables.ModelFile.objects.values_list("loaded_bytes", flat=True)) == [5, 5]
 
 
-def test_what_left_memory_is_not_loaded_any_more(host):
+def test_models_that_left_memory_are_no_longer_loaded(host):
     reporting.write_files(host, [folder("a.safetensors", name="vae")])
     reporting.write_memory(host, in_memory(part(("vae", "a.safetensors"), loaded=10, size=10)))
     reporting.write_memory(host, in_memory())

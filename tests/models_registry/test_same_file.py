@@ -49,7 +49,7 @@ def test_another_file_is_refused(alice, operator, hosts):
             start(user, sha256=OTHER)
 
 
-def test_where_the_sum_is_not_known_an_operator_decides(alice, operator, hosts):
+def test_an_operator_decides_about_unknown_checksums(alice, operator, hosts):
     ModelFile.objects.update(sha256="")
     with pytest.raises(Conflict, match="not known yet"):
         start(alice)

@@ -40,7 +40,7 @@ def test_work_whose_wake_up_was_lost_is_found_a_moment_later(rig, monkeypatch):
     rig.ends(second, "completed")
 
 
-def test_what_follows_is_done_before_the_worker_ends(rig, monkeypatch):
+def test_follow_up_jobs_are_done_before_the_worker_ends(rig, monkeypatch):
     monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
     execution_id = rig.run(graphs.colour(1))
     rig.ends(execution_id, "completed")

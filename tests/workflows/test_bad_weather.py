@@ -122,7 +122,7 @@ def test_time_without_a_database_is_no_sign_of_death(rig, monkeypatch):
 
 
 # -- the storage -------------------------------------------------------------------------------------
-def test_what_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
+def test_an_execution_that_waits_for_a_collector_keeps_its_claim(rig, monkeypatch):
     monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.5)
     free = threading.Event()
     for _ in range(slots.COLLECTORS):
@@ -268,7 +268,7 @@ def test_users_do_not_see_where_comfyui_is(rig, monkeypatch):
     assert not any("10.1.2.3" in message for message in messages)
 
 
-def test_an_unreported_stray_prompt_is_cleared_in_bounded_time(rig, monkeypatch):
+def test_an_unreported_orphan_prompt_is_cancelled_in_bounded_time(rig, monkeypatch):
     """As one that ComfyUI accepted long after its sender had given up: nothing hung, nothing reconnected."""
     monkeypatch.setattr(maintenance, "ORPHAN_SECONDS", 0.2)
     rig.slots.claiming = False
@@ -287,7 +287,7 @@ def test_an_unreported_stray_prompt_is_cleared_in_bounded_time(rig, monkeypatch)
         threads.stop()
 
 
-def test_a_run_that_is_followed_is_no_stray(rig):
+def test_a_run_that_is_followed_is_no_orphan(rig):
     """Cancelled just now: its runner clears it, and a look for orphans in between leaves it to that."""
     execution_id = rig.run(sleep(60))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
@@ -298,7 +298,7 @@ def test_a_run_that_is_followed_is_no_stray(rig):
     rig.is_clear()
 
 
-def test_clearing_a_waiting_stray_interrupts_nothing(rig):
+def test_cancelling_a_waiting_orphan_interrupts_nothing(rig):
     rig.comfyui.hold()
     execution_id = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.pending)
@@ -309,7 +309,7 @@ def test_clearing_a_waiting_stray_interrupts_nothing(rig):
 
 
 # -- our own mistakes --------------------------------------------------------------------------------
-def test_what_breaks_its_runner_twice_before_it_begins_is_given_up(rig, monkeypatch):
+def test_an_execution_that_breaks_its_runner_twice_before_it_starts_fails(rig, monkeypatch):
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("a mistake of ours")
 

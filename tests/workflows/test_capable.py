@@ -75,7 +75,7 @@ def test_a_worker_without_the_node_leaves_it_to_the_one_that_has_it(alice):
     assert claimed("has") == execution_id
 
 
-def test_what_it_lacks_is_passed_by_and_the_order_stays(alice, two):
+def test_a_worker_skips_what_it_cannot_run_and_keeps_the_order(alice, two):
     first, second, third = submit(alice), submit(alice, graphs.colour(1)), submit(alice, graphs.colour(2))
     assert [claimed("lacks"), claimed("has"), claimed("has")] == [second, first, third]
 
@@ -122,7 +122,7 @@ def test_it_waits_for_the_only_capable_worker_while_that_restarts(alice, two):
     assert claimed("lacks") is None
 
 
-def test_any_worker_tries_it_when_that_worker_stays_away(alice, two):
+def test_any_worker_tries_it_when_that_worker_does_not_return(alice, two):
     execution_id = submit(alice)
     registry.Host.objects.filter(name="has").update(reported_at=timezone.now() - timedelta(minutes=5))
     assert matching.lift() == 1
@@ -138,7 +138,7 @@ def test_any_worker_tries_it_when_that_worker_refused_it(alice, two):
     assert (claimed("has"), claimed("lacks")) == (None, execution_id)
 
 
-def test_what_one_refused_is_tried_again_when_the_others_have_gone(alice):
+def test_a_refusing_worker_tries_again_once_the_others_are_gone(alice):
     worker("stays")
     worker("goes")
     execution_id = submit(alice)

@@ -101,7 +101,7 @@ class TestExecutions:
         assert not File.objects.filter(sha256=old).exists()
         assert len(alice.get(f"/workflows/{young}").json()["outputs"]["images"]) == 1
 
-    def test_what_waits_stays_however_old(self, alice):
+    def test_a_waiting_execution_is_never_cleaned_up(self, alice):
         execution_id = submit(alice)
         age(execution_id, days=1000)
         clean()
@@ -167,7 +167,7 @@ class TestExecutions:
 class TestTheOrder:
     """Deleting what has run gives nobody a better place."""
 
-    def test_who_comes_next_does_not_overtake_those_who_wait(self, alice, bob):
+    def test_a_returning_user_does_not_overtake_waiting_ones(self, alice, bob):
         for _ in range(3):
             run(alice, days_ago=91, seconds=600)
         waiting = submit(alice)
@@ -176,7 +176,7 @@ class TestTheOrder:
         submit(bob)
         assert Execution.objects.get(id=waiting).start <= Execution.objects.latest("created_at").start + 150
 
-    def test_who_deletes_what_has_run_has_had_the_gpu_all_the_same(self, alice, bob):
+    def test_deleted_executions_still_count_as_usage(self, alice, bob):
         """Alice runs one, deletes it, submits the next, and so on; Bob has two waiting and gets his turns."""
         bobs = [submit(bob), submit(bob)]
         for _ in range(4):
@@ -287,7 +287,7 @@ class TestAccounts:
 
 class TestBeat:
     @pytest.mark.parametrize("name", sorted(settings.CELERY_BEAT_SCHEDULE))
-    def test_what_it_sends_is_a_task_that_runs(self, db, name):
+    def test_each_scheduled_task_exists_and_runs(self, db, name):
         app.loader.import_default_modules()
         assert app.tasks[str(settings.CELERY_BEAT_SCHEDULE[name]["task"])].apply().successful()
 

@@ -110,7 +110,7 @@ def test_a_lasting_storage_outage_fails_the_execution_with_an_explanation(rig, s
     assert rig.slots.tokens() == set()
 
 
-def test_what_could_be_stored_of_a_run_that_is_given_up_is_kept(rig, storage, monkeypatch):
+def test_outputs_stored_before_giving_up_are_kept(rig, storage, monkeypatch):
     monkeypatch.setattr(finalize, "LONGEST_STORE_SECONDS", 0.5)
     storage.fails = lambda count: count > 2
     body = rig.ends(rig.run(three_pictures()), "failed")
@@ -260,7 +260,7 @@ def room_for(rig, settings, size: int) -> None:
     settings.QUOTA_STORAGE_BYTES = storage_use.of(user_id) + size
 
 
-def test_what_fits_into_the_quota_is_kept_and_the_execution_fails(rig, storage, settings):
+def test_outputs_that_fit_into_the_quota_are_kept_and_the_execution_fails(rig, storage, settings):
     execution_id = rig.submit(three_pictures())
     room_for(rig, settings, 2 * len(PNG) + 5)
     rig.slots.serve_in_thread()

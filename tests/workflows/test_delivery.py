@@ -43,7 +43,7 @@ class TestToABucket:
         }  # fmt: skip
         assert send() == 0
 
-    def test_what_was_converted_is_what_is_delivered(self, rig, destination):
+    def test_the_converted_output_is_delivered(self, rig, destination):
         result = run(rig, {"format": "webp", "deliver_to": {"destination": "mine"}})
         send()
         [key] = destination.keys()

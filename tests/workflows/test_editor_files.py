@@ -262,7 +262,7 @@ def test_thousands_of_reroutes():
 
 
 # -- what can not be converted -------------------------------------------------------------------------
-def test_what_no_worker_has_is_reported_by_node(alice, worker):
+def test_classes_that_no_worker_has_are_reported_by_node(alice, worker):
     file = simple()
     file.data["nodes"][1]["type"] = "Txet"
     code, message = refused(alice, file.data)["workflow.nodes.1.type"]
@@ -286,7 +286,7 @@ def test_an_unknown_node_that_is_linked_to_nothing_is_left_out_with_a_warning():
     assert "Fancy note" in found.warnings[0]
 
 
-def test_what_only_the_editor_page_can_create_is_reported(alice, worker):
+def test_inputs_that_only_the_editor_page_can_create_are_reported(alice, worker):
     file = simple().node(9, "WebcamCapture", [""], outputs=["IMAGE"])
     assert refused(alice, file.data)["workflow.nodes.3"][0] == "NEEDS_EDITOR"
 

@@ -38,7 +38,7 @@ def test_templates_are_converted_as_the_editor_does(browser: Any, comfyui: Any) 
     assert {name: told for name, told in differ.items() if told} == {}
 
 
-def test_what_the_editor_saves_runs_and_what_it_made_runs_again(
+def test_files_saved_by_the_editor_run_and_their_outputs_run_again(
     browser: Any, gpu_worker: Any, comfyui: Any
 ) -> None:
     person = gpu_worker.person("artist")

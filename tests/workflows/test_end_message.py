@@ -54,7 +54,7 @@ def test_a_failed_execution_comes_without_rows(rig, monkeypatch):
     assert [(message["status"], message["rows"]) for message in told] == [("failed", None)]
 
 
-def test_what_is_long_is_left_to_the_reader(rig, monkeypatch):
+def test_a_long_result_is_left_out_of_the_message(rig, monkeypatch):
     told = ends(monkeypatch)
     monkeypatch.setattr(end_message, "LONGEST", 100)
     rig.ends(rig.run(graphs.colour(1)), "completed")

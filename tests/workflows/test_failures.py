@@ -99,7 +99,7 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     assert rig.cancel(execution_id) == 200
 
 
-def test_what_a_stopped_worker_left_runs_again_if_its_comfyui_went_too(rig):
+def test_a_run_left_by_a_stopped_worker_is_requeued_if_its_comfyui_is_gone(rig):
     execution_id = rig.run(sleep(2))
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     rig.slots.stop(drain_seconds=0)

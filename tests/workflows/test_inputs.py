@@ -270,7 +270,7 @@ class TestPlaced:
         assert result["status"] == "failed"
         assert f"a picture is needed here, not {type_}" in result["error"]
 
-    def test_what_the_user_submitted_is_kept_as_it_was(self, alice):
+    def test_the_submitted_workflow_is_kept_unchanged(self, alice):
         workflow = loading(data_url(picture()))
         execution_id = alice.execute(workflow)
         alice.result(execution_id)

@@ -65,7 +65,7 @@ def test_a_claim_that_was_lost_while_its_process_was_frozen_is_not_posted(rig, m
     assert rig.comfyui.submissions == []
 
 
-def test_a_claim_without_input_files_is_noted_as_posted_at_once(rig):
+def test_a_claim_without_input_files_is_marked_as_submitted_at_once(rig):
     rig.submit(graphs.colour(1))
     claim = claims.take(worker="gpu", boot_id="its run")
     assert claim is not None

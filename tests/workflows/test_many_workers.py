@@ -92,7 +92,7 @@ def test_every_third_cancelled_at_a_random_moment_harms_no_other(bare_stack, com
     wait_for(lambda: not any(map(queue_of, comfyui_pair)), what="the queues of both ComfyUIs to be empty")
 
 
-def test_what_is_staged_goes_to_a_gpu_that_falls_idle(bare_stack, comfyui_pair):
+def test_a_staged_execution_moves_to_a_gpu_that_becomes_idle(bare_stack, comfyui_pair):
     stack = bare_stack
     person = stack.person("staged")
     start_pair(stack, comfyui_pair)

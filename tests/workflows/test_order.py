@@ -138,7 +138,7 @@ def test_one_who_cancels_a_thousand_pays_nothing(alice, bob):
     assert str(take("gpu").execution_id) == theirs
 
 
-def test_what_comes_back_keeps_its_turn(alice):
+def test_a_requeued_execution_keeps_its_turn(alice):
     first, second = submit(alice), submit(alice)
     claim = take("gpu")
     assert requeueing.requeue(claim, reason="a test")
@@ -154,7 +154,7 @@ def test_a_held_execution_does_not_block_others(alice):
     assert claims.take(worker="gpu") is None
 
 
-def test_what_lacks_something_here_is_for_other_workers(alice):
+def test_an_execution_that_a_worker_cannot_run_is_left_to_others(alice):
     execution_id = submit(alice)
     assert requeueing.requeue(take("poor"), reason="no model", exclude=True)
     assert claims.take(worker="poor") is None

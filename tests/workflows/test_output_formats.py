@@ -81,7 +81,7 @@ class TestOnARealComfyUI:
         assert shown["converted"]["duration_seconds"] == pytest.approx(1.0, abs=0.2)
         assert b"ftyp" in downloaded(shown["converted"]).content[:16]
 
-    def test_what_cannot_become_it_is_a_warning(self, person):
+    def test_an_output_that_cannot_be_converted_is_a_warning(self, person):
         result = person.result(person.execute(graphs.colour(0x3366CD), output={"format": "mp4"}))
         [image] = result["outputs"]["images"]
         assert result["status"] == "completed"

@@ -21,7 +21,7 @@ def alive(person) -> int:
     )
 
 
-def test_what_ends_in_time_is_answered_with_its_result(gpu_worker):
+def test_an_execution_that_ends_in_time_is_answered_with_its_result(gpu_worker):
     person = gpu_worker.person()
     answer = execute(person, graphs.colour(0x336699), "wait=30")
     assert answer.status_code == 200, answer.text
@@ -43,7 +43,7 @@ def test_a_failure_is_answered_too(gpu_worker):
     assert answer.json()["error"]
 
 
-def test_what_takes_longer_is_answered_as_accepted(gpu_worker):
+def test_an_execution_that_takes_longer_is_answered_as_accepted(gpu_worker):
     person = gpu_worker.person()
     began = time.monotonic()
     answer = execute(person, graphs.sleep(60, seed=21), "wait=1")

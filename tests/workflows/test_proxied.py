@@ -25,7 +25,7 @@ ANSWERS = [200, 302, 401, 403, 404, 407, 413, 429, 502, 503, 504]
 
 
 @pytest.mark.parametrize("status", ANSWERS)
-def test_what_a_proxy_did_not_let_through_has_not_begun(rig, status):
+def test_a_prompt_rejected_by_a_proxy_has_not_started(rig, status):
     rig.comfyui.faults.proxy = status
     execution_id = rig.run(sleep(0.1))
     for tries in (1, 2):

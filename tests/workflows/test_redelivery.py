@@ -41,7 +41,7 @@ class TestRedelivery:
         Destination.objects.update(secret=kept)
         return result
 
-    def test_what_failed_is_sent_again_to_its_destination(self, rig, destination, failed):
+    def test_a_failed_delivery_is_sent_again_to_its_destination(self, rig, destination, failed):
         answer = redeliver(rig, failed)
         assert answer.status_code == 200, answer.content
         assert differences("post", "/workflows/{execution_id}/redeliver", answer) == []
@@ -58,7 +58,7 @@ class TestRedelivery:
         send()
         assert delivery(rig, failed)[0]["status"] == "waiting"
 
-    def test_what_waits_for_its_next_try_is_sent_now(self, rig, destination, settings):
+    def test_a_delivery_that_waits_for_its_next_try_is_sent_now(self, rig, destination, settings):
         settings.WEBHOOK_FIRST_DELAY_SECONDS = 3600.0
         Destination.objects.update(endpoint="http://127.0.0.77:9")
         result = run(rig, {"deliver_to": {"destination": "mine"}})
@@ -91,7 +91,7 @@ class TestRedelivery:
         send()
         assert bucket.keys() == ["x.png"]
 
-    def test_what_was_delivered_is_sent_again_by_name_only(self, rig, destination):
+    def test_a_delivered_file_is_sent_again_only_if_named(self, rig, destination):
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         send()
         [key] = destination.keys()
@@ -118,7 +118,7 @@ class TestRedelivery:
             assert list(mistakes(refused)) == [field]
         assert OutputDelivery.objects.get().state == "failed"
 
-    def test_what_is_being_sent_is_left_alone(self, rig, destination):
+    def test_a_delivery_in_progress_is_left_alone(self, rig, destination):
         result = run(rig, {"deliver_to": {"destination": "mine"}})
         [taken] = sender.take(limit=1)
         assert_error(redeliver(rig, result), 409, "conflict")

@@ -146,7 +146,7 @@ def test_a_text_beyond_all_bounds_is_cut_and_says_so():
     assert "… (cut off; 100,000 characters) [brand_new]" in told
 
 
-def test_what_a_node_raised_is_passed_on_whole():
+def test_a_nodes_error_is_reported_completely():
     text = "; ".join(f"layer {number} does not fit" for number in range(500))
     raised = ExecutionError("5", "KSampler", "RuntimeError", text, [], [])
     fault = comfyui_errors.of_error(raised, graphs.txt2img())

@@ -189,7 +189,7 @@ def test_errors_carry_no_server_paths(person):
     assert "/tmp" not in json.dumps(result)
 
 
-def test_what_comfyui_accepts_in_part_runs_and_names_what_was_left_out(person):
+def test_a_partly_accepted_workflow_runs_and_names_the_dropped_nodes(person):
     workflow = graphs.colour(0x00FF00)
     workflow["3"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "lost"}}
     execution_id = person.execute(workflow)
@@ -245,7 +245,7 @@ def test_outputs_stand_in_the_order_of_the_graph(person):
         assert [image["node_id"] for image in result["outputs"]["images"]] == [str(n) for n in range(2, 13)]
 
 
-def test_what_took_before_is_the_next_ones_estimate(person):
+def test_the_duration_of_a_run_is_the_estimate_of_the_next(person):
     workflow = graphs.txt2img(steps=7, seed=1)
     assert person.post("/workflows/execute", {"workflow": workflow}).json()["estimated_duration"] is None
     person.execute(workflow)

@@ -383,7 +383,7 @@ def two_users(transactional_db, monkeypatch):
     return [make_user("alice"), make_user("bob")]
 
 
-def test_whatever_the_order_each_execution_has_one_claim_and_one_end(two_users):
+def test_in_any_order_each_execution_has_one_claim_and_one_end(two_users):
     run_state_machine_as_test(
         Machine,
         settings=settings(

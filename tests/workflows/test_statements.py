@@ -50,7 +50,7 @@ def test_a_submission_returns_its_queue_position(alice):
     check(done, [*SUBMITTED, "WITH asked AS"])
 
 
-def test_its_place_is_not_planned_anew(alice):
+def test_its_place_is_not_planned_again(alice):
     before = _plans_for_one_call()
     for _ in range(3):
         submit(alice)

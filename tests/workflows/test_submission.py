@@ -64,7 +64,7 @@ def test_both_formats_become_the_same_prompt(alice):
     assert first.kind == second.kind
 
 
-def test_what_was_submitted_comes_back_on_request(alice):
+def test_the_submitted_workflow_is_returned_on_request(alice):
     answer = alice.post("/workflows/execute", REFERENCE).json()
     path = f"/workflows/{answer['execution_id']}"
     assert alice.get(path, data={"include": "workflow"}).json()["workflow"] == REFERENCE["workflow"]

@@ -133,7 +133,7 @@ class TestReading:
         assert result["status"] == "failed"
         (comfyui.folder / "input" / "private.png").unlink()
 
-    def test_what_was_placed_for_another_is_not_there(self, alice, bob, comfyui):
+    def test_inputs_placed_for_another_user_are_not_visible(self, alice, bob, comfyui):
         """Posted to ComfyUI itself, past our checks: the bridge is a wall of its own."""
         bob.result(bob.execute(loading(uploaded(bob, picture((1, 2, 3))))))
         names = [path.name for path in (comfyui.folder / "input" / "comfyserve").iterdir()]
@@ -235,7 +235,7 @@ class TestCollecting:
             {"subfolder": "{own}/..", "type": "output"},
         ],
     )  # fmt: skip
-    def test_what_a_node_echoes_is_not_fetched(self, alice, comfyui, place):
+    def test_a_file_that_a_node_only_names_is_not_collected(self, alice, comfyui, place):
         secret = comfyui.folder / place["type"] / "secret.png"
         secret.write_bytes(picture())
         camera = {"filename": "secret.png", **place}
@@ -275,7 +275,7 @@ class TestPolicy:
             "RegexExtract", "RegexReplace", "ImageOnlyCheckpointSave",
         ],
     )  # fmt: skip
-    def test_what_reads_writes_trains_or_blocks_is_denied(self, alice, class_type):
+    def test_nodes_that_read_write_train_or_block_are_denied(self, alice, class_type):
         node = {"class_type": class_type, "inputs": {}, "_meta": {"title": "My node"}}
         [detail] = refusal(alice, graphs.colour(1) | {"9": node})
         assert (detail["code"], detail["field"]) == ("NODE_NOT_ALLOWED", "workflow.9.class_type")

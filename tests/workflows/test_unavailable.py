@@ -37,7 +37,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
-def test_whatever_means_not_now_is_one_kind_of_error(db, state):
+def test_temporary_database_errors_are_one_kind_of_error(db, state):
     with pytest.raises(connections.UNAVAILABLE) as caught, transaction.atomic():
         raise_in_the_database(state)
     error = as_api_error(caught.value)
@@ -46,7 +46,7 @@ def test_whatever_means_not_now_is_one_kind_of_error(db, state):
 
 
 @pytest.mark.parametrize("state", ["22012", "25P02", "42501", "XX000"])
-def test_what_trying_again_would_not_help_is_not(db, state):
+def test_permanent_database_errors_are_not(db, state):
     with pytest.raises(Exception, match="made by a test") as caught, transaction.atomic():
         raise_in_the_database(state)
     assert not isinstance(caught.value, connections.UNAVAILABLE)
@@ -172,7 +172,7 @@ def test_a_run_that_is_not_claimed_again_is_cleared_after_a_while(rig, monkeypat
 
 
 # -- tries and idle others ---------------------------------------------------------------------------------
-def test_what_was_given_back_often_has_not_been_tried_often(rig, monkeypatch):
+def test_requeues_by_paused_workers_do_not_count_as_tries(rig, monkeypatch):
     """Three answers of 500 to one graph fail it; being given back by paused workers does not count."""
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     rig.comfyui.faults.status["/prompt"] = 500
@@ -194,12 +194,12 @@ def idle_other(rig: Rig) -> str:
     return "other"
 
 
-def test_what_an_idle_other_may_take_is_left_to_it(rig, idle_other):
+def test_an_execution_is_left_to_an_idle_worker_that_may_claim_it(rig, idle_other):
     rig.submit(graphs.colour(1))
     assert claims.take(worker="gpu", unless_for=[idle_other]) is None
 
 
-def test_what_an_idle_other_may_not_take_is_staged(rig, idle_other):
+def test_an_execution_that_no_idle_worker_may_claim_is_staged(rig, idle_other):
     execution_id = rig.submit(graphs.colour(1))
     Execution.objects.update(excluded=[idle_other])
     claim = claims.take(worker="gpu", unless_for=[idle_other])

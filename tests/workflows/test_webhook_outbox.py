@@ -66,7 +66,7 @@ def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution
     assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.completed"]
 
 
-def test_what_a_dead_sender_held_is_taken_again_and_its_result_is_fenced(asked: Execution) -> None:
+def test_a_delivery_of_a_dead_sender_is_claimed_again_and_its_result_is_fenced(asked: Execution) -> None:
     outbox.record([asked.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=9)
     Delivery.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
@@ -167,7 +167,7 @@ def test_an_end_is_not_held_up_by_a_start_that_was_refused(asked: Execution) -> 
         (None, 20, State.WAITING),
     ],
 )  # fmt: skip
-def test_what_an_answer_means(code: int | None, tries: int, state: str) -> None:
+def test_how_a_response_is_judged(code: int | None, tries: int, state: str) -> None:
     assert judge(taken(tries=tries), Answer(code, {}, error="" if code else "no line")).state == state
 
 

@@ -171,7 +171,7 @@ def test_a_redirect_is_not_followed(postman):
     assert "302" in delivery["error"]
 
 
-def test_410_stops_at_once(postman):
+def test_410_stops_immediately(postman):
     person = postman.person()
     with Receiver(say(410)) as receiver:
         [delivery] = ended(person, cancelled(person, receiver))
@@ -243,7 +243,7 @@ def test_a_worker_killed_before_it_recorded_sends_again_under_the_same_id(postma
     assert delivery["state"] == "delivered"
 
 
-def test_what_happened_while_no_worker_ran_is_delivered_by_the_next(postman):
+def test_events_recorded_without_a_worker_are_delivered_by_the_next(postman):
     person = postman.person()
     postman.workers["rest-kept"].kill()
     with Receiver() as receiver:

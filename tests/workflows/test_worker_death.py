@@ -60,7 +60,7 @@ def test_a_killed_worker_started_again_joins_the_run(bare_stack, comfyui):
     assert said.count("Starting workflow execution") == 1
 
 
-def test_what_ended_while_no_worker_lived_is_collected(bare_stack, comfyui):
+def test_a_run_that_ended_without_a_worker_is_collected(bare_stack, comfyui):
     stack = bare_stack
     person = stack.person("collected")
     worker = stack.start_worker("away", comfyui_url=comfyui.url)
