@@ -296,5 +296,5 @@ def test_no_code_takes_an_advisory_lock_by_a_number_of_its_own():
             lines = path.read_text().splitlines()
             for number, line in enumerate(lines):
                 if re.search(r"pg_(try_)?advisory_\w*lock\(", line):
-                    around = "\n".join(lines[number : number + 3])
-                    assert "AdvisoryLock." in around, f"{path}:{number + 1}: use comfyserve.db.locks"
+                    around = "\n".join(lines[max(0, number - 3) : number + 3])
+                    assert "AdvisoryLock" in around, f"{path}:{number + 1}: use comfyserve.db.locks"
