@@ -12,7 +12,7 @@ class AppsCatalogConfig(AppConfig):
     def ready(self) -> None:
         from files import pins
 
-        pins.ask(_kept)
+        pins.register(_kept)
 
 
 def _kept(version_ids: set[UUID]) -> set[UUID]:

@@ -46,7 +46,7 @@ agents = McpApplication(wsgi_application, streams)
 websockets = Websockets(wsgi_application, streams)
 
 
-async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def dispatch(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
@@ -72,7 +72,7 @@ async def halves(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await requests(scope, receive, send)
 
 
-application = PathKeys(Gate(halves, user_of=authentication.user_id_of))
+application = PathKeys(Gate(dispatch, user_of=authentication.user_id_of))
 
 
 async def lifespan(receive: Any, send: Any) -> None:

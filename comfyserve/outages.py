@@ -1,11 +1,11 @@
-"""Parts that are unavailable: which errors say so, how long to wait between tries, and when not to try.
+"""Unavailable services: which errors mean that, how long to wait between tries, and when not to try.
 
-| part | what says that it is unavailable |
+| service | error when it is unavailable |
 | --- | --- |
 | PostgreSQL | `comfyserve.db.connections.UNAVAILABLE` |
 | Redis | `REDIS`, here |
 | the storage | `files.errors.StorageUnavailable` |
-| ComfyUI, or a proxy in front of it | `comfyui.Unreachable`, with `turned_away` and `by_gateway` |
+| ComfyUI, or a proxy in front of it | `comfyui.Unreachable`, with `access_denied` and `by_gateway` |
 | hosts that users name | `comfyserve.outbound.client.OutboundError` |
 
 Each is defined once. Other errors are bugs: they are logged with a traceback, and are not retried forever.
@@ -45,14 +45,15 @@ class Backoff:
 
 
 def delay_after(tries: int, *, first: float, longest: float) -> float:
-    """Seconds to wait after that many tries; for whom counts them in a row. As `Backoff`, give or take a
-    fifth, so that not everything that failed together is tried together."""
+    """Seconds to wait after that many tries, for callers that store the number of tries in a row. As
+    `Backoff`, plus or minus a fifth, so that what failed together is not retried together.
+    """
     delay: float = min(first * 2.0 ** min(tries - 1, 30), longest)
     return delay * random.uniform(0.8, 1.2)  # noqa: S311  (no secret)
 
 
 class Breaker:
-    """Remembers for a while that a part is unavailable, so that not every caller waits for a timeout."""
+    """Remembers for a while that a service is unavailable, so that not every caller waits for a timeout."""
 
     def __init__(
         self, part: str, errors: tuple[type[Exception], ...], *, seconds: float = SKIP_SECONDS
@@ -73,7 +74,7 @@ class Breaker:
         )
 
     def attempt(self, do: Callable[[], Any], what: str) -> bool:
-        """Call `do` once, unless the part was unavailable a moment ago. Whether it was done."""
+        """Call `do` once, unless the service was unavailable a moment ago. Returns whether it was done."""
         if self.open:
             return False
         try:

@@ -25,7 +25,7 @@ class Unreachable(ComfyUIError):
     taken effect: check (`Client.whereabouts`) before repeating it.
     `status` is the HTTP status, if there was a response. A 500 to a submission means that ComfyUI failed
     while handling it, before or after queueing it; the same graph will often make it fail again.
-    `turned_away`: something in front of ComfyUI responded instead (a proxy, a login page, a limit), so
+    `access_denied`: something in front of ComfyUI responded instead (a proxy, a login page, a limit), so
     nothing was accepted, and the workflow is not the cause.
     `too_large`: a proxy's limit on the size of requests, or a proxy that answers everything so.
     """
@@ -41,7 +41,7 @@ class Unreachable(ComfyUIError):
         self.status = status
 
     @property
-    def turned_away(self) -> bool:
+    def access_denied(self) -> bool:
         # A page with status 200 instead of ComfyUI's JSON comes from a proxy too.
         return self.status is not None and (self.status in self.TURNED_AWAY or self.status < 300)
 

@@ -46,7 +46,7 @@ def bucket() -> Bucket | None:
 
 
 @contextmanager
-def _explained(key: str) -> Iterator[None]:
+def _translated_errors(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
@@ -68,7 +68,7 @@ def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], An
     `on_bytes` is called as bytes are transferred, for callers that must report progress.
     """
     size = path.stat().st_size
-    with _explained(key):
+    with _translated_errors(key):
         s3 = bucket()
         if s3 is not None:
             s3.put(key, path, content_type=content_type, on_bytes=on_bytes)
@@ -129,7 +129,7 @@ class _Movable(DjangoFile):  # type: ignore[type-arg]  # not generic when it run
 
 def size_of(key: str) -> int:
     """Bytes. BytesMissing if there is no such object."""
-    with _explained(key):
+    with _translated_errors(key):
         s3 = bucket()
         if s3 is not None:
             answer = s3.client.head_object(Bucket=s3.bucket_name, Key=s3.key_of(key))
@@ -150,7 +150,7 @@ def responds() -> bool:
 
 def read(key: str, start: int = 0, length: int | None = None) -> Reader:
     """A reader of that range; the caller closes it. It may raise what `reading` translates."""
-    with _explained(key):
+    with _translated_errors(key):
         s3 = bucket()
         if s3 is not None:
             return _read_s3(s3, key, start, length)
@@ -169,13 +169,13 @@ def _read_s3(s3: Bucket, key: str, start: int, length: int | None) -> Reader:
     return body
 
 
-reading = _explained
+reading = _translated_errors
 
 
 def delete(key: str) -> None:
     """Does nothing if the object does not exist."""
     try:
-        with _explained(key):
+        with _translated_errors(key):
             default_storage.delete(key)
     except BytesMissing:
         pass
@@ -203,7 +203,7 @@ def link(key: str, *, filename: str, content_type: str, attachment: bool) -> str
 
 def walk(prefix: str) -> Iterator[Stored]:
     """Everything below `prefix`, such as "outputs/"."""
-    with _explained(prefix):
+    with _translated_errors(prefix):
         s3 = bucket()
         yield from _walk_s3(s3, prefix) if s3 is not None else _walk_disk(prefix)
 
@@ -236,7 +236,7 @@ def unfinished(before: datetime) -> Iterator[tuple[str, str]]:
     if s3 is None:
         return
     root = f"{s3.location}/" if s3.location else ""
-    with _explained("uploads in parts"):
+    with _translated_errors("uploads in parts"):
         answer = s3.client.list_multipart_uploads(Bucket=s3.bucket_name, Prefix=root)
         for entry in answer.get("Uploads", ()):
             if entry["Initiated"] < before:
@@ -246,5 +246,5 @@ def unfinished(before: datetime) -> Iterator[tuple[str, str]]:
 def abort(key: str, upload_id: str) -> None:
     s3 = bucket()
     if s3 is not None:
-        with _explained(key):
+        with _translated_errors(key):
             s3.client.abort_multipart_upload(Bucket=s3.bucket_name, Key=key, UploadId=upload_id)

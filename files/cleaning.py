@@ -44,10 +44,10 @@ def expired(*, dry_run: bool = False) -> Iterator[Gone]:
             return
         last = batch[-1].id
         if dry_run:
-            needed = pins.needed(file.id for file in batch)
+            needed = pins.in_use(file.id for file in batch)
             going = [file for file in batch if file.id not in needed]
         else:
-            going = pins.delete_unneeded(batch)
+            going = pins.delete_unused(batch)
         yield from (Gone("expired files", f"{file.id} {file.filename}", size=file.size) for file in going)
 
 
@@ -70,7 +70,7 @@ def orphans(*, dry_run: bool = False, grace: timedelta = GRACE) -> Iterator[Gone
     for prefix in storing.PREFIXES:
         old = (stored for stored in backend.walk(prefix) if stored.modified < before)
         while batch := {stored.key: stored for stored in islice(old, BATCH)}:
-            for key in sorted(set(batch) - storing.named(batch)):
+            for key in sorted(set(batch) - storing.referenced(batch)):
                 if not dry_run:
                     backend.delete(key)
                 yield Gone("files without a row", key, size=batch[key].size)

@@ -154,7 +154,7 @@ def _stripped(source: Path, target: Path, content_type: str) -> str:
         video_conversion.strip(source, target, content_type=content_type)
         return content_type
     try:
-        if not picture_conversion.is_turned(source) and metadata.strip(source, target, content_type):
+        if not picture_conversion.is_rotated(source) and metadata.strip(source, target, content_type):
             return content_type
     except metadata.Malformed as exc:
         raise CannotConvert(f"The file is damaged: {exc}") from exc
@@ -168,6 +168,6 @@ def _stripped(source: Path, target: Path, content_type: str) -> str:
 def _copied(source: Path, target: Path, content_type: str) -> str:
     """No metadata is known for this type."""
     with source.open("rb") as stream, target.open("wb") as out:
-        while piece := stream.read(metadata.PIECE):
+        while piece := stream.read(metadata.CHUNK_BYTES):
             out.write(piece)
     return content_type

@@ -18,7 +18,7 @@ MOST = 32  # running or waiting, in this process
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="convert")
 _lock = threading.Lock()
-_under_way: dict[tuple[str, str], Future[ConvertedFile]] = {}
+_in_progress: dict[tuple[str, str], Future[ConvertedFile]] = {}
 
 
 async def converted(file: File, wanted: Wanted) -> ConvertedFile:
@@ -36,12 +36,12 @@ async def converted(file: File, wanted: Wanted) -> ConvertedFile:
 def _begin(file: File, wanted: Wanted) -> Future[ConvertedFile]:
     name = (file.key, wanted.parameters)
     with _lock:
-        if name in _under_way:
-            return _under_way[name]
-        if len(_under_way) >= MOST:
+        if name in _in_progress:
+            return _in_progress[name]
+        if len(_in_progress) >= MOST:
             raise Unavailable("Too many files are being converted; try again shortly", retry_after=10)
-        future = _under_way[name] = _pool.submit(_convert, file, wanted)
-    future.add_done_callback(lambda _: _forget(name))
+        future = _in_progress[name] = _pool.submit(_convert, file, wanted)
+    future.add_done_callback(lambda _: _remove(name))
     return future
 
 
@@ -50,6 +50,6 @@ def _convert(file: File, wanted: Wanted) -> ConvertedFile:
         return converted_files.of(file, wanted)
 
 
-def _forget(name: tuple[str, str]) -> None:
+def _remove(name: tuple[str, str]) -> None:
     with _lock:
-        _under_way.pop(name, None)
+        _in_progress.pop(name, None)

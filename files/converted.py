@@ -27,7 +27,7 @@ from .models import ConvertedFile, File
 
 logger = logging.getLogger(__name__)
 
-PIECE = 256 * 1024  # bytes read at once
+CHUNK_BYTES = 256 * 1024  # bytes read at once
 MOST = 16  # converted files of the same bytes, besides those that results reference; the oldest are deleted
 WAIT_SECONDS = 60.0  # for a conversion in progress
 LOOK_SECONDS = 0.2  # while another process converts it
@@ -151,7 +151,7 @@ def make(file: File, wanted: Wanted, *, alive: Callable[[], bool] | None = None)
     doing = wanted.for_type(file.content_type) or Wanted(strip=wanted.strip)
     with Incoming() as source, Incoming() as target:
         with storing.opened(file) as reader:
-            while piece := reader.read(PIECE):
+            while piece := reader.read(CHUNK_BYTES):
                 source.write(piece)
         about = sandbox.convert(source.path, target.path, doing, file.content_type, alive=alive)
         target.adopt()

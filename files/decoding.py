@@ -66,35 +66,35 @@ def measure(path: Path, content_type: str) -> Measures | None:
     """None if it is no readable picture, video or sound. Raises Undecodable and Busy, like the others."""
     if not content_type.startswith(("image/", "video/", "audio/")):
         return None
-    found = _measuring.ask("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
+    found = _measuring.call("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
     return Measures(**found) if found else None
 
 
 def texts(content: bytes) -> dict[str, str] | None:
     """Metadata of a picture: see `pictures.texts`."""
     with _file(content) as path:
-        found: dict[str, str] | None = _measuring.ask("texts", MEASURE_SECONDS, path=str(path))
+        found: dict[str, str] | None = _measuring.call("texts", MEASURE_SECONDS, path=str(path))
         return found
 
 
 def as_png(path: Path, target: Path) -> bool:
-    return bool(_decoding.ask("as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
+    return bool(_decoding.call("as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
 
 
 def deep_as_png(path: Path, target: Path) -> bool:
     """With 8 bits, if it has more in one channel: see `pictures.deep_as_png`."""
-    return bool(_decoding.ask("deep_as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
+    return bool(_decoding.call("deep_as_png", CONVERT_SECONDS, path=str(path), target=str(target)))
 
 
 def with_alpha_of(path: Path, mask: Path, target: Path) -> bool:
     """One picture with the transparency of another: see `pictures.with_alpha_of`."""
     given = {"path": str(path), "mask": str(mask), "target": str(target)}
-    return bool(_decoding.ask("with_alpha_of", CONVERT_SECONDS, **given))
+    return bool(_decoding.call("with_alpha_of", CONVERT_SECONDS, **given))
 
 
 def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
     given = {"path": str(path), "target": str(target), "content_type": content_type}
-    return bool(_decoding.ask("thumbnail", DECODE_SECONDS, **given))
+    return bool(_decoding.call("thumbnail", DECODE_SECONDS, **given))
 
 
 @contextmanager
@@ -122,7 +122,7 @@ class _Process:
         self._requests: Any = self._popen.stdin
         self._results: Any = self._popen.stdout
 
-    def ask(self, request: dict[str, Any], *, seconds: float) -> Any:
+    def call(self, request: dict[str, Any], *, seconds: float) -> Any:
         """Raises Undecodable when the process does not survive it."""
         self.uses += 1
         try:
@@ -150,7 +150,7 @@ class _Process:
 
 
 class _Pool:
-    """At most `size` processes; `ask` waits for a free one."""
+    """At most `size` processes; `call` waits for a free one."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -162,7 +162,7 @@ class _Pool:
         for _ in range(self._size):
             self._free.put(None)
 
-    def ask(self, do: str, seconds: float, **arguments: Any) -> Any:
+    def call(self, do: str, seconds: float, **arguments: Any) -> Any:
         free = self._free
         try:
             process = free.get(timeout=WAIT_SECONDS)
@@ -173,7 +173,7 @@ class _Pool:
                 if process is not None:
                     process.end()
                 process = _Process()
-            return process.ask({"do": do, "seconds": seconds, **arguments}, seconds=seconds)
+            return process.call({"do": do, "seconds": seconds, **arguments}, seconds=seconds)
         finally:
             free.put(process)
 

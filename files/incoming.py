@@ -14,7 +14,7 @@ from django.conf import settings
 from . import types
 from .errors import StorageUnavailable
 
-ADOPTED = 1024 * 1024  # bytes read at once
+CHUNK_BYTES = 1024 * 1024  # bytes read at once
 
 
 class Incoming:
@@ -58,7 +58,7 @@ class Incoming:
         """Use what another process has written to the path as the content."""
         try:
             with self.path.open("rb") as stream:
-                while piece := stream.read(ADOPTED):
+                while piece := stream.read(CHUNK_BYTES):
                     if len(self.head) < types.HEAD:
                         self.head += piece[: types.HEAD - len(self.head)]
                     self._digest.update(piece)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-PIECE = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 MAX_HEADER = 64 * 1024 * 1024  # bytes of JSON in the header of a GLB or safetensors file
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_METADATA = {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME"}
@@ -92,7 +92,7 @@ def strip_jpeg(source: IO[bytes], target: IO[bytes]) -> None:
 def _copy_scans(source: IO[bytes], target: IO[bytes]) -> None:
     """Entropy-coded data and the segments between scans, up to the end marker."""
     kept = b""
-    while piece := source.read(PIECE):
+    while piece := source.read(CHUNK_BYTES):
         kept += piece
         end = _end_of_jpeg(kept)
         if end is not None:
@@ -159,7 +159,7 @@ def strip_glb(source: IO[bytes], target: IO[bytes]) -> None:
     text = json.dumps(scene, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     target.write(struct.pack("<4sIIII", magic, version, 0, len(text), kind) + text)
-    while piece := source.read(PIECE):
+    while piece := source.read(CHUNK_BYTES):
         target.write(piece)
     length = target.tell()
     target.seek(8)
@@ -175,7 +175,7 @@ def strip_safetensors(source: IO[bytes], target: IO[bytes]) -> None:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     target.write(len(text).to_bytes(8, "little") + text)
-    while piece := source.read(PIECE):
+    while piece := source.read(CHUNK_BYTES):
         target.write(piece)
 
 
@@ -219,7 +219,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
     if size < 0:
         raise Malformed("a chunk has no size")
     while size > 0:
-        piece = source.read(min(PIECE, size))
+        piece = source.read(min(CHUNK_BYTES, size))
         if not piece:
             raise Malformed("the file ends too early")
         target.write(piece)

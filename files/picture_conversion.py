@@ -53,7 +53,7 @@ def convert(
         raise CannotConvert("The file is not a readable picture") from exc
 
 
-def is_turned(source: Path) -> bool:
+def is_rotated(source: Path) -> bool:
     """Whether EXIF rotates or mirrors it, so that it would look different without."""
     try:
         with pictures.opened(source) as picture:

@@ -24,7 +24,8 @@ THUMBNAIL = 256  # pixels of the longer side
 DECODED_AT_MOST = 24_000_000  # pixels
 DECODED_AT_MOST_JPEG = 200_000_000
 DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture to convert; phones take up to 50 million
-ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a picture rotated by 90 degrees
+ORIENTATION = 0x0112  # the EXIF tag
+ROTATED = (5, 6, 7, 8)  # its values for a picture rotated by 90 degrees
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, since opening reads no more than the header
 # Opening these reads a header and decodes nothing. Others (.ico, .icns, .psd, ...) decode a picture within
 # them when they are opened, before its size can be judged.
@@ -54,7 +55,7 @@ def size_of(path: Path) -> Size | None:
     """As the header claims, after EXIF rotation; None if it is not a readable picture."""
     try:
         with opened(path) as picture:
-            return Size(*(picture.size[::-1] if _is_lying(picture) else picture.size))
+            return Size(*(picture.size[::-1] if _is_rotated(picture) else picture.size))
     except BROKEN:
         return None
 
@@ -82,10 +83,10 @@ def exif_of(picture: Image.Image) -> Image.Exif:
     return Image.Image.getexif(picture)
 
 
-def _is_lying(picture: Image.Image) -> bool:
-    """Whether EXIF rotates it by 90 degrees. If only the header is readable, it is not rotated."""
+def _is_rotated(picture: Image.Image) -> bool:
+    """Whether EXIF rotates it by 90 degrees. False if only the header is readable."""
     try:
-        return exif_of(picture).get(ORIENTATION) in LYING
+        return exif_of(picture).get(ORIENTATION) in ROTATED
     except BROKEN:
         return False
 

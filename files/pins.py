@@ -1,4 +1,4 @@
-"""Files in use. The app that pins them says which are: this app does not know executions."""
+"""Files in use. The app that pins them says which holders are active: this app does not know executions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from comfyserve.api.errors import Conflict
 from . import storing
 from .models import File, Pin
 
-# Given holders, returns those that are still active.
-Living = Callable[[set[UUID]], set[UUID]]
-_living: list[Living] = []
+# Of the given holders, those that are still active.
+ActiveHolders = Callable[[set[UUID]], set[UUID]]
+_active_holders: list[ActiveHolders] = []
 
 
-def ask(living: Living) -> None:
-    """Registers a callback that checks the app's holders; once, when Django starts."""
-    _living.append(living)
+def register(active: ActiveHolders) -> None:
+    """Register a callback that checks the app's holders; once, when Django starts."""
+    _active_holders.append(active)
 
 
 def pin(file_ids: Iterable[str], *, holder: UUID) -> set[str]:
@@ -43,16 +43,16 @@ def pin_all(wanted: Mapping[UUID, Iterable[str]]) -> set[str]:
     return found
 
 
-def needed(file_ids: Iterable[str]) -> set[str]:
+def in_use(file_ids: Iterable[str]) -> set[str]:
     """Those of them that an active holder has pinned. Pins of ended holders are removed."""
     pins = list(Pin.objects.filter(file_id__in=set(file_ids)))
     holders = {pin.holder for pin in pins}
-    living = set().union(*(ask(holders) for ask in _living)) if holders else set()
-    Pin.objects.filter(id__in=[pin.id for pin in pins if pin.holder not in living]).delete()
-    return {pin.file_id for pin in pins if pin.holder in living}
+    active = set().union(*(active_of(holders) for active_of in _active_holders)) if holders else set()
+    Pin.objects.filter(id__in=[pin.id for pin in pins if pin.holder not in active]).delete()
+    return {pin.file_id for pin in pins if pin.holder in active}
 
 
-def delete_unneeded(files: Sequence[File]) -> list[File]:
+def delete_unused(files: Sequence[File]) -> list[File]:
     """Delete those that are not in use; returns which.
 
     A concurrent pin either wins, or finds the file gone.
@@ -61,7 +61,7 @@ def delete_unneeded(files: Sequence[File]) -> list[File]:
         storing.lock(files)  # before the rows: the lock order of all code that takes both
         ids = [file.id for file in files]
         locked = list(File.objects.filter(id__in=ids).order_by("id").select_for_update())
-        kept = needed(ids)
+        kept = in_use(ids)
         going = [file for file in locked if file.id not in kept]
         storing.delete_all(going)
     return going
@@ -69,5 +69,5 @@ def delete_unneeded(files: Sequence[File]) -> list[File]:
 
 def delete(file: File) -> None:
     """Conflict while a waiting or running execution needs it, or a saved app references it."""
-    if not delete_unneeded([file]) and File.objects.filter(id=file.id).exists():
+    if not delete_unused([file]) and File.objects.filter(id=file.id).exists():
         raise Conflict("A waiting or running execution needs this file; cancel it first")

@@ -56,7 +56,7 @@ def accept(
     Takes as long as the storage takes, with no transaction open.
     """
     try:
-        file = _described(incoming, user_id=user.pk, kind=kind, filename=filename)
+        file = _build_row(incoming, user_id=user.pk, kind=kind, filename=filename)
     except decoding.Undecodable as exc:
         raise ValidationFailed.of("file", str(exc), "UNDECODABLE") from exc
     file.description, file.tags = description, list(tags)
@@ -88,7 +88,7 @@ def copy(original: File, *, filename: str, tags: Sequence[str] = ()) -> File:
         expires_at=_expiry(),
         **{name: getattr(original, name) for name in OF_BYTES},
     )
-    whole = _is_whole(original)
+    whole = _is_intact(original)
     with transaction.atomic():
         quotas.lock_storage(user=User(pk=original.user_id))
         if not whole or not File.objects.filter(user_id=original.user_id, key=original.key).exists():
@@ -117,7 +117,7 @@ def store(
             incoming.write(chunk)
         if stripped is not None and _strip(incoming, stripped, filename, alive=on_bytes):
             incoming = stripped
-        file = _described(incoming, user_id=user_id, kind=kind, filename=filename, strict=False)
+        file = _build_row(incoming, user_id=user_id, kind=kind, filename=filename, strict=False)
         try:
             _put(incoming, file, on_bytes=on_bytes)
         except BaseException:
@@ -162,20 +162,22 @@ def keep_later(files: Sequence[File]) -> Callable[[], None]:
         return lambda: None
     # The second statement begins once the lock is held, and sees all that was committed before.
     quotas.lock_storage(user=User(pk=files[0].user_id))
-    known = _ask_known(files)
-    _share_among(files)
+    known = _select_known(files)
+    _share_keys(files)
     read_back = rows.insert_later(*files, unless_exists=True)  # see state_machine.finish
 
     def save() -> None:
         read_back()
-        _use_twins(files, {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()})
+        _use_duplicates(
+            files, {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()}
+        )
         spare = [own for file in files if (own := file.__dict__["_own_key"]) != file.key]
         transaction.on_commit(lambda: discard(spare))
 
     return save
 
 
-def _share_among(files: Sequence[File]) -> None:
+def _share_keys(files: Sequence[File]) -> None:
     """Give those with equal bytes one key: that of the first. An earlier try may have changed them."""
     keys: dict[str, str] = {}
     for file in files:
@@ -183,8 +185,8 @@ def _share_among(files: Sequence[File]) -> None:
         file.key, file.thumbnail_key = keys.setdefault(file.sha256, own), ""
 
 
-def _use_twins(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) -> None:
-    """Let saved rows refer to bytes that their user already had: (key, thumbnail's key), by hash."""
+def _use_duplicates(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) -> None:
+    """Make saved rows refer to bytes that their user already had: (key, thumbnail's key), by hash."""
     for file in files:
         if file.sha256 in keys:
             file.key, file.thumbnail_key = keys[file.sha256]
@@ -194,7 +196,7 @@ def _use_twins(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) -> No
             )
 
 
-def _described(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
+def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
     """Its row, unsaved. Unless `strict`, a file that cannot be decoded has no width and height."""
     filename = names.clean(filename)
     content_type = types.of_content(incoming.head, filename=filename)
@@ -242,12 +244,12 @@ def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | Non
 
 
 # -- deduplication -----------------------------------------------------------------------------------
-def _twins(file: File) -> Iterable[File]:
+def _duplicates(file: File) -> Iterable[File]:
     rows = File.objects.filter(user_id=file.user_id, sha256=file.sha256).order_by("key", "-created_at")
     return rows.distinct("key")
 
 
-def _ask_known(files: Sequence[File]) -> psycopg.Cursor[Any]:
+def _select_known(files: Sequence[File]) -> psycopg.Cursor[Any]:
     """(hash, key, thumbnail's key) of those whose bytes their user already has."""
     return rows.prepared(
         """
@@ -263,7 +265,7 @@ def _share(file: File, *, user: User) -> bool:
 
     Whether they really exist is checked in the storage, without holding the lock.
     """
-    candidate = next((twin for twin in _twins(file) if _is_whole(twin)), None)
+    candidate = next((twin for twin in _duplicates(file) if _is_intact(twin)), None)
     with transaction.atomic():
         quotas.lock_storage(user=user)
         if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():
@@ -274,11 +276,11 @@ def _share(file: File, *, user: User) -> bool:
         return True
 
 
-def _is_whole(file: File) -> bool:
+def _is_intact(file: File) -> bool:
     try:
         return backend.size_of(file.key) == file.size
     except BytesMissing:
-        logger.error("the bytes of %s are gone from the storage: %s", file.id, file.key)
+        logger.error("the bytes of %s are missing from the storage: %s", file.id, file.key)
         return False
 
 
@@ -292,18 +294,18 @@ def delete_all(files: Sequence[File]) -> None:
     """The same for several, of any users. Bytes that are unreachable now are left to the cleanup."""
     with transaction.atomic():
         lock(files)
-        going = File.objects.filter(id__in=[file.id for file in files])
+        doomed = File.objects.filter(id__in=[file.id for file in files])
         keys = {
-            key for file in going for key in file.keys
+            key for file in doomed for key in file.keys
         }  # a thumbnail may have been added since they were read
-        going.delete()
-        free = keys - named(keys)
-        free |= _forget_converted(free)
+        doomed.delete()
+        free = keys - referenced(keys)
+        free |= _delete_converted(free)
         transaction.on_commit(lambda: discard(free))
 
 
-def _forget_converted(keys: set[str]) -> set[str]:
-    """Delete the conversions of these bytes; return their keys."""
+def _delete_converted(keys: set[str]) -> set[str]:
+    """Delete the conversions of these bytes; return the keys of the conversions."""
     rows = ConvertedFile.objects.filter(source_key__in=keys)
     found = set(rows.exclude(key="").values_list("key", flat=True))
     rows.delete()
@@ -316,20 +318,20 @@ def lock(files: Sequence[File]) -> None:
         quotas.lock_storage(user=User(pk=user_id))
 
 
-def named(keys: Iterable[str]) -> set[str]:
-    """The keys that a row references as its bytes, thumbnail, or conversion."""
+def referenced(keys: Iterable[str]) -> set[str]:
+    """Those of the keys that a row references as its bytes, thumbnail, or conversion."""
     wanted = set(keys)
     converted = {key for key in wanted if key.startswith(f"{CONVERTED}/")}
     if converted:
-        return named(wanted - converted) | set(
+        return referenced(wanted - converted) | set(
             ConvertedFile.objects.filter(key__in=converted).values_list("key", flat=True)
         )
-    rows = File.objects.filter(key__in={own for key in wanted for own in _keys_beside(key)})
+    rows = File.objects.filter(key__in={own for key in wanted for own in _source_keys(key)})
     found = {key for pair in rows.values_list("key", "thumbnail_key") for key in pair}
     return found & wanted
 
 
-def _keys_beside(key: str) -> list[str]:
+def _source_keys(key: str) -> list[str]:
     """A thumbnail's key starts with the key of its source bytes, which is indexed: see thumbnails."""
     if not key.startswith(f"{THUMBNAILS}/"):
         return [key]

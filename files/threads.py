@@ -20,8 +20,8 @@ async def in_thread(do: Callable[..., T], *args: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(_pool, do, *args)
 
 
-def soon(do: Callable[[], None]) -> None:
-    """The same, without waiting for it."""
+def submit(do: Callable[[], None]) -> None:
+    """Like `in_thread`, without waiting for it."""
     _pool.submit(do)
 
 

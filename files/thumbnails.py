@@ -22,7 +22,7 @@ _RECORD_SQL = """
 UPDATE files_file SET thumbnail_key = %s
 WHERE key = %s AND thumbnail_key = '' AND set_config('synchronous_commit', 'off', true) = 'off'
 """
-PIECE = 256 * 1024  # bytes read at once
+CHUNK_BYTES = 256 * 1024  # bytes read at once
 
 
 def key_of(file: File) -> str | None:
@@ -56,7 +56,7 @@ def _make(file: File) -> str:
     """Its key; File.NONE if none can be made of these bytes."""
     with Incoming() as incoming:
         with storing.opened(file) as reader:
-            while piece := reader.read(PIECE):
+            while piece := reader.read(CHUNK_BYTES):
                 incoming.write(piece)
         target = incoming.path.with_name(f"{incoming.path.name}.webp")
         try:

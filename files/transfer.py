@@ -37,7 +37,7 @@ from .errors import BytesMissing
 from .incoming import Incoming
 from .models import ConvertedFile, File
 from .serializers import BytesQuery, DownloadQuery
-from .threads import in_request_thread, in_thread, soon
+from .threads import in_request_thread, in_thread, submit
 
 SMALLEST, LARGEST = 64 * 1024, 256 * 1024  # bytes per read: more for clients that read fast
 WHOLE = 256 * 1024  # bytes read at once and sent as one response, in a request thread
@@ -290,7 +290,7 @@ async def _pieces(reader: backend.Reader, content: Content, length: int) -> Asyn
             yield piece
             size = min(size * 2, LARGEST) if time.monotonic() - began < QUICK else SMALLEST
     finally:
-        soon(reader.close)
+        submit(reader.close)
 
 
 class _Guarded:

@@ -59,7 +59,7 @@ async def receive(
     form = Form(incoming, allowed=allowed, file_field=file_field)
     reading = _Reading(form)
     with (
-        _explained(),
+        _translated_errors(),
         multipart.PushMultipartParser(
             _boundary(request), max_header_size=LONGEST_HEADER, max_segment_count=PARTS
         ) as parser,
@@ -88,14 +88,14 @@ def _boundary(request: HttpRequest) -> str:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except multipart.MultipartError as exc:
-        # Some have the exception behind it among their arguments.
+        # Some also have the underlying exception among their arguments.
         reason = exc.args[0] if exc.args else "it is not multipart/form-data"
         hint = "; file names are written in UTF-8" if "decode" in str(reason) else ""
-        message = f"The form can not be read: {reason}{hint}"
+        message = f"The form cannot be read: {reason}{hint}"
         raise ValidationFailed([Detail("PARSE_ERROR", message)]) from exc
 
 

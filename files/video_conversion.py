@@ -81,7 +81,7 @@ def of_animation(
         raise CannotConvert("The file is too large to be converted") from exc
     except pictures.BROKEN as exc:
         raise CannotConvert("The file is not a readable picture") from exc
-    with _explained(), _made(target, to) as made:
+    with _translated_errors(), _made(target, to) as made:
         made.metadata.update(texts)
         rate = Fraction(1000 * len(found), max(1, round(sum(each.milliseconds for each in found))))
         encoder = _Encoder(made, to=to, quality=quality, rate=rate)
@@ -229,7 +229,7 @@ class _Sound:
 @contextmanager
 def _readable(source: Path, content_type: str) -> Iterator[Any]:
     with (
-        _explained(),
+        _translated_errors(),
         source.open("rb") as stream,
         av.open(stream, format=formats.DEMUXERS[content_type]) as container,
     ):
@@ -237,7 +237,7 @@ def _readable(source: Path, content_type: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except MemoryError as exc:

@@ -13,7 +13,7 @@ class WorkflowsConfig(AppConfig):
 
         from . import checks  # noqa: F401  (registers itself)
 
-        pins.ask(_alive)
+        pins.register(_alive)
 
 
 def _alive(execution_ids: set[UUID]) -> set[UUID]:

@@ -66,7 +66,7 @@ def rates_for(user: Any) -> tuple[Rate, ...]:
     return rates.parse(settings.RATE_LIMITS)
 
 
-def untouched(windows: tuple[Rate, ...]) -> Usage | None:
+def unused(windows: tuple[Rate, ...]) -> Usage | None:
     """The full limit, for requests that are not counted."""
     rate = rates.described(windows)
     return Usage(rate, 0, rate.period) if rate else None
@@ -79,14 +79,14 @@ def count(request: HttpRequest, *, user: Any) -> Usage | None:
         return None
     if outages.redis.open:
         skipped.inc()
-        return untouched(windows)
+        return unused(windows)
     who = f"user:{user.pk}" if user else f"address:{network(client_address(request))}"
     try:
         return _count(request, windows, who)
     except outages.REDIS as exc:
         outages.redis.trip("requests are not rate limited", exc)
         skipped.inc()
-        return untouched(windows)
+        return unused(windows)
 
 
 def _count(request: HttpRequest, windows: tuple[Rate, ...], who: str) -> Usage | None:
@@ -104,8 +104,8 @@ def _count(request: HttpRequest, windows: tuple[Rate, ...], who: str) -> Usage |
     ]
     if usages[-1].exceeded:
         raise _refusal(usages[-1])
-    tell = rates.described(windows)
-    return next((usage for usage in usages if usage.rate == tell), None)
+    reported = rates.described(windows)
+    return next((usage for usage in usages if usage.rate == reported), None)
 
 
 def _refusal(usage: Usage) -> LimitExceeded:

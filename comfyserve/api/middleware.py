@@ -35,15 +35,15 @@ class Middleware:
 
     def __call__(self, request: HttpRequest) -> Any:
         if self._is_async:
-            return self._later(request)
+            return self._call_async(request)
         response = self.before(request) or self.get_response(request)
         return self.after(request, response)
 
-    async def _later(self, request: HttpRequest) -> HttpResponse:
-        early = await sync_to_async(self._alone)(request) if self.blocks else self.before(request)
+    async def _call_async(self, request: HttpRequest) -> HttpResponse:
+        early = await sync_to_async(self._before_in_thread)(request) if self.blocks else self.before(request)
         return self.after(request, early or await self.get_response(request))
 
-    def _alone(self, request: HttpRequest) -> HttpResponse | None:
+    def _before_in_thread(self, request: HttpRequest) -> HttpResponse | None:
         """Such a request may last for hours: its database connection returns to the pool immediately."""
         try:
             return self.before(request)
@@ -58,9 +58,9 @@ class Middleware:
 
 
 class HostMiddleware(Middleware):
-    """Enforces ALLOWED_HOSTS for every request: Django itself looks at it only where an address is built."""
+    """Enforces ALLOWED_HOSTS for every request: Django itself checks it only where a URL is built."""
 
-    # Load balancers and Prometheus ask by address; these disclose nothing of anybody.
+    # Load balancers and Prometheus request these by address; they disclose nothing about users.
     FOR_ANY_NAME = ("/health", "/health/liveness", "/health/readiness", "/metrics")
 
     def before(self, request: HttpRequest) -> None:
@@ -89,8 +89,9 @@ class ErrorsMiddleware(Middleware):
 
 
 class ErrorShapeMiddleware(Middleware):
-    """Base of those that give errors below a path another API's shape: also those of the gate, the rate limit
-    and the URL resolver, which no view raises."""
+    """Base class: render errors below a path in another API's format, including those that no view raises:
+    of the gate, the rate limit and the URL resolver.
+    """
 
     prefix = ""
 
@@ -106,7 +107,7 @@ class ErrorShapeMiddleware(Middleware):
         except ValueError:
             return
         if not isinstance(ours, dict) or not isinstance(ours.get("error"), str) or "request_id" not in ours:
-            return  # it has its shape already
+            return  # it is in that format already
         details = ours.get("details") or []
         known = errors.ApiError(ours["message"], details=[errors.Detail(**each) for each in details])
         known.status, known.error = response.status_code, ours["error"]
@@ -115,7 +116,7 @@ class ErrorShapeMiddleware(Middleware):
         response.headers.pop("Content-Length", None)
 
     def reshaped(self, known: errors.ApiError) -> dict[str, Any]:
-        """The body instead of that of `errors.body`."""
+        """The body in the other API's format."""
         raise NotImplementedError
 
 
@@ -137,7 +138,7 @@ class RateHeadersMiddleware(Middleware):
     """`X-RateLimit-*` on all responses; the full limit on those that were not counted."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        usage = getattr(request, "rate_usage", None) or limits.untouched(limits.rates_for(None))
+        usage = getattr(request, "rate_usage", None) or limits.unused(limits.rates_for(None))
         for name, value in usage.headers().items() if usage else ():
             response.setdefault(name, value)  # a 429 has its own
         return response

@@ -44,7 +44,7 @@ def kept() -> Iterator[None]:
         _thread.keeps = False
 
 
-def _give_back() -> None:
+def _return_connection() -> None:
     if not getattr(_thread, "keeps", False):
         close_old_connections()
 
@@ -52,14 +52,14 @@ def _give_back() -> None:
 @contextmanager
 def step() -> Iterator[None]:
     """A database step in a long-lived thread: its connection returns to the pool afterwards."""
-    _give_back()
+    _return_connection()
     try:
         yield
     except UNAVAILABLE:
         prune_broken_connections()
         raise
     finally:
-        _give_back()
+        _return_connection()
 
 
 def prune_broken_connections() -> None:

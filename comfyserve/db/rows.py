@@ -65,27 +65,27 @@ def insert(*objects: Model) -> None:
 def insert_later(*objects: Model, unless_exists: bool = False) -> Callable[[], None]:
     """The same in a `pipeline`: call what it returns after the block.
 
-    With `unless_exists`, rows that violate a unique constraint are left out; the second part raises
+    With `unless_exists`, rows that violate a unique constraint are skipped; the second part raises
     ValueError if there are any.
     """
     model = type(objects[0])
     fields = model._meta.concrete_fields
     given = [[field.pre_save(each, True) for field in fields] for each in objects]
-    is_left = [
-        tuple(_is_left(field, value) for field, value in zip(fields, row, strict=True)) for row in given
+    defaulted = [
+        tuple(_uses_default(field, value) for field, value in zip(fields, row, strict=True)) for row in given
     ]
-    left = is_left[0]
-    if any(other != left for other in is_left):
+    defaults = defaulted[0]
+    if any(other != defaults for other in defaulted):
         raise ValueError("objects inserted together must use the same database defaults")
     database = connections[DEFAULT_DB_ALIAS]  # Django's `connection` looks it up for each attribute
     values = [
         field.get_db_prep_save(value, database)
         for row in given
-        for field, value, is_database_s in zip(fields, row, left, strict=True)
-        if not is_database_s
+        for field, value, uses_default in zip(fields, row, defaults, strict=True)
+        if not uses_default
     ]
-    cursor = prepared(_insertion(model, left, len(objects), unless_exists), values)
-    read_back = [field.attname for field, is_database_s in zip(fields, left, strict=True) if is_database_s]
+    cursor = prepared(_insertion(model, defaults, len(objects), unless_exists), values)
+    read_back = [field.attname for field, uses_default in zip(fields, defaults, strict=True) if uses_default]
 
     def read() -> None:
         if unless_exists and cursor.rowcount != len(objects):
@@ -98,15 +98,15 @@ def insert_later(*objects: Model, unless_exists: bool = False) -> Callable[[], N
     return read
 
 
-def _is_left(field: Field[Any, Any], value: Any) -> bool:
+def _uses_default(field: Field[Any, Any], value: Any) -> bool:
     return isinstance(value, DatabaseDefault) or (value is None and field.primary_key)
 
 
 @lru_cache(maxsize=64)
-def _insertion(model: type[Model], left: tuple[bool, ...], count: int, unless_exists: bool) -> str:
+def _insertion(model: type[Model], defaults: tuple[bool, ...], count: int, unless_exists: bool) -> str:
     columns = [f'"{field.column}"' for field in model._meta.concrete_fields]
-    given = [column for column, is_database_s in zip(columns, left, strict=True) if not is_database_s]
-    back = [column for column, is_database_s in zip(columns, left, strict=True) if is_database_s]
+    given = [column for column, uses_default in zip(columns, defaults, strict=True) if not uses_default]
+    back = [column for column, uses_default in zip(columns, defaults, strict=True) if uses_default]
     row = f"({', '.join(['%s'] * len(given))})"
     sql = f'INSERT INTO "{model._meta.db_table}" ({", ".join(given)}) VALUES {", ".join([row] * count)}'  # noqa: S608
     if unless_exists:

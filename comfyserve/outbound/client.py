@@ -40,11 +40,11 @@ IDLE_SECONDS = 30.0  # of inactivity, unless the caller overrides it
 REDIRECTS = 5
 CHECK_SECONDS, CHECKS_AT_ONCE = 1.0, 4  # DNS lookups of `check`
 MAX_ANSWER = 64 * 1024  # bytes kept of the response to a POST
-PIECE = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 REDIRECTING = (301, 302, 303, 307, 308)
 _checks = threading.BoundedSemaphore(CHECKS_AT_ONCE)
 # Headers that may follow a redirect to another host; all others might be credentials.
-HARMLESS = {"accept", "accept-language", "user-agent", "range", "if-range", "if-none-match"}
+SAFE_HEADERS = {"accept", "accept-language", "user-agent", "range", "if-range", "if-none-match"}
 
 
 @dataclass
@@ -129,7 +129,7 @@ def get(
                 connection.close()
             following = _followed(target, location, https_only=https_only)
             if following.origin != target.origin:
-                sent = {name: value for name, value in sent.items() if name.lower() in HARMLESS}
+                sent = {name: value for name, value in sent.items() if name.lower() in SAFE_HEADERS}
                 sent["Accept-Encoding"] = "identity"
             target = following
     raise Unusable(f"The address redirects more than {REDIRECTS} times")
@@ -298,7 +298,7 @@ def _answer(
         size = 0
         while True:
             with deadline.explained():
-                piece = response.read1(PIECE)
+                piece = response.read1(CHUNK_BYTES)
             if not piece:
                 return
             size += len(piece)

@@ -27,7 +27,7 @@ from .errors import FORMAT, ComfyUIView
 # Form fields and their maximum lengths. ComfyUI's folder fields are accepted and ignored.
 FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
 PREVIEW_QUALITY = 90  # as ComfyUI makes them
-PIECE = 256 * 1024  # bytes read at once
+CHUNK_BYTES = 256 * 1024  # bytes read at once
 TYPES = ("input", "output", "temp")
 ANNOTATED = re.compile(r"\s*\[(input|output|temp)\]$")
 # How ComfyUI's editor writes a file of ours into a prompt: behind a folder, before a type, or both.
@@ -76,11 +76,11 @@ def _store(incoming: Incoming, form: uploads.Form, user: User) -> File:
 
 
 def _store_masked(mask: Incoming, form: uploads.Form, user: User) -> File:
-    original = _named(_reference(form.fields.get("original_ref")), user)
+    original = _lookup(_reference(form.fields.get("original_ref")), user)
     connections.release()
     with Incoming() as source, Incoming() as made:
         with storing.opened(original) as reader:
-            while piece := reader.read(PIECE):
+            while piece := reader.read(CHUNK_BYTES):
                 source.write(piece)
         try:
             done = decoding.with_alpha_of(source.path, mask.path, made.path)
@@ -131,10 +131,10 @@ def _wanted(query: Mapping[str, str], file: File) -> Wanted:
 
 
 def _find(request: HttpRequest) -> File:
-    return _named(request.GET, authentication.require(request))
+    return _lookup(request.GET, authentication.require(request))
 
 
-def _named(query: Mapping[str, str], user: User) -> File:
+def _lookup(query: Mapping[str, str], user: User) -> File:
     """By the id, which is an output's subfolder and an upload's name; by `blake3:…`; else the newest of that
     name and type."""
     name = query.get("filename", "")
@@ -161,12 +161,12 @@ def _newest(user: User, name: str, kind: str) -> File | None:
     return files.filter(filename=name).first() if name else None
 
 
-def names_of_ours(prompt: Mapping[str, Any]) -> dict[str, Any]:
+def with_file_ids(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt with each name of an upload or result as its file_id alone, which our input files are."""
-    return {node_id: _with_ids(node) for node_id, node in prompt.items()}
+    return {node_id: _with_file_ids(node) for node_id, node in prompt.items()}
 
 
-def _with_ids(node: Any) -> Any:
+def _with_file_ids(node: Any) -> Any:
     inputs = node.get("inputs") if isinstance(node, dict) else None
     if not isinstance(inputs, dict):
         return node  # the submission reports it

@@ -35,14 +35,14 @@ EMBEDDINGS = "embeddings"  # no loader lists them: prompts name them
 class ObjectInfoView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
         fleet = object_info.fleet()
-        return Response({name: _shown(name, about) for name, about in fleet.items()})
+        return Response({name: _without_files(name, about) for name, about in fleet.items()})
 
 
 class OneObjectInfoView(ComfyUIView):
     def get(self, request: Request, class_type: str) -> Response:  # noqa: ARG002
         """Empty for a class that no worker has, as in ComfyUI."""
         about = object_info.fleet().get(class_type)
-        return Response({} if about is None else {class_type: _shown(class_type, about)})
+        return Response({} if about is None else {class_type: _without_files(class_type, about)})
 
 
 class ModelsView(ComfyUIView):
@@ -117,14 +117,14 @@ def features() -> dict[str, Any]:
     return {"supports_preview_metadata": True, "max_upload_size": settings.MAX_UPLOAD_BYTES}
 
 
-def _shown(class_type: str, about: Any) -> Any:
+def _without_files(class_type: str, about: Any) -> Any:
     """Without the files in ComfyUI's input folder, which belong to all users."""
     own = file_inputs.taking_files(class_type)
     given = about.get("input") if isinstance(about, dict) else None
     if not own or not isinstance(given, dict):
         return about
     inputs = {
-        part: {name: _emptied(spec) if name in own else spec for name, spec in specs.items()}
+        part: {name: _without_options(spec) if name in own else spec for name, spec in specs.items()}
         if isinstance(specs, dict)
         else specs
         for part, specs in given.items()
@@ -132,7 +132,7 @@ def _shown(class_type: str, about: Any) -> Any:
     return {**about, "input": inputs}
 
 
-def _emptied(spec: Any) -> Any:
+def _without_options(spec: Any) -> Any:
     if not isinstance(spec, list) or not spec:
         return spec
     first: Any = [] if isinstance(spec[0], list) else spec[0]

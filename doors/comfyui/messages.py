@@ -52,7 +52,7 @@ def relayed(given: Mapping[str, Any], *, with_metadata: bool) -> str | bytes:
 
 # -- read from the database ------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Standing:
+class InitialState:
     """A user's prompts when a websocket opens. `alive` and `now` identify what ends after that."""
 
     remaining: int
@@ -61,13 +61,13 @@ class Standing:
     node: str | None  # running for this client id
 
 
-def standing(user_id: int, client_id: str) -> Standing:
+def initial_state(user_id: int, client_id: str) -> InitialState:
     now = User.objects.filter(id=user_id).values_list(Now(), flat=True)[0]
     mine = Execution.objects.filter(user_id=user_id, status__in=ALIVE)
     alive = frozenset(mine.values_list("id", flat=True))
     running = mine.filter(status=Status.RUNNING, graph__extras__extra_data__client_id=client_id)
     node = running.order_by("started_at").values_list("current_node", flat=True).first()
-    return Standing(len(alive), alive, now, node)
+    return InitialState(len(alive), alive, now, node)
 
 
 def remaining(user_id: int) -> int:
@@ -75,7 +75,7 @@ def remaining(user_id: int) -> int:
 
 
 @dataclass(frozen=True)
-class Ending:
+class End:
     """How an execution ended. `first` is its `execution_start`, `outputs` are its `executed` messages, and
     `last` says how it ended."""
 
@@ -86,7 +86,7 @@ class Ending:
     last: str
 
 
-def ending(execution_id: UUID) -> Ending | None:
+def end_of(execution_id: UUID) -> End | None:
     """None if the execution was deleted or has not ended."""
     execution = Execution.objects.select_related("graph").filter(id=execution_id).first()
     if execution is None or execution.status in ALIVE:
@@ -101,4 +101,4 @@ def ending(execution_id: UUID) -> Ending | None:
     ]
     given = (execution.graph.extras.get("extra_data") or {}).get("client_id")
     client_id = given if isinstance(given, str) else None
-    return Ending(client_id, execution.completed_at, first, executed, last)
+    return End(client_id, execution.completed_at, first, executed, last)

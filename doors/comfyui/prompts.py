@@ -65,7 +65,7 @@ def _submit(user: User, prompt: dict[str, Any], given: dict[str, Any], execution
         extra = {**extra, "client_id": client_id}  # as in ComfyUI
     submission.submit(
         user=user,
-        workflow={"prompt": files.names_of_ours(prompt)},
+        workflow={"prompt": files.with_file_ids(prompt)},
         priority=Priority.NORMAL,
         timeout_minutes=settings.DEFAULT_TIMEOUT_MINUTES,
         metadata={},

@@ -56,7 +56,7 @@ class ListView(ComfyUIView):
         if not _is_true(query, "recurse"):
             files = [(path, each) for path, each in files if "/" not in path]
         if _is_true(query, "full_info"):
-            return Response([_shown(each, path) for path, each in files])
+            return Response([_info(each, path) for path, each in files])
         if _is_true(query, "split"):
             return Response([[path, *path.split("/")] for path, _ in files])
         return Response([path for path, _ in files])
@@ -101,23 +101,25 @@ class FileView(ComfyUIView):
         source, move, target = path.rpartition(MOVE)
         if move and not content:
             source, target = user_data.clean_path(source), user_data.clean_path(target)
-            made = user_data.move(user, source, _named(target), overwrite=overwrite)
+            made = user_data.move(user, source, _require_name(target), overwrite=overwrite)
         else:
-            made = user_data.write(user, _named(user_data.clean_path(path)), content, overwrite=overwrite)
-        return Response(_shown(made, made.path) if _is_true(request.query_params, "full_info") else made.path)
+            made = user_data.write(
+                user, _require_name(user_data.clean_path(path)), content, overwrite=overwrite
+            )
+        return Response(_info(made, made.path) if _is_true(request.query_params, "full_info") else made.path)
 
     def delete(self, request: Request, path: str) -> Response:
         user_data.delete(user_of(request), user_data.clean_path(path))
         return Response(status=204)
 
 
-def _named(path: str) -> str:
+def _require_name(path: str) -> str:
     if not path:
         raise ValidationFailed.of("file", "The file must have a name")
     return path
 
 
-def _shown(each: Info, path: str) -> dict[str, Any]:
+def _info(each: Info, path: str) -> dict[str, Any]:
     created, modified = each.created_at.timestamp(), each.modified_at.timestamp()
     return {"path": path, "size": each.size, "modified": modified, "created": created}
 

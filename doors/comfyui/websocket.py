@@ -45,7 +45,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 UPGRADE = "comfyserve.websocket"  # in the scope of a handshake
 LONGEST_SECONDS = 24 * 3600.0
-MOST_MESSAGES = 5000  # per message from a client
+MAX_MESSAGES = 5000  # per message from a client
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # codes of closing
 
 
@@ -134,7 +134,7 @@ class Websocket:
         self._newest = newest
         self._reader = MessageReader(user_id=admitted.user_id, credential=admitted.credential)
         self._with_metadata = False
-        self._greeted = asyncio.Event()
+        self._ready = asyncio.Event()
         self._announced: set[UUID] = set()  # for which a `status` was sent
         self._started: set[UUID] = set()  # for which `execution_start` was sent
 
@@ -148,7 +148,7 @@ class Websocket:
         try:
             await self._broadcaster.join(self._reader)
             await self._send_events()
-            await self._send_within({"type": "websocket.close", "code": self._reason()})
+            await self._send_with_timeout({"type": "websocket.close", "code": self._close_code()})
         except TimeoutError:
             tcp_transport.abort(send)
         except OSError:
@@ -161,37 +161,37 @@ class Websocket:
 
     # -- from the client ---------------------------------------------------------------------------------
     async def _listen(self, receive: Receive) -> None:
-        for number in range(MOST_MESSAGES):
-            got = await receive()
-            if got["type"] == "websocket.disconnect":
+        for number in range(MAX_MESSAGES):
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
                 break
-            flags = _flags(got.get("text")) if number == 0 else None
+            flags = _flags(message.get("text")) if number == 0 else None
             if flags is not None:
                 self._with_metadata = bool(flags.get("supports_preview_metadata"))
-                await self._greeted.wait()
-                await self._text(messages.message("feature_flags", machine.features()))
+                await self._ready.wait()
+                await self._send_text(messages.message("feature_flags", machine.features()))
         self._reader.close()
 
-    def _reason(self) -> int:
+    def _close_code(self) -> int:
         if self._broadcaster.closing:
             return GOING_AWAY
         return TRY_LATER if self._reader.overflowed else POLICY
 
     # -- to the client -----------------------------------------------------------------------------------
     async def _send_events(self) -> None:
-        self._standing = await self._broadcaster.reads(messages.standing, self._user_id, self._client_id)
-        self._announced |= self._standing.alive
-        await self._text(messages.status(self._standing.remaining, sid=self._client_id))
-        self._greeted.set()
-        if self._standing.node is not None:
-            await self._text(messages.message("executing", {"node": self._standing.node}))
+        self._initial = await self._broadcaster.reads(messages.initial_state, self._user_id, self._client_id)
+        self._announced |= self._initial.alive
+        await self._send_text(messages.status(self._initial.remaining, sid=self._client_id))
+        self._ready.set()
+        if self._initial.node is not None:
+            await self._send_text(messages.message("executing", {"node": self._initial.node}))
         ends_at = time.monotonic() + LONGEST_SECONDS
         while not self._reader.closed and time.monotonic() < ends_at:
             await self._reader.wait(ends_at - time.monotonic())
             for event in self._reader.take():
-                await self._on_news(event)
+                await self._handle_event(event)
 
-    async def _on_news(self, event: Event) -> None:
+    async def _handle_event(self, event: Event) -> None:
         id_ = event.execution_id
         if event.ends:
             await self._end(id_)
@@ -200,40 +200,40 @@ class Websocket:
             self._announced.add(id_)
             await self._send_status()
         if event.name == "comfyui":
-            await self._pass_on(id_, event.data["client_id"], event.data["message"])
+            await self._relay(id_, event.data["client_id"], event.data["message"])
 
-    async def _pass_on(self, id_: UUID, client_id: str | None, message: dict[str, Any]) -> None:
+    async def _relay(self, id_: UUID, client_id: str | None, message: dict[str, Any]) -> None:
         if not self._is_for_us(client_id, message["type"]):
             return
         if message["type"] == "execution_start":
             self._started.add(id_)
         relayed = messages.relayed(message, with_metadata=self._with_metadata)
-        await (self._bytes(relayed) if isinstance(relayed, bytes) else self._text(relayed))
+        await (self._send_bytes(relayed) if isinstance(relayed, bytes) else self._send_text(relayed))
 
     async def _end(self, id_: UUID) -> None:
         """The outputs are stored by now, so clients find them in the history after this message."""
-        ending = await self._broadcaster.reads(messages.ending, id_)
+        end = await self._broadcaster.reads(messages.end_of, id_)
         self._announced.discard(id_)
-        if ending is None or not self._ends_after_opening(id_, ending):
+        if end is None or not self._ends_after_opening(id_, end):
             return
-        ours = self._is_for_us(ending.client_id, "executed")
+        ours = self._is_for_us(end.client_id, "executed")
         if ours:
-            for text in (*self._missing_start(id_, ending), *ending.outputs, ending.last):
-                await self._text(text)
+            for text in (*self._missing_start(id_, end), *end.outputs, end.last):
+                await self._send_text(text)
         await self._send_status()
         if ours:
-            await self._text(messages.message("executing", {"node": None, "prompt_id": id_}))
+            await self._send_text(messages.message("executing", {"node": None, "prompt_id": id_}))
 
-    def _missing_start(self, id_: UUID, ending: messages.Ending) -> list[str]:
+    def _missing_start(self, id_: UUID, end: messages.End) -> list[str]:
         """If no worker could announce the start, because Redis was unavailable."""
         known = id_ in self._started
         self._started.discard(id_)
-        return [] if known or id_ in self._standing.alive else [ending.first]
+        return [] if known or id_ in self._initial.alive else [end.first]
 
-    def _ends_after_opening(self, id_: UUID, ending: messages.Ending) -> bool:
+    def _ends_after_opening(self, id_: UUID, end: messages.End) -> bool:
         """The broadcaster also reports executions that ended within the last minute."""
-        at = ending.completed_at
-        return id_ in self._standing.alive or (at is not None and at >= self._standing.now)
+        at = end.completed_at
+        return id_ in self._initial.alive or (at is not None and at >= self._initial.now)
 
     def _is_for_us(self, client_id: str | None, kind: str) -> bool:
         if self._newest.get((self._user_id, self._client_id)) is not self:
@@ -241,15 +241,17 @@ class Websocket:
         return kind in messages.BROADCAST if client_id is None else client_id == self._client_id
 
     async def _send_status(self) -> None:
-        await self._text(messages.status(await self._broadcaster.reads(messages.remaining, self._user_id)))
+        await self._send_text(
+            messages.status(await self._broadcaster.reads(messages.remaining, self._user_id))
+        )
 
-    async def _text(self, text: str) -> None:
-        await self._send_within({"type": "websocket.send", "text": text})
+    async def _send_text(self, text: str) -> None:
+        await self._send_with_timeout({"type": "websocket.send", "text": text})
 
-    async def _bytes(self, data: bytes) -> None:
-        await self._send_within({"type": "websocket.send", "bytes": data})
+    async def _send_bytes(self, data: bytes) -> None:
+        await self._send_with_timeout({"type": "websocket.send", "bytes": data})
 
-    async def _send_within(self, message: dict[str, Any]) -> None:
+    async def _send_with_timeout(self, message: dict[str, Any]) -> None:
         """TimeoutError if the client has not read the previous messages."""
         async with asyncio.timeout(settings.SLOW_READER_SECONDS):
             await self._send(message)

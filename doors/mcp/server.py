@@ -83,15 +83,15 @@ class Tools:
         try:
             given = params.arguments or {}
             parsers.check(given)
-            _refuse_unknown(params.name, given)
-            return await self._answer(_caller(context), params.name, given)
+            _reject_unknown(params.name, given)
+            return await self._dispatch(_caller(context), params.name, given)
         except Exception as exc:
             known = as_api_error(exc)
             if known is None:
                 raise
-            return _refusal(known)
+            return _error_result(known)
 
-    async def _answer(self, caller: Caller, name: str, given: dict[str, Any]) -> types.CallToolResult:
+    async def _dispatch(self, caller: Caller, name: str, given: dict[str, Any]) -> types.CallToolResult:
         if name == "list_apps":
             return _as_json(await _in_thread(tools.list_apps, caller))
         if name == "describe_app":
@@ -173,7 +173,7 @@ async def _in_thread(do: Callable[..., T], *given: object) -> T:
     return await sync_to_async(step, thread_sensitive=False)()
 
 
-def _refuse_unknown(name: str, given: dict[str, Any]) -> None:
+def _reject_unknown(name: str, given: dict[str, Any]) -> None:
     """An app's own tool has the app's inputs, which are checked where it is run."""
     known = FIXED[name][1] if name in FIXED else given
     if mistakes := validation.unknown(given, known, what="argument", also_called={}):
@@ -197,7 +197,7 @@ def _as_json(shown: Any) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=json.dumps(shown, default=str))])
 
 
-def _refusal(known: ApiError) -> types.CallToolResult:
+def _error_result(known: ApiError) -> types.CallToolResult:
     message = "; ".join(map(_sentence, known.details[:10])) or known.message
     return types.CallToolResult(content=[types.TextContent(text=message)], is_error=True)
 

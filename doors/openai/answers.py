@@ -50,14 +50,14 @@ def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
         executions = [found for id_ in ids if (found := selectors.by_id(id_)) is not None]
         failure = _failure(executions, ids)
         if failure is None:
-            _put_pictures(response, executions, wanted)
+            _set_images(response, executions, wanted)
     except ApiError as exc:
         failure = exc.status, exc.message
     if failure is not None:
-        refuse(response, *failure)
+        set_error(response, *failure)
 
 
-def refuse(response: HttpResponse, status: int, message: str) -> None:
+def set_error(response: HttpResponse, status: int, message: str) -> None:
     response.status_code = status
     response[NO_RETRY] = "false"
     response["Content-Type"] = "application/json"
@@ -92,15 +92,15 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
     return None
 
 
-def _put_pictures(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
+def _set_images(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
     pictures = [picture for each in media_of(executions, "image/").values() for picture in each]
     if not pictures:
-        refuse(response, 500, "The app produced no image")
+        set_error(response, 500, "The app produced no image")
         return
     if not wanted.as_url and sum(each.bytes.size for each in pictures) > MOST_BYTES:
-        refuse(response, 413, "The images are too large for one response; use response_format 'url'")
+        set_error(response, 413, "The images are too large for one response; use response_format 'url'")
         return
-    data = [_shown(each, wanted) for each in pictures]
+    data = [_image(each, wanted) for each in pictures]
     kind = pictures[0].bytes.content_type.removeprefix("image/")
     about = {"created": int(time.time()), "output_format": kind}
     response.status_code = 200
@@ -161,7 +161,7 @@ def _size(picture: Media) -> dict[str, str]:
     return {"size": f"{made.width}x{made.height}"} if made.width and made.height else {}
 
 
-def _shown(picture: Media, wanted: Wanted) -> dict[str, Any]:
+def _image(picture: Media, wanted: Wanted) -> dict[str, Any]:
     if wanted.as_url:
         return {"url": link(picture, base=wanted.base)}
     with storing.opened(picture.bytes) as reader:

@@ -142,13 +142,13 @@ def _wait(
     """Fills `response` when the executions have ended; `shown` renders it for the client."""
 
     def result() -> bytes:
-        answers.refuse(response, 503, "The result cannot be read now")  # replaced if the next line succeeds
+        answers.set_error(response, 503, "The result cannot be read now")  # replaced if `fill` succeeds
         del response[answers.NO_RETRY]
         answers.fill(response, ids, wanted)
         return shown(response)
 
     def refusal() -> bytes:
-        answers.refuse(response, 401, asgi.REVOKED)
+        answers.set_error(response, 401, asgi.REVOKED)
         return shown(response)
 
     credential = credentials.of_request(request._request, user_id=user_of(request).pk)

@@ -33,7 +33,7 @@ def _nothing_remembered(db: Any, monkeypatch: Any) -> None:
     figures.look.forget()
     # Asked in this test's transaction, not in a thread that does not see it.
     monkeypatch.setattr(health_figures, "now", health_figures._look)
-    monkeypatch.setattr(connections, "_give_back", lambda: None)
+    monkeypatch.setattr(connections, "_return_connection", lambda: None)
 
 
 @pytest.fixture

@@ -71,4 +71,4 @@ def test_an_impossible_conversion_is_tried_once(file, monkeypatch):
 def test_the_sweep_of_orphans_lets_it_be(file):
     key = thumbnails.key_of(file)
     assert key
-    assert storing.named([key, file.key, "thumbnails/aa/other.webp"]) == {key, file.key}
+    assert storing.referenced([key, file.key, "thumbnails/aa/other.webp"]) == {key, file.key}

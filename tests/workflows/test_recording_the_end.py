@@ -21,9 +21,9 @@ from workflows.queue import scheduling, state_machine
 @pytest.mark.parametrize(
     ("owner", "step"),
     [
-        (storing, "_share_among"),
+        (storing, "_share_keys"),
         (state_machine, "_follow_up_end"),
-        (storing, "_use_twins"),
+        (storing, "_use_duplicates"),
         (scheduling, "charge"),
     ],
     ids=["while it is sent", "once it is written", "with the files' rows", "before the commit"],

@@ -46,5 +46,5 @@ def _delete(ids: Sequence[UUID]) -> None:
     files = list(File.objects.filter(outputs__execution__in=ids))
     Output.objects.filter(execution__in=ids).delete()
     if files:
-        pins.delete_unneeded(files)
+        pins.delete_unused(files)
     Execution.objects.filter(id__in=ids).delete()

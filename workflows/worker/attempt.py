@@ -273,7 +273,7 @@ class Attempt:
         """
         until, backoff = time.monotonic() + 2 * settings.HANG_SECONDS, outages.Backoff(0.2, 5.0)
         pause = backoff.next()
-        turned_away = False
+        access_denied = False
         while True:
             try:
                 self._client.cancel(self._id)
@@ -283,13 +283,13 @@ class Attempt:
             except Unreachable as exc:
                 if not exc.sent:
                     return Gone.LOST  # it is dead, and its queue with it
-                turned_away = exc.turned_away
+                access_denied = exc.access_denied
                 pause = backoff.next()
             now = self.alive_at = time.monotonic()
             stops = self._stop_at is not None and now >= self._stop_at
-            if turned_away or stops or now >= until:
+            if access_denied or stops or now >= until:
                 self._backend.orphans.set()
-                if not turned_away and not stops:
+                if not access_denied and not stops:
                     self._backend.mark_hung(self._id)
                 return Gone.LOST
             self._pause(pause)

@@ -173,7 +173,7 @@ class Runner(Submitter):
             return None
         self._backend.record_fault(self._id)
         self._backend.orphans.set()  # it may restart with the prompt
-        if exc.turned_away:
+        if exc.access_denied:
             return self._requeue("its ComfyUI denies access", hold=True)
         to_blame = (self.begun or not exc.by_gateway) and self._may_have_crashed_comfyui()
         return self._requeue("its ComfyUI died", fault=to_blame, hold=True)

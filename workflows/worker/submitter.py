@@ -242,7 +242,7 @@ class Submitter(Attempt):
 
     def _post_unanswered(self, exc: Unreachable) -> Gone | None:
         """ComfyUI may have accepted it nonetheless: check that first."""
-        if exc.turned_away and not exc.garbled:
+        if exc.access_denied and not exc.garbled:
             return self._requeue_after_fault("its ComfyUI denied access", exc)
         try:
             if exc.sent and self._client.whereabouts(self._id) != "unknown":
