@@ -210,7 +210,7 @@ class Client:
                 raise _unexpected(answer)  # a login page, for example: ComfyUI names every file
             yield FileStream(answer.raw)
         finally:
-            _let_go(answer.raw)
+            _release(answer.raw)
 
     def upload(
         self,
@@ -321,7 +321,7 @@ class Client:
             raise Unreachable(f"{request}: {exc}", sent=not isinstance(exc, NEVER_SENT)) from exc
         answer = Answer(raw.status, b"" if stream else raw.data, request, raw)
         if raw.status >= 500 or 300 <= raw.status < 400:
-            _let_go(raw)
+            _release(raw)
             raise _unexpected(answer)
         return answer
 
@@ -341,7 +341,7 @@ class Client:
             ) from exc
 
 
-def _let_go(raw: urllib3.BaseHTTPResponse) -> None:
+def _release(raw: urllib3.BaseHTTPResponse) -> None:
     """The connection is reused if everything was read, else it is closed: more data would follow."""
     raw.close()
     raw.release_conn()

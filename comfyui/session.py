@@ -109,7 +109,7 @@ class Session:
     def reconnect(self) -> None:
         """Drop the current connection: it is reestablished within a moment."""
         logger.warning("no events from ComfyUI, reconnecting", extra={"action": "comfyui_reconnect"})
-        self._hang_up()
+        self._close_socket()
 
     @property
     def connected(self) -> bool:
@@ -130,7 +130,7 @@ class Session:
         """Close the connection. Subscribers get a final Disconnected. A thread blocked in connecting is not
         waited for; it ends by itself within CONNECT_TIMEOUT."""
         self._stopping.set()
-        self._hang_up()
+        self._close_socket()
         if self._begun and threading.current_thread() is not self._thread:
             self._thread.join(timeout=GRACE)
 
@@ -169,7 +169,7 @@ class Session:
                 "unexpected error in the session with ComfyUI", extra={"action": "comfyui_session_error"}
             )
         finally:
-            self._hang_up()
+            self._close_socket()
             self._lost()
         return self.generation > generation
 
@@ -190,16 +190,16 @@ class Session:
         return connection
 
     def _listen(self, connection: websocket.WebSocket) -> None:
-        heard = time.monotonic()
+        last_frame_at = time.monotonic()
         while True:
             try:
                 opcode, frame = connection.recv_data_frame(control_frame=True)
             except websocket.WebSocketTimeoutException:
-                if time.monotonic() - heard > DEAD:
+                if time.monotonic() - last_frame_at > DEAD:
                     raise
                 connection.ping()
                 continue
-            heard = time.monotonic()
+            last_frame_at = time.monotonic()
             if opcode == websocket.ABNF.OPCODE_TEXT:
                 self._dispatch(events.parse(frame.data.decode(errors="replace")))
             elif opcode == websocket.ABNF.OPCODE_BINARY:
@@ -207,7 +207,7 @@ class Session:
             elif opcode == websocket.ABNF.OPCODE_CLOSE:
                 return
 
-    def _hang_up(self) -> None:
+    def _close_socket(self) -> None:
         connection = self._socket
         if connection is None:
             return

@@ -78,7 +78,7 @@ def watch_silence(limits: Limits | None) -> None:
         first, _silent_seconds = not _silent_seconds, limits.silent_seconds
     if first:
         comfy.model_management.interrupt_current_processing = _note_interrupt
-        threading.Thread(target=_live, name="comfyserve-watchdog", daemon=True).start()
+        threading.Thread(target=_watch, name="comfyserve-watchdog", daemon=True).start()
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _note_interrupt(value: bool = True) -> None:
     _interrupt(value)
 
 
-def _live() -> None:
+def _watch() -> None:
     while True:
         # Each call replaces the previous timer. sys.stderr may be a wrapper without a file descriptor.
         faulthandler.dump_traceback_later(_silent_seconds, exit=True, file=sys.__stderr__ or 2)

@@ -102,7 +102,7 @@ def _record_heartbeat(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect(weak=False, dispatch_uid="health_gone")
-def _gone(**_: Any) -> None:
+def _remove(**_: Any) -> None:
     if _own.name is None:
         return
     try:

@@ -48,7 +48,7 @@ class Figures:
         return round(sum(total for _, total in found) / number, 3) if number else None
 
 
-def _look() -> Figures:
+def _read() -> Figures:
     with connections.step():
         rows = overview.rows()
         here = [row for row in rows if not overview.has_left(row)]
@@ -82,7 +82,7 @@ def _waiting() -> dict[str, Waiting]:
         return {priority: Waiting(number, max(0.0, oldest)) for priority, number, oldest in cursor.fetchall()}
 
 
-_probe = Probe("metrics", _look, limit=LIMIT_SECONDS)
+_probe = Probe("metrics", _read, limit=LIMIT_SECONDS)
 _shared = Shared(_probe.ask)
 
 

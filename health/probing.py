@@ -69,14 +69,14 @@ class Shared(Generic[T]):
     def __init__(self, make: Callable[[], T], *, seconds: float = 1.0) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._made = TtlCache(self._look, seconds=seconds)
+        self._cached = TtlCache(self._compute, seconds=seconds)
 
     def get(self) -> T:
         """What `make` returns or raises."""
         with self._lock:
-            return self._made().result()
+            return self._cached().result()
 
-    def _look(self) -> Future[T]:
+    def _compute(self) -> Future[T]:
         made: Future[T] = Future()
         try:
             made.set_result(self._make())

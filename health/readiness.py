@@ -30,7 +30,7 @@ class Readiness:
     def __init__(self) -> None:
         self._database = checks.Database()
         self._migrated = False
-        self._probe = Probe("readiness", self._look, limit=LIMIT_SECONDS)
+        self._probe = Probe("readiness", self._check, limit=LIMIT_SECONDS)
 
     def reason(self) -> str | None:
         """Why it is not ready; None if it is."""
@@ -40,7 +40,7 @@ class Readiness:
             logger.warning("not ready: %s", exc)
             return UNAVAILABLE
 
-    def _look(self) -> str | None:
+    def _check(self) -> str | None:
         if self._migrated:
             self._database.fetch("SELECT 1")
             return None

@@ -88,34 +88,34 @@ def _what_it_is(start: bytes) -> str | None:
 def describe(header: Mapping[str, Any]) -> dict[str, Any]:
     """The `metadata` of a model. Omits what the header does not reveal."""
     given = header.get("__metadata__")
-    said = {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
+    metadata = {str(key): value for key, value in given.items()} if isinstance(given, dict) else {}
     names = [name for name in header if name != "__metadata__"]
-    architecture = _said(said) or _shown(names)
+    architecture = _from_metadata(metadata) or _from_names(names)
     base, usual = BASES.get(architecture or "", (None, None))
     found = {
         "architecture": architecture,
         "base_model": base,
-        "resolution": said.get("modelspec.resolution") or _trained_at(said) or usual,
+        "resolution": metadata.get("modelspec.resolution") or _trained_at(metadata) or usual,
         "precision": _precision(header),
     }
     extra = {
         key: value
-        for key, value in said.items()
+        for key, value in metadata.items()
         if key.startswith(("modelspec.", "ss_")) and len(str(value)) <= LONGEST_VALUE
     }
     return {key: value for key, value in found.items() if value} | extra
 
 
-def _said(said: Mapping[str, Any]) -> str | None:
+def _from_metadata(metadata: Mapping[str, Any]) -> str | None:
     for key in ("modelspec.architecture", "ss_base_model_version"):
-        text = str(said.get(key, "")).lower()
+        text = str(metadata.get(key, "")).lower()
         for spelling, architecture in SPELLINGS:
             if text.startswith(spelling):
                 return architecture
-    return str(said["modelspec.architecture"]) if said.get("modelspec.architecture") else None
+    return str(metadata["modelspec.architecture"]) if metadata.get("modelspec.architecture") else None
 
 
-def _shown(names: Iterable[str]) -> str | None:
+def _from_names(names: Iterable[str]) -> str | None:
     names = list(names)
     for architecture, signs in SIGNS:
         if any(sign in name for name in names for sign in signs):
@@ -123,9 +123,9 @@ def _shown(names: Iterable[str]) -> str | None:
     return None
 
 
-def _trained_at(said: Mapping[str, Any]) -> str | None:
+def _trained_at(metadata: Mapping[str, Any]) -> str | None:
     """ss_resolution is "(512, 512)" or "512,512"."""
-    numbers = [part.strip(" ()") for part in str(said.get("ss_resolution", "")).split(",")]
+    numbers = [part.strip(" ()") for part in str(metadata.get("ss_resolution", "")).split(",")]
     return "x".join(numbers) if len(numbers) == 2 and all(part.isdecimal() for part in numbers) else None
 
 

@@ -156,13 +156,13 @@ def unload(
     if bridge.info() is None:
         client.free(unload_models=True, free_memory=drop)
         return {"note": FREED_ALL}
-    _let_go(bridge, kinds.folder_of(type_), name, drop=drop, stop=stop)
+    _unload(bridge, kinds.folder_of(type_), name, drop=drop, stop=stop)
     with connections.step():
         reporting.report_memory(host, client)
     return {}
 
 
-def _let_go(bridge: Bridge, folder: str, name: str, *, drop: bool, stop: threading.Event) -> None:
+def _unload(bridge: Bridge, folder: str, name: str, *, drop: bool, stop: threading.Event) -> None:
     until = time.monotonic() + LONGEST_SECONDS
     while not bridge.unload(folder=folder, name=name, drop=drop):
         if stop.is_set():
@@ -185,7 +185,7 @@ def cleanup(host: str, client: Client, *, max_age_hours: int, stop: threading.Ev
             .values_list("folder", "model__name")
         )
     for folder, name in rows:
-        _let_go(bridge, folder, name, drop=True, stop=stop)
+        _unload(bridge, folder, name, drop=True, stop=stop)
     with connections.step():
         reporting.report_memory(host, client)
     return {"unloaded": [name for _, name in rows]}

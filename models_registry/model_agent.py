@@ -63,7 +63,7 @@ class ModelAgent:
             duties.append((f"download-{n}", downloader.work, threading.Event(), settings.LOOK_SECONDS))
         self._wakes = [wake for *_, wake, _ in duties]
         self._threads = [
-            threading.Thread(target=self._live, args=duty, name=f"models-{duty[0]}", daemon=True)
+            threading.Thread(target=self._run_duty, args=duty, name=f"models-{duty[0]}", daemon=True)
             for duty in duties
         ]
 
@@ -93,7 +93,7 @@ class ModelAgent:
             thread.join(timeout=5)
 
     # -- the loop of each thread -----------------------------------------------------------------------
-    def _live(self, name: str, do: Callable[[], None], wake: threading.Event, seconds: float) -> None:
+    def _run_duty(self, name: str, do: Callable[[], None], wake: threading.Event, seconds: float) -> None:
         while not self._stop.is_set():
             try:
                 if self._active():

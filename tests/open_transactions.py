@@ -74,5 +74,5 @@ def install() -> None:
     _watch(socket.socket, "connect", "a connection")
     _watch(socket, "getaddrinfo", "a look-up of a name")
     _watch(redis.connection.AbstractConnection, "send_packed_command", "a call of Redis")
-    _watch(backend, "_explained", "a call of the storage")
+    _watch(backend, "_translated_errors", "a call of the storage")
     _watch(time, "sleep", "a sleep", counts=lambda seconds: seconds >= LONG)

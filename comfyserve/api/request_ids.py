@@ -39,13 +39,13 @@ def _send_along(headers: dict[str, Any], **_: Any) -> None:
 
 
 @signals.task_prerun.connect(dispatch_uid="request_id_in")
-def _take_up(task: Any, **_: Any) -> None:
+def _bind(task: Any, **_: Any) -> None:
     if offered := _carried(task):
         begin(offered)
 
 
 @signals.task_postrun.connect(dispatch_uid="request_id_end")
-def _put_down(task: Any, **_: Any) -> None:
+def _unbind(task: Any, **_: Any) -> None:
     # A task called as a function within a request keeps the request's id.
     if _carried(task) and not task.request.is_eager:
         end()

@@ -64,7 +64,7 @@ class Figures:
         return [(name, self.now.waiting.get(name, empty)) for name in Priority.values[::-1]]
 
 
-def _look() -> Figures:
+def _read() -> Figures:
     """Raises Unavailable if the database does not respond."""
     disk = shutil.disk_usage(system.existing(settings.DATA_DIR))
     return Figures(
@@ -130,4 +130,4 @@ def _storage() -> Storage:
 
 
 cached_storage = TtlCache(_storage, seconds=STORAGE_SECONDS)
-look = TtlCache(_look)  # shared by all operators' requests
+current = TtlCache(_read)  # shared by all operators' requests

@@ -43,7 +43,7 @@ def live(request: HttpRequest) -> HttpResponse:
 
 def _shown() -> dict[str, Any]:
     try:
-        found = figures.look()
+        found = figures.current()
     except Unavailable as exc:
         return {"dashboard": {"unavailable": exc.message}}
     return {"dashboard": _words(found)}

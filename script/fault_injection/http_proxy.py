@@ -103,13 +103,13 @@ class HttpProxy:
         ) as answer:
             content = await answer.read()
             if trouble.lose:
-                return _hang_up(request)
+                return _disconnect(request)
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in PER_CONNECTION}
             response = web.StreamResponse(status=answer.status, headers=kept)
             response.content_length = len(content)
             await response.prepare(request)
             await response.write(content[: len(content) // 2] if trouble.truncate else content)
-            return _hang_up(request, response) if trouble.truncate else response
+            return _disconnect(request, response) if trouble.truncate else response
 
     async def _relay_socket(self, request: web.Request) -> web.StreamResponse:
         near = web.WebSocketResponse(max_msg_size=0)
@@ -143,7 +143,7 @@ def _page(status: int, headers: Mapping[str, str] | None) -> web.Response:
     return web.Response(status=status, text=text, content_type="text/html", headers=headers)
 
 
-def _hang_up(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
+def _disconnect(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.close() if response is not None else request.transport.abort()
     return response if response is not None else web.Response()

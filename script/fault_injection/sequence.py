@@ -65,7 +65,7 @@ class Sequence:
         """As a process manager does: a fault may have stopped more than its target."""
         for name in self._cluster.restart_ended(but=self._busy()):
             self.ended[name] += 1
-            self._say(f"{name} had exited and is restarted")
+            self._log(f"{name} had exited and is restarted")
 
     def _busy(self) -> set[str]:
         return {target for _, fault, _ in self._under_way for target in fault.targets}
@@ -90,9 +90,9 @@ class Sequence:
             undo = fault.begin()
         except (CannotBegin, OSError, psycopg.Error, redis.RedisError) as exc:
             self.not_begun[fault.kind] += 1
-            self._say(f"not started: {fault.kind}: {targets}: {exc}")
+            self._log(f"not started: {fault.kind}: {targets}: {exc}")
             return
-        self._say(f"{fault.kind}: {targets}, for {seconds:.1f} s")
+        self._log(f"{fault.kind}: {targets}, for {seconds:.1f} s")
         self.counts[fault.kind] += 1
         self._under_way.append((time.monotonic() + seconds, fault, undo))
 
@@ -100,7 +100,7 @@ class Sequence:
         for entry in [entry for entry in self._under_way if entry[0] <= now]:
             self._under_way.remove(entry)
             entry[2]()
-            self._say(f"  over: {entry[1].kind}: {', '.join(entry[1].targets)}")
+            self._log(f"  over: {entry[1].kind}: {', '.join(entry[1].targets)}")
 
     @contextmanager
     def _ending_all(self) -> Iterator[None]:
@@ -109,5 +109,5 @@ class Sequence:
         finally:
             self._end_those_over(float("inf"))
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')} {time.monotonic() - self._began:6.1f} s] {text}", flush=True)

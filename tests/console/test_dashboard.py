@@ -30,9 +30,9 @@ def _nothing_remembered(db: Any, monkeypatch: Any) -> None:
     """Figures are shared for a moment among requests; here each test has its own."""
     day.forget()
     figures.cached_storage.forget()
-    figures.look.forget()
+    figures.current.forget()
     # Asked in this test's transaction, not in a thread that does not see it.
-    monkeypatch.setattr(health_figures, "now", health_figures._look)
+    monkeypatch.setattr(health_figures, "now", health_figures._read)
     monkeypatch.setattr(connections, "_return_connection", lambda: None)
 
 
@@ -113,7 +113,7 @@ def test_an_hour_counts_what_ended_in_it(alice):
 def test_a_poll_takes_few_queries(console, alice):
     running(alice)
     console.get(LIVE)
-    figures.look.forget()
+    figures.current.forget()
     with CaptureQueriesContext(connection) as queries:
         console.get(LIVE)
     assert len(queries) <= 16, [query["sql"] for query in queries]

@@ -177,13 +177,13 @@ def waits(method: Callable[..., Response]) -> Callable[..., Response]:
         response = method(view, request, *args, **kwargs)
         seconds = seconds_to_wait(request._request)
         if seconds and response.status_code == 200:
-            _let_wait(response, request, seconds)
+            _attach_wait(response, request, seconds)
         return response
 
     return wrapped
 
 
-def _let_wait(response: Response, request: Request, seconds: int) -> None:
+def _attach_wait(response: Response, request: Request, seconds: int) -> None:
     execution_id = UUID(str(response.data["execution_id"]))
     base = addresses.base_of(request._request)
     response["Preference-Applied"] = f"wait={seconds}"

@@ -185,7 +185,7 @@ class Flusher:
         """`before` is called before each write, to collect what is counted elsewhere."""
         self._before = before
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="statistics", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="statistics", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -197,7 +197,7 @@ class Flusher:
             self._stopping.set()
             self._thread.join(timeout=5)
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.wait(FLUSH_SECONDS):
             self._write()
         # The last chance to write: retry, since an idle connection may have broken unnoticed.

@@ -58,11 +58,11 @@ def sweep(backend: Backend) -> None:
     """
     bridge = Bridge(backend.client)
     found = bridge.leftovers()
-    marks = _gone(found.marks)
+    marks = _deletable(found.marks)
     if marks:
         files = bridge.delete(marks=marks)
         logger.info("backend %s: deleted %d files of %d runs", backend.name, files, len(marks))
-    for prompt_id in _gone(found.history):
+    for prompt_id in _deletable(found.history):
         backend.client.delete_history(prompt_id)
     kept = settings.COMFYUI_INPUTS_KEPT_SECONDS
     with backend.placed.unneeded({name for name, age in found.inputs.items() if age >= kept}) as inputs:
@@ -71,7 +71,7 @@ def sweep(backend: Backend) -> None:
             logger.info("backend %s: deleted %d inputs", backend.name, files)
 
 
-def _gone(ages: dict[str, float]) -> list[str]:
+def _deletable(ages: dict[str, float]) -> list[str]:
     """The marks or prompt ids whose execution has ended, and old ones of unknown executions."""
     ids = {name: id_ for name in ages if (id_ := _execution_of(name)) is not None}
     if not ids:

@@ -273,10 +273,10 @@ class _Collecting:
         if not unavailable or (self._backend.stored_at > self._began and file_storage.responds()):
             self._own_failures += 1
         waited = time.monotonic() - self._began
-        if self._own_failures >= STORE_TRIES or waited >= self._patience():
+        if self._own_failures >= STORE_TRIES or waited >= self._retry_seconds():
             raise _CannotStore from exc
 
-    def _patience(self) -> float:
+    def _retry_seconds(self) -> float:
         """Seconds: the rest of the execution's timeout, within bounds that suit an outage."""
         left = self._claim.timeout_minutes * 60 - (_gpu_seconds(self._history) or 0.0)
         return min(max(STORE_SECONDS, left), LONGEST_STORE_SECONDS)
