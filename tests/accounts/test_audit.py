@@ -20,7 +20,7 @@ def last(action: str) -> AuditEntry:
     return AuditEntry.objects.filter(action=action).latest("id")
 
 
-def told(action: str) -> int:
+def count_of(action: str) -> int:
     return AuditEntry.objects.filter(action=action).count()
 
 
@@ -77,7 +77,7 @@ class TestWhatIsRecorded:
         assert log_in(stranger).status_code == 200
         alice.refresh_from_db()
         assert alice.password.startswith("argon2")
-        assert told("password.change") == 0
+        assert count_of("password.change") == 0
 
     def test_keys_made_and_revoked(self, alice: User, as_alice: Api) -> None:
         made = as_alice.post("/auth/keys", {"name": "server"}).json()
@@ -102,7 +102,7 @@ class TestTheRows:
         with transaction.atomic():
             audit.record("user.change", on=alice)
             transaction.set_rollback(True)
-        assert told("user.change") == 0
+        assert count_of("user.change") == 0
 
     def test_secrets_in_texts_and_fields_are_masked(self, alice: User) -> None:
         changes: dict[str, tuple[Any, Any]] = {
@@ -117,22 +117,22 @@ class TestTheRows:
     def test_nothing_is_too_long_or_too_strange_for_a_row(self, alice: User) -> None:
         key = ApiKey(pk=1, user=alice, name="\0\ud800" + "x" * 1000)
         audit.record_each("x", on=[key, key], changes={"name": (float("inf"), "y" * 9000)}, note="z" * 9000)
-        assert told("x") == 2
+        assert count_of("x") == 2
 
     def test_the_database_refuses_to_change_one(self, alice: User) -> None:
         audit.record("x", on=alice)
         with pytest.raises(DatabaseError), transaction.atomic():
             AuditEntry.objects.update(action="y")
-        assert told("x") == 1
+        assert count_of("x") == 1
 
     def test_old_ones_go_by_the_setting(self, alice: User, settings) -> None:
         audit.record_each("x", on=[alice] * 5)
         settings.AUDIT_DAYS = 0
         run(cleaning.clean)
-        assert told("x") == 5
+        assert count_of("x") == 5
         settings.AUDIT_DAYS = -1  # all of them are older than tomorrow
         run(cleaning.clean)
-        assert told("x") == 0
+        assert count_of("x") == 0
 
 
 class TestStrangers:
@@ -152,7 +152,7 @@ class TestStrangers:
         monkeypatch.setattr(throttling, "RECORDED_REFUSALS", throttling.Window(3, 3600))
         for n in range(5):
             log_in(stranger, f"nobody{n}@example.com", REMOTE_ADDR=f"10.0.1.{n}")
-        assert told("login.refused") == 3
+        assert count_of("login.refused") == 3
 
     def test_throttled_requests_are_reported_too(self, alice: User, stranger: Api, monkeypatch) -> None:
         monkeypatch.setattr(throttling, "FROM_ADDRESS_AT_ACCOUNT", throttling.Window(1, 900))

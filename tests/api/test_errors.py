@@ -24,7 +24,7 @@ def raising(monkeypatch, exc: Exception) -> None:
     monkeypatch.setattr(sessions, "rotate", fail)
 
 
-def away():
+def database_unavailable():
     """The database is lost at the first query."""
     lost = OperationalError("the connection is lost")
     # Django's cursors, and prepared statements.
@@ -101,7 +101,7 @@ class TestDatabaseAway:
     """The connection fails at its first use, wherever that is."""
 
     def test_in_a_view(self, stranger: Api) -> None:
-        with away():
+        with database_unavailable():
             response = stranger.post("/auth/login", {"email": "a@example.com", "password": "x"})
         assert_error(response, 503, "service_unavailable")
         assert int(response["Retry-After"]) > 0
@@ -109,14 +109,14 @@ class TestDatabaseAway:
     @pytest.mark.parametrize("limits", ["off", "60/m"])
     def test_in_authentication(self, as_alice: Api, settings, limits: str) -> None:
         settings.RATE_LIMITS = limits  # with limits on it is the middleware that asks first
-        with away():
+        with database_unavailable():
             response = as_alice.get("/auth/me")
         assert_error(response, 503, "service_unavailable")
         assert int(response["Retry-After"]) > 0
 
     def test_in_the_admin(self, stranger: Api) -> None:
         stranger.client.cookies["sessionid"] = "x" * 32
-        with away():
+        with database_unavailable():
             response = stranger.client.get("/admin/")
         assert_error(response, 503, "service_unavailable")
 

@@ -19,7 +19,7 @@ from tests.factories import Api, assert_error, make_user
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 
-def told(response) -> tuple[int, int, int]:
+def rate_limits_of(response) -> tuple[int, int, int]:
     limit, remaining, reset = (int(response[name]) for name in NAMES)
     return limit, remaining, reset - int(time.time())
 
@@ -33,33 +33,33 @@ def _fresh(settings):
 class TestHeaders:
     def test_they_describe_the_hour(self, as_alice: Api) -> None:
         first, second = as_alice.get("/auth/me"), as_alice.get("/auth/me")
-        assert told(first)[:2] == (1000, 999)
-        assert told(second)[:2] == (1000, 998)
-        assert 0 <= told(second)[2] <= 3600
+        assert rate_limits_of(first)[:2] == (1000, 999)
+        assert rate_limits_of(second)[:2] == (1000, 998)
+        assert 0 <= rate_limits_of(second)[2] <= 3600
 
     @pytest.mark.parametrize("path", ["/nowhere", "/auth/login", "/docs", "/redoc", "/admin/login/"])
     def test_they_are_on_all_responses(self, stranger: Api, path: str) -> None:
-        assert told(stranger.get(path))[:2] == (1000, 999)
+        assert rate_limits_of(stranger.get(path))[:2] == (1000, 999)
 
     def test_they_are_on_a_refused_body(self, stranger: Api, settings) -> None:
         settings.MAX_BODY_BYTES = 10
-        assert told(stranger.post("/auth/login", {"email": "x" * 20}))[:2] == (1000, 999)
+        assert rate_limits_of(stranger.post("/auth/login", {"email": "x" * 20}))[:2] == (1000, 999)
 
     @pytest.mark.parametrize("path", ["/health/", "/health", "/health/readiness", "/metrics", "/static/x.js"])
     def test_probes_and_metrics_are_not_counted(self, stranger: Api, path: str) -> None:
         for _ in range(3):
-            assert told(stranger.get(path))[:2] == (1000, 1000)
+            assert rate_limits_of(stranger.get(path))[:2] == (1000, 1000)
         assert rate_limit_cache.client(django_settings.REDIS_URL).dbsize() == 0
 
     def test_a_path_that_resembles_a_probe_is_counted(self, stranger: Api) -> None:
-        assert told(stranger.get("/healthy"))[:2] == (1000, 999)
+        assert rate_limits_of(stranger.get("/healthy"))[:2] == (1000, 999)
 
     def test_a_preflight_is_not_counted(self, stranger: Api, settings) -> None:
         settings.CORS_ALLOWED_ORIGINS = ["https://front.example.com"]
         headers = {"Origin": "https://front.example.com", "Access-Control-Request-Method": "GET"}
         response = stranger("options", "/auth/me", headers=headers)
         assert response["Access-Control-Allow-Origin"] == "https://front.example.com"
-        assert told(response)[:2] == (1000, 1000)
+        assert rate_limits_of(response)[:2] == (1000, 1000)
 
     def test_they_are_on_the_asgi_half(self, db: None) -> None:
         async def ask():
@@ -68,7 +68,7 @@ class TestHeaders:
 
         response = asyncio.run(ask())
         assert_error(response, 404, "not_found")
-        assert told(response)[:2] == (1000, 999)
+        assert rate_limits_of(response)[:2] == (1000, 999)
 
 
 class TestRefusals:
@@ -79,8 +79,8 @@ class TestRefusals:
         response = as_alice.get("/auth/me")
         body = assert_error(response, 429, "rate_limit_exceeded")
         assert body["message"] == "Too many requests. Rate limit: 2 requests per hour."
-        assert told(response)[:2] == (2, 0)
-        assert abs(int(response["Retry-After"]) - told(response)[2]) <= 1
+        assert rate_limits_of(response)[:2] == (2, 0)
+        assert abs(int(response["Retry-After"]) - rate_limits_of(response)[2]) <= 1
 
     @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
     @pytest.mark.parametrize("rate", ["1/s", "1/m", "1/h"])
@@ -98,9 +98,9 @@ class TestRefusals:
     def test_a_refusal_describes_the_window_that_was_exceeded(self, as_alice: Api, settings) -> None:
         settings.RATE_LIMITS = "2/d,1000/h"
         for _ in range(2):
-            assert told(as_alice.get("/auth/me"))[0] == 1000
+            assert rate_limits_of(as_alice.get("/auth/me"))[0] == 1000
         response = as_alice.get("/auth/me")
-        assert told(response)[:2] == (2, 0)
+        assert rate_limits_of(response)[:2] == (2, 0)
         assert response.json()["message"] == "Too many requests. Rate limit: 2 requests per day."
 
     def test_a_request_over_the_short_limit_is_not_counted_in_the_long_one(
@@ -110,7 +110,7 @@ class TestRefusals:
         statuses = [as_alice.get("/auth/me").status_code for _ in range(5)]
         assert statuses == [200, 429, 429, 429, 429]
         settings.RATE_LIMITS = "1000/d"
-        assert told(as_alice.get("/auth/me"))[:2] == (1000, 998)
+        assert rate_limits_of(as_alice.get("/auth/me"))[:2] == (1000, 998)
 
     def test_browsers_see_it(self, stranger: Api, settings) -> None:
         settings.RATE_LIMITS = "1/h"
@@ -142,35 +142,35 @@ class TestWhoIsCounted:
         self, as_alice: Api, as_bob: Api, stranger: Api
     ) -> None:
         as_alice.get("/auth/me")
-        assert told(as_alice.get("/auth/me", REMOTE_ADDR="10.0.0.1"))[1] == 998
-        assert told(as_bob.get("/auth/me"))[1] == 999
-        assert told(stranger.get("/nowhere"))[1] == 999
+        assert rate_limits_of(as_alice.get("/auth/me", REMOTE_ADDR="10.0.0.1"))[1] == 998
+        assert rate_limits_of(as_bob.get("/auth/me"))[1] == 999
+        assert rate_limits_of(stranger.get("/nowhere"))[1] == 999
 
     def test_strangers_by_address(self, stranger: Api) -> None:
         stranger.get("/nowhere", REMOTE_ADDR="10.0.0.1")
-        assert told(stranger.get("/nowhere", REMOTE_ADDR="10.0.0.1"))[1] == 998
-        assert told(stranger.get("/nowhere", REMOTE_ADDR="10.0.0.2"))[1] == 999
+        assert rate_limits_of(stranger.get("/nowhere", REMOTE_ADDR="10.0.0.1"))[1] == 998
+        assert rate_limits_of(stranger.get("/nowhere", REMOTE_ADDR="10.0.0.2"))[1] == 999
 
     def test_a_bad_token_counts_for_the_address(self, stranger: Api) -> None:
         Api("nonsense").get("/auth/me")
-        assert told(stranger.get("/nowhere"))[1] == 998
+        assert rate_limits_of(stranger.get("/nowhere"))[1] == 998
 
     def test_a_forged_header_changes_nothing(self, stranger: Api) -> None:
         stranger.get("/nowhere")
-        assert told(stranger.get("/nowhere", headers={"X-Forwarded-For": "1.2.3.4"}))[1] == 998
+        assert rate_limits_of(stranger.get("/nowhere", headers={"X-Forwarded-For": "1.2.3.4"}))[1] == 998
 
     def test_behind_a_proxy_only_the_trusted_hop_is_believed(self, stranger: Api, settings) -> None:
         settings.TRUSTED_PROXY_HOPS = 1
         for forged in ("9.9.9.9", "8.8.8.8"):
             response = stranger.get("/nowhere", headers={"X-Forwarded-For": f"{forged}, 1.2.3.4"})
-        assert told(response)[1] == 998
+        assert rate_limits_of(response)[1] == 998
 
     @pytest.mark.parametrize("own, limit", [("5/h", 5), ("600/m,20000/h", 20000)])
     def test_the_operator_may_set_others_for_a_user(
         self, alice: User, as_alice: Api, own: str, limit: int
     ) -> None:
         UserLimits.objects.create(user=alice, rate_limits=own)
-        assert told(as_alice.get("/auth/me"))[:2] == (limit, limit - 1)
+        assert rate_limits_of(as_alice.get("/auth/me"))[:2] == (limit, limit - 1)
 
     def test_the_operator_may_disable_them(self, alice: User, as_alice: Api, settings) -> None:
         settings.RATE_LIMITS = "1/h"
@@ -189,7 +189,7 @@ class TestRedisAway:
         before = limits.skipped._value.get()
         responses = [as_alice.get("/auth/me") for _ in range(3)]
         assert [response.status_code for response in responses] == [200] * 3
-        assert told(responses[0])[:2] == (1, 1)
+        assert rate_limits_of(responses[0])[:2] == (1, 1)
         assert limits.skipped._value.get() - before == 3
         assert caplog.text.count("Redis is unavailable") == 1  # then it is not called for a while
 

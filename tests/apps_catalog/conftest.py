@@ -50,8 +50,8 @@ LOADERS = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
-    """What another test made known a moment ago, and what this one made known for the next."""
+def clear_caches():
+    """Caches hold what other tests stored."""
     for moment in ("before", "after"):
         selectors.cached_pending_count.forget()
         registry.cached_any_alive.forget()

@@ -53,7 +53,7 @@ def call(person: Any, name: str, **given: Any) -> Any:
     return ask(person, lambda client: client.call_tool(name, given))
 
 
-def said(result: Any) -> Any:
+def content_of(result: Any) -> Any:
     return json.loads(result.content[0].text)
 
 
@@ -65,19 +65,19 @@ def test_each_app_is_a_tool_with_its_schema(person, gpu_worker):
     assert tools[name].input_schema["properties"]["color"]["type"] == "integer"
     others = ask(gpu_worker.person(), lambda client: client.list_tools()).tools
     assert name not in [tool.name for tool in others]
-    assert app in [each["app"] for each in said(call(person, "list_apps"))]
-    assert said(call(person, "describe_app", app=app))["inputs"]["properties"].keys() == {"color"}
+    assert app in [each["app"] for each in content_of(call(person, "list_apps"))]
+    assert content_of(call(person, "describe_app", app=app))["inputs"]["properties"].keys() == {"color"}
 
 
 def test_a_tool_runs_its_app_and_shows_the_picture(person):
     app = colour_app(person)
     result = call(person, "app_" + app.replace("/", "__"), color=0x00FF00)
     assert not result.is_error
-    assert said(result)["status"] == "completed"
+    assert content_of(result)["status"] == "completed"
     [image] = [each for each in result.content if each.type == "image"]
     shown = Image.open(BytesIO(base64.b64decode(image.data))).convert("RGB")
     assert shown.getpixel((1, 1)) == (0, 255, 0)
-    again = call(person, "get_result", execution_id=said(result)["execution_id"])
+    again = call(person, "get_result", execution_id=content_of(result)["execution_id"])
     assert [each.type for each in again.content] == ["text", "image"]
 
 
@@ -99,13 +99,13 @@ def test_a_picture_that_is_too_large_for_a_response_is_shown_as_jpeg(person):
 
 def test_a_longer_run_is_polled_and_cancelled(person, gpu_worker):
     app = save_app(person, "slow", graphs.sleep(60), [{"name": "steps", "node": "1", "input": "steps"}])
-    started = said(call(person, "run_app", app=app, inputs={}, wait_seconds=0))
+    started = content_of(call(person, "run_app", app=app, inputs={}, wait_seconds=0))
     id_ = started["execution_id"]
     assert started["status"] in ("pending", "running")
     stranger = call(gpu_worker.person(), "cancel", execution_id=id_)
     assert stranger.is_error
-    assert said(call(person, "cancel", execution_id=id_))["status"] == "cancelled"
-    assert said(call(person, "get_result", execution_id=id_, wait_seconds=30))["status"] == "cancelled"
+    assert content_of(call(person, "cancel", execution_id=id_))["status"] == "cancelled"
+    assert content_of(call(person, "get_result", execution_id=id_, wait_seconds=30))["status"] == "cancelled"
 
 
 def test_errors_are_reported_to_the_agent(person):
@@ -162,7 +162,7 @@ def test_a_message_that_is_costly_to_parse_is_refused_before_the_event_loop_pars
 
 
 def refusal(person: Any, uri: str) -> str:
-    """What is said to who reads that resource; raised inside, since the client groups exceptions."""
+    """The error of reading that resource; raised inside, since the client groups exceptions."""
 
     async def read(client: Client) -> str:
         with pytest.raises(MCPError) as refused:
@@ -174,7 +174,7 @@ def refusal(person: Any, uri: str) -> str:
 
 def test_results_and_their_files_are_resources(person, gpu_worker):
     app = colour_app(person)
-    result = said(call(person, "run_app", app=app, inputs={"color": 0x0000FF}))
+    result = content_of(call(person, "run_app", app=app, inputs={"color": 0x0000FF}))
     uri = result["resource"]
     assert uri == f"comfyserve://executions/{result['execution_id']}"
     listed = ask(person, lambda client: client.list_resources()).resources
@@ -227,4 +227,4 @@ def test_clients_that_only_start_programs_use_npms_mcp_remote(person, mcp_remote
             return await client.call_tool("run_app", {"app": app, "inputs": {"color": 0xFF0000}})
 
     result = asyncio.run(asyncio.wait_for(asked(), 120))
-    assert said(result)["status"] == "completed"
+    assert content_of(result)["status"] == "completed"

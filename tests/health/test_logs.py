@@ -67,11 +67,11 @@ def test_the_story_goes_on_with_its_webhooks_and_they_are_counted(json_lines):
         person.post(f"/workflows/{execution_id}/cancel")
         receiver.wait(2)
 
-        def told() -> list[str]:
+        def actions() -> list[str]:
             story = [line for line in lines(sender) if line.get("execution_id") == execution_id]
             return [line["action"] for line in story if "action" in line]
 
-        wait_for(lambda: told() == ["webhook_waiting", "webhook_delivered"], what="both tries in the log")
+        wait_for(lambda: actions() == ["webhook_waiting", "webhook_delivered"], what="both tries in the log")
     text = own.get("/metrics/", headers={"Accept": "text/plain"}).text
     for result in ("retried", "delivered"):
         assert re.search(

@@ -42,13 +42,13 @@ def start_worker(stack, comfyui):
 def person(stack, worker):
     person = stack.person()
 
-    def told():
+    def worker_is_listed():
         status = person.get(f"/models/{CHECKPOINT}")
         return status.ok and worker in [
             each["worker"] for each in status.json()["workers"] if each["is_alive"]
         ]
 
-    wait_for(told, seconds=LISTED, what="the worker's report")
+    wait_for(worker_is_listed, seconds=LISTED, what="the worker's report")
     return person
 
 
@@ -81,7 +81,7 @@ def progress(person, name):
 
 def ended(person, name):
     return wait_for(
-        lambda: (told := progress(person, name))["status"] not in ("waiting", "running") and told,
+        lambda: (shown := progress(person, name))["status"] not in ("waiting", "running") and shown,
         seconds=60,
         what="the end of the download",
     )
@@ -118,13 +118,13 @@ def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
     assert download(person, name, source.url).status_code == 200
     assert source.half_sent.wait(20)
     half = len(source.content) // 2
-    told = wait_for(
+    shown = wait_for(
         lambda: (seen := progress(person, name))["bytes_done"] > half * 0.9 and seen, what="half of it"
     )
-    assert told["is_downloading"] is True
-    assert told["is_available"] is False
-    assert 0.4 < told["download_progress"] < 0.6
-    assert told["bytes_total"] == len(source.content)
+    assert shown["is_downloading"] is True
+    assert shown["is_available"] is False
+    assert 0.4 < shown["download_progress"] < 0.6
+    assert shown["bytes_total"] == len(source.content)
     [listed] = [each for each in person.get("/models/").json()["models"] if each["name"] == name]
     assert (listed["is_downloading"], listed["is_loaded"]) == (True, False)
     stranger = Person(person.url, "stranger-to-downloads")
@@ -162,9 +162,9 @@ def test_the_reason_of_a_failure_is_shown(person, source):
     name = "gone.safetensors"
     source.answers = [(404, {}, b"")]
     assert download(person, name, source.url).status_code == 200
-    told = ended(person, name)
-    assert (told["status"], told["is_available"]) == ("failed", False)
-    assert "no such file" in told["error"]
+    shown = ended(person, name)
+    assert (shown["status"], shown["is_available"]) == ("failed", False)
+    assert "no such file" in shown["error"]
     assert person.get(f"/models/{name}").status_code == 404
 
 

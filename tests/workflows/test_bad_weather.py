@@ -35,7 +35,7 @@ from workflows.worker import backend as backends
 from workflows.worker.maintenance import Maintenance
 
 
-def away(*_: Any, **__: Any) -> Any:
+def unavailable(*_: Any, **__: Any) -> Any:
     raise OperationalError("the database is unavailable")
 
 
@@ -60,7 +60,7 @@ def test_a_ticket_waits_for_no_redis(no_redis, monkeypatch):
 
 # -- the database ------------------------------------------------------------------------------------
 def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypatch):
-    after(monkeypatch, state_machine, "finish", away)
+    after(monkeypatch, state_machine, "finish", unavailable)
     execution_id = rig.run(sleep(0.1))
     rig.ends(execution_id, "completed")
     rig.is_clear()
@@ -69,7 +69,7 @@ def test_outputs_stay_when_the_answer_to_the_final_commit_is_lost(rig, monkeypat
 
 def test_a_database_outage_does_not_count_against_a_staged_execution(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
-    before(monkeypatch, registry, "are_ours", away)
+    before(monkeypatch, registry, "are_ours", unavailable)
     running = rig.run(sleep(1.5))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
     staged = rig.run(sleep(0.1))
@@ -80,7 +80,7 @@ def test_a_database_outage_does_not_count_against_a_staged_execution(rig, monkey
 
 
 def test_a_worker_stops_while_the_database_is_unavailable(rig, monkeypatch):
-    monkeypatch.setattr(state_machine, "begin", away)
+    monkeypatch.setattr(state_machine, "begin", unavailable)
     execution_id = rig.run(sleep(30))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == execution_id)
     rig.slots.stop(drain_seconds=0.5)
@@ -157,7 +157,7 @@ def test_a_worker_stops_while_the_database_is_unavailable_and_files_are_being_pl
 
     def gone(*_: Any, **__: Any) -> None:
         looked.set()
-        away()
+        unavailable()
 
     monkeypatch.setattr(File.objects, "filter", gone)
     rig.slots.serve_in_thread()

@@ -19,7 +19,7 @@ from workflows.webhooks import dispatcher
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
+def clear_caches():
     selectors.cached_pending_count.forget()
 
 

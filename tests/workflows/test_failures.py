@@ -23,7 +23,7 @@ from script.harness.stack import DATABASE
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
 from tests.workflows.rig import Rig, serve_again, sleep
-from tests.workflows.test_bad_weather import away, no_redis  # noqa: F401  (one is a fixture)
+from tests.workflows.test_bad_weather import no_redis, unavailable  # noqa: F401  (one is a fixture)
 from workflows import tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause
@@ -277,7 +277,7 @@ def test_a_database_outage_during_a_run_costs_nothing(gpu_worker, shut_database)
 
 def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
     monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(slots=rig.slots))
-    monkeypatch.setattr(registry, "idle_others", away)
+    monkeypatch.setattr(registry, "idle_others", unavailable)
     running = rig.run(sleep(1))
     rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
     tasks.look_for_work()  # to be handed on, since a slot is taken
@@ -286,12 +286,12 @@ def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
 
 # -- the storage -------------------------------------------------------------------------------------
 def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
-    away = threading.Event()
-    away.set()
+    unavailable = threading.Event()
+    unavailable.set()
     original = backend.put
 
     def put(*arguments: Any, **options: Any) -> None:
-        if away.is_set():
+        if unavailable.is_set():
             raise StorageUnavailable
         original(*arguments, **options)
 
@@ -299,7 +299,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
     first, second = rig.run(graphs.colour(1)), rig.run(graphs.colour(2))
     rig.comfyui.wait_for(lambda: {first, second} <= set(rig.comfyui.history))
     wait_for(lambda: {rig.status(first), rig.status(second)} == {"running"}, what="both to have begun")
-    away.clear()
+    unavailable.clear()
     for execution_id in (first, second):
         assert len(rig.ends(execution_id, "completed")["outputs"]["images"]) == 1
         assert counts(execution_id) == (1, 0)

@@ -34,7 +34,7 @@ def by_rest(rig: Rig, graph: graphs.Graph) -> str:
     return str(answer.json()["execution_id"])
 
 
-def told(rig: Rig, id_: str) -> str:
+def all_answers(rig: Rig, id_: str) -> str:
     """All that the API answers about it."""
     paths = [
         f"/workflows/{id_}", f"/workflows/{id_}/logs", "/workflows/",
@@ -69,12 +69,12 @@ def test_they_reach_comfyui_and_nothing_else(rig, submit, caplog):
     assert Graph.objects.get(execution_id=id_).extras[partner_keys.FIELD]
     rig.slots.serve_in_thread()
     wait_for(lambda: rig.status(id_) == "running", what="it to run")
-    assert_absent(told(rig, id_) + stored())
+    assert_absent(all_answers(rig, id_) + stored())
     rig.ends(id_, "completed")
     [sent] = rig.comfyui.submissions
     assert SECRETS.items() <= sent.body["extra_data"].items()
     assert partner_keys.FIELD not in Graph.objects.get(execution_id=id_).extras
-    assert_absent(told(rig, id_) + stored())
+    assert_absent(all_answers(rig, id_) + stored())
     assert_absent("\n".join(record.getMessage() for record in caplog.records))
     wait_for(lambda: not rig.comfyui.history, what="ComfyUI's history to be deleted")
 

@@ -18,8 +18,8 @@ REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_t
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
-    """What another test made known a moment ago."""
+def clear_caches():
+    """Caches hold what other tests stored."""
     selectors.cached_pending_count.forget()
     registry.cached_any_alive.forget()
 

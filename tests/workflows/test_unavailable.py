@@ -63,7 +63,7 @@ def test_work_that_fails_for_an_hour_is_abandoned(db, monkeypatch):
 
     def fail() -> None:
         tried.append(True)
-        raise OperationalError("away")
+        raise OperationalError("unavailable")
 
     with pytest.raises(OperationalError):
         connections.retry_until_available(fail)
@@ -118,10 +118,10 @@ def test_a_read_only_database_during_a_run_only_delays_it(rig, monkeypatch, read
 
 # -- no slot and no claim is held by nobody ----------------------------------------------------------------
 def test_a_runner_that_the_database_breaks_gives_its_execution_back_without_blame(rig, monkeypatch):
-    def away(*_: Any, **__: Any) -> None:
-        raise OperationalError("away")
+    def unavailable(*_: Any, **__: Any) -> None:
+        raise OperationalError("unavailable")
 
-    before(monkeypatch, input_transfer, "prepare", away)
+    before(monkeypatch, input_transfer, "prepare", unavailable)
     execution_id = rig.run(sleep(0.1))
     row = wait_for(
         lambda: Execution.objects.filter(id=execution_id, held="backoff").first(), what="its return"

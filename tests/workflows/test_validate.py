@@ -26,8 +26,8 @@ LOADER = {"Loader": node_info({"ckpt_name": [["dream.safetensors", "old.safetens
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
-    """What another test made known a moment ago."""
+def clear_caches():
+    """Caches hold what other tests stored."""
     object_info.of.cache_clear()
     object_info._union.cache_clear()
     cached_digests.forget()

@@ -24,7 +24,7 @@ BASE = "https://here"
 
 
 @pytest.fixture
-def told(rig, monkeypatch):
+def message(rig, monkeypatch):
     """The message about the end of an execution that has completed."""
     messages = ends(monkeypatch)
     rig.ends(rig.run(graphs.colour(1)), "completed")
@@ -33,29 +33,29 @@ def told(rig, monkeypatch):
     return message
 
 
-def test_the_result_is_that_of_the_database(told):
-    execution_id = UUID(told["id"])
+def test_the_result_is_that_of_the_database(message):
+    execution_id = UUID(message["id"])
     found = selectors.whole(execution_id)
     assert found is not None
     made = stream_views.result_from_rows(
-        told["rows"], execution_id=execution_id, user_id=told["user"], base=BASE
+        message["rows"], execution_id=execution_id, user_id=message["user"], base=BASE
     )
     assert made is not None
     assert json.loads(made) == json.loads(rendered(representations.result_of(found, base=BASE)))
 
 
-def test_it_makes_no_query(told, django_assert_num_queries):
+def test_it_makes_no_query(message, django_assert_num_queries):
     with django_assert_num_queries(0):
         assert stream_views.result_from_rows(
-            told["rows"], execution_id=UUID(told["id"]), user_id=told["user"], base=BASE
+            message["rows"], execution_id=UUID(message["id"]), user_id=message["user"], base=BASE
         )
 
 
-def test_rows_of_another_user_or_execution_are_not_used(told):
-    id_, user = UUID(told["id"]), told["user"]
+def test_rows_of_another_user_or_execution_are_not_used(message):
+    id_, user = UUID(message["id"]), message["user"]
     for execution_id, user_id in ((id_, user + 1), (uuid4(), user)):
         assert not stream_views.result_from_rows(
-            told["rows"], execution_id=execution_id, user_id=user_id, base=BASE
+            message["rows"], execution_id=execution_id, user_id=user_id, base=BASE
         )
 
 

@@ -29,7 +29,7 @@ def execution(db) -> Execution:
 
 
 @pytest.fixture
-def asked(execution: Execution) -> Execution:
+def with_webhook(execution: Execution) -> Execution:
     outbox.ask(execution, outbox.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
     return execution
 
@@ -42,11 +42,11 @@ def taken(*, event: str = "workflow.completed", tries: int = 1, age: timedelta =
 
 
 # -- the outbox ------------------------------------------------------------------------------------------
-def test_an_event_is_written_once_however_often_it_happens(asked: Execution) -> None:
+def test_an_event_is_written_once_however_often_it_happens(with_webhook: Execution) -> None:
     for _ in range(2):
-        outbox.record([asked.id], event=WebhookEvent.STARTED)
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
-    assert [each.event for each in outbox.deliveries_of(asked)] == [
+        outbox.record([with_webhook.id], event=WebhookEvent.STARTED)
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
+    assert [each.event for each in outbox.deliveries_of(with_webhook)] == [
         "workflow.started",
         "workflow.completed",
     ]
@@ -57,17 +57,19 @@ def test_without_a_webhook_nothing_is_written(execution: Execution) -> None:
     assert not Delivery.objects.exists()
 
 
-def test_the_second_event_is_not_taken_before_the_first_is_done(asked: Execution) -> None:
+def test_the_second_event_is_not_taken_before_the_first_is_done(with_webhook: Execution) -> None:
     for event in (WebhookEvent.STARTED, WebhookEvent.COMPLETED):
-        outbox.record([asked.id], event=event)
+        outbox.record([with_webhook.id], event=event)
     assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.started"]
     assert dispatcher.take(limit=9) == []
     Delivery.objects.filter(event="workflow.started").update(state=State.DELIVERED, taken_until=None)
     assert [each.event for each in dispatcher.take(limit=9)] == ["workflow.completed"]
 
 
-def test_a_delivery_of_a_dead_sender_is_claimed_again_and_its_result_is_fenced(asked: Execution) -> None:
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+def test_a_delivery_of_a_dead_sender_is_claimed_again_and_its_result_is_fenced(
+    with_webhook: Execution,
+) -> None:
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=9)
     Delivery.objects.update(taken_until=timezone.now() - timedelta(seconds=1))
     [second] = dispatcher.take(limit=9)
@@ -78,18 +80,18 @@ def test_a_delivery_of_a_dead_sender_is_claimed_again_and_its_result_is_fenced(a
     assert Delivery.objects.get().state == State.DELIVERED
 
 
-def test_an_event_that_a_dead_sender_held_still_comes_before_the_next(asked: Execution) -> None:
+def test_an_event_that_a_dead_sender_held_still_comes_before_the_next(with_webhook: Execution) -> None:
     """It was taken, and never sent: the next one waits until it has been tried."""
-    outbox.record([asked.id], event=WebhookEvent.STARTED)
+    outbox.record([with_webhook.id], event=WebhookEvent.STARTED)
     [first] = dispatcher.take(limit=9)
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
     Delivery.objects.filter(id=first.id).update(taken_until=timezone.now() - timedelta(seconds=1))
     [again] = dispatcher.take(limit=9)
     assert (again.id, again.event) == (first.id, "workflow.started")
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, monkeypatch) -> None:
+def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(with_webhook, monkeypatch) -> None:
     answers: list[Exception | bytes] = [OperationalError("the database is unavailable"), b"{}"]
 
     def body(_: Taken) -> bytes:
@@ -100,19 +102,19 @@ def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(asked, m
 
     monkeypatch.setattr(dispatcher, "_body", body)
     monkeypatch.setattr(dispatcher, "_send", lambda *_: Answer(200, {}))
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=9)
     dispatcher.deliver(first)
     assert Delivery.objects.get().state == State.DELIVERED
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_error_of_ours_counts_as_a_try(asked: Execution, monkeypatch) -> None:
+def test_an_error_of_ours_counts_as_a_try(with_webhook: Execution, monkeypatch) -> None:
     def body(_: Taken) -> bytes:
         raise KeyError("a mistake of ours")
 
     monkeypatch.setattr(dispatcher, "_body", body)
-    outbox.record([asked.id], event=WebhookEvent.STARTED)
+    outbox.record([with_webhook.id], event=WebhookEvent.STARTED)
     [first] = dispatcher.take(limit=8)
     dispatcher.deliver(first)
     delivery = Delivery.objects.get()
@@ -125,30 +127,32 @@ def test_an_error_of_ours_counts_as_a_try(asked: Execution, monkeypatch) -> None
     assert Delivery.objects.get().state == "failed"
 
 
-def test_one_host_gets_few_at_once_and_leaves_room_for_others(asked: Execution) -> None:
+def test_one_host_gets_few_at_once_and_leaves_room_for_others(with_webhook: Execution) -> None:
     crowded, other = "http://127.0.0.77:9/", "http://127.0.0.77:8/"
     for url in [crowded] * 8 + [other]:
-        each = Execution.objects.create(user=asked.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
+        each = Execution.objects.create(
+            user=with_webhook.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1
+        )
         outbox.ask(each, outbox.Wanted(url, [], "http://localhost"))
         outbox.record([each.id], event=WebhookEvent.COMPLETED)
     found = sorted(each.url for each in dispatcher.take(limit=99))
     assert found == [other] + [crowded] * dispatcher.PER_HOST
 
 
-def test_one_users_hanging_receivers_delay_no_other_user(asked: Execution) -> None:
+def test_one_users_hanging_receivers_delay_no_other_user(with_webhook: Execution) -> None:
     shared = "http://127.0.0.77:9/"
     bob = make_user("bob")
-    for user in [asked.user] * 8 + [bob]:
+    for user in [with_webhook.user] * 8 + [bob]:
         each = Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
         outbox.ask(each, outbox.Wanted(shared, [], "http://localhost"))
         outbox.record([each.id], event=WebhookEvent.COMPLETED)
     taken = dispatcher.take(limit=99)
-    assert sorted(each.user_id for each in taken) == [asked.user_id] * dispatcher.PER_HOST + [bob.pk]
+    assert sorted(each.user_id for each in taken) == [with_webhook.user_id] * dispatcher.PER_HOST + [bob.pk]
 
 
-def test_an_end_is_not_held_up_by_a_start_that_was_refused(asked: Execution) -> None:
-    outbox.record([asked.id], event=WebhookEvent.STARTED)
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+def test_an_end_is_not_held_up_by_a_start_that_was_refused(with_webhook: Execution) -> None:
+    outbox.record([with_webhook.id], event=WebhookEvent.STARTED)
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
     [start] = dispatcher.take(limit=9)
     assert dispatcher.take(limit=9) == []  # it is being sent
     dispatcher._record(start, Answer(500, {}), seconds=0.1)
@@ -186,8 +190,8 @@ def test_it_is_given_up_when_the_time_is_over(settings) -> None:
     assert "given up" in verdict.error
 
 
-def test_a_wrong_clock_of_the_sender_gives_nothing_up(asked: Execution, monkeypatch) -> None:
-    outbox.record([asked.id], event=WebhookEvent.COMPLETED)
+def test_a_wrong_clock_of_the_sender_gives_nothing_up(with_webhook: Execution, monkeypatch) -> None:
+    outbox.record([with_webhook.id], event=WebhookEvent.COMPLETED)
     [first] = dispatcher.take(limit=1)
     late = timezone.now() + timedelta(days=2)
     monkeypatch.setattr(timezone, "now", lambda: late)

@@ -34,20 +34,20 @@ def carol(_stack, storage) -> Person:
 
 
 @pytest.fixture
-def away(proxy) -> Iterator[Proxy]:
+def broken_storage(proxy) -> Iterator[Proxy]:
     proxy.cut()
     yield proxy
     proxy.mend()
 
 
 class TestRequests:
-    def test_an_upload_is_answered_503_and_may_be_tried_again(self, carol, away):
+    def test_an_upload_is_answered_503_and_may_be_tried_again(self, carol, broken_storage):
         content = picture()
         answer = upload(carol, content)
         assert_error(answer, 503, "service_unavailable")
         assert int(answer.headers["Retry-After"]) > 0
         assert carol.get("/files/").json() == []
-        away.mend()
+        broken_storage.mend()
         assert upload(carol, content).status_code == 200
 
     def test_a_download_is_answered_503(self, carol, proxy):
@@ -57,7 +57,7 @@ class TestRequests:
         proxy.mend()
         assert carol.get(f"/files/{file_id}").content == b"some text"
 
-    def test_requests_that_need_no_bytes_are_answered(self, carol, away):
+    def test_requests_that_need_no_bytes_are_answered(self, carol, broken_storage):
         assert carol.get("/files/").status_code == 200
 
 
@@ -85,10 +85,10 @@ class TestExecutions:
         }
         execution_id = carol.execute(workflow)
 
-        def told() -> bool:
+        def first_try_is_logged() -> bool:
             lines = carol.get(f"/workflows/{execution_id}/logs").json()["logs"]
             return any("storage does not respond" in line["message"] for line in lines)
 
-        wait_for(told, seconds=30, what="a first try")
+        wait_for(first_try_is_logged, seconds=30, what="a first try")
         proxy.mend()
         assert carol.result(execution_id, seconds=60)["status"] == "completed"
