@@ -165,7 +165,7 @@ def property_of(parameter: Parameter, prompt: Mapping[str, Any]) -> dict[str, An
     if parameter.type in FILES:
         said["description"] = said.get("description") or "A file_id, an http(s) address, or a data: URL"
     if parameter.is_seed:
-        said["x-random"] = True  # drawn anew if omitted
+        said["x-random"] = True  # a new one is drawn if omitted
     elif parameter.default is not None:
         said["default"] = parameter.default
     bounds = {"minimum": parameter.minimum, "maximum": parameter.maximum, "x-step": parameter.step}

@@ -127,7 +127,7 @@ def _values(made: ConvertedFile) -> dict[str, object]:
 
 
 def _drop_oldest(source_key: str) -> None:
-    """So that nobody fills the storage with conversions of a file in every quality."""
+    """Prevents filling the storage with conversions of one file in every quality."""
     known = ConvertedFile.objects.filter(source_key=source_key, outputs=None).exclude(key="")
     going = list(known.order_by("-created_at")[MOST:])
     ConvertedFile.objects.filter(id__in=[each.id for each in going]).delete()

@@ -48,7 +48,7 @@ class Probe(Generic[T]):
     def _run(self, future: Future[T]) -> None:
         try:
             future.set_result(self._check())
-        except BaseException as exc:  # noqa: BLE001  (handed to whoever asks)
+        except BaseException as exc:  # noqa: BLE001  (raised to the caller)
             future.set_exception(exc)
 
     def ask(self, *, begun: Future[T] | None = None, since: float | None = None) -> T:

@@ -160,7 +160,7 @@ def is_operator(user: Any) -> bool:
 
 
 def may_use_tokens(download: Download) -> bool:
-    """Whether the operator's tokens may be sent for it: they open private and gated files to whoever asks."""
+    """Whether the operator's tokens may be sent for it: they give access to private and gated files."""
     if settings.MODEL_TOKENS == "authenticated":
         return True
     return download.user is not None and download.user.is_active and is_operator(download.user)

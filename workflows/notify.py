@@ -47,7 +47,7 @@ def wake_key(queue: str) -> str:
 
 
 def _wake(workers: Sequence[str | None], messages: Sequence[dict[str, Any]]) -> None:
-    """BLPOP hands each item to exactly one waiting worker; items nobody takes expire."""
+    """BLPOP hands each item to exactly one waiting worker; items that no worker takes expire."""
     queues = [f"gpu.{worker}" if worker else "gpu" for worker in workers]
 
     def send() -> None:

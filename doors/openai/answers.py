@@ -43,8 +43,8 @@ class Wanted:
 
 
 def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
-    """Put the images or the error into the response. Executions that have not ended are cancelled: nobody
-    could fetch their result.
+    """Put the images or the error into the response. Executions that have not ended are cancelled: no
+    client could fetch their result.
     """
     try:
         executions = [found for id_ in ids if (found := selectors.by_id(id_)) is not None]

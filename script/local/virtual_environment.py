@@ -1,4 +1,4 @@
-"""A virtual environment with pip: complete, or created anew."""
+"""A virtual environment with pip: complete, or created again."""
 
 from __future__ import annotations
 

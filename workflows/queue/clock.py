@@ -1,8 +1,8 @@
-"""Brings times of the database that lie too far ahead, because its clock was set back, within their span.
+"""Corrects stored times that lie too far in the future because the database's clock was set back.
 
-Leases, holds and due times are written and judged by PostgreSQL's clock, so that a wrong clock of a worker
-does no harm. If that clock is set back itself, a dead worker would keep its claims for as much longer. If it
-is set forward, everything is due early, and the reaper lets every live worker renew first.
+Leases, holds and due times are written and judged by PostgreSQL's clock, so that a worker's wrong clock
+does no harm. If the database's clock is set back, a dead worker would keep its claims for that much longer.
+If it is set forward, everything is due early, and the reaper lets every live worker renew first.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ _STATEMENTS = (
 
 
 def pull_back() -> int:
-    """Bring times that lie too far ahead within their span; returns how many rows were changed."""
+    """Correct times that lie too far in the future; return the number of rows changed."""
     given = {"lease": settings.LEASE_SECONDS, "hold": LONGEST_HOLD, "tolerance": TOLERANCE}
     return sum(rows.execute(statement, given) for statement in _STATEMENTS)

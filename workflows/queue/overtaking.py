@@ -1,7 +1,7 @@
 """Lets another user go before an execution that is only staged behind a long run of the same user.
 
-Staging claims an execution early and so fixes its place. Otherwise a user with two long workflows would keep
-everybody else waiting for both: nobody who submits during the first could get before the second.
+Staging claims an execution early and so fixes its place. Without this, a user with two long workflows would
+keep everybody else waiting for both: an execution submitted during the first could not run before the second.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Protocol(HttpToolsProtocol):
             if not _open[self._counted]:
                 del _open[self._counted]
         if self._answered is not None:
-            # uvicorn only tells the last request, which waits if the client has sent several at once.
+            # uvicorn only notifies the last request, which waits if the client has sent several at once.
             self._answered.disconnected = True
             self._answered.message_event.set()
         super().connection_lost(exc)
