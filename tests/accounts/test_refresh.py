@@ -103,7 +103,7 @@ class TestRefresh:
         assert_error(refresh(token), 401, "unauthorized")
 
     @pytest.mark.django_db(transaction=True)
-    def test_two_at_the_same_moment_get_the_same_answer(self) -> None:
+    def test_two_simultaneous_requests_get_the_same_answer(self) -> None:
         pair = sessions.start(user=make_user("alice"))
 
         def go(_: int) -> str:

@@ -122,7 +122,7 @@ class TestDatabaseAway:
 
 
 class TestFlatten:
-    def test_paths_lead_to_the_very_element(self) -> None:
+    def test_paths_point_to_the_exact_element(self) -> None:
         detail = {"nodes": {"3": {"inputs": [{}, {}, {"value": [ErrorDetail("too large", "max_value")]}]}}}
         codes = {"nodes": {"3": {"inputs": [{}, {}, {"value": ["max_value"]}]}}}
         (found,) = errors.flatten(detail, codes)

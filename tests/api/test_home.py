@@ -14,7 +14,7 @@ from tests.factories import Api
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
-def test_a_browser_gets_a_page_whose_links_all_lead_somewhere(stack) -> None:
+def test_a_browser_gets_a_page_whose_links_all_work(stack) -> None:
     page = requests.get(stack.url, headers={"Accept": BROWSER}, timeout=10)
     assert page.status_code == 200
     assert page.headers["Content-Type"].startswith("text/html")

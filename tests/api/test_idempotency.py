@@ -151,7 +151,7 @@ class TestAtTheSameMoment:
         assert second["Retry-After"] == "1"
         assert ApiKey.objects.count() == 1
 
-    def test_a_claim_whose_request_died_expires_and_a_late_one_makes_nothing(self) -> None:
+    def test_an_abandoned_claim_expires_and_a_late_request_creates_nothing(self) -> None:
         api = Api.of(make_user("alice"))
         for event in (entered, go_on, superseding):
             event.clear()

@@ -134,7 +134,7 @@ class TestCheck:
         with pytest.raises(Refused, match="https://"):
             client.check("http://8.8.8.8/", https_only=True)
 
-    def test_it_refuses_a_name_that_leads_inside(self, dns):
+    def test_a_name_that_resolves_to_an_internal_address_is_rejected(self, dns):
         dns["inside.example"] = [["10.0.0.7"]]
         with pytest.raises(Refused) as refusal:
             client.check("http://inside.example/")

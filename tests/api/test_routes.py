@@ -151,7 +151,7 @@ class TestEveryRoute:
                 assert _error_code(response.json()) in ("unauthorized", "method_not_allowed")
 
     @pytest.mark.parametrize("path, names", [route for route in routes() if set(route[1]) - SHARED])
-    def test_it_knows_no_other_users_object(
+    def test_objects_of_other_users_are_not_accessible(
         self, as_bob: Api, alice: User, path: str, names: list[str]
     ) -> None:
         filled = path.format(**{name: _made(name, alice) for name in names})

@@ -220,7 +220,7 @@ class TestChanging:
         assert_error(bob("patch", "/apps/alice/portrait", {"title": "mine"}), 404, "not_found")
         assert_error(bob.delete("/apps/alice/portrait"), 404, "not_found")
 
-    def test_deleted_it_is_gone_with_its_versions(self, alice):
+    def test_an_app_is_deleted_with_its_versions(self, alice):
         saved(alice)
         assert alice.delete("/apps/portrait").status_code == 200
         assert_error(alice.get("/apps/portrait"), 404, "not_found")

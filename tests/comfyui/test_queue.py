@@ -59,13 +59,13 @@ class TestQueue:
 
 
 class TestDeleteQueued:
-    def test_a_waiting_one_is_gone_without_a_trace(self, target, client, begin, queue_up):
+    def test_a_waiting_prompt_is_removed_without_a_trace(self, target, client, begin, queue_up):
         begin(target.long())
         waiting = queue_up()
         client.delete_queued(waiting)
         assert client.whereabouts(waiting) == "unknown"
 
-    def test_a_running_one_goes_on(self, target, client, begin):
+    def test_a_running_execution_continues(self, target, client, begin):
         running = begin(target.long())
         client.delete_queued(running)
         assert client.whereabouts(running) == "running"
@@ -88,7 +88,7 @@ class TestInterrupt:
         client.interrupt(prompt_id)
         assert client.whereabouts(running) == "running"
 
-    def test_a_waiting_one_goes_on_waiting(self, target, client, begin, queue_up):
+    def test_a_waiting_execution_keeps_waiting(self, target, client, begin, queue_up):
         begin(target.long())
         waiting = queue_up()
         client.interrupt(waiting)

@@ -25,7 +25,7 @@ def follow(client, session, prompt_id):
     return submit_and_follow
 
 
-def test_it_goes_past_the_proxy_of_the_environment(target, monkeypatch):
+def test_it_ignores_the_proxy_of_the_environment(target, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.delenv("no_proxy", raising=False)
@@ -95,7 +95,7 @@ class TestFollowing:
             assert {event.prompt_id for event in seen} == {other}
             assert {event.prompt_id for event in until(first, events.Ended)} == {one}
 
-    def test_after_unsubscribing_nothing_comes(self, client, session, prompt_id):
+    def test_no_event_arrives_after_unsubscribing(self, client, session, prompt_id):
         with session.subscribe(prompt_id) as gone, session.subscribe(prompt_id) as stays:
             gone.close()
             client.submit(prompt=picture(), prompt_id=prompt_id, client_id=session.client_id)
@@ -164,7 +164,7 @@ class TestACutConnection:
 
 
 class TestOneInTrouble:
-    def test_it_comes_back_after_a_restart(self, scripted, scripted_session, prompt_id):
+    def test_it_works_again_after_a_restart(self, scripted, scripted_session, prompt_id):
         with scripted_session.subscribe(prompt_id) as subscription:
             scripted.restart()
             until(subscription, events.Disconnected)
@@ -251,7 +251,7 @@ class TestClose:
         ours.close()
         assert time.monotonic() - begun < 2
 
-    def test_subscribers_hear_of_it(self, scripted, prompt_id):
+    def test_subscribers_are_notified(self, scripted, prompt_id):
         ours = Session("me", scripted.url)
         assert ours.wait_connected(5)
         with ours.subscribe(prompt_id) as subscription:

@@ -29,7 +29,7 @@ class TestOrder:
             subscription.put(event)
         assert waiting(subscription) == put
 
-    def test_none_when_nothing_comes_in_time(self, subscription):
+    def test_none_if_no_event_arrives_in_time(self, subscription):
         assert subscription.get(0.01) is None
 
     def test_a_reader_is_woken(self, subscription):

@@ -21,7 +21,7 @@ class TestWhereabouts:
         scripted_client.submit(prompt=picture(), prompt_id=prompt_id, client_id="x")
         assert scripted_client.whereabouts(prompt_id) == "queued"
 
-    def test_one_that_runs_again_is_running_although_history_knows_it(
+    def test_a_repeated_prompt_is_running_although_the_history_has_it(
         self, scripted, scripted_client, prompt_id
     ):
         scripted_client.submit(prompt=picture(), prompt_id=prompt_id, client_id="x")
@@ -38,7 +38,7 @@ class TestWhereabouts:
         history = f"/history/{prompt_id}"
         assert [request.path for request in scripted.requests] == ["/queue", history, "/queue", history]
 
-    def test_a_restarted_one_knows_nothing(self, scripted, scripted_client, prompt_id):
+    def test_a_restarted_comfyui_has_lost_it(self, scripted, scripted_client, prompt_id):
         scripted.hold()
         scripted_client.submit(prompt=picture(), prompt_id=prompt_id, client_id="x")
         scripted.restart()

@@ -299,7 +299,7 @@ class TestActions:
         assert waiting.priority == "high"
         assert charged == pytest.approx(waiting.cost)
 
-    def test_a_higher_priority_comes_first(self, console, alice):
+    def test_a_higher_priority_runs_first(self, console, alice):
         first, second = submitted(alice), submitted(alice, graphs.colour(2))
         act(console, "prioritise", second, priority="high")
         claim = claims.take(worker="gpu-1")

@@ -203,7 +203,7 @@ class TestWorkers:
         assert ">Resume<" in text
         assert ">Pause<" not in text
 
-    def test_the_live_part_comes_back_to_the_page(self, console: Client) -> None:
+    def test_actions_of_the_live_part_return_to_the_page(self, console: Client) -> None:
         make_worker("gpu:1")
         text = console.get(page_of(WORKERS, "gpu:1").replace("change/", "live/")).content.decode()
         assert f'name="next" value="{page_of(WORKERS, "gpu:1")}"' in text

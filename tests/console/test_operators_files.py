@@ -36,7 +36,7 @@ def alice() -> User:
 
 
 class TestFilesAndDeliveries:
-    def test_a_file_goes_with_its_bytes(
+    def test_a_file_is_deleted_with_its_bytes(
         self, console: Client, alice: User, django_capture_on_commit_callbacks: Any
     ) -> None:
         file = make_file(alice)

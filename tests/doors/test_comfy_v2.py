@@ -139,7 +139,7 @@ def test_events_follow_a_run_until_its_end(client):
     assert any(isinstance(event, sdk_events.Log) for event in seen)
 
 
-def test_events_of_an_ended_job_come_whole(client):
+def test_all_events_of_an_ended_job_are_sent(client):
     job = client.run(client.workflows.from_json(graphs.colour(0x123456)))
     seen = list(job.events())
     assert isinstance(seen[-1], sdk_events.StatusChange)
@@ -346,7 +346,7 @@ def test_moments_have_a_zone_and_addresses_a_host(person):
     assert requests.get(asset["url"], timeout=10).content == png((2, 2, 2))
 
 
-def test_a_used_up_quota_says_when_to_come_again(person, gpu_worker):
+def test_an_exceeded_quota_says_when_to_retry(person, gpu_worker):
     gpu_worker.sql(
         "INSERT INTO accounts_userlimits (user_id, rate_limits, highest_priority, executions_per_day)"
         " SELECT id, '', '', 1 FROM accounts_user"

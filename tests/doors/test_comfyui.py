@@ -124,7 +124,7 @@ def test_it_shows_the_fleet(person):
     assert person.post("/comfyui/free", {}).status_code == 200
 
 
-def test_mistakes_come_in_comfyuis_shape(bare_stack):
+def test_errors_are_in_comfyuis_format(bare_stack):
     person = bare_stack.person()
     nothing = person.post("/comfyui/prompt", {"prompt": {}})
     assert (nothing.status_code, nothing.json()["error"]["type"]) == (400, "no_prompt")

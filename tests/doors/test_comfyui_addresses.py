@@ -157,7 +157,7 @@ def test_the_settings_and_the_user_data(client: Client):
     assert client.get("/v2/userdata?path=workflows").json()[0]["path"] == "workflows/x.json"
 
 
-def test_a_file_goes_in_and_comes_out(client: Client):
+def test_an_uploaded_file_can_be_downloaded(client: Client):
     for route in ("/upload/image", "/upload/mask"):
         answer = requests.post(
             client.url + route, headers=client.headers, files={"image": ("a.txt", b"a text")}, timeout=30

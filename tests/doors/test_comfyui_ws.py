@@ -168,7 +168,7 @@ def test_outputs_named_at_the_end_can_be_fetched_immediately(person):
 
 
 @pytest.mark.parametrize("with_metadata", [False, True])
-def test_previews_come_as_the_client_can_read_them(person, with_metadata):
+def test_previews_are_sent_in_a_form_that_the_client_supports(person, with_metadata):
     with opened(of(person, "previews")) as socket:
         flags = {"type": "feature_flags", "data": {"supports_preview_metadata": with_metadata}}
         socket.send(json.dumps(flags))

@@ -57,7 +57,7 @@ def paint(person) -> str:
     return save_app(person, "paint", workflow, inputs)
 
 
-def test_pictures_come_as_base64_in_the_wanted_number_size_and_format(person, paint):
+def test_images_as_base64_in_the_requested_number_size_and_format(person, paint):
     made = client_of(person).images.generate(
         model=paint, prompt="a lake", n=2, size="48x32", response_format="b64_json",
         output_format="jpeg", output_compression=80, user="someone",
@@ -70,7 +70,7 @@ def test_pictures_come_as_base64_in_the_wanted_number_size_and_format(person, pa
     assert len(person.get("/workflows/").json()) == 2
 
 
-def test_pictures_come_as_addresses_and_app_inputs_by_their_names(person, paint):
+def test_images_as_urls_and_app_inputs_by_name(person, paint):
     made = client_of(person).images.generate(
         model="paint", prompt="x", size="auto", response_format="url", extra_body={"color": 0xFF0000}
     )

@@ -64,7 +64,7 @@ class TestConverted:
         assert len(before - site.stored()) == 1
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200, "it is made anew"
 
-    def test_it_goes_with_an_expired_original(self, alice, site, clean):
+    def test_it_is_deleted_with_an_expired_original(self, alice, site, clean):
         before = site.stored()
         file_id = uploaded(alice, picture())
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
@@ -74,7 +74,7 @@ class TestConverted:
 
 
 class TestExpired:
-    def test_an_expired_file_goes_with_its_bytes_and_its_thumbnail(self, alice, site, clean):
+    def test_an_expired_file_is_deleted_with_its_bytes_and_thumbnail(self, alice, site, clean):
         before = site.stored()
         file_id = uploaded(alice, picture(), "cat.png")
         expire(site, file_id)
@@ -107,7 +107,7 @@ class TestExpired:
         alice.post(f"/workflows/{execution_id}/cancel")
         assert file_id in clean()
 
-    def test_a_pin_of_an_execution_that_is_gone_keeps_nothing(self, alice, site, clean):
+    def test_a_pin_of_a_deleted_execution_keeps_nothing(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         site.stack.sql("INSERT INTO files_pin (file_id, holder) VALUES (%s, %s)", file_id, uuid.uuid4())
         expire(site, file_id)
@@ -149,7 +149,7 @@ class TestOrphans:
         assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200
         assert alice.get(f"/files/{file_id}").status_code == 200
 
-    def test_an_incoming_file_that_was_left_behind_goes(self, site, clean):
+    def test_an_abandoned_incoming_file_is_deleted(self, site, clean):
         left, under_way = site.folder / "incoming" / "left", site.folder / "incoming" / "under-way"
         left.write_bytes(b"x")
         under_way.write_bytes(b"x")

@@ -79,7 +79,7 @@ def streams_of(content: bytes) -> dict[str, Any]:
 
 class TestPictures:
     @pytest.mark.parametrize("name, kind", [("webp", "WEBP"), ("jpeg", "JPEG"), ("avif", "AVIF")])
-    def test_it_comes_in_the_format_that_is_asked_for(self, site, alice, name, kind):
+    def test_the_requested_format_is_returned(self, site, alice, name, kind):
         file_id = uploaded(alice, picture(size=(60, 40)), "blue.png")
         answer = get(alice, file_id, format=name)
         assert answer.headers["Content-Type"] == f"image/{name}"
@@ -262,7 +262,7 @@ class TestStorage:
         assert get(alice, file_id, format="webp").content == answers[0].content
         assert len(site.stored() - before) == 1
 
-    def test_it_is_listed_nowhere_and_goes_with_the_original(self, site, newcomer):
+    def test_it_is_listed_nowhere_and_deleted_with_the_original(self, site, newcomer):
         before = site.stored()
         file_id = uploaded(newcomer, picture())
         assert get(newcomer, file_id, format="webp").status_code == 200
@@ -272,7 +272,7 @@ class TestStorage:
         assert newcomer.session.delete(f"{site.url}/files/{file_id}", timeout=30).status_code == 200
         assert site.stored() == before
 
-    def test_equal_bytes_share_it_until_the_last_of_them_goes(self, site, newcomer):
+    def test_equal_bytes_share_a_thumbnail_until_the_last_is_deleted(self, site, newcomer):
         content = picture()
         first, second = uploaded(newcomer, content), uploaded(newcomer, content)
         before = site.stored()

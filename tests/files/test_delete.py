@@ -11,7 +11,7 @@ def delete(person, file_id: str) -> requests.Response:
     return person.session.delete(f"{person.url}/files/{file_id}", timeout=10)
 
 
-def test_the_file_and_its_bytes_are_gone(alice, site):
+def test_the_file_and_its_bytes_are_deleted(alice, site):
     before = site.stored()
     file_id = uploaded(alice, picture(), "cat.png")
     assert alice.get(f"/files/{file_id}/thumbnail").status_code == 200

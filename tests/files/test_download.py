@@ -73,7 +73,7 @@ class TestWhole:
         )
         assert_error(alice.get(f"/files/{file_id}"), 404, "not_found")
 
-    def test_a_file_whose_bytes_are_gone_is_not_found(self, alice, site, file_id):
+    def test_a_file_whose_bytes_are_missing_is_not_found(self, alice, site, file_id):
         site.stack.sql("UPDATE files_file SET key = 'uploads/00/gone' WHERE id = %s", file_id)
         assert_error(alice.get(f"/files/{file_id}"), 404, "not_found")
 

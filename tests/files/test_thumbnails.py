@@ -52,7 +52,7 @@ def test_a_picture_that_is_deleted_meanwhile_leaves_nothing(file, monkeypatch, c
     assert stored() == set()
 
 
-def test_one_that_came_since_the_row_was_read_goes_with_the_file(file, committing):
+def test_a_thumbnail_added_since_the_row_was_read_is_deleted_with_the_file(file, committing):
     read_before = File.objects.get()
     thumbnails.key_of(file)
     assert len(stored()) == 2

@@ -185,7 +185,7 @@ class TestGood:
         assert len(ids) == 6
         wait_for(lambda: len(site.stored() - before) == 1, seconds=10, what="one copy")
 
-    def test_the_same_bytes_may_come_in_while_their_last_file_goes(self, alice):
+    def test_equal_bytes_may_be_uploaded_while_their_last_file_is_deleted(self, alice):
         content = os.urandom(20_000)
 
         def come_and_go(n: int) -> None:

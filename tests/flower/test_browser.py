@@ -70,7 +70,7 @@ def test_an_operator_sees_what_waits_and_runs_and_cancels_it(
         assert operator.locator(button).count() == 0
 
 
-def test_the_front_page_leads_to_the_documentation(stack: Stack, page: Any) -> None:
+def test_the_front_page_links_to_the_documentation(stack: Stack, page: Any) -> None:
     page.goto(stack.url)
     assert serious_faults(page) == ""
     shoot(page, "home")

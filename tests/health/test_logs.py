@@ -54,7 +54,7 @@ def test_one_execution_is_one_story_across_web_and_worker(json_lines):
         assert not LOOKS_LIKE_A_TOKEN.search(text)
 
 
-def test_the_story_goes_on_with_its_webhooks_and_they_are_counted(json_lines):
+def test_the_log_continues_with_webhooks_and_they_are_counted(json_lines):
     own, lines = json_lines
     sender = own.stack.start_worker(
         "json-webhooks", queues="webhooks", env={"LOG_FORMAT": "json"}, wait=False

@@ -65,7 +65,7 @@ def test_errors_of_a_check_are_raised():
         Probe("refuses", refuse, limit=5).ask()
 
 
-def test_many_askers_cost_one_look():
+def test_many_callers_cost_one_query():
     looks = []
     began = threading.Event()
 

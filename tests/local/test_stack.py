@@ -14,7 +14,7 @@ from script.local import ports
 from tests.services import TestComfyUI
 
 
-def test_comfyui_runs_with_tiny_models_and_comes_back_after_a_kill(comfyui: TestComfyUI) -> None:
+def test_comfyui_runs_with_tiny_models_and_is_restarted_after_a_kill(comfyui: TestComfyUI) -> None:
     assert requests.get(f"{comfyui.url}/models/checkpoints", timeout=5).json() == ["tiny-sd15.safetensors"]
     comfyui.kill()
     assert not ports.answers("127.0.0.1", comfyui.port)

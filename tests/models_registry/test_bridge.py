@@ -123,7 +123,7 @@ class TestLeftovers:
         answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={kind: [name]}, timeout=10)
         assert answer.status_code == 400
 
-    def test_an_output_goes_only_if_it_was_written_since(self, bridge, comfyui):
+    def test_an_output_is_deleted_only_if_written_since(self, bridge, comfyui):
         old, new = comfyui.folder / "temp" / "old.png", comfyui.folder / "temp" / "new.png"
         for path in (old, new):
             path.write_bytes(b"x")

@@ -113,7 +113,7 @@ def test_a_model_is_fetched_over_a_line_that_is_cut_and_used_at_once(person, sou
     assert result["status"] == "completed", result
 
 
-def test_while_it_comes_it_is_listed_and_can_be_cancelled(person, source):
+def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
     name, source.paused = "paused.safetensors", threading.Event()
     assert download(person, name, source.url).status_code == 200
     assert source.half_sent.wait(20)

@@ -67,7 +67,7 @@ def test_unload_of_one_model_leaves_the_others(person, unloaded, bridge):
     assert ("checkpoints", CHECKPOINT) in files
 
 
-def test_a_model_of_a_type_that_is_not_loaded_by_itself_is_refused(person):
+def test_a_model_of_a_type_that_cannot_be_loaded_alone_is_rejected(person):
     answer = load(person, "tiny-lora.safetensors", "lora")
     assert answer.status_code == 400
     assert answer.json()["details"][0]["field"] == "model_type"

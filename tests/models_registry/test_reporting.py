@@ -39,7 +39,7 @@ def test_it_writes_new_files_under_our_types(host):
     }  # fmt: skip
 
 
-def test_it_removes_what_is_gone(host):
+def test_missing_files_are_removed(host):
     reporting.write_files(host, [folder("a.safetensors", "b.safetensors")])
     assert reporting.write_files(host, [folder("b.safetensors")]) == 1
     assert set(rows()) == {"b.safetensors"}

@@ -65,7 +65,7 @@ def test_load_reads_the_file_and_says_what_it_could_not_do(client, reported):
     assert client.history(prompt_id) is None  # nothing is left behind
 
 
-def test_unload_frees_all_and_says_so(client, reported):
+def test_unload_frees_everything_and_says_so(client, reported):
     answer = loading.unload(
         HOST, client, type_="checkpoint", name=CHECKPOINT, drop=True, stop=threading.Event()
     )

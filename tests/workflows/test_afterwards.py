@@ -21,7 +21,7 @@ def test_waiting_work_is_claimed_at_once(rig, monkeypatch):
         rig.ends(execution_id, "completed")
 
 
-def test_work_whose_wake_up_was_lost_is_found_a_moment_later(rig, monkeypatch):
+def test_work_whose_wake_up_was_lost_is_found_by_polling(rig, monkeypatch):
     claimed, go_on = threading.Event(), threading.Event()
     take = claims.take
 

@@ -80,7 +80,7 @@ def test_a_worker_skips_what_it_cannot_run_and_keeps_the_order(alice, two):
     assert [claimed("lacks"), claimed("has"), claimed("has")] == [second, first, third]
 
 
-def test_an_execution_that_no_worker_has_models_for_goes_to_any(alice, two):
+def test_an_execution_whose_models_no_worker_has_may_run_anywhere(alice, two):
     workflow = graphs.txt2img()
     workflow["1"]["inputs"]["ckpt_name"] = "nowhere.safetensors"
     execution_id = submit(alice, workflow)
@@ -166,7 +166,7 @@ def test_a_refusal_is_kept_while_a_live_worker_has_not_reported_its_models(alice
     assert claimed("refused") is None
 
 
-def test_the_look_takes_one_query_more(alice, two, django_assert_num_queries):
+def test_the_check_takes_one_more_query(alice, two, django_assert_num_queries):
     submit(alice)  # what nodes there are is read once
     models = [ModelUse(TINY, "checkpoint")]
     with django_assert_num_queries(1):  # which of the hosts have the models

@@ -92,7 +92,7 @@ def rows_of(execution_id: str) -> dict[str, int]:
 
 
 class TestExecutions:
-    def test_an_old_one_goes_with_all_that_belongs_to_it(self, alice):
+    def test_an_old_execution_is_deleted_with_everything_that_belongs_to_it(self, alice):
         old, young = run(alice, days_ago=91), run(alice, days_ago=89)
         assert all(rows_of(old).values()), rows_of(old)
         assert "removed: 1 executions" in clean()
@@ -107,7 +107,7 @@ class TestExecutions:
         clean()
         assert alice.get(f"/workflows/{execution_id}").json()["status"] == "pending"
 
-    def test_one_whose_webhook_is_still_to_be_sent_stays_until_then(self, alice):
+    def test_an_execution_with_a_pending_webhook_is_kept(self, alice):
         execution_id = run(alice, days_ago=91)
         Delivery.objects.filter(event="workflow.completed").update(state=Delivery.State.WAITING)
         clean()
@@ -148,7 +148,7 @@ class TestExecutions:
         }
         assert "1 executions" in clean()
 
-    def test_nothing_goes_where_the_setting_is_0(self, alice, settings):
+    def test_nothing_is_deleted_if_the_setting_is_0(self, alice, settings):
         settings.EXECUTION_RETENTION_DAYS = settings.LOG_RETENTION_DAYS = settings.WEBHOOK_RETENTION_DAYS = 0
         execution_id = run(alice, days_ago=10_000)
         before = rows_of(execution_id)
@@ -218,7 +218,7 @@ class TestLinesAndDeliveries:
             Execution.objects.get(id=waiting).id
         }
 
-    def test_more_than_a_batch_goes_in_one_run(self, alice, monkeypatch):
+    def test_one_cleanup_deletes_more_than_a_batch(self, alice, monkeypatch):
         monkeypatch.setattr(cleaning, "BATCH", 2)
         run(alice, days_ago=31)
         assert LogLine.objects.count() > 4

@@ -73,7 +73,7 @@ def test_only_the_owner_is_charged_and_only_for_its_own_run(rig):
     assert Execution.objects.get(id=innocent).faults == 0
 
 
-def test_one_whose_upload_broke_off_once_completes(rig):
+def test_an_execution_whose_upload_was_interrupted_once_completes(rig):
     execution_id = deadly(rig)
     kill_at_upload(rig, 1)
     wait_for(lambda: held(execution_id), seconds=20, what="it to come back")

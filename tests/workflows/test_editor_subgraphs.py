@@ -84,7 +84,7 @@ def test_values_in_the_order_of_the_widgets_shown():
     assert found.promoted["10", "seed"] == [("10:5", "seed")]
 
 
-def test_a_subgraph_inside_itself_is_refused(alice, worker):
+def test_a_recursive_subgraph_is_rejected(alice, worker):
     file = nested()
     file.data["definitions"]["subgraphs"][1]["nodes"][0]["type"] = "outer"
     assert refused(alice, file.data)["workflow.definitions"][0] == "CYCLE"

@@ -44,7 +44,7 @@ def test_it_has_the_rows_of_the_result(rig, monkeypatch):
     assert shown[0]["outputs"]["images"]
 
 
-def test_a_failed_execution_comes_without_rows(rig, monkeypatch):
+def test_the_message_of_a_failed_execution_has_no_rows(rig, monkeypatch):
     told = ends(monkeypatch)
     failing = {
         "1": {"class_type": "Fail", "inputs": {}},

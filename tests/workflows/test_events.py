@@ -48,7 +48,7 @@ def test_an_output_event_has_a_link_that_works(gpu_worker):
     assert requests.get(output["url"], timeout=10).headers["Content-Type"] == "image/png"
 
 
-def test_progress_comes_while_it_runs(gpu_worker):
+def test_progress_is_sent_while_it_runs(gpu_worker):
     person = gpu_worker.person()
     with follow(person, person.execute(graphs.sleep(3, steps=30, seed=12))) as stream:
         first = stream.until("progress").data["percentage"]
@@ -65,7 +65,7 @@ def test_a_stream_of_an_ended_execution_replays_everything_and_ends(gpu_worker):
         assert statuses(stream.rest()) == ["pending", "running", "completed"]
 
 
-def test_after_a_break_nothing_is_missing_and_nothing_comes_twice(gpu_worker):
+def test_after_an_interruption_no_event_is_missing_or_repeated(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.sleep(2, seed=13))
     with follow(person, execution_id) as stream:
@@ -177,7 +177,7 @@ def test_all_begins_with_what_is_alive(gpu_worker):
         person.post(f"/workflows/{execution_id}/cancel")
 
 
-def test_all_goes_on_after_a_break(gpu_worker):
+def test_a_stream_of_all_executions_resumes_after_a_disconnect(gpu_worker):
     person = gpu_worker.person()
     with follow(person) as stream:
         first = person.execute(graphs.colour(0x404040))
@@ -298,7 +298,7 @@ def test_reconnecting_after_a_deleted_line_reports_the_gap(gpu_worker, deleted_b
 
 
 # -- previews --------------------------------------------------------------------------------------------
-def test_previews_come_to_who_asks_for_them_only(gpu_worker):
+def test_previews_are_sent_only_if_requested(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.txt2img(steps=1000, seed=16))
     try:

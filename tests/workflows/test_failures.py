@@ -199,7 +199,7 @@ def test_a_gpu_that_fails_everything_is_paused_and_resumes(rig, monkeypatch):
         rig.ends(execution_id, "completed")
 
 
-def test_a_slot_that_skipped_what_was_being_moved_looks_again(rig, monkeypatch):
+def test_a_slot_that_skipped_locked_executions_queries_again(rig, monkeypatch):
     """`settle` locks what waits for a moment, and a claim skips locked rows."""
     first, second = rig.submit(graphs.colour(1)), rig.submit(graphs.colour(2))
     take, settle = claims.take, scheduling.settle
@@ -285,7 +285,7 @@ def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
 
 
 # -- the storage -------------------------------------------------------------------------------------
-def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
+def test_outputs_wait_for_the_storage_while_the_gpu_works(rig, monkeypatch):
     unavailable = threading.Event()
     unavailable.set()
     original = backend.put
@@ -308,7 +308,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_goes_on(rig, monkeypatch):
 
 # -- clocks ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_worker_whose_clock_is_an_hour_off_keeps_its_claims(rig, monkeypatch, hours):
+def test_a_worker_with_a_wrong_clock_keeps_its_claims(rig, monkeypatch, hours):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
     execution_id = rig.run(sleep(0.5))

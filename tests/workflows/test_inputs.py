@@ -158,7 +158,7 @@ class TestPlaced:
         assert len(result["outputs"]["images"]) == 2, result
 
     @pytest.mark.parametrize("way", ["file", "address", "data"])
-    def test_a_mask_goes_in_the_same_ways(self, alice, gallery, colour, way):
+    def test_a_mask_is_accepted_in_the_same_forms(self, alice, gallery, colour, way):
         content = picture(colour)
         value = {
             "file": lambda: uploaded(alice, content),
@@ -172,12 +172,12 @@ class TestPlaced:
         }
         assert saved_colour(alice.result(alice.execute(workflow))) == (colour[0],) * 3
 
-    def test_a_node_that_looks_among_outputs_takes_it_too(self, alice, colour):
+    def test_a_node_that_reads_from_outputs_accepts_it_too(self, alice, colour):
         workflow = loading(uploaded(alice, picture(colour)))
         workflow["1"]["class_type"] = "LoadImageOutput"
         assert saved_colour(alice.result(alice.execute(workflow))) == colour
 
-    def test_a_video_that_was_made_goes_in_again(self, alice):
+    def test_a_generated_video_can_be_an_input(self, alice):
         made = alice.result(
             alice.execute(
                 {
@@ -287,7 +287,7 @@ class TestPlaced:
         assert "'image' of Node 1 (LoadImage)" in result["error"]
         assert result["error_details"]["type"] == "input_unavailable"
 
-    def test_an_address_that_leads_inside_fails_the_execution(self, alice, gallery):
+    def test_an_internal_address_fails_the_execution(self, alice, gallery):
         result = alice.result(alice.execute(loading(f"{gallery.url}/inside")))
         assert result["status"] == "failed"
         assert "not one of the public internet" in result["error"]

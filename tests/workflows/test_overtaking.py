@@ -76,7 +76,7 @@ def test_it_stays_staged_for_the_users_own(rig):
     assert Execution.objects.get(id=staged).attempt == 1
 
 
-def test_it_does_not_come_back_and_forth(rig):
+def test_it_does_not_move_back_and_forth(rig):
     """What stepped back is behind the one that it let pass, and virtual time has not decreased."""
     _, staged = run_and_stage(rig)
     carol, bob = Api.of(make_user("carol")), Api.of(make_user("bob"))

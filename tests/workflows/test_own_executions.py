@@ -165,7 +165,7 @@ def test_a_cursor_skips_nothing_while_executions_are_deleted(alice):
 
 
 @pytest.mark.parametrize("cursor", ["x", "bm90IG9uZQ", "MjAyNi0wMS0wMXwx", "%00"])
-def test_a_foreign_cursor_is_rejected_by_name(alice, cursor):
+def test_a_foreign_cursor_is_rejected_with_its_field(alice, cursor):
     body = assert_error(alice.get(f"/workflows/?cursor={cursor}"), 400, "validation_error")
     assert [detail["field"] for detail in body["details"]] == ["cursor"]
 

@@ -132,7 +132,7 @@ def original() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, caplog):
+def test_a_worker_behind_a_pooler_logs_an_error_and_claims_nothing(rig, behind_pgbouncer, caplog):
     rig.slots.claiming = False
     waiting = rig.submit(graphs.colour(1))
     behind_pgbouncer("transaction")
@@ -147,7 +147,7 @@ def test_a_worker_behind_it_says_so_and_takes_nothing(rig, behind_pgbouncer, cap
         maintenance.stop()
 
 
-def test_a_web_process_behind_it_says_so_at_its_start(behind_pgbouncer, caplog):
+def test_a_web_process_behind_a_pooler_warns_at_startup(behind_pgbouncer, caplog):
     behind_pgbouncer("transaction")
     with caplog.at_level(logging.ERROR):
         pooling.report()

@@ -11,7 +11,7 @@ from tests.workflows.test_row_locks import another_session
 from workflows.worker.maintenance import Maintenance
 
 
-def test_postgresql_itself_is_no_pooler(db):
+def test_a_direct_connection_is_not_a_pooler(db):
     pooling.check()
 
 
@@ -30,7 +30,7 @@ def test_dropped_settings_are_noticed(db):
         pooling.judge(one, other)
 
 
-def test_a_worker_whose_sessions_are_shared_takes_nothing(rig, monkeypatch):
+def test_a_worker_with_shared_sessions_claims_nothing(rig, monkeypatch):
     looked: list[bool] = []
 
     def shared() -> None:

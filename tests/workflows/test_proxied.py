@@ -111,7 +111,7 @@ def test_a_cancelled_run_that_cannot_be_cleared_frees_its_slot_and_is_cleared_la
     rig.is_clear()
 
 
-def test_a_502_after_comfyui_had_taken_it_runs_it_once(rig, monkeypatch):
+def test_a_502_after_comfyui_accepted_the_prompt_runs_it_once(rig, monkeypatch):
     original = Client.submit
 
     def submit(client: Client, **given: Any) -> Any:

@@ -140,7 +140,7 @@ def test_a_long_text_of_comfyuis_own_is_passed_on_whole(type_):
     assert text in sentence(InputError(type_, "It is new", details, "steps", {}))
 
 
-def test_a_text_beyond_all_bounds_is_cut_and_says_so():
+def test_a_very_long_text_is_truncated_and_says_so():
     told = sentence(InputError("brand_new", "x" * 100_000, "", None, {}))
     assert len(told) < 33_000
     assert "… (cut off; 100,000 characters) [brand_new]" in told

@@ -122,7 +122,7 @@ def test_a_worker_takes_over_what_it_can(rig):
         assert [claim.execution_id for claim in claims.adopt(worker="gpu", held=[])] == [other.execution_id]
 
 
-def test_a_worker_goes_on_while_a_row_of_its_own_is_locked(rig, settings):
+def test_a_worker_continues_while_one_of_its_rows_is_locked(rig, settings):
     """The one that runs is held by a client, and so is the worker's own row: leases and work go on."""
     settings.RENEW_SECONDS = 0.3
     maintenance = Maintenance(rig.slots)

@@ -34,7 +34,7 @@ def test_its_begin_is_written_when_collecting_takes_long(rig, monkeypatch):
     assert len(begun) == 1
 
 
-def test_a_cancel_wins_against_an_end_whose_begin_was_not_written(rig, monkeypatch):
+def test_a_cancellation_wins_over_an_end_whose_start_was_not_recorded(rig, monkeypatch):
     cancelled: list[int] = []
     before(
         monkeypatch,

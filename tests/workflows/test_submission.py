@@ -198,7 +198,7 @@ def test_strangers_are_refused(client):
         '{"nested": {"z": 1.10, "a": [1E5, "\\u00e9", "é"]}, "model_used": "mine"}',
     ],
 )
-def test_metadata_comes_back_as_it_was_sent(alice, text):
+def test_metadata_is_returned_as_it_was_sent(alice, text):
     body = f'{{"workflow": {json.dumps(graphs.colour(1))},\n "metadata": {text}}}'
     response = alice.post("/workflows/execute", data=body, content_type="application/json")
     execution_id = response.json()["execution_id"]

@@ -60,7 +60,7 @@ def test_an_html_page_in_response_to_an_upload_is_not_a_refusal(rig, status):
 
 # -- answers that break off --------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["truncate", "shorten"])
-def test_a_prompt_whose_answer_breaks_off_runs_once(rig, how):
+def test_a_prompt_whose_response_is_interrupted_runs_once(rig, how):
     getattr(rig.comfyui.faults, how).add("/prompt")
     execution_id = rig.submit(sleep(0.5))
     rig.slots.serve_in_thread()
@@ -116,7 +116,7 @@ def test_a_proxy_that_refuses_websockets_lets_what_runs_end_and_begins_nothing(r
 
 
 # -- ComfyUI itself ------------------------------------------------------------------------------------------
-def test_a_history_that_comes_late_is_waited_for(rig):
+def test_it_waits_for_a_late_history(rig):
     rig.comfyui.faults.late_history = 1.5
     execution_id = rig.run(sleep(0.1))
     rig.ends(execution_id, "completed")
@@ -177,7 +177,7 @@ def test_a_cancel_is_one_request_where_comfyui_has_the_route(modern_rig):
     assert modern_rig.comfyui.interrupts == []
 
 
-def test_a_prompt_that_begins_while_another_is_cancelled_goes_on(modern_rig):
+def test_a_prompt_that_starts_while_another_is_cancelled_keeps_running(modern_rig):
     """Between a look at the queue and an interrupt the GPU may have gone on to the next prompt."""
     client = modern_rig.backend.client
     modern_rig.comfyui.hold()

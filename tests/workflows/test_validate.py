@@ -114,7 +114,7 @@ def test_links_of_the_wrong_type_with_both_types(alice, gpu):
     assert "gives MASK" in problem["message"]
 
 
-def test_which_outputs_will_come(alice, gpu):
+def test_the_expected_outputs_are_listed(alice, gpu):
     prompt = copy.deepcopy(SIMPLE_PROMPT)
     prompt["4"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}
     prompt["4"]["inputs"]["filename_prefix"] = "good"

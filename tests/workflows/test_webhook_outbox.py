@@ -80,7 +80,7 @@ def test_a_delivery_of_a_dead_sender_is_claimed_again_and_its_result_is_fenced(
     assert Delivery.objects.get().state == State.DELIVERED
 
 
-def test_an_event_that_a_dead_sender_held_still_comes_before_the_next(with_webhook: Execution) -> None:
+def test_an_event_held_by_a_dead_sender_is_still_sent_before_the_next(with_webhook: Execution) -> None:
     """It was taken, and never sent: the next one waits until it has been tried."""
     outbox.record([with_webhook.id], event=WebhookEvent.STARTED)
     [first] = dispatcher.take(limit=9)
@@ -91,7 +91,7 @@ def test_an_event_that_a_dead_sender_held_still_comes_before_the_next(with_webho
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_break_of_the_database_before_it_is_sent_delays_it_by_moments(with_webhook, monkeypatch) -> None:
+def test_a_short_database_outage_before_sending_only_delays_it(with_webhook, monkeypatch) -> None:
     answers: list[Exception | bytes] = [OperationalError("the database is unavailable"), b"{}"]
 
     def body(_: Taken) -> bytes:
