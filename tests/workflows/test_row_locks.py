@@ -277,7 +277,7 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
 
 # -- advisory locks ----------------------------------------------------------------------------------------
 def test_folding_and_choosing_webhooks_are_different_locks(transactional_db):
-    store.note_submitted(priority="normal")
+    store.add("executions_submitted", "normal")
     with another_session() as session, limited(2):
         session.execute("SELECT pg_advisory_xact_lock(%s, 0)", [int(AdvisoryLock.WEBHOOKS)])
         assert store.fold() == 1

@@ -76,8 +76,9 @@ METRICS = {
 
 
 # -- written in the transaction of the change -----------------------------------------------------------
-def note_submitted(*, priority: str, count: int = 1) -> None:
-    rows.execute(_SUBMITTED_SQL, [[priority], count, count])
+def submitted(*, priority: str, count: int = 1) -> rows.Statement:
+    """The statement that counts accepted executions."""
+    return rows.Statement(_SUBMITTED_SQL, [[priority], count, count])
 
 
 def note_ended(ids: Sequence[UUID]) -> None:

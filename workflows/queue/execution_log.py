@@ -32,6 +32,14 @@ class Line:
 
 
 def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
+    """Write the same lines to the log of each execution."""
+    if ids and lines:
+        statement = insertion(ids, lines)
+        rows.execute(statement.sql, statement.parameters)
+
+
+def insertion(ids: Sequence[UUID], lines: Sequence[Line]) -> rows.Statement:
+    """The statement of `write`, for at least one line."""
     values: list[Any] = []
     for id_ in ids:
         for line in lines:
@@ -44,10 +52,9 @@ def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
                 line.kind,
                 data,
             )
-    if values:
-        places = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(values) // 6))
-        columns = "execution_id, level, message, node_id, kind, data"
-        rows.execute(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
+    places = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(values) // 6))
+    columns = "execution_id, level, message, node_id, kind, data"
+    return rows.Statement(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
 
 
 def copy_to_process_log(ids: Iterable[UUID], lines: Iterable[Line]) -> None:

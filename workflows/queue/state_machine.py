@@ -42,7 +42,7 @@ from workflows.models import (
 )
 from workflows.presentation import end_message, selectors
 
-from . import claims, execution_log, holds, partner_keys, scheduling, transitions
+from . import claims, holds, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -74,11 +74,11 @@ class Outcome:
 
 
 def accepted(executions: Sequence[Execution], *, able: Sequence[str] = ()) -> None:
-    """Record that new executions are waiting, in the transaction that creates them. `able` are the workers to
-    notify if not all of them can run them.
+    """Announce after the commit that new executions are waiting, in the transaction that creates them.
+
+    `able` are the workers to notify if not all of them can run them.
     """
     ids = [execution.id for execution in executions]
-    execution_log.write(ids, [Line.of_status("Waiting in the queue", Status.PENDING)])
     some = random.sample(able, min(len(able), MOST_TICKETS))
     workers = some or (None,) * min(len(ids), MOST_TICKETS)  # workers poll anyway
     transaction.on_commit(lambda: notify.submitted(ids, workers=workers))

@@ -249,19 +249,41 @@ def _write(
     executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.Wanted | None
 ) -> None:
     """Write the rows with all their side effects."""
+    for begin in range(0, len(executions), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        _insert(executions[part], prepared[part])
     able = sorted({worker for each in prepared for worker in each.suited.able})
-    _insert(executions, prepared)
-    store.note_submitted(priority=executions[0].priority, count=len(prepared))
     state_machine.accepted(executions, able=able)
     for execution, each in zip(executions, prepared, strict=True):
-        lines = [Line(text, Level.WARNING) for text in each.work.warnings]
-        execution_log.write([execution.id], lines)
+        execution_log.write([execution.id], [Line(text, Level.WARNING) for text in each.work.warnings])
     input_files.pin_all(
         [(execution.id, each.taken) for execution, each in zip(executions, prepared, strict=True)]
     )
     if webhook:
         for execution in executions:
             outbox.ask(execution, webhook)
+
+
+def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> None:
+    """The executions with their graphs and first log lines, and their metric, in one statement."""
+    graphs = [
+        Graph(
+            execution=execution,
+            submitted=each.work.workflow,
+            prompt=each.taken.prompt,
+            inputs=each.work.inputs,
+            extras=dict(each.work.extras),
+            output=dict(each.work.output),
+        )
+        for execution, each in zip(executions, prepared, strict=True)
+    ]
+    waiting = Line.of_status("Waiting in the queue", Status.PENDING)
+    rows.execute_together(
+        rows.insertion(*executions),
+        rows.insertion(*graphs),
+        store.submitted(priority=executions[0].priority, count=len(executions)),
+        execution_log.insertion([execution.id for execution in executions], [waiting]),
+    )
 
 
 def _or_none(given: Sequence[Any], prepared: Sequence[Prepared]) -> Sequence[Any]:
@@ -291,25 +313,6 @@ def prepare(works: Sequence[Work], *, user: User) -> list[Prepared]:
             suited[needs] = matching.suited(prompt, used)
         prepared.append(Prepared(work, parsing.kind_of(prompt), used, own, suited[needs]))
     return prepared
-
-
-def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> None:
-    for begin in range(0, len(executions), ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
-        rows.insert(*executions[part])
-        rows.insert(
-            *(
-                Graph(
-                    execution=execution,
-                    submitted=each.work.workflow,
-                    prompt=each.taken.prompt,
-                    inputs=each.work.inputs,
-                    extras=dict(each.work.extras),
-                    output=dict(each.work.output),
-                )
-                for execution, each in zip(executions[part], prepared[part], strict=True)
-            )
-        )
 
 
 def _check_room(user: User, prepared: Sequence[Prepared], options: Options) -> None:
