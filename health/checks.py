@@ -63,7 +63,7 @@ class Database:
                 return self._connection.execute(sql).fetchall()
             except psycopg.OperationalError:
                 self._connection.close()
-        self._connection = psycopg.connect(**_connection_parameters(), autocommit=True)
+        self._connection = sessions.Connection.connect(**_connection_parameters(), autocommit=True)
         sessions.await_first_answer(self._connection)
         return self._connection.execute(sql).fetchall()
 

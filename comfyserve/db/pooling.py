@@ -39,8 +39,8 @@ def check() -> None:
     statements; for the start of a process."""
     try:
         with (
-            psycopg.connect(**parameters(), autocommit=True) as one,
-            psycopg.connect(**parameters(), autocommit=True) as other,
+            sessions.Connection.connect(**parameters(), autocommit=True) as one,
+            sessions.Connection.connect(**parameters(), autocommit=True) as other,
         ):
             for session in (one, other):
                 sessions.await_first_answer(session)

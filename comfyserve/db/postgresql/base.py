@@ -1,5 +1,5 @@
 """Django's PostgreSQL backend, except that an unavailable server always raises OperationalError, and that
-a new session must answer within seconds.
+the wait for an answer is bounded on our side too: see `comfyserve.db.sessions`.
 
 PostgreSQL reports some effects of a failover or timeout as "internal errors". Callers that retry would treat
 them as bugs. Translating them here covers every statement, commit and cursor.
@@ -46,6 +46,13 @@ class _Errors(DatabaseErrorWrapper):
 
 class DatabaseWrapper(base.DatabaseWrapper):
     _sends_begin = True
+
+    @property
+    def pool(self) -> Any:
+        options = self.settings_dict["OPTIONS"].get("pool")
+        if options:
+            options.setdefault("connection_class", sessions.Connection)
+        return super().pool
 
     def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:
         """Called for each new connection, with and without a pool."""
