@@ -31,7 +31,7 @@ SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_
 FROM workflows_graph g JOIN workflows_execution e ON e.id = g.execution_id WHERE e.user_id = %s
 """
 SHARE = 20  # the sum is cached for this multiple of the time it took: at most a twentieth is spent counting
-MOST_KNOWN = 10_000  # users
+MAX_KNOWN = 10_000  # users
 
 _graphs: dict[int, tuple[float, int]] = {}  # user -> (valid until, bytes)
 
@@ -72,7 +72,7 @@ def _of_graphs(user_id: int) -> int:
     until, known = _graphs.get(user_id, (0.0, 0))
     if began < until:
         return known
-    if len(_graphs) >= MOST_KNOWN:
+    if len(_graphs) >= MAX_KNOWN:
         _graphs.clear()
     found = _sum(GRAPHS, user_id)
     now = time.monotonic()

@@ -15,7 +15,7 @@ from workflows.graph import formats, parsing
 from . import inference, parameters
 from .parameters import NamedOutput, Parameter
 
-MOST = 100  # inputs, and outputs
+MAX_PARAMETERS = 100  # inputs, and outputs
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def declare(workflow: Any, *, user: User, inputs: Any, outputs: Any) -> Declared
     graph = reading.graph
     named_inputs, named_outputs = inference.of_app_mode(reading.source, graph.prompt)
     mistakes = [
-        Detail("INVALID_VALUE", f"An app has at most {MOST} {name}", name)
+        Detail("INVALID_VALUE", f"An app has at most {MAX_PARAMETERS} {name}", name)
         for name, given in (("inputs", inputs), ("outputs", outputs))
-        if given is not None and len(given) > MOST
+        if given is not None and len(given) > MAX_PARAMETERS
     ]
     if inputs is not None:
         named_inputs = list(_inputs(graph, inputs, mistakes))
@@ -49,7 +49,7 @@ def declare(workflow: Any, *, user: User, inputs: Any, outputs: Any) -> Declared
         named_outputs = inference.outputs(graph.prompt)
     if mistakes:
         raise ValidationFailed(mistakes)
-    return Declared(reading.source, graph, named_inputs[:MOST], named_outputs[:MOST])
+    return Declared(reading.source, graph, named_inputs[:MAX_PARAMETERS], named_outputs[:MAX_PARAMETERS])
 
 
 def _inputs(graph: parsing.Graph, given: list[dict[str, Any]], mistakes: list[Detail]) -> Iterator[Parameter]:

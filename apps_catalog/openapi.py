@@ -16,7 +16,7 @@ from . import catalog, parameters
 from .catalog import Found
 from .models import App
 
-MOST = 200  # apps, the newest
+MAX_APPS = 200  # apps, the newest
 TEMPLATE = "/apps/{app}/run"
 
 
@@ -35,7 +35,7 @@ class SchemaView(docs.SchemaView):
 
 def paths_of(user: User) -> dict[str, Any]:
     """By path; two queries."""
-    apps = list(catalog.visible_to(user).order_by("-created_at", "-id")[:MOST])
+    apps = list(catalog.visible_to(user).order_by("-created_at", "-id")[:MAX_APPS])
     versions = catalog.newest(apps)
     return {
         f"/apps/{quote(app.address)}/run": {"post": _operation(Found(app, versions[app.id]))}

@@ -15,7 +15,7 @@ def connection_to(url: str) -> Connection:
     return Connection(url, transport_options=settings.CELERY_BROKER_TRANSPORT_OPTIONS | once)
 
 
-WAITING_MOST = 100  # tickets per queue; more would add nothing
+MAX_WAITING = 100  # tickets per queue; more would add nothing
 KEPT_SECONDS = 60  # lifetime of a ticket that no worker takes; workers poll anyway
 
 _connection = connection_to(settings.CELERY_BROKER_URL)
@@ -24,12 +24,12 @@ _connection = connection_to(settings.CELERY_BROKER_URL)
 def send(task: str, *, queue: str) -> None:
     """Raises `outages.REDIS`, within a second or so, if Redis is unavailable.
 
-    Tickets that no worker takes do not accumulate: a queue has at most WAITING_MOST, and expires after the
+    Tickets that no worker takes do not accumulate: a queue has at most MAX_WAITING, and expires after the
     last one.
     """
     with producers[_connection].acquire(block=True, timeout=1.0) as producer:
         redis = producer.channel.client
-        if redis.llen(queue) >= WAITING_MOST:
+        if redis.llen(queue) >= MAX_WAITING:
             return
         app.send_task(task, queue=queue, retry=False, producer=producer, expires=KEPT_SECONDS)
         redis.expire(queue, KEPT_SECONDS)

@@ -14,7 +14,7 @@ from .conversion import Wanted
 from .models import ConvertedFile, File
 
 THREADS = 4
-MOST = 32  # running or waiting, in this process
+MAX_CONVERSIONS = 32  # running or waiting, in this process
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="convert")
 _lock = threading.Lock()
@@ -38,7 +38,7 @@ def _begin(file: File, wanted: Wanted) -> Future[ConvertedFile]:
     with _lock:
         if name in _in_progress:
             return _in_progress[name]
-        if len(_in_progress) >= MOST:
+        if len(_in_progress) >= MAX_CONVERSIONS:
             raise Unavailable("Too many files are being converted; try again shortly", retry_after=10)
         future = _in_progress[name] = _pool.submit(_convert, file, wanted)
     future.add_done_callback(lambda _: _remove(name))

@@ -28,7 +28,9 @@ from .models import ConvertedFile, File
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024  # bytes read at once
-MOST = 16  # converted files of the same bytes, besides those that results reference; the oldest are deleted
+MAX_CONVERTED = (
+    16  # converted files of the same bytes, besides those that results reference; the oldest are deleted
+)
 WAIT_SECONDS = 60.0  # for a conversion in progress
 LOOK_SECONDS = 0.2  # while another process converts it
 
@@ -129,7 +131,7 @@ def _values(made: ConvertedFile) -> dict[str, object]:
 def _drop_oldest(source_key: str) -> None:
     """Prevents filling the storage with conversions of one file in every quality."""
     known = ConvertedFile.objects.filter(source_key=source_key, outputs=None).exclude(key="")
-    going = list(known.order_by("-created_at")[MOST:])
+    going = list(known.order_by("-created_at")[MAX_CONVERTED:])
     ConvertedFile.objects.filter(id__in=[each.id for each in going]).delete()
     transaction.on_commit(lambda: storing.discard(each.key for each in going))
 

@@ -31,7 +31,7 @@ from .models import Destination
 LINK_SECONDS = 3600  # validity of a signed URL, which is used immediately
 TEST_SECONDS = 10.0
 TEST_KEY = ".comfyserve-test"
-MOST = 50  # of one user
+MAX_DESTINATIONS = 50  # of one user
 # The field of a destination that caused S3's error, by error code.
 FIELDS = {
     "NoSuchBucket": "bucket",
@@ -57,8 +57,8 @@ def find(*, user: User, name: str) -> Destination:
 
 def create(*, user: User, given: Mapping[str, Any]) -> Destination:
     """Saved if a small file could be written to it. Raises ValidationFailed by field, and Conflict."""
-    if of_user(user).count() >= MOST:
-        raise Conflict(f"You have {MOST} destinations; delete one first")
+    if of_user(user).count() >= MAX_DESTINATIONS:
+        raise Conflict(f"You have {MAX_DESTINATIONS} destinations; delete one first")
     if of_user(user).filter(name=given["name"]).exists():
         raise Conflict(f"You have a destination '{given['name']}' already")
     new = Destination(user=user)

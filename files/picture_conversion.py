@@ -13,7 +13,7 @@ from .conversion_errors import CannotConvert
 
 ANIMATIONS = ("PNG", "WEBP", "GIF", "AVIF")  # files of these may be animated
 ANIMATED = ("png", "webp", "avif")  # target formats of an animation
-PIXELS = pictures.DECODED_AT_MOST_WHOLE
+PIXELS = pictures.MAX_CONVERTED_PIXELS
 ANIMATED_PIXELS = 300_000_000  # of all frames together, at the requested size
 FRAME_MS = 100  # frame duration if the animation has none
 MAX_JPEG_EXIF = 65_000  # bytes; the limit of a JPEG segment

@@ -21,9 +21,9 @@ pillow_heif.register_heif_opener()
 
 THUMBNAIL = 256  # pixels of the longer side
 # A decoded picture takes four bytes a pixel. JPEG can be decoded at an eighth of its size.
-DECODED_AT_MOST = 24_000_000  # pixels
-DECODED_AT_MOST_JPEG = 200_000_000
-DECODED_AT_MOST_WHOLE = 64_000_000  # pixels of a picture to convert; phones take up to 50 million
+MAX_DECODED_PIXELS = 24_000_000  # pixels
+MAX_JPEG_PIXELS = 200_000_000
+MAX_CONVERTED_PIXELS = 64_000_000  # pixels of a picture to convert; phones take up to 50 million
 ORIENTATION = 0x0112  # the EXIF tag
 ROTATED = (5, 6, 7, 8)  # its values for a picture rotated by 90 degrees
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, since opening reads no more than the header
@@ -95,7 +95,7 @@ def as_png(path: Path, target: Path) -> bool:
     """Write the picture upright as a PNG, for programs that do not read its format. False on failure."""
     try:
         with opened(path) as picture:
-            if picture.width * picture.height > DECODED_AT_MOST_WHOLE:
+            if picture.width * picture.height > MAX_CONVERTED_PIXELS:
                 return False
             ImageOps.exif_transpose(picture).save(target, "PNG", compress_level=1)
     except BROKEN:
@@ -109,7 +109,7 @@ def deep_as_png(path: Path, target: Path) -> bool:
     """
     try:
         with opened(path) as picture:
-            if picture.mode[:1] not in ("I", "F") or picture.width * picture.height > DECODED_AT_MOST_WHOLE:
+            if picture.mode[:1] not in ("I", "F") or picture.width * picture.height > MAX_CONVERTED_PIXELS:
                 return False
             flat = in_eight_bits(picture)
             if flat is picture:
@@ -127,7 +127,7 @@ def with_alpha_of(path: Path, mask: Path, target: Path) -> bool:
     """
     try:
         with opened(path) as picture, opened(mask) as other:
-            if any(each.width * each.height > DECODED_AT_MOST_WHOLE for each in (picture, other)):
+            if any(each.width * each.height > MAX_CONVERTED_PIXELS for each in (picture, other)):
                 return False
             texts = PngImagePlugin.PngInfo()
             for name, text in getattr(picture, "text", {}).items():
@@ -146,7 +146,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
         return _poster(path, target, content_type)
     try:
         with opened(path) as picture:
-            most = DECODED_AT_MOST_JPEG if picture.format == "JPEG" else DECODED_AT_MOST
+            most = MAX_JPEG_PIXELS if picture.format == "JPEG" else MAX_DECODED_PIXELS
             if picture.width * picture.height > most:
                 return False
             _write(picture, target)
@@ -157,7 +157,7 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
 
 def _write(picture: Image.Image, target: Path) -> None:
     picture.draft("RGB", (THUMBNAIL * 2, THUMBNAIL * 2))  # JPEG only: decoded at a smaller scale
-    if picture.width * picture.height > DECODED_AT_MOST:
+    if picture.width * picture.height > MAX_DECODED_PIXELS:
         raise ValueError("too large even when decoded small")
     picture = in_eight_bits(picture)
     if picture.mode in ("P", "1"):  # scaled by colour, not by palette index

@@ -22,9 +22,9 @@ from comfyserve.api.errors import Conflict, LimitExceeded, NotFound, PayloadTooL
 from .models import UserData
 
 LONGEST_PATH = 255  # characters
-MOST_FILES = 1000  # of one user
-MOST_BYTES = 4 * 1024 * 1024  # of one file
-MOST_BYTES_IN_ALL = 64 * 1024 * 1024  # of one user
+MAX_FILES = 1000  # of one user
+MAX_BYTES = 4 * 1024 * 1024  # of one file
+MAX_TOTAL_BYTES = 64 * 1024 * 1024  # of one user
 CONTROLS = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -56,7 +56,7 @@ def listed(user: User, *, folder: str = "") -> list[Info]:
         # Not `startswith`, whose LIKE depends on an index that there is no need for.
         rows = rows.annotate(at=StrIndex("path", Value(f"{folder}/"))).filter(at=1)
     found = rows.order_by("path").values_list("path", "size", "created_at", "modified_at")
-    return [Info(*row) for row in found[:MOST_FILES]]
+    return [Info(*row) for row in found[:MAX_FILES]]
 
 
 def read(user: User, path: str) -> bytes:
@@ -128,13 +128,13 @@ def _of(user: User) -> QuerySet[UserData]:
 
 def _check(user: User, content: bytes, *, replaced: UserData | None) -> None:
     """Under the lock of the user's storage."""
-    if len(content) > MOST_BYTES:
-        raise PayloadTooLarge(f"A file of user data has at most {MOST_BYTES} bytes")
+    if len(content) > MAX_BYTES:
+        raise PayloadTooLarge(f"A file of user data has at most {MAX_BYTES} bytes")
     has = _of(user).aggregate(files=Count("id"), size=Sum("size", default=0))
     adding = len(content) - (replaced.size if replaced else 0)
-    if replaced is None and has["files"] >= MOST_FILES:
-        raise LimitExceeded(f"You have {MOST_FILES} files of user data; delete some")
-    if adding > 0 and has["size"] + adding > MOST_BYTES_IN_ALL:
-        raise LimitExceeded(f"Your user data may have {MOST_BYTES_IN_ALL} bytes in all; delete some")
+    if replaced is None and has["files"] >= MAX_FILES:
+        raise LimitExceeded(f"You have {MAX_FILES} files of user data; delete some")
+    if adding > 0 and has["size"] + adding > MAX_TOTAL_BYTES:
+        raise LimitExceeded(f"Your user data may have {MAX_TOTAL_BYTES} bytes in all; delete some")
     if adding > 0 and quotas.storage_is_limited(user=user):
         quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=adding)

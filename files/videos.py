@@ -16,7 +16,7 @@ from PIL import Image
 
 from .formats import DEMUXERS
 
-DECODED_AT_MOST = 24_000_000  # pixels of a frame
+MAX_DECODED_PIXELS = 24_000_000  # pixels of a frame
 PACKETS = 500  # read in search of the first frame
 
 
@@ -48,7 +48,7 @@ def frame(path: Path, content_type: str) -> Image.Image | None:
     """The first frame, as displayed; None if none can be decoded."""
     with _opened(path, content_type) as container:
         video = next(iter(container.streams.video), None) if container else None
-        if container is None or video is None or video.width * video.height > DECODED_AT_MOST:
+        if container is None or video is None or video.width * video.height > MAX_DECODED_PIXELS:
             return None
         first = _first_frame(container, video)
         if first is None:
@@ -89,7 +89,7 @@ def _first_frame(container: Any, video: Any) -> Any:
 
 def _first_rotation(container: Any, video: Any) -> int:
     """Degrees. It is stored with the frames, so one is decoded."""
-    if video.width * video.height > DECODED_AT_MOST:
+    if video.width * video.height > MAX_DECODED_PIXELS:
         return 0
     first = _first_frame(container, video)
     return int(first.rotation) if first is not None else 0

@@ -18,7 +18,7 @@ from .json_limits import MAX_DEPTH, TOO_DEEP
 
 SMALLEST, LARGEST = -(2**63), 2**64 - 1  # ComfyUI's seeds use all 64 bits without a sign
 LONGEST_NUMBER = 4300  # digits that Python reads
-MOST_MISTAKES = 50  # invalid numbers and strings reported in one response
+MAX_MISTAKES = 50  # invalid numbers and strings reported in one response
 TOO_LONG = "A whole number must fit in 64 bits"
 UNREADABLE = f"A whole number may have at most {LONGEST_NUMBER:,} digits"
 NUL = "A string has a NUL character (\\u0000)"
@@ -133,7 +133,7 @@ def _check(value: Any, *, texts: bool) -> None:
     """No NUL characters, no lone surrogates, no numbers beyond 64 bits, nothing nested too deeply."""
     mistakes: list[Detail] = []
     stack: list[tuple[Any, int, Place | None]] = [(value, 0, None)]
-    while stack and len(mistakes) < MOST_MISTAKES:
+    while stack and len(mistakes) < MAX_MISTAKES:
         item, depth, place = stack.pop()
         if depth > MAX_DEPTH:
             raise ParseError(TOO_DEEP)

@@ -20,7 +20,7 @@ from comfyserve.near_names import did_you_mean, near
 
 from .errors import Detail, ValidationFailed, flatten
 
-MOST_UNKNOWN = 20  # unknown fields reported in one response
+MAX_UNKNOWN = 20  # unknown fields reported in one response
 
 
 def checked(kind: type[BaseSerializer[Any]], data: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _unknown_in(shape: Any, given: Any, *, what: str, path: str = "") -> list[De
     inner = getattr(shape, "child", None)
     if inner is not None and isinstance(given, list):
         each = [_unknown_in(inner, item, what=what, path=f"{path}{at}.") for at, item in enumerate(given)]
-        return [detail for details in each for detail in details][:MOST_UNKNOWN]
+        return [detail for details in each for detail in details][:MAX_UNKNOWN]
     if not isinstance(shape, Serializer) or not isinstance(given, Mapping):
         return []
     found: list[Detail] = []
@@ -79,7 +79,7 @@ def unknown(
 ) -> list[Detail]:  # fmt: skip
     """A detail for each of `names` that is unknown, with suggestions. `path` goes before it, with its dot."""
     known = list(known)
-    found = [name for name in names if name not in known][:MOST_UNKNOWN]
+    found = [name for name in names if name not in known][:MAX_UNKNOWN]
     return [
         _unknown(f"{path}{name}", f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}")
         for name in found
@@ -99,10 +99,10 @@ def refuse_extras(request: Request, *, query: bool, body: bool) -> None:
     """ValidationFailed for parameters and JSON fields sent to an endpoint that takes none."""
     mistakes: list[Detail] = []
     if query:
-        names = list(request.query_params)[:MOST_UNKNOWN]
+        names = list(request.query_params)[:MAX_UNKNOWN]
         mistakes += [_unknown(name, f"There is no parameter '{name[:100]}' here") for name in names]
     if body and request.content_type == "application/json" and isinstance(request.data, Mapping):
-        names = list(request.data)[:MOST_UNKNOWN]
+        names = list(request.data)[:MAX_UNKNOWN]
         mistakes += [_unknown(name, f"No body is taken here, so no field '{name[:100]}'") for name in names]
     if mistakes:
         raise ValidationFailed(mistakes)

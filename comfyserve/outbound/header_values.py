@@ -6,7 +6,7 @@ import email.utils
 import re
 from datetime import UTC, datetime
 
-MOST_SECONDS = 24 * 3600.0  # of a Retry-After
+MAX_SECONDS = 24 * 3600.0  # of a Retry-After
 
 
 def whole_number(text: str) -> int | None:
@@ -25,4 +25,4 @@ def seconds_until(text: str, *, now: datetime) -> float:
             seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
         except (ValueError, TypeError, OverflowError):
             return 0.0
-    return min(max(seconds, 0.0), MOST_SECONDS)
+    return min(max(seconds, 0.0), MAX_SECONDS)

@@ -28,7 +28,7 @@ from .errors import FORMAT, ComfyError, ComfyView
 
 TAG = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 HASH = re.compile(r"blake3:[0-9a-f]{64}")
-LONGEST_TAG, MOST_TAGS = 100, 10  # characters, and of one asset
+LONGEST_TAG, MAX_TAGS = 100, 10  # characters, and of one asset
 # Form fields, in characters. The content determines the type.
 FIELDS = {"content_type": 255, "file_path": 1000, "expected_hash": 71, "tags": LONGEST_TAG}
 
@@ -98,8 +98,8 @@ def _tags(given: Any) -> list[str]:
     if not isinstance(tags, list) or not all(isinstance(each, str) for each in tags):
         raise ValidationFailed.of("tags", "'tags' must be a list of strings", "INVALID_TYPE")
     tags = list(dict.fromkeys(tags))
-    if len(tags) > MOST_TAGS or not all(TAG.fullmatch(each) for each in tags):
-        message = f"At most {MOST_TAGS} tags of 1 to {LONGEST_TAG} printable characters"
+    if len(tags) > MAX_TAGS or not all(TAG.fullmatch(each) for each in tags):
+        message = f"At most {MAX_TAGS} tags of 1 to {LONGEST_TAG} printable characters"
         raise ValidationFailed.of("tags", message)
     return tags
 

@@ -30,7 +30,7 @@ from .errors import ComfyError, ComfyView
 FIELDS = ("workflow", "extra_data", "metadata", "inputs")
 PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-LIMIT, MOST = 20, 100
+LIMIT, MAX_LIMIT = 20, 100
 REFERENCE = "core/ASSET"
 DEEPEST = 64
 
@@ -197,6 +197,6 @@ def _replaced(value: Any, found: set[str], depth: int) -> Any:
 def _limit(text: str | None) -> int:
     if text is None:
         return LIMIT
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MOST:
-        raise ValidationFailed.of("limit", f"'limit' must be a number from 1 to {MOST}")
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_LIMIT:
+        raise ValidationFailed.of("limit", f"'limit' must be a number from 1 to {MAX_LIMIT}")
     return int(text)

@@ -24,7 +24,7 @@ from . import prompts, representations
 from .errors import ComfyUIView
 
 NEWEST = 1000  # jobs that are filtered and sorted: the user's newest
-MOST = 200  # jobs in one response
+MAX_LIMIT = 200  # jobs in one response
 SORTS, ORDERS = ("created_at", "execution_duration"), ("asc", "desc")
 STATUSES = {shown: status for status, shown in representations.JOB_STATUSES.items()}
 WORKFLOW_ID = "extras__extra_data__extra_pnginfo__workflow__id"
@@ -114,7 +114,7 @@ class _Query:
             raise _mistake("sort_by", "sort_by must be 'created_at' or 'execution_duration'")
         if order not in ORDERS:
             raise _mistake("sort_order", "sort_order must be 'asc' or 'desc'")
-        limit = _whole_number(query, "limit", otherwise=MOST)
+        limit = _whole_number(query, "limit", otherwise=MAX_LIMIT)
         if limit <= 0:
             raise _mistake("limit", "limit must be a positive integer")
         return cls(
@@ -122,7 +122,7 @@ class _Query:
             workflow_id=query.get("workflow_id", ""),
             by_duration=sort != SORTS[0],
             newest_first=order == "desc",
-            limit=min(limit, MOST),
+            limit=min(limit, MAX_LIMIT),
             offset=max(0, _whole_number(query, "offset", otherwise=0)),
         )
 

@@ -18,7 +18,7 @@ from workflows.presentation import representations, selectors
 from .views import Caller
 
 SCHEME = "comfyserve://"
-MOST_LISTED = 50  # the newest executions
+MAX_LISTED = 50  # the newest executions
 LARGEST_FILE = 8 * 1024 * 1024  # bytes; larger ones are downloaded from the URL in the result
 JSON = "application/json"
 TEMPLATES: tuple[dict[str, Any], ...] = (
@@ -58,7 +58,7 @@ def listed(caller: Caller) -> list[dict[str, Any]]:
             "description": f"{(each.app or {}).get('name', 'A workflow')}: {each.status}",
             "mime_type": JSON,
         }
-        for each in selectors.executions_of(user=caller.user)[:MOST_LISTED]
+        for each in selectors.executions_of(user=caller.user)[:MAX_LISTED]
     ]
 
 

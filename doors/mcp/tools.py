@@ -21,15 +21,15 @@ from workflows.queue import commands
 from . import resources
 from .views import Caller
 
-MOST_APPS = 100  # the newest; agents cannot make use of more tools
-MOST_PICTURES = 4  # per response; all images have a URL, too
+MAX_APPS = 100  # the newest; agents cannot make use of more tools
+MAX_PICTURES = 4  # per response; all images have a URL, too
 LARGEST_PICTURE = 1024 * 1024  # bytes; of larger images a JPEG is sent
 SMALLER = Wanted(format="jpeg", quality=85)
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def _apps(caller: Caller) -> list[catalog.Found]:
-    rows = list(catalog.visible_to(caller.user).order_by("-created_at", "-id")[:MOST_APPS])
+    rows = list(catalog.visible_to(caller.user).order_by("-created_at", "-id")[:MAX_APPS])
     versions = catalog.newest(rows)
     return [catalog.Found(row, versions[row.id]) for row in rows if row.id in versions]
 
@@ -102,7 +102,7 @@ def _pictures(outputs: list[Output]) -> list[tuple[str, str]]:
         for output in outputs
         if output.file is not None and output.file.content_type.startswith("image/")
     ]
-    shown = (_shown(file) for file in files[:MOST_PICTURES])
+    shown = (_shown(file) for file in files[:MAX_PICTURES])
     return [each for each in shown if each is not None]
 
 

@@ -21,7 +21,7 @@ from workflows.queue import state_machine
 
 from . import errors
 
-MOST_BYTES = 64 * 1024 * 1024  # of images in one response; larger ones must be requested as URLs
+MAX_BYTES = 64 * 1024 * 1024  # of images in one response; larger ones must be requested as URLs
 EVENT_STREAM = "text/event-stream"
 # OpenAI's clients expect it; ComfyServe does not count tokens.
 USAGE = {"usage": {
@@ -97,7 +97,7 @@ def _set_images(response: HttpResponse, executions: Sequence[Execution], wanted:
     if not pictures:
         set_error(response, 500, "The app produced no image")
         return
-    if not wanted.as_url and sum(each.bytes.size for each in pictures) > MOST_BYTES:
+    if not wanted.as_url and sum(each.bytes.size for each in pictures) > MAX_BYTES:
         set_error(response, 413, "The images are too large for one response; use response_format 'url'")
         return
     data = [_image(each, wanted) for each in pictures]

@@ -11,7 +11,7 @@ from apps_catalog import catalog
 from apps_catalog.models import App
 from comfyserve.api.errors import Detail, NotFound
 
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 
 
 def find(*, user: User, name: str) -> catalog.Found:
@@ -25,7 +25,7 @@ def find(*, user: User, name: str) -> catalog.Found:
 
 def listed(*, user: User) -> list[dict[str, Any]]:
     """Aliases first, then the newest apps."""
-    rows = catalog.visible_to(user).order_by("-created_at", "-id")[:MOST_LISTED]
+    rows = catalog.visible_to(user).order_by("-created_at", "-id")[:MAX_LISTED]
     apps = [described(app.address, app) for app in rows]
     aliases = []
     for name in settings.OPENAI_MODELS:

@@ -16,8 +16,8 @@ from rest_framework import serializers
 from apps_catalog.parameters import CHOICES, TEXTS, Parameter
 from comfyserve.api.errors import ValidationFailed
 
-MOST_IMAGES = 10  # per request
-MOST_PARTIAL_IMAGES = 3  # per image, as in OpenAI's API
+MAX_IMAGES = 10  # per request
+MAX_PARTIAL_IMAGES = 3  # per image, as in OpenAI's API
 PROMPTS = ("prompt", "positive", "positive_prompt", "text")
 COUNTS = ("n", "batch_size")
 OPTIONAL = ("size", "quality", "style", "background")  # passed to app inputs of the same names
@@ -28,7 +28,7 @@ SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 class ImagesSerializer(serializers.Serializer[Any]):
     model = serializers.CharField(max_length=250)
     prompt = serializers.CharField(max_length=32_000, trim_whitespace=False)
-    n = serializers.IntegerField(min_value=1, max_value=MOST_IMAGES, default=1, allow_null=True)
+    n = serializers.IntegerField(min_value=1, max_value=MAX_IMAGES, default=1, allow_null=True)
     size = serializers.RegexField(
         rf"^(auto|{SIZE.pattern})$", default="auto", allow_null=True,
         error_messages={"invalid": "must be 'auto' or WIDTHxHEIGHT, such as 1024x1024"},
@@ -44,7 +44,7 @@ class ImagesSerializer(serializers.Serializer[Any]):
     user = serializers.CharField(max_length=200, default="", allow_null=True, allow_blank=True)
     stream = serializers.BooleanField(default=False, allow_null=True)
     partial_images = serializers.IntegerField(
-        min_value=0, max_value=MOST_PARTIAL_IMAGES, default=0, allow_null=True
+        min_value=0, max_value=MAX_PARTIAL_IMAGES, default=0, allow_null=True
     )
     # Accepted and ignored: they configure OpenAI's own services.
     moderation = serializers.CharField(default=None, allow_null=True)

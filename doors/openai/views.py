@@ -78,8 +78,8 @@ def _images(
     given = checked(ImagesSerializer, {name: value for name, value in sent.items() if name in fields})
     extra = {name: value for name, value in sent.items() if name not in fields}
     found = models.find(user=user, name=given["model"])
-    if len(images) > parameters.MOST_IMAGES:
-        raise ValidationFailed.of("image", f"At most {parameters.MOST_IMAGES} images")
+    if len(images) > parameters.MAX_IMAGES:
+        raise ValidationFailed.of("image", f"At most {parameters.MAX_IMAGES} images")
     runs = parameters.values_of(
         found.inputs,
         given,

@@ -111,7 +111,7 @@ def test_stored_files_never_run_in_a_browser(person):
 
 
 def test_user_data_is_bounded_and_counts_towards_the_quota(person, bare_stack):
-    too_large = save(person, "a.bin", b"x" * (user_data.MOST_BYTES + 1))
+    too_large = save(person, "a.bin", b"x" * (user_data.MAX_BYTES + 1))
     assert too_large.status_code == 413, too_large.text
     [[user_id]] = bare_stack.sql("SELECT id FROM accounts_user WHERE email = %s", person.email)
     assert bare_stack.sql("SELECT count(*) FROM files_userdata WHERE user_id = %s", user_id) == [(0,)]
@@ -129,8 +129,8 @@ def test_user_data_is_bounded_and_counts_towards_the_quota(person, bare_stack):
 @pytest.mark.django_db(transaction=True)
 def test_the_number_of_files_and_their_sum_are_bounded(monkeypatch):
     user = User.objects.create_user("keeper", "keeper@example.com", "a long pass phrase")
-    monkeypatch.setattr(user_data, "MOST_FILES", 2)
-    monkeypatch.setattr(user_data, "MOST_BYTES_IN_ALL", 100)
+    monkeypatch.setattr(user_data, "MAX_FILES", 2)
+    monkeypatch.setattr(user_data, "MAX_TOTAL_BYTES", 100)
     user_data.write(user, "a", b"x" * 60)
     with pytest.raises(LimitExceeded):
         user_data.write(user, "b", b"x" * 41)

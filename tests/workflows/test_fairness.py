@@ -25,7 +25,7 @@ WEIGHTS = {"low": 1, "normal": 4, "high": 16}
 LONGEST = 60.0  # GPU seconds of the longest run here
 COLOURS = list(range(60))  # so many runs are the honest user's
 DEPTH = 20  # so many of each account of the adversary wait at least
-MOST_ENDS = 100  # of one play
+MAX_ENDS = 100  # of one play
 USUAL = 30.0  # of the honest user's runs, as is estimated_cost for what is not known
 
 
@@ -195,7 +195,7 @@ def play(tricks: list[tuple[str, str]], *, accounts: int) -> tuple[float, float]
     own = Execution.objects.filter(batch=batch.json()["batch_id"])
     gpus.cost.update({str(id_): USUAL for id_ in own.values_list("id", flat=True)})
     others = set(own.values_list("user_id", flat=True))
-    for _ in range(MOST_ENDS):
+    for _ in range(MAX_ENDS):
         while len(waiting_of(others, include=False)) < DEPTH * accounts:
             adversary.submit_all()
         if not waiting_of(others) or not gpus.work():

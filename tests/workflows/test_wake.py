@@ -73,9 +73,9 @@ def test_unconsumed_tickets_neither_accumulate_nor_stay():
     """No worker lives for a night; each submission sent one."""
     queue = "gpu.nobody"
     with redis.Redis.from_url(settings.REDIS_URL) as client:
-        for _ in range(tickets.WAITING_MOST + 20):
+        for _ in range(tickets.MAX_WAITING + 20):
             tickets.send(notify.LOOK_FOR_WORK, queue=queue)
-        assert client.llen(queue) == tickets.WAITING_MOST
+        assert client.llen(queue) == tickets.MAX_WAITING
         assert 0 < client.ttl(queue) <= tickets.KEPT_SECONDS
         [last] = client.lrange(queue, 0, 0)
         client.delete(queue)

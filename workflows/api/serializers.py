@@ -13,7 +13,7 @@ from rest_framework.exceptions import ErrorDetail
 from comfyserve.api.errors import ValidationFailed
 from comfyserve.api.fields import FlagField, NumberField, WholeNumber
 from comfyserve.api.parsers import Document
-from comfyserve.api.validation import MOST_UNKNOWN
+from comfyserve.api.validation import MAX_UNKNOWN
 from comfyserve.near_names import did_you_mean, near
 from files.serializers import MAX_SIZE, QUALITY, FormatFields
 from workflows.graph import parsing
@@ -124,7 +124,7 @@ def refuse_unknown(data: Any, known: Iterable[str], *, path: str) -> None:
         raise serializers.ValidationError(
             {
                 str(name)[:200]: [ErrorDetail(_no_field(str(name), known, path), "UNKNOWN_FIELD")]
-                for name in sorted(strange, key=str)[:MOST_UNKNOWN]
+                for name in sorted(strange, key=str)[:MAX_UNKNOWN]
             }
         )
 

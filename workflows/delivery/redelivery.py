@@ -23,7 +23,7 @@ from workflows.models import Execution, OutputDelivery
 from . import plan
 
 State = OutputDelivery.State
-MOST = 10_000  # files at once
+MAX_FILES = 10_000  # files at once
 
 
 def redeliver(
@@ -59,12 +59,12 @@ def redeliver_one(row: OutputDelivery) -> None:
 def redeliver_failed(**chosen: Any) -> int:
     """Send the failed ones among `chosen`, as in a filter, to their destinations; returns their number.
 
-    At most MOST at once. Those for a URL that is no longer stored are skipped.
+    At most MAX_FILES at once. Those for a URL that is no longer stored are skipped.
     """
     failed = OutputDelivery.objects.filter(state=State.FAILED, destination__isnull=False, **chosen)
     with transaction.atomic():
         locked = failed.select_for_update(of=("self",), skip_locked=True).order_by("id")
-        return _reset(list(locked.values_list("id", flat=True)[:MOST]))
+        return _reset(list(locked.values_list("id", flat=True)[:MAX_FILES]))
 
 
 def _locked(execution: Execution) -> list[Any]:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SENDERS, PER_USER = 8, 3  # concurrent files: in this process, and per user across processes
 SEND_SECONDS = 600.0  # for one file
-MOST_BYTES = 5 * 1024**3  # S3's limit for one request
+MAX_BYTES = 5 * 1024**3  # S3's limit for one request
 LONGEST_DELAY = 3600.0  # seconds between tries
 TRIES_REFUSED = 3  # 4xx responses
 
@@ -117,7 +117,7 @@ def _send(row: OutputDelivery, *, stop: threading.Event | None) -> Sent:
     bytes_of = row.output.converted or row.output.file
     if bytes_of is None:
         return Sent("The file was deleted before it could be delivered", final=True)
-    if bytes_of.size > MOST_BYTES:
+    if bytes_of.size > MAX_BYTES:
         return Sent("Files of more than 5 GiB cannot be delivered", final=True)
     try:
         url = _url(row)

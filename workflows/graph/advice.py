@@ -22,13 +22,13 @@ LINKED_ONLY = {
     "CLIP_VISION_OUTPUT", "STYLE_MODEL", "UPSCALE_MODEL", "AUDIO", "VIDEO",
     "NOISE", "SAMPLER", "SIGMAS", "GUIDER",
 }  # fmt: skip
-MOST = 20  # maximum number of warnings
+MAX_WARNINGS = 20
 
 
 def warnings(prompt: Prompt, classes: Classes, embeddings: Collection[str] | None) -> list[str]:
-    """Return at most MOST warnings, a sentence each. `embeddings`: those its ComfyUI has; None: unknown."""
+    """At most MAX_WARNINGS warnings, a sentence each. `embeddings`: those its ComfyUI has; None: unknown."""
     found = [*_misread(prompt, classes), *_missing_embeddings(prompt, embeddings)]
-    return found[:MOST]
+    return found[:MAX_WARNINGS]
 
 
 def _misread(prompt: Prompt, classes: Classes) -> Iterator[str]:

@@ -20,8 +20,8 @@ from . import parsing, refusals
 from .node_info import Classes
 from .refusals import clean
 
-MOST_NODES = 100  # nodes listed in `node_errors`
-MOST_SENTENCES = 20  # per error message
+MAX_NODES = 100  # nodes listed in `node_errors`
+MAX_SENTENCES = 20  # per error message
 LONGEST_ERROR = 2 * refusals.WHOLE  # characters
 LONGEST_DETAIL = 500  # characters of ComfyUI's text, if our own sentence is complete
 
@@ -60,10 +60,10 @@ def of_refusal(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Fa
 
 
 def _joined(sentences: list[str]) -> str:
-    """Join the distinct sentences; beyond MOST_SENTENCES, only state how many more there are."""
+    """Join the distinct sentences; beyond MAX_SENTENCES, only state how many more there are."""
     distinct = list(dict.fromkeys(sentences))
-    more = f"; and {len(distinct) - MOST_SENTENCES} more" if len(distinct) > MOST_SENTENCES else ""
-    return clean("; ".join(distinct[:MOST_SENTENCES]), LONGEST_ERROR) + more
+    more = f"; and {len(distinct) - MAX_SENTENCES} more" if len(distinct) > MAX_SENTENCES else ""
+    return clean("; ".join(distinct[:MAX_SENTENCES]), LONGEST_ERROR) + more
 
 
 def _whole(refused: Refused, prompt: parsing.Prompt, classes: Classes) -> Iterator[tuple[str, str | None]]:
@@ -99,7 +99,7 @@ def node_errors(found: Mapping[str, NodeErrors], prompt: parsing.Prompt, classes
             "errors": [_node_error(errors, error, prompt, classes) for error in errors.errors],
             "dependent_outputs": errors.dependent_outputs,
         }
-        for node_id, errors in islice(found.items(), MOST_NODES)
+        for node_id, errors in islice(found.items(), MAX_NODES)
     }
 
 

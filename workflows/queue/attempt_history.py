@@ -12,7 +12,7 @@ from django.db.models import Q
 
 from workflows.models import LineKind, LogLine, Status
 
-LINES_AT_MOST = 6_000  # a workflow has at most 2,000 nodes, and each starts once per attempt
+MAX_LINES = 6_000  # a workflow has at most 2,000 nodes, and each starts once per attempt
 TAKEN = re.compile(r"Taken by worker (?P<worker>.+?)(?:, attempt (?P<number>\d+))?\Z", re.DOTALL)
 BACK = "Back to the queue: "
 
@@ -50,7 +50,7 @@ def history_of(execution_id: UUID, *, now: datetime) -> History:
     """Read the history, in one query for the relevant lines only. A running node is timed up to `now`."""
     relevant = Q(kind__in=[LineKind.STATUS, LineKind.NODE]) | Q(message__startswith="Taken by worker ")
     rows = LogLine.objects.filter(relevant, execution_id=execution_id).order_by("id")
-    return read(list(rows[:LINES_AT_MOST]), now=now)
+    return read(list(rows[:MAX_LINES]), now=now)
 
 
 def read(lines: Sequence[LogLine], *, now: datetime) -> History:

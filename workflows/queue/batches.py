@@ -27,8 +27,8 @@ from workflows.presentation import batch_selectors
 from . import commands, state_machine, submission
 from .submission import Work
 
-MOST = 1000  # executions per batch
-MOST_BYTES = 64 * 1024 * 1024  # all graphs of a batch together
+MAX_EXECUTIONS = 1000  # executions per batch
+MAX_BYTES = 64 * 1024 * 1024  # all graphs of a batch together
 MISTAKES_SHOWN = 20
 
 
@@ -72,9 +72,9 @@ def submit(
 
 def _check_size(works: Sequence[Work]) -> None:
     size = max(len(json.dumps(work.workflow)) for work in works) * len(works)
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise PayloadTooLarge(
-            f"The batch has {size} bytes of graphs; at most {MOST_BYTES} are allowed. Split it"
+            f"The batch has {size} bytes of graphs; at most {MAX_BYTES} are allowed. Split it"
         )
 
 
@@ -101,8 +101,10 @@ def values_of(*, inputs: Any = None, grid: Any = None) -> tuple[list[dict[str, A
 
 
 def _check_count(count: int, path: str) -> None:
-    if not 1 <= count <= MOST:
-        raise ValidationFailed.of(path, f"A batch has 1 to {MOST} executions; this would be {count}")
+    if not 1 <= count <= MAX_EXECUTIONS:
+        raise ValidationFailed.of(
+            path, f"A batch has 1 to {MAX_EXECUTIONS} executions; this would be {count}"
+        )
 
 
 def works_of(workflow: Any, values: Sequence[Mapping[str, Any]], *, user: User, path: str) -> list[Work]:

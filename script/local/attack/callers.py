@@ -15,7 +15,7 @@ from script.local.console import UserError
 
 TERMINAL = ("completed", "failed", "cancelled")
 SECONDS = 30.0  # for one response
-MOST_BYTES = 4 * 1024 * 1024  # bytes of a response that are read: streams have no end
+MAX_BYTES = 4 * 1024 * 1024  # bytes of a response that are read: streams have no end
 
 
 class Answer:
@@ -53,7 +53,7 @@ class Caller:
         return parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
 
     def ask(self, method: str, path: str, *, seconds: float = SECONDS, **options: Any) -> Answer:
-        """The response. An endless one is cut off after `seconds` or MOST_BYTES."""
+        """The response. An endless one is cut off after `seconds` or MAX_BYTES."""
         for _ in range(20):
             answer = self._ask_once(method, path, seconds, options)
             wait = answer.headers.get("Retry-After", "")
@@ -73,7 +73,7 @@ class Caller:
                     for piece in response.iter_content(64 * 1024):
                         content += piece
                         is_stream = "event-stream" in response.headers.get("Content-Type", "")
-                        if is_stream or len(content) > MOST_BYTES or time.monotonic() > end:
+                        if is_stream or len(content) > MAX_BYTES or time.monotonic() > end:
                             break
                 except requests.RequestException:
                     pass  # a stream that was silent for long

@@ -20,7 +20,7 @@ from script.local.attack.report import Report
 LOOPBACK = ("127.0.0.1", "localhost")
 _sources = itertools.cycle(range(2, 10))
 KIND = "slow and greedy connections"
-MOST_MEMORY = 400 * 1024 * 1024  # of the web process
+MAX_MEMORY = 400 * 1024 * 1024  # of the web process
 
 
 class ConnectionAttack:
@@ -72,7 +72,7 @@ class ConnectionAttack:
                     _drip(connection)
                 time.sleep(0.5)
         self.report.tried(KIND, count)
-        if worst > MOST_MEMORY:
+        if worst > MAX_MEMORY:
             self.report.leak(KIND, f"{name}: the web process has {worst / 2**20:.0f} MiB")
         if worst:
             self.report.note(f"{f'memory of web, {name}':42} {worst / 2**20:.0f} MiB at most")

@@ -9,7 +9,7 @@ from collections import Counter
 class Report:
     """`tries` by kind; `leaks` describe successful attacks. Thread-safe."""
 
-    MOST_LEAKS = 200  # one hole may be found by thousands of tries
+    MAX_LEAKS = 200  # one hole may be found by thousands of tries
 
     def __init__(self) -> None:
         self.tries: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class Report:
         """Record a successful attack."""
         line = f"{kind}: {text}"
         with self._lock:
-            if line in self.leaks or len(self.leaks) >= self.MOST_LEAKS:
+            if line in self.leaks or len(self.leaks) >= self.MAX_LEAKS:
                 return
             self.leaks.append(line)
         print(f"  ! {line}", flush=True)
