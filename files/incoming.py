@@ -18,7 +18,7 @@ CHUNK_BYTES = 1024 * 1024  # bytes read at once
 
 
 class Incoming:
-    """Removed when the `with` block is left, unless the storage has taken it over."""
+    """Deleted when the `with` block ends, unless it was moved into the storage."""
 
     def __init__(self) -> None:
         try:

@@ -54,7 +54,7 @@ def convert(
 
 
 def is_rotated(source: Path) -> bool:
-    """Whether EXIF rotates or mirrors it, so that it would look different without."""
+    """Whether EXIF rotates or mirrors it, so that it would look different without EXIF."""
     try:
         with pictures.opened(source) as picture:
             return bool(picture.getexif().get(pictures.ORIENTATION, 1) != 1)

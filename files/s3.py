@@ -35,7 +35,7 @@ class Bucket(S3Storage):  # type: ignore[misc]
 
     @cached_property
     def public_client(self) -> Any:
-        """Signs the links that users get: the host is part of what is signed."""
+        """Signs the links for users: the host is part of what is signed."""
         return self._client(self.public_url) if self.public_url else self.client
 
     def _client(self, endpoint: str | None) -> Any:

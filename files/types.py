@@ -81,7 +81,7 @@ def _tiff_tags(head: bytes) -> set[int]:
 def _of_text(head: bytes, filename: str) -> str:
     if b"\x00" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         return UNKNOWN
-    squeezed = head.replace(b"\x00", b"")  # browsers decode UTF-16: look for tags in it too
+    squeezed = head.replace(b"\x00", b"")  # browsers decode UTF-16: search it for tags too
     if match := _MARKUP.search(squeezed):
         tag = match[1].lower()
         if b"<svg" in squeezed.lower():

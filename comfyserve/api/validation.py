@@ -77,7 +77,7 @@ def unknown(
     names: Iterable[str], known: Iterable[str], *, what: str = "field", also_called: Mapping[str, str],
     path: str = "",
 ) -> list[Detail]:  # fmt: skip
-    """A detail for each of `names` that is unknown, with suggestions. `path` goes before it, with its dot."""
+    """A detail for each unknown one of `names`, with suggestions. `path` is prepended, including its dot."""
     known = list(known)
     found = [name for name in names if name not in known][:MAX_UNKNOWN]
     return [

@@ -162,7 +162,7 @@ def _newest(user: User, name: str, kind: str) -> File | None:
 
 
 def with_file_ids(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt with each name of an upload or result as its file_id alone, which our input files are."""
+    """The prompt with each name of an upload or result replaced by its file_id."""
     return {node_id: _with_file_ids(node) for node_id, node in prompt.items()}
 
 

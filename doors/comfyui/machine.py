@@ -1,4 +1,4 @@
-"""What the fleet has, as one ComfyUI would report it."""
+"""The fleet's nodes and models, as one ComfyUI would report them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ModelFolderView(ComfyUIView):
 
 
 def _names(folder: str) -> list[Any]:
-    """Of the models in the folder, on any worker. NotFound for a folder that is not known."""
+    """The names of the models in the folder, on any worker. NotFound for an unknown folder."""
     if folder == EMBEDDINGS:
         return usage.embeddings()
     if folder not in FOLDERS:
@@ -85,7 +85,7 @@ def _names(folder: str) -> list[Any]:
 
 class SystemStatsView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """Of the service: its GPUs are shared, so no figures of single machines are shown."""
+        """Figures of the service: its GPUs are shared, so single machines are not shown."""
         system = {"os": "posix", "comfyui_version": "0.3.75", "python_version": "", "argv": []}
         device = {"name": "fleet", "type": "cuda", "index": 0, "vram_total": 0, "vram_free": 0}
         return Response({"system": system, "devices": [device]})
@@ -118,7 +118,7 @@ def features() -> dict[str, Any]:
 
 
 def _without_files(class_type: str, about: Any) -> Any:
-    """Without the files in ComfyUI's input folder, which belong to all users."""
+    """The class without the files in ComfyUI's input folder, which belong to all users."""
     own = file_inputs.taking_files(class_type)
     given = about.get("input") if isinstance(about, dict) else None
     if not own or not isinstance(given, dict):

@@ -180,12 +180,12 @@ def _ended(user: User) -> QuerySet[Execution]:
 
 
 def cancel(user: User, ids: Sequence[UUID]) -> bool:
-    """Cancel those of the user's that wait or run; whether there were any."""
+    """Cancel those of the user's that wait or run; return whether there were any."""
     return _cancel(_alive(user).filter(id__in=ids)) > 0
 
 
 def _cancel(rows: QuerySet[Execution]) -> int:
-    """The number of those that were cancelled."""
+    """Return the number cancelled."""
     cancelled = 0
     for each in list(rows):  # bounded by the user's quota of waiting executions
         try:
@@ -211,7 +211,7 @@ def _ids(given: dict[str, Any]) -> list[UUID]:
 
 
 def uuids(texts: Sequence[Any]) -> list[UUID]:
-    """Without those that are none."""
+    """The valid UUIDs among the texts."""
     return [found for each in texts if (found := _uuid(each)) is not None]
 
 

@@ -79,7 +79,7 @@ PREVIEWABLE = ("images", "audio", "3d")
 def job(
     execution: Execution, made: Sequence[Output], details: dict[str, Any], workflow_id: str | None
 ) -> dict[str, Any]:
-    """An entry of ComfyUI's `/api/jobs`, without what is not known.
+    """An entry of ComfyUI's `/api/jobs`, without unknown values.
 
     It has no `priority`: our queue has no numbers, and front ends then number the jobs in the given order.
     """
@@ -114,7 +114,7 @@ def _preview(files: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def job_details(execution: Execution, made: Sequence[Output], details: dict[str, Any]) -> dict[str, Any]:
-    """What ComfyUI shows of a single job beside that. The graph must be loaded."""
+    """What ComfyUI shows in addition for a single job. The graph must be loaded."""
     prompt = _prompt(execution)
     info = (execution.graph.extras.get("extra_data") or {}).get("extra_pnginfo") if prompt else None
     shown = {"workflow": {"prompt": prompt, "extra_data": {"extra_pnginfo": info} if info else {}}}

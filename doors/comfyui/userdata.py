@@ -1,4 +1,4 @@
-"""`/userdata`, `/settings` and `/users`: what ComfyUI's front end and its like keep on the server.
+"""`/userdata`, `/settings` and `/users`: what ComfyUI's front end and similar clients keep on the server.
 
 As in ComfyUI, the settings are the file `comfy.settings.json` of the user data.
 """
@@ -34,7 +34,7 @@ CONTENT_TYPES = {".json": "application/json", ".txt": "text/plain; charset=utf-8
 
 class UsersView(ComfyUIView):
     def get(self, request: Request) -> Response:  # noqa: ARG002
-        """As a ComfyUI with one user answers: the key decides whose data it is."""
+        """Respond as a ComfyUI with one user: the key determines whose data it is."""
         return Response({"storage": "server", "migrated": True})
 
     def post(self, request: Request) -> Response:  # noqa: ARG002
@@ -142,7 +142,7 @@ class SettingsView(ComfyUIView):
         return Response(_settings(user_of(request)))
 
     def post(self, request: Request) -> Response:
-        """Those that are named are set; all others stay."""
+        """Set the given settings; all others stay."""
         if not isinstance(request.data, dict):
             raise ValidationFailed.of("body", "The body must be a JSON object", "INVALID_TYPE")
         _set(user_of(request), dict(request.data))
@@ -151,7 +151,7 @@ class SettingsView(ComfyUIView):
 
 class SettingView(ComfyUIView):
     def get(self, request: Request, name: str) -> HttpResponse:
-        """Null where it was never set."""
+        """Null if it was never set."""
         value = _settings(user_of(request)).get(name)
         return HttpResponse(json.dumps(value), content_type="application/json")  # a Response of None is empty
 
@@ -179,7 +179,7 @@ def _set(user: User, given: Mapping[str, Any]) -> None:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """Empty for a file that is none of settings, as ComfyUI takes it."""
+    """Empty for a file that does not contain settings, as in ComfyUI."""
     try:
         found = parsers.loads(content)
     except (ParseError, ValidationFailed):

@@ -218,7 +218,7 @@ class Submitter(Attempt):
         return None
 
     def _add_warnings(self, submitted: Submitted, classes: node_info.Classes) -> None:
-        """Tell the user what ComfyUI leaves out, and what looks like a mistake."""
+        """Log warnings for the user: what ComfyUI leaves out, and probable mistakes."""
         prompt = self.claim.prompt
         self._warnings = comfyui_errors.dropped(
             submitted.node_errors,
