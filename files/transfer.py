@@ -210,29 +210,29 @@ def whole(file: File, *, thumbnail: bool) -> HttpResponseBase:
 
 
 async def serve(request: HttpRequest, content: Content) -> HttpResponseBase:
-    asked = _asked(request, content)
-    if not asked.bytes_wanted:
-        return _response(HttpResponse(), asked, content)
-    reader = await in_thread(backend.read, content.key, asked.start, asked.length)
+    requested = _requested_range(request, content)
+    if not requested.bytes_wanted:
+        return _response(HttpResponse(), requested, content)
+    reader = await in_thread(backend.read, content.key, requested.start, requested.length)
     pieces = _pieces if hasattr(request, "scope") else _pieces_at_once
-    return _response(StreamingHttpResponse(pieces(reader, content, asked.length)), asked, content)
+    return _response(StreamingHttpResponse(pieces(reader, content, requested.length)), requested, content)
 
 
 def serve_in_thread(request: HttpRequest, content: Content) -> HttpResponseBase:
     """The same in a request thread. A small content is read at once."""
-    asked = _asked(request, content)
-    if not asked.bytes_wanted:
-        return _response(HttpResponse(), asked, content)
+    requested = _requested_range(request, content)
+    if not requested.bytes_wanted:
+        return _response(HttpResponse(), requested, content)
     connections.release()  # the storage may be slow
-    reader = backend.read(content.key, asked.start, asked.length)
-    pieces = _pieces_at_once(reader, content, asked.length)
-    if asked.length > WHOLE:
-        return _response(StreamingHttpResponse(pieces), asked, content)
-    return _response(HttpResponse(b"".join(pieces)), asked, content)
+    reader = backend.read(content.key, requested.start, requested.length)
+    pieces = _pieces_at_once(reader, content, requested.length)
+    if requested.length > WHOLE:
+        return _response(StreamingHttpResponse(pieces), requested, content)
+    return _response(HttpResponse(b"".join(pieces)), requested, content)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RequestedRange:
     """What a request asks for of a content: the whole, a part, or no bytes."""
 
     status: int
@@ -242,10 +242,10 @@ class _Asked:
     bytes_wanted: bool
 
 
-def _asked(request: HttpRequest, content: Content) -> _Asked:
+def _requested_range(request: HttpRequest, content: Content) -> _RequestedRange:
     """Raises RangeNotSatisfiable."""
     if ranges.is_known(request.headers.get("If-None-Match"), etag=content.etag):
-        return _Asked(304, 0, 0, None, bytes_wanted=False)
+        return _RequestedRange(304, 0, 0, None, bytes_wanted=False)
     part = ranges.part_of(
         request.headers.get("Range"),
         size=content.size,
@@ -254,16 +254,16 @@ def _asked(request: HttpRequest, content: Content) -> _Asked:
     )
     wanted = request.method != "HEAD"
     if part is None:
-        return _Asked(200, 0, content.size, None, bytes_wanted=wanted)
-    return _Asked(206, part.start, part.length, part.content_range, bytes_wanted=wanted)
+        return _RequestedRange(200, 0, content.size, None, bytes_wanted=wanted)
+    return _RequestedRange(206, part.start, part.length, part.content_range, bytes_wanted=wanted)
 
 
-def _response(response: HttpResponseBase, asked: _Asked, content: Content) -> HttpResponseBase:
-    response.status_code = asked.status
-    if asked.status != 304:
-        response["Content-Length"] = str(asked.length)
-    if asked.content_range is not None:
-        response["Content-Range"] = asked.content_range
+def _response(response: HttpResponseBase, requested: _RequestedRange, content: Content) -> HttpResponseBase:
+    response.status_code = requested.status
+    if requested.status != 304:
+        response["Content-Length"] = str(requested.length)
+    if requested.content_range is not None:
+        response["Content-Range"] = requested.content_range
     return _with_headers(response, content)
 
 

@@ -44,7 +44,7 @@ def of_content(head: bytes, *, filename: str = "") -> str:
             return known.content_types[0]
     if head[4:12] == b"ftypavis":  # an animated AVIF
         return "image/avif"
-    named = _not_read(head)
+    named = _unsupported_format(head)
     if named is not None:
         return named
     found = filetype.guess(head)
@@ -53,7 +53,7 @@ def of_content(head: bytes, *, filename: str = "") -> str:
     return _of_text(head, filename)
 
 
-def _not_read(head: bytes) -> str | None:
+def _unsupported_format(head: bytes) -> str | None:
     """The type if it is one of those. Many raw files are TIFFs, in which readers find only a preview."""
     for magic, content_type in _NOT_READ.items():
         if head.startswith(magic):

@@ -168,7 +168,7 @@ class _Fetch:
         self._looked_at = 0.0
         self._cancelled = False
         self._unwanted = threading.Event()  # cancelled, or the worker stops
-        self._cut = client.Cancellation()
+        self._cancellation = client.Cancellation()
         self._sum = ""
 
     def run(self) -> str:
@@ -209,7 +209,7 @@ class _Fetch:
             timeout=WHOLE_SECONDS,
             idle=settings.MODEL_STALL_SECONDS,
             headers=headers,
-            cut=self._cut,
+            cancellation=self._cancellation,
         ) as answer:
             self._sum = source_headers.announced_sha256(answer)
             if not self._accept(answer):
@@ -272,7 +272,7 @@ class _Fetch:
                 self._cancelled |= not self._report(self._part.size, self._total)
                 if self._cancelled or self._stop.is_set():
                     self._unwanted.set()
-                    self._cut.make()
+                    self._cancellation.cancel()
 
         thread = threading.Thread(target=report, name="download-progress", daemon=True)
         thread.start()

@@ -39,16 +39,16 @@ class Document(dict[str, Any]):
     def text_of(self, name: str) -> str | None:
         """The JSON of one of its values, exactly as sent; of duplicate keys the last one counts."""
         decoder, found = json.JSONDecoder(), None
-        at = _past_blanks(self.text, self.text.index("{") + 1)
+        at = _skip_whitespace(self.text, self.text.index("{") + 1)
         while self.text[at] != "}":
             key, at = scanstring(self.text, at + 1, True)
-            begin = _past_blanks(self.text, _past_blanks(self.text, at) + 1)
+            begin = _skip_whitespace(self.text, _skip_whitespace(self.text, at) + 1)
             _, end = decoder.raw_decode(self.text, begin)
             if key == name:
                 found = self.text[begin:end]
-            at = _past_blanks(self.text, end)
+            at = _skip_whitespace(self.text, end)
             if self.text[at] == ",":
-                at = _past_blanks(self.text, at + 1)
+                at = _skip_whitespace(self.text, at + 1)
         return found
 
 
@@ -174,7 +174,7 @@ def _root(place: Place | None) -> str | int | None:
     return outermost
 
 
-def _past_blanks(text: str, at: int) -> int:
+def _skip_whitespace(text: str, at: int) -> int:
     found = BLANKS.match(text, at)
     return found.end() if found else at
 

@@ -81,7 +81,7 @@ def unknown(
     known = list(known)
     found = [name for name in names if name not in known][:MAX_UNKNOWN]
     return [
-        _unknown(f"{path}{name}", f"There is no {what} '{name[:100]}'{_meant(name, known, also_called)}")
+        _unknown(f"{path}{name}", f"There is no {what} '{name[:100]}'{_suggestion(name, known, also_called)}")
         for name in found
     ]
 
@@ -90,7 +90,7 @@ def _unknown(name: str, message: str) -> Detail:
     return Detail("UNKNOWN_FIELD", message, name[:200])
 
 
-def _meant(name: str, known: list[str], also_called: Mapping[str, str]) -> str:
+def _suggestion(name: str, known: list[str], also_called: Mapping[str, str]) -> str:
     alias = also_called.get(name)
     return did_you_mean([alias] if alias else near(name, known))
 

@@ -101,7 +101,7 @@ def get(
     headers: Mapping[str, str] | None = None,
     https_only: bool = False,
     idle: float = IDLE_SECONDS,
-    cut: Cancellation | None = None,
+    cancellation: Cancellation | None = None,
 ) -> Iterator[Answer]:
     """The response to a GET, after redirects, whatever its status; read its body from `chunks()`.
 
@@ -114,8 +114,8 @@ def get(
     target = parse(url, https_only=https_only)
     hops: list[Mapping[str, str]] = []
     with deadline:
-        if cut is not None:
-            cut.attach(deadline)
+        if cancellation is not None:
+            cancellation.attach(deadline)
         for _ in range(REDIRECTS + 1):
             response, connection = _exchange("GET", target, sent, None, deadline)
             try:
@@ -200,7 +200,7 @@ def _send(
         response, connection = _exchange(method, target, sent, body, deadline)
         try:
             kept = b""
-            with deadline.explained():
+            with deadline.translated_errors():
                 while len(kept) < MAX_ANSWER and (piece := response.read(MAX_ANSWER - len(kept))):
                     kept += piece
             return Posted(response.status, response.headers, kept)
@@ -221,7 +221,7 @@ def _exchange(
     addresses = addresses_of(target, seconds=min(RESOLVE_SECONDS, deadline.left))
     connection = _connection(target, addresses, deadline)
     try:
-        with deadline.explained():
+        with deadline.translated_errors():
             connection.request(
                 method, target.path, body=body, headers=headers, preload_content=False, decode_content=False
             )
@@ -253,7 +253,7 @@ class _Pins:
             except OSError as exc:
                 failure = exc
                 continue
-            sock.settimeout(self._deadline.pause)
+            sock.settimeout(self._deadline.idle_left)
             self._deadline.watch(sock)
             return sock
         raise failure
@@ -261,13 +261,13 @@ class _Pins:
 
 class _Pinned(_Pins, HTTPConnection):
     def __init__(self, target: Target, addresses: list[Address], deadline: Deadline) -> None:
-        super().__init__(target.host, target.port, timeout=deadline.pause)
+        super().__init__(target.host, target.port, timeout=deadline.idle_left)
         self.pin(addresses, deadline)
 
 
 class _PinnedTLS(_Pins, HTTPSConnection):
     def __init__(self, target: Target, addresses: list[Address], deadline: Deadline) -> None:
-        super().__init__(target.host, target.port, timeout=deadline.pause, ssl_context=_trust())
+        super().__init__(target.host, target.port, timeout=deadline.idle_left, ssl_context=_trust())
         self.pin(addresses, deadline)
 
 
@@ -297,7 +297,7 @@ def _answer(
     def read() -> Iterator[bytes]:
         size = 0
         while True:
-            with deadline.explained():
+            with deadline.translated_errors():
                 piece = response.read1(CHUNK_BYTES)
             if not piece:
                 return

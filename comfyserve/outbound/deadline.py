@@ -16,25 +16,26 @@ from .errors import TookTooLong, Unreachable
 
 
 class Cancellation:
-    """Cancels the `get` it is passed to, from any thread, whatever that is blocked on; it raises
-    TookTooLong."""
+    """Cancels the `get` it is passed to, from any thread, whatever that `get` is blocked on; it then raises
+    TookTooLong.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made = False
+        self._cancelled = False
         self._deadline: Deadline | None = None
 
-    def make(self) -> None:
+    def cancel(self) -> None:
         with self._lock:
-            self._made = True
+            self._cancelled = True
             if self._deadline is not None:
-                self._deadline.cut()
+                self._deadline.abort()
 
     def attach(self, deadline: Deadline) -> None:
         with self._lock:
             self._deadline = deadline
-            if self._made:
-                deadline.cut()
+            if self._cancelled:
+                deadline.abort()
 
 
 class Deadline:
@@ -44,11 +45,11 @@ class Deadline:
     """
 
     def __init__(self, seconds: float, *, idle: float) -> None:
-        self._ends = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         self._idle = idle
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self.cut)
+        self._timer = threading.Timer(seconds, self.abort)
         self._timer.daemon = True
         self.over = False
 
@@ -62,22 +63,22 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        return max(0.01, self._ends - time.monotonic())
+        return max(0.01, self._until - time.monotonic())
 
     @property
-    def pause(self) -> float:
+    def idle_left(self) -> float:
         """Seconds until the next byte must arrive."""
         return min(self._idle, self.left)
 
     def watch(self, sock: socket.socket) -> None:
-        """Our own handle on the connection: TLS detaches the socket object."""
+        """Keep a handle on the connection: TLS detaches the socket object."""
         self._release()
         with self._lock:
             self._handle = sock.dup()
         if self.over:
-            self.cut()
+            self.abort()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self.over = True
         with self._lock:
             if self._handle is not None:
@@ -93,12 +94,12 @@ class Deadline:
                 self._handle = None
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def translated_errors(self) -> Iterator[None]:
         """Library exceptions mapped to ours."""
         try:
             yield
         except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError) as exc:
-            if self.over or time.monotonic() >= self._ends:
+            if self.over or time.monotonic() >= self._until:
                 raise TookTooLong("The other side took too long") from exc
             if isinstance(exc, TimeoutError | urllib3.exceptions.TimeoutError):
                 raise TookTooLong("The other side stopped answering") from exc

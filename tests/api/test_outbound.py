@@ -71,16 +71,16 @@ class TestSlowDNS:
 class TestCut:
     @pytest.mark.parametrize("page", ["silent", "dripping", "dripping_headers"])
     def test_cancellation_ends_every_wait(self, site, page):
-        cut = client.Cancellation()
-        threading.Timer(0.2, cut.make).start()
+        cancellation = client.Cancellation()
+        threading.Timer(0.2, cancellation.cancel).start()
         with pytest.raises(client.TookTooLong):
-            fetch(site.url(page), timeout=30, cut=cut)
+            fetch(site.url(page), timeout=30, cancellation=cancellation)
 
     def test_a_request_cancelled_before_it_starts_is_not_sent(self, site):
-        cut = client.Cancellation()
-        cut.make()
+        cancellation = client.Cancellation()
+        cancellation.cancel()
         with pytest.raises(client.TookTooLong):
-            fetch(site.url("silent"), timeout=30, cut=cut)
+            fetch(site.url("silent"), timeout=30, cancellation=cancellation)
 
 
 class TestCheck:
