@@ -27,6 +27,7 @@ SHOWN = 200  # prompts in one response of the queue
 HISTORY, LONGEST_HISTORY = 64, 200
 LONGEST_CLIENT_ID = 200
 IDS = 100  # in one request
+LONGEST_PROMPT = 2**31  # bytes: any
 
 
 class PromptView(ComfyUIView):
@@ -88,11 +89,12 @@ def _client_id(given: dict[str, Any]) -> str | None:
 class QueueView(ComfyUIView):
     def get(self, request: Request) -> Response:
         """The running and waiting prompts, in one query, so that none is missed while they change state."""
-        rows = _alive(user_of(request)).select_related("graph").order_by("created_at", "id")[:SHOWN]
+        rows = list(_alive(user_of(request)).order_by("created_at", "id")[:SHOWN])
+        prompts = _prompts(rows)
         shown: dict[str, list[Any]] = {"queue_running": [], "queue_pending": []}
         for number, each in enumerate(rows):
             name = "queue_running" if each.status == Status.RUNNING else "queue_pending"
-            shown[name].append(representations.queue_item(each, number))
+            shown[name].append(representations.queue_item(each, number, prompts.get(each.id, {})))
         return Response(shown)
 
     def post(self, request: Request) -> Response:
@@ -137,7 +139,7 @@ class HistoryView(ComfyUIView):
             rows = list(ended.order_by("created_at", "id")[offset : offset + limit])
         else:
             rows = list(ended.order_by("-created_at", "-id")[:limit])[::-1]
-        return Response(representations.history(rows))
+        return Response(representations.history(rows, _prompts(rows[::-1])))
 
     def post(self, request: Request) -> Response:
         """Delete the given prompts and their files. `clear` only hides those that have ended."""
@@ -157,10 +159,17 @@ class OneHistoryView(ComfyUIView):
 def _one(user: User, prompt_id: str) -> dict[str, Any]:
     """Empty if it has not ended or is not the user's, as in ComfyUI."""
     try:
-        found = selectors.execution_of(user=user, execution_id=prompt_id, with_graph=True)
+        found = selectors.execution_of(user=user, execution_id=prompt_id)
     except NotFound:
         return {}
-    return representations.history([found]) if found.status in TERMINAL and is_shown(found, user) else {}
+    if found.status not in TERMINAL or not is_shown(found, user):
+        return {}
+    return representations.history([found], selectors.prompts([found.id], most_bytes=LONGEST_PROMPT))
+
+
+def _prompts(rows: Sequence[Execution]) -> dict[UUID, dict[str, Any]]:
+    """Of the first rows, as many as one request may have: a list of the largest would fill the memory."""
+    return selectors.prompts([each.id for each in rows], most_bytes=settings.MAX_BODY_BYTES)
 
 
 def is_shown(execution: Execution, user: User) -> bool:
@@ -173,7 +182,7 @@ def _alive(user: User) -> QuerySet[Execution]:
 
 
 def _ended(user: User) -> QuerySet[Execution]:
-    ended = selectors.executions_of(user=user).filter(status__in=TERMINAL).select_related("graph")
+    ended = selectors.executions_of(user=user).filter(status__in=TERMINAL)
     if user.history_cleared_at is not None:
         ended = ended.filter(completed_at__gt=user.history_cleared_at)
     return ended

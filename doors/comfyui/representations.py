@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from files.formats import Group
 from workflows.graph import input_files
@@ -14,27 +15,27 @@ from workflows.presentation import selectors
 KEYS = {Group.VIDEOS: "images", Group.TEXTS: "text"}  # where ComfyUI lists a group under another name
 
 
-def queue_item(execution: Execution, number: int) -> list[Any]:
+def queue_item(execution: Execution, number: int, prompt: Mapping[str, Any]) -> list[Any]:
     """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`. `extra_data` is never shown."""
-    return [number, str(execution.id), _prompt(execution), {}, []]
+    return [number, str(execution.id), _shown(execution, prompt), {}, []]
 
 
-def _prompt(execution: Execution) -> dict[str, Any]:
-    """As submitted; empty if the app's owner does not show the workflow."""
+def _shown(execution: Execution, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt as submitted; empty if the app's owner does not show the workflow."""
     hidden_from = (execution.app or {}).get("hidden_from")
     if hidden_from not in (None, execution.user_id):
         return {}
-    return dict(input_files.as_given(execution.graph.prompt))
+    return dict(input_files.as_given(dict(prompt)))
 
 
-def history(executions: Sequence[Execution]) -> dict[str, Any]:
-    """By prompt_id, in the given order. They must have ended and have their graphs loaded."""
+def history(executions: Sequence[Execution], prompts: Mapping[UUID, Mapping[str, Any]]) -> dict[str, Any]:
+    """By prompt_id, in the given order. They must have ended. Those without a prompt show an empty one."""
     ids = [each.id for each in executions]
     made = selectors.outputs(ids)
     details = selectors.error_details_of([each.id for each in executions if each.error])
     return {
         str(each.id): {
-            "prompt": queue_item(each, number),
+            "prompt": queue_item(each, number, prompts.get(each.id, {})),
             "outputs": outputs(made[each.id]),
             "status": _status(each, details.get(each.id) or {}),
             "meta": {},
@@ -115,7 +116,7 @@ def _preview(files: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 def job_details(execution: Execution, made: Sequence[Output], details: dict[str, Any]) -> dict[str, Any]:
     """What ComfyUI shows in addition for a single job. The graph must be loaded."""
-    prompt = _prompt(execution)
+    prompt = _shown(execution, execution.graph.prompt)
     info = (execution.graph.extras.get("extra_data") or {}).get("extra_pnginfo") if prompt else None
     shown = {"workflow": {"prompt": prompt, "extra_data": {"extra_pnginfo": info} if info else {}}}
     if execution.completed_at is None:

@@ -261,7 +261,7 @@ def _flags(text: str | None) -> dict[str, Any] | None:
     """The feature flags in the client's first message; None if it is another message."""
     try:
         given = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(given, dict) or given.get("type") != "feature_flags":
         return None

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.handlers.base import BaseHandler
+from django.http import HttpResponse
 
+from comfyserve.api.gate.answers import send_whole
 from comfyserve.api.gate.application import BODY
-from comfyserve.api.gate.threads import DjangoThreads, send_whole
+from comfyserve.api.gate.threads import DjangoThreads
 from workflows.streaming.asgi import Streams
 
 from . import views
@@ -58,8 +60,25 @@ class McpApplication:
             self._new_manager = await asyncio.to_thread(self._load)
         manager = self._new_manager()  # a manager runs once, and is cheap
         known = {**scope, views.CALLER: caller}
-        async with manager.run():
-            await manager.handle_request(known, _replay(body, receive), send)  # type: ignore[arg-type]
+        await send_whole(await _collected(manager, known, _replay(body, receive)), send)
+
+
+async def _collected(manager: StreamableHTTPSessionManager, scope: Scope, receive: Receive) -> HttpResponse:
+    """The whole response. The `mcp` package would keep everything that it made of it until a slow client has
+    read it."""
+    status, headers, pieces = 500, dict[str, str](), list[bytes]()
+
+    async def collect(message: dict[str, Any]) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+        else:
+            pieces.append(message.get("body", b""))
+
+    async with manager.run():
+        await manager.handle_request(scope, receive, collect)  # type: ignore[arg-type]
+    return HttpResponse(b"".join(pieces), status=status, headers=headers)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import select
 import socket
 import time
@@ -83,6 +84,29 @@ class TestSlowClients:
             connect(stack, sockets, head.encode() + b" " * 3_000_000)
         assert_honest_is_served(person)
         assert psutil.Process(stack.web.pid).memory_info().rss - before < 30_000_000
+
+    def test_large_answers_that_are_not_read_take_no_memory(self, stack, sockets):
+        """20 MiB each, in base64 and as JSON: 60 requests of one user took more than 1 GB."""
+        person = stack.person()
+        file = {"file": ("large.bin", os.urandom(7_000_000))}
+        uri = f"comfyserve://files/{person.post('/files/upload', files=file).json()['file_id']}"
+        body = json.dumps(
+            {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": uri}}
+        ).encode()
+        head = (
+            f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            f"Authorization: {person.session.headers['Authorization']}\r\n"
+            "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\r\n"
+        ).encode()
+
+        def ask() -> int:
+            """Bytes that the web process has taken when it has begun to answer."""
+            assert connect(stack, sockets, head + body).recv(12) == b"HTTP/1.1 200"
+            return psutil.Process(stack.web.pid).memory_info().rss
+
+        first = max(ask() for _ in range(3))
+        assert max(ask() for _ in range(15)) - first < 60_000_000
+        assert_honest_is_served(person)
 
     @pytest.mark.django_db(transaction=True)
     def test_a_body_that_comes_too_slowly_is_408(self, monkeypatch):

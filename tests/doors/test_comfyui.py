@@ -155,3 +155,21 @@ def test_the_history_is_paged(bare_stack):
     assert history(max_items=1, offset=1) == [ids[1]]
     assert history(offset=2) == [ids[2]]
     assert history(max_items="many") == ids
+
+
+def test_lists_have_the_prompts_of_one_request_at_most(bare_stack):
+    """Otherwise a list of 200 would take gigabytes, with one prompt of 10 MiB each."""
+    person = bare_stack.person()
+    large = "x" * 4_000_000
+    ids = []
+    for number in range(4):
+        prompt = {**graphs.colour(number), "9": {"class_type": "PreviewAny", "inputs": {"source": large}}}
+        ids.append(person.post("/comfyui/prompt", {"prompt": prompt}).json()["prompt_id"])
+    queue = person.get("/comfyui/queue").json()["queue_pending"]
+    assert [item[1] for item in queue] == ids
+    assert [bool(item[2]) for item in queue] == [True, True, False, False]
+    person.post("/comfyui/queue", {"clear": True})
+    history = person.get("/comfyui/history").json()
+    assert [bool(history[id_]["prompt"][2]) for id_ in ids] == [False, False, True, True]  # the newest
+    alone = person.get(f"/comfyui/history/{ids[0]}").json()[ids[0]]
+    assert alone["prompt"][2]["9"]["inputs"]["source"] == large

@@ -273,6 +273,31 @@ def test_a_websocket_ends_with_its_key(bare_stack: Stack):
         assert (opcode, struct.unpack(">H", frame[:2])[0]) == (websocket.ABNF.OPCODE_CLOSE, 1008)
 
 
+@pytest.fixture
+def one_stream_each(bare_stack: Stack) -> Iterator[Stack]:
+    bare_stack.start_web(env={"STREAMS_PER_USER": "1"})
+    yield bare_stack
+    bare_stack.stop_web()
+
+
+def is_admitted(person: Person) -> bool:
+    try:
+        of(person, "again").shutdown()
+    except websocket.WebSocketBadStatusException:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sent", ["[" * 60_000, '{"type": ["feature_flags"], "data": {}}'])
+def test_whatever_a_client_says_its_place_is_free_when_it_has_closed(one_stream_each: Stack, sent: str):
+    person = one_stream_each.person()
+    with opened(of(person, "s")) as socket:
+        socket.recv()
+        socket.send(sent)
+        assert not is_admitted(person)
+    wait_for(lambda: is_admitted(person), seconds=20, what="the place of the closed websocket")
+
+
 def test_handshakes_are_refused_with_the_reason(bare_stack: Stack):
     person = bare_stack.person()
     log = bare_stack.logs / "web.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,22 @@ def whole(execution_id: UUID) -> Whole | None:
 def by_id(execution_id: UUID) -> Execution | None:
     row = rows.prepared(_BY_ID_SQL, [execution_id]).fetchone()
     return _EXECUTION.read(row) if row else None
+
+
+_PROMPTS_SQL = """
+    SELECT execution_id, prompt FROM (
+        SELECT g.execution_id, g.prompt,
+            sum(octet_length(g.prompt::text)) OVER (ORDER BY asked.position) AS bytes_so_far
+        FROM unnest(%s::uuid[]) WITH ORDINALITY AS asked(id, position)
+        JOIN workflows_graph g ON g.execution_id = asked.id) AS measured
+    WHERE bytes_so_far <= %s
+"""
+
+
+def prompts(ids: Sequence[UUID], *, most_bytes: int) -> dict[UUID, dict[str, Any]]:
+    """The prompts of the first of these executions, as many as have at most so many bytes together."""
+    found = rows.prepared(_PROMPTS_SQL, [list(ids), most_bytes]).fetchall()
+    return {execution_id: json.loads(prompt) for execution_id, prompt in found}
 
 
 def executions_of(*, user: User, status: str | None = None, app: str | None = None) -> QuerySet[Execution]:

@@ -25,7 +25,8 @@ from django.http.response import HttpResponseBase
 
 from accounts.credentials import Credential
 from comfyserve.api.errors import Unauthorized
-from comfyserve.api.gate.threads import DjangoThreads, send_start, send_whole
+from comfyserve.api.gate.answers import send_whole, start_of
+from comfyserve.api.gate.threads import DjangoThreads
 from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
 from workflows.presentation import end_message
@@ -139,7 +140,7 @@ class Streams:
         tcp_transport.abort_stalled_writes(send, seconds=settings.SLOW_READER_SECONDS)
         try:
             await self.broadcaster.join(reader)
-            await send_start(response, send)
+            await send(start_of(response))
             await _send_chunk(send, RETRY_HINT)
             if not self.broadcaster.closing:
                 await self._send_events(follow, send)
@@ -203,7 +204,7 @@ class Streams:
         try:
             for reader in readers:
                 await self.broadcaster.join(reader)
-            await send_start(response, send)
+            await send(start_of(response))
             tasks += [asyncio.create_task(_forward(reader, shown.encode, send)) for reader in readers]
             await self._wait(shown.wait, response, receive, since=since)
             await _end(tasks)

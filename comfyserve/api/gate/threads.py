@@ -10,19 +10,20 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 from django.urls import ResolverMatch, set_script_prefix
 
 from comfyserve.api.errors import ApiError
 from comfyserve.db import connections
 
+from .answers import send_whole, start_of
 from .application import BODY, LANE, REFUSAL, WHO, Receive, Scope, Send, lane_of
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class DjangoThreads:
         """Ends early when the client disconnects: the server would discard the rest."""
         gone = asyncio.create_task(_disconnect(receive))
         try:
-            await send(_start(response))
+            await send(start_of(response))
             pieces = iter(response)
             while not gone.done() and (piece := await self._in_thread(_gathered, pieces)):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -103,23 +104,6 @@ class DjangoThreads:
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def send_whole(response: HttpResponseBase, send: Send) -> None:
-    assert isinstance(response, HttpResponse)  # noqa: S101  (it does not stream)
-    response.headers.setdefault("Content-Length", str(len(response.content)))  # of HEAD it is that of GET
-    await send(_start(response))
-    await send({"type": "http.response.body", "body": response.content})
-
-
-async def send_start(response: HttpResponseBase, send: Send) -> None:
-    await send(_start(response))
-
-
-def _start(response: HttpResponseBase) -> dict[str, Any]:
-    headers = [(name.lower().encode("latin1"), value.encode("latin1")) for name, value in response.items()]
-    headers += [(b"set-cookie", morsel.OutputString().encode()) for morsel in response.cookies.values()]
-    return {"type": "http.response.start", "status": response.status_code, "headers": headers}
 
 
 def _gathered(pieces: Iterator[bytes]) -> bytes:
