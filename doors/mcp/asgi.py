@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.core.handlers.base import BaseHandler
 from django.http import HttpResponse
 
-from comfyserve.api.gate.answers import send_whole
+from comfyserve.api.gate.answers import IN_MEMORY, send_whole
 from comfyserve.api.gate.application import BODY
 from comfyserve.api.gate.threads import DjangoThreads
 from workflows.streaming.asgi import Streams
@@ -58,9 +59,15 @@ class McpApplication:
             return
         if self._new_manager is None:
             self._new_manager = await asyncio.to_thread(self._load)
-        manager = self._new_manager()  # a manager runs once, and is cheap
         known = {**scope, views.CALLER: caller}
-        await send_whole(await _collected(manager, known, _replay(body, receive)), send)
+        try:
+            # A manager runs once, and is cheap.
+            response = await _collected(self._new_manager(), known, _replay(body, receive))
+            if len(response.content) > IN_MEMORY:
+                gc.collect(1)  # the `mcp` package leaves a cycle behind that has all of it
+        finally:
+            caller.turn.end()
+        await send_whole(response, send)
 
 
 async def _collected(manager: StreamableHTTPSessionManager, scope: Scope, receive: Receive) -> HttpResponse:
@@ -78,7 +85,9 @@ async def _collected(manager: StreamableHTTPSessionManager, scope: Scope, receiv
 
     async with manager.run():
         await manager.handle_request(scope, receive, collect)  # type: ignore[arg-type]
-    return HttpResponse(b"".join(pieces), status=status, headers=headers)
+    body = b"".join(pieces)
+    pieces.clear()
+    return HttpResponse(body, status=status, headers=headers)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

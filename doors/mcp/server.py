@@ -113,6 +113,7 @@ class Tools:
     async def _result(self, caller: Caller, execution_id: UUID, seconds: int) -> types.CallToolResult:
         if seconds:
             await self._streams.wait_for_end(execution_id, seconds, credential=caller.credential)
+        await caller.turn.begin()
         shown, pictures = await _in_thread(tools.result, caller, execution_id)
         content: list[types.ContentBlock] = [types.TextContent(text=json.dumps(shown, default=str))]
         content += [types.ImageContent(data=data, mime_type=kind) for data, kind in pictures]
@@ -138,9 +139,10 @@ async def _list_templates(
 async def _read_resource(
     context: Context, params: types.ReadResourceRequestParams
 ) -> types.ReadResourceResult:
-    uri = str(params.uri)
+    uri, caller = str(params.uri), _caller(context)
+    await caller.turn.begin()
     try:
-        found = await _in_thread(resources.read, _caller(context), uri)
+        found = await _in_thread(resources.read, caller, uri)
     except Exception as exc:
         known = as_api_error(exc)
         if known is None:

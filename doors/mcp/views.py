@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from django.http import HttpResponseBase
 from rest_framework.parsers import BaseParser
@@ -17,7 +18,24 @@ from comfyserve.api import addresses, json_limits
 from workflows.api.views import user_of
 
 CALLER = "comfyserve.mcp_caller"  # key in the scope of an authenticated request
+_with_files = asyncio.Semaphore(2)  # responses with files in them that are made at the same time
 MAX_ELEMENTS = 10_000  # per message: a tool's arguments are the few inputs of an app
+
+
+class Turn:
+    """A request's turn to make a response with files in it, which takes several times their size until it is
+    complete."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+
+    async def begin(self) -> None:
+        await _with_files.acquire()
+        self._is_taken = True
+
+    def end(self) -> None:
+        if self._is_taken:
+            _with_files.release()
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,7 @@ class Caller:
     user: User
     base: str
     credential: Credential
+    turn: Turn = field(default_factory=Turn)
 
 
 class EntranceView(APIView):

@@ -9,17 +9,18 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from django.http import HttpResponse
 from rest_framework.exceptions import ParseError
 
 from comfyserve.api import json_limits, parsers
 from comfyserve.api.errors import Unavailable
-from comfyserve.api.gate import application, protocol, routes
+from comfyserve.api.gate import answers, application, protocol, routes
 from comfyserve.api.gate.lanes import Lane
 from script.harness import graphs
 from script.harness.waiting import wait_for
@@ -108,6 +109,31 @@ class TestSlowClients:
         assert max(ask() for _ in range(15)) - first < 60_000_000
         assert_honest_is_served(person)
 
+    def test_a_large_answer_that_is_read_too_slowly_is_cut_off(self, monkeypatch, caplog):
+        monkeypatch.setattr(answers, "READING_SECONDS", 0.2)
+        monkeypatch.setattr(answers, "READING_RATE", 10**9)  # what the system's buffers take is soon sent
+        size = 50_000_000  # far more than the system's buffers take
+        ended = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await answers.send_whole(HttpResponse(b"x" * size), send)
+            ended.set()
+
+        async def read_late() -> int:
+            async with served(app) as address:
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                await asyncio.wait_for(ended.wait(), 20)
+                received = 0
+                with contextlib.suppress(ConnectionError):
+                    while piece := await asyncio.wait_for(reader.read(1_000_000), 20):
+                        received += len(piece)
+                writer.close()
+                return received
+
+        assert 0 < asyncio.run(read_late()) < size
+        assert "without completing" not in caplog.text
+
     @pytest.mark.django_db(transaction=True)
     def test_a_body_that_comes_too_slowly_is_408(self, monkeypatch):
         monkeypatch.setattr(routes.Route, "deadline", lambda *_: 0.05)
@@ -158,29 +184,35 @@ def answer_to(sent: bytes) -> bytes:
     return answers_to(sent)[0]
 
 
-def answers_to(*sent: bytes) -> list[bytes]:
-    """The same on several connections, open at the same time, each closed by us if it answers nothing."""
+@contextlib.asynccontextmanager
+async def served(app: Any) -> AsyncIterator[tuple[str, int]]:
+    """The address of uvicorn with our protocol and this application."""
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-    async def talk() -> list[bytes]:
-        async def app(scope: object, receive: object, send: object) -> None:
-            raise AssertionError("never asked")
+    config, loop = Config(app, lifespan="off", log_config=None), asyncio.get_running_loop()
+    made = lambda: protocol.Protocol(config, ServerState(), {}, loop)  # noqa: E731
+    async with await loop.create_server(made, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()
 
-        config, loop = Config(app, lifespan="off", log_config=None), asyncio.get_running_loop()
-        made = lambda: protocol.Protocol(config, ServerState(), {}, loop)  # noqa: E731
-        server = await loop.create_server(made, "127.0.0.1", 0)
-        async with server:
-            address = server.sockets[0].getsockname()
+
+def answers_to(*sent: bytes) -> list[bytes]:
+    """The same on several connections, open at the same time, each closed by us if it answers nothing."""
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("never asked")
+
+    async def talk() -> list[bytes]:
+        async with served(app) as address:
             opened = []
             for each in sent:
                 opened.append(await asyncio.open_connection(*address))
                 opened[-1][1].write(each)
             # The last one first: those before it are open meanwhile.
-            answers = [await asyncio.wait_for(reader.read(), 10) for reader, _ in reversed(opened)]
+            received = [await asyncio.wait_for(reader.read(), 10) for reader, _ in reversed(opened)]
             for _, writer in opened:
                 writer.close()
-        return answers[::-1]
+        return received[::-1]
 
     return asyncio.run(talk())
 
