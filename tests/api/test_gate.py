@@ -105,8 +105,8 @@ class TestSlowClients:
             assert connect(stack, sockets, head + body).recv(12) == b"HTTP/1.1 200"
             return psutil.Process(stack.web.pid).memory_info().rss
 
-        first = max(ask() for _ in range(3))
-        assert max(ask() for _ in range(15)) - first < 60_000_000
+        first = max(ask() for _ in range(5))  # what the allocator keeps
+        assert max(ask() for _ in range(30)) - first < 150_000_000  # it was 600
         assert_honest_is_served(person)
 
     def test_a_large_answer_that_is_read_too_slowly_is_cut_off(self, monkeypatch, caplog):
