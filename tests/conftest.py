@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,28 +11,33 @@ from accounts import storage_use
 from accounts.models import User
 from comfyserve import outages
 from script.harness.stack import Stack, copy_database
-from tests import databases, open_transactions, quick_flush
+from tests import databases, migrated_postgres, open_transactions, quick_flush
 from tests.factories import PASSWORD, Api, make_user
 from tests.services import services
 from workflows.graph import node_info, node_policy
 
-MIGRATED_DATABASE = "comfyserve_migrated"
-
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> str | None:
-    """pytest-django's, and a copy of its database before any test has used it: its name.
+def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> str | None:
+    """The database of the tests, and a copy of it before any test has used it: its name.
 
-    None on a server that we did not start, where the database may be that of an earlier run; and if no test
-    of this run is marked with `django_db`: then pytest-django creates none.
+    In a process of several it is the copy that comes first, from the run's template. Otherwise pytest-django
+    migrates. None on a server that we did not start, where the database may be that of an earlier run; and
+    if no test of this run is marked with `django_db`: then pytest-django creates none.
     """
+    if services.migrated is None:
+        request.getfixturevalue("django_db_setup")
     name = connection.settings_dict["NAME"]
-    if services.postgres is None or services.database_url.endswith(f"/{name}"):
+    copies = (name, migrated_postgres.DATABASE)
+    if services.migrated is not None:
+        connection.settings_dict["NAME"] = f"test_{name}"
+        copies = (migrated_postgres.DATABASE, f"test_{name}")
+    elif services.postgres is None or services.database_url.endswith(f"/{name}"):
         return None
     with django_db_blocker.unblock():
         databases.disconnect()
-        copy_database(services.database_url, name, MIGRATED_DATABASE)
-    return MIGRATED_DATABASE
+        copy_database(services.database_url, *copies)
+    return migrated_postgres.DATABASE
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +51,12 @@ def policy_is_read_anew() -> None:
 
 open_transactions.install()
 quick_flush.install()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the tests' modules consist of out of every garbage collection: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

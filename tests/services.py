@@ -25,6 +25,7 @@ from script.local import comfyui_install, ports
 from script.local.postgres import Postgres
 from script.local.s3 import S3
 from script.local.valkey import Valkey
+from tests import migrated_postgres
 
 pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
@@ -42,8 +43,10 @@ class Services:
     def __init__(self) -> None:
         self.postgres: Postgres | None = None
         self.valkey: Valkey | None = None
+        self.migrated: migrated_postgres.Copy | None = None
         named = os.environ.get("TEST_DATABASE_URL")
         if not named:
+            self.migrated = migrated_postgres.inherited(_folder / "postgres")
             self.postgres = Postgres(
                 _folder / "postgres", port=ports.free_port(), log=_logs / "postgres.log", durable=False
             )
@@ -65,9 +68,11 @@ class Services:
 
     def _prepare(self) -> None:
         try:
+            if self.migrated:
+                self.migrated.make()
             if self.postgres:
                 self.postgres.prepare()
-        except Exception as error:  # noqa: BLE001  (told by `wait`, in the main thread)
+        except Exception as error:  # noqa: BLE001  (raised by `wait`, in the main thread)
             self._failure = error
 
     def begin(self) -> None:
@@ -76,6 +81,11 @@ class Services:
         if self.valkey:
             self.valkey.prepare()
             self.valkey.start()
+
+    def begin_template(self) -> None:
+        """Begin to make what the processes of this run will copy."""
+        if self.postgres:
+            migrated_postgres.Template(self.postgres).begin()
 
     def wait(self) -> None:
         self._prepared.join()
@@ -152,15 +162,21 @@ for _name in ("DEBUG", "COMFYUI_NAME", "COMFYUI_HEADERS", "STORAGE_URL", "PUBLIC
 
 
 # -- starting and stopping --------------------------------------------------------------------------
+@pytest.hookimpl(tryfirst=True)  # before xdist starts its processes
 def pytest_sessionstart(session: pytest.Session) -> None:
     if _runs_tests(session.config):
         services.begin()
+    elif not session.config.option.collectonly:
+        services.begin_template()
 
 
 def _runs_tests(config: pytest.Config) -> bool:
     """False in the process that only hands tests out to others (`-n`): each of those has its own services."""
-    hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
-    return not config.option.collectonly and not hands_out
+    return not config.option.collectonly and not _hands_out_tests(config)
+
+
+def _hands_out_tests(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
 
 
 # Fixtures that start a ComfyUI, or a whole installation: `own` has database, Redis and S3 servers to stop.
