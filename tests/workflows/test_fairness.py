@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.db.models.functions import Now
-from hypothesis import HealthCheck, example, given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -209,13 +209,24 @@ def play(tricks: list[tuple[str, str]], *, accounts: int) -> tuple[float, float]
     return got, PROMISE * promised * total + gpus.count * LONGEST
 
 
+# A test each: what one transaction has updated cannot be pruned, and every query reads through it.
+@pytest.mark.parametrize(
+    "tricks, accounts",
+    [
+        (ROUNDS_OF_CHEAP_HISTORY, 1),
+        ([(way, "low") for way in WAYS], 1),
+        ([("cached", "normal"), ("batch", "high"), ("comfyui", "low")], 2),
+        ([("cancelled later", "normal"), ("long", "low"), ("renamed", "normal")], 2),
+    ],
+)
+def test_an_adversary_gets_no_more_than_the_order_promises(db, tricks, accounts):
+    got, most = play(tricks, accounts=accounts)
+    assert got <= most
+
+
 @examples(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tricks=TRICKS, accounts=st.integers(1, 2))
-@example(tricks=ROUNDS_OF_CHEAP_HISTORY, accounts=1)
-@example(tricks=[(way, "low") for way in WAYS], accounts=1)
-@example(tricks=[("cached", "normal"), ("batch", "high"), ("comfyui", "low")], accounts=2)
-@example(tricks=[("cancelled later", "normal"), ("long", "low"), ("renamed", "normal")], accounts=2)
-def test_an_adversary_gets_no_more_than_the_order_promises(db, tricks, accounts):
+def test_an_adversary_with_other_tricks_gets_no_more_either(db, tricks, accounts):
     got, most = play(tricks, accounts=accounts)
     assert got <= most
 
