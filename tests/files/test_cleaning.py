@@ -90,11 +90,11 @@ class TestExpired:
         assert alice.get(f"/files/{new}").content == content
         assert alice.get(f"/files/{new}/thumbnail").status_code == 200
 
-    def test_a_dry_run_removes_nothing(self, alice, site):
+    def test_a_dry_run_removes_nothing(self, alice, site, clean):
         file_id = uploaded(alice, picture())
         expire(site, file_id)
         before = site.stored()
-        assert "would remove: " in site.stack.manage("clean", "--only=files", "--dry-run", env=site.env)
+        assert "would remove: " in clean("--dry-run")
         assert exists(site, file_id)
         assert site.stored() == before
 
