@@ -26,6 +26,7 @@ LONGEST = (
     "tests/faults/test_faults.py",
     "tests/local/test_demo.py",
     "tests/workflows/test_webhooks.py",
+    "tests/workflows/test_fairness.py",
     "tests/deploy/test_processes.py",
     "tests/docs/test_examples.py",
     "tests/api/test_fuzz.py",

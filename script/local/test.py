@@ -27,11 +27,13 @@ def main(arguments: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *(arguments or processes())])
 
 
-def processes() -> list[str]:
-    """pytest's options for several processes; only without servers named in the environment.
+def processes(*, additional: int = 0) -> list[str]:
+    """pytest's options for a process per core and some `additional` ones, which use a core while others wait;
+    only without servers named in the environment.
 
     Tests of one file stay together: they share what is expensive to start.
     """
     if os.environ.get("TEST_DATABASE_URL") or os.environ.get("TEST_REDIS_URL"):
         return []
-    return ["-n", str(min(os.cpu_count() or 1, MAX_PROCESSES)), "--dist", "loadfile"]
+    count = min((os.cpu_count() or 1) + additional, MAX_PROCESSES)
+    return ["-n", str(count), "--dist", "loadfile"]
