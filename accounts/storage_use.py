@@ -26,7 +26,7 @@ FROM apps_catalog_appversion v JOIN apps_catalog_app a ON a.id = v.app_id WHERE 
 """
 GRAPHS = """
 SELECT COALESCE(sum(pg_column_size(g.submitted) + pg_column_size(g.prompt) + pg_column_size(g.extras)
-    + COALESCE(pg_column_size(g.inputs), 0)
+    + pg_column_size(g.output) + COALESCE(pg_column_size(g.inputs), 0)
     + pg_column_size(e.metadata) + pg_column_size(e.metadata_text)), 0)
 FROM workflows_graph g JOIN workflows_execution e ON e.id = g.execution_id WHERE e.user_id = %s
 """

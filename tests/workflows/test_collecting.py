@@ -315,6 +315,21 @@ def test_metadata_counts_and_a_submission_without_room_for_it_is_refused(rig, se
     assert storage_use.of(user_id) > before + 32_000
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"extra_data": {"extra_pnginfo": {"note": "x" * 30_000}}},
+        {"output": {"deliver_to": {"urls": [f"https://s3.example.com/{'x' * 7_000}"] * 4}}},
+    ],
+    ids=["extra_data", "addresses"],
+)
+def test_what_comes_with_a_graph_counts_and_needs_room(rig, settings, more):
+    rig.submit(three_pictures())
+    room_for(rig, settings, 20_000)
+    answer = rig.api.post("/workflows/execute", {"workflow": three_pictures(), **more})
+    assert mistakes_codes(answer) == ["QUOTA_EXCEEDED"]
+
+
 def mistakes_codes(answer: Any) -> list[str]:
     body = assert_error(answer, 429, "rate_limit_exceeded")
     return [detail["code"] for detail in body["details"]]

@@ -315,6 +315,11 @@ def prepare(works: Sequence[Work], *, user: User) -> list[Prepared]:
     return prepared
 
 
+def _graph_size(work: Work) -> int:
+    """Bytes of what is stored with the graph, as JSON."""
+    return len(json.dumps([work.workflow, work.inputs, dict(work.extras), dict(work.output)]))
+
+
 def _check_room(user: User, prepared: Sequence[Prepared], options: Options) -> None:
     count = len(prepared)
     counted = quotas.waiting_is_limited(user=user)
@@ -322,7 +327,7 @@ def _check_room(user: User, prepared: Sequence[Prepared], options: Options) -> N
     quotas.check_submission(user=user, waiting=waiting, adding=count)
     if quotas.storage_is_limited(user=user):
         size = count * 2 * len(options.get("metadata_text", ""))  # as it was sent, and as JSON
-        size += sum(len(json.dumps([each.work.workflow, each.work.inputs])) for each in prepared)
+        size += sum(_graph_size(each.work) for each in prepared)
         quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)
     if selectors.cached_pending_count() + count > settings.MAX_PENDING:
         raise QueueFull("The queue is full; try again later", retry_after=60)
