@@ -47,8 +47,8 @@ STEPS = {
     "wait for the end": "workflows.streaming.asgi:Streams._wait",
     "set idle": "workflows.worker.slots:Slots._report_idle",
     "correct the order": "workflows.worker.slots:Slots._settle",
-    "clear ComfyUI": "workflows.worker.cleanup:delete_leftovers",
-    "thumbnails": "workflows.worker.finalize:_make_thumbnails",
+    "clear ComfyUI": "workflows.worker.cleanup:Leftovers.delete",
+    "thumbnails": "workflows.worker.finalize:make_thumbnails",
 }
 
 

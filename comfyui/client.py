@@ -143,9 +143,9 @@ class Client:
         answer = self.get(f"/history/{_segment(prompt_id)}")
         return self.parse(answer, lambda raw: _parsing.history(prompt_id, raw))
 
-    def delete_history(self, prompt_id: str) -> None:
-        """Delete a prompt's history entry. Does nothing if there is none."""
-        self._expect_ok(self.post("/history", {"delete": [_given(prompt_id)]}))
+    def delete_history(self, *prompt_ids: str) -> None:
+        """Delete the history entries of prompts. Does nothing for those without."""
+        self._expect_ok(self.post("/history", {"delete": [_given(prompt_id) for prompt_id in prompt_ids]}))
 
     def delete_queued(self, prompt_id: str) -> None:
         """Remove a waiting prompt from the queue. Causes no event and no history, and does not affect a

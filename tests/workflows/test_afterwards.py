@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+
+import pytest
 
 from script.harness import graphs
 from script.harness.waiting import wait_for
@@ -13,8 +16,14 @@ from workflows.worker.afterwards import Afterwards
 NEVER = 3600.0
 
 
-def test_waiting_work_is_claimed_at_once(rig, monkeypatch):
+@pytest.fixture
+def never(monkeypatch):
+    """Nothing is done until it has to be."""
     monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+    monkeypatch.setattr(afterwards, "MAX_DELAY_SECONDS", NEVER)
+
+
+def test_waiting_work_is_claimed_at_once(rig, never):
     waiting = [rig.submit(graphs.colour(number)) for number in range(3)]
     rig.slots.serve_in_thread()
     for execution_id in waiting:
@@ -40,8 +49,7 @@ def test_work_whose_wake_up_was_lost_is_found_by_polling(rig, monkeypatch):
     rig.ends(second, "completed")
 
 
-def test_follow_up_jobs_are_done_before_the_worker_ends(rig, monkeypatch):
-    monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+def test_follow_up_jobs_are_done_before_the_worker_ends(rig, never):
     execution_id = rig.run(graphs.colour(1))
     rig.ends(execution_id, "completed")
     assert not rig.slots.wait_empty(timeout=0.2)
@@ -51,8 +59,7 @@ def test_follow_up_jobs_are_done_before_the_worker_ends(rig, monkeypatch):
     assert rig.backend.client.history(execution_id) is None
 
 
-def test_too_much_of_it_is_done_by_the_caller(monkeypatch):
-    monkeypatch.setattr(afterwards, "DELAY_SECONDS", NEVER)
+def test_too_much_of_it_is_done_by_the_caller(never, monkeypatch):
     monkeypatch.setattr(afterwards, "MAX_WAITING", 1)
     done: list[str] = []
     later = Afterwards(changed=lambda: None)
@@ -75,3 +82,50 @@ def test_an_error_stops_nothing_that_follows():
     later.add(fail)
     later.add(done.set)
     assert done.wait(20)
+
+
+def test_what_follows_several_executions_is_done_once_for_all(rig, never, monkeypatch):
+    requests = _count_requests(rig.backend.client, monkeypatch)
+    ended = [rig.run(graphs.colour(number)) for number in range(3)]
+    for execution_id in ended:
+        rig.ends(execution_id, "completed")
+    wait_for(lambda: rig.slots.idle, what="the slots to be free")
+    assert all(rig.backend.client.history(execution_id) for execution_id in ended)
+    requests.clear()
+    rig.slots.stop(drain_seconds=0)
+    assert rig.slots.wait_empty(timeout=20)
+    assert not any(rig.backend.client.history(execution_id) for execution_id in ended)
+    assert [path for method, path in requests if method == "POST"] == ["/history"]
+
+
+def _count_requests(client, monkeypatch):
+    requests: list[tuple[str, str]] = []
+    send = client._request
+
+    def recorded(method, path, **options):
+        requests.append((method, path))
+        return send(method, path, **options)
+
+    monkeypatch.setattr(client, "_request", recorded)
+    return requests
+
+
+def test_while_executions_follow_one_another_it_is_put_off_for_a_limited_time(monkeypatch):
+    monkeypatch.setattr(afterwards, "DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(afterwards, "MAX_DELAY_SECONDS", 0.3)
+    done = threading.Event()
+    later = Afterwards(busy=lambda: True)
+    began = time.monotonic()
+    later.add(done.set)
+    assert done.wait(20)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_jobs_of_one_name_are_done_once(never):
+    done: list[int] = []
+    later = Afterwards()
+    for number in range(3):
+        later.add(lambda number=number: done.append(number), name="same")
+    later.hurry()
+    wait_for(lambda: later.empty, what="the job to be done")
+    assert done == [0]

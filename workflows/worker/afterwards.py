@@ -1,7 +1,7 @@
 """Work that follows the end of an execution and that no request waits for: cleanup, thumbnails, corrections.
 
-It runs with a short delay, so that it does not compete for the processor with publishing the end. An end is
-complete without it: the sweeps repair what a killed process leaves undone.
+It runs with a short delay, so that it does not delay the answer to a waiting client or the next execution. An
+end is complete without it: the sweeps repair what a killed process leaves undone.
 """
 
 from __future__ import annotations
@@ -11,25 +11,44 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-DELAY_SECONDS = 0.05
+DELAY_SECONDS = 0.05  # after the last job was added
+MAX_DELAY_SECONDS = 0.5  # while executions follow one another
 MAX_WAITING = 32  # jobs; beyond that the caller runs its own, so that work cannot pile up
 Job = Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    job: Job
+    name: str
+    added_at: float
+
+
 class Afterwards:
-    """Runs jobs one after the other in a thread of its own, each `delay` seconds after it was added
-    (DELAY_SECONDS by default).
+    """Runs jobs one after the other in a thread of its own, in the order in which they were added.
+
+    A job runs DELAY_SECONDS after the last one was added, unless `busy` returns true, but not later than
+    MAX_DELAY_SECONDS after it was added itself. With `delay`, each runs exactly that many seconds later.
 
     changed: called after each job.
     """
 
-    def __init__(self, *, changed: Callable[[], None] = lambda: None, delay: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        busy: Callable[[], bool] = lambda: False,
+        delay: float | None = None,
+    ) -> None:
         self._changed = changed
+        self._busy = busy
         self._delay = delay
-        self._waiting: deque[tuple[float, Job]] = deque()  # with the time at which it is due
+        self._waiting: deque[_Waiting] = deque()
+        self._added_at = 0.0  # the last time
         self._running = 0
         self._condition = threading.Condition()
         self._at_once = False
@@ -39,13 +58,18 @@ class Afterwards:
     def empty(self) -> bool:
         return not self._waiting and not self._running
 
-    def add(self, job: Job) -> None:
-        """Run the job later, or now in the caller's thread if too many wait. Its errors are logged."""
+    def add(self, job: Job, *, name: str = "") -> None:
+        """Run the job later, or now in the caller's thread if too many wait. Its errors are logged.
+
+        name: if a job of this name waits already, that one serves for both.
+        """
         with self._condition:
+            self._added_at = time.monotonic()
+            if name and any(name == each.name for each in self._waiting):
+                return
             later = len(self._waiting) < MAX_WAITING
             if later:
-                delay = DELAY_SECONDS if self._delay is None else self._delay
-                self._waiting.append((time.monotonic() + delay, job))
+                self._waiting.append(_Waiting(job, name, self._added_at))
                 self._start()
                 if len(self._waiting) == 1:  # otherwise the thread waits for an earlier one
                     self._condition.notify()
@@ -74,11 +98,19 @@ class Afterwards:
     def _next(self) -> Job:
         with self._condition:
             while True:
-                left = self._waiting[0][0] - time.monotonic() if self._waiting else None
+                left = self._seconds_left() if self._waiting else None
                 if left is not None and (left <= 0 or self._at_once):
                     self._running = 1
-                    return self._waiting.popleft()[1]
+                    return self._waiting.popleft().job
                 self._condition.wait(left)
+
+    def _seconds_left(self) -> float:
+        """How long to wait before the first job, or before asking again."""
+        now, added_at = time.monotonic(), self._waiting[0].added_at
+        if self._delay is not None:
+            return added_at + self._delay - now
+        calm_since = now if self._busy() else self._added_at
+        return min(calm_since + DELAY_SECONDS, added_at + MAX_DELAY_SECONDS) - now
 
 
 def _run(job: Job) -> None:

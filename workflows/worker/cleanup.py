@@ -7,6 +7,7 @@ workers and cancelled runs, and placed inputs unused for COMFYUI_INPUTS_KEPT_SEC
 from __future__ import annotations
 
 import logging
+import threading
 from uuid import UUID
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.conf import settings
 from comfyserve.db import connections
 from comfyui import History, Unreachable
 from comfyui.bridge import Bridge, NoBridge
+from comfyui.types import OutputFile
 from workflows.models import ALIVE, Execution
 from workflows.queue.claims import Claim
 
@@ -25,28 +27,59 @@ logger = logging.getLogger(__name__)
 UNKNOWN_SECONDS = 24 * 3600.0
 
 
-# -- after an execution ----------------------------------------------------------------------------------
-def delete_leftovers(claim: Claim, history: History, backend: Backend) -> None:
-    """Delete what this run left, after everything is stored and recorded. The sweep retries what fails."""
-    try:
-        backend.client.delete_history(str(claim.execution_id))
-        if backend.has_bridge:
-            # Other nodes may report a file of an earlier run that ComfyUI had cached.
-            own = backend.output_nodes(claim.prompt)
-            Bridge(backend.client).delete(
-                marks=_marks(claim, history),
-                files=[file for file in history.files if file.node_id in own],
-                since=None if history.started_ms is None else history.started_ms / 1000,
-            )
-    except (Unreachable, NoBridge) as exc:
-        logger.info("what %s left in ComfyUI is not deleted: %s", claim.execution_id, exc)
+# -- after executions ------------------------------------------------------------------------------------
+class Leftovers:
+    """What executions left that have ended, to be deleted for several of them at once.
+
+    `add` may be called from any thread, once everything is stored and recorded.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._runs: list[tuple[Claim, History]] = []
+        self._lock = threading.Lock()
+
+    def add(self, claim: Claim, history: History) -> None:
+        with self._lock:
+            self._runs.append((claim, history))
+
+    def delete(self) -> None:
+        """Delete it. The sweep retries what fails."""
+        with self._lock:
+            runs, self._runs = self._runs, []
+        if not runs:
+            return
+        client = self._backend.client
+        try:
+            client.delete_history(*[str(claim.execution_id) for claim, _ in runs])
+            if self._backend.has_bridge:
+                Bridge(client).delete(marks=[mark for run in runs for mark in _marks(*run)])
+                for run in runs:
+                    self._delete_elsewhere(*run)
+        except (Unreachable, NoBridge) as exc:
+            ids = ", ".join(str(claim.execution_id) for claim, _ in runs)
+            logger.info("what %s left in ComfyUI is not deleted: %s", ids, exc)
+
+    def _delete_elsewhere(self, claim: Claim, history: History) -> None:
+        """Files outside the folders of the execution that its output nodes reported and this run wrote: other
+        nodes may report a file of an earlier run that ComfyUI had cached.
+        """
+        marks, own = _marks(claim, history), self._backend.output_nodes(claim.prompt)
+        files = [file for file in history.files if file.node_id in own and _folder(file) not in marks]
+        if files and history.started_ms is not None:
+            Bridge(self._backend.client).delete(marks=marks, files=files, since=history.started_ms / 1000)
 
 
 def _marks(claim: Claim, history: History) -> list[str]:
     """Its own mark, and that of an earlier attempt whose run it followed."""
-    folders = {file.subfolder.replace("\\", "/").partition("/")[0] for file in history.files}
+    folders = {_folder(file) for file in history.files}
     own = {name for name in folders if name.removeprefix(f"{claim.execution_id}.").isdecimal()}
     return sorted({claim.mark} | own)
+
+
+def _folder(file: OutputFile) -> str:
+    """The first part of its path."""
+    return file.subfolder.replace("\\", "/").partition("/")[0]
 
 
 # -- the sweep -------------------------------------------------------------------------------------------

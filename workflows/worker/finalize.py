@@ -26,7 +26,7 @@ from workflows.queue.execution_log import Line
 from workflows.queue.state_machine import Outcome
 from workflows.queue.transitions import Began
 
-from . import cleanup, output_collection, output_conversion
+from . import output_collection, output_conversion
 from .afterwards import Afterwards
 from .attempt import RECORD_BEGIN_SECONDS, Ended
 from .backend import Backend
@@ -48,13 +48,13 @@ STORE_TRIES = 5  # for outputs that fail while others are stored, or with an err
 
 def conclude(
     claim: Claim, ended: Ended, *, backend: Backend, alive: Callable[[], bool], stop: threading.Event,
-    later: Callable[[Callable[[], None]], None],
+    recorded: Callable[[list[Output]], None],
 ) -> None:  # fmt: skip
     """Collect and store the outputs, then record the end. Outages of the storage or ComfyUI are retried for a
     limited time; the GPU keeps working meanwhile.
 
-    `alive` is called during transfers and returns whether the claim is still wanted. `later` is given the
-    cleanup that may follow once the end is recorded.
+    `alive` is called during transfers and returns whether the claim is still wanted. `recorded` is called
+    once the end is recorded with these outputs.
 
     Returns without recording anything if the claim is lost, or if `stop` is set first: then the next process
     of this backend finds the run finished in ComfyUI. Raises connections.UNAVAILABLE if `stop` is set.
@@ -81,12 +81,7 @@ def conclude(
         outcome = _over_quota(outcome, left_out)
     outcome = dataclasses.replace(outcome, began=late.unrecorded, made=made)
     if _record(claim, outcome, outputs=outputs, stop=stop):
-        later(lambda: _clean_up(claim, history, backend, outputs))
-
-
-def _clean_up(claim: Claim, history: History, backend: Backend, outputs: list[Output]) -> None:
-    cleanup.delete_leftovers(claim, history, backend)
-    _make_thumbnails(outputs)
+        recorded(outputs)
 
 
 def _convert(
@@ -318,7 +313,7 @@ def _not_stored(ended: Ended, outputs: list[Output]) -> Outcome:
     )  # fmt: skip
 
 
-def _make_thumbnails(outputs: list[Output]) -> None:
+def make_thumbnails(outputs: list[Output]) -> None:
     """Make thumbnails ahead of the first request; a request that comes earlier makes its own."""
     for output in outputs:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 
+from comfyserve import logs
 from workflows.queue.claims import Claim
 
 from .runner import Runner
@@ -30,6 +32,13 @@ class Held:
     def is_responsive(self) -> bool:
         latest = max(self._alive_at, self.runner.alive_at if self.runner else 0.0)
         return self.queued or time.monotonic() - latest < ALIVE_SECONDS
+
+    def named_in_logs(self) -> AbstractContextManager[None]:
+        """Bind the execution, its user and its request id to the log records written meanwhile."""
+        claim = self.claim
+        return logs.bound(
+            execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None
+        )
 
     def abandon(self) -> None:
         self._abandoned = True

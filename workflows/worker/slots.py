@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from uuid import UUID
 
-from comfyserve import logs
 from comfyserve.db import connections
+from comfyui import History
 from workflows import notify
 from workflows.fleet import registry
-from workflows.models import Worker
+from workflows.models import Output, Worker
 from workflows.queue import claims, overtaking, requeueing, scheduling
 from workflows.queue.claims import Claim
 
@@ -26,6 +26,7 @@ from . import finalize
 from .afterwards import Afterwards
 from .attempt import Ended, Gone
 from .backend import Backend
+from .cleanup import Leftovers
 from .held_claim import Held
 from .runner import Runner
 
@@ -52,7 +53,8 @@ class Slots:
         self._stopping = threading.Event()
         self._stop_at = 0.0
         self._collectors = ThreadPoolExecutor(COLLECTORS, thread_name_prefix="collect")
-        self._afterwards = Afterwards(changed=self._notify)
+        self._afterwards = Afterwards(changed=self._notify, busy=self._is_busy)
+        self._leftovers = Leftovers(backend)
 
     # -- claiming work ---------------------------------------------------------------------------------
     def serve(self) -> None:
@@ -108,7 +110,7 @@ class Slots:
             yield free
         finally:
             if free:
-                self._afterwards.add(self._slot_freed)
+                self._afterwards.add(self._slot_freed, name="slot freed")
             with self._lock:
                 self._occupied -= free
                 self._changed.notify_all()
@@ -188,7 +190,7 @@ class Slots:
 
     # -- running ---------------------------------------------------------------------------------------
     def _run(self, held: Held) -> None:
-        with _log_context(held.claim):
+        with held.named_in_logs():
             self._run_named(held)
 
     def _run_named(self, held: Held) -> None:
@@ -210,7 +212,7 @@ class Slots:
         finally:
             if ending is not Gone.LEFT_IN_COMFYUI and not isinstance(ending, Ended):
                 self._release(held)
-                self._afterwards.add(lambda: self._settle(held))
+                self._settle_later(held.claim)
         if isinstance(ending, Ended):
             self._collect(held, ending)
 
@@ -238,10 +240,10 @@ class Slots:
             held.queued = False
             try:
                 handled = self.backend.suspects.handling(held.claim, alive=held.alive)
-                with _log_context(held.claim), handled:
+                with held.named_in_logs(), handled:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping,
-                        later=self._afterwards.add,
+                        recorded=lambda outputs: self._follow_up(held.claim, ended.history, outputs),
                     )  # fmt: skip
             except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
@@ -251,7 +253,7 @@ class Slots:
             finally:
                 was_full = self.full
                 self._release(held)
-                self._afterwards.add(lambda: self._settle(held))
+                self._settle_later(held.claim)
                 with self._lock:
                     self._collecting -= 1
                     self._changed.notify_all()
@@ -259,6 +261,12 @@ class Slots:
                     self.serve_in_thread()
 
         self._collectors.submit(work)
+
+    def _follow_up(self, claim: Claim, history: History, outputs: list[Output]) -> None:
+        """The end is recorded: clear ComfyUI and make thumbnails, a moment later."""
+        self._leftovers.add(claim, history)
+        self._afterwards.add(self._leftovers.delete, name="leftovers")
+        self._afterwards.add(lambda: finalize.make_thumbnails(outputs))
 
     # -- held claims -----------------------------------------------------------------------------------
     def _hold(self, held: Held) -> None:
@@ -271,15 +279,16 @@ class Slots:
         with self._lock:
             self._held.pop(held.claim.token, None)
 
-    def _settle(self, held: Held) -> None:
-        """Update the places of the user's waiting executions. If this fails, the sweep does it later.
+    def _settle_later(self, claim: Claim) -> None:
+        user_id = claim.user_id
+        self._afterwards.add(lambda: self._settle(user_id), name=f"settle {user_id}")
 
-        Until then a slot of this worker may have skipped them and stopped querying: see `scheduling.settle`.
-        """
+    def _settle(self, user_id: int) -> None:
+        """Update the places of the user's waiting executions. If this fails, the sweep does it later."""
         try:
             with connections.step():
-                moved = scheduling.settle(user_id=held.claim.user_id)
-            if moved:
+                moved = scheduling.settle(user_id=user_id)
+            if moved:  # a slot that skipped them meanwhile has stopped looking: see `scheduling.settle`
                 self.serve_in_thread()
         except connections.UNAVAILABLE as exc:
             logger.warning("the order is corrected later, the database is unavailable: %s", exc)
@@ -379,16 +388,12 @@ class Slots:
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
 
+    def _is_busy(self) -> bool:
+        return self._occupied > 0 or self._collecting > 0
+
     def _is_empty(self) -> bool:
-        return not self._occupied and not self._collecting and self._afterwards.empty
+        return not self._is_busy() and self._afterwards.empty
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-
-def _log_context(claim: Claim) -> AbstractContextManager[None]:
-    """Bind the execution, its user and its request id to the log records written meanwhile."""
-    return logs.bound(
-        execution_id=str(claim.execution_id), user_id=claim.user_id, request_id=claim.request_id or None
-    )
