@@ -31,7 +31,7 @@ TASK = "workflows.execution"
 # Celery has no event without a worker: this node name stands for the queue if no worker had it.
 QUEUE_NODE = "queue@postgresql"
 MAX_WAITING = 10_000  # events; more are dropped
-BATCH_SECONDS = 0.1  # events of this period are sent in one message
+BATCH_SECONDS = 0.25  # events of this period are sent in one message
 LEAST_RUNTIME = 0.001  # seconds; Flower leaves out a runtime of zero
 FLUSH_SECONDS = 1.0  # at process exit
 
