@@ -126,6 +126,6 @@ def test_jobs_of_one_name_are_done_once(never):
     later = Afterwards()
     for number in range(3):
         later.add(lambda number=number: done.append(number), name="same")
-    later.hurry()
+    later.stop_delaying()
     wait_for(lambda: later.empty, what="the job to be done")
     assert done == [0]
