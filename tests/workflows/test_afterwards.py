@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_jobs_of_one_name_are_done_once(never):
     done: list[int] = []
     later = Afterwards()
     for number in range(3):
-        later.add(lambda number=number: done.append(number), name="same")
+        later.add(partial(done.append, number), name="same")
     later.stop_delaying()
     wait_for(lambda: later.empty, what="the job to be done")
     assert done == [0]
