@@ -50,6 +50,7 @@ NO_TIMEOUT = {
     "comfyserve/api/bodies.py: BodyStream.for_django": "cancelled by Django when the response is sent",
     "comfyserve/api/gate/application.py: _nothing.empty": "cancelled by Django when the response is sent",
     "doors/comfyui/websocket.py: Websocket._listen": "a task of the connection, cancelled with it",
+    "doors/mcp/views.py: Turn.begin": "those before it read rows and stored files, and wait for no client",
     "comfyserve/outbound/dns.py: _ask": "a queue without a size",
     "comfyui/client.py: Client.__init__": "each request is given its timeout in Client._request",
     "files/decoding.py: _Pool._fill": "a queue without a size",
