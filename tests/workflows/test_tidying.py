@@ -107,6 +107,8 @@ def test_a_new_worker_removes_what_is_left_and_keeps_what_is_needed(bare_stack, 
     }
     running = person.execute(workflow)
     wait_status(person, running, "running")
+    own = comfyui.folder / "output" / f"{cancelled}.1"
+    wait_for(lambda: not own.exists(), what="the first worker to delete its files")
     worker.kill()
     [needed] = [name for name in placed(comfyui) if name in str(requests.get(f"{comfyui.url}/queue").json())]
     gone = [
