@@ -11,11 +11,15 @@ from pathlib import Path
 FLOWER_PREFIX = "flower"  # the path it is served under, behind a proxy and without one
 
 
+# Longer than clients and proxies keep an idle connection: a request that is sent just while we close it
+# fails, and nobody may repeat a POST. uvicorn's default is 5 s.
+KEEP_ALIVE_SECONDS = 75
 # Websockets are ComfyUI's `/ws`: clients send little, and image frames do not compress.
 PROTOCOLS = (
     "--http", "comfyserve.api.gate.protocol:Protocol",
     "--ws", "comfyserve.api.gate.websocket_protocol:WebsocketProtocol",
     "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
+    "--timeout-keep-alive", str(KEEP_ALIVE_SECONDS),
 )  # fmt: skip
 
 

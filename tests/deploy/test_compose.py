@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from script.local import roles
 from script.local.paths import ROOT
 from tests.deploy import compose
 
@@ -143,3 +144,14 @@ def test_postgresql_is_what_the_tests_run_against(services):
 
     said = subprocess.run([postgres.program("postgres"), "--version"], capture_output=True, text=True).stdout
     assert services["postgres"]["image"] == f"postgres:{said.split()[-1]}"
+
+
+def test_the_proxy_closes_idle_connections_before_the_api_does():
+    """Otherwise it sends a request just while the API closes, and may not repeat a POST."""
+    caddy = Path(sys.executable).with_name("caddy")
+    adapt = [caddy, "adapt", "--config", ROOT / "deploy" / "Caddyfile", "--adapter", "caddyfile"]
+    adapted = subprocess.run(adapt, capture_output=True, text=True, check=True).stdout
+    [nanoseconds] = re.findall(r'"idle_timeout":(\d+)', adapted)
+    assert int(nanoseconds) / 1e9 < roles.KEEP_ALIVE_SECONDS
+    command = roles.web(host="127.0.0.1", port=1)
+    assert command[command.index("--timeout-keep-alive") + 1] == str(roles.KEEP_ALIVE_SECONDS)
