@@ -59,7 +59,11 @@ class TestConverted:
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200
         before = site.stored()
         assert "converted file" not in clean()
-        site.stack.sql("UPDATE files_convertedfile SET created_at = now() - interval '8 days'")
+        site.stack.sql(
+            "UPDATE files_convertedfile SET created_at = now() - interval '8 days'"
+            " WHERE source_key = (SELECT key FROM files_file WHERE id = %s)",
+            file_id,
+        )
         assert "webp of uploads/" in clean()
         assert len(before - site.stored()) == 1
         assert alice.get(f"/files/{file_id}?format=webp").status_code == 200, "it is made anew"
