@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     failed = [name for name, command in QUICK.items() if not _run(name, command)]
     with ThreadPoolExecutor(1) as beside:
         results = {name: beside.submit(_captured, command) for name, command in BESIDE_THE_TESTS.items()}
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not comfyui", *processes(additional=1)]
+        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not comfyui", *processes(additional=2)]
         failed += [] if _run("Tests", tests) else ["Tests"]
         failed += [name for name, result in results.items() if not _show(name, result.result())]
     print("\nFailed: " + ", ".join(failed) if failed else "\nAll passed", end=" ")
