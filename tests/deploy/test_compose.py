@@ -148,8 +148,8 @@ def test_postgresql_is_what_the_tests_run_against(services):
 
 def test_the_proxy_closes_idle_connections_before_the_api_does():
     """Otherwise it sends a request just while the API closes, and may not repeat a POST."""
-    caddy = Path(sys.executable).with_name("caddy")
-    adapt = [caddy, "adapt", "--config", ROOT / "deploy" / "Caddyfile", "--adapter", "caddyfile"]
+    caddy, config = Path(sys.executable).with_name("caddy"), ROOT / "deploy" / "Caddyfile"
+    adapt = [str(caddy), "adapt", "--config", str(config), "--adapter", "caddyfile"]
     adapted = subprocess.run(adapt, capture_output=True, text=True, check=True).stdout
     [nanoseconds] = re.findall(r'"idle_timeout":(\d+)', adapted)
     assert int(nanoseconds) / 1e9 < roles.KEEP_ALIVE_SECONDS

@@ -54,16 +54,18 @@ def bounded(cost: float | None) -> float:
 
 
 def estimated_cost(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
-    """The estimated cost in GPU seconds. One user's runs never lower another user's charge, and many quick
-    runs do not make a kind that the user has not run yet (such as one with renamed nodes) cheap.
+    """The estimated cost in GPU seconds. Many quick runs do not make a kind that the user has not run yet
+    (such as one with renamed nodes) cheap, and long runs of others do not make it expensive: what exceeds an
+    estimate is charged, while overestimates are not refunded in full.
 
     own: median of the user's own runs of this kind. mean: mean of the user's recent completed runs. of_kind:
     median of all users' runs of this kind.
     """
     if own is not None:
         return bounded(own)
-    other = mean if mean is not None else of_kind
-    return UNKNOWN_COST if other is None else max(bounded(other), NEW_COST)
+    if mean is not None:
+        return max(bounded(mean), NEW_COST)
+    return min(max(bounded(of_kind), NEW_COST), UNKNOWN_COST)
 
 
 # GPU seconds of recent completed executions: the user's of this kind, all of the user's, and all users' of
