@@ -20,7 +20,9 @@ def follow(client, session, prompt_id):
     def submit_and_follow(graph):
         with session.subscribe(prompt_id) as subscription:
             client.submit(prompt=graph, prompt_id=prompt_id, client_id=session.client_id)
-            return until(subscription, events.Ended)
+            seen = until(subscription, events.Ended)
+            # Subscribers may still be told of the connection that was just waited for.
+            return [event for event in seen if not isinstance(event, events.Connected)]
 
     return submit_and_follow
 
