@@ -8,10 +8,12 @@ from tests.deploy.deployment import Deployment
 from tests.services import services
 
 
-# It ends with its module: its worker would clear away what other tests have in the same ComfyUI.
+# It ends with its module: its worker would clear away what other tests have in the same ComfyUI, as a worker
+# that is kept for them would clear away what is run here.
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory, _first_comfyui, s3_server) -> Iterator[Deployment]:
+def deployment(tmp_path_factory, _first_comfyui, _stack, s3_server) -> Iterator[Deployment]:
     """compose.yaml in the profile `cpu`, each service a process: started in its order, and all well."""
+    _stack.stop_workers()
     found = Deployment(
         tmp_path_factory.mktemp("deployment"),
         database_url=services.database_url.replace("/comfyserve", "/postgres"),
