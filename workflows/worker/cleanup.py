@@ -53,21 +53,22 @@ class Leftovers:
         try:
             client.delete_history(*[str(claim.execution_id) for claim, _ in runs])
             if self._backend.has_bridge:
-                Bridge(client).delete(marks=[mark for run in runs for mark in _marks(*run)])
+                bridge = Bridge(client)
+                bridge.delete(marks=[mark for run in runs for mark in _marks(*run)])
                 for run in runs:
-                    self._delete_elsewhere(*run)
+                    self._delete_elsewhere(bridge, *run)
         except (Unreachable, NoBridge) as exc:
             ids = ", ".join(str(claim.execution_id) for claim, _ in runs)
             logger.info("what %s left in ComfyUI is not deleted: %s", ids, exc)
 
-    def _delete_elsewhere(self, claim: Claim, history: History) -> None:
+    def _delete_elsewhere(self, bridge: Bridge, claim: Claim, history: History) -> None:
         """Files outside the folders of the execution that its output nodes reported and this run wrote: other
         nodes may report a file of an earlier run that ComfyUI had cached.
         """
         marks, own = _marks(claim, history), self._backend.output_nodes(claim.prompt)
         files = [file for file in history.files if file.node_id in own and _folder(file) not in marks]
         if files and history.started_ms is not None:
-            Bridge(self._backend.client).delete(marks=marks, files=files, since=history.started_ms / 1000)
+            bridge.delete(files=files, since=history.started_ms / 1000)
 
 
 def _marks(claim: Claim, history: History) -> list[str]:
