@@ -206,7 +206,7 @@ class Cluster:
     def _start_web(self) -> Process:
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
-            "--port", str(self.stack.port), "--no-access-log", "--no-proxy-headers", *roles.PROTOCOLS,
+            "--port", str(self.stack.port), *roles.WEB_OPTIONS,
         ]  # fmt: skip
         return self._process("web", command, self._env("web"))
 

@@ -87,7 +87,7 @@ class Stack:
             self.web.stop()
         command: list[str | Path] = [
             Path(sys.executable).with_name("uvicorn"), "comfyserve.asgi:application",
-            "--port", str(self.port), "--no-access-log", "--no-proxy-headers", *roles.PROTOCOLS,
+            "--port", str(self.port), *roles.WEB_OPTIONS,
         ]  # fmt: skip
         self.web = Process(
             "web", command, log=self.logs / "web.log", env=self.env | (env or {}), cwd=ROOT

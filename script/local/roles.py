@@ -14,8 +14,11 @@ FLOWER_PREFIX = "flower"  # the path it is served under, behind a proxy and with
 # Longer than clients and proxies keep an idle connection: a request that is sent just while we close it
 # fails, and nobody may repeat a POST. uvicorn's default is 5 s.
 KEEP_ALIVE_SECONDS = 75
-# Websockets are ComfyUI's `/ws`: clients send little, and image frames do not compress.
-PROTOCOLS = (
+# uvicorn's options for every web process, those of tests included. Only TRUSTED_PROXY_HOPS and HTTPS decide
+# which proxy headers are trusted. Websockets are ComfyUI's `/ws`: clients send little, and image frames do
+# not compress.
+WEB_OPTIONS = (
+    "--no-access-log", "--no-proxy-headers",
     "--http", "comfyserve.api.gate.protocol:Protocol",
     "--ws", "comfyserve.api.gate.websocket_protocol:WebsocketProtocol",
     "--ws-max-size", "65536", "--ws-per-message-deflate", "false",
@@ -26,9 +29,7 @@ PROTOCOLS = (
 def web(*, host: str, port: int) -> list[str | Path]:
     return [
         sys.executable, "-m", "uvicorn", "comfyserve.asgi:application", "--host", host, "--port", str(port),
-        "--no-access-log", "--timeout-graceful-shutdown", "10", *PROTOCOLS,
-        # Only TRUSTED_PROXY_HOPS and HTTPS decide which proxy headers are trusted.
-        "--no-proxy-headers",
+        "--timeout-graceful-shutdown", "10", *WEB_OPTIONS,
     ]  # fmt: skip
 
 
