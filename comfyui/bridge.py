@@ -148,10 +148,12 @@ class Bridge:
         inputs: Sequence[str] = (),
         files: Sequence[OutputFile] = (),
         since: float | None = None,
+        until: float | None = None,
     ) -> int:
         """Delete files with these marks in output, temp and input: inputs by their name below our folder,
-        unless a running or waiting prompt uses them; output and temp files only if written at `since`
-        (seconds since the epoch, ComfyUI's clock) or later. Returns the number of files.
+        unless a running or waiting prompt uses them; output and temp files only if last written between
+        `since` and `until` (seconds since the epoch, ComfyUI's clock; without `until` any time later).
+        Returns the number of files.
         """
         body = {
             "marks": list(marks),
@@ -160,6 +162,7 @@ class Bridge:
                 {"filename": file.filename, "subfolder": file.subfolder, "type": file.type} for file in files
             ],
             "since": since,
+            "until": until,
         }
         answer = self._there(self._client.post("/comfyserve/delete", body))
         return self._client.parse(answer, lambda raw: int(raw["files"]))

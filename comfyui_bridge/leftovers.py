@@ -103,11 +103,17 @@ def use(name: str, *, older: float) -> int | None:
 
 # -- deleting ------------------------------------------------------------------------------------------
 def delete(
-    *, marks: list[str], inputs: list[str], files: list[dict[str, Any]], since: float | None
+    *,
+    marks: list[str],
+    inputs: list[str],
+    files: list[dict[str, Any]],
+    since: float | None,
+    until: float | None,
 ) -> tuple[int, int]:
     """Delete the folders of these marks in output, temp and input; inputs that no running or waiting prompt
-    references, whoever posted it; output and temp files written at `since` (seconds since the epoch) or
-    later. Returns (files, bytes) deleted. ValueError for names that are not ours."""
+    references, whoever posted it; output and temp files last written between `since` and `until` (seconds
+    since the epoch; without `since` none, without `until` all later ones). Returns (files, bytes) deleted.
+    ValueError for names that are not ours."""
     for name, pattern in [(mark, MARK) for mark in marks] + [(name, INPUT) for name in inputs]:
         if not pattern.fullmatch(name):
             raise ValueError(f"{name[:100]!r} is not ComfyServe's")
@@ -116,7 +122,8 @@ def delete(
         needed = _names_in_queue()
         gone += [size for name in inputs if name not in needed for size in _delete_input(name)]
     if since is not None:
-        gone += [size for file in files for size in _delete_written(file, since=since, marks=marks)]
+        written = (since, float("inf") if until is None else until)
+        gone += [size for file in files for size in _delete_written(file, written, marks=marks)]
     return len(gone), sum(gone)
 
 
@@ -135,9 +142,9 @@ def _delete_input(name: str) -> Iterator[int]:
     yield from _unlink(Path(folder_paths.get_input_directory()) / INPUTS / name)
 
 
-def _delete_written(file: dict[str, Any], *, since: float, marks: list[str]) -> Iterator[int]:
-    """A node may name anything as its output: files elsewhere, of another attempt, or that existed before,
-    are kept."""
+def _delete_written(file: dict[str, Any], written: tuple[float, float], *, marks: list[str]) -> Iterator[int]:
+    """A node may name anything as its output: files elsewhere, of another attempt, or last written outside
+    these times, are kept."""
     place = {"output": folder_paths.get_output_directory, "temp": folder_paths.get_temp_directory}.get(
         str(file.get("type"))
     )
@@ -151,7 +158,7 @@ def _delete_written(file: dict[str, Any], *, since: float, marks: list[str]) -> 
         first = path.relative_to(root).parts[:1]
         if first and MARK.fullmatch(first[0]) and first[0] not in marks:
             return
-        if path.is_file() and path.stat().st_mtime >= since:
+        if path.is_file() and written[0] <= path.stat().st_mtime <= written[1]:
             yield from _unlink(path)
     except (OSError, ValueError):  # deleted, or not a valid file name
         return

@@ -81,13 +81,14 @@ async def use(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     try:
         body: Any = await request.json()
-        since = body.get("since")
+        since, until = body.get("since"), body.get("until")
         files, size = await asyncio.to_thread(
             leftovers.delete,
             marks=[str(mark) for mark in body.get("marks", ())],
             inputs=[str(name) for name in body.get("inputs", ())],
             files=[dict(file) for file in body.get("files", ())],
             since=None if since is None else float(since),
+            until=None if until is None else float(until),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return web.json_response({"error": str(error)}, status=400)

@@ -123,15 +123,20 @@ class TestLeftovers:
         answer = requests.post(f"{comfyui.url}/comfyserve/delete", json={kind: [name]}, timeout=10)
         assert answer.status_code == 400
 
-    def test_an_output_is_deleted_only_if_written_since(self, bridge, comfyui):
-        old, new = comfyui.folder / "temp" / "old.png", comfyui.folder / "temp" / "new.png"
-        for path in (old, new):
+    def test_an_output_is_deleted_only_if_its_run_wrote_it(self, bridge, comfyui):
+        """A later run may have written one of the same name."""
+        started = time.time() - 60
+        ended = started + 10
+        paths = [comfyui.folder / "temp" / f"{name}.png" for name in ("before", "meanwhile", "later")]
+        for path, written in zip(paths, (started - 1, started + 1, ended + 1), strict=True):
             path.write_bytes(b"x")
-        since = time.time() - 60
-        os.utime(old, (since - 1, since - 1))
-        files = [OutputFile(filename=path.name, subfolder="", type="temp") for path in (old, new)]
-        assert bridge.delete(files=files, since=since) == 1
-        assert (old.exists(), new.exists()) == (True, False)
+            os.utime(path, (written, written))
+        files = [OutputFile(filename=path.name, subfolder="", type="temp") for path in paths]
+        assert bridge.delete(files=files, since=started, until=ended) == 1
+        assert [path.exists() for path in paths] == [True, False, True]
+        assert bridge.delete(files=files, since=started) == 1
+        assert [path.exists() for path in paths] == [True, False, False]
+        paths[0].unlink()
 
     @pytest.mark.parametrize(
         "where",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import pytest
 
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui import PNG, NodeClass
 from tests.scripted_comfyui.nodes import nothing
-from tests.workflows.rig import Rig, hold_briefly, serve_again, sleep
+from tests.workflows.rig import Rig, before, hold_briefly, serve_again, sleep
 from workflows.models import Execution
-from workflows.worker import runner
+from workflows.worker import deadly_uploads, finalize, runner
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 UPLOAD = "/upload/image"
@@ -53,7 +54,17 @@ def held(*ids: str) -> bool:
     return found.count() == len(ids)
 
 
-def test_only_the_owner_is_charged_and_only_for_its_own_run(rig):
+def test_only_the_owner_is_charged_and_only_for_its_own_run(rig, monkeypatch):
+    def uploaded_meanwhile(*_: object, **__: object) -> None:
+        """Long enough for the suspect to look twice whether it may upload."""
+        with contextlib.suppress(TimeoutError):
+            rig.comfyui.wait_for(
+                lambda: len(rig.comfyui.asked("POST", UPLOAD)) > 1, timeout=2.5 * deadly_uploads.CHECK_SECONDS
+            )
+        uploads.append(len(rig.comfyui.asked("POST", UPLOAD)))
+
+    uploads: list[int] = []
+    before(monkeypatch, finalize, "conclude", uploaded_meanwhile)
     innocent = rig.run(sleep(2))
     rig.comfyui.wait_for(lambda: rig.comfyui.running)
     guilty = deadly(rig)
@@ -63,7 +74,8 @@ def test_only_the_owner_is_charged_and_only_for_its_own_run(rig):
     assert set(faults.values()) == {0}
 
     start_again(rig)
-    kill_at_upload(rig, 2)  # once nothing runs
+    kill_at_upload(rig, 2)
+    assert uploads == [1], "it waits until the outputs of what ran are stored"
     assert Execution.objects.get(id=innocent).status == "completed"
     wait_for(lambda: Execution.objects.get(id=guilty).faults == 1, seconds=20, what="it to be charged")
 

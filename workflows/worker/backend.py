@@ -57,6 +57,7 @@ class Backend:
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
         self.present: set[str] = set()  # prompts posted by runners of this process
+        self.uncollected: set[str] = set()  # those that ended, whose outputs only ComfyUI has
         self._hung_on: str | None = None  # a prompt that ComfyUI fails to stop
 
     def connect(self) -> None:

@@ -63,12 +63,14 @@ class Leftovers:
 
     def _delete_elsewhere(self, bridge: Bridge, claim: Claim, history: History) -> None:
         """Files outside the folders of the execution that its output nodes reported and this run wrote: other
-        nodes may report a file of an earlier run that ComfyUI had cached.
+        nodes may report a file of an earlier run that ComfyUI had cached, and a later run may have written
+        one of the same name.
         """
         marks, own = _marks(claim, history), self._backend.output_nodes(claim.prompt)
         files = [file for file in history.files if file.node_id in own and _folder(file) not in marks]
-        if files and history.started_ms is not None:
-            bridge.delete(files=files, since=history.started_ms / 1000)
+        if files and history.started_ms is not None and history.ended_ms is not None:
+            # ComfyUI's times are truncated to milliseconds, those of files are not.
+            bridge.delete(files=files, since=history.started_ms / 1000, until=(history.ended_ms + 1) / 1000)
 
 
 def _marks(claim: Claim, history: History) -> list[str]:

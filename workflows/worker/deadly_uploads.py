@@ -1,7 +1,8 @@
 """Identifies the input file that kills ComfyUI while it is uploaded, without blaming what ran meanwhile.
 
 If something ran, either may have been the cause: neither is blamed, and the next upload of that execution
-waits until ComfyUI runs nothing. If ComfyUI dies again, the file is the cause.
+waits until ComfyUI runs nothing and the outputs of what ran are stored. If ComfyUI dies again, the file is
+the cause.
 """
 
 from __future__ import annotations

@@ -203,4 +203,5 @@ class Runner(Submitter):
                 "the disk of its ComfyUI is full", history.error.message, pause=True
             )
         self._backend.record_success()
+        self._backend.uncollected.add(self._id)
         return Ended(history, self._lines + self._progress.take_lines(), self._warnings, self._began)

@@ -276,6 +276,7 @@ class Slots:
 
     def _release(self, held: Held) -> None:
         self.backend.suspects.release(held.claim)
+        self.backend.uncollected.discard(str(held.claim.execution_id))
         with self._lock:
             self._held.pop(held.claim.token, None)
 

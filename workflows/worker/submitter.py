@@ -119,7 +119,7 @@ class Submitter(Attempt):
 
     def _wait_until_idle(self) -> None:
         until = time.monotonic() + deadly_uploads.LONGEST_WAIT
-        while self._backend.present and time.monotonic() < until:
+        while (self._backend.present or self._backend.uncollected) and time.monotonic() < until:
             self._check_still_wanted()
             self._pause(deadly_uploads.CHECK_SECONDS)
 
