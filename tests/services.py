@@ -280,7 +280,7 @@ def gpu_worker(stack: Stack, comfyui: TestComfyUI) -> Stack:
     stack.start_worker("gpu-kept", comfyui_url=comfyui.url, keep=True)
     stack.start_worker("rest-kept", queues="default,models,webhooks", keep=True)
     # A worker is ready before it has read ComfyUI's node definitions.
-    wait_for(lambda: _reported_nodes(stack, comfyui.url), seconds=40, what="the nodes of the worker")
+    wait_for(lambda: _reported_nodes(stack, comfyui.url), seconds=60, what="the nodes of the worker")
     return stack
 
 

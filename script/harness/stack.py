@@ -92,7 +92,7 @@ class Stack:
         self.web = Process(
             "web", command, log=self.logs / "web.log", env=self.env | (env or {}), cwd=ROOT
         ).start()
-        self.web.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=30)
+        self.web.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=60)
         return self.web
 
     def stop_web(self) -> None:
@@ -130,7 +130,7 @@ class Stack:
         if keep:
             self._kept[name] = comfyui_url
         if wait:
-            worker.wait_until(lambda: any(" ready." in line for line in worker.tail()), seconds=40)
+            worker.wait_until(lambda: any(" ready." in line for line in worker.tail()), seconds=60)
         return worker
 
     def _make_way(self, name: str, comfyui_url: str) -> None:

@@ -10,6 +10,7 @@ from script.local.console import UserError
 # Below the ephemeral port range, so that no outgoing connection takes our port between finding and using it.
 _RANGE = range(18_000, 32_000)
 _taken: set[int] = set()  # allocated by this process and perhaps not bound yet
+_NAME = "\0comfyserve-port-{}"  # of an abstract Unix socket, which other processes on this network see too
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -24,17 +25,33 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(*, prefer: int | None = None) -> int:
-    """A port nothing listens on: `prefer` if that one is free. Never the same twice in one process."""
+    """A port nothing listens on: `prefer` if that one is free.
+
+    Otherwise never one that this process or another that still runs was given before, since that may not be
+    bound yet, or be bound again after a restart.
+    """
     if prefer is not None and prefer not in _taken and is_free(prefer):
         _taken.add(prefer)
         return prefer
     chance = random.SystemRandom()
     for _ in range(200):
         port = chance.choice(_RANGE)
-        if port not in _taken and is_free(port):
+        if port not in _taken and is_free(port) and _reserve(port):
             _taken.add(port)
             return port
     raise UserError("No free port was found between 18000 and 32000.")
+
+
+def _reserve(port: int) -> bool:
+    """Claim the port among all processes, for as long as this one lives. False if another has claimed it."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(_NAME.format(port))
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()  # open until the process ends
+    return True
 
 
 def demand(port: int, host: str, name: str) -> int:

@@ -63,7 +63,7 @@ class Valkey:
         self.process.start()
 
     def wait(self) -> None:
-        self.process.wait_until(self.ready, seconds=20)
+        self.process.wait_until(self.ready, seconds=60)
 
     def stop(self) -> None:
         self.process.stop(seconds=5)

@@ -72,7 +72,7 @@ class FlowerServer:
     def wait_for_state(self, execution_id: str, state: str) -> dict[str, Any]:
         return wait_for(
             lambda: task if (task := self.task(execution_id)).get("state") == state else None,
-            seconds=30,
+            seconds=60,
             what=f"state {state} of {execution_id} in Flower",
         )
 

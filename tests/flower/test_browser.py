@@ -39,7 +39,7 @@ def test_an_operator_sees_what_waits_and_runs_and_cancels_it(
     done = ana.execute(graphs.colour(1))
     stack.start_worker("gpu", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
     flower.wait_for_state(done, "SUCCESS")
-    running, _, waiting = (ana.execute(graphs.sleep(30.0, seed=seed)) for seed in range(3))
+    running, _, waiting = (ana.execute(graphs.sleep(120.0, seed=seed)) for seed in range(3))
     flower.wait_for_state(running, "STARTED")
     flower.wait_for_state(waiting, "PENDING")
 

@@ -60,7 +60,7 @@ def _one_is_taken_back(stack: Stack, comfyui: Any, flower: FlowerServer, running
     stack.start_worker("gpu-0", comfyui_url=comfyui.url, env={"COMFYUI_NAME": "gpu-0"})
     flower.wait_for_state(running, "STARTED")
     staged = "SELECT id::text FROM workflows_execution WHERE worker <> '' AND status = 'pending'"
-    [[id_]] = wait_for(lambda: stack.sql(staged), what="one staged behind it")
+    [[id_]] = wait_for(lambda: stack.sql(staged), seconds=40, what="one staged behind it")
     flower.wait_for_state(id_, "RECEIVED")
     stack.sql("UPDATE workflows_worker SET wish = 'pause'")
     stack.sql("SELECT pg_notify('comfyserve_wish', 'gpu-0')")
@@ -116,7 +116,7 @@ def test_a_running_execution_is_active_and_a_requeued_one_is_a_retry(
 ) -> None:
     stack, ana = bare_stack, bare_stack.person("ana")
     stack.start_worker("gpu", comfyui_url=comfyui_pair[0].url, env={"COMFYUI_NAME": "gpu-0"})
-    running, staged = (ana.execute(graphs.sleep(8.0, seed=seed)) for seed in range(2))
+    running, staged = (ana.execute(graphs.sleep(120.0, seed=seed)) for seed in range(2))
     flower.wait_for_state(running, "STARTED")
     task = flower.wait_for_state(staged, "RECEIVED")
     assert "'priority': 'normal'" in task["kwargs"]
@@ -126,8 +126,8 @@ def test_a_running_execution_is_active_and_a_requeued_one_is_a_retry(
         found = flower.get(f"/api/workers?refresh=1&workername={node}")
         return [(each["id"], each["name"]) for each in found[node].get("active", [])]
 
-    wait_for(lambda: active() == [(running, "workflows.execution")], seconds=20, what="the active task")
-    wait_for(lambda: flower.workers()[node]["active"] == 1, seconds=20, what="one active in a heartbeat")
+    wait_for(lambda: active() == [(running, "workflows.execution")], seconds=40, what="the active task")
+    wait_for(lambda: flower.workers()[node]["active"] == 1, seconds=40, what="one active in a heartbeat")
 
     stack.sql("UPDATE workflows_worker SET wish = 'pause'")
     stack.sql("SELECT pg_notify('comfyserve_wish', 'gpu-0')")
@@ -140,7 +140,7 @@ def test_a_running_execution_is_active_and_a_requeued_one_is_a_retry(
     flower.wait_for_state(staged, "REVOKED")
     assert flower.post(f"/api/task/revoke/{running}?terminate=true").status_code == 200
     assert flower.wait_for_state(running, "REVOKED")["worker"] == node
-    wait_for(lambda: active() == [], seconds=20, what="nothing active")
+    wait_for(lambda: active() == [], seconds=40, what="nothing active")
     for id_ in (running, staged):
         assert ana.get(f"/workflows/{id_}").json()["status"] == "cancelled"
     again = flower.post(f"/api/task/revoke/{running}")
@@ -157,7 +157,7 @@ def test_a_running_execution_is_active_and_a_requeued_one_is_a_retry(
 def test_it_remembers_executions_over_a_restart(bare_stack: Stack, flower: FlowerServer) -> None:
     waiting = bare_stack.person("ben").execute(graphs.colour(1))
     flower.wait_for_state(waiting, "PENDING")
-    flower.process.stop()
+    flower.process.stop(seconds=60)  # it writes what it has seen
     flower.start()
     assert flower.task(waiting)["state"] == "PENDING"
     assert flower.task(waiting)["kwargs"].startswith("{'user': 'ben")

@@ -46,14 +46,20 @@ class Own:
             answer = self.get(path)
             return [answer] if answer.status_code == status else []  # a response of 503 itself is falsy
 
-        return wait_for(look, seconds=20, what=f"{path} to answer {status}")[0]
+        return wait_for(look, seconds=40, what=f"{path} to answer {status}")[0]
 
     @contextmanager
     def frozen(self, *servers: Process) -> Iterator[None]:
         """They hold all their connections, take new ones, and say nothing."""
-        everyone = [each for server in servers for each in _family(server)]
-        _to_all(everyone, psutil.Process.suspend)
+        everyone: list[psutil.Process] = []
         try:
+            for server in servers:
+                first = psutil.Process(server.pid)
+                everyone.append(first)
+                first.suspend()  # before its children are listed: it starts no more of them
+                children = first.children(recursive=True)
+                everyone += children
+                _to_all(children, psutil.Process.suspend)
             yield
         finally:
             _to_all(everyone, psutil.Process.resume)
@@ -81,6 +87,16 @@ class Own:
             return body if conditions(body).get(name) == condition else None
 
         return wait_for(look, seconds=seconds, what=f"{name} to be {condition}")
+
+    def unwell(self, names: frozenset[str]) -> dict[str, Any]:
+        """The whole detailed answer, once these services and no others are not healthy."""
+
+        def look() -> dict[str, Any] | None:
+            body = self.detailed()
+            found = {name for name, condition in conditions(body).items() if condition != "healthy"}
+            return body if found == names else None
+
+        return wait_for(look, seconds=40, what=f"{sorted(names)} alone to be unwell")
 
     def silent_for(self, queue: str, *, seconds: float) -> None:
         """As if the worker of the queue, which was killed, had last been heard so much longer ago."""
@@ -119,11 +135,6 @@ def _to_all(processes: Sequence[psutil.Process], do: Callable[[psutil.Process], 
             do(each)
         except psutil.NoSuchProcess:
             pass  # a session of PostgreSQL's that has just ended
-
-
-def _family(server: Process) -> list[psutil.Process]:
-    first = psutil.Process(server.pid)
-    return [first, *first.children(recursive=True)]
 
 
 def conditions(body: dict[str, Any]) -> dict[str, str]:
