@@ -72,7 +72,7 @@ def run_seconds() -> list[float]:
     """How long each completed execution ran: a little longer than `run_one` was asked for."""
     completed = Execution.objects.filter(status=Status.COMPLETED).order_by("completed_at")
     spans = completed.values_list("started_at", "completed_at")
-    return [(ended - began).total_seconds() for began, ended in spans]
+    return [(ended - began).total_seconds() for began, ended in spans if began and ended]
 
 
 def metrics(**headers) -> dict[str, Any]:
