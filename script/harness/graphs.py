@@ -40,6 +40,14 @@ def txt2img(*, steps: int = 4, size: int = 64, seed: int = 1, text: str = "cloud
     }  # fmt: skip
 
 
+def gate(name: str) -> Graph:
+    """Runs until ComfyUI's folder `user` has a file of this name: a custom node, see tests/comfyui_nodes."""
+    return {
+        "1": {"class_type": "TestGate", "inputs": {"name": name}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "gated"}},
+    }
+
+
 def sleep(seconds: float, *, steps: int = 10, seed: int = 0) -> Graph:
     """Takes this long in this many steps without using the CPU: a custom node, see tests/comfyui_nodes."""
     return {

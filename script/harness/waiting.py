@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T | None], *, seconds: float = 15, what: str = "") -> T:
+def wait_for(look: Callable[[], T | None], *, seconds: float = 30, what: str = "") -> T:
     """Call `look` until its result is true, and return that. AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while True:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import torch
 from comfy_execution.graph_utils import GraphBuilder
 
@@ -49,6 +51,25 @@ class TestSleep:
             if left <= 0:
                 return
             time.sleep(min(left, 0.1))
+
+
+class TestGate:
+    """Runs until the folder `user` has a file of this name: for tests that act during a run."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"name": ("STRING", {"default": "open"})}}
+
+    def run(self, name: str) -> tuple[torch.Tensor]:
+        opened = Path(folder_paths.get_user_directory()) / name
+        while not opened.exists():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.05)
+        return (torch.zeros((1, 8, 8, 3)),)
 
 
 class TestFail:
@@ -121,6 +142,7 @@ class TestLoop:
 
 NODE_CLASS_MAPPINGS = {
     "TestSleep": TestSleep,
+    "TestGate": TestGate,
     "TestFail": TestFail,
     "TestCrash": TestCrash,
     "TestHang": TestHang,

@@ -3,8 +3,8 @@
     with ScriptedComfyUI() as comfyui: ...
 
 Its classes: EmptyImage, SaveImage, PreviewAny as the stock ones seen from outside; Sleep (seconds, steps),
-Fail (message), Stall (until interrupted), Deaf (seconds, not interruptible),
-Loop (times); more through `classes`.
+Fail (message), Stall (until interrupted), Gate (until the test sets `gate`),
+Deaf (seconds, not interruptible), Loop (times); more through `classes`.
 """
 
 from __future__ import annotations

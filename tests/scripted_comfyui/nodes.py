@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -102,6 +103,17 @@ async def deaf(_run: Run, inputs: Mapping[str, Any]) -> Output:
     """Takes no notice of an interrupt for `seconds`, as a long sampling step does."""
     await asyncio.sleep(float(inputs["seconds"]))
     return None
+
+
+def gate(opened: threading.Event) -> NodeClass:
+    """Runs until the event is set: for tests that act during a run, however long they take."""
+
+    async def wait(run: Run, _inputs: Mapping[str, Any]) -> Output:
+        while not opened.is_set():
+            await run.sleep(0.02)
+        return None
+
+    return NodeClass(run=wait, returns=("IMAGE",))
 
 
 def stock() -> dict[str, NodeClass]:

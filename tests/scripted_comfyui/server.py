@@ -18,7 +18,7 @@ from tests.scripted_comfyui.machine import FEATURES
 from tests.scripted_comfyui.routes import Routes
 
 T = TypeVar("T")
-BRIEF = 10.0  # seconds that a call into the server's thread may take
+BRIEF = 30.0  # seconds that a call into the server's thread may take
 
 
 class ScriptedComfyUI:
@@ -36,7 +36,8 @@ class ScriptedComfyUI:
 
     def __init__(self, *, port: int = 0, modern: bool = False) -> None:
         self.port = port  # 0: a free one, known after start
-        self.classes = nodes.stock()
+        self.gate = threading.Event()  # runs of the class Gate end when it is set
+        self.classes = nodes.stock() | {"Gate": nodes.gate(self.gate)}
         self.modern = modern
         self.faults = Faults()
         self.requests: list[Request] = []
@@ -61,7 +62,7 @@ class ScriptedComfyUI:
     def asked(self, method: str, path: str) -> list[Request]:
         return [each for each in tuple(self.requests) if (each.method, each.path) == (method, path)]
 
-    def wait_for(self, condition: Callable[[], T], *, timeout: float = 5.0) -> T:
+    def wait_for(self, condition: Callable[[], T], *, timeout: float = 20.0) -> T:
         """What `condition` gives as soon as it is true; it is looked at after everything that happens
         here, so it must only look. Raises TimeoutError."""
         deadline = time.monotonic() + timeout

@@ -26,7 +26,7 @@ class Rig:
         self.api = Api.of(make_user("alice"))
         self.backend = Backend(name="gpu", url=comfyui.url, headers={})
         self.backend.connect()
-        assert self.backend.session.wait_connected(5)
+        assert self.backend.session.wait_connected(20)
         self.backend.refresh()
         Worker.objects.create(name="gpu", host="here", pid=1, url=comfyui.url, reachable=True)
         self.slots = Slots(self.backend)
@@ -40,6 +40,12 @@ class Rig:
     def run(self, workflow: graphs.Graph) -> str:
         execution_id = self.submit(workflow)
         self.slots.serve_in_thread()
+        return execution_id
+
+    def run_at_gate(self) -> str:
+        """An execution that is recorded as running, and runs until `comfyui.gate` is set."""
+        execution_id = self.run(gated())
+        wait_for(lambda: self.status(execution_id) == "running", what="it to run")
         return execution_id
 
     def reconnect(self, *, since: int) -> None:
@@ -60,16 +66,24 @@ class Rig:
     def ends(self, execution_id: str, status: str) -> dict[str, Any]:
         wait_for(
             lambda: self.status(execution_id) not in ("pending", "running"),
-            seconds=20,
+            seconds=40,
             what=f"the end of {execution_id}",
         )
         body = self.api.get(f"/workflows/{execution_id}").json()
         assert body["status"] == status, body
         return body
 
+    def silence(self, *, seconds: float = 1000.0) -> None:
+        """As if no thread that holds a claim had given a sign of life for so long."""
+        with self.slots._lock:
+            for held in self.slots._held.values():
+                held._alive_at -= seconds
+                if held.runner is not None:
+                    held.runner.alive_at -= seconds
+
     def is_clear(self) -> None:
         """ComfyUI has nothing to do, and no slot is taken."""
-        assert self.slots.wait_empty(timeout=20)
+        assert self.slots.wait_empty(timeout=40)
         assert self.comfyui.running is None
         assert self.comfyui.pending == []
 
@@ -100,6 +114,14 @@ def serve_again(rig: Rig) -> None:
 def sleep(seconds: float) -> graphs.Graph:
     return {
         "1": {"class_type": "Sleep", "inputs": {"seconds": seconds}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+
+
+def gated() -> graphs.Graph:
+    """Runs until the test calls `rig.comfyui.gate.set()`."""
+    return {
+        "1": {"class_type": "Gate", "inputs": {}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
 

@@ -90,7 +90,8 @@ def test_what_follows_several_executions_is_done_once_for_all(rig, never, monkey
     ended = [rig.run(graphs.colour(number)) for number in range(3)]
     for execution_id in ended:
         rig.ends(execution_id, "completed")
-    wait_for(lambda: rig.slots.idle, what="the slots to be free")
+    # What follows an end is added a moment after it is recorded.
+    wait_for(lambda: not rig.slots._is_busy(), what="all of it to be waiting")
     assert all(rig.backend.client.history(execution_id) for execution_id in ended)
     requests.clear()
     rig.slots.stop(drain_seconds=0)

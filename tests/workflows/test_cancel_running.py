@@ -22,7 +22,7 @@ def wait_running(person, execution_id: str) -> None:
 
 
 def queue_of(comfyui) -> list[str]:
-    state = requests.get(f"{comfyui.url}/queue", timeout=5).json()
+    state = requests.get(f"{comfyui.url}/queue", timeout=30).json()
     return [item[1] for item in state["queue_running"] + state["queue_pending"]]
 
 

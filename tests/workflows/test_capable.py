@@ -166,14 +166,20 @@ def test_a_refusal_is_kept_while_a_live_worker_has_not_reported_its_models(alice
     assert claimed("refused") is None
 
 
-def test_the_check_takes_one_more_query(alice, two, django_assert_num_queries):
+@pytest.fixture
+def kept_fleet(monkeypatch):
+    """The fleet is read once, however long the test takes."""
+    monkeypatch.setattr(matching.cached_fleet, "_seconds", 3600.0)
+
+
+def test_the_check_takes_one_more_query(alice, two, kept_fleet, django_assert_num_queries):
     submit(alice)  # what nodes there are is read once
     models = [ModelUse(TINY, "checkpoint")]
     with django_assert_num_queries(1):  # which of the hosts have the models
         assert matching.suited(graphs.txt2img(), models) == matching.Suited(["lacks"], ["has"])
 
 
-def test_a_single_worker_needs_no_lookup(alice, django_assert_num_queries):
+def test_a_single_worker_needs_no_lookup(alice, kept_fleet, django_assert_num_queries):
     worker("only")
     matching.cached_fleet()
     with django_assert_num_queries(0):

@@ -261,10 +261,10 @@ class TestWorkers:
         def known() -> list[tuple[Any, ...]]:
             return gpu_worker.sql("SELECT name FROM workflows_worker WHERE object_info_id IS NOT NULL")
 
-        wait_for(known, seconds=20, what="the worker to be known")
-        gpu_worker.sql("DELETE FROM workflows_worker")
-        gpu_worker.sql("DELETE FROM workflows_objectinfo")
-        wait_for(known, seconds=20, what="the worker to be known again")
+        wait_for(known, seconds=40, what="the worker to be known")
+        # At once: a heartbeat in between would refer to what is deleted next.
+        gpu_worker.sql("DELETE FROM workflows_worker; DELETE FROM workflows_objectinfo")
+        wait_for(known, seconds=40, what="the worker to be known again")
         alice = gpu_worker.person("alice")
         assert alice.result(alice.execute(graphs.colour(1)))["status"] == "completed"
 

@@ -25,7 +25,7 @@ from tests.scripted_comfyui.nodes import PNG, NodeClass
 from tests.workflows.rig import before, sleep
 from workflows.models import Execution, FailureCause, Output
 from workflows.queue import state_machine
-from workflows.worker import finalize, held_claim, output_collection
+from workflows.worker import finalize, output_collection
 
 
 @pytest.fixture(autouse=True)
@@ -162,12 +162,11 @@ def test_a_run_that_is_cancelled_while_its_outputs_are_tried_leaves_nothing(rig,
     execution_id = rig.run(three_pictures())
     wait_for(lambda: len(storage.puts) > 3, what="the third one to fail")
     assert rig.cancel(execution_id) == 200
-    assert rig.slots.wait_empty(timeout=5)
+    assert rig.slots.wait_empty(timeout=40)
     assert storage.left == before
 
 
 def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
-    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.5)
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
     def slow(key: str, *args: Any, on_bytes: Any, **given: Any) -> None:
@@ -178,9 +177,9 @@ def test_a_slow_upload_is_a_sign_of_life(rig, monkeypatch):
 
     monkeypatch.setattr(backend, "put", slow)
     execution_id = rig.run(sleep(0.1))
-    assert uploading.wait(5)
-    threading.Event().wait(1.0)  # longer than a thread may give no sign of life
-    assert rig.slots.live_tokens() == rig.slots.tokens() != set()
+    assert uploading.wait(20)
+    rig.silence()
+    wait_for(lambda: rig.slots.live_tokens() == rig.slots.tokens() != set(), what="a sign of life")
     go_on.set()
     rig.ends(execution_id, "completed")
     assert Execution.objects.get(id=execution_id).attempt == 1
@@ -204,20 +203,20 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
 
 
 def test_a_stalled_upload_is_not_stored(rig, monkeypatch):
-    monkeypatch.setattr(held_claim, "ALIVE_SECONDS", 0.3)
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
     def stuck(key: str, *args: Any, **given: Any) -> None:
         uploading.set()
-        go_on.wait(10)
+        go_on.wait(60)
         original(key, *args, **given)
 
     monkeypatch.setattr(backend, "put", stuck)
     rig.run(sleep(0.1))
-    assert uploading.wait(5)
-    wait_for(lambda: not rig.slots.live_tokens(), what="it to look dead")
+    assert uploading.wait(20)
+    rig.silence()
+    assert rig.slots.live_tokens() == set()
     go_on.set()
-    assert rig.slots.wait_empty(timeout=10)
+    assert rig.slots.wait_empty(timeout=40)
 
 
 def test_bytes_sent_to_s3_are_reported(tmp_path):

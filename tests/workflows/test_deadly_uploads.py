@@ -65,10 +65,10 @@ def test_only_the_owner_is_charged_and_only_for_its_own_run(rig, monkeypatch):
 
     uploads: list[int] = []
     before(monkeypatch, finalize, "conclude", uploaded_meanwhile)
-    innocent = rig.run(sleep(2))
-    rig.comfyui.wait_for(lambda: rig.comfyui.running)
+    innocent = rig.run_at_gate()
     guilty = deadly(rig)
     kill_at_upload(rig, 1)
+    rig.comfyui.gate.set()  # for its second run
     wait_for(lambda: held(innocent, guilty), seconds=20, what="both to come back")
     faults = dict(Execution.objects.values_list("id", "faults"))
     assert set(faults.values()) == {0}

@@ -15,7 +15,7 @@ import websocket
 from comfyserve.db.locks import AdvisoryLock
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import Rig, gated, sleep
 from tests.workflows.test_row_locks import another_session
 from workflows.models import Execution
 from workflows.queue import claims
@@ -39,7 +39,9 @@ def test_a_submission_without_a_status_message_reconnects(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)  # so that no look finds the end
     make_deaf(rig)
     generation = rig.backend.session.generation
-    execution_id = rig.run(sleep(2))
+    execution_id = rig.run(gated())
+    wait_for(lambda: rig.backend.session.generation > generation, what="a new connection")
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")
     assert rig.backend.session.generation == generation + 1
     assert len(rig.comfyui.submissions) == 1
@@ -54,10 +56,10 @@ def test_a_submission_with_its_status_message_keeps_the_connection(rig, monkeypa
 
 def test_a_poll_that_finds_changes_reconnects(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
-    execution_id = rig.run(sleep(2))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     generation = rig.backend.session.generation
     make_deaf(rig)
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")
     wait_for(lambda: rig.backend.session.generation > generation, what="a new connection")
 
@@ -78,7 +80,7 @@ def test_two_processes_of_one_backend_do_not_make_each_other_deaf(rig, monkeypat
         standby = Backend(name="gpu", url=rig.comfyui.url, headers={})
         maintenance = Maintenance(Slots(standby))
         maintenance.start()
-        assert tried.wait(5)
+        assert tried.wait(30)
         assert rig.comfyui.sockets == [rig.backend.session.client_id]
         session.execute("SELECT pg_advisory_unlock(%s, hashtext('gpu'))", [int(AdvisoryLock.BACKEND)])
         wait_for(lambda: len(rig.comfyui.sockets) == 2, what="the standby to take over")
@@ -108,12 +110,13 @@ def test_progress_of_an_adopted_run_is_received_though_another_process_posted_it
     )
     wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
     rig.slots.stop(drain_seconds=0)
-    assert rig.slots.wait_empty(timeout=5)
+    assert rig.slots.wait_empty(timeout=20)
     rig.backend.close()
+    rig.comfyui.wait_for(lambda: not rig.comfyui.sockets)
 
     following = Backend(name="gpu", url=rig.comfyui.url, headers={})
     following.connect()
-    assert following.session.wait_connected(5)
+    assert following.session.wait_connected(20)
     following.refresh()
     slots = Slots(following)
     slots.claiming = True

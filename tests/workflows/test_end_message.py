@@ -51,6 +51,7 @@ def test_the_message_of_a_failed_execution_has_no_rows(rig, monkeypatch):
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
     }
     rig.ends(rig.run(failing), "failed")
+    assert rig.slots.wait_empty(timeout=20)  # the message is sent after the commit
     assert [(message["status"], message["rows"]) for message in told] == [("failed", None)]
 
 
@@ -58,12 +59,14 @@ def test_a_long_result_is_left_out_of_the_message(rig, monkeypatch):
     told = ends(monkeypatch)
     monkeypatch.setattr(end_message, "LONGEST", 100)
     rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
     assert [message["rows"] for message in told] == [None]
 
 
 def test_rows_of_another_version_are_not_read(rig, monkeypatch):
     told = ends(monkeypatch)
     rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
     rows = json.loads(told[0]["rows"])
     del rows["execution"]["gpu_seconds"]
     assert end_message.unpack(json.dumps(rows)) is None
@@ -79,6 +82,7 @@ def test_an_uncommitted_end_is_not_announced(rig, monkeypatch):
 
     monkeypatch.setattr(transitions, "end_claimed", lose)
     execution_id = rig.run(graphs.colour(1))
+    rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.history)
     assert rig.slots.wait_empty(timeout=20)
     assert told == []
     assert rig.status(execution_id) != "completed"

@@ -22,7 +22,7 @@ from script.harness import graphs
 from script.harness.stack import DATABASE
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
-from tests.workflows.rig import Rig, serve_again, sleep
+from tests.workflows.rig import Rig, serve_again
 from tests.workflows.test_bad_weather import no_redis, unavailable  # noqa: F401  (one is a fixture)
 from workflows import tasks
 from workflows.fleet import registry
@@ -85,30 +85,29 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
     rig.backend.client._timeout = 0.3
-    execution_id = rig.run(sleep(60))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     rig.comfyui.faults.silent = True
     rig.comfyui.faults.hang |= {"/queue", f"/history/{execution_id}"}
     wait_for(lambda: counts(execution_id) == (1, 1), what="the run to be given up")
     rig.comfyui.faults.silent = False
     rig.comfyui.faults.hang.clear()
     rig.comfyui.restart()  # what else can an operator do
-    assert rig.backend.session.wait_connected(5)
+    assert rig.backend.session.wait_connected(20)
     holds.lift_backoff()
     assert rig.status(execution_id) == "pending"
     assert rig.cancel(execution_id) == 200
 
 
 def test_a_run_left_by_a_stopped_worker_is_requeued_if_its_comfyui_is_gone(rig):
-    execution_id = rig.run(sleep(2))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     rig.slots.stop(drain_seconds=0)
-    assert rig.slots.wait_empty(timeout=5)
+    assert rig.slots.wait_empty(timeout=20)
     before = rig.backend.session.generation
     rig.comfyui.restart()
+    rig.comfyui.gate.set()
     # The old connection may look alive for a moment.
     wait_for(lambda: rig.backend.session.generation > before, what="a new connection")
-    assert rig.backend.session.wait_connected(5)
+    assert rig.backend.session.wait_connected(20)
     rig.backend.refresh()
     rig.slots = Slots(rig.backend)
     rig.slots.claiming = True
@@ -167,14 +166,20 @@ def test_memory_of_the_machine_is_not_called_the_gpus(rig):
     assert "its machine ran out of memory (RAM" in body["error"]
 
 
+def end_pause(rig: Rig) -> None:
+    """As if so much time had passed."""
+    assert not rig.backend.ready
+    rig.backend._paused_until = time.monotonic()
+    assert rig.backend.ready
+
+
 def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
-    rig.backend._pause = 0.5
     execution_id = rig.run(failing(rig, disk_full()))
     wait_for(lambda: rig.backend.faulty, what="the pause: no other run is tried on the full disk")
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to go back")
     wait_for(holds.lift_backoff, what="the backoff to be over")
-    wait_for(lambda: rig.backend.ready, what="the pause to be over")
+    end_pause(rig)
     rig.slots.serve_in_thread()
     rig.ends(execution_id, "completed")
     assert counts(execution_id) == (2, 0)
@@ -182,8 +187,6 @@ def test_a_full_disk_at_comfyui_is_not_the_workflows_fault(rig, monkeypatch):
 
 def test_a_gpu_that_fails_everything_is_paused_and_resumes(rig, monkeypatch):
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
-    monkeypatch.setattr(backends, "FIRST_PAUSE", 1.0)
-    rig.backend.record_success()
     rig.comfyui.faults.status["/prompt"] = 500
     ids = [rig.submit(graphs.colour(n)) for n in range(5)]
     rig.slots.serve()
@@ -193,7 +196,7 @@ def test_a_gpu_that_fails_everything_is_paused_and_resumes(rig, monkeypatch):
     rig.slots.serve()
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
-    wait_for(lambda: rig.backend.ready, what="the rest to be over")
+    end_pause(rig)
     serve_again(rig)
     for execution_id in ids:
         rig.ends(execution_id, "completed")
@@ -278,9 +281,9 @@ def test_a_database_outage_during_a_run_costs_nothing(gpu_worker, shut_database)
 def test_a_ticket_that_meets_no_database_is_no_error(rig, monkeypatch):
     monkeypatch.setattr(tasks, "_gpu", SimpleNamespace(slots=rig.slots))
     monkeypatch.setattr(registry, "idle_others", unavailable)
-    running = rig.run(sleep(1))
-    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    running = rig.run_at_gate()
     tasks.look_for_work()  # to be handed on, since a slot is taken
+    rig.comfyui.gate.set()
     rig.ends(running, "completed")
 
 
@@ -311,8 +314,7 @@ def test_outputs_wait_for_the_storage_while_the_gpu_works(rig, monkeypatch):
 def test_a_worker_with_a_wrong_clock_keeps_its_claims(rig, monkeypatch, hours):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
-    execution_id = rig.run(sleep(0.5))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     assert claims.renew(tokens=rig.slots.tokens()) == rig.slots.tokens() != set()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -321,4 +323,5 @@ def test_a_worker_with_a_wrong_clock_keeps_its_claims(rig, monkeypatch, hours):
         )
         assert 10 < cursor.fetchone()[0] <= 20
     assert requeueing.reap() == 0
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from script.harness import graphs
 from script.harness.waiting import wait_for
+from tests.scripted_comfyui import NodeClass
 from tests.workflows.rig import Rig
 from tests.workflows.test_worker_death import attempts, wait_status
 from workflows.models import Execution
@@ -49,7 +51,7 @@ class TestWithTheBridge:
         hung = culprit.execute(hanging(), timeout_minutes=1)
         stack.sql("UPDATE workflows_execution SET timeout_minutes = 0 WHERE id = %s", hung)
         stack.start_worker("hangs", comfyui_url=comfyui.url, env=SOON)
-        result = culprit.result(hung, seconds=30)
+        result = culprit.result(hung, seconds=60)
         assert result["status"] == "failed"
         assert result["error"].startswith("Timed out")
         waiting = innocent.execute(graphs.colour(8))
@@ -93,10 +95,15 @@ class TestWithoutTheBridge:
     def test_nothing_is_given_to_a_comfyui_that_hangs_until_it_lets_go(
         self, rig, maintenance, settings, caplog
     ):
+        async def takes_no_notice(*_: Any) -> None:
+            while not rig.comfyui.gate.is_set():
+                await asyncio.sleep(0.02)
+
+        rig.comfyui.classes["Deaf"] = NodeClass(run=takes_no_notice, returns=("IMAGE",))
         settings.HANG_SECONDS = 0.3
         caplog.set_level(logging.ERROR)
         workflow = graphs.colour(1)
-        workflow["3"] = {"class_type": "Deaf", "inputs": {"seconds": 6.0}}
+        workflow["3"] = {"class_type": "Deaf", "inputs": {}}
         workflow["2"]["inputs"]["images"] = ["3", 0]
         hung = rig.run(workflow)
         wait_for(lambda: rig.status(hung) == "running", what="it to run")
@@ -108,6 +115,7 @@ class TestWithoutTheBridge:
         late = rig.run(graphs.colour(4))
         assert rig.status(late) == "pending"
         assert f"it did not stop execution {hung}" in caplog.text
+        rig.comfyui.gate.set()
         for execution_id in (staged, late):
             rig.ends(execution_id, "completed")
             assert Execution.objects.get(id=execution_id).faults == 0

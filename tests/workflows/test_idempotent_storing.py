@@ -17,7 +17,6 @@ from files.errors import StorageUnavailable
 from files.models import File
 from script.harness.waiting import wait_for
 from tests.files.conftest import picture
-from tests.workflows.rig import sleep
 from tests.workflows.test_inputs import data_url, loading
 from tests.workflows.test_row_locks import another_session
 from workflows.models import Execution
@@ -35,7 +34,7 @@ class SlowUploads:
         def slow(key: str, *args: Any, **given: Any) -> None:
             if key.startswith("uploads/"):
                 self.reached.set()
-                assert self.go_on.wait(20)
+                assert self.go_on.wait(100)
             put(key, *args, **given)
 
         monkeypatch.setattr(backend, "put", slow)
@@ -66,13 +65,13 @@ def open_transactions() -> list[Any]:
     [("/workflows/execute", {}), ("/workflows/batch", {"inputs": [{"2.filename_prefix": "a"}]})],
 )
 def test_slow_storage_holds_no_lock_that_a_finishing_run_needs(rig, monkeypatch, path, more):
-    running = rig.run(sleep(1))
-    wait_for(lambda: rig.status(running) == "running", what="it to run")
+    running = rig.run_at_gate()
     uploads = SlowUploads(monkeypatch)
     with submitting(rig, path, {"workflow": PICTURE, **more}) as answer:
         try:
-            assert uploads.reached.wait(10)
+            assert uploads.reached.wait(30)
             assert IdempotencyRecord.objects.get().status == 0
+            rig.comfyui.gate.set()
             rig.ends(running, "completed")
             wait_for(lambda: not open_transactions(), what="no transaction to be open")
         finally:

@@ -74,7 +74,8 @@ def test_a_claim_without_input_files_is_marked_as_submitted_at_once(rig):
     assert (adopted.boot, adopted.faults) == ("its run", 0)
 
 
-def test_a_run_whose_events_all_arrived_is_collected_without_fetching_its_history(rig):
+def test_a_run_whose_events_all_arrived_is_collected_without_fetching_its_history(rig, monkeypatch):
+    monkeypatch.setattr(runner, "IDLE_SECONDS", 60.0)
     execution_id = rig.run(sleep(0.05))
     assert rig.ends(execution_id, "completed")["outputs"]
     rig.is_clear()
@@ -90,12 +91,12 @@ def test_cancel_between_the_note_and_the_post(rig, monkeypatch):
 
 
 def test_cancel_of_the_staged_one(rig):
-    running = rig.run(sleep(1.5))
-    rig.comfyui.wait_for(lambda: rig.comfyui.running)
+    running = rig.run_at_gate()
     staged = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: staged in rig.comfyui.pending)
     assert rig.cancel(staged) == 200
     rig.comfyui.wait_for(lambda: staged not in rig.comfyui.pending)
+    rig.comfyui.gate.set()
     rig.ends(running, "completed")
     rig.ends(staged, "cancelled")
     assert rig.comfyui.interrupts == []
@@ -112,11 +113,9 @@ def test_cancel_between_comfyuis_start_and_our_row(rig, monkeypatch):
 
 
 def test_cancel_of_the_running_one_leaves_the_next_alone(rig):
-    doomed = rig.run(sleep(30))
-    rig.comfyui.wait_for(lambda: rig.comfyui.running == doomed)
+    doomed = rig.run_at_gate()
     spared = rig.run(sleep(0.3))
     rig.comfyui.wait_for(lambda: spared in rig.comfyui.pending)
-    wait_for(lambda: rig.status(doomed) == "running", what="it to run")
     assert rig.cancel(doomed) == 200
     rig.ends(spared, "completed")
     rig.ends(doomed, "cancelled")
@@ -147,10 +146,10 @@ def test_a_claim_lost_while_collecting_changes_nothing(rig, monkeypatch):
         Execution.objects.filter(id=claim.execution_id).update(claim_token=other, worker="elsewhere")
 
     after(monkeypatch, output_collection, "collect", lose)
-    execution_id = rig.run(sleep(0.1))
-    rig.comfyui.wait_for(lambda: rig.comfyui.submissions)
+    execution_id = rig.run_at_gate()
+    rig.comfyui.gate.set()
     wait_for(lambda: Execution.objects.get(id=execution_id).claim_token == other, what="the claim to be lost")
-    assert rig.slots.wait_empty(timeout=10)
+    assert rig.slots.wait_empty(timeout=20)
     execution = Execution.objects.get(id=execution_id)
     assert (execution.status, execution.claim_token) == ("running", other)
     assert not File.objects.exists()
@@ -166,9 +165,9 @@ def test_a_post_without_an_answer_runs_once(rig, fault):
 
 
 def test_a_cut_websocket_does_not_lose_the_end(rig):
-    execution_id = rig.run(sleep(1))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     rig.comfyui.drop_sockets()
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")
     assert len(rig.comfyui.submissions) == 1
 
@@ -182,31 +181,33 @@ def test_an_end_without_any_event_is_found_in_history(rig, monkeypatch):
 
 
 def test_a_stranger_that_interrupts_it_costs_a_second_try(rig):
-    execution_id = rig.run(sleep(2))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
-    requests.post(f"{rig.comfyui.url}/interrupt", json={"prompt_id": execution_id}, timeout=5)
+    execution_id = rig.run_at_gate()
+    requests.post(f"{rig.comfyui.url}/interrupt", json={"prompt_id": execution_id}, timeout=20)
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")
     assert len(rig.comfyui.submissions) == 2
 
 
 def test_a_stranger_that_deletes_it_costs_a_second_try(rig, monkeypatch):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
-    running = rig.run(sleep(2))
-    rig.comfyui.wait_for(lambda: rig.comfyui.running == running)
+    running = rig.run_at_gate()
     waiting = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: waiting in rig.comfyui.pending)
-    requests.post(f"{rig.comfyui.url}/queue", json={"delete": [waiting]}, timeout=5)
+    requests.post(f"{rig.comfyui.url}/queue", json={"delete": [waiting]}, timeout=20)
+    unclaimed = Execution.objects.filter(id=waiting, claim_token=None)
+    wait_for(unclaimed.exists, what="it to be in the queue again")
+    rig.comfyui.gate.set()
     rig.ends(waiting, "completed")
     assert Execution.objects.get(id=waiting).faults == 0
     rig.ends(running, "completed")
 
 
 def test_a_restarted_comfyui_costs_a_second_try(rig):
-    execution_id = rig.run(sleep(1.5))
-    wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
+    execution_id = rig.run_at_gate()
     before = rig.backend.session.generation
     rig.comfyui.restart()
     wait_for(lambda: rig.status(execution_id) == "pending", what="it to be in the queue again")
+    rig.comfyui.gate.set()
     rig.reconnect(since=before)
     rig.ends(execution_id, "completed")
     execution = Execution.objects.get(id=execution_id)
