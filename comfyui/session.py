@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -225,8 +225,10 @@ class Session:
         if isinstance(event, events.Connected):
             self.generation += 1
             self.queue_remaining = event.remaining  # of a ComfyUI that may have restarted meanwhile
-            self._connected.set()
-            self._to_all(event)
+            with self._lock:  # a subscriber that waited for this connection gets no event about it
+                self._connected.set()
+                subscriptions = self._all_subscriptions()
+            self._put(event, subscriptions)
         elif isinstance(event, events.QueueStatus):
             self.queue_remaining = event.remaining
             self.status_at = time.monotonic()
@@ -259,12 +261,19 @@ class Session:
     def _to(self, prompt_id: str, event: Event) -> None:
         with self._lock:
             subscriptions = tuple(self._subscriptions.get(prompt_id, ()))
-        for subscription in subscriptions:
-            subscription.put(event)
+        self._put(event, subscriptions)
 
     def _to_all(self, event: Event) -> None:
         with self._lock:
-            subscriptions = [each for group in self._subscriptions.values() for each in group]
+            subscriptions = self._all_subscriptions()
+        self._put(event, subscriptions)
+
+    def _all_subscriptions(self) -> list[Subscription]:
+        """The caller holds the lock."""
+        return [each for group in self._subscriptions.values() for each in group]
+
+    @staticmethod
+    def _put(event: Event, subscriptions: Iterable[Subscription]) -> None:
         for subscription in subscriptions:
             subscription.put(event)
 
