@@ -43,20 +43,20 @@ def client(target: Target) -> Iterator[Client]:
 @pytest.fixture
 def session(target: Target) -> Iterator[Session]:
     with Session(str(uuid.uuid4()), target.url) as session:
-        assert session.wait_connected(5)
+        assert session.wait_connected(PATIENCE)
         yield session
 
 
 @pytest.fixture
 def scripted_client(scripted: ScriptedComfyUI) -> Iterator[Client]:
-    with Client(scripted.url, timeout=1.0) as client:
+    with Client(scripted.url) as client:
         yield client
 
 
 @pytest.fixture
 def scripted_session(scripted: ScriptedComfyUI) -> Iterator[Session]:
     with Session(str(uuid.uuid4()), scripted.url) as session:
-        assert session.wait_connected(5)
+        assert session.wait_connected(PATIENCE)
         yield session
 
 
