@@ -40,10 +40,10 @@ def txt2img(*, steps: int = 4, size: int = 64, seed: int = 1, text: str = "cloud
     }  # fmt: skip
 
 
-def gate(name: str) -> Graph:
+def gate(name: str, *, steps: int = 1) -> Graph:
     """Runs until ComfyUI's folder `user` has a file of this name: a custom node, see tests/comfyui_nodes."""
     return {
-        "1": {"class_type": "TestGate", "inputs": {"name": name}},
+        "1": {"class_type": "TestGate", "inputs": {"name": name, "steps": steps}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "gated"}},
     }
 

@@ -54,7 +54,8 @@ class TestSleep:
 
 
 class TestGate:
-    """Runs until the folder `user` has a file of this name: for tests that act during a run."""
+    """Runs until the folder `user` has a file of this name: for tests that act during a run. Until then it
+    takes up to `steps` steps of 50 ms, with a progress bar."""
 
     CATEGORY = "test"
     RETURN_TYPES = ("IMAGE",)
@@ -62,13 +63,18 @@ class TestGate:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        return {"required": {"name": ("STRING", {"default": "open"})}}
+        steps = ("INT", {"default": 1, "min": 1, "max": 100_000})
+        return {"required": {"name": ("STRING", {"default": "open"}), "steps": steps}}
 
-    def run(self, name: str) -> tuple[torch.Tensor]:
+    def run(self, name: str, steps: int) -> tuple[torch.Tensor]:
         opened = Path(folder_paths.get_user_directory()) / name
+        bar = comfy.utils.ProgressBar(steps)
         while not opened.exists():
             comfy.model_management.throw_exception_if_processing_interrupted()
             time.sleep(0.05)
+            if bar.current < steps - 1:
+                bar.update(1)
+        bar.update_absolute(steps)
         return (torch.zeros((1, 8, 8, 3)),)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import Rig, gated, sleep
 from workflows.models import Execution
 from workflows.worker import slots
 
@@ -22,7 +22,8 @@ def submit(api: Api, *, seconds: float = 0.1, priority: str = "normal") -> str:
 
 
 def run_and_stage(rig: Rig) -> tuple[str, str]:
-    running = rig.run(sleep(2))
+    """A run that ends when the test sets `rig.comfyui.gate`, and one behind it."""
+    running = rig.run(gated())
     rig.comfyui.wait_for(lambda: rig.comfyui.running)
     staged = rig.run(sleep(0.1))
     rig.comfyui.wait_for(lambda: staged in rig.comfyui.pending)
@@ -52,6 +53,7 @@ def test_another_user_waits_for_the_running_one_only(rig):
     others = submit(Api.of(make_user("bob")))
     rig.slots.serve_in_thread()
     rig.comfyui.wait_for(lambda: others in rig.comfyui.pending)
+    rig.comfyui.gate.set()
     completed(running, others, staged)
     assert order_of_start(running, others, staged) == [running, others, staged]
     assert rig.comfyui.interrupts == []
@@ -62,6 +64,7 @@ def test_it_stays_staged_for_a_user_whose_turn_is_later(rig):
     running, staged = run_and_stage(rig)
     others = submit(Api.of(make_user("bob")), priority="low")
     rig.slots.reconsider_staged()
+    rig.comfyui.gate.set()
     completed(running, staged, others)
     assert order_of_start(others, staged) == [staged, others]
     assert Execution.objects.get(id=staged).attempt == 1
@@ -71,6 +74,7 @@ def test_it_stays_staged_for_the_users_own(rig):
     running, staged = run_and_stage(rig)
     own = rig.run(sleep(0.1))
     rig.slots.reconsider_staged()
+    rig.comfyui.gate.set()
     completed(running, staged, own)
     assert order_of_start(own, staged) == [staged, own]
     assert Execution.objects.get(id=staged).attempt == 1

@@ -11,7 +11,7 @@ from django.db import connection
 
 from script.harness import graphs
 from script.harness.waiting import wait_for
-from tests.workflows.rig import Rig, sleep
+from tests.workflows.rig import Rig, gated
 from workflows.models import Graph
 from workflows.queue import partner_keys
 
@@ -64,12 +64,13 @@ def assert_absent(text: str) -> None:
 @pytest.mark.parametrize("submit", [by_comfyui_routes, by_comfy_v2, by_rest])
 def test_they_reach_comfyui_and_nothing_else(rig, submit, caplog):
     caplog.set_level(logging.DEBUG)
-    id_ = submit(rig, sleep(1.5))
+    id_ = submit(rig, gated())
     assert_absent(stored())
     assert Graph.objects.get(execution_id=id_).extras[partner_keys.FIELD]
     rig.slots.serve_in_thread()
     wait_for(lambda: rig.status(id_) == "running", what="it to run")
     assert_absent(all_answers(rig, id_) + stored())
+    rig.comfyui.gate.set()
     rig.ends(id_, "completed")
     [sent] = rig.comfyui.submissions
     assert SECRETS.items() <= sent.body["extra_data"].items()

@@ -22,7 +22,7 @@ from psycopg.errors import IdleInTransactionSessionTimeout, LockNotAvailable, Qu
 from comfyserve.db.locks import AdvisoryLock
 from script.harness import graphs
 from script.harness.waiting import wait_for
-from tests.workflows.rig import sleep
+from tests.workflows.rig import gated
 from workflows.fleet import registry
 from workflows.metrics import store
 from workflows.models import Execution, Worker
@@ -53,12 +53,12 @@ def locked(execution_id: Any) -> Iterator[None]:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """What waits for longer in this thread's session fails."""
+    """What waits for a lock for longer in this thread's session fails; a busy machine may take its time."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, false)", [f"{seconds}s"])
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{seconds}s"])
     yield
     with connection.cursor() as cursor:
-        cursor.execute("RESET statement_timeout")
+        cursor.execute("RESET lock_timeout")
 
 
 def two_claims(rig: Any) -> tuple[claims.Claim, claims.Claim]:
@@ -128,7 +128,7 @@ def test_a_worker_continues_while_one_of_its_rows_is_locked(rig, settings):
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
-        running = rig.run(sleep(4))
+        running = rig.run(gated())
         wait_for(lambda: rig.status(running) == "running", what="it to run")
         with another_session() as holder, another_session() as session:
             session.autocommit = True
@@ -141,6 +141,7 @@ def test_a_worker_continues_while_one_of_its_rows_is_locked(rig, settings):
             wait_for(lambda: waits_for_worker_row(session), what="the next one")
             assert locks_of_maintenance(session) == backend
             assert rig.slots.claiming
+        rig.comfyui.gate.set()
         rig.ends(running, "completed")
     finally:
         maintenance.stop()
@@ -187,9 +188,9 @@ def test_a_process_that_freezes_inside_a_transaction_loses_its_locks(rig):
     def freeze() -> None:
         try:
             with transaction.atomic():
+                Execution.objects.select_for_update().get(id=held.execution_id)
                 with connection.cursor() as cursor:
                     cursor.execute("SET LOCAL idle_in_transaction_session_timeout TO '200ms'")
-                Execution.objects.select_for_update().get(id=held.execution_id)
                 frozen.set()
                 go_on.wait(20)
                 Execution.objects.filter(id=held.execution_id).update(priority="low")
@@ -200,7 +201,7 @@ def test_a_process_that_freezes_inside_a_transaction_loses_its_locks(rig):
 
     thread = threading.Thread(target=freeze)
     thread.start()
-    assert frozen.wait(5)
+    assert frozen.wait(20)
     assert Execution.objects.filter(id=held.execution_id).update(priority="high") == 1
     go_on.set()
     thread.join(timeout=10)
@@ -264,11 +265,12 @@ def test_a_heartbeat_that_fails_does_not_cost_the_leases(rig, settings, monkeypa
     maintenance = Maintenance(rig.slots)
     maintenance.start()
     try:
-        execution_id = rig.run(sleep(2))
+        execution_id = rig.run(gated())
         wait_for(lambda: rig.status(execution_id) == "running", what="it to run")
         before = lease(UUID(execution_id))
         wait_for(lambda: lease(UUID(execution_id)) not in (before, None), what="a renewal")
         assert rig.slots.claiming
+        rig.comfyui.gate.set()
         rig.ends(execution_id, "completed")
     finally:
         maintenance.stop()

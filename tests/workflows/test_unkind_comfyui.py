@@ -10,9 +10,9 @@ from files.models import File
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui import PNG, NodeClass, ScriptedComfyUI
 from tests.scripted_comfyui.nodes import nothing
-from tests.workflows.rig import Rig, came_back, hold_briefly, serve_again, sleep
+from tests.workflows.rig import Rig, came_back, gated, hold_briefly, serve_again, sleep
 from workflows.models import Execution, Output
-from workflows.worker import finalize, runner
+from workflows.worker import finalize, output_collection, runner
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
@@ -22,6 +22,7 @@ def quick(monkeypatch, settings):
     settings.STALL_SECONDS = 1
     hold_briefly(monkeypatch)
     monkeypatch.setattr(finalize, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(output_collection, "VIEW_TRIES", 1000)  # the tests end the trouble, however late
 
 
 # -- a proxy's answers in the place of files ---------------------------------------------------------------
@@ -74,12 +75,13 @@ def test_a_prompt_whose_response_is_interrupted_runs_once(rig, how):
 @pytest.mark.parametrize("path", ["/queue", "/history/{}"])
 def test_an_interrupted_poll_is_repeated(rig, monkeypatch, how, path):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
-    execution_id = rig.submit(sleep(1.0))
+    execution_id = rig.submit(gated())
     broken = getattr(rig.comfyui.faults, how)
     broken.add(path.format(execution_id))
     rig.slots.serve_in_thread()
     rig.comfyui.wait_for(lambda: rig.comfyui.asked("GET", path.format(execution_id)))
     broken.clear()
+    rig.comfyui.gate.set()
     rig.ends(execution_id, "completed")
     assert len(rig.comfyui.submissions) == 1
     rig.is_clear()
@@ -97,13 +99,15 @@ def test_a_truncated_download_is_resumed(rig):
 @pytest.mark.parametrize("status", [401, 404, 502])
 def test_a_proxy_that_refuses_websockets_lets_what_runs_end_and_begins_nothing(rig, monkeypatch, status):
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.3)
-    running = rig.run(sleep(1.0))
+    running = rig.run(gated())
     wait_for(lambda: rig.status(running) == "running", what="it to run")
     rig.comfyui.faults.proxy_sockets = status
     rig.comfyui.drop_sockets()
+    wait_for(lambda: not rig.backend.session.connected, what="the end of the connection")
+    rig.comfyui.gate.set()
     rig.ends(running, "completed")
     waiting = rig.run(sleep(0.1))
-    assert rig.slots.wait_empty(timeout=5)
+    assert rig.slots.wait_empty(timeout=20)
     assert not rig.backend.reachable
     assert rig.status(waiting) == "pending"
     rig.comfyui.faults.proxy_sockets = None
@@ -136,7 +140,7 @@ def test_a_node_that_runs_again_and_again_never_takes_progress_back(rig):
         seen.append(Execution.objects.get(id=execution_id).percentage)
     rig.ends(execution_id, "completed")
     assert seen == sorted(seen)
-    assert max(seen) <= 100
+    assert max(seen, default=0) <= 100
 
 
 # -- versions since 2026 -------------------------------------------------------------------------------------
