@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ class Call:
     path: str
     headers: dict[str, str]
     body: bytes
+    at: float  # of its arrival, monotonic seconds
 
     @property
     def json(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.calls.append(Call(self.path, dict(self.headers), body))
+                receiver.calls.append(Call(self.path, dict(self.headers), body, time.monotonic()))
                 reply = receiver.script.pop(0) if receiver.script else say(200, "thank you")
                 try:
                     reply(self)
@@ -87,7 +89,7 @@ class Receiver:
     def events(self) -> list[str]:
         return [call.event for call in self.calls]
 
-    def wait(self, number: int = 1, *, seconds: float = 20) -> list[Call]:
+    def wait(self, number: int = 1, *, seconds: float = 40) -> list[Call]:
         """Wait for this many calls."""
         wait_for(lambda: len(self.calls) >= number, seconds=seconds, what=f"{number} calls: {self.events()}")
         return list(self.calls)

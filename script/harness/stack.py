@@ -37,7 +37,8 @@ class Stack:
             # An address for the tests' own receivers; all other internal addresses stay blocked.
             "OUTBOUND_ALLOW": "127.0.0.77",
             "WEBHOOK_HTTPS_ONLY": "false",
-            "WEBHOOK_TIMEOUT_SECONDS": "1.2",
+            # Longer than a busy machine delays the tests' receivers: a second call would be no fault.
+            "WEBHOOK_TIMEOUT_SECONDS": "4",
             "WEBHOOK_FIRST_DELAY_SECONDS": "0.05",
             # Each user's own app of that name.
             "OPENAI_MODELS": "gpt-image-1=gpt-image-1-app,dall-e-3=gpt-image-1-app",
@@ -224,7 +225,7 @@ class Person:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["execution_id"])
 
-    def result(self, execution_id: str, *, seconds: float = 30) -> dict[str, Any]:
+    def result(self, execution_id: str, *, seconds: float = 60) -> dict[str, Any]:
         """The execution, once it has ended with any status."""
 
         def ended() -> dict[str, Any] | None:

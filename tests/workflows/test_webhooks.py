@@ -47,7 +47,7 @@ def ended(person, execution_id, *, least=1):
         found = deliveries(person, execution_id)
         return found if len(found) >= least and all(each["state"] != "waiting" for each in found) else None
 
-    return wait_for(look, what="the end of the deliveries")
+    return wait_for(look, seconds=40, what="the end of the deliveries")
 
 
 def secret_of(person) -> str:
@@ -70,7 +70,7 @@ def test_a_run_is_reported_from_start_to_end_in_order(gpu_worker):
     assert result["duration_seconds"] >= 0
     [picture] = result["outputs"]["images"]
     assert picture["url"].startswith(gpu_worker.url)
-    assert requests.get(picture["url"], timeout=10).status_code == 200
+    assert requests.get(picture["url"], timeout=30).status_code == 200
     assert started.json["status"] == started.json["workflow_result"]["status"] == "running"
 
 
@@ -115,7 +115,7 @@ def test_a_retry_inherits_the_webhook(postman):
         again = person.post(f"/workflows/{execution_id}/retry").json()["execution_id"]
         person.post(f"/workflows/{again}/cancel")
         receiver.wait(2)
-    assert [call.json["execution_id"] for call in receiver.calls] == [execution_id, again]
+    assert {call.json["execution_id"] for call in receiver.calls} == {execution_id, again}
 
 
 # -- receivers that misbehave ----------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_receiver_that_hangs_is_left_after_the_timeout_and_tried_again(postman
         [delivery] = ended(person, cancelled(person, receiver))
     first, second = delivery["attempts"]
     assert first["status_code"] is None
-    assert 1000 < first["duration_ms"] < 5000
+    assert 3900 < first["duration_ms"] < 20_000
     assert second["status_code"] == 200
 
 
@@ -191,10 +191,8 @@ def test_retry_after_is_honoured(postman):
     person = postman.person()
     with Receiver(say(503, Retry_After="3")) as receiver:
         execution_id = cancelled(person, receiver)
-        receiver.wait()
-        came = time.monotonic()
-        receiver.wait(2)
-        assert time.monotonic() - came > 2.5
+        first, second = receiver.wait(2)
+        assert second.at - first.at > 2.9
         assert ended(person, execution_id)[0]["state"] == "delivered"
 
 
@@ -237,7 +235,7 @@ def test_a_worker_killed_before_it_recorded_sends_again_under_the_same_id(postma
         receiver.wait()
         postman.workers["rest-kept"].kill()
         start_postman(postman)
-        first, second = receiver.wait(2)
+        first, second = receiver.wait(2, seconds=40)
         [delivery] = ended(person, execution_id)
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert delivery["state"] == "delivered"
@@ -249,7 +247,7 @@ def test_events_recorded_without_a_worker_are_delivered_by_the_next(postman):
     with Receiver() as receiver:
         cancelled(person, receiver)
         start_postman(postman)
-        receiver.wait()
+        receiver.wait(seconds=40)
 
 
 def test_an_emptied_valkey_loses_nothing(postman):
@@ -261,7 +259,7 @@ def test_an_emptied_valkey_loses_nothing(postman):
         executions = [cancelled(person, receiver) for _ in range(5)]
         redis.Redis.from_url(services.redis_url).flushall()
         start_postman(postman)
-        receiver.wait(5)
+        receiver.wait(5, seconds=40)
     assert sorted(call.json["execution_id"] for call in receiver.calls) == sorted(executions)
 
 
@@ -367,6 +365,6 @@ def test_an_api_key_does_not_get_the_secret(stack):
     person = stack.person()
     key = person.post("/auth/keys", {"name": "server"}).json()["key"]
     answer = requests.get(
-        f"{stack.url}/auth/webhook-secret", headers={"Authorization": f"Bearer {key}"}, timeout=10
+        f"{stack.url}/auth/webhook-secret", headers={"Authorization": f"Bearer {key}"}, timeout=30
     )
     assert answer.status_code == 403
