@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from django.db import connection
 
@@ -49,6 +50,9 @@ def policy_is_read_anew() -> None:
     storage_use.forget()
 
 
+# A busy machine may take a second for any example.
+hypothesis.settings.register_profile("ours", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("ours")
 open_transactions.install()
 quick_flush.install()
 
