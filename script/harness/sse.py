@@ -56,7 +56,7 @@ class EventStream:
         name = fields.get("event", "message")
         self._events.put(Event(name, json.loads(fields["data"]), number, time.monotonic()))
 
-    def next(self, *, seconds: float = 20) -> Event | None:
+    def next(self, *, seconds: float = 40) -> Event | None:
         """The next event; None at the end of the stream. AssertionError on timeout."""
         try:
             event = self._events.get(timeout=seconds)
@@ -66,7 +66,7 @@ class EventStream:
             self.seen.append(event)
         return event
 
-    def until(self, name: str, *, seconds: float = 30, **data: Any) -> Event:
+    def until(self, name: str, *, seconds: float = 40, **data: Any) -> Event:
         """The next event with this name and data."""
         end = time.monotonic() + seconds
         while True:

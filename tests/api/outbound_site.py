@@ -118,7 +118,7 @@ class Site:
 
 
 def fetch(url: str, **options: Any) -> bytes:
-    with client.get(url, **{"max_bytes": 1000, "timeout": 5, **options}) as answer:
+    with client.get(url, **{"max_bytes": 1000, "timeout": 20, **options}) as answer:
         return b"".join(answer.chunks())
 
 

@@ -146,7 +146,8 @@ def test_when_the_database_has_dropped_all_connections_one_request_at_most_fails
         list(many.map(lambda _: person.get("/workflows/"), range(40)))
     ports = {each.laddr.port for each in psutil.Process(stack.web.pid).net_connections("tcp")}
     dropped = stack.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(%s)", list(ports)
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE client_port = ANY(%s)",
+        list(ports),
     )
     assert len(dropped) > 2
     answers = [person.get("/workflows/").status_code for _ in range(20)]

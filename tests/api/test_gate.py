@@ -28,7 +28,7 @@ from tests.api.test_bodies import Asked
 from tests.factories import Api
 
 MANY = 40  # more than request threads
-HONEST_SECONDS = 5.0  # for an answer, on a busy machine; a held thread would take minutes
+HONEST_SECONDS = 10.0  # for five answers, on a busy machine; what is held has 15 s
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_large_bodies_of_one_account_leave_room_for_those_of_others(stack, socke
 
 def test_one_client_has_so_many_connections_and_no_more(settings, monkeypatch):
     settings.CONNECTIONS_PER_CLIENT = 1
-    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 3.0)
     monkeypatch.setattr(protocol, "_client", lambda _: "9.9.9.9")
     first, second = answers_to(b"GET / HTTP/1.1\r\n", b"")
     assert (first, second.partition(b"\r\n")[0]) == (b"", b"HTTP/1.1 503 Service Unavailable")
@@ -437,10 +437,10 @@ class TestJson:
         assert len(parsers.loads(f'["{text}"]'.encode())[0]) == 5 * json_limits.MAX_ELEMENTS
 
     def test_a_text_without_an_end_is_searched_once(self):
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(ParseError):
             parsers.loads(b'["' + b'\\",' * 1_000_000)
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
 
 def test_a_graph_is_accepted_as_before(stack):

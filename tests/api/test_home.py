@@ -15,14 +15,14 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 
 
 def test_a_browser_gets_a_page_whose_links_all_work(stack) -> None:
-    page = requests.get(stack.url, headers={"Accept": BROWSER}, timeout=10)
+    page = requests.get(stack.url, headers={"Accept": BROWSER}, timeout=60)
     assert page.status_code == 200
     assert page.headers["Content-Type"].startswith("text/html")
     assert "Accept" in page.headers["Vary"]
-    links = requests.get(stack.url, timeout=10).json()["links"]
+    links = requests.get(stack.url, timeout=60).json()["links"]
     for link in links:
         assert f'href="{link["url"]}"' in page.text
-        followed = requests.get(stack.url + link["url"], headers={"Accept": BROWSER}, timeout=10)
+        followed = requests.get(stack.url + link["url"], headers={"Accept": BROWSER}, timeout=60)
         assert followed.status_code == 200, link
 
 

@@ -62,7 +62,7 @@ class TestSlowDNS:
         wait_for(lambda: client._checks._value == 0, what="the checks to wait for DNS")
         began = time.monotonic()
         client.check("http://example.com/")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         with pytest.raises(Refused):
             client.check("http://127.0.0.1/")
         assert all(thread.is_alive() for thread in waiting)
@@ -292,13 +292,13 @@ class TestGet:
         began = time.monotonic()
         with pytest.raises(TookTooLong):
             fetch(site.url(page), timeout=0.3)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 9
 
     def test_a_pause_may_not_last(self, site):
         began = time.monotonic()
         with pytest.raises(TookTooLong):
             fetch(site.url("silent"), timeout=60, idle=0.2)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 9
 
     def test_a_closed_port_is_unreachable(self, settings):
         settings.OUTBOUND_ALLOW = ["127.0.0.1"]

@@ -98,7 +98,9 @@ class TestOnARealComfyUI:
         batch = person.post("/workflows/batch", body).json()
         path = f"/workflows/batches/{batch['batch_id']}"
         whole = wait_for(
-            lambda: (found := person.get(path).json())["status"] == "completed" and found, what="the batch"
+            lambda: (found := person.get(path).json())["status"] == "completed" and found,
+            seconds=60,
+            what="the batch",
         )
         for each in whole["executions"]:
             [image] = person.get(f"/workflows/{each['execution_id']}").json()["outputs"]["images"]

@@ -194,7 +194,7 @@ def test_a_free_session_of_a_pooler_is_waited_for_only_so_long(one_session, monk
             made.cursor().execute("SELECT 1")
         with pytest.raises(psycopg.OperationalError, match="no free session"):
             pooling.check()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 def test_a_pool_that_gets_no_session_from_a_pooler_logs_why(one_session, monkeypatch, caplog):

@@ -46,8 +46,8 @@ def test_a_failure_is_answered_too(gpu_worker):
 def test_an_execution_that_takes_longer_is_answered_as_accepted(gpu_worker):
     person = gpu_worker.person()
     began = time.monotonic()
-    answer = execute(person, graphs.sleep(60, seed=21), "wait=1")
-    assert 1 <= time.monotonic() - began < 5
+    answer = execute(person, graphs.sleep(60, seed=21), "wait=4")  # until then it runs, on a busy machine too
+    assert 4 <= time.monotonic() - began < 30
     accepted = answer.json()
     person.post(f"/workflows/{accepted['execution_id']}/cancel")
     assert answer.status_code == 200
@@ -68,8 +68,8 @@ def test_a_cancel_ends_the_wait(gpu_worker):
     execution_id = execution["execution_id"]
     began = time.monotonic()
     person.post(f"/workflows/{execution_id}/cancel")
-    waiting.join(10)
-    assert time.monotonic() - began < 5
+    waiting.join(30)
+    assert time.monotonic() - began < 20
     assert answers[0].json()["status"] == "cancelled"
 
 
@@ -94,7 +94,7 @@ def test_waits_hold_no_thread(gpu_worker):
     waiting = [
         threading.Thread(
             target=lambda n=n: ids.append(
-                execute(people[n % 3], graphs.sleep(60, seed=100 + n), "wait=6").json()["execution_id"]
+                execute(people[n % 3], graphs.sleep(60, seed=100 + n), "wait=30").json()["execution_id"]
             )
         )
         for n in range(40)
@@ -102,16 +102,20 @@ def test_waits_hold_no_thread(gpu_worker):
     for thread in waiting:
         thread.start()
     try:
-        wait_for(lambda: sum(alive(person) for person in people) == 40, what="all of them to be accepted")
+        wait_for(
+            lambda: sum(alive(person) for person in people) == 40,
+            seconds=25,
+            what="all of them to be accepted",
+        )
         began = time.monotonic()
         assert people[0].get("/auth/me").status_code == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
     finally:
-        for thread in waiting:
-            thread.join(30)
         for person in people:
             for each in person.get("/workflows/?limit=100").json():
                 person.post(f"/workflows/{each['execution_id']}/cancel")
+        for thread in waiting:
+            thread.join(60)
     assert len(ids) == 40
 
 
@@ -123,7 +127,7 @@ def test_a_repeated_request_whose_execution_was_deleted_says_so(stack):
     )
     path = f"/workflows/{first.json()['execution_id']}"
     assert person.post(f"{path}/cancel").status_code == 200
-    assert person.session.delete(f"{stack.url}{path}", timeout=10).ok
+    assert person.session.delete(f"{stack.url}{path}", timeout=30).ok
     again = person.post(
         "/workflows/execute",
         {"workflow": graphs.colour(5)},

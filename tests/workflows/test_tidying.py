@@ -22,12 +22,18 @@ OLD = time.time() - 25 * 3600
 
 def left(comfyui) -> set[str]:
     """All files in the folders that ComfyUI writes to."""
-    found = [path for place in ("output", "temp") for path in (comfyui.folder / place).rglob("*")]
+    # `rglob` would raise an error for a folder that is deleted at that moment.
+    found = [
+        Path(folder, name)
+        for place in ("output", "temp")
+        for folder, folders, files in os.walk(comfyui.folder / place)
+        for name in (*folders, *files)
+    ]
     return {path.relative_to(comfyui.folder).as_posix() for path in found}
 
 
 def history(comfyui) -> set[str]:
-    return set(requests.get(f"{comfyui.url}/history", timeout=5).json())
+    return set(requests.get(f"{comfyui.url}/history", timeout=30).json())
 
 
 def placed(comfyui) -> set[str]:
@@ -120,11 +126,11 @@ def test_a_new_worker_removes_what_is_left_and_keeps_what_is_needed(bare_stack, 
     others = comfyui.folder / "input" / "comfyserve" / "by-hand.png"
     others.write_bytes(b"x")
     stack.start_worker("sweeps", comfyui_url=comfyui.url, env=env)
-    wait_for(lambda: not any(path.exists() for path in gone), what="what is left to go")
+    wait_for(lambda: not any(path.exists() for path in gone), seconds=60, what="what is left to go")
     assert needed in placed(comfyui)
     person.post(f"/workflows/{running}/cancel")
     wait_for(
-        lambda: not requests.get(f"{comfyui.url}/queue", timeout=5).json()["queue_running"], what="its end"
+        lambda: not requests.get(f"{comfyui.url}/queue", timeout=30).json()["queue_running"], what="its end"
     )
     assert strange.exists(), "it may be another installation's"
     assert others.exists()
