@@ -50,6 +50,22 @@ def test_work_whose_wake_up_was_lost_is_found_by_polling(rig, monkeypatch):
     rig.ends(second, "completed")
 
 
+def test_work_is_found_by_polling_though_the_slot_was_freed_late(rig, monkeypatch):
+    add = rig.slots._afterwards.add
+    waiting: list[str] = []
+
+    def add_and_wait(job, *, name=""):
+        add(job, name=name)
+        if name == "slot freed" and not waiting:
+            wait_for(lambda: rig.slots._afterwards.empty, what="the job to have run")
+            waiting.append(rig.submit(graphs.colour(2)))
+
+    monkeypatch.setattr(rig.slots._afterwards, "add", add_and_wait)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    wait_for(lambda: waiting, what="the second to be submitted")
+    rig.ends(waiting[0], "completed")
+
+
 def test_follow_up_jobs_are_done_before_the_worker_ends(rig, never):
     execution_id = rig.run(graphs.colour(1))
     rig.ends(execution_id, "completed")

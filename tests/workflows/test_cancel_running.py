@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 import requests
 
@@ -54,11 +56,13 @@ def test_the_one_behind_it_is_not_harmed(person):
 
 
 def test_the_staged_one_can_be_cancelled_without_harm_to_the_running_one(person, comfyui):
-    running = person.execute(graphs.sleep(6, seed=14))
+    gate_name = uuid4().hex
+    running = person.execute(graphs.gate(gate_name))
     staged = person.execute(graphs.colour(0x223344))
     wait_for(lambda: staged in queue_of(comfyui), what="the second to be staged")
     assert person.post(f"/workflows/{staged}/cancel").status_code == 200
     wait_for(lambda: staged not in queue_of(comfyui), what="it to leave ComfyUI's queue")
+    comfyui.open_gate(gate_name)
     assert person.result(running)["status"] == "completed"
     assert person.get(f"/workflows/{staged}").json()["status"] == "cancelled"
 

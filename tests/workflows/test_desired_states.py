@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from accounts.audit_models import AuditEntry
-from script.harness.graphs import colour, sleep
+from script.harness.graphs import colour, gate, sleep
 from script.harness.waiting import wait_for
 from tests.factories import Api, assert_error, make_user
 from tests.health.test_workers import make_worker
@@ -82,13 +83,15 @@ def test_a_real_worker_pauses_drains_and_resumes_over_a_restart(stack_at_work: A
 
     is_(status="active")
     name = worker()["name"]
-    running, staged = person.execute(sleep(2.0, seed=71)), person.execute(sleep(0.1, seed=72))
+    gate_name = uuid4().hex
+    running, staged = person.execute(gate(gate_name)), person.execute(sleep(0.1, seed=72))
     both = "SELECT status FROM workflows_execution WHERE claim_token IS NOT NULL ORDER BY status"
     wait_for(lambda: stack.sql(both) == [("pending",), ("running",)], what="one to run and one to be staged")
 
     person.post(f"/workers/{name}/drain")
     is_(status="draining")
     wait_for(lambda: stack.sql(both) == [("running",)], what="the staged one to go back")
+    comfyui.open_gate(gate_name)
     assert person.result(running)["status"] == "completed"
     is_(status="drained", running=None, staged=None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,12 @@ def test_streams_end_cleanly_when_the_server_stops(stack):
     with follow(person) as stream:
         time_to_open = wait_for(lambda: stream.status, what="the stream")
         assert time_to_open == 200
-        began = time.monotonic()
+        logged = stack.web.log.stat().st_size
         stack.web.signal(signal.SIGTERM)
         stream.rest()
-        wait_for(lambda: not stack.web.alive, seconds=8, what="the server's end")
-        assert time.monotonic() - began < 8
+        wait_for(lambda: not stack.web.alive, what="the server's end")
+    assert b"Traceback" not in stack.web.log.read_bytes()[logged:]
     stack.start_web()
-    log = stack.web.log.read_text()
-    assert "Traceback" not in log[-5000:]
 
 
 def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
@@ -54,11 +51,10 @@ def test_an_idle_stream_holds_no_thread_and_no_database_connection(stack):
         streams += [follow(people[n % 3]) for n in range(40)]
         before = threads(), connections()
         streams += [follow(people[n % 3]) for n in range(120)]
-        after = threads(), connections()
         assert all(stream.status == 200 for stream in streams)
         # Pools that are not full yet may grow; a thread for each would be 120.
-        assert after[0] - before[0] <= 12
-        assert after[1] - before[1] <= 12
+        wait_for(lambda: threads() - before[0] <= 12, what="no thread for each")
+        wait_for(lambda: connections() - before[1] <= 12, what="no connection for each")
     finally:
         for stream in streams:
             stream.close()
@@ -75,7 +71,7 @@ def test_a_stream_outlives_an_outage_of_valkey(gpu_worker):
         services.valkey.process.kill()
         try:
             meanwhile = person.execute(graphs.colour(0x404041))
-            ends = [stream.until("status", status="completed", seconds=20) for _ in range(2)]
+            ends = [stream.until("status", status="completed", seconds=40) for _ in range(2)]
             assert {end.data["execution_id"] for end in ends} == {running, meanwhile}
         finally:
             services.valkey.start()
@@ -112,4 +108,4 @@ def test_a_closed_tab_is_noticed(two_each):
     with follow(person) as kept:
         with follow(person) as closed:
             assert kept.status == closed.status == 200
-        wait_for(lambda: follow(person).status == 200, seconds=5, what="the place of the closed one")
+        wait_for(lambda: follow(person).status == 200, seconds=12, what="the place of the closed one")

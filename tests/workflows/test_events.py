@@ -27,11 +27,14 @@ def idle(_stack):
 
 
 # -- one execution ---------------------------------------------------------------------------------------
-def test_a_run_is_reported_from_the_queue_to_its_outputs(gpu_worker):
+def test_a_run_is_reported_from_the_queue_to_its_outputs(gpu_worker, comfyui):
     person = gpu_worker.person()
-    execution_id = person.execute(graphs.sleep(1.5, steps=15, seed=11))
+    gate = uuid.uuid4().hex
+    execution_id = person.execute(graphs.gate(gate, steps=1000))
     with follow(person, execution_id) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
+        stream.until("progress")
+        comfyui.open_gate(gate)
         seen = stream.rest()
     assert statuses(seen) == ["pending", "running", "completed"]
     assert seen[-1].name == "end"
@@ -45,15 +48,17 @@ def test_an_output_event_has_a_link_that_works(gpu_worker):
     with follow(person, person.execute(graphs.colour(0x00FF00))) as stream:
         output = stream.until("output").data
     assert output["group"] == "images"
-    assert requests.get(output["url"], timeout=10).headers["Content-Type"] == "image/png"
+    assert requests.get(output["url"], timeout=30).headers["Content-Type"] == "image/png"
 
 
-def test_progress_is_sent_while_it_runs(gpu_worker):
+def test_progress_is_sent_while_it_runs(gpu_worker, comfyui):
     person = gpu_worker.person()
-    with follow(person, person.execute(graphs.sleep(3, steps=30, seed=12))) as stream:
+    gate = uuid.uuid4().hex
+    with follow(person, person.execute(graphs.gate(gate, steps=1000))) as stream:
         first = stream.until("progress").data["percentage"]
         while stream.until("progress").data["percentage"] <= first:
             pass
+        comfyui.open_gate(gate)
         stream.until("status", status="completed")
 
 
@@ -111,7 +116,7 @@ def test_cancelling_ends_the_stream(gpu_worker):
         asked = time.monotonic()
         person.post(f"/workflows/{execution_id}/cancel")
         told = stream.until("status", status="cancelled").at
-        assert told - asked < 2
+        assert told - asked < 10, "not only by the look every 15 s"
         assert stream.rest()[-1].name == "end"
 
 
@@ -129,14 +134,14 @@ def test_an_altered_address_is_refused(stack, change):
     person = stack.person()
     execution_id = person.execute(graphs.colour(1))
     url = person.get(f"/workflows/{execution_id}").json()["events_url"].replace(*change)
-    answer = requests.get(url, timeout=10)
+    answer = requests.get(url, timeout=30)
     assert answer.status_code == 401
     assert answer.json()["error"] == "unauthorized"
 
 
 def test_without_a_token_it_is_401_in_the_usual_shape(stack):
     for path in ("/workflows/events", "/workflows/5f1b1f9e-0000-4000-8000-000000000000/events"):
-        answer = requests.get(stack.url + path, headers={"Accept": "text/event-stream"}, timeout=10)
+        answer = requests.get(stack.url + path, headers={"Accept": "text/event-stream"}, timeout=30)
         assert answer.status_code == 401
         assert set(answer.json()) == {"error", "message", "details", "timestamp", "request_id"}
 
@@ -219,7 +224,7 @@ def test_a_stream_of_one_takes_nothing_from_the_stream_of_all(gpu_worker):
         )
         with follow(person, unknown) as one:
             one.rest()
-        stream.until("status", status="completed", execution_id=unknown, seconds=25)
+        stream.until("status", status="completed", execution_id=unknown, seconds=40)
 
 
 def test_every_missed_end_is_reported_once(gpu_worker):
@@ -286,7 +291,7 @@ def test_reconnecting_after_a_deleted_line_reports_the_gap(gpu_worker, deleted_b
     missed = person.execute(graphs.colour(10))
     person.result(missed)
     if deleted_by == "its user":
-        person.session.delete(f"{gpu_worker.url}/workflows/{execution_id}", timeout=10).raise_for_status()
+        person.session.delete(f"{gpu_worker.url}/workflows/{execution_id}", timeout=30).raise_for_status()
     else:
         gpu_worker.sql("DELETE FROM workflows_logline WHERE execution_id = %s", execution_id)
     with follow(person, last=last) as stream:
@@ -302,6 +307,7 @@ def test_previews_are_sent_only_if_requested(gpu_worker):
     person = gpu_worker.person()
     execution_id = person.execute(graphs.txt2img(steps=1000, seed=16))
     try:
+        opened = time.monotonic()
         with (
             follow(person, execution_id, query="?previews=1") as shown,
             follow(person, execution_id) as plain,
@@ -311,12 +317,10 @@ def test_previews_are_sent_only_if_requested(gpu_worker):
             assert preview["image"].startswith("data:image/jpeg;base64,")
             assert len(preview["image"]) < 40_000
             began = time.monotonic()
-            count = 0
             while time.monotonic() - began < 3:
-                event = shown.next()
-                assert event is not None
-                count += event.name == "preview"
-            assert 1 <= count <= 15
+                assert shown.next() is not None
+            count = sum(event.name == "preview" for event in shown.seen)
+            assert 1 < count <= 5 * (time.monotonic() - opened), "at most four a second"
             plain.until("progress")
         assert "preview" not in {event.name for event in plain.seen}
     finally:
@@ -335,9 +339,9 @@ def test_the_end_is_found_without_a_notification(gpu_worker):
             "VALUES (%s, 'INFO', 'behind', 'log', NULL)",
             execution_id,
         )
-        stream.until("log", message="behind", seconds=17)
+        stream.until("log", message="behind", seconds=40)
     person.post(f"/workflows/{execution_id}/cancel")
 
 
 def test_an_idle_stream_gets_heartbeats(idle):
-    wait_for(lambda: idle.comments, seconds=20, what="a heartbeat")
+    wait_for(lambda: idle.comments, seconds=40, what="a heartbeat")

@@ -15,15 +15,15 @@ from comfyserve.db import rows, sessions
 from comfyserve.db.connections import UNAVAILABLE
 from tests.workflows.test_pgbouncer import new_connection
 
-SECOND = "-c statement_timeout=1s"
+POOL = {"min_size": 1, "max_size": 1, "timeout": 20.0}
 
 
 @pytest.fixture
 def session(db, monkeypatch) -> Iterator[Any]:
-    monkeypatch.setattr(sessions, "GRACE_SECONDS", 0.2)
-    pool = {"min_size": 1, "max_size": 1, "timeout": 5.0}
-    with new_connection(monkeypatch, pool=pool, options=SECOND) as made:
+    """Answers are waited for as long as usual, except those to this first session."""
+    with new_connection(monkeypatch, pool=POOL) as made:
         made.ensure_connection()
+        made.connection.answer_seconds = 0.5
         yield made
 
 
@@ -38,14 +38,14 @@ def frozen(session: Any) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 def test_a_statement_ends(session):
     with frozen(session), pytest.raises(OperationalError, match="no answer"):
         session.cursor().execute("SELECT 1")
     assert session.connection.closed
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 def test_statements_sent_at_once_end(session):
     def both() -> None:
         with transaction.atomic(), rows.pipeline():
@@ -56,7 +56,7 @@ def test_statements_sent_at_once_end(session):
         both()
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 def test_the_next_one_gets_another_session(session):
     with frozen(session):
         with pytest.raises(OperationalError):
@@ -67,16 +67,17 @@ def test_the_next_one_gets_another_session(session):
             assert cursor.fetchone() == (2,)
 
 
-@pytest.mark.timeout(30)
-def test_postgresqls_own_timeout_comes_first(session):
-    with pytest.raises(OperationalError, match="statement timeout"):
-        session.cursor().execute("SELECT pg_sleep(20)")
-    assert not session.connection.closed
+@pytest.mark.timeout(60)
+def test_postgresqls_own_timeout_comes_first(db, monkeypatch):
+    with new_connection(monkeypatch, pool=POOL, options="-c statement_timeout=1s") as made:
+        with pytest.raises(OperationalError, match="statement timeout"):
+            made.cursor().execute("SELECT pg_sleep(20)")
+        assert not made.connection.closed
+        assert made.connection.answer_seconds == 1 + sessions.GRACE_SECONDS
 
 
 def test_a_session_without_a_timeout_waits(db, monkeypatch):
-    pool = {"min_size": 1, "max_size": 1, "timeout": 5.0}
-    with new_connection(monkeypatch, pool=pool, options="-c statement_timeout=0") as made:
+    with new_connection(monkeypatch, pool=POOL, options="-c statement_timeout=0") as made:
         made.ensure_connection()
         assert made.connection.answer_seconds is None
 

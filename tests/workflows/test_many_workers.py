@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from uuid import uuid4
 
+import pytest
 import requests
 from PIL import Image
 
@@ -18,6 +20,7 @@ from script.local import comfyui as local_comfyui
 from tests.pictures import pixel
 
 USERS, EACH = 10, 20
+pytestmark = pytest.mark.timeout(300)  # a busy machine takes its time for so many
 
 
 def start_pair(stack, comfyui_pair, **env: str) -> None:
@@ -32,12 +35,12 @@ def start_pair(stack, comfyui_pair, **env: str) -> None:
 
 
 def queue_of(comfyui) -> list[str]:
-    state = requests.get(f"{comfyui.url}/queue", timeout=5).json()
+    state = requests.get(f"{comfyui.url}/queue", timeout=30).json()
     return [item[1] for item in state["queue_running"] + state["queue_pending"]]
 
 
 def colour_of(url: str) -> int:
-    answer = requests.get(url, timeout=10)
+    answer = requests.get(url, timeout=30)
     red, green, blue = pixel(Image.open(BytesIO(answer.content)).convert("RGB"), (0, 0))
     return red << 16 | green << 8 | blue
 
@@ -96,12 +99,15 @@ def test_a_staged_execution_moves_to_a_gpu_that_becomes_idle(bare_stack, comfyui
     stack = bare_stack
     person = stack.person("staged")
     start_pair(stack, comfyui_pair)
-    slow = person.execute(sleep(12.0, seed=1))
+    gate_name = uuid4().hex
+    slow = person.execute(graphs.gate(gate_name))
     quick = person.execute(sleep(1.0, seed=2))
     behind = [person.execute(sleep(1.0, seed=3 + i)) for i in range(3)]
     for execution_id in [quick, *behind]:
-        assert person.result(execution_id, seconds=11)["status"] == "completed"
+        assert person.result(execution_id, seconds=60)["status"] == "completed"
     assert person.get(f"/workflows/{slow}/status").json()["status"] == "running"
+    for comfyui in comfyui_pair:
+        comfyui.open_gate(gate_name)
     assert person.result(slow)["status"] == "completed"
 
 
@@ -136,7 +142,7 @@ def test_a_missing_node_on_one_worker_sends_it_to_the_other(bare_stack, comfyui_
     start_pair(stack, comfyui_pair)
     workflow = graphs.txt2img()
     workflow["1"]["inputs"]["ckpt_name"] = "nowhere.safetensors"
-    result = person.result(person.execute(workflow), seconds=20)
+    result = person.result(person.execute(workflow), seconds=60)
     assert result["status"] == "failed"
     query = "SELECT excluded FROM workflows_execution WHERE id = %s"
     [(excluded,)] = stack.sql(query, result["execution_id"])

@@ -109,11 +109,13 @@ class Slots:
         try:
             yield free
         finally:
-            if free:
+            if free:  # first, so that the worker never appears empty
                 self._afterwards.add(self._slot_freed, name="slot freed")
             with self._lock:
                 self._occupied -= free
                 self._changed.notify_all()
+            if free:  # again: that job may have run already, while the slot was occupied
+                self._afterwards.add(self._slot_freed, name="slot freed")
 
     def _slot_freed(self) -> None:
         """Called shortly after a slot was freed. If all are, query the queue once more, and record that this
@@ -383,9 +385,7 @@ class Slots:
             return self._changed.wait_for(lambda: self.idle and self.may_claim, timeout)
 
     def wait_empty(self, *, timeout: float) -> bool:
-        """Wait until no slot is occupied and no collection or follow-up job is left; False after `timeout`
-        seconds.
-        """
+        """Wait until no slot, collection or follow-up job is left; False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(self._is_empty, timeout)
 
