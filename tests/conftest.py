@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,12 +54,6 @@ hypothesis.settings.register_profile("ours", hypothesis.settings(), deadline=Non
 hypothesis.settings.load_profile("ours")
 open_transactions.install()
 quick_flush.install()
-
-
-def pytest_collection_finish() -> None:
-    """Leave what the tests' modules consist of out of every garbage collection: it stays to the end."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from script.local.paths import ROOT
 from script.local.postgres import Postgres
 
 DATABASE = "comfyserve_migrated"
-MIGRATE_SECONDS = 120
+MIGRATE_SECONDS = 300  # a few, unless the machine is overloaded
 # The processes that run tests inherit the folder's name.
 _VARIABLE = "TEST_MIGRATED_POSTGRES"
 

@@ -27,7 +27,7 @@ from script.local.s3 import S3
 from script.local.valkey import Valkey
 from tests import migrated_postgres
 
-pytest_plugins = ["tests.browser", "tests.xdist_scheduling"]
+pytest_plugins = ["tests.browser", "tests.collection", "tests.xdist_scheduling"]
 NODES = Path(__file__).parent / "comfyui_nodes"
 # ComfyUI ships SaveImageWebsocket as a custom node; one of its script examples needs it.
 WEBSOCKET_NODE = comfyui_install.default_folder() / "ComfyUI" / "custom_nodes" / "websocket_image_save.py"
@@ -181,21 +181,6 @@ def _runs_tests(config: pytest.Config) -> bool:
 
 def _hands_out_tests(config: pytest.Config) -> bool:
     return bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
-
-
-# Fixtures that start a ComfyUI, or a whole installation: `own` has database, Redis and S3 servers to stop.
-LARGE_FIXTURES = {"comfyui", "comfyui_pair", "gpu_worker", "deployment", "own", "_first_comfyui"}
-# Folders whose tests start a whole installation, or build one.
-WHOLE_INSTALLATIONS = ("local", "deploy", "faults", "flower")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `script/check` leaves out."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in WHOLE_INSTALLATIONS or LARGE_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.comfyui)
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.db.migrations.loader import MigrationLoader
 from django_migration_linter import MigrationLinter
 from django_migration_linter.sql_analyser.analyser import analyse_sql_statements, get_sql_analyser_class
@@ -49,6 +50,14 @@ def test_the_old_version_can_serve_while_they_run():
         if (found := complaints(linter.get_sql(app, name))) and (app, name) not in DELIBERATE
     }
     assert refused == {}, "see 'Migrations' in docs/architecture.md"
+
+
+@pytest.mark.django_db
+def test_every_change_of_a_model_has_its_migration(capsys):
+    try:
+        call_command("makemigrations", check=True, dry_run=True)
+    except SystemExit:
+        pytest.fail(f"run script/manage makemigrations:\n{capsys.readouterr().out}")
 
 
 def test_the_baseline_names_migrations_that_exist():

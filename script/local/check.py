@@ -13,9 +13,9 @@ from typing import Any
 from script.local.paths import ROOT
 from script.local.test import processes
 
-HELP = """Check what can be checked without a ComfyUI: lint, format, types, import contracts, migrations, and
-the tests that start no ComfyUI and no whole installation. Every check runs; the exit status is 1 if any
-of them failed. script/test runs all tests."""
+HELP = """Check what can be checked without a ComfyUI: lint, format, types, import contracts, and the tests
+that start no ComfyUI and no whole installation. Every check runs; the exit status is 1 if any of them
+failed. script/test runs all tests."""
 
 BIN = Path(sys.executable).parent
 KEYED = os.environ | {"SECRET_KEY": "only-for-the-checks-which-start-nothing-that-listens"}
@@ -27,11 +27,7 @@ QUICK = {
     "Format": [str(BIN / "ruff"), "format", "--check", "."],
     "Import contracts": [str(BIN / "lint-imports"), "--no-cache"],
 }
-# These use one core while the tests spend much of their time waiting.
-BESIDE_THE_TESTS = {
-    "Types": [str(BIN / "mypy")],
-    "Migrations are complete": [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],
-}
+TYPES = [str(BIN / "mypy")]  # uses one core while the tests spend much of their time waiting
 
 
 def main(arguments: list[str]) -> int:
@@ -39,12 +35,11 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0 if {"-h", "--help"} & set(arguments) else 2
     began = time.monotonic()
-    failed = [name for name, command in QUICK.items() if not _run(name, command)]
     with ThreadPoolExecutor(1) as beside:
-        results = {name: beside.submit(_captured, command) for name, command in BESIDE_THE_TESTS.items()}
+        types = beside.submit(_captured, TYPES)
         tests = [sys.executable, "-m", "pytest", "-q", "-m", "not comfyui", *processes(additional=2)]
-        failed += [] if _run("Tests", tests) else ["Tests"]
-        failed += [name for name, result in results.items() if not _show(name, result.result())]
+        failed = [name for name, command in {**QUICK, "Tests": tests}.items() if not _run(name, command)]
+        failed += [] if _show("Types", types.result()) else ["Types"]
     print("\nFailed: " + ", ".join(failed) if failed else "\nAll passed", end=" ")
     print(f"in {time.monotonic() - began:.0f} s")
     return 1 if failed else 0
