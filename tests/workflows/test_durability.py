@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,15 @@ print(claim.execution_id, claim.attempt, flush=True)
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
-    server = Postgres(tmp_path / "postgres", port=ports.free_port(), log=tmp_path / "postgres.log")
+def postgres() -> Iterator[Postgres]:
+    # Not in `tmp_path`: PostgreSQL runs under an account of its own, and every other run of pytest on this
+    # machine closes the folder above that one to other accounts.
+    with tempfile.TemporaryDirectory(prefix="comfyserve-tests-") as folder:
+        yield from serve(Path(folder))
+
+
+def serve(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(folder / "postgres", port=ports.free_port(), log=folder / "postgres.log")
     server.prepare()
     server.start()
     server.wait()

@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,21 +33,31 @@ Behind = Callable[..., None]
 
 
 @pytest.fixture
-def behind_pgbouncer(transactional_db, monkeypatch, tmp_path) -> Iterator[Behind]:
+def folder() -> Iterator[Path]:
+    # Not `tmp_path`: PgBouncer runs under an account of its own, and every other run of pytest on this
+    # machine closes the folder above that one to other accounts.
+    with tempfile.TemporaryDirectory(prefix="comfyserve-tests-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def behind_pgbouncer(transactional_db, folder) -> Iterator[Behind]:
     """From the call on, what asks where the database is gets PgBouncer's address."""
     running: list[subprocess.Popen[bytes]] = []
+    patch = pytest.MonkeyPatch()  # undone before the database is emptied, unlike the fixture of that name
 
     def begin(mode: str, *, ignore_options: bool = True, sessions: int = 0) -> None:
         given: dict[str, Any] = connection.get_connection_params()
         port = ports.free_port()
         running.append(
-            start(tmp_path, given, port=port, mode=mode, ignore_options=ignore_options, sessions=sessions)
+            start(folder, given, port=port, mode=mode, ignore_options=ignore_options, sessions=sessions)
         )
         moved = given | {"host": "127.0.0.1", "port": port}
         # Of the class: each thread has a connection of its own.
-        monkeypatch.setattr(type(connections["default"]), "get_connection_params", lambda _: dict(moved))
+        patch.setattr(type(connections["default"]), "get_connection_params", lambda _: dict(moved))
 
     yield begin
+    patch.undo()
     for process in running:
         process.kill()
         process.wait(timeout=10)
@@ -77,8 +88,7 @@ ignore_startup_parameters = {ignored}
     if account:
         for path in (users, configuration):
             shutil.chown(path, account.pw_uid, account.pw_gid)
-        for path in [folder, *folder.parents][:4]:
-            path.chmod(path.stat().st_mode | 0o011)
+        folder.chmod(folder.stat().st_mode | 0o011)
     assert PROGRAM is not None
     with (folder / "pgbouncer.log").open("wb") as log:
         process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -80,11 +81,15 @@ class Installation:
         assert self.comfyui is not None
         found = {}
         for top in (self.comfyui, self.outside):
-            for path in top.rglob("*"):
-                parts = path.relative_to(top).parts
-                own = parts[0] == "user" or "__pycache__" in parts or PLACED in parts[:2]
-                if path.is_file() and not own and not any(map(MARKED.fullmatch, parts)):
-                    found[str(path)] = (path.stat().st_size, path.stat().st_mtime_ns)
+            # `rglob` raises an error for a folder that is deleted at that moment.
+            for folder, _, names in os.walk(top):
+                for path in (Path(folder) / name for name in names):
+                    parts = path.relative_to(top).parts
+                    own = parts[0] == "user" or "__pycache__" in parts or PLACED in parts[:2]
+                    if not own and not any(map(MARKED.fullmatch, parts)):
+                        with contextlib.suppress(FileNotFoundError):
+                            stat = path.stat()
+                            found[str(path)] = (stat.st_size, stat.st_mtime_ns)
         return found
 
 
