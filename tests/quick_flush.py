@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test import TransactionTestCase
 
+TRIES = 5
 KEPT = {"django_content_type", "auth_permission", "django_migrations"}
 
 
@@ -22,9 +23,16 @@ def install() -> None:
 def _delete_all(_: TransactionTestCase) -> None:
     tables = ", ".join(_tables())
     deletes = "; ".join(f"DELETE FROM {table}" for table in _tables())
-    with transaction.atomic(), connection.cursor() as cursor:
-        # Foreign keys are checked at the commit. The lock waits for threads that are still writing.
-        cursor.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE; {deletes}")
+    for tries_left in reversed(range(TRIES)):
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                # Foreign keys are checked at the commit. The lock waits for threads that are still writing.
+                cursor.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE; {deletes}")
+            return
+        except OperationalError:
+            # A deadlock with such a thread, or it took longer than a lock is waited for.
+            if not tries_left:
+                raise
 
 
 @cache
