@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from script.local import ports
 from tests.scripted_comfyui import nodes
 from tests.scripted_comfyui.engine import Engine
 from tests.scripted_comfyui.faults import Faults, Request
@@ -19,6 +21,13 @@ from tests.scripted_comfyui.routes import Routes
 
 T = TypeVar("T")
 BRIEF = 30.0  # seconds that a call into the server's thread may take
+
+
+def _free_port() -> int:
+    """Below the ephemeral range, so that no outgoing connection takes it while the server is stopped."""
+    chance = random.SystemRandom()
+    tries = (chance.randrange(18_000, 32_000) for _ in range(200))
+    return next(port for port in tries if ports.is_free(port))
 
 
 class ScriptedComfyUI:
@@ -35,7 +44,7 @@ class ScriptedComfyUI:
     """
 
     def __init__(self, *, port: int = 0, modern: bool = False) -> None:
-        self.port = port  # 0: a free one, known after start
+        self.port = port or _free_port()
         self.gate = threading.Event()  # runs of the class Gate end when it is set
         self.classes = nodes.stock() | {"Gate": nodes.gate(self.gate)}
         self.modern = modern
@@ -154,9 +163,7 @@ class ScriptedComfyUI:
         app.add_routes(routes.table(self._websocket))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05, handle_signals=False)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = runner.addresses[0][1]
+        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
         work = asyncio.create_task(self._engine.run_for_ever())
         started.set()
         await self._stopping.wait()
