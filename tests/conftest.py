@@ -101,8 +101,5 @@ def bare_stack(stack: Stack) -> Stack:
         stack.workers.pop(name).stop()
     stack.sql("DELETE FROM workflows_worker")
     # What another test left waiting would run in this one, and may be made to kill its ComfyUI.
-    stack.sql(
-        "UPDATE workflows_execution SET status = 'cancelled', completed_at = now(), claim_token = NULL,"
-        " held = NULL WHERE status IN ('pending', 'running')"
-    )
+    stack.cancel_executions()
     return stack

@@ -187,6 +187,13 @@ class Stack:
             cursor = connection.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
+    def cancel_executions(self) -> None:
+        """Cancel whatever waits or runs, of all users."""
+        self.sql(
+            "UPDATE workflows_execution SET status = 'cancelled', completed_at = now(), claim_token = NULL,"
+            " held = NULL WHERE status IN ('pending', 'running')"
+        )
+
     def person(self, name: str = "person") -> Person:
         """A newly registered user, logged in. Each call creates another."""
         self._people += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ COMMON = [
 ]
 
 
+@pytest.fixture
+def site(stack: Stack) -> Iterator[Stack]:
+    """What is submitted here waits for no worker of later tests."""
+    yield stack
+    stack.cancel_executions()
+
+
 def fuzz(stack: Stack, *arguments: str) -> None:
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
@@ -39,12 +47,12 @@ def fuzz(stack: Stack, *arguments: str) -> None:
 
 @pytest.mark.timeout(SECONDS + 120)
 class TestFuzz:
-    def test_as_a_user(self, stack: Stack) -> None:
+    def test_as_a_user(self, site: Stack) -> None:
         """Without logout, which would make all later requests a stranger's."""
-        person = stack.person()
+        person = site.person()
         authorization = person.session.headers["Authorization"]
-        fuzz(stack, "-H", f"Authorization: {authorization!s}", "--exclude-path=/auth/logout")
+        fuzz(site, "-H", f"Authorization: {authorization!s}", "--exclude-path=/auth/logout")
         assert person.get("/auth/me").status_code == 200, "it went on as a stranger"
 
-    def test_as_a_stranger(self, stack: Stack) -> None:
-        fuzz(stack)
+    def test_as_a_stranger(self, site: Stack) -> None:
+        fuzz(site)
