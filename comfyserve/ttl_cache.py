@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
+_all: WeakSet[TtlCache[Any]] = WeakSet()
 
 
 class TtlCache(Generic[T]):
@@ -17,6 +19,7 @@ class TtlCache(Generic[T]):
         self._ask = ask
         self._seconds = seconds
         self._known: tuple[float, T] | None = None
+        _all.add(self)
 
     def __call__(self) -> T:
         known = self._known
@@ -28,3 +31,9 @@ class TtlCache(Generic[T]):
     def forget(self) -> None:
         """Refresh at the next call."""
         self._known = None
+
+
+def forget_all() -> None:
+    """Refresh every cache of this process at its next call, for tests."""
+    for cache in _all:
+        cache.forget()

@@ -9,12 +9,11 @@ from django.db import connection
 
 from accounts import storage_use
 from accounts.models import User
-from comfyserve import outages
+from comfyserve import outages, ttl_cache
 from script.harness.stack import Stack, copy_database
 from tests import databases, migrated_postgres, open_transactions, quick_flush
 from tests.factories import PASSWORD, Api, make_user
 from tests.services import services
-from workflows.graph import node_info, node_policy
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +40,9 @@ def django_db_setup(request: pytest.FixtureRequest, django_db_blocker: Any) -> s
 
 
 @pytest.fixture(autouse=True)
-def policy_is_read_anew() -> None:
-    """What one test said of workers and node rules is not known to the next."""
-    node_info.cached_digests.forget()
-    node_policy.cached_fleet_confines.forget()
-    node_policy.cached_rules.forget()
+def caches_are_empty() -> None:
+    """What one test said of workers, node rules and queues is not known to the next."""
+    ttl_cache.forget_all()
     storage_use.forget()
 
 

@@ -57,14 +57,18 @@ def _fetch(folder: Path) -> None:
         "pip",
         "download",
         "--quiet",
+        "--retries=1",
         "--no-deps",
         "--dest",
         str(folder),
         PACKAGE,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        raise Unreachable(done.stderr[-500:])
+    try:
+        subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.CalledProcessError as exc:
+        raise Unreachable(exc.stderr[-500:]) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise Unreachable("pip takes too long") from exc
 
 
 def classes_in(file: Mapping[str, Any]) -> set[str]:
@@ -80,7 +84,7 @@ def editor(browser: Any, url: str) -> Iterator[Any]:
     context = browser.new_context()
     try:
         page = context.new_page()
-        page.goto(url)
+        page.goto(url, timeout=PATIENCE)
         page.wait_for_function(
             "Boolean(window.app?.extensionManager && LiteGraph.registered_node_types.KSampler)",
             timeout=PATIENCE,

@@ -84,8 +84,8 @@ def test_a_hung_comfyui_loses_its_run_after_a_while(rig, monkeypatch, settings):
     settings.STALL_SECONDS = 1
     monkeypatch.setattr(runner, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(attempt, "FIRST_HOLD", 0.01)
-    rig.backend.client._timeout = 0.3
     execution_id = rig.run_at_gate()
+    rig.backend.client._timeout = 0.3
     rig.comfyui.faults.silent = True
     rig.comfyui.faults.hang |= {"/queue", f"/history/{execution_id}"}
     wait_for(lambda: counts(execution_id) == (1, 1), what="the run to be given up")

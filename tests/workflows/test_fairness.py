@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,7 @@ LONGEST = 60.0  # GPU seconds of the longest run here
 COLOURS = list(range(60))  # so many runs are the honest user's
 DEPTH = 20  # so many of each account of the adversary wait at least
 MAX_ENDS = 100  # of one play
+SEARCH = int(os.environ.get("FAIRNESS_EXAMPLES", "0"))  # so many new ones; 0: the same one each time
 USUAL = 30.0  # of the honest user's runs, as is estimated_cost for what is not known
 
 
@@ -226,7 +228,8 @@ def test_an_adversary_gets_no_more_than_the_order_promises(db, tricks, accounts)
 
 
 @examples(
-    max_examples=1,
+    max_examples=max(1, SEARCH),
+    derandomize=not SEARCH,
     deadline=None,
     phases=[Phase.generate],  # to shrink an example takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
