@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     with ThreadPoolExecutor(1) as beside:
         types = beside.submit(_captured, TYPES)
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not comfyui", *processes(additional=2)]
+        tests = [sys.executable, "-m", "pytest", "-q", "-m", "not comfyui", *processes(additional=3, most=6)]
         failed = [name for name, command in {**QUICK, "Tests": tests}.items() if not _run(name, command)]
         failed += [] if _show("Types", types.result()) else ["Types"]
     print("\nFailed: " + ", ".join(failed) if failed else "\nAll passed", end=" ")

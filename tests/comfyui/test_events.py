@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyui import events
@@ -146,11 +146,13 @@ fields = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.text() | st.binary() | st.builds(lambda kind, data: text(kind, **data), kinds, fields))
 def test_it_never_raises(message):
     parse(message)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([1, 3, 4]), st.binary())
 def test_it_never_raises_on_a_binary_message(kind, rest):
     parse(struct.pack(">I", kind) + rest)

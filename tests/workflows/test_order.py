@@ -63,6 +63,7 @@ class Simulation:
         return chosen[2]
 
 
+@settings(deadline=None)
 @given(
     backlog=st.integers(10, 300),
     cost=st.floats(1, 600),
@@ -89,6 +90,7 @@ def test_weights_hold_under_full_load():
     assert served["low"] == pytest.approx(10, abs=3)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_flow_starves(data):
     queue = Simulation()
