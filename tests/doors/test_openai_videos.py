@@ -56,7 +56,7 @@ def film(person) -> str:
 
 def test_a_video_is_made_polled_downloaded_listed_and_deleted(person, film, gpu_worker):
     client = client_of(person)
-    made = client.videos.create(model=film, prompt="waves", size="128x64", seconds="4")  # type: ignore[arg-type]
+    made = client.videos.create(model=film, prompt="waves", size="128x64", seconds="4")
     assert (made.object, made.model, made.prompt, made.size) == ("video", film, "waves", "128x64")
     assert made.status in ("queued", "in_progress", "completed")
     done = client.videos.poll(made.id, poll_interval_ms=100)
