@@ -57,7 +57,7 @@ class Console:
     def long_run(self) -> tuple[Any, str]:
         """A user with an execution that runs until somebody cancels it."""
         user = self.stack.person("artist")
-        self.runs.append((user, user.execute(graphs.sleep(60, steps=60))))
+        self.runs.append((user, user.execute(graphs.sleep(150, steps=150))))
         return self.runs[-1]
 
     def serious_faults(self) -> str:
@@ -78,19 +78,20 @@ def test_a_run_is_followed_cancelled_and_retried(console):
     page = console.open("/admin/")
     # The dashboard shows it without being loaded again.
     page.evaluate("window.same = true")
-    page.wait_for_selector(f"#runs-{execution}", timeout=20_000)
+    page.wait_for_selector(f"#runs-{execution}", timeout=60_000)
     assert page.evaluate("window.same")
     assert console.serious_faults() == ""
     # So does the list.
     console.open(LIST)
     bar = f"document.querySelector('#state-{execution} progress')?.value"
-    page.wait_for_function(f"(window.first ??= {bar}) < {bar}", timeout=20_000)
+    page.wait_for_function(f"(window.first ??= {bar}) < {bar}", timeout=60_000)
     page.click(f"a:has([title='{execution}'])")
-    page.wait_for_function("document.querySelector('#live progress')?.value >= 2", timeout=20_000)
+    page.wait_for_function("document.querySelector('#live progress')?.value >= 2", timeout=60_000)
     page.wait_for_selector(".cs-node.cs-running")
     page.wait_for_selector(".cs-log >> text=Running TestSleep")
     assert console.serious_faults() == ""
     page.click("text=Cancel")
+    page.wait_for_selector("text=Yes, cancel")
     assert console.serious_faults() == ""
     page.click("text=Yes, cancel")
     page.wait_for_selector("#live .cs-badge >> text=cancelled")
@@ -106,6 +107,11 @@ def test_by_keyboard_alone(console):
     _, execution = console.long_run()
     page = console.open(f"{LIST}{execution}/change/")
     tab_to(page, "Cancel")
+    page.evaluate("document.activeElement.seen_before = true")
+    page.wait_for_function(
+        "!document.querySelector('#do-cancel').seen_before"
+    )  # the page has refreshed itself
+    assert page.evaluate("document.activeElement.textContent.trim()") == "Cancel"
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Yes, cancel")
     tab_to(page, "Yes, cancel")
@@ -115,9 +121,10 @@ def test_by_keyboard_alone(console):
     tab_to(page, "Filters")
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.name === 'status__exact'")
-    page.keyboard.press("c")  # completed, then cancelled
-    page.keyboard.press("a")
-    page.keyboard.press("Enter")
+    for _ in range(10):
+        if page.evaluate("document.activeElement.value") == "cancelled":
+            break
+        page.keyboard.press("ArrowDown")
     tab_to(page, "Apply Filters")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("status__exact=cancelled"))
@@ -140,7 +147,7 @@ def test_pages_on_a_phone_and_in_the_dark(console, look):
         assert page.evaluate("document.documentElement.classList.contains('dark')") == (look == "dark")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert console.serious_faults() == "", path
-    assert page.evaluate("document.querySelector('.cs-pictures img').naturalWidth") == 64
+    page.wait_for_function("document.querySelector('.cs-pictures img').naturalWidth === 64")
     if look == "phone":
         page.locator("[aria-label='Show or hide the navigation']:visible").focus()
         page.keyboard.press("Enter")

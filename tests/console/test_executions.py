@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -197,6 +198,17 @@ class TestPage:
         state_machine.cancel(execution.id)
         last = LogLine.objects.latest("id").id
         assert "hx-get" not in console.get(f"{LIST}{execution.id}/log/?after={last}").content.decode()
+
+    def test_it_refreshes_itself_while_it_runs(self, console, alice):
+        execution, _ = running(alice)
+        path = f"{LIST}{execution.id}/change/"
+        [live] = re.findall(r'id="live" hx-get="([^"]+)"', console.get(path).content.decode())
+        answer = console.get(live)
+        assert answer.status_code == 200
+        assert "gpu-1" in answer.content.decode()
+        assert f'name="next" value="{path}"' in answer.content.decode()  # where a button leads back to
+        state_machine.cancel(execution.id)
+        assert console.get(live).status_code == 286  # htmx asks no more
 
     def test_the_workflow_can_be_downloaded(self, console, alice):
         execution = submitted(alice, graphs.txt2img())

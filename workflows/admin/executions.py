@@ -12,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -221,7 +221,12 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
             for action, label, danger in possible
             if self._permits(request, action)
         ]
-        return {**found, "buttons": buttons, "page": request.path.removesuffix("live/")}
+        return {
+            **found,
+            "buttons": buttons,
+            "page": reverse("admin:workflows_execution_change", args=[row.pk]),
+            "live": reverse("admin:workflows_execution_live", args=[row.pk]),
+        }
 
     def _permits(self, request: HttpRequest, action: str) -> bool:
         if action == "remove":
