@@ -12,7 +12,7 @@ from script.fault_injection.cluster import GPUS, Cluster
 from script.harness import graphs
 from script.harness.waiting import wait_for
 
-SETTLED_SECONDS = 20.0  # until heartbeats have reported the workers idle
+SETTLED_SECONDS = 20.0  # until heartbeats have reported the workers idle; what lasts longer is a leak
 PROBES, PROBE_SECONDS = 4, 3.0  # executions that show that every worker still claims work
 _IS_BACKEND_LOCK = f"locktype = 'advisory' AND classid = {int(AdvisoryLock.BACKEND)}"
 BACKEND_LOCKS = f"SELECT count(*) FROM pg_locks WHERE {_IS_BACKEND_LOCK} AND granted"
@@ -59,18 +59,25 @@ HELD_LOCKS = f"""
 
 def leaks(cluster: Cluster) -> Iterator[str]:
     for what, query in NONE_OF.items():
-        found = [str(row[0]) for row in cluster.sql(query)]
+        found = [str(row[0]) for row in _lasting(cluster, query)]
         if found:
             yield f"{len(found)} {what}: {', '.join(found[:5])}"
     yield from _of_locks(cluster)
     yield from _of_workers(cluster)
 
 
+def _lasting(cluster: Cluster, query: str) -> set[tuple[Any, ...]]:
+    """The rows that the query finds for SETTLED_SECONDS on end: what is just under way is no leak."""
+    end = time.monotonic() + SETTLED_SECONDS
+    found = set(cluster.sql(query))
+    while found and time.monotonic() < end:
+        time.sleep(0.5)
+        found &= set(cluster.sql(query))
+    return found
+
+
 def _of_locks(cluster: Cluster) -> Iterator[str]:
-    """A lock held by the same session twice within three seconds is leaked."""
-    before = set(cluster.sql(HELD_LOCKS))
-    time.sleep(3.0)
-    if left := before & set(cluster.sql(HELD_LOCKS)):
+    if left := _lasting(cluster, HELD_LOCKS):
         yield f"locks are left: {sorted(map(str, left))[:5]}"
     if (count := cluster.sql(BACKEND_LOCKS)) != [(len(GPUS),)]:
         yield f"the lock of a backend is held {count} times by {len(GPUS)} workers"
