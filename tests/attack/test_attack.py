@@ -7,7 +7,7 @@ import pytest
 from script.harness.receiver import ADDRESS
 from script.harness.stack import Person
 from script.harness.waiting import wait_for
-from script.local.attack import addresses
+from script.local.attack import addresses, honest
 from script.local.attack.campaign import Extent, attack
 from script.local.attack.installation import Installation
 from workflows.graph import node_classes
@@ -26,8 +26,10 @@ def installation(gpu_worker, comfyui) -> Installation:
     return Installation(gpu_worker.url, comfyui.folder, pids=lambda: gpu_worker.web.pid, receiver=ADDRESS)
 
 
-@pytest.mark.timeout(240)
-def test_nothing_gets_through(installation):
+@pytest.mark.timeout(400)
+def test_nothing_gets_through(installation, monkeypatch):
+    # Other tests run beside this one. Whoever must wait for an attack of this extent waits longer.
+    monkeypatch.setattr(honest, "FLOOR", 3.0)
     extent = Extent(
         seconds=20,
         seed=SEED,
@@ -58,7 +60,11 @@ def everybody_reads_folders(gpu_worker):
         FOLDER_READER,
     )
     person = gpu_worker.person()
-    wait_for(lambda: _access(person, FOLDER_READER) == "allowed", what="the web process to see the rule")
+    wait_for(
+        lambda: _access(person, FOLDER_READER) == "allowed",
+        seconds=40,
+        what="the web process to see the rule",
+    )
     yield
     gpu_worker.sql("DELETE FROM workflows_noderule WHERE node = %s", FOLDER_READER)
 
@@ -68,7 +74,7 @@ def _access(person: Person, class_type: str) -> str:
     return next(node["access"] for node in nodes if node["class_type"] == class_type)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_it_finds_a_node_that_reads_what_others_have(installation, everybody_reads_folders):
     extent = Extent(seconds=20, seed=SEED, classes=[FOLDER_READER], alone_seconds=0.2)
     report = attack(installation, extent, parts=["nodes"])
@@ -76,7 +82,7 @@ def test_it_finds_a_node_that_reads_what_others_have(installation, everybody_rea
     assert any(FOLDER_READER in leak and "the victim's picture" in leak for leak in report.leaks)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_it_finds_an_address_that_is_open(installation, monkeypatch):
     """It takes the one address that the operator allows for one inside."""
     monkeypatch.setattr(addresses, "INSIDE", ADDRESS)

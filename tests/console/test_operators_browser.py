@@ -69,11 +69,11 @@ def test_a_worker_is_paused_and_resumed(log_in: Any) -> None:
     page.click(".cs-button:text-is('Yes, pause')")
     page.wait_for_selector("text=1 paused")
     page.wait_for_selector(".cs-headline .cs-badge:text-is('paused')")
-    wait_for(lambda: worker_of(person)["status"] == "paused", what="the worker to obey")
+    wait_for(lambda: worker_of(person)["status"] == "paused", seconds=60, what="the worker to obey")
     page.click(".cs-button:text-is('Resume')")
     page.click(".cs-button:text-is('Yes, resume')")
     page.wait_for_selector(".cs-headline .cs-badge:text-is('active')")
-    wait_for(lambda: worker_of(person)["status"] == "active", what="the worker to obey")
+    wait_for(lambda: worker_of(person)["status"] == "active", seconds=60, what="the worker to obey")
 
 
 def test_a_model_is_loaded(log_in: Any, gpu_worker: Stack) -> None:
@@ -83,7 +83,7 @@ def test_a_model_is_loaded(log_in: Any, gpu_worker: Stack) -> None:
         "UPDATE models_registry_host SET reported_at = reported_at - interval '1 day' WHERE name <> %s",
         worker_of(person)["name"],
     )
-    wait_for(lambda: person.get(f"/models/{MODEL}").status_code == 200, what="the model to be reported")
+    wait_for(lambda: person.get(f"/models/{MODEL}").status_code == 200, seconds=60, what="the model")
     person.post(f"/models/{MODEL}/unload")
     page.goto("/admin/models_registry/model/?q=tiny-sd15")
     page.click(f"#result_list >> text='{MODEL}'")

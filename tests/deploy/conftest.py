@@ -26,7 +26,7 @@ def deployment(tmp_path_factory, _first_comfyui, _stack, s3_server) -> Iterator[
         found.make_database()
         found.start_proxy()
         migrate = found.start("migrate")
-        migrate.wait_until(lambda: not migrate.alive, seconds=60)
+        migrate.wait_until(lambda: not migrate.alive, seconds=180)
         assert migrate.code == 0, "\n".join(migrate.tail())
         for name in ("api", "gpu-worker", "worker", "flower", "beat"):
             found.start(name)

@@ -145,12 +145,12 @@ class Deployment:
             return False
 
     def wait_until_well(self, name: str) -> None:
-        self.processes[name].wait_until(lambda: self.is_well(name), seconds=40)
+        self.processes[name].wait_until(lambda: self.is_well(name), seconds=60)
 
     def wait_until_it_works(self, name: str) -> None:
         """A worker has no health check: it says that it is ready."""
         process = self.processes[name]
-        process.wait_until(lambda: any(" ready." in line for line in process.tail(200)), seconds=40)
+        process.wait_until(lambda: any(" ready." in line for line in process.tail(200)), seconds=60)
 
     def stop(self) -> None:
         for process in self.processes.values():

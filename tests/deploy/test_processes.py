@@ -68,7 +68,9 @@ def test_an_upload_arrives_while_it_is_sent(deployment, alice):
             4_000_000
         )
         wait_for(
-            lambda: any(path.stat().st_size for path in incoming.glob("*")), what="the first part on disk"
+            lambda: any(path.stat().st_size for path in incoming.glob("*")),
+            seconds=30,
+            what="the first part on disk",
         )
         arrived.set()
         yield bytes(1000) + b"\r\n--b--\r\n"
@@ -77,7 +79,7 @@ def test_an_upload_arrives_while_it_is_sent(deployment, alice):
         f"{deployment.url}/files/upload",
         data=body(),
         headers={"Content-Type": "multipart/form-data; boundary=b"},
-        timeout=30,
+        timeout=60,
     )
     assert answer.status_code == 200, answer.text
     assert arrived.is_set()
@@ -86,15 +88,17 @@ def test_an_upload_arrives_while_it_is_sent(deployment, alice):
 
 def test_the_client_is_who_the_proxy_saw(deployment):
     """Anybody may write an X-Forwarded-For; limits are counted by address."""
-    left = [
-        int(
-            deployment.ask("/workflows/", headers={"X-Forwarded-For": f"203.0.113.{n}"}).headers[
-                "X-RateLimit-Remaining"
-            ]
-        )
-        for n in (1, 2)
-    ]
-    assert left[1] == left[0] - 1
+
+    def asked(number: int) -> tuple[int, int]:
+        """(end of the limit's period, requests left in it)"""
+        forged = {"X-Forwarded-For": f"203.0.113.{number}"}
+        told = deployment.ask("/workflows/", headers=forged).headers
+        return int(told["X-RateLimit-Reset"]), int(told["X-RateLimit-Remaining"])
+
+    first, second = asked(1), asked(2)
+    if second[0] - first[0] > 5:  # seconds: the next period has begun in between
+        first, second = second, asked(3)
+    assert second[1] == first[1] - 1
 
 
 def test_flower_is_behind_the_same_address_and_asks_for_a_password(deployment):
@@ -111,9 +115,10 @@ def test_flower_is_behind_the_same_address_and_asks_for_a_password(deployment):
 def test_flower_shows_workers_and_queues_by_names_that_say_what_they_do(deployment):
     def workers():
         found = deployment.ask("/flower/api/workers?refresh=1", auth=OPERATOR).json()
-        return found if len(found) == 2 else None
+        told = [worker for worker in found.values() if "active_queues" in worker]
+        return found if len(told) == 2 else None
 
-    found = wait_for(workers, seconds=20, what="both workers in Flower")
+    found = wait_for(workers, seconds=60, what="both workers in Flower")
     queues = {
         name.partition("@")[0]: sorted(queue["name"] for queue in worker["active_queues"])
         for name, worker in found.items()
@@ -150,12 +155,12 @@ def test_no_request_fails_while_the_api_is_replaced(deployment, alice):
     asking = threading.Thread(target=ask_on)
     asking.start()
     try:
-        wait_for(lambda: len(codes) >= 2)
+        wait_for(lambda: len(codes) >= 2, seconds=60)
         deployment.processes["api"].stop(seconds=30)
         before = len(codes)
         deployment.start("api")
         deployment.wait_until_well("api")
-        wait_for(lambda: len(codes) >= before + 4)
+        wait_for(lambda: len(codes) >= before + 4, seconds=60)
     finally:
         enough.set()
         asking.join()
@@ -188,7 +193,7 @@ def run_on(deployment, program: str, *arguments: str | Path) -> None:
 def restored(deployment, tmp_path):
     """Two are submitted before the dump (one runs, one waits) and one after it; then all dies."""
     alice = deployment.person()
-    running = alice.execute(graphs.txt2img(steps=80, seed=4711))
+    running = alice.execute(graphs.sleep(15.0, steps=60, seed=4711))  # for longer than the dump takes
     with follow(alice, running) as stream:
         stream.until("progress")
     waiting = alice.execute(graphs.colour(0x00AA00))

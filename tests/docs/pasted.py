@@ -20,7 +20,7 @@ def run(script: str, *, folder: Path, **variables: str) -> str:
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return done.stdout

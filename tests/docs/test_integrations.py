@@ -36,7 +36,7 @@ def test_its_commands_and_scripts_run(gpu_worker: Any, folder: Path):
     with_openai, with_comfy_sdk, *_ = pasted.blocks(PAGE, "python")
     said = [
         subprocess.run(
-            [sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=120
         )
         for script in (with_openai, with_comfy_sdk)
     ]

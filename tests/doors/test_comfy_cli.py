@@ -17,6 +17,8 @@ from PIL import Image
 from script.harness import graphs
 from tests.doors.caddy import ADDS_KEY, caddy
 
+pytestmark = pytest.mark.timeout(400)  # the first test installs the client
+
 CLI = "comfy-cli==1.23.0"
 
 

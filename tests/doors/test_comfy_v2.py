@@ -124,7 +124,7 @@ def test_tags_are_kept_with_an_asset(person):
 
 
 def test_events_follow_a_run_until_its_end(client):
-    job = client.submit(client.workflows.from_json(graphs.sleep(1.5, steps=15, seed=7)))
+    job = client.submit(client.workflows.from_json(graphs.sleep(5.0, steps=20, seed=7)))
     seen = list(job.events())
     statuses = [event.status for event in seen if isinstance(event, sdk_events.StatusChange)]
     assert statuses[-1] == "succeeded"

@@ -15,6 +15,8 @@ from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.doors import npm
 
+pytestmark = pytest.mark.timeout(400)  # one test installs a client
+
 # The address and, since the tests' ComfyUI has tiny models on a CPU, the model, the size and the steps.
 REPLACED = (
     ("v1-5-pruned-emaonly.safetensors", "tiny-sd15.safetensors"),
@@ -40,7 +42,7 @@ def example(stack: Any, comfyui: Any, person: Any, name: str, folder: Path) -> P
 def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path, name: str):
     person = gpu_worker.person()
     script = example(gpu_worker, comfyui, person, name, tmp_path)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     [entry] = wait_for(
         lambda: list(person.get("/comfyui/history").json().values()), seconds=30, what="the end of the prompt"
@@ -64,7 +66,7 @@ def test_comfyuis_example_gets_its_pictures_over_the_websocket(gpu_worker: Any, 
     person = gpu_worker.person()
     script = example(gpu_worker, comfyui, person, "websockets_api_example_ws_images.py", tmp_path)
     script.write_text(script.read_text() + OPENED)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["save_image_websocket_node PNG (64, 64)"]
 
@@ -121,7 +123,7 @@ def test_the_sdk_of_npm_runs(gpu_worker: Any, comfyui_sdk: Path):
     address = f"http://127.0.0.1:{gpu_worker.port}/comfyui"
     done = subprocess.run(
         ["node", "run.js", address, key, json.dumps(graph)],
-        cwd=comfyui_sdk, capture_output=True, text=True, timeout=60,
+        cwd=comfyui_sdk, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -130,6 +131,8 @@ def test_a_failed_job_says_why_and_a_running_one_is_cancelled(gpu_worker: Any):
     sleeping = person.post("/comfyui/prompt", {"prompt": graphs.sleep(60, seed=uuid.uuid4().int % 2**32)})
     prompt_id = sleeping.json()["prompt_id"]
     wait_for(lambda: ids(person, status="in_progress"), seconds=30, what="the start")
+    failed_in = job["execution_end_time"] - job["execution_start_time"]  # milliseconds
+    time.sleep(failed_in / 1000 + 0.5)  # so that it runs for longer
     assert person.post(f"{JOBS}/{prompt_id}/cancel").json() == {"cancelled": True}
     assert ids(person, status="in_progress") == []
     assert ids(person, sort_by="execution_duration")[0] == prompt_id

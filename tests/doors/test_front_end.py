@@ -16,6 +16,8 @@ from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.doors.caddy import FRONT_END, caddy
 
+pytestmark = pytest.mark.timeout(400)  # one test installs a front end
+
 # What a ComfyUI without saved files and without the package of templates does not have either.
 MISSING = {
     "/user.css",

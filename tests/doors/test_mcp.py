@@ -211,6 +211,7 @@ def mcp_remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "node_modules" / "mcp-remote" / "dist" / "proxy.js"
 
 
+@pytest.mark.timeout(400)  # it installs the client
 def test_clients_that_only_start_programs_use_npms_mcp_remote(person, mcp_remote):
     """As docs/integrations.md configures Claude Desktop."""
     app = colour_app(person)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from files import backend, decoding, storing, thumbnails
 from files.models import File
+from script.harness.waiting import wait_for
 from tests.factories import Api, assert_error, make_user, mistakes
 
 
@@ -36,7 +37,7 @@ def decoders(settings, monkeypatch):
     monkeypatch.setattr(decoding, "_measuring", pool)
     monkeypatch.setattr(decoding, "_decoding", pool)
     yield pool
-    process = pool._free.get(timeout=5)
+    process = pool._free.get(timeout=60)
     if process is not None:
         process.end()
 
@@ -92,7 +93,7 @@ def test_a_decoder_that_dies_costs_one_file(decoders, picture, tmp_path):
         with fifo.open("wb"):  # returns when the decoder has opened it, and reads
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(decoding.Undecodable):
-                asked.result(10)
+                asked.result(60)
     assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
 
 
@@ -123,11 +124,10 @@ def test_the_decoder_ends_when_its_parent_has_died(picture, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True,
-        env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}, timeout=30,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}, timeout=90,
     )  # fmt: skip
     assert done.returncode == 9, done.stderr
-    psutil.wait_procs([psutil.Process(int(done.stdout))] if psutil.pid_exists(int(done.stdout)) else [], 5)
-    assert not psutil.pid_exists(int(done.stdout))
+    wait_for(lambda: not psutil.pid_exists(int(done.stdout)), seconds=30, what="the end of the decoder")
 
 
 @pytest.mark.django_db

@@ -8,7 +8,7 @@ from tests.files.conftest import assert_error, picture, uploaded
 
 
 def delete(person, file_id: str) -> requests.Response:
-    return person.session.delete(f"{person.url}/files/{file_id}", timeout=10)
+    return person.session.delete(f"{person.url}/files/{file_id}", timeout=30)
 
 
 def test_the_file_and_its_bytes_are_deleted(alice, site):
@@ -44,5 +44,5 @@ def test_a_second_time_it_is_not_found(alice):
 
 def test_a_signed_link_does_not_delete(alice):
     file_id = uploaded(alice, b"x")
-    answer = requests.delete(f"{alice.url}/files/{file_id}?expires=1&signature=x", timeout=10)
+    answer = requests.delete(f"{alice.url}/files/{file_id}?expires=1&signature=x", timeout=30)
     assert_error(answer, 401, "unauthorized")

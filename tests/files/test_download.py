@@ -41,22 +41,22 @@ class TestWhole:
         assert alice.get(f"/files/{uploaded(alice, content)}/").content == content
 
     def test_head_gives_the_headers_alone(self, alice, file_id):
-        answer = alice.session.head(f"{alice.url}/files/{file_id}", timeout=10)
+        answer = alice.session.head(f"{alice.url}/files/{file_id}", timeout=30)
         assert (answer.status_code, answer.content) == (200, b"")
         assert answer.headers["Content-Length"] == str(len(CONTENT))
 
     def test_it_wants_a_login_or_a_signature(self, alice, file_id):
-        assert_error(requests.get(f"{alice.url}/files/{file_id}", timeout=10), 401, "unauthorized")
+        assert_error(requests.get(f"{alice.url}/files/{file_id}", timeout=30), 401, "unauthorized")
 
     def test_a_signed_link_ends_with_the_account(self, alice, site, file_id):
         if site.bucket is not None:
             pytest.skip("the S3 server answers to a link that it has signed, until it expires")
         url = alice.get(f"/files/{file_id}/info").json()["download_url"]
-        assert requests.get(url, timeout=10).status_code == 200
+        assert requests.get(url, timeout=30).status_code == 200
         active = "UPDATE accounts_user SET is_active = %s WHERE email = %s"
         site.stack.sql(active, False, alice.email)
         try:
-            assert_error(requests.get(url, timeout=10), 401, "unauthorized")
+            assert_error(requests.get(url, timeout=30), 401, "unauthorized")
         finally:
             site.stack.sql(active, True, alice.email)
 
@@ -167,18 +167,18 @@ class TestBrowsers:
 class TestLinks:
     def test_a_link_works_without_a_header(self, alice, file_id):
         url = alice.get(f"/files/{file_id}/info").json()["download_url"]
-        answer = requests.get(url, timeout=10)
+        answer = requests.get(url, timeout=30)
         assert (answer.status_code, answer.content) == (200, CONTENT)
         assert answer.headers["Content-Disposition"].startswith("attachment")
 
     def test_a_link_gives_parts(self, alice, file_id):
         url = alice.get(f"/files/{file_id}/info").json()["download_url"]
-        answer = requests.get(url, headers={"Range": "bytes=5-9"}, timeout=10)
+        answer = requests.get(url, headers={"Range": "bytes=5-9"}, timeout=30)
         assert (answer.status_code, answer.content) == (206, CONTENT[5:10])
 
     def test_a_link_to_a_picture_shows_it(self, alice):
         url = alice.get(f"/files/{uploaded(alice, picture(), 'Bär.png')}/info").json()["download_url"]
-        answer = requests.get(url, timeout=10)
+        answer = requests.get(url, timeout=30)
         assert answer.headers["Content-Type"] == "image/png"
         assert answer.headers["Content-Disposition"].startswith("inline")
         assert "B%C3%A4r.png" in answer.headers["Content-Disposition"]
@@ -186,20 +186,20 @@ class TestLinks:
     def test_an_altered_link_is_refused(self, alice, site, file_id):
         url = alice.get(f"/files/{file_id}/info").json()["download_url"]
         if site.bucket is not None:
-            assert requests.get(altered(url, **{"X-Amz-Signature": "0" * 64}), timeout=10).status_code == 403
+            assert requests.get(altered(url, **{"X-Amz-Signature": "0" * 64}), timeout=30).status_code == 403
             return
-        assert_error(requests.get(altered(url, signature="wrong"), timeout=10), 401, "unauthorized")
+        assert_error(requests.get(altered(url, signature="wrong"), timeout=30), 401, "unauthorized")
         later = str(int(time.time()) + 10**6)
-        assert_error(requests.get(altered(url, expires=later), timeout=10), 401, "unauthorized")
+        assert_error(requests.get(altered(url, expires=later), timeout=30), 401, "unauthorized")
         other = uploaded(alice, b"other")
-        assert_error(requests.get(url.replace(file_id, other), timeout=10), 401, "unauthorized")
+        assert_error(requests.get(url.replace(file_id, other), timeout=30), 401, "unauthorized")
 
 
 class TestThumbnail:
     def test_a_picture_has_one(self, alice):
         file_id = uploaded(alice, picture((10, 200, 30), size=(1000, 500)), "big.png")
         url = alice.get(f"/files/{file_id}/info").json()["thumbnail_url"]
-        answer = requests.get(url, timeout=10)
+        answer = requests.get(url, timeout=30)
         assert answer.headers["Content-Type"] == "image/webp"
         small = Image.open(BytesIO(answer.content))
         assert (small.format, small.size) == ("WEBP", (256, 128))

@@ -34,7 +34,7 @@ def test_a_file_expires_after_seven_days(alice):
 
 def test_it_wants_a_login(alice):
     file_id = uploaded(alice, b"x")
-    assert_error(requests.get(f"{alice.url}/files/{file_id}/info", timeout=10), 401, "unauthorized")
+    assert_error(requests.get(f"{alice.url}/files/{file_id}/info", timeout=30), 401, "unauthorized")
 
 
 def test_another_users_file_is_not_found(alice, bob):

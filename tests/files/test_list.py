@@ -62,4 +62,4 @@ def test_an_invalid_query_is_rejected(newcomer, query):
 
 
 def test_it_wants_a_login(site):
-    assert_error(requests.get(f"{site.url}/files/", timeout=10), 401, "unauthorized")
+    assert_error(requests.get(f"{site.url}/files/", timeout=30), 401, "unauthorized")

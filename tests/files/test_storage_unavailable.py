@@ -70,7 +70,7 @@ class TestExecutions:
         proxy.cut()
         execution_id = carol.execute(graphs.colour(0x102030))
         log = stack.workers["gpu-s3"]
-        wait_for(lambda: any("not stored" in line for line in log.tail(200)), seconds=30, what="a first try")
+        wait_for(lambda: any("not stored" in line for line in log.tail(200)), seconds=60, what="a first try")
         assert carol.get(f"/workflows/{execution_id}").json()["status"] == "running"
         proxy.mend()
         result = carol.result(execution_id, seconds=60)
@@ -89,6 +89,6 @@ class TestExecutions:
             lines = carol.get(f"/workflows/{execution_id}/logs").json()["logs"]
             return any("storage does not respond" in line["message"] for line in lines)
 
-        wait_for(first_try_is_logged, seconds=30, what="a first try")
+        wait_for(first_try_is_logged, seconds=60, what="a first try")
         proxy.mend()
         assert carol.result(execution_id, seconds=60)["status"] == "completed"

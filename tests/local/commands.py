@@ -30,7 +30,7 @@ def prepared(command: str, data: Path, **more: str) -> Process:
 
 
 def run(
-    command: str, *arguments: str, data: Path, seconds: float = 60, **more: str
+    command: str, *arguments: str, data: Path, seconds: float = 120, **more: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ROOT / "script" / command, *arguments],

@@ -34,10 +34,10 @@ def test_it_sends_a_task_that_is_due_to_its_queue(tmp_path):
     broker = redis.Redis.from_url(url)
     process = subprocess.Popen(roles.beat(schedule=schedule), cwd=ROOT, env=os.environ | {"REDIS_URL": url})
     try:
-        wait_for(lambda: broker.llen("default"), seconds=30, what="the task in its queue")
+        wait_for(lambda: broker.llen("default"), seconds=60, what="the task in its queue")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     [message] = [json.loads(each) for each in broker.lrange("default", 0, -1)]
     broker.flushdb()
     assert message["headers"]["task"] == "workflows.tasks.clean"

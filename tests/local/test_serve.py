@@ -69,7 +69,7 @@ def test_it_answers_where_it_says(served: Served) -> None:
 
 def test_flower_answers_where_it_says_and_asks_for_its_password(served: Served) -> None:
     [address] = re.findall(r"Flower +(http\S+)", served.output())
-    wait_for(lambda: ports.answers("127.0.0.1", urlsplit(address).port), seconds=40, what="Flower")
+    wait_for(lambda: ports.answers("127.0.0.1", urlsplit(address).port), seconds=60, what="Flower")
     assert requests.get(address, timeout=20).status_code == 401
     password = (served.data / "flower-password").read_text()
     assert requests.get(address, auth=("operator", password), timeout=20).status_code == 200
@@ -117,10 +117,10 @@ def test_processes_that_die_are_restarted(served: Served) -> None:
                 continue
         return None
 
-    first = wait_for(web)
+    first = wait_for(web, seconds=40)
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: web() not in (None, first), seconds=20, what="another web process")
-    wait_for(lambda: ports.answers("127.0.0.1", served.port), seconds=40, what="the web process's port")
+    wait_for(lambda: web() not in (None, first), seconds=60, what="another web process")
+    wait_for(lambda: ports.answers("127.0.0.1", served.port), seconds=60, what="the web process's port")
 
 
 def test_a_second_instance_in_the_same_data_dir_is_rejected(served: Served) -> None:

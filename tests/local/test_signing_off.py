@@ -32,7 +32,7 @@ def services_after_start(data: Path) -> str:
     def health() -> dict[str, Any] | None:
         try:
             answer = requests.get(f"http://127.0.0.1:{port}/health/detailed", timeout=10)
-        except requests.ConnectionError:
+        except requests.RequestException:
             return None
         found: dict[str, Any] = answer.json()
         return found if found["status"] == "healthy" else None

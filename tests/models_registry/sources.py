@@ -56,13 +56,13 @@ class Source:
             handler.close_connection = True
             return
         if self.paused is not None:
-            self.paused.wait(30)
+            self.paused.wait(120)
         self._write(handler, body[half:])
 
     def _write(self, handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        self.sent += len(body)  # before, since the client may be done with it before this thread goes on
         handler.wfile.write(body)
         handler.wfile.flush()
-        self.sent += len(body)
 
 
 def _send(handler: http.server.BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:

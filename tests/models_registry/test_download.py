@@ -82,7 +82,7 @@ def progress(person, name):
 def ended(person, name):
     return wait_for(
         lambda: (shown := progress(person, name))["status"] not in ("waiting", "running") and shown,
-        seconds=60,
+        seconds=90,
         what="the end of the download",
     )
 
@@ -116,10 +116,12 @@ def test_a_model_is_fetched_over_a_line_that_is_cut_and_used_at_once(person, sou
 def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
     name, source.paused = "paused.safetensors", threading.Event()
     assert download(person, name, source.url).status_code == 200
-    assert source.half_sent.wait(20)
+    assert source.half_sent.wait(60)
     half = len(source.content) // 2
     shown = wait_for(
-        lambda: (seen := progress(person, name))["bytes_done"] > half * 0.9 and seen, what="half of it"
+        lambda: (seen := progress(person, name))["bytes_done"] > half * 0.9 and seen,
+        seconds=40,
+        what="half of it",
     )
     assert shown["is_downloading"] is True
     assert shown["is_available"] is False
@@ -128,7 +130,7 @@ def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
     [listed] = [each for each in person.get("/models/").json()["models"] if each["name"] == name]
     assert (listed["is_downloading"], listed["is_loaded"]) == (True, False)
     stranger = Person(person.url, "stranger-to-downloads")
-    refused = stranger.session.delete(f"{person.url}/models/{name}/download", timeout=10)
+    refused = stranger.session.delete(f"{person.url}/models/{name}/download", timeout=30)
     assert refused.status_code == 403, refused.text
     assert progress(person, name)["is_downloading"] is True
     assert not [
@@ -140,17 +142,17 @@ def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
     assert other.status_code == 409
     assert "cancel that download" in other.json()["message"]
     assert len(source.asked) == 1
-    answer = person.session.delete(f"{person.url}/models/{name}/download", timeout=10)
+    answer = person.session.delete(f"{person.url}/models/{name}/download", timeout=30)
     assert answer.status_code == 200, answer.text
     source.paused.set()
     assert progress(person, name)["status"] == "cancelled"
-    assert person.session.delete(f"{person.url}/models/{name}/download", timeout=10).status_code == 404
+    assert person.session.delete(f"{person.url}/models/{name}/download", timeout=30).status_code == 404
 
 
 def test_a_killed_worker_resumes_where_it_was(person, source, stack, comfyui):
     name, source.paused = "killed.safetensors", threading.Event()
     assert download(person, name, source.url).status_code == 200
-    wait_for(lambda: progress(person, name)["bytes_done"], what="the first bytes")
+    wait_for(lambda: progress(person, name)["bytes_done"], seconds=40, what="the first bytes")
     stack.workers["downloads"].kill()
     source.paused.set()
     start_worker(stack, comfyui)

@@ -51,7 +51,7 @@ def test_status_reports_file_and_header(person, model):
     path = Path(status["file_path"])
     assert path.name == CHECKPOINT
     assert status["file_size_mb"] == pytest.approx(path.stat().st_size / 1e6, abs=0.01)
-    read = wait_for(lambda: model(CHECKPOINT)["metadata"], what="the header")
+    read = wait_for(lambda: model(CHECKPOINT)["metadata"], seconds=60, what="the header")
     assert read["architecture"] == "stable-diffusion-v1"
     assert read["base_model"] == "sd-1.5"
     assert read["resolution"] == "128x128"  # as the file says of itself
@@ -59,7 +59,7 @@ def test_status_reports_file_and_header(person, model):
 
 def test_the_hash_is_computed_in_the_background(person, model):
     name = "tiny-lora.safetensors"
-    known = wait_for(lambda: model(name)["hash"], seconds=30, what="the hash")
+    known = wait_for(lambda: model(name)["hash"], seconds=60, what="the hash")
     assert known == hashlib.sha256(Path(model(name)["file_path"]).read_bytes()).hexdigest()
 
 

@@ -108,7 +108,7 @@ def test_a_worker_that_is_silent_is_unavailable(person, gpu_worker):
 
 
 def test_behind_a_running_execution_it_waits_its_turn(person, model, unloaded):
-    execution = person.execute(sleeping(3))
+    execution = person.execute(sleeping(6))
     wait_for(lambda: person.get(f"/workflows/{execution}").json()["status"] == "running", what="running")
     answer = load(person)
     assert answer.status_code == 200, answer.text
@@ -118,7 +118,7 @@ def test_behind_a_running_execution_it_waits_its_turn(person, model, unloaded):
 
 def test_unload_does_not_disturb_what_runs(person, bridge):
     assert load(person).status_code == 200
-    graph = {**graphs.txt2img(steps=1), "8": sleeping(3)["1"]}
+    graph = {**graphs.txt2img(steps=1), "8": sleeping(6)["1"]}
     execution = person.execute(graph | {"9": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}})
     wait_for(lambda: person.get(f"/workflows/{execution}").json()["status"] == "running", what="running")
     answer = person.post(f"/models/{CHECKPOINT}/unload")

@@ -21,6 +21,8 @@ from script.local.attack.routes import RouteAttack
 from script.local.attack.victim import Victim
 from script.local.attack.walk import routes
 
+LEAST_SECONDS = 10.0  # of a part that lasts as long as there is time
+
 
 @dataclass(frozen=True)
 class Extent:
@@ -107,8 +109,8 @@ class _Attacks:
         return Caller(self.installation.url, "anonymous")
 
     def _left(self, share: float) -> float:
-        """That share of the seconds that are left."""
-        return max(1.0, share * (self.until - time.monotonic()))
+        """That share of the seconds that are left, and enough to try something after slow parts."""
+        return max(LEAST_SECONDS, share * (self.until - time.monotonic()))
 
 
 def _look_back(installation: Installation, victim: Victim, report: Report) -> None:
