@@ -36,7 +36,7 @@ def test_another_user_runs_it_from_the_page(gpu_worker, page):
     page.click(f".gallery a[href='/apps/{saved['app']}']")
     page.fill("[name=colour]", "65280")
     page.click("text=Run")
-    page.wait_for_selector(".history button", timeout=30_000)
+    page.wait_for_selector(".history button", timeout=60_000)
     assert (
         page.locator(".result img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 16
     )
@@ -118,7 +118,7 @@ def test_a_picture_is_previewed_and_a_slider_moves_its_number(gpu_worker, page):
     page.fill("[name=width]", "16")
     assert page.input_value("input[type=range]") == "16"
     page.click("button.main")
-    page.wait_for_selector(".history button", timeout=30_000)
+    page.wait_for_selector(".history button", timeout=60_000)
     shown = page.locator(".result img")
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 16
     page.set_input_files("[name=picture]", [])
@@ -140,7 +140,7 @@ def test_a_token_that_expires_is_renewed_without_losing_the_form(gpu_worker, pag
     # What the page has in memory is as good as expired; the refresh token is not.
     page.route("**/run", lambda route: route.fulfill(status=401, json={"message": "expired"}), times=1)
     page.click("button.main")
-    page.wait_for_selector(".history button", timeout=30_000)
+    page.wait_for_selector(".history button", timeout=60_000)
     assert page.input_value("[name=width]") == "24"
     assert page.locator("dialog").count() == 0
 
@@ -156,7 +156,7 @@ def test_a_token_that_expires_is_renewed_without_losing_the_form(gpu_worker, pag
     page.fill("dialog [name=email]", artist.email)
     page.fill("dialog [name=password]", artist.password)
     page.press("dialog [name=password]", "Enter")
-    page.wait_for_selector(".history li:nth-child(2) button", timeout=30_000)
+    page.wait_for_selector(".history li:nth-child(2) button", timeout=60_000)
     assert page.input_value("[name=width]") == "40"
     assert page.locator("dialog").count() == 0
 
@@ -187,7 +187,7 @@ def test_by_keyboard_alone(gpu_worker, page):
     page.keyboard.press("Home")
     tab_to("button.main")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".history button", timeout=30_000)
+    page.wait_for_selector(".history button", timeout=60_000)
     tab_to(".result button")
     page.keyboard.press("Enter")
     assert page.input_value("[name=width]") == "8"

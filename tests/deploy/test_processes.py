@@ -69,7 +69,7 @@ def test_an_upload_arrives_while_it_is_sent(deployment, alice):
         )
         wait_for(
             lambda: any(path.stat().st_size for path in incoming.glob("*")),
-            seconds=30,
+            seconds=60,
             what="the first part on disk",
         )
         arrived.set()

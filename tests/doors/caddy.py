@@ -49,7 +49,7 @@ def caddy(config: str, *, folder: Path, **places: object) -> Iterator[int]:
         log=folder / "caddy.log", env={**os.environ, "HOME": str(folder)}, cwd=folder,
     ).start()  # fmt: skip
     try:
-        process.wait_until(lambda: ports.answers("127.0.0.1", port), seconds=30)
+        process.wait_until(lambda: ports.answers("127.0.0.1", port), seconds=60)
         yield port
     finally:
         process.stop()

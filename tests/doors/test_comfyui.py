@@ -29,7 +29,7 @@ def finished(person: Person, prompt_id: str) -> dict[str, Any]:
         assert found or prompt_id in queued or person.get(f"/comfyui/history/{prompt_id}").json()
         return found
 
-    return wait_for(entry, seconds=30, what="the history of the prompt")
+    return wait_for(entry, seconds=60, what="the history of the prompt")
 
 
 def test_a_prompt_runs_and_only_its_user_sees_it(gpu_worker, person):

@@ -289,7 +289,7 @@ def test_without_the_database_it_is_503(door: Door, stack_with_addresses: Stack,
     assert answer.status_code == 503, answer.text
     assert door.shape(answer)
     assert int(answer.headers["Retry-After"]) > 0
-    wait_for(lambda: client.get(door.read).ok or None, seconds=30, what="the database")
+    wait_for(lambda: client.get(door.read).ok or None, seconds=60, what="the database")
 
 
 def test_an_upload_that_is_too_large_is_413(client: Client):

@@ -45,7 +45,7 @@ def test_comfyuis_own_examples_run(gpu_worker: Any, comfyui: Any, tmp_path: Path
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     [entry] = wait_for(
-        lambda: list(person.get("/comfyui/history").json().values()), seconds=30, what="the end of the prompt"
+        lambda: list(person.get("/comfyui/history").json().values()), seconds=60, what="the end of the prompt"
     )
     assert entry["status"]["status_str"] == "success"
     assert entry["outputs"]["9"]["images"]

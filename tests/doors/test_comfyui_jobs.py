@@ -101,7 +101,7 @@ def test_a_job_shows_its_outputs_its_times_and_its_workflow(gpu_worker: Any):
         answer = person.get(f"{JOBS}/{prompt_id}")
         return answer if answer.json()["status"] == "completed" else None
 
-    answer = wait_for(ended, seconds=30, what="the end of the job")
+    answer = wait_for(ended, seconds=60, what="the end of the job")
     job = answer.json()
     assert "a secret" not in answer.text
     assert job["workflow"] == {"prompt": prompt, "extra_data": {"extra_pnginfo": info["extra_pnginfo"]}}
@@ -124,13 +124,13 @@ def test_a_failed_job_says_why_and_a_running_one_is_cancelled(gpu_worker: Any):
     broken = {"1": image, "2": {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "no"}}}
     broken["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
     failing = person.post("/comfyui/prompt", {"prompt": broken}).json()["prompt_id"]
-    wait_for(lambda: ids(person, status="failed"), seconds=30, what="the failure")
+    wait_for(lambda: ids(person, status="failed"), seconds=60, what="the failure")
     [job] = person.get(JOBS, params={"status": "failed"}).json()["jobs"]
     assert (job["id"], job["execution_error"]["node_id"]) == (failing, "2")
     assert job["execution_error"]["exception_message"]
     sleeping = person.post("/comfyui/prompt", {"prompt": graphs.sleep(60, seed=uuid.uuid4().int % 2**32)})
     prompt_id = sleeping.json()["prompt_id"]
-    wait_for(lambda: ids(person, status="in_progress"), seconds=30, what="the start")
+    wait_for(lambda: ids(person, status="in_progress"), seconds=60, what="the start")
     failed_in = job["execution_end_time"] - job["execution_start_time"]  # milliseconds
     time.sleep(failed_in / 1000 + 0.5)  # so that it runs for longer
     assert person.post(f"{JOBS}/{prompt_id}/cancel").json() == {"cancelled": True}

@@ -174,7 +174,7 @@ def test_a_masked_picture_is_an_input_by_the_name_that_the_editor_writes(gpu_wor
     prompt_id = answer.json().get("prompt_id")
     assert prompt_id, answer.text
     entry = wait_for(
-        lambda: person.get(f"/comfyui/history/{prompt_id}").json().get(prompt_id), seconds=30, what="its end"
+        lambda: person.get(f"/comfyui/history/{prompt_id}").json().get(prompt_id), seconds=60, what="its end"
     )
     picture = person.get("/comfyui/view", params=entry["outputs"]["3"]["images"][0])
     shown = Image.open(io.BytesIO(picture.content)).convert("L")
@@ -189,7 +189,7 @@ def test_a_name_is_looked_for_among_the_files_of_its_type(gpu_worker: Any):
     prompt["3"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
     prompt_id = person.post("/comfyui/prompt", {"prompt": prompt}).json()["prompt_id"]
     entry = wait_for(
-        lambda: person.get(f"/comfyui/history/{prompt_id}").json().get(prompt_id), seconds=30, what="its end"
+        lambda: person.get(f"/comfyui/history/{prompt_id}").json().get(prompt_id), seconds=60, what="its end"
     )
     [saved], [shown] = (entry["outputs"][node]["images"] for node in ("2", "3"))
     assert (saved["type"], shown["type"]) == ("output", "temp")
@@ -234,7 +234,7 @@ def test_videos_are_marked_as_comfyui_marks_them(gpu_worker: Any, comfyui: Any):
         prompt_id = answer.json()["prompt_id"]
         entry = wait_for(
             lambda: session.get(f"{url}/history/{prompt_id}", timeout=30).json().get(prompt_id),  # noqa: B023
-            seconds=30,
+            seconds=60,
             what="the end of the prompt",
         )
         shown = entry["outputs"]

@@ -203,7 +203,7 @@ def test_only_the_websocket_of_the_client_id_gets_the_messages(gpu_worker, perso
             "/comfyui/prompt", {"prompt": graphs.sleep(0.6, steps=3, seed=anything())}
         ).json()["prompt_id"]
         wait_for(
-            lambda: unnamed in person.get("/comfyui/history").json(), seconds=30, what="the end of the second"
+            lambda: unnamed in person.get("/comfyui/history").json(), seconds=60, what="the end of the second"
         )
         last = person.post("/comfyui/prompt", {**prompt, "client_id": "b"}).json()["prompt_id"]
         told = list(until_end(other, last))
@@ -255,7 +255,7 @@ def test_a_websocket_opened_during_a_run_receives_its_state(person):
     def node() -> Any:
         return person.get(f"/workflows/{prompt_id}/status").json()["progress"]["current_node"]
 
-    wait_for(node, seconds=30, what="the node that runs")
+    wait_for(node, seconds=60, what="the node that runs")
     with opened(of(person, "late")) as socket:
         assert json.loads(socket.recv())["data"]["status"]["exec_info"]["queue_remaining"] == 1
         assert json.loads(socket.recv()) == {"type": "executing", "data": {"node": "1"}}
@@ -295,7 +295,7 @@ def test_whatever_a_client_says_its_place_is_free_when_it_has_closed(one_stream_
         socket.recv()
         socket.send(sent)
         assert not is_admitted(person)
-    wait_for(lambda: is_admitted(person), seconds=20, what="the place of the closed websocket")
+    wait_for(lambda: is_admitted(person), seconds=60, what="the place of the closed websocket")
 
 
 def test_handshakes_are_refused_with_the_reason(bare_stack: Stack):

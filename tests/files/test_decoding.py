@@ -127,7 +127,7 @@ def test_the_decoder_ends_when_its_parent_has_died(picture, tmp_path):
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}, timeout=90,
     )  # fmt: skip
     assert done.returncode == 9, done.stderr
-    wait_for(lambda: not psutil.pid_exists(int(done.stdout)), seconds=30, what="the end of the decoder")
+    wait_for(lambda: not psutil.pid_exists(int(done.stdout)), seconds=60, what="the end of the decoder")
 
 
 @pytest.mark.django_db

@@ -56,7 +56,7 @@ def test_they_hold_no_connection_to_the_database(alice, site, slow):
         " AND state <> 'idle'"
     )
     # What the server does by itself now and then is over in a moment.
-    wait_for(lambda: not site.stack.sql(busy), seconds=40, what="a moment in which nobody uses the database")
+    wait_for(lambda: not site.stack.sql(busy), seconds=60, what="a moment in which nobody uses the database")
 
 
 def test_others_are_served_meanwhile(alice, slow):

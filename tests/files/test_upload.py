@@ -34,7 +34,7 @@ def raw(person, *, body: bytes, length: int | None = None, headers: str = "") ->
 
 def wait_for_no_incoming(site) -> None:
     """The file is deleted when the response has been sent, or just before."""
-    wait_for(lambda: site.incoming() == [], seconds=30, what="an empty folder of incoming files")
+    wait_for(lambda: site.incoming() == [], seconds=60, what="an empty folder of incoming files")
 
 
 BEGUN = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
@@ -188,7 +188,7 @@ class TestGood:
         with ThreadPoolExecutor(6) as pool:
             ids = set(pool.map(lambda n: uploaded(alice, content, f"{n}.bin"), range(6)))
         assert len(ids) == 6
-        wait_for(lambda: len(site.stored() - before) == 1, seconds=30, what="one copy")
+        wait_for(lambda: len(site.stored() - before) == 1, seconds=60, what="one copy")
 
     def test_equal_bytes_may_be_uploaded_while_their_last_file_is_deleted(self, alice):
         content = os.urandom(20_000)
@@ -311,9 +311,9 @@ class TestBad:
     def test_a_disconnected_client_leaves_nothing(self, newcomer, site):
         before = site.stored()
         connection = raw(newcomer, body=BEGUN + b"x" * 200_000, length=1_000_000)
-        wait_for(site.incoming, seconds=30, what="the beginning of the upload")
+        wait_for(site.incoming, seconds=60, what="the beginning of the upload")
         connection.close()
-        wait_for(lambda: site.incoming() == [], seconds=30, what="the end of it")
+        wait_for(lambda: site.incoming() == [], seconds=60, what="the end of it")
         assert site.stored() == before
         assert newcomer.get("/files/").json() == []
 

@@ -47,8 +47,8 @@ class FlowerServer:
                 return any(int(each["id"]) > newest and each["psub"] != "0" for each in found)
 
             self.process.start()
-            self.process.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=40)
-            self.process.wait_until(listens, seconds=40)
+            self.process.wait_until(lambda: ports.answers("127.0.0.1", self.port), seconds=60)
+            self.process.wait_until(listens, seconds=60)
 
     def get(self, path: str) -> Any:
         answer = requests.get(self.url + path, auth=AUTH, timeout=20)

@@ -179,7 +179,7 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
     assert sources.agree(running=1) >= 18  # the one that fails may have gone first
     wait_for(
         lambda: all(names == {"gpu-0"} for names in sources.healthy_workers().values()),
-        seconds=30,
+        seconds=60,
         what=f"one worker, said by all; now {sources.healthy_workers()}",
     )
     for id_ in ids[10:]:
@@ -194,7 +194,7 @@ def test_twenty_executions_that_wait_run_fail_and_are_cancelled(
     assert (row["task-succeeded"], row["task-failed"]) == (8, 1)
     wait_for(
         lambda: set(sources.ended().values()) == {(8, 1, 11)},
-        seconds=30,
+        seconds=60,
         what=f"8 completed, 1 failed and 11 cancelled, said by all; now {sources.ended()}",
     )
     runtimes = samples(flower.metrics(), "flower_task_runtime_seconds_count", 'task="workflows.execution"')

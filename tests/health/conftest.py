@@ -46,7 +46,7 @@ class Own:
             answer = self.get(path)
             return [answer] if answer.status_code == status else []  # a response of 503 itself is falsy
 
-        return wait_for(look, seconds=40, what=f"{path} to answer {status}")[0]
+        return wait_for(look, seconds=60, what=f"{path} to answer {status}")[0]
 
     @contextmanager
     def frozen(self, *servers: Process) -> Iterator[None]:
@@ -96,7 +96,7 @@ class Own:
             found = {name for name, condition in conditions(body).items() if condition != "healthy"}
             return body if found == names else None
 
-        return wait_for(look, seconds=40, what=f"{sorted(names)} alone to be unwell")
+        return wait_for(look, seconds=60, what=f"{sorted(names)} alone to be unwell")
 
     def silent_for(self, queue: str, *, seconds: float) -> None:
         """As if the worker of the queue, which was killed, had last been heard so much longer ago."""

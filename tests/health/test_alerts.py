@@ -36,7 +36,7 @@ def exposition() -> str:
         answer = Client().get("/metrics/", headers={"Accept": "text/plain"})
         return answer.content.decode() if answer.status_code == 200 else None
 
-    return wait_for(look, seconds=30, what="the metrics")
+    return wait_for(look, seconds=60, what="the metrics")
 
 
 @needs_promtool

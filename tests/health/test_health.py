@@ -64,7 +64,7 @@ def test_errors_of_services_reveal_no_passwords(own):
 def test_latency_is_reported_by_route_and_survives_a_restart(own):
     for _ in range(3):
         own.get("/workflows/00000000-0000-0000-0000-000000000000")
-    own.stack.web.stop()  # what is gathered in memory is written at the end
+    own.stack.web.stop(seconds=60)  # what is gathered in memory is written at the end
     own.stack.start_web()
     own.says("/metrics/", 200)
     text = own.get("/metrics/", headers={"Accept": "text/plain"}).text

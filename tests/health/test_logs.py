@@ -40,7 +40,7 @@ def test_one_execution_is_one_story_across_web_and_worker(json_lines):
     own, lines = json_lines
     person = own.stack.person("story")
     execution_id = person.execute(graphs.txt2img(text="a secret garden"))
-    assert person.result(execution_id)["status"] == "completed"
+    assert person.result(execution_id, seconds=90)["status"] == "completed"
 
     def story(process) -> list[dict[str, Any]]:
         return [line for line in lines(process) if line.get("execution_id") == execution_id]
@@ -75,7 +75,7 @@ def test_the_log_continues_with_webhooks_and_they_are_counted(json_lines):
             graphs.sleep(60), webhook_url=receiver.url, webhook_events=["workflow.cancelled"]
         )
         person.post(f"/workflows/{execution_id}/cancel")
-        receiver.wait(2)
+        receiver.wait(2, seconds=90)
 
         def actions() -> list[str]:
             story = [line for line in lines(sender) if line.get("execution_id") == execution_id]
@@ -84,7 +84,7 @@ def test_the_log_continues_with_webhooks_and_they_are_counted(json_lines):
         # The second try too may time out on a busy machine, and be repeated.
         wait_for(
             lambda: actions()[:1] == ["webhook_waiting"] and actions()[-1] == "webhook_delivered",
-            seconds=30,
+            seconds=60,
             what="both tries in the log",
         )
     text = own.get("/metrics/", headers={"Accept": "text/plain"}).text

@@ -167,7 +167,7 @@ def test_readiness_says_no_before_the_process_stops(own):
     answer = own.says("/health/readiness", 503)
     assert answer.json() == {"status": "not ready", "reason": "Shutting down"}
     assert own.get("/health/liveness").status_code == 200
-    wait_for(lambda: not web.alive, seconds=30, what="the web process to end")
+    wait_for(lambda: not web.alive, seconds=60, what="the web process to end")
 
 
 def test_readiness_says_no_while_migrations_are_missing(own):

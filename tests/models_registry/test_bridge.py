@@ -72,7 +72,7 @@ def test_it_has_no_header_of_what_is_no_model(bridge, folder, name):
 def test_unload_waits_for_the_prompt_that_runs(bridge, client):
     prompt_id = str(uuid.uuid4())
     client.submit(prompt=sleeping(5.0), prompt_id=prompt_id, client_id="test")
-    wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=40, what="running")
+    wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=60, what="running")
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=0.1) is False
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=9.0) is True
     assert client.history(prompt_id).outcome == "success"
@@ -82,7 +82,7 @@ def test_an_unload_behind_a_prompt_that_does_not_end_is_given_up(bridge, client,
     monkeypatch.setattr(loading, "LONGEST_SECONDS", 0.1)
     prompt_id = str(uuid.uuid4())
     client.submit(prompt=sleeping(30.0), prompt_id=prompt_id, client_id="test")
-    wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=40, what="running")
+    wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=60, what="running")
     try:
         with pytest.raises(loading.Failed, match="did not unload it"):
             loading.unload(
@@ -181,7 +181,7 @@ class TestLeftovers:
         }
         client.submit(prompt=prompt, prompt_id=prompt_id, client_id="test")
         # What an earlier test has cancelled may still be ending.
-        wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=40, what="it to run")
+        wait_for(lambda: client.whereabouts(prompt_id) == "running", seconds=60, what="it to run")
         try:
             assert {needed, spare} <= bridge.leftovers().inputs.keys()
             assert bridge.delete(inputs=[needed, spare]) == 1
@@ -189,5 +189,5 @@ class TestLeftovers:
         finally:
             client.delete_queued(prompt_id)
             client.interrupt(prompt_id)
-        wait_for(lambda: client.whereabouts(prompt_id) == "ended", seconds=40, what="its end")
+        wait_for(lambda: client.whereabouts(prompt_id) == "ended", seconds=60, what="its end")
         assert bridge.delete(inputs=[needed]) == 1

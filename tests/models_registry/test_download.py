@@ -120,7 +120,7 @@ def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
     half = len(source.content) // 2
     shown = wait_for(
         lambda: (seen := progress(person, name))["bytes_done"] > half * 0.9 and seen,
-        seconds=40,
+        seconds=60,
         what="half of it",
     )
     assert shown["is_downloading"] is True
@@ -152,7 +152,7 @@ def test_a_running_download_is_listed_and_can_be_cancelled(person, source):
 def test_a_killed_worker_resumes_where_it_was(person, source, stack, comfyui):
     name, source.paused = "killed.safetensors", threading.Event()
     assert download(person, name, source.url).status_code == 200
-    wait_for(lambda: progress(person, name)["bytes_done"], seconds=40, what="the first bytes")
+    wait_for(lambda: progress(person, name)["bytes_done"], seconds=60, what="the first bytes")
     stack.workers["downloads"].kill()
     source.paused.set()
     start_worker(stack, comfyui)
