@@ -14,7 +14,7 @@ from tests.apps_catalog.test_page import log_in, shoot
 from tests.browser import serious_faults
 from tests.workflows import editor_page
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 # What an artist does by hand: two nodes, a link between them, a title, and "Save".
 DRAW = """() => {

@@ -15,7 +15,7 @@ from script.harness.stack import Stack
 from tests.browser import serious_faults
 from tests.flower.conftest import AUTH, FlowerServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder to keep pictures in, for whoever wants to look
 

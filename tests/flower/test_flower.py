@@ -15,7 +15,7 @@ from script.harness.stack import Person, Stack
 from script.harness.waiting import wait_for
 from tests.flower.conftest import AUTH, FlowerServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 HOST = socket.gethostname()
 FAILS = {

@@ -13,7 +13,7 @@ from script.harness.stack import Person, Stack
 from script.harness.waiting import wait_for
 from tests.flower.conftest import FlowerServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 TRUTH = """
     SELECT count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'running')

@@ -20,7 +20,7 @@ from tests.local import commands
 NOBODY = "http://127.0.0.1:9"  # no ComfyUI answers here; serve starts all the same
 READY_SECONDS = 90
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Served:
