@@ -38,14 +38,12 @@ def frozen(session: Any) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.timeout(60)
 def test_a_statement_ends(session):
     with frozen(session), pytest.raises(OperationalError, match="no answer"):
         session.cursor().execute("SELECT 1")
     assert session.connection.closed
 
 
-@pytest.mark.timeout(60)
 def test_statements_sent_at_once_end(session):
     def both() -> None:
         with transaction.atomic(), rows.pipeline():
@@ -56,7 +54,6 @@ def test_statements_sent_at_once_end(session):
         both()
 
 
-@pytest.mark.timeout(60)
 def test_the_next_one_gets_another_session(session):
     with frozen(session):
         with pytest.raises(OperationalError):
@@ -67,7 +64,6 @@ def test_the_next_one_gets_another_session(session):
             assert cursor.fetchone() == (2,)
 
 
-@pytest.mark.timeout(60)
 def test_postgresqls_own_timeout_comes_first(db, monkeypatch):
     with new_connection(monkeypatch, pool=POOL, options="-c statement_timeout=1s") as made:
         with pytest.raises(OperationalError, match="statement timeout"):
