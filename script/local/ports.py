@@ -42,6 +42,16 @@ def free_port(*, prefer: int | None = None) -> int:
     raise UserError("No free port was found between 18000 and 32000.")
 
 
+def is_reserved(port: int) -> bool:
+    """Whether a process that still runs was given it by `free_port`, though it may not be bound."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(_NAME.format(port))
+        except OSError:
+            return True
+    return False
+
+
 def _reserve(port: int) -> bool:
     """Claim the port among all processes, for as long as this one lives. False if another has claimed it."""
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -28,6 +28,7 @@ def of_another_process(choice: range) -> subprocess.CompletedProcess[str]:
 def test_no_two_processes_are_given_the_same_port() -> None:
     port = ports.free_port()
     assert ports.is_free(port)
+    assert ports.is_reserved(port)
     refused = of_another_process(range(port, port + 1))
     assert refused.returncode == 1
     assert "No free port was found" in refused.stderr
@@ -35,6 +36,7 @@ def test_no_two_processes_are_given_the_same_port() -> None:
 
 def test_a_port_of_a_process_that_has_ended_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     port = int(of_another_process(ports._RANGE).stdout)
+    assert not ports.is_reserved(port)
     monkeypatch.setattr(ports, "_RANGE", range(port, port + 1))
     assert ports.free_port() == port
     with pytest.raises(UserError):

@@ -24,10 +24,13 @@ BRIEF = 30.0  # seconds that a call into the server's thread may take
 
 
 def _free_port() -> int:
-    """Below the ephemeral range, so that no outgoing connection takes it while the server is stopped."""
+    """Below the ephemeral range, so that no outgoing connection takes it while the server is stopped.
+
+    Not `ports.free_port`, which gives no port twice: there are a thousand of these servers in a run.
+    """
     chance = random.SystemRandom()
     tries = (chance.randrange(18_000, 32_000) for _ in range(200))
-    return next(port for port in tries if ports.is_free(port))
+    return next(port for port in tries if ports.is_free(port) and not ports.is_reserved(port))
 
 
 class ScriptedComfyUI:
