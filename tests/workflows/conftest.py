@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from comfyserve.ttl_cache import TtlCache
 from tests.api.described import differences
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
@@ -20,6 +21,19 @@ def alice(db: Any) -> Api:
 @pytest.fixture
 def bob(db: Any) -> Api:
     return Api.of(make_user("bob"))
+
+
+@pytest.fixture
+def caches_that_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for once is known to the end of the test, however slow: for counts of statements."""
+    known: dict[TtlCache[Any], Any] = {}
+
+    def kept(cache: TtlCache[Any]) -> Any:
+        if cache not in known:
+            known[cache] = cache._ask()
+        return known[cache]
+
+    monkeypatch.setattr(TtlCache, "__call__", kept)
 
 
 @pytest.fixture

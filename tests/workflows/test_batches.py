@@ -61,7 +61,7 @@ def test_they_wait_in_their_order_as_if_sent_one_by_one(alice):
     assert one["queue_position"] == 4
 
 
-def test_statements_do_not_grow_with_the_number(alice):
+def test_statements_do_not_grow_with_the_number(alice, caches_that_last):
     submitted(alice)  # what is read once in each process
     counts = []
     for number in (5, 90):

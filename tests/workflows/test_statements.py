@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from comfyserve.ttl_cache import TtlCache
 from script.harness import graphs
 from tests.workflows.test_own_executions import fail, submit
 from workflows.models import Execution
@@ -26,16 +23,8 @@ SUBMITTED = [
 
 
 @pytest.fixture(autouse=True)
-def _cached_known(alice, monkeypatch):
-    """Figures that are asked for every few seconds only are known from here on, however slow the test."""
-    known: dict[TtlCache[Any], Any] = {}
-
-    def kept(cache: TtlCache[Any]) -> Any:
-        if cache not in known:
-            known[cache] = cache._ask()
-        return known[cache]
-
-    monkeypatch.setattr(TtlCache, "__call__", kept)
+def _cached_known(alice, caches_that_last):
+    """Figures that are asked for every few seconds only are known from here on."""
     submit(alice)
 
 
