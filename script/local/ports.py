@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 
 from script.local.console import UserError
 
@@ -53,7 +54,12 @@ def is_reserved(port: int) -> bool:
 
 
 def _reserve(port: int) -> bool:
-    """Claim the port among all processes, for as long as this one lives. False if another has claimed it."""
+    """Claim the port among all processes, for as long as this one lives. False if another has claimed it.
+
+    Only Linux has names that end with their process; elsewhere nothing is claimed.
+    """
+    if sys.platform != "linux":
+        return True
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         claim.bind(_NAME.format(port))
