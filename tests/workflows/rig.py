@@ -107,7 +107,12 @@ def came_back(execution_id: str) -> Execution | None:
 def serve_again(rig: Rig) -> None:
     """Once nothing is held after a fault any more."""
     held = Execution.objects.filter(status="pending", held="backoff")
-    wait_for(lambda: holds.lift_backoff() or not held.exists(), what="the end of the backoff")
+
+    def lifted() -> bool:
+        holds.lift_backoff()
+        return not held.exists()
+
+    wait_for(lifted, what="the end of the backoff")
     rig.slots.serve_in_thread()
 
 

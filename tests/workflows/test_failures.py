@@ -196,6 +196,7 @@ def test_a_gpu_that_fails_everything_is_paused_and_resumes(rig, monkeypatch):
     rig.slots.serve()
     assert len(rig.comfyui.submissions) == tried, "nothing is taken while it rests"
     rig.comfyui.faults.status.clear()
+    wait_for(lambda: all(rig.status(each) == "pending" for each in ids), what="them to go back")
     end_pause(rig)
     serve_again(rig)
     for execution_id in ids:
