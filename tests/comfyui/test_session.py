@@ -251,7 +251,7 @@ class TestOneInTrouble:
         scripted.hold()
         for number in range(2):
             scripted_client.submit(prompt=picture(), prompt_id=str(number), client_id="x")
-        scripted.wait_for(lambda: scripted_session.queue_remaining == 2)
+        wait_for(lambda: scripted_session.queue_remaining == 2, what="the queue to be reported")
         with scripted_session.subscribe("any") as subscription:
             scripted.restart()
             until(subscription, events.Connected)
