@@ -16,7 +16,7 @@ from workflows.api import stream_views
 from workflows.api.batch_schemas import BatchInfoSerializer
 from workflows.api.batch_views import batch_body, batch_options
 from workflows.api.serializers import BatchOptions, PageQuery
-from workflows.api.views import SubmittingView, accepted_body, user_of, wanted_webhook
+from workflows.api.views import SubmittingView, accepted_body, requested_webhook, user_of
 from workflows.delivery import plan
 from workflows.presentation.schemas import DoneSerializer
 from workflows.queue import batches
@@ -135,7 +135,7 @@ class RunView(SubmittingView):
         user = user_of(request)
         catalog.find(user=user, address=app)  # before errors in the body are reported
         given = checked(RunSerializer, request.data)
-        webhook = wanted_webhook(given, request._request)
+        webhook = requested_webhook(given, request._request)
         given["output"] = plan.kept(given["output"], user=user)
         return Response(run_body(running.run(user=user, app=app, webhook=webhook, **given), request))
 

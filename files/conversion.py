@@ -1,6 +1,7 @@
 """Converting files: path in, path out, and nothing else. `sandbox` runs it in a process with limits.
 
-`Wanted` describes a conversion; the parts are `picture_conversion`, `video_conversion` and `metadata`.
+`ConversionOptions` describes a conversion; the parts are `picture_conversion`, `video_conversion` and
+`metadata`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ QUALITY = 80  # unless one is asked for
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ConversionOptions:
     """A requested conversion. `max_size`: pixels of the longer side, never enlarged. `strip`: no metadata.
     `channel`, of pictures: `rgb` without transparency, `a` with nothing but it (black).
     """
@@ -40,10 +41,10 @@ class Wanted:
     channel: str | None = None
 
     def __bool__(self) -> bool:
-        return self != Wanted()
+        return self != ConversionOptions()
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Wanted:
+    def of(cls, given: Mapping[str, Any]) -> ConversionOptions:
         """From validated request fields; combinations without effect are dropped."""
         lossless = given.get("format") == "png"
         return cls(
@@ -66,7 +67,7 @@ class Wanted:
         return "-".join(part for part in parts if part)
 
     @classmethod
-    def parse(cls, parameters: str) -> Wanted:
+    def parse(cls, parameters: str) -> ConversionOptions:
         """The inverse of `parameters`."""
         name, *parts = parameters.split("-")
         numbers = {part[0]: int(part[1:]) for part in parts if part[1:].isdigit()}
@@ -85,7 +86,7 @@ class Wanted:
         given["metadata"] = "strip" if self.strip else None
         return {name: value for name, value in given.items() if value is not None}
 
-    def for_type(self, content_type: str) -> Wanted | None:
+    def for_type(self, content_type: str) -> ConversionOptions | None:
         """What has to be done to a file of this type; None: nothing.
 
         Raises CannotConvert where the format is one for another kind of file.
@@ -97,7 +98,7 @@ class Wanted:
         if kind in ("image", "video"):
             asked = self.quality or self.max_size or self.strip or self.channel
             return self if changes or asked else None
-        return Wanted(strip=True) if self.strip and may_have_metadata(content_type) else None
+        return ConversionOptions(strip=True) if self.strip and may_have_metadata(content_type) else None
 
 
 _TAKES = {**dict.fromkeys(PICTURES, ("image",)), **dict.fromkeys(VIDEOS, ("image", "video"))}
@@ -115,18 +116,18 @@ def _named(content_type: str) -> str:
     )
 
 
-def convert(source: Path, target: Path, wanted: Wanted, content_type: str) -> str:
+def convert(source: Path, target: Path, wanted: ConversionOptions, content_type: str) -> str:
     """Write the converted file to `target` and return its content type.
 
     Raises CannotConvert with a sentence for users. Memory and time are limited by the caller. `wanted` comes
-    from `Wanted.for_type`.
+    from `ConversionOptions.for_type`.
     """
     from . import (
         picture_conversion,
         video_conversion,
     )  # imported here: only the sandbox needs these large libraries
 
-    if wanted == Wanted(strip=True):
+    if wanted == ConversionOptions(strip=True):
         return _stripped(source, target, content_type)
     kind = content_type.partition("/")[0]
     name = wanted.format or FORMAT_OF.get(content_type)

@@ -10,7 +10,7 @@ from comfyserve.api.errors import Unavailable
 from comfyserve.db import connections
 
 from . import converted as converted_files
-from .conversion import Wanted
+from .conversion import ConversionOptions
 from .models import ConvertedFile, File
 
 THREADS = 4
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 _in_progress: dict[tuple[str, str], Future[ConvertedFile]] = {}
 
 
-async def converted(file: File, wanted: Wanted) -> ConvertedFile:
+async def converted(file: File, wanted: ConversionOptions) -> ConvertedFile:
     """What `converted.of` returns, and raises; Unavailable too where it takes longer than a client waits.
 
     It goes on then: the next request finds it.
@@ -33,7 +33,7 @@ async def converted(file: File, wanted: Wanted) -> ConvertedFile:
         raise Unavailable("The file is being converted; try again shortly", retry_after=10) from None
 
 
-def _begin(file: File, wanted: Wanted) -> Future[ConvertedFile]:
+def _begin(file: File, wanted: ConversionOptions) -> Future[ConvertedFile]:
     name = (file.key, wanted.parameters)
     with _lock:
         if name in _in_progress:
@@ -45,7 +45,7 @@ def _begin(file: File, wanted: Wanted) -> Future[ConvertedFile]:
     return future
 
 
-def _convert(file: File, wanted: Wanted) -> ConvertedFile:
+def _convert(file: File, wanted: ConversionOptions) -> ConvertedFile:
     with connections.step():
         return converted_files.of(file, wanted)
 

@@ -36,7 +36,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     source, target = Path(request["source"]), Path(request["target"])
     try:
         made = conversion.convert(
-            source, target, conversion.Wanted(**request["wanted"]), request["content_type"]
+            source, target, conversion.ConversionOptions(**request["wanted"]), request["content_type"]
         )
     except CannotConvert as exc:
         return {"error": str(exc)}

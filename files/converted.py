@@ -20,7 +20,7 @@ from comfyserve.api.errors import NotFound, Unavailable, ValidationFailed
 from comfyserve.db import connections, rows
 
 from . import backend, sandbox, storing, types
-from .conversion import Wanted
+from .conversion import ConversionOptions
 from .conversion_errors import CannotConvert
 from .incoming import Incoming
 from .models import ConvertedFile, File
@@ -35,7 +35,7 @@ WAIT_SECONDS = 60.0  # for a conversion in progress
 LOOK_SECONDS = 0.2  # while another process converts it
 
 
-def of(file: File, wanted: Wanted, *, seconds: float = WAIT_SECONDS) -> ConvertedFile:
+def of(file: File, wanted: ConversionOptions, *, seconds: float = WAIT_SECONDS) -> ConvertedFile:
     """The file as wanted, made now unless it is there. May take as long as `seconds`.
 
     Raises ValidationFailed where it cannot be made, Unavailable where it takes longer, StorageUnavailable,
@@ -61,7 +61,7 @@ def of(file: File, wanted: Wanted, *, seconds: float = WAIT_SECONDS) -> Converte
         time.sleep(LOOK_SECONDS)
 
 
-def is_as_wanted(file: File, wanted: Wanted) -> bool:
+def is_as_wanted(file: File, wanted: ConversionOptions) -> bool:
     """Whether the original already satisfies the request."""
     try:
         return wanted.for_type(file.content_type) is None
@@ -86,7 +86,7 @@ WHERE c.key = '' AND coalesce(c.taken_until < statement_timestamp(), true)
 """
 
 
-def _take(file: File, wanted: Wanted) -> UUID | None:
+def _take(file: File, wanted: ConversionOptions) -> UUID | None:
     """A token to convert it; None: another process does, or it exists, or it cannot be converted."""
     token = uuid4()
     given = {
@@ -99,7 +99,7 @@ def _take(file: File, wanted: Wanted) -> UUID | None:
     return token if rows.execute(_TAKE, given) else None
 
 
-def _make_and_record(file: File, wanted: Wanted, token: UUID) -> ConvertedFile:
+def _make_and_record(file: File, wanted: ConversionOptions, token: UUID) -> ConvertedFile:
     mine = ConvertedFile.objects.filter(source_key=file.key, parameters=wanted.parameters, token=token)
     connections.release()
     try:
@@ -145,12 +145,12 @@ class Pair:
     made: ConvertedFile
 
 
-def make(file: File, wanted: Wanted, *, alive: Callable[[], bool] | None = None) -> ConvertedFile:
+def make(file: File, wanted: ConversionOptions, *, alive: Callable[[], bool] | None = None) -> ConvertedFile:
     """Convert the stored bytes and store the result; its row is not saved. No transaction may be open.
 
     Raises CannotConvert, StorageUnavailable and BytesMissing, and sandbox.Abandoned where `alive` says so.
     """
-    doing = wanted.for_type(file.content_type) or Wanted(strip=wanted.strip)
+    doing = wanted.for_type(file.content_type) or ConversionOptions(strip=wanted.strip)
     with Incoming() as source, Incoming() as target:
         with storing.opened(file) as reader:
             while piece := reader.read(CHUNK_BYTES):

@@ -12,7 +12,7 @@ from django.utils import timezone
 from comfyserve.api.signed_links import SignedLinks
 
 from . import backend, types
-from .conversion import Wanted
+from .conversion import ConversionOptions
 from .models import ConvertedFile, File
 
 _links = SignedLinks(salt="files.download")
@@ -37,17 +37,17 @@ def converted_url(file: File, made: ConvertedFile, *, filename: str, base: str) 
         content_type=made.content_type,
         attachment=not types.is_shown(made.content_type),
     )
-    return presigned or _signed_converted(file.id, Wanted.parse(made.parameters), base=base)
+    return presigned or _signed_converted(file.id, ConversionOptions.parse(made.parameters), base=base)
 
 
-def _signed_converted(file_id: str, wanted: Wanted, *, base: str) -> str:
+def _signed_converted(file_id: str, wanted: ConversionOptions, *, base: str) -> str:
     """The signature covers the conversion: the bearer of the link cannot get the metadata back."""
     expires = _expires()
     query = _links.query(converted_subject(file_id, wanted), expires=expires)
     return f"{base}/files/{file_id}?{urlencode(wanted.query)}&{query}"
 
 
-def converted_subject(file_id: str, wanted: Wanted) -> str:
+def converted_subject(file_id: str, wanted: ConversionOptions) -> str:
     return f"{file_id}?{wanted.parameters}"
 
 

@@ -95,7 +95,7 @@ class ConvertedFile(models.Model):
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     source_key = models.CharField(max_length=255, help_text="Key of the original bytes")
-    parameters = models.CharField(max_length=60, help_text="See conversion.Wanted.parameters")
+    parameters = models.CharField(max_length=60, help_text="See conversion.ConversionOptions.parameters")
     key = models.CharField(max_length=255, blank=True, default="", help_text="Name in the storage")
     content_type = models.CharField(max_length=100, blank=True, default="")
     size = models.BigIntegerField(default=0, help_text="Bytes")

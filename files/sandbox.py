@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings
 
-from .conversion import Wanted
+from .conversion import ConversionOptions
 from .conversion_errors import CannotConvert
 
 LOOK_SECONDS = 0.25  # between checks whether it is still wanted
@@ -46,7 +46,12 @@ class Made:
 
 
 def convert(
-    source: Path, target: Path, wanted: Wanted, content_type: str, *, alive: Callable[[], bool] | None = None
+    source: Path,
+    target: Path,
+    wanted: ConversionOptions,
+    content_type: str,
+    *,
+    alive: Callable[[], bool] | None = None,
 ) -> Made:
     """Write what is wanted to `target`. `alive` is polled meanwhile; False stops it.
 

@@ -139,7 +139,7 @@ def _strip(
             alive(0)
         return True
 
-    only = conversion.Wanted(strip=True)
+    only = conversion.ConversionOptions(strip=True)
     sandbox.convert(incoming.path, stripped.path, only, content_type, alive=wanted)
     stripped.adopt()
     return True

@@ -32,7 +32,7 @@ from . import (
     types,
     uploads,
 )
-from .conversion import Wanted
+from .conversion import ConversionOptions
 from .errors import BytesMissing
 from .incoming import Incoming
 from .models import ConvertedFile, File
@@ -53,7 +53,7 @@ class Requested:
     """A file and how it is to be served, to a client whose permission has been checked."""
 
     file: File
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: ConversionOptions = field(default_factory=ConversionOptions)
     attachment: bool = False
     caching: str = REVALIDATED
 
@@ -121,7 +121,7 @@ def _find(request: HttpRequest, file_id: str) -> Requested:
     except ValidationFailed:
         _permitted(request, file_id, subject=file_id)  # before any other error
         raise
-    wanted = Wanted.of(given)
+    wanted = ConversionOptions.of(given)
     file = _permitted(request, file_id, subject=file_id, wanted=wanted)
     return Requested(file, wanted, attachment=given["download"], caching=_caching(request))
 
@@ -172,7 +172,9 @@ def _thumbnail_of(file: File, *, caching: str) -> Content:
     )
 
 
-def _permitted(request: HttpRequest, file_id: str, *, subject: str, wanted: Wanted | None = None) -> File:
+def _permitted(
+    request: HttpRequest, file_id: str, *, subject: str, wanted: ConversionOptions | None = None
+) -> File:
     """To the bearer of a signed link, else to the file's user. A link to the file is one to whatever is
     made of it; a link to what was made is only to that.
     """

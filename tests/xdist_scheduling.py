@@ -50,7 +50,7 @@ LONGEST = (
     "tests/workflows/test_inputs.py",
     "tests/workflows/test_tidying.py",
     "tests/workflows/test_failures.py",
-    "tests/workflows/test_bad_weather.py",
+    "tests/workflows/test_dependency_faults.py",
     "tests/workflows/test_database_clock.py",
     "tests/api/test_gate.py",
     "tests/api/test_outbound.py",

@@ -16,7 +16,7 @@ from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.api.rendering import rendered
 from comfyserve.db import connections
 from files import decoding, queries, storing, transfer, uploads
-from files.conversion import Wanted
+from files.conversion import ConversionOptions
 from files.incoming import Incoming
 from files.models import File, Kind
 from files.threads import in_request_thread, in_thread
@@ -112,17 +112,21 @@ async def _view(request: HttpRequest) -> HttpResponseBase:
     return await transfer.serve_file(request, transfer.Requested(file, wanted))
 
 
-def _wanted(query: Mapping[str, str], file: File) -> Wanted:
+def _wanted(query: Mapping[str, str], file: File) -> ConversionOptions:
     """Empty unless the file is an image; ComfyUI fails for anything else."""
     channel, preview = query.get("channel", ""), query.get("preview")
     if not file.content_type.startswith("image/"):
-        return Wanted()
+        return ConversionOptions()
     if preview is None:
-        return Wanted(format="png", channel=channel, strip=True) if channel in ("rgb", "a") else Wanted()
+        return (
+            ConversionOptions(format="png", channel=channel, strip=True)
+            if channel in ("rgb", "a")
+            else ConversionOptions()
+        )
     name, quality = preview.partition(";")[0], preview.rpartition(";")[2]
     is_number = quality.isascii() and quality.isdigit() and 1 <= int(quality[:4]) <= 100
     as_jpeg = name == "jpeg" and "a" not in channel
-    return Wanted(
+    return ConversionOptions(
         format="jpeg" if as_jpeg else "webp",
         quality=int(quality) if is_number else PREVIEW_QUALITY,
         channel="rgb" if as_jpeg or channel == "rgb" else None,

@@ -11,7 +11,7 @@ from uuid import UUID
 from apps_catalog import catalog, representations, running
 from comfyserve.api.errors import NotFound, ValidationFailed
 from files import converted, storing
-from files.conversion import Wanted
+from files.conversion import ConversionOptions
 from files.models import ConvertedFile, File
 from workflows.models import Output
 from workflows.presentation import representations as executions
@@ -24,7 +24,7 @@ from .views import Caller
 MAX_APPS = 100  # the newest; agents cannot make use of more tools
 MAX_PICTURES = 4  # per response; all images have a URL, too
 LARGEST_PICTURE = 1024 * 1024  # bytes; of larger images a JPEG is sent
-SMALLER = Wanted(format="jpeg", quality=85)
+SMALLER = ConversionOptions(format="jpeg", quality=85)
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 

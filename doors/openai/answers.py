@@ -32,7 +32,7 @@ NO_RETRY = "x-should-retry"  # OpenAI's clients retry a 5xx, and each retry woul
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImageOptions:
     """How to return the images. `event`: the prefix of the event names of a stream, else None; `about`: the
     request parameters that each event repeats."""
 
@@ -42,7 +42,7 @@ class Wanted:
     about: Mapping[str, str]
 
 
-def fill(response: HttpResponse, ids: Sequence[UUID], wanted: Wanted) -> None:
+def fill(response: HttpResponse, ids: Sequence[UUID], wanted: ImageOptions) -> None:
     """Put the images or the error into the response. Executions that have not ended are cancelled: no
     client could fetch their result.
     """
@@ -92,7 +92,7 @@ def _failure(executions: Sequence[Execution], ids: Sequence[UUID]) -> tuple[int,
     return None
 
 
-def _set_images(response: HttpResponse, executions: Sequence[Execution], wanted: Wanted) -> None:
+def _set_images(response: HttpResponse, executions: Sequence[Execution], wanted: ImageOptions) -> None:
     pictures = [picture for each in media_of(executions, "image/").values() for picture in each]
     if not pictures:
         set_error(response, 500, "The app produced no image")
@@ -161,7 +161,7 @@ def _size(picture: Media) -> dict[str, str]:
     return {"size": f"{made.width}x{made.height}"} if made.width and made.height else {}
 
 
-def _image(picture: Media, wanted: Wanted) -> dict[str, Any]:
+def _image(picture: Media, wanted: ImageOptions) -> dict[str, Any]:
     if wanted.as_url:
         return {"url": link(picture, base=wanted.base)}
     with storing.opened(picture.bytes) as reader:

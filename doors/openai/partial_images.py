@@ -17,7 +17,7 @@ class Partial:
     """Spreads up to `most` previews of each execution over its progress: the first is sent at once, the
     others at equal steps of the progress."""
 
-    def __init__(self, wanted: answers.Wanted, *, most: int) -> None:
+    def __init__(self, wanted: answers.ImageOptions, *, most: int) -> None:
         self._wanted = wanted
         self._most = most
         self._sent: dict[UUID, int] = defaultdict(int)

@@ -108,7 +108,7 @@ def _submitted(
 def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], event: str) -> Response:
     """The response is sent when the executions have ended; its body is filled in then."""
     model, names = given["model"], ("size", "quality", "background")
-    wanted = answers.Wanted(
+    wanted = answers.ImageOptions(
         as_url=(given["response_format"] or ("url" if model.startswith("dall-e") else "b64_json")) == "url",
         event=event if given["stream"] else None,
         base=addresses.base_of(request._request),
@@ -121,7 +121,9 @@ def _waiting(request: Request, ids: tuple[UUID, ...], given: dict[str, Any], eve
     return response
 
 
-def _streaming(request: Request, ids: tuple[UUID, ...], wanted: answers.Wanted, *, most: int) -> Response:
+def _streaming(
+    request: Request, ids: tuple[UUID, ...], wanted: answers.ImageOptions, *, most: int
+) -> Response:
     """Starts at once with previews, so a later error is an event and not a status code."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = Response({}, content_type=answers.EVENT_STREAM, headers=headers)
@@ -135,7 +137,7 @@ def _wait(
     request: Request,
     ids: tuple[UUID, ...],
     response: HttpResponse,
-    wanted: answers.Wanted,
+    wanted: answers.ImageOptions,
     *,
     shown: Callable[[HttpResponse], bytes],
 ) -> asgi.Wait:

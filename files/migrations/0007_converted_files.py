@@ -26,7 +26,10 @@ class Migration(migrations.Migration):
                     "source_key",
                     models.CharField(help_text="Key of the bytes that it was made from", max_length=255),
                 ),
-                ("parameters", models.CharField(help_text="See conversion.Wanted.parameters", max_length=60)),
+                (
+                    "parameters",
+                    models.CharField(help_text="See conversion.ConversionOptions.parameters", max_length=60),
+                ),
                 (
                     "key",
                     models.CharField(blank=True, default="", help_text="Name in the storage", max_length=255),

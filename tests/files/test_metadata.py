@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from files import conversion, types
-from files.conversion import Wanted
+from files.conversion import ConversionOptions
 from files.conversion_errors import CannotConvert
 
 SECRET = b"SecretNode"
@@ -23,7 +23,7 @@ def stripped(content: bytes, folder: Path) -> bytes:
     source, target = folder / "source", folder / "target"
     source.write_bytes(content)
     content_type = types.of_content(content)
-    assert conversion.convert(source, target, Wanted(strip=True), content_type) == content_type
+    assert conversion.convert(source, target, ConversionOptions(strip=True), content_type) == content_type
     return target.read_bytes()
 
 
@@ -128,4 +128,6 @@ def test_truncation_is_reported(content, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(content)
     with pytest.raises(CannotConvert):
-        conversion.convert(source, tmp_path / "target", Wanted(strip=True), types.of_content(content))
+        conversion.convert(
+            source, tmp_path / "target", ConversionOptions(strip=True), types.of_content(content)
+        )

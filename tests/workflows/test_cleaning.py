@@ -52,7 +52,7 @@ def run(api: Api, *, days_ago: float = 0, seconds: float = 30) -> str:
     """An execution with a log, an output in a file and webhooks that were sent; it ended so long ago."""
     execution_id = submit(api)
     execution = Execution.objects.get(id=execution_id)
-    outbox.ask(execution, outbox.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
+    outbox.register(execution, outbox.WebhookRequest("http://127.0.0.77:9/hook", [], "http://localhost"))
     claim = claims.take(worker="gpu")
     assert claim is not None
     assert state_machine.begin(claim, total_steps=1)

@@ -23,7 +23,7 @@ from script.harness.stack import DATABASE
 from script.harness.waiting import wait_for
 from tests.scripted_comfyui.nodes import NodeClass
 from tests.workflows.rig import Rig, serve_again
-from tests.workflows.test_bad_weather import no_redis, unavailable  # noqa: F401  (one is a fixture)
+from tests.workflows.test_dependency_faults import no_redis, unavailable  # noqa: F401  (one is a fixture)
 from workflows import tasks
 from workflows.fleet import registry
 from workflows.models import Execution, FailureCause

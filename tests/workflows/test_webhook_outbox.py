@@ -30,7 +30,7 @@ def execution(db) -> Execution:
 
 @pytest.fixture
 def with_webhook(execution: Execution) -> Execution:
-    outbox.ask(execution, outbox.Wanted("http://127.0.0.77:9/hook", [], "http://localhost"))
+    outbox.register(execution, outbox.WebhookRequest("http://127.0.0.77:9/hook", [], "http://localhost"))
     return execution
 
 
@@ -133,7 +133,7 @@ def test_one_host_gets_few_at_once_and_leaves_room_for_others(with_webhook: Exec
         each = Execution.objects.create(
             user=with_webhook.user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1
         )
-        outbox.ask(each, outbox.Wanted(url, [], "http://localhost"))
+        outbox.register(each, outbox.WebhookRequest(url, [], "http://localhost"))
         outbox.record([each.id], event=WebhookEvent.COMPLETED)
     found = sorted(each.url for each in dispatcher.take(limit=99))
     assert found == [other] + [crowded] * dispatcher.PER_HOST
@@ -144,7 +144,7 @@ def test_one_users_hanging_receivers_delay_no_other_user(with_webhook: Execution
     bob = make_user("bob")
     for user in [with_webhook.user] * 8 + [bob]:
         each = Execution.objects.create(user=user, timeout_minutes=1, turn=0, start=0, finish=0, cost=1)
-        outbox.ask(each, outbox.Wanted(shared, [], "http://localhost"))
+        outbox.register(each, outbox.WebhookRequest(shared, [], "http://localhost"))
         outbox.record([each.id], event=WebhookEvent.COMPLETED)
     taken = dispatcher.take(limit=99)
     assert sorted(each.user_id for each in taken) == [with_webhook.user_id] * dispatcher.PER_HOST + [bob.pk]
@@ -222,9 +222,9 @@ def test_an_address_that_turned_out_private_is_not_tried_again() -> None:
 def test_https_only_refuses_plain_http(settings) -> None:
     settings.WEBHOOK_HTTPS_ONLY = True
     with pytest.raises(ValidationFailed) as caught:
-        outbox.check(outbox.Wanted("http://93.184.216.34/hook", [], ""))
+        outbox.check(outbox.WebhookRequest("http://93.184.216.34/hook", [], ""))
     assert "https://" in caught.value.details[0].message
-    outbox.check(outbox.Wanted("https://93.184.216.34/hook", [], ""))
+    outbox.check(outbox.WebhookRequest("https://93.184.216.34/hook", [], ""))
 
 
 def test_every_event_says_what_it_means() -> None:

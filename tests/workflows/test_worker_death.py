@@ -240,7 +240,7 @@ def test_inputs_that_kill_their_worker_twice_are_poison(bare_stack, comfyui):
         stack.start_worker("prepares", comfyui_url=comfyui.url)
         result = person.result(execution_id, seconds=60)
     assert result["status"] == "failed"
-    assert result["error"] == state_machine.DEADLY
+    assert result["error"] == state_machine.KILLED_WORKER
 
 
 def test_outputs_that_kill_their_worker_twice_fail_without_affecting_others(bare_stack):
@@ -261,7 +261,7 @@ def test_outputs_that_kill_their_worker_twice_fail_without_affecting_others(bare
             )
             worker.kill()
         stack.start_worker("collects", comfyui_url=comfyui.url)
-        assert culprit.result(deadly)["error"] == state_machine.DEADLY
+        assert culprit.result(deadly)["error"] == state_machine.KILLED_WORKER
         assert innocent.result(beside)["status"] == "completed"
         # It may have been cut off on its way into ComfyUI, which is nobody's fault.
         assert stack.sql("SELECT faults FROM workflows_execution WHERE id = %s", beside) == [(0,)]

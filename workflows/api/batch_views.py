@@ -23,7 +23,7 @@ from workflows.queue.submission import Options
 from . import contact_sheet
 from .batch_schemas import BatchDetailSerializer, BatchInfoSerializer, CountSerializer
 from .serializers import BatchSerializer, PageQuery
-from .views import user_of, wanted_webhook
+from .views import requested_webhook, user_of
 
 
 class SubmitView(APIView):
@@ -47,7 +47,7 @@ class SubmitView(APIView):
 
 def batch_options(given: dict[str, Any], request: Request) -> dict[str, Any]:
     """What `batches.submit` takes besides the workflow."""
-    webhook = wanted_webhook(given, request._request)
+    webhook = requested_webhook(given, request._request)
     given["output"] = plan.kept(given["output"], user=user_of(request), many=True)
     # Each of its executions would carry a copy of the metadata.
     names = {*Options.__annotations__, "output"} - {"metadata_text"}

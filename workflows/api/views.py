@@ -48,7 +48,7 @@ class ExecuteView(SubmittingView):
         (as in *Get Workflow Status*).
         """
         given = checked(ExecuteSerializer, request.data)
-        webhook = wanted_webhook(given, request._request)
+        webhook = requested_webhook(given, request._request)
         given["output"] = plan.kept(given["output"], user=user_of(request))
         accepted = submission.submit(user=user_of(request), webhook=webhook, **given)
         return Response(accepted_body(accepted, request))
@@ -171,12 +171,12 @@ class RetryView(SubmittingView):
         )
 
 
-def wanted_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.Wanted | None:
+def requested_webhook(given: dict[str, Any], request: HttpRequest) -> outbox.WebhookRequest | None:
     """Remove the webhook fields from a submission and check them."""
     url, chosen = given.pop("webhook_url"), given.pop("webhook_events")
     if not url:
         return None
-    wanted = outbox.Wanted(url=url, events=chosen, base=addresses.base_of(request))
+    wanted = outbox.WebhookRequest(url=url, events=chosen, base=addresses.base_of(request))
     outbox.check(wanted)
     return wanted
 

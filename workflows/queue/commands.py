@@ -26,7 +26,7 @@ def retry(*, user: User, execution: Execution) -> submission.Accepted:
         timeout_minutes=execution.timeout_minutes,
         metadata=execution.metadata,
         metadata_text=execution.metadata_text,
-        webhook=outbox.wanted_of(execution),
+        webhook=outbox.request_of(execution),
         retried_from=execution,
     )
 

@@ -53,7 +53,7 @@ MOST_TICKETS = 16
 ENDED_CHANNEL = "comfyserve_ended"  # NOTIFY payload: id of a claimed execution that was ended from outside
 
 
-DEADLY = "Given up after 2 attempts: its worker died while it handled the inputs or outputs"
+KILLED_WORKER = "Given up after 2 attempts: its worker died while it handled the inputs or outputs"
 
 
 @dataclass(frozen=True)
@@ -278,13 +278,13 @@ def _report_end(claim: Claim, outcome: Outcome) -> None:
         task_events.failed(id_, worker=worker, error=outcome.error, runtime=runtime)
 
 
-def fail_if_deadly(claim: Claim) -> bool:
+def fail_if_killed_worker(claim: Claim) -> bool:
     """Fail an adopted claim that its worker was handling alone when it died (it did so after an earlier
     loss). False: not the case, continue.
     """
     if not claim.handled_alone:
         return False
-    finish(claim, Outcome(Status.FAILED, error=DEADLY, failure_cause=FailureCause.GIVEN_UP))
+    finish(claim, Outcome(Status.FAILED, error=KILLED_WORKER, failure_cause=FailureCause.GIVEN_UP))
     return True
 
 

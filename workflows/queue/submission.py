@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     timeout_minutes: int | None  # None: DEFAULT_TIMEOUT_MINUTES
     metadata: Mapping[str, Any] | None
     metadata_text: str  # the metadata exactly as it was sent
-    webhook: outbox.Wanted | None
+    webhook: outbox.WebhookRequest | None
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _columns(each: Prepared, placed: scheduling.Placed, options: Options) -> dic
 
 
 def _write(
-    executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.Wanted | None
+    executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.WebhookRequest | None
 ) -> None:
     """Write the rows with all their side effects."""
     for begin in range(0, len(executions), ROWS_AT_ONCE):
@@ -261,7 +261,7 @@ def _write(
     )
     if webhook:
         for execution in executions:
-            outbox.ask(execution, webhook)
+            outbox.register(execution, webhook)
 
 
 def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> None:

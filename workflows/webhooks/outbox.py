@@ -26,7 +26,7 @@ SHOWN_ATTEMPTS = 50  # the latest attempts per delivery
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WebhookRequest:
     """The webhook a submitter asks for. `base` is our own URL as the submitter sees it."""
 
     url: str
@@ -35,7 +35,7 @@ class Wanted:
 
 
 # -- registration --------------------------------------------------------------------------------------
-def check(wanted: Wanted) -> None:
+def check(wanted: WebhookRequest) -> None:
     """Raises ValidationFailed for URLs that are never called. May query DNS: not inside a transaction."""
     try:
         client.check(wanted.url, https_only=settings.WEBHOOK_HTTPS_ONLY)
@@ -43,7 +43,7 @@ def check(wanted: Wanted) -> None:
         raise ValidationFailed.of("webhook_url", str(exc)) from exc
 
 
-def ask(execution: Execution, wanted: Wanted) -> None:
+def register(execution: Execution, wanted: WebhookRequest) -> None:
     """Store it, in the transaction that creates the execution."""
     target = client.parse(wanted.url)
     Webhook.objects.create(
@@ -55,10 +55,10 @@ def ask(execution: Execution, wanted: Wanted) -> None:
     )
 
 
-def wanted_of(execution: Execution) -> Wanted | None:
+def request_of(execution: Execution) -> WebhookRequest | None:
     """The webhook of this execution; a retry inherits it."""
     hook = Webhook.objects.filter(execution=execution).first()
-    return Wanted(url=hook.url, events=hook.events, base=hook.base) if hook else None
+    return WebhookRequest(url=hook.url, events=hook.events, base=hook.base) if hook else None
 
 
 # -- the outbox ----------------------------------------------------------------------------------------

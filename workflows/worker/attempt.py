@@ -162,9 +162,9 @@ class Attempt:
     def _may_have_crashed_comfyui(self) -> bool:
         """Whether it was running when its ComfyUI died; a crash may come before the start event is sent.
 
-        Not if ComfyUI died during another execution's upload: see `deadly_uploads`.
+        Not if ComfyUI died during another execution's upload: see `fatal_uploads`.
         """
-        if self._backend.deadly_uploads.killed_since(self._posted_at):
+        if self._backend.fatal_uploads.killed_since(self._posted_at):
             return False
         return self.begun or (self._next_in_queue and self._begin())
 

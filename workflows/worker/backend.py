@@ -20,7 +20,7 @@ from workflows.graph import node_classes, parsing
 from workflows.models import Execution, ObjectInfo
 from workflows.queue import matching
 
-from .deadly_uploads import DeadlyUploads
+from .fatal_uploads import FatalUploads
 from .placed_inputs import PlacedInputs
 from .suspects import Suspects
 
@@ -47,7 +47,7 @@ class Backend:
         self.boot_id = ""
         self.placed = PlacedInputs()
         self.suspects = Suspects()
-        self.deadly_uploads = DeadlyUploads()
+        self.fatal_uploads = FatalUploads()
         self.stored_at = 0.0  # when outputs of a run were last stored (monotonic seconds)
         self.node_classes: dict[str, node_classes.NodeClass] = {}
         self._output_classes: set[str] = set()

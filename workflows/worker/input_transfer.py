@@ -48,7 +48,7 @@ _LARGER_THAN_PROXY = "the proxy in front of its ComfyUI does not accept a file o
 FOLDER = "comfyserve"  # under ComfyUI's input folder
 CHUNK_BYTES = 256 * 1024  # bytes per read
 Alive = Callable[[], Any]
-Wanted = tuple[str, ...]
+Accepted = tuple[str, ...]
 
 
 class InputRefused(Exception):
@@ -151,7 +151,7 @@ def _uncapitalized(exc: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Wanted:
+def _wanted(claim: Claim, node_id: str, name: str, backend: Backend) -> Accepted:
     """The content type prefixes that this input accepts."""
     with connections.step():
         classes = node_info.of(backend.object_info_digest)
@@ -165,7 +165,7 @@ class _Placing:
     claim: Claim
     backend: Backend
     alive: Alive
-    wanted: Wanted
+    wanted: Accepted
     in_eight_bits: bool
 
 
@@ -261,7 +261,7 @@ def _place_address(placing: _Placing, url: str) -> str:
         return _place_content(placing, incoming, content_type, name)
 
 
-def _check(incoming: Incoming, content_type: str, wanted: Wanted) -> None:
+def _check(incoming: Incoming, content_type: str, wanted: Accepted) -> None:
     message = media_kinds.refusal(content_type, wanted or types.MEDIA)
     if message:
         raise _Unusable(message)

@@ -231,7 +231,7 @@ class Maintenance:
         if not self._backend.reachable or (self._slots.claiming and not self._reconnected.is_set()):
             return
         for claim in claims.adopt(worker=self._name, held=self._slots.tokens()):
-            if not state_machine.fail_if_deadly(claim):
+            if not state_machine.fail_if_killed_worker(claim):
                 self._slots.resume(claim)
         self._reconnected.clear()
         self._backend.orphans.set()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from files import converted, sandbox
-from files.conversion import Wanted
+from files.conversion import ConversionOptions
 from files.conversion_errors import CannotConvert
 from files.errors import BytesMissing, StorageUnavailable
 from files.models import ConvertedFile
@@ -32,7 +32,7 @@ def convert(
 
     Raises nothing: a result with unconverted outputs is better than none.
     """
-    wanted = Wanted.of(claim.output)
+    wanted = ConversionOptions.of(claim.output)
     made: Made = []
     lines: list[Line] = []
     until = time.monotonic() + ALL_SECONDS
@@ -50,7 +50,7 @@ def convert(
     return made, lines
 
 
-def _convert(output: Output, wanted: Wanted, *, alive: Callable[[], bool]) -> ConvertedFile | None:
+def _convert(output: Output, wanted: ConversionOptions, *, alive: Callable[[], bool]) -> ConvertedFile | None:
     """None if it already has the requested format."""
     if output.file is None or wanted.for_type(output.file.content_type) is None:
         return None

@@ -18,7 +18,7 @@ from workflows.models import FailureCause, Level, Status
 from workflows.queue import claims, partner_keys
 from workflows.queue.execution_log import Line
 
-from . import deadly_uploads, input_transfer
+from . import fatal_uploads, input_transfer
 from .attempt import Attempt, Ended, Gone, NoLongerWanted
 
 logger = logging.getLogger(__name__)
@@ -100,35 +100,35 @@ class Submitter(Attempt):
     def _prepare(self) -> parsing.Prompt | Gone:
         """Transfer its input files to ComfyUI; return the prompt with the names they have there."""
         try:
-            if self._backend.deadly_uploads.is_suspect(self._id):
+            if self._backend.fatal_uploads.is_suspect(self._id):
                 self._wait_until_idle()
             with self._backend.suspects.handling(self.claim, alive=self._check_still_wanted):
                 prepared = input_transfer.prepare(
                     self.claim, backend=self._backend, alive=self._check_still_wanted
                 )
-            self._backend.deadly_uploads.acquit(self._id)
+            self._backend.fatal_uploads.clear(self._id)
             return prepared
         except input_transfer.InputRefused as exc:
             return self._fail(exc.fault)
         except input_transfer.TemporaryFailure as exc:
-            return self._requeue(str(exc), hold=True, fault=exc.interrupted and self._upload_was_deadly())
+            return self._requeue(str(exc), hold=True, fault=exc.interrupted and self._upload_was_fatal())
         except NoLongerWanted:
             if self._abandoned.is_set():
                 return self._release_lost_claim()
             return self._requeue("its worker stops" if self._stop_at is not None else self._requeue_reason)
 
     def _wait_until_idle(self) -> None:
-        until = time.monotonic() + deadly_uploads.LONGEST_WAIT
+        until = time.monotonic() + fatal_uploads.LONGEST_WAIT
         while (self._backend.present or self._backend.uncollected) and time.monotonic() < until:
             self._check_still_wanted()
-            self._pause(deadly_uploads.CHECK_SECONDS)
+            self._pause(fatal_uploads.CHECK_SECONDS)
 
-    def _upload_was_deadly(self) -> bool:
+    def _upload_was_fatal(self) -> bool:
         """Whether ComfyUI died of an input of this execution, and of nothing that ran meanwhile."""
         if self._client.ping():
             return False
-        self._backend.deadly_uploads.killed(self._id)
-        return not self._backend.present or self.claim.tries + 1 >= deadly_uploads.TRIES
+        self._backend.fatal_uploads.record_death(self._id)
+        return not self._backend.present or self.claim.tries + 1 >= fatal_uploads.TRIES
 
     def _check_still_wanted(self) -> None:
         self.alive_at = time.monotonic()

@@ -3,7 +3,7 @@
 Worker processes can be killed by what they read: input files, ComfyUI's history, outputs. Everything that a
 process held when it died becomes suspect. While suspects are held, such work is done for one execution at a
 time, and the suspect's row records it: if the process dies again, that execution is the cause
-(`state_machine.fail_if_deadly`).
+(`state_machine.fail_if_killed_worker`).
 """
 
 from __future__ import annotations

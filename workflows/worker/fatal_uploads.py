@@ -14,14 +14,14 @@ LONGEST_WAIT = 45.0  # seconds for that; then it is uploaded while something run
 TRIES = 3  # after so many tries it is blamed in any case
 
 
-class DeadlyUploads:
+class FatalUploads:
     """The uploads to one ComfyUI. Shared by the slots' threads."""
 
     def __init__(self) -> None:
         self._suspects: set[str] = set()  # executions
         self._killed_at: float | None = None
 
-    def killed(self, execution_id: str) -> None:
+    def record_death(self, execution_id: str) -> None:
         """ComfyUI died during an upload of this execution."""
         self._killed_at = time.monotonic()
         self._suspects.add(execution_id)
@@ -29,7 +29,7 @@ class DeadlyUploads:
     def is_suspect(self, execution_id: str) -> bool:
         return execution_id in self._suspects
 
-    def acquit(self, execution_id: str) -> None:
+    def clear(self, execution_id: str) -> None:
         self._suspects.discard(execution_id)
 
     def killed_since(self, moment: float) -> bool:

@@ -12,7 +12,7 @@ from tests.scripted_comfyui import PNG, NodeClass
 from tests.scripted_comfyui.nodes import nothing
 from tests.workflows.rig import Rig, before, hold_briefly, serve_again, sleep
 from workflows.models import Execution
-from workflows.worker import deadly_uploads, finalize, runner
+from workflows.worker import fatal_uploads, finalize, runner
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 UPLOAD = "/upload/image"
@@ -25,7 +25,7 @@ def quick(monkeypatch, settings):
     hold_briefly(monkeypatch)
 
 
-def deadly(rig: Rig) -> str:
+def with_fatal_upload(rig: Rig) -> str:
     """With an input, whose upload is not answered: ComfyUI is stopped meanwhile."""
     rig.comfyui.classes["LoadImage"] = NodeClass(
         run=nothing, required={"image": ["STRING"]}, returns=("IMAGE",)
@@ -59,14 +59,14 @@ def test_only_the_owner_is_charged_and_only_for_its_own_run(rig, monkeypatch):
         """Long enough for the suspect to look twice whether it may upload."""
         with contextlib.suppress(TimeoutError):
             rig.comfyui.wait_for(
-                lambda: len(rig.comfyui.asked("POST", UPLOAD)) > 1, timeout=2.5 * deadly_uploads.CHECK_SECONDS
+                lambda: len(rig.comfyui.asked("POST", UPLOAD)) > 1, timeout=2.5 * fatal_uploads.CHECK_SECONDS
             )
         uploads.append(len(rig.comfyui.asked("POST", UPLOAD)))
 
     uploads: list[int] = []
     before(monkeypatch, finalize, "conclude", uploaded_meanwhile)
     innocent = rig.run_at_gate()
-    guilty = deadly(rig)
+    guilty = with_fatal_upload(rig)
     kill_at_upload(rig, 1)
     rig.comfyui.gate.set()  # for its second run
     wait_for(lambda: held(innocent, guilty), seconds=20, what="both to come back")
@@ -86,7 +86,7 @@ def test_only_the_owner_is_charged_and_only_for_its_own_run(rig, monkeypatch):
 
 
 def test_an_execution_whose_upload_was_interrupted_once_completes(rig):
-    execution_id = deadly(rig)
+    execution_id = with_fatal_upload(rig)
     kill_at_upload(rig, 1)
     wait_for(lambda: held(execution_id), seconds=20, what="it to come back")
     rig.comfyui.faults.hang.clear()
