@@ -16,12 +16,9 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from django.http import HttpResponse
-from rest_framework.exceptions import ParseError
 
-from comfyserve.api import json_limits, parsers
 from comfyserve.api.errors import Unavailable
 from comfyserve.api.gate import answers, application, protocol, routes
-from comfyserve.api.gate.lanes import Lane
 from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.api.test_bodies import Asked
@@ -338,111 +335,3 @@ def test_a_disconnect_is_reported_to_the_request_in_progress(caplog):
 
     assert asyncio.run(scene()) == ["http.disconnect"]
     assert "Exception in ASGI application" not in caplog.text
-
-
-class TestLanes:
-    def test_no_more_than_its_width_are_inside_and_too_many_are_refused(self):
-        async def scene() -> tuple[int, bool]:
-            lane, inside, most = Lane("x", width=2, waiting=3, seconds=10, each=9), 0, 0
-            leave = asyncio.Event()
-
-            async def pass_through() -> None:
-                nonlocal inside, most
-                async with lane.turn():
-                    inside += 1
-                    most = max(most, inside)
-                    await leave.wait()
-                    inside -= 1
-
-            tasks = [asyncio.create_task(pass_through()) for _ in range(5)]
-            await asyncio.sleep(0)
-            try:
-                async with lane.turn():
-                    refused = False
-            except Unavailable:
-                refused = True
-            leave.set()
-            await asyncio.gather(*tasks)
-            return most, refused
-
-        assert asyncio.run(scene()) == (2, True)
-
-    def test_one_account_leaves_room_for_the_others(self):
-        async def scene() -> tuple[list[str], int]:
-            lane, order, refused = Lane("x", width=2, waiting=10, seconds=10, each=4), [], 0
-            leave = asyncio.Event()
-
-            async def pass_through(who: str) -> None:
-                nonlocal refused
-                try:
-                    async with lane.turn(who):
-                        order.append(who)
-                        await leave.wait()
-                except Unavailable:
-                    refused += 1
-
-            tasks = [asyncio.create_task(pass_through("greedy")) for _ in range(6)]
-            tasks.append(asyncio.create_task(pass_through("honest")))
-            while len(order) < 2:
-                await asyncio.sleep(0)
-            entered = order.copy()
-            leave.set()
-            await asyncio.gather(*tasks)
-            assert len(order) == 5
-            return entered, refused
-
-        assert asyncio.run(scene()) == (["greedy", "honest"], 2)
-
-    def test_a_request_that_waits_too_long_is_rejected(self):
-        async def scene() -> None:
-            lane = Lane("x", width=1, waiting=3, seconds=0.01, each=9)
-            async with lane.turn(), lane.turn():
-                pass
-
-        with pytest.raises(Unavailable):
-            asyncio.run(scene())
-
-    @pytest.mark.parametrize("path", ["/auth/login", "/auth/register/", "/auth/password", "/admin/login/"])
-    def test_routes_that_hash_a_password_have_a_lane(self, path):
-        assert routes.route_of("POST", path).lane is not None
-
-    @pytest.mark.parametrize("method, path", [("POST", "/destinations/"), ("PATCH", "/destinations/mine")])
-    def test_routes_that_write_to_a_users_server_have_a_lane(self, method, path):
-        assert routes.route_of(method, path).lane is not None
-
-
-class TestJson:
-    @pytest.mark.parametrize("piece", [b"[],", b"1,", b'{"a":1},', b'"",'])
-    def test_too_many_elements_are_refused_before_parsing(self, piece, monkeypatch):
-        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
-        with pytest.raises(ParseError, match="elements"):
-            parsers.loads(b"[" + piece * json_limits.MAX_ELEMENTS + b"1]")
-
-    def test_without_an_account_few_elements_are_parsed(self, stranger: Api, as_alice: Api, monkeypatch):
-        body: list[list[int]] = [[]] * 5_000
-        answer = as_alice.post("/workflows/execute", body)
-        assert "dictionary" in answer.content.decode()
-        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
-        answer = stranger.post("/auth/login", body)
-        assert answer.status_code == 400
-        assert b"more than 1000 elements" in answer.content
-
-    def test_depth_is_refused_before_parsing(self, monkeypatch):
-        monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
-        with pytest.raises(ParseError, match="levels"):
-            parsers.loads(b"[" * 200 + b"]" * 200)
-
-    def test_commas_and_brackets_in_texts_do_not_count(self):
-        text = ',:[{\\"' * json_limits.MAX_ELEMENTS
-        assert len(parsers.loads(f'["{text}"]'.encode())[0]) == 5 * json_limits.MAX_ELEMENTS
-
-    def test_a_text_without_an_end_is_searched_once(self):
-        began = time.process_time()
-        with pytest.raises(ParseError):
-            parsers.loads(b'["' + b'\\",' * 1_000_000)
-        assert time.process_time() - began < 5
-
-
-def test_a_graph_is_accepted_as_before(stack):
-    stack.start_web()
-    stack.person().execute(graphs.colour(1))

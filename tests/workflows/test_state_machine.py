@@ -6,17 +6,14 @@ on, and then commit or roll back. Beside it runs a model in plain Python that sa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
 import hypothesis.strategies as st
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,6 +26,7 @@ from hypothesis.stateful import (
 from accounts.models import User
 from script.harness import graphs
 from tests.factories import make_user
+from tests.workflows.transactions import Connection
 from workflows import notify
 from workflows.models import ALIVE, TERMINAL, Execution, LogLine, Output, Status
 from workflows.queue import claims, holds, requeueing, state_machine, submission
@@ -41,8 +39,6 @@ T = TypeVar("T")
 WORKERS = ("gpu-0", "gpu-1")
 # Not shrunk: that takes minutes. To find the shortest way to a failure, add Phase.shrink.
 PHASES = (Phase.explicit, Phase.generate)
-LOOK_SECONDS = 0.05  # without an answer for so long, PostgreSQL is asked whether it waits for the other
-ANSWER_SECONDS = 60  # on a busy machine
 
 
 @dataclass
@@ -80,58 +76,6 @@ class Known:
         self.excluded |= {self.worker} if exclude else set()
         self.status, self.token, self.posted, self.held = Status.PENDING, None, False, hold
         return None
-
-
-class Connection:
-    """A thread with a connection of its own."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._open: Any = None
-        self._pid = 0  # of the session that does it
-
-    def begin(self, do: Callable[[], T]) -> T:
-        """Do it in a transaction that stays open until `end`."""
-
-        def work() -> T:
-            self._open = transaction.atomic()
-            self._open.__enter__()
-            return do()
-
-        return self._thread.submit(work).result(ANSWER_SECONDS)
-
-    def end(self, *, commit: bool) -> None:
-        def work() -> None:
-            transaction.set_rollback(not commit)
-            self._open.__exit__(None, None, None)
-            self._open = None
-
-        self._thread.submit(work).result(ANSWER_SECONDS)
-
-    def do(self, do: Callable[[], T], *, if_blocked: Callable[[], None]) -> T:
-        def work() -> T:
-            connection.ensure_connection()
-            self._pid = connection.connection.info.backend_pid
-            return do()
-
-        future = self._thread.submit(work)
-        until = time.monotonic() + ANSWER_SECONDS
-        while time.monotonic() < until:
-            try:
-                return future.result(LOOK_SECONDS)
-            except NotYet:
-                if self._is_blocked():
-                    if_blocked()
-        raise AssertionError("it neither ends nor waits for the other transaction")
-
-    def _is_blocked(self) -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", [self._pid])
-            return bool(cursor.fetchone()[0])
-
-    def close(self) -> None:
-        self._thread.submit(lambda: connection.close()).result(ANSWER_SECONDS)
-        self._thread.shutdown()
 
 
 class Machine(RuleBasedStateMachine):
