@@ -6,7 +6,7 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 
 from accounts import audit, authentication
-from comfyserve.api import errors, limits
+from comfyserve.api import errors, rate_limits
 from comfyserve.api.errors import ApiError
 from comfyserve.api.middleware import Middleware, is_counted
 
@@ -32,7 +32,7 @@ class RateLimitMiddleware(Middleware):
             return None
         try:
             identity = authentication.identify(request)
-            request.rate_usage = limits.count(request, user=identity and identity.user)  # type: ignore[attr-defined]
+            request.rate_usage = rate_limits.count(request, user=identity and identity.user)  # type: ignore[attr-defined]
         except (ApiError, DatabaseError) as exc:
             return errors.response(request, exc)
         return None

@@ -24,7 +24,7 @@ from django.apps import AppConfig
 STEPS = {
     "request in Django": "comfyserve.api.gate.threads:DjangoThreads.respond",
     "authentication": "accounts.authentication:BearerAuthentication.authenticate",
-    "rate limits": "comfyserve.api.limits:count",
+    "rate limits": "comfyserve.api.rate_limits:count",
     "prepare": "workflows.queue.submission:prepare",
     "submit": "workflows.queue.submission:submit",
     "submission's transaction": "workflows.queue.submission:submit_works",

@@ -123,6 +123,10 @@ RATELIMIT_USE_CACHE = "limits"
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)
 # To each web process from one address; behind a proxy, the proxy has to limit them. 0: no limit.
 CONNECTIONS_PER_CLIENT = env.int("CONNECTIONS_PER_CLIENT", default=200)
+# Of bodies with graphs and of uploads; other routes accept 64 KiB: see api/gate/routes.py.
+MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
+MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", default=2 * 1024**3)
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 # Per user; a row of UserLimits overrides them for one user. 0: no limit.
 QUOTA_EXECUTIONS_WAITING = env.int("QUOTA_EXECUTIONS_WAITING", default=0)
 QUOTA_EXECUTIONS_PER_DAY = env.int("QUOTA_EXECUTIONS_PER_DAY", default=0)
@@ -143,9 +147,6 @@ if HTTPS:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
 # -- the operator's console -------------------------------------------------------------------------
 FLOWER_URL = env.str("FLOWER_URL", default="")  # linked from the console; such as /flower/
-MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", default=10 * 1024 * 1024)
-MAX_UPLOAD_BYTES = env.int("MAX_UPLOAD_BYTES", default=2 * 1024**3)
-DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 
 # -- files ------------------------------------------------------------------------------------------
 # file:///folder or s3://key:secret@host:port/bucket; empty: DATA_DIR/files. See comfyserve/storage_url.py.
@@ -201,12 +202,13 @@ CIVITAI_TOKEN = env.str("CIVITAI_TOKEN", default="")
 MODEL_HASH_BYTES_PER_SECOND = env.int("MODEL_HASH_BYTES_PER_SECOND", default=100 * 1024**2)
 
 # -- executions ---------------------------------------------------------------------------------------
-LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)
+LEASE_SECONDS = env.int("LEASE_SECONDS", default=20)  # how long a claim is valid without a renewal
 RENEW_SECONDS = env.int("RENEW_SECONDS", default=4)
-RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)  # how long an expired claim waits for its backend
-LOOK_SECONDS = env.float("LOOK_SECONDS", default=2.0)
+# How long an expired claim that was posted to ComfyUI is reserved for that ComfyUI's next worker.
+RESERVED_SECONDS = env.int("RESERVED_SECONDS", default=60)
+LOOK_SECONDS = env.float("LOOK_SECONDS", default=2.0)  # poll interval of a free slot
 DRAIN_SECONDS = env.int("DRAIN_SECONDS", default=30)
-STALL_SECONDS = env.int("STALL_SECONDS", default=120)
+STALL_SECONDS = env.int("STALL_SECONDS", default=120)  # a silent ComfyUI is considered dead after this
 # How long an interrupted workflow may take to end; then the bridge restarts ComfyUI.
 HANG_SECONDS = env.float("HANG_SECONDS", default=30.0)
 MAX_PENDING = env.int("MAX_PENDING", default=100_000)

@@ -1,9 +1,9 @@
 """Every format that files and outputs may have, one row each.
 
-To add a kind of output, add a row: `types` detects content by it, `videos` opens by it, and outputs are
-grouped and displayed by it. What a few formats can do besides is listed where it is done: sizes are measured
-of `types.MEASURED`, workflows removed by `metadata.STRIPPERS`, inputs refused by
-`workflows.graph.media_kinds`.
+To add a kind of output, add a row: `types` detects content by it (a row without content types is known by
+name only), `videos` opens by it, and outputs are grouped and displayed by it. What a few formats can do
+besides is listed where it is done: sizes are measured of `types.MEASURED`, workflows removed by
+`metadata.STRIPPERS`, inputs refused by `workflows.graph.media_kinds`.
 """
 
 from __future__ import annotations

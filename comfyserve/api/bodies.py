@@ -34,7 +34,7 @@ class BodyStream:
                 async with asyncio.timeout(min(self._route.seconds, left)):
                     message = await self._receive()
             except TimeoutError:
-                raise ClientGone("The body came too slowly", headers={"Connection": "close"}) from None
+                raise ClientGone("The body arrived too slowly", headers={"Connection": "close"}) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone("The body ended too early")
             more = message.get("more_body", False)

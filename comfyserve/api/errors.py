@@ -5,7 +5,7 @@
     ├── Unauthorized         401 unauthorized
     ├── Forbidden            403 forbidden
     ├── NotFound             404 not_found
-    ├── RequestTimeout       408 request_timeout        the body came too slowly
+    ├── RequestTimeout       408 request_timeout        the body arrived too slowly
     ├── Conflict             409 conflict
     ├── PayloadTooLarge      413 payload_too_large
     ├── Unprocessable        422 unprocessable_entity

@@ -15,7 +15,7 @@ from django.urls import Resolver404, ResolverMatch, resolve
 from comfyserve import logs
 from comfyserve.db import connections
 
-from . import errors, limits, request_ids
+from . import errors, rate_limits, request_ids
 from .errors import Detail, ValidationFailed
 from .gate.application import REFUSAL
 from .gate.routes import route_of
@@ -138,7 +138,7 @@ class RateHeadersMiddleware(Middleware):
     """`X-RateLimit-*` on all responses; the full limit on those that were not counted."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        usage = getattr(request, "rate_usage", None) or limits.unused(limits.rates_for(None))
+        usage = getattr(request, "rate_usage", None) or rate_limits.unused(rate_limits.rates_for(None))
         for name, value in usage.headers().items() if usage else ():
             response.setdefault(name, value)  # a 429 has its own
         return response

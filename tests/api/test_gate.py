@@ -238,7 +238,7 @@ class TestGreedyClients:
         assert asked.status == 400
         assert b"validation_error" in asked.body
 
-    @pytest.mark.parametrize("limit", ["AT_ONCE", "EACH_AT_ONCE"])
+    @pytest.mark.parametrize("limit", ["MAX_LARGE_BODIES", "MAX_PER_USER"])
     @pytest.mark.parametrize("length", [500_000, None])
     def test_too_many_large_bodies_are_503_and_not_413(self, as_alice: Api, monkeypatch, limit, length):
         monkeypatch.setattr(application, limit, 0)
@@ -281,7 +281,7 @@ def test_large_bodies_of_one_account_leave_room_for_those_of_others(stack, socke
         f"Authorization: {greedy.session.headers['Authorization']}\r\nContent-Length: 1000000\r\n\r\n "
     )
     clients = [connect(stack, sockets, head.encode()) for _ in range(64)]
-    too_many = 64 - application.EACH_AT_ONCE
+    too_many = 64 - application.MAX_PER_USER
 
     def answered() -> list[socket.socket]:
         readable, _, _ = select.select(clients, [], [], 0.1)

@@ -15,7 +15,7 @@ from django.test import AsyncClient
 from accounts import sessions
 from accounts.models import User, UserLimits
 from comfyserve import outages
-from comfyserve.api import limits, rate_limit_cache
+from comfyserve.api import rate_limit_cache, rate_limits
 from tests.factories import Api, assert_error, make_user
 
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
@@ -204,11 +204,11 @@ class TestRedisAway:
 
     def test_requests_are_let_through_logged_and_counted(self, as_alice: Api, settings, caplog) -> None:
         settings.RATE_LIMITS = "1/h"
-        before = limits.skipped._value.get()
+        before = rate_limits.skipped._value.get()
         responses = [as_alice.get("/auth/me") for _ in range(3)]
         assert [response.status_code for response in responses] == [200] * 3
         assert rate_limits_of(responses[0])[:2] == (1, 1)
-        assert limits.skipped._value.get() - before == 3
+        assert rate_limits.skipped._value.get() - before == 3
         assert caplog.text.count("Redis is unavailable") == 1  # then it is not called for a while
 
     def test_it_is_asked_again_after_a_while(self, as_alice: Api, caplog) -> None:

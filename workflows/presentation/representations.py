@@ -89,7 +89,7 @@ def result(
     base: str,
     error_details: Any = None,
 ) -> dict[str, Any]:
-    """The *get* shape."""
+    """The response of *Get Workflow Result*."""
     made = list(made)
     return {
         "execution_id": execution.id,
@@ -119,7 +119,7 @@ LISTED_ERROR = 2000  # characters
 
 
 def listed(page: Sequence[Execution], *, base: str) -> list[dict[str, Any]]:
-    """The *get* shape of each, bounded; `truncated` says whether anything was left out."""
+    """The response of *Get Workflow Result* for each, bounded; `truncated` says if anything is left out."""
     ids = [row.id for row in page]
     made, lines = selectors.outputs(ids), selectors.latest_lines(ids)
     details = selectors.error_details_of([row.id for row in page if row.error])
@@ -166,7 +166,7 @@ def _of_app(execution: Execution, made: Iterable[Output], *, base: str) -> dict[
 
 
 def result_of(found: selectors.Whole, *, base: str) -> dict[str, Any]:
-    """The *get* shape. Loads the error's details if there is an error."""
+    """The response of *Get Workflow Result*. Loads the error's details if there is an error."""
     execution = found.execution
     details = selectors.error_details(execution.id) if execution.error else None
     return result(execution, made=found.outputs, lines=found.lines, base=base, error_details=details)

@@ -32,8 +32,8 @@ from . import claims, overtaking, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 
-MAX_FAULTS = 2  # ComfyUI crashes while it ran before it is treated as poison
-MAX_RETURNS = 10  # returns from running before it fails, whatever the reasons
+MAX_FAULTS = 2  # failed runs, of which it may be the cause, before it is given up
+MAX_RETURNS = 10  # returns from running before it is given up, whatever the reasons
 
 
 def requeue(
@@ -47,9 +47,9 @@ def requeue(
 ) -> bool:
     """running | claimed → pending, keeping its place in the order. False: the claim is lost.
 
-    fault: ComfyUI died while running it; the second time it is treated as poison and fails. exclude: this
-    backend must not claim it again. hold_seconds: the try failed; no worker may claim it for that long.
-    overtaken: another user's goes first, unless it has started.
+    fault: it may have caused the failure (ComfyUI died or ran out of memory, or its worker had an internal
+    error); the second time it fails. exclude: this backend must not claim it again. hold_seconds: the try
+    failed; no worker may claim it for that long. overtaken: another user's goes first, unless it has started.
     """
     with transaction.atomic():
         staged = claims.held_by(claim).filter(status=Status.PENDING).exists() if overtaken else False
@@ -72,10 +72,10 @@ def _requeue(
         .filter(status__in=ALIVE, claim_token__isnull=False)
         .only("id", "faults", "handled_alone", "losses", "returns", "status", "worker")
     )
-    attempts = {row.id: _attempts_if_poison(row, fault=fault, lost=lost) for row in found}
-    poison = [row for row in found if attempts[row.id]]
-    ended = [used for row in poison for used in _give_up(row, reason=reason, attempts=attempts[row.id])]
-    back = [row.id for row in found if row not in poison]
+    attempts = {row.id: _attempts_if_exhausted(row, fault=fault, lost=lost) for row in found}
+    exhausted = [row for row in found if attempts[row.id]]
+    ended = [used for row in exhausted for used in _give_up(row, reason=reason, attempts=attempts[row.id])]
+    back = [row.id for row in found if row not in exhausted]
     values: dict[str, Any] = {"faults": F("faults") + 1} if fault else {}
     values |= {"losses": F("losses") + 1} if lost else {}
     if hold_seconds:
@@ -97,7 +97,7 @@ def _requeue(
     store.add("executions_taken_back", cause, count=len(back))
     transitions.follow_up(back)
     for row in found:
-        if row not in poison:
+        if row not in exhausted:
             begun = row.status == Status.RUNNING
             retried = partial(task_events.retried, worker=row.worker, reason=reason, begun=begun)
             transitions.report([row.id], retried)
@@ -116,7 +116,7 @@ def _give_up(row: Execution, *, reason: str, attempts: int) -> list[scheduling.E
     return ended
 
 
-def _attempts_if_poison(row: Execution, *, fault: bool, lost: bool) -> int:
+def _attempts_if_exhausted(row: Execution, *, fault: bool, lost: bool) -> int:
     """The number of attempts after which it is given up now; 0 if it may be tried again."""
     if fault and row.faults + 1 >= MAX_FAULTS:
         return row.faults + 1

@@ -231,7 +231,9 @@ class Attempt:
 
     def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
         """Remove it from ComfyUI's queue, unless it has just started there. None: keep following it."""
-        reason = "its worker stops" if self._stop_at is not None else reason or self._requeue_reason
+        reason = (
+            "its worker is shutting down" if self._stop_at is not None else reason or self._requeue_reason
+        )
         try:
             self._client.delete_queued(self._id)
             if self._client.whereabouts(self._id) != "unknown":

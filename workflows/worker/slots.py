@@ -219,7 +219,7 @@ class Slots:
             self._collect(held, ending)
 
     def _give_up(self, held: Held, reason: str, *, fault: bool) -> None:
-        """Requeue the execution with a short hold. With `fault`, the second time is poison. Never raises.
+        """Requeue the execution with a short hold. With `fault`, it fails the second time. Never raises.
 
         Its prompt is cleared from ComfyUI once the claim is gone.
         """

@@ -37,14 +37,14 @@ LANE = "comfyserve.lane"  # the Lane in which it is handled, or None
 REFUSAL = "comfyserve.refusal"  # the ApiError to respond with; there is no body then
 
 IN_MEMORY = 256 * 1024  # bytes of a body kept in memory; the rest is spooled to disk
-AT_ONCE, EACH_AT_ONCE = 64, 16  # bodies above SMALL that arrive at the same time, of all and of one user
+MAX_LARGE_BODIES, MAX_PER_USER = 64, 16  # bodies above SMALL that arrive at the same time
 # How much is still read of a body that is too large, so that its sender gets to read the error.
 DROPPED_TIMES, DROPPED_SECONDS = 8, 3.0  # multiples of the limit, by its Content-Length
 CLOSE = {"Connection": "close"}
 
 
-class Gone(Exception):
-    """The client disconnected before its body was complete."""
+class ClientDisconnected(Exception):
+    """Before its body was complete."""
 
 
 class Gate:
@@ -70,7 +70,7 @@ class Gate:
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as body:
             try:
                 size, user = await self._read(scope, receive, route, body)
-            except Gone:
+            except ClientDisconnected:
                 return
             except ApiError as refusal:
                 if isinstance(refusal, PayloadTooLarge | Unavailable):
@@ -104,8 +104,8 @@ class Gate:
     async def _read(
         self, scope: Scope, receive: Receive, route: Route, body: IO[bytes]
     ) -> tuple[int, int | None]:
-        """Its size once it has fully arrived; if it is large, also its user. Raises Gone, or the ApiError to
-        reject it with."""
+        """Its size once it has fully arrived; if it is large, also its user. Raises ClientDisconnected, or
+        the ApiError to reject it with."""
         declared = _length(scope["headers"])
         if declared > route.body_bytes:
             raise _too_large(route)
@@ -130,7 +130,7 @@ class Gate:
     async def _admit(self, scope: Scope) -> int:
         """The user of a large body, which counts as arriving from now on."""
         user = await self._authenticate(scope["headers"])
-        if self._arriving.total() >= AT_ONCE or self._arriving[user] >= EACH_AT_ONCE:
+        if self._arriving.total() >= MAX_LARGE_BODIES or self._arriving[user] >= MAX_PER_USER:
             raise Unavailable("Too many large requests arrive at once; try again shortly")
         self._arriving += Counter([user])  # drops those that have none any more
         return user
@@ -163,9 +163,9 @@ async def _next(receive: Receive, until: float) -> tuple[bytes, bool]:
         async with asyncio.timeout(until - time.monotonic()):
             message = await receive()
     except TimeoutError:
-        raise RequestTimeout("The body came too slowly", headers=CLOSE) from None
+        raise RequestTimeout("The body arrived too slowly", headers=CLOSE) from None
     if message["type"] == "http.disconnect":
-        raise Gone
+        raise ClientDisconnected
     return message.get("body", b""), message.get("more_body", False)
 
 
