@@ -45,29 +45,33 @@ def free_port(*, prefer: int | None = None) -> int:
 
 def is_reserved(port: int) -> bool:
     """Whether a process that still runs was given it by `free_port`, though it may not be bound."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind(_NAME.format(port))
-        except OSError:
-            return True
-    return False
+    claim = _claim(port)
+    if claim is not None:
+        claim.close()
+    return claim is None
 
 
 def _reserve(port: int) -> bool:
-    """Claim the port among all processes, for as long as this one lives. False if another has claimed it.
+    """Claim the port among all processes, for as long as this one lives. False if another has claimed it."""
+    claim = _claim(port)
+    if claim is not None:
+        claim.detach()  # open until the process ends
+    return claim is not None
+
+
+def _claim(port: int) -> socket.socket | None:
+    """A socket whose name claims the port until it is closed; None if another process has that name.
 
     Only Linux has names that end with their process; elsewhere nothing is claimed.
     """
-    if sys.platform != "linux":
-        return True
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        claim.bind(_NAME.format(port))
+        if sys.platform == "linux":
+            claim.bind(_NAME.format(port))
     except OSError:
         claim.close()
-        return False
-    claim.detach()  # open until the process ends
-    return True
+        return None
+    return claim
 
 
 def demand(port: int, host: str, name: str) -> int:

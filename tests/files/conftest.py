@@ -15,6 +15,7 @@ import requests
 from PIL import Image
 
 from script.harness.stack import Person, Stack
+from script.harness.waiting import wait_for
 from script.local.s3 import S3
 
 MAX_UPLOAD = 3_000_000  # bytes; small, so that tests need not send much
@@ -42,6 +43,10 @@ class Site:
         """What lies on this machine's disk of uploads that are under way."""
         folder = self.folder / "incoming"
         return list(folder.iterdir()) if folder.exists() else []
+
+    def wait_for_no_incoming(self) -> None:
+        """A file is deleted when the response has been sent, or just before."""
+        wait_for(lambda: self.incoming() == [], seconds=60, what="an empty folder of incoming files")
 
 
 @pytest.fixture(scope="session")

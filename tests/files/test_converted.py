@@ -12,7 +12,6 @@ import pytest
 import requests
 from PIL import Image, ImageCms, PngImagePlugin
 
-from script.harness.waiting import wait_for
 from tests.pictures import pixel
 
 from .conftest import assert_error, picture, uploaded
@@ -308,4 +307,4 @@ class TestStorage:
         file_id = uploaded(alice, picture())
         get(alice, file_id, format="webp")
         get(alice, file_id, format="mp4")
-        wait_for(lambda: site.incoming() == [], what="an empty folder of incoming files")
+        site.wait_for_no_incoming()

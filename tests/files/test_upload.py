@@ -32,11 +32,6 @@ def raw(person, *, body: bytes, length: int | None = None, headers: str = "") ->
     return connection
 
 
-def wait_for_no_incoming(site) -> None:
-    """The file is deleted when the response has been sent, or just before."""
-    wait_for(lambda: site.incoming() == [], seconds=60, what="an empty folder of incoming files")
-
-
 BEGUN = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
 
 
@@ -257,7 +252,7 @@ class TestBad:
             timeout=30,
         )
         assert_error(answer, 400, "validation_error")
-        wait_for_no_incoming(site)
+        site.wait_for_no_incoming()
 
     def test_a_form_without_a_boundary_is_refused(self, alice):
         answer = alice.session.post(
@@ -271,7 +266,7 @@ class TestBad:
     def test_a_file_that_says_it_is_too_large_is_refused_unread(self, alice, site):
         with raw(alice, body=BEGUN, length=MAX_UPLOAD * 2) as connection:
             assert connection.recv(1000).startswith(b"HTTP/1.1 413")
-        wait_for_no_incoming(site)
+        site.wait_for_no_incoming()
 
     def test_a_file_that_turns_out_too_large_is_refused_and_leaves_nothing(self, alice, site):
         before = site.stored()
@@ -283,7 +278,7 @@ class TestBad:
 
         answer = posted_in_pieces(alice, chunks())
         assert_error(answer, 413, "payload_too_large")
-        wait_for_no_incoming(site)
+        site.wait_for_no_incoming()
         assert site.stored() == before
 
     def test_a_compressed_body_is_refused(self, alice):
@@ -313,7 +308,7 @@ class TestBad:
         connection = raw(newcomer, body=BEGUN + b"x" * 200_000, length=1_000_000)
         wait_for(site.incoming, seconds=60, what="the beginning of the upload")
         connection.close()
-        wait_for(lambda: site.incoming() == [], seconds=60, what="the end of it")
+        site.wait_for_no_incoming()
         assert site.stored() == before
         assert newcomer.get("/files/").json() == []
 
@@ -329,7 +324,7 @@ class TestBad:
         body = assert_error(answer, 503, "service_unavailable")
         assert "no space" in body["message"]
         assert answer.headers["Retry-After"]
-        wait_for_no_incoming(site)
+        site.wait_for_no_incoming()
         assert site.stored() == before
 
     def test_a_checksum_that_does_not_fit_is_refused(self, alice):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +36,14 @@ def caches_that_last(monkeypatch: pytest.MonkeyPatch) -> None:
         return known[cache]
 
     monkeypatch.setattr(TtlCache, "__call__", kept)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """For servers that run under an account of their own. Not `tmp_path`: every other run of pytest on this
+    machine closes the folder above that one to other accounts."""
+    with tempfile.TemporaryDirectory(prefix="comfyserve-tests-") as name:
+        yield Path(name)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,15 +68,8 @@ print(claim.execution_id, claim.attempt, flush=True)
 
 
 @pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    # Not in `tmp_path`: PostgreSQL runs under an account of its own, and every other run of pytest on this
-    # machine closes the folder above that one to other accounts.
-    with tempfile.TemporaryDirectory(prefix="comfyserve-tests-") as folder:
-        yield from serve(Path(folder))
-
-
-def serve(folder: Path) -> Iterator[Postgres]:
-    server = Postgres(folder / "postgres", port=ports.free_port(), log=folder / "postgres.log")
+def postgres(open_folder: Path) -> Iterator[Postgres]:
+    server = Postgres(open_folder / "postgres", port=ports.free_port(), log=open_folder / "postgres.log")
     server.prepare()
     server.start()
     server.wait()

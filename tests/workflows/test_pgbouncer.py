@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,15 +32,7 @@ Behind = Callable[..., None]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # Not `tmp_path`: PgBouncer runs under an account of its own, and every other run of pytest on this
-    # machine closes the folder above that one to other accounts.
-    with tempfile.TemporaryDirectory(prefix="comfyserve-tests-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def behind_pgbouncer(transactional_db, folder) -> Iterator[Behind]:
+def behind_pgbouncer(transactional_db, open_folder) -> Iterator[Behind]:
     """From the call on, what asks where the database is gets PgBouncer's address."""
     running: list[subprocess.Popen[bytes]] = []
     patch = pytest.MonkeyPatch()  # undone before the database is emptied, unlike the fixture of that name
@@ -50,7 +41,7 @@ def behind_pgbouncer(transactional_db, folder) -> Iterator[Behind]:
         given: dict[str, Any] = connection.get_connection_params()
         port = ports.free_port()
         running.append(
-            start(folder, given, port=port, mode=mode, ignore_options=ignore_options, sessions=sessions)
+            start(open_folder, given, port=port, mode=mode, ignore_options=ignore_options, sessions=sessions)
         )
         moved = given | {"host": "127.0.0.1", "port": port}
         # Of the class: each thread has a connection of its own.
