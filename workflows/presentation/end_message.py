@@ -1,7 +1,7 @@
 """The rows of a completed execution, as the message about its end carries them to the web processes.
 
-So those that wait for the end need not read them from PostgreSQL. The message may be lost, or come without
-rows (`pack` says when): readers then use `selectors.whole`.
+So those that wait for the end, and live streams, need not read them from PostgreSQL. The message may be lost,
+or come without rows (`pack` says when): then they read them.
 """
 
 from __future__ import annotations

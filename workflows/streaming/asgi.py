@@ -141,10 +141,7 @@ class Streams:
         try:
             await self.broadcaster.join(reader)
             await send(start_of(response))
-            await _send_chunk(send, RETRY_HINT)
-            if not self.broadcaster.closing:
-                await self._send_events(follow, send)
-            await _send_chunk(send, b"", more=False)
+            await self._send_events(follow, send)
         except TimeoutError:
             tcp_transport.abort(send)  # too slow; the client reconnects with Last-Event-ID
             await asyncio.wait([watch], timeout=DISCONNECT_SECONDS)
@@ -153,18 +150,22 @@ class Streams:
             await self.broadcaster.leave(reader)
 
     async def _send_events(self, follow: Follow, send: Send) -> None:
-        reader = follow.reader
+        """The whole body. What is known at the same time is sent at once: each chunk wakes the client."""
+        reader, pieces = follow.reader, RETRY_HINT
         ends_at = time.monotonic() + LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
-        found = await self.broadcaster.catch_up(reader)
+        if self.broadcaster.closing:
+            reader.close()
+        found = [] if reader.closed else await self.broadcaster.catch_up(reader)
         while not reader.closed and time.monotonic() < ends_at:
-            if found:
-                await _send_chunk(send, b"".join(follow.encode(event, follow.base) for event in found))
+            pieces += b"".join(follow.encode(event, follow.base) for event in found)
             if reader.execution_id is not None and any(event.ends for event in found):
-                await _send_chunk(send, follow.end)
-                return
-            if not await reader.wait(HEARTBEAT_SECONDS):
-                await _send_chunk(send, HEARTBEAT)
+                pieces += follow.end
+                break
+            if pieces:
+                await _send_chunk(send, pieces)
+            pieces = b"" if await reader.wait(HEARTBEAT_SECONDS) else HEARTBEAT
             found = reader.take()
+        await _send_chunk(send, pieces, more=False)
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:

@@ -13,13 +13,17 @@ from .subscriber import Reader
 
 
 class Followed:
-    """An execution with readers in this process. `cursor`: id of its last delivered log line."""
+    """An execution with readers in this process. `cursor`: id of its last delivered log line.
 
-    __slots__ = ("cursor", "position", "readers", "status", "user_id")
+    `changed`: there may be new lines, but the cursor was not known yet.
+    """
+
+    __slots__ = ("changed", "cursor", "position", "readers", "status", "user_id")
 
     def __init__(self, user_id: int) -> None:
         self.user_id = user_id
         self.cursor: int | None = None  # None: until the first reader has caught up
+        self.changed = False
         self.readers: set[Reader] = set()
         self.status = ""
         self.position: int | None = None

@@ -1,8 +1,9 @@
 """One Redis connection and one database read for all live streams of a web process.
 
 Redis notifies which executions have changed; their log lines are read from PostgreSQL in one query for all of
-them and delivered to every reader. A lost notification delays events by at most RECHECK_SECONDS. Everything
-here runs in the event loop's thread, except the queries (`reads`).
+them, or come with the message about an end, and are delivered to every reader. A lost notification delays
+events by at most RECHECK_SECONDS. Everything here runs in the event loop's thread, except the queries
+(`reads`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from workflows import notify
 from workflows.models import Status
 
 from . import event_reader
-from .audience import Audience
+from .audience import Audience, Followed
 from .event_reader import Event
 from .redis_listener import RedisListener
 from .subscriber import EndWaiter, Reader
@@ -129,12 +130,8 @@ class Broadcaster:
         """The events a reader that has just joined starts with, in order; later ones are in its queue."""
         if reader.execution_id is None:
             return await self._catch_up_all(reader)
-        id_ = reader.execution_id
-        cursors = {id_: reader.last_event_id or 0}
-        found = await self.reads(event_reader.all_lines_after, cursors)
-        cursor = cursors[id_]
-        if not any(line.ends for line in found):
-            found += await self.reads(event_reader.current_state, id_)
+        id_, after = reader.execution_id, reader.last_event_id or 0
+        found, cursor = await self.reads(lambda: event_reader.beginning(id_, after=after))
         reader.caught_up({id_: cursor})
         followed = self._audience.followed.get(id_)
         statuses = [line.data["status"] for line in found if line.name == "status"]
@@ -144,7 +141,8 @@ class Broadcaster:
             # Readers of all executions may not have received the lines that this reader has just read.
             of_all = self._audience.of_user.get(reader.user_id, ())
             followed.cursor = min([cursor, *(each.seen.get(id_, 0) for each in of_all)])
-            self._mark_changed([id_])  # lines may have been written meanwhile
+            if followed.changed or followed.cursor < cursor:
+                self._mark_changed([id_])
         return found
 
     async def _catch_up_all(self, reader: Reader) -> list[Event]:
@@ -207,11 +205,13 @@ class Broadcaster:
             raise
 
     async def _read_lines(self, changed: set[UUID]) -> None:
-        cursors = {
-            id_: self._audience.followed[id_].cursor
-            for id_ in changed
-            if id_ in self._audience.followed and self._audience.followed[id_].cursor is not None
-        }
+        cursors: dict[UUID, int] = {}
+        for id_ in changed & self._audience.followed.keys():
+            followed = self._audience.followed[id_]
+            if followed.cursor is None:
+                followed.changed = True  # its first reader has not caught up
+            else:
+                cursors[id_] = followed.cursor
         if not cursors:
             return
         lines = await self.reads(event_reader.lines_after, cursors)
@@ -257,13 +257,24 @@ class Broadcaster:
         if followed is None:
             self._on_unfollowed(id_)
         elif kind == "lines":
-            self._mark_changed([id_])
+            self._on_lines(id_, followed, message.get("rows"))
         elif kind == "progress":
             self._audience.deliver(followed, Event("progress", id_, _progress(message["progress"])))
             if message.get("lines"):
                 self._mark_changed([id_])
         elif kind == "preview":
             self._audience.deliver(followed, Event("preview", id_, message["preview"]))
+
+    def _on_lines(self, id_: UUID, followed: Followed, rows: str | None) -> None:
+        """Deliver the new lines if they came with the message; else read them."""
+        lines = None
+        if rows is not None and followed.cursor is not None:
+            lines = event_reader.lines_of_end(rows, id_, after=followed.cursor)
+        if lines is None:
+            self._mark_changed([id_])
+            return
+        for line in lines:
+            self._audience.deliver_line(line)
 
     def _on_unfollowed(self, id_: UUID) -> None:
         """The execution has no readers of its own; its user may have readers of all executions."""

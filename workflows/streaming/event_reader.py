@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from django.db.models import Max, Min, Q
 from django.db.models.functions import Now
 from rest_framework.utils.encoders import JSONEncoder
 
+from comfyserve.db import rows
+from comfyserve.db.rows import Columns
 from workflows.models import ALIVE, TERMINAL, Execution, LineKind, LogLine, Output, Status
-from workflows.presentation import representations
+from workflows.presentation import end_message, representations, selectors
 from workflows.queue import queue_positions
 
 LINES_AT_ONCE = 1000
@@ -62,17 +65,18 @@ class Event:
 
 
 # -- lines -----------------------------------------------------------------------------------------------
+_LINE = Columns(LogLine, "l")
+_LINES_AFTER_SQL = f"""
+    SELECT {_LINE} FROM unnest(%s::uuid[], %s::bigint[]) AS asked(id, after)
+    JOIN workflows_logline l ON l.execution_id = asked.id AND l.id > asked.after
+    ORDER BY l.id LIMIT {LINES_AT_ONCE}
+"""  # noqa: S608
+
+
 def lines_after(cursors: Mapping[UUID, int]) -> list[Event]:
     """The stored events of these executions after each one's cursor: at most LINES_AT_ONCE, in order."""
-    lines = LogLine.objects.raw(
-        """
-        SELECT l.* FROM unnest(%s::uuid[], %s::bigint[]) AS asked(id, after)
-        JOIN workflows_logline l ON l.execution_id = asked.id AND l.id > asked.after
-        ORDER BY l.id LIMIT %s
-        """,
-        [list(cursors), list(cursors.values()), LINES_AT_ONCE],
-    )
-    return _as_events(list(lines))
+    found = rows.prepared(_LINES_AFTER_SQL, [list(cursors), list(cursors.values())])
+    return _as_events([_LINE.read(row) for row in found.fetchall()])
 
 
 def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
@@ -93,9 +97,13 @@ def all_lines_after(cursors: dict[UUID, int]) -> list[Event]:
 
 def _as_events(lines: Sequence[LogLine]) -> list[Event]:
     made = {line.execution_id for line in lines if line.kind == LineKind.OUTPUT}
-    rows = Output.objects.select_related("file", "converted").filter(execution_id__in=made) if made else []
-    outputs = {(row.execution_id, row.position): row for row in rows}
-    return [_as_event(line, outputs) for line in lines]
+    outputs = selectors.outputs(list(made)).values() if made else ()
+    return _with_outputs(lines, itertools.chain.from_iterable(outputs))
+
+
+def _with_outputs(lines: Iterable[LogLine], outputs: Iterable[Output]) -> list[Event]:
+    found = {(output.execution_id, output.position): output for output in outputs}
+    return [_as_event(line, found) for line in lines]
 
 
 def _as_event(line: LogLine, outputs: Mapping[tuple[UUID, int], Output]) -> Event:
@@ -113,15 +121,39 @@ def _as_event(line: LogLine, outputs: Mapping[tuple[UUID, int], Output]) -> Even
     return Event(line.kind, line.execution_id, data, line.id, output)
 
 
+def lines_of_end(packed: str, execution_id: UUID, *, after: int) -> list[Event] | None:
+    """The stored events after the cursor, from the rows in the message about the end. Makes no query.
+
+    None if they have to be read: the rows are those of other columns, or do not reach back to the cursor.
+    """
+    found = end_message.unpack(packed) if len(packed) <= end_message.LONGEST else None
+    if found is None or found.execution.id != execution_id:
+        return None
+    # Fewer than the most that it may have are all lines of the execution.
+    all_lines = len(found.lines) < selectors.LINES_IN_RESULT
+    if not found.lines or not (all_lines or found.lines[0].id <= after):
+        return None
+    return _with_outputs([line for line in found.lines if line.id > after], found.outputs)
+
+
 # -- current state ---------------------------------------------------------------------------------------
-def current_state(execution_id: UUID) -> list[Event]:
-    """The current state of a live execution, as unnumbered events; empty if it has ended."""
-    execution = Execution.objects.filter(id=execution_id, status__in=ALIVE).first()
-    return _current_states([execution]) if execution else []
+def beginning(execution_id: UUID, *, after: int) -> tuple[list[Event], int]:
+    """(what a stream of this execution begins with, the id of its last line).
+
+    Its stored events after the cursor and, if it has not ended, its current state as unnumbered events.
+    """
+    cursors = {execution_id: after}
+    found = all_lines_after(cursors)
+    # The state is read after the lines: it may be newer than the last of them, but not older.
+    if not any(line.ends for line in found):
+        execution = selectors.by_id(execution_id)
+        if execution is not None and execution.status in ALIVE:
+            found += _current_states([execution])
+    return found, cursors[execution_id]
 
 
 def _current_states(executions: Sequence[Execution]) -> list[Event]:
-    positions = queue_positions.of([each.id for each in executions])
+    positions = queue_positions.of([each.id for each in executions if each.status == Status.PENDING])
     found = []
     for each in executions:
         data = representations.status(each, queue_position=positions.get(each.id), estimated_seconds=None)

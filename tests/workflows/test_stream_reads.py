@@ -1,0 +1,115 @@
+"""What a stream reads from PostgreSQL: once at first, and nothing for an end whose message has the lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from script.harness import graphs
+from tests.workflows.test_end_message import ends
+from workflows.presentation import end_message, selectors
+from workflows.streaming import event_reader
+from workflows.streaming.broadcaster import Broadcaster
+from workflows.streaming.event_reader import Event
+from workflows.streaming.subscriber import Reader
+
+BASE = "https://here"
+
+
+@pytest.fixture
+def message(rig, monkeypatch):
+    """The message about the end of an execution that has completed."""
+    messages = ends(monkeypatch)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
+    [message] = messages
+    return message
+
+
+def encoded(events: list[Event] | None) -> list[bytes]:
+    assert events is not None
+    return [event.encoded(base=BASE) for event in events]
+
+
+def test_the_lines_of_the_message_are_those_of_the_database(message, django_assert_num_queries):
+    id_ = UUID(message["id"])
+    stored = event_reader.lines_after({id_: 0})
+    assert {event.name for event in stored} >= {"status", "node", "output"}
+    for after in (0, stored[1].id, stored[-1].id):
+        assert after is not None
+        with django_assert_num_queries(0):
+            found = event_reader.lines_of_end(message["rows"], id_, after=after)
+        assert encoded(found) == encoded([event for event in stored if (event.id or 0) > after])
+
+
+def test_lines_that_do_not_reach_back_to_the_cursor_are_not_used(message, monkeypatch):
+    id_, rows = UUID(message["id"]), message["rows"]
+    numbers = [event.id for event in event_reader.lines_after({id_: 0})]
+    monkeypatch.setattr(selectors, "LINES_IN_RESULT", len(numbers))  # there may be earlier ones
+    assert numbers[0] is not None
+    assert event_reader.lines_of_end(rows, id_, after=numbers[0] - 1) is None
+    after_the_first = event_reader.lines_of_end(rows, id_, after=numbers[0])
+    assert after_the_first is not None
+    assert [event.id for event in after_the_first] == numbers[1:]
+
+
+def test_rows_that_are_long_or_of_another_execution_are_not_used(message, monkeypatch):
+    assert event_reader.lines_of_end(message["rows"], uuid4(), after=0) is None
+    monkeypatch.setattr(end_message, "LONGEST", len(message["rows"]) - 1)
+    assert event_reader.lines_of_end(message["rows"], UUID(message["id"]), after=0) is None
+
+
+def test_an_end_reaches_a_stream_without_a_read(message):
+    async def received() -> tuple[list[Event], set[UUID]]:
+        broadcaster = Broadcaster()
+        reader = following(broadcaster, UUID(message["id"]), cursor=0)
+        broadcaster._on_message(json.dumps(message).encode())
+        return reader.take(), broadcaster._changed
+
+    found, changed = asyncio.run(received())
+    assert encoded(found) == encoded(event_reader.lines_after({UUID(message["id"]): 0}))
+    assert found[-1].ends
+    assert not changed
+
+
+@pytest.mark.parametrize(("cursor", "more"), [(None, {}), (0, {"rows": None})])
+def test_an_end_is_read_if_the_message_does_not_suffice(message, cursor: int | None, more: dict[str, Any]):
+    async def received() -> tuple[list[Event], set[UUID]]:
+        broadcaster = Broadcaster()
+        reader = following(broadcaster, UUID(message["id"]), cursor=cursor)
+        broadcaster._on_message(json.dumps({**message, **more}).encode())
+        return reader.take(), broadcaster._changed
+
+    assert asyncio.run(received()) == ([], {UUID(message["id"])})
+
+
+@pytest.mark.parametrize("notified", [True, False])
+def test_lines_are_read_again_only_if_some_were_announced_meanwhile(monkeypatch, notified: bool):
+    id_ = uuid4()
+
+    async def changed() -> set[UUID]:
+        broadcaster = Broadcaster()
+        reader = following(broadcaster, id_, cursor=None)
+
+        async def reads(*_: Any) -> tuple[list[Event], int]:
+            if notified:
+                broadcaster._on_message(json.dumps({"type": "lines", "id": str(id_)}).encode())
+                await broadcaster._read_changes_once()  # does not know from where on
+            return [], 5
+
+        monkeypatch.setattr(broadcaster, "reads", reads)
+        assert await broadcaster.catch_up(reader) == []
+        return broadcaster._changed
+
+    assert asyncio.run(changed()) == ({id_} if notified else set())
+
+
+def following(broadcaster: Broadcaster, id_: UUID, *, cursor: int | None) -> Reader:
+    reader = Reader(user_id=1, execution_id=id_)
+    broadcaster._audience.add(reader)
+    broadcaster._audience.followed[id_].cursor = cursor
+    return reader
