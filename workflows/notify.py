@@ -7,6 +7,7 @@ waited for, and while Redis is unavailable it is skipped.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -47,30 +48,37 @@ def wake_key(queue: str) -> str:
 
 
 def _wake(workers: Sequence[str | None], messages: Sequence[dict[str, Any]]) -> None:
-    """BLPOP hands each item to exactly one waiting worker; items that no worker takes expire."""
-    queues = [f"gpu.{worker}" if worker else "gpu" for worker in workers]
+    """BLPOP hands each item to exactly one waiting worker; items that no worker takes expire.
+
+    Redis does that before the pipeline's next command and deletes empty lists: EXPIRE thus returns 0 if idle
+    workers have taken all of the list. MULTI or a script would hide it.
+    """
+    queues = Counter(f"gpu.{worker}" if worker else "gpu" for worker in workers)
 
     def send() -> None:
         with _redis.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.rpush(wake_key(queue), 1)
-            for key in {wake_key(queue) for queue in queues}:
-                pipe.ltrim(key, -MAX_WAKE_UPS, -1)
-                pipe.expire(key, WAKE_UP_SECONDS)
+            for queue, count in queues.items():
+                pipe.rpush(wake_key(queue), *[1] * count)
+                pipe.expire(wake_key(queue), WAKE_UP_SECONDS)
             for message in messages:
                 pipe.publish(CHANNEL, _text(message))
-            pipe.execute()
+            replies = pipe.execute()
+        for queue, is_left in zip(queues, replies[1::2], strict=False):
+            if is_left:
+                _delayed_tickets.add(queue)
 
     _unless_unavailable(send, "wake-up")
-    for queue in queues:
-        _delayed_tickets.add(queue)
 
 
 def _send_unless_taken(queue: str) -> None:
-    """Send a Celery message if no idle worker has taken the wake-up: Redis deletes empty lists."""
+    """Send a Celery message if no idle worker has taken the wake-up."""
 
     def send() -> None:
-        if _redis.exists(wake_key(queue)):
+        with _redis.pipeline(transaction=False) as pipe:
+            pipe.ltrim(wake_key(queue), -MAX_WAKE_UPS, -1)
+            pipe.exists(wake_key(queue))
+            _, is_left = pipe.execute()
+        if is_left:
             tickets.send(LOOK_FOR_WORK, queue=queue)
 
     _unless_unavailable(send, "ticket")

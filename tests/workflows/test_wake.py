@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -76,6 +77,32 @@ def test_a_command_is_for_one_worker_only(rig, sent):
     assert sorted(woken) == [0, 1]
     with redis.Redis.from_url(settings.REDIS_URL) as client:
         assert client.llen(notify.wake_key("gpu")) == 0
+
+
+def test_a_wake_up_that_is_taken_at_once_needs_no_look_later(sent, monkeypatch):
+    later: list[str] = []
+    monkeypatch.setattr(notify, "_delayed_tickets", SimpleNamespace(add=later.append))
+    with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=30, client_name="idle") as client:
+        waiting = threading.Thread(target=client.blpop, args=([notify.wake_key("gpu")], 20))
+        waiting.start()
+        wait_for(
+            lambda: [c for c in client.client_list() if c["name"] == "idle" and "b" in c["flags"]],
+            what="it to wait",
+        )
+        notify.ticket()
+        waiting.join()
+        assert later == []
+        notify.ticket()
+        assert later == ["gpu"]
+
+
+def test_wake_ups_that_nobody_takes_do_not_accumulate(sent):
+    with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=20) as client:
+        for _ in range(notify.MAX_WAKE_UPS + 20):
+            notify.ticket()
+        wait_for(lambda: client.llen(notify.wake_key("gpu")) == notify.MAX_WAKE_UPS, what="the rest to go")
+        assert 0 < client.ttl(notify.wake_key("gpu")) <= notify.WAKE_UP_SECONDS
+        client.delete(notify.wake_key("gpu"))
 
 
 def test_unconsumed_tickets_neither_accumulate_nor_stay():
