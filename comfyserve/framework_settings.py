@@ -54,10 +54,10 @@ MIDDLEWARE = [
     "comfyserve.api.middleware.BodyMiddleware",
     "comfyserve.api.middleware.HostileAddressMiddleware",
     "comfyserve.api.middleware.EitherSlashMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "comfyserve.console.middleware.ConsoleSessions",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "comfyserve.console.middleware.ConsoleLogins",
+    "comfyserve.console.middleware.ConsoleMessages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "comfyserve.api.middleware.ErrorsMiddleware",
 ]

@@ -7,6 +7,7 @@ is in `framework_settings`.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -118,6 +119,11 @@ RATE_LIMITS = env.str("RATE_LIMITS", default="60/m,1000/h,10000/d")  # or "off"
 # Accounts registered from one address; 0: no limit.
 REGISTRATIONS_PER_HOUR = env.int("REGISTRATIONS_PER_HOUR", default=0 if RATE_LIMITS == "off" else 20)
 RATELIMIT_USE_CACHE = "limits"
+# django-ratelimit's own defaults. It reads them for every window of every request, and looking up a setting
+# that is missing costs ten times as much.
+RATELIMIT_ENABLE = True
+RATELIMIT_CACHE_PREFIX = "rl:"
+RATELIMIT_HASH_ALGORITHM = hashlib.sha256
 # Number of trusted proxies in front: the client's address is that far from the right of X-Forwarded-For.
 # 0: the header is ignored.
 TRUSTED_PROXY_HOPS = env.int("TRUSTED_PROXY_HOPS", default=0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 
+REMEMBERED = 1_000  # parsed addresses, in each process
 UNKNOWN = "0.0.0.0"  # noqa: S104  (no address to bind to: a peer on a Unix socket has none)
 
 
@@ -31,6 +33,7 @@ def _reported(peer: str, forwarded: str) -> str:
     return _normal(peer)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def network(address: str) -> str:
     """The rate-limit key of a client: an IPv4 address, or the /64 assigned to one customer in IPv6."""
     parsed = ipaddress.ip_address(address)
@@ -39,6 +42,7 @@ def network(address: str) -> str:
     return str(ipaddress.ip_network(f"{address}/64", strict=False).network_address)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _normal(address: str) -> str:
     address = address.split("%")[0]  # the zone of a link-local address
     try:

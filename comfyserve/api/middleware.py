@@ -130,6 +130,10 @@ def is_counted(path: str) -> bool:
     return _is_below(path, CONSOLE_LOGIN) or not any(_is_below(path, start) for start in UNCOUNTED)
 
 
+def is_console(path: str) -> bool:
+    return _is_below(path, CONSOLE)
+
+
 def _is_below(path: str, start: str) -> bool:
     return path == start or path.startswith(f"{start}/")
 
@@ -191,7 +195,7 @@ class SecurityHeadersMiddleware(Middleware):
     """Security headers for browsers. The docs set their own policy; JSON allows nothing."""
 
     def after(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        if _is_below(request.path_info, CONSOLE):
+        if is_console(request.path_info):
             response.setdefault("Content-Security-Policy", CONSOLE_POLICY)
         if response.get("Content-Type", "").startswith("application/json"):
             response.setdefault("Content-Security-Policy", POLICY)

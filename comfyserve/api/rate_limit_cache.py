@@ -89,5 +89,6 @@ class CountingCache(BaseCache):
         counters = _noted.get()
         if counters is None:
             raise RuntimeError("no counters are being noted")
-        counters.append(Counter(self.make_and_validate_key(key, version=version), int(timeout)))
+        # django-ratelimit's keys are hashes: there is nothing to validate
+        counters.append(Counter(self.make_key(key, version=version), int(timeout)))
         return True

@@ -120,7 +120,11 @@ def test_a_request_is_one_line_without_its_query(json_lines):
     [
         ("postgresql://me:hunter22@db/x", "postgresql://me:***@db/x"),
         ("Authorization: Bearer abcdefghij", "Authorization: Bearer ***"),
+        ("authorization: BASIC bWU6aHVudGVyMg==", "authorization: BASIC ***"),
         ("password=hunter22&x=1", "password=***&x=1"),
+        ("PASSWD: hunter22", "PASSWD: ***"),
+        ("secret = hunter22", "secret = ***"),
+        ("?signature=hunter22&sig=hunter22", "?signature=***&sig=***"),
         ('{"api_key": "cs_12345678"}', '{"api_key": "***"}'),
         ("token eyJhbGciOiJI.eyJzdWIiOiIx.c2ln here", "token *** here"),
         ("3 tokens of 7 were used", "3 tokens of 7 were used"),
