@@ -1,66 +1,83 @@
-"""Cost of each endpoint with a large table, relative to a small one.
+"""Cost of each request with a large table, relative to a small one.
 
     .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 40]
 
-A real PostgreSQL and the views, called without a server. First with 1,000 ended executions in the table,
-100 of them the requesting user's; then with --executions, a tenth of them that user's. Median of `--rounds` calls.
+Two databases in one PostgreSQL, each with a process that calls the views without a server. The large one has
+--executions ended executions, a tenth of them the requesting user's. The small one has 2,100, of which 1,200 are
+that user's, so that each page is equally full in both, `offset=1000` included. In each round both are asked the
+same, one right after the other: what else the machine does affects both. The ratio is the median of the rounds'.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import multiprocessing
+import os
+import statistics
+from multiprocessing.connection import Connection
 
-from benchmarks.retention import EXECUTIONS
-from benchmarks.services import Services, command_line, percentile, print_table, say
+from benchmarks.ended_executions import USERS, fill
+from benchmarks.services import Services, command_line, print_table, say
 
-SMALL = 1_000
-USERS = 10
-PATHS = (
-    "/workflows/",
-    "/workflows/?limit=100",
-    "/workflows/?status=completed",
-    "/workflows/?status=completed&offset=1000",
-    "/workflows/?status=failed",
-    "/workflows/?status=running",
-    "/workflows/{id}",
-    "/workflows/{id}/status",
-    "/workflows/{id}/logs",
-    "/files/",
-    "/files/?kind=upload",
-    "/files/?offset=1000",
-)
-FILES = """
-    INSERT INTO files_file (id, user_id, kind, filename, description, content_type, size, sha256, key,
-        thumbnail_key, created_at)
-    SELECT 'file_' || replace(e.id::text, '-', ''), e.user_id, 'output', 'a.png', '', 'image/png', 1000,
-        md5(e.id::text), e.id::text, '', e.completed_at FROM workflows_execution e
-    ON CONFLICT DO NOTHING
-"""
+SMALL = {"own": 1_200, "others": 100}
+WARM_UP = 5  # rounds that are not counted
+RETENTION_ROUNDS = 10  # each deletes a hundred executions
 
 
-def fill(*, executions: int) -> None:
-    from django.db import connection
+def serve(far: Connection, database_url: str, redis_url: str, size: dict[str, int]) -> None:
+    """Fill the database, then make each request that is named, and send the milliseconds it took."""
+    os.environ.update(DATABASE_URL=database_url, REDIS_URL=redis_url)
+    import django
+    from django.core.management import call_command
 
-    with connection.cursor() as cursor:
-        cursor.execute(EXECUTIONS, [executions // USERS])
-        cursor.execute(
-            "INSERT INTO workflows_graph (execution_id, submitted, prompt)"
-            " SELECT id, '{}', '{}' FROM workflows_execution ON CONFLICT DO NOTHING"
+    django.setup()
+    call_command("migrate", verbosity=0)
+    fill(**size)
+    from benchmarks.size_requests import Requests
+
+    requests = Requests()
+    far.send((list(requests.in_rounds), list(requests.at_the_end)))
+    while name := far.recv():
+        far.send(requests.milliseconds(name))
+
+
+class Database:
+    """One of the two, with its process."""
+
+    def __init__(self, services: Services, *, name: str, number: int, size: dict[str, int]) -> None:
+        services.postgres.create_database(name)
+        self.near, far = multiprocessing.Pipe()
+        urls = services.postgres.url(name), services.valkey.url(number)
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=serve, args=(far, *urls, size), daemon=True
         )
-        cursor.execute(FILES)
-        cursor.execute("VACUUM ANALYZE")
+        self.process.start()
+        far.close()
+        self.names: tuple[list[str], list[str]] = self.near.recv()
+
+    def milliseconds(self, name: str) -> float:
+        self.near.send(name)
+        return float(self.near.recv())
+
+    def end(self) -> None:
+        self.near.send("")
+        self.process.join(10)
 
 
-def measure(get: Callable[[str], object], *, rounds: int) -> dict[str, float]:
-    """Path → median milliseconds; the paths are asked in turn."""
-    taken: dict[str, list[float]] = {path: [] for path in PATHS}
-    for _ in range(rounds):
-        for path in PATHS:
-            began = time.perf_counter()
-            get(path)
-            taken[path].append(1000 * (time.perf_counter() - began))
-    return {path: percentile(values, 0.5) for path, values in taken.items()}
+def measure(
+    small: Database, large: Database, names: list[str], *, rounds: int, warm_up: int
+) -> list[list[object]]:
+    """For each request: name, median milliseconds of both, and the median of the rounds' ratios."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for _ in range(warm_up + rounds):
+        for name in names:
+            taken[name].append((small.milliseconds(name), large.milliseconds(name)))
+    return [[name, *summary(pairs[warm_up:])] for name, pairs in taken.items()]
+
+
+def summary(pairs: list[tuple[float, float]]) -> list[float]:
+    smalls, larges = zip(*pairs, strict=True)
+    ratio = statistics.median(large / small for small, large in pairs)
+    return [statistics.median(smalls), statistics.median(larges), ratio]
 
 
 def main() -> None:
@@ -68,31 +85,20 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
-    with Services(durable=False, env={"LOG_LEVEL": "WARNING"}) as services:
-        services.set_up_django()
-        from accounts.models import User
-        from tests.factories import Api
-        from workflows.models import Execution
-
-        people = [User(username=f"user{n}", email=f"user{n}@example.com") for n in range(USERS)]
-        User.objects.bulk_create(people)
-        api = Api.of(User.objects.get(username="user0"))
-
-        def get(path: str) -> object:
-            response = api.get(path.replace("{id}", str(latest)))
-            assert response.status_code == 200, response.content
-            return response
-
-        figures = []
-        for number in (SMALL, options.executions - SMALL):
-            say(f"adding {number:,} executions")
-            fill(executions=number)
-            latest = Execution.objects.filter(user__username="user0").latest("created_at").id
-            measure(get, rounds=5)
-            figures.append(measure(get, rounds=options.rounds))
-    small, large = figures
-    rows = [[path, small[path], large[path], large[path] / small[path]] for path in PATHS]
-    print_table(["ms", f"{SMALL:,}", f"{options.executions:,}", "ratio"], rows)
+    each = options.executions // USERS
+    with Services(durable=False, env={"LOG_LEVEL": "ERROR"}) as services:
+        say("filling the small database")
+        small = Database(services, name="small", number=1, size=SMALL)
+        say(f"filling the large one with {options.executions:,} executions")
+        large = Database(services, name="large", number=2, size={"own": each, "others": each})
+        say("measuring")
+        in_rounds, at_the_end = small.names
+        rows = measure(small, large, in_rounds, rounds=options.rounds, warm_up=WARM_UP)
+        rows += measure(small, large, at_the_end, rounds=RETENTION_ROUNDS, warm_up=1)
+        for database in (small, large):
+            database.end()
+    few = SMALL["own"] + (USERS - 1) * SMALL["others"]
+    print_table(["ms", f"{few:,}", f"{options.executions:,}", "ratio"], rows)
 
 
 if __name__ == "__main__":

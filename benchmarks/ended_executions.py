@@ -1,0 +1,92 @@
+"""Fills a database with ended executions and everything that belongs to them, as use would have left it.
+
+Each has a graph, two log lines, one output with its file, and a place in a batch of ten. A tenth of them ran one
+of four apps, a tenth has the name of a project in its metadata, which changes with every thousand executions of a
+user. A quarter of the other users' failed; none of `asker`'s did, but a tenth was cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+
+from script.harness import graphs
+
+USERS = 10  # one of them is `asker`
+# Row n of each user, the newest with the highest n; ordered, so that the rows of all users are mixed in the table.
+EXECUTIONS = """
+    INSERT INTO workflows_execution (id, user_id, status, error, failure_cause, priority, timeout_minutes,
+        request_id, turn, start, finish, cost, worker, attempt, boot, faults, returns, excluded, current_step,
+        total_steps, percentage, kind, models_used, metadata, app, batch_id, batch_position, webhook_url, warnings,
+        created_at, claimed_at, started_at, completed_at, gpu_seconds)
+    SELECT gen_random_uuid(), u.id, s.status, CASE s.status WHEN 'failed' THEN 'Node 3 raised ' || n END,
+        CASE s.status WHEN 'failed' THEN 'node' END, 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
+        30, 'gpu-' || n %% 4, 1, '', 0, 0, '{}', 0, 0, 100, 'kind' || n %% 20,
+        jsonb_build_array(jsonb_build_object('name', 'model' || n %% 20)),
+        CASE n %% 10 WHEN 1 THEN jsonb_build_object('project', 'p' || (%(most)s - n) / 1000) ELSE '{}' END,
+        CASE n %% 10 WHEN 2 THEN jsonb_build_object('name', 'asker/app' || n / 10 %% 4,
+            'version', 1, 'outputs', '{}'::jsonb, 'files', '[]'::jsonb, 'hidden_from', NULL) END,
+        md5(u.id || '-' || n / 10)::uuid, n %% 10, '', '[]', ended.at - interval '50 seconds',
+        ended.at - interval '30 seconds', ended.at - interval '30 seconds', ended.at, 30
+    FROM generate_series(1, %(most)s) AS n
+        JOIN accounts_user AS u ON n > %(most)s - CASE u.username WHEN 'asker' THEN %(own)s ELSE %(others)s END,
+        LATERAL (SELECT now() - interval '1 year' - (%(most)s - n) * interval '1 minute' AS at) AS ended,
+        LATERAL (SELECT CASE WHEN u.username = 'asker' AND n %% 10 = 9 THEN 'cancelled'
+            WHEN u.username <> 'asker' AND n %% 4 = 3 THEN 'failed' ELSE 'completed' END AS status) AS s
+    ORDER BY n, u.id
+"""
+BATCHES = """
+    INSERT INTO workflows_batch (id, user_id, total, remaining, created_at, completed_at, app, metadata,
+        webhook_url, webhook_host, webhook_base)
+    SELECT batch_id, user_id, count(*), 0, min(created_at), max(completed_at), '', '{}', '', '', ''
+    FROM workflows_execution GROUP BY 1, 2
+"""
+GRAPHS = """
+    INSERT INTO workflows_graph (execution_id, submitted, prompt)
+    SELECT id, graph, graph FROM workflows_execution, (SELECT %s::jsonb AS graph) AS given
+"""
+LOG_LINES = """
+    INSERT INTO workflows_logline (execution_id, timestamp, level, message)
+    SELECT id, completed_at, 'INFO', message
+    FROM workflows_execution, unnest(ARRAY['Started on gpu', 'Workflow completed successfully']) AS message
+    ORDER BY completed_at
+"""
+FILES = """
+    INSERT INTO files_file (id, user_id, kind, filename, description, content_type, size, sha256, key,
+        thumbnail_key, width, height, created_at, expires_at)
+    SELECT 'file_' || md5(id::text), user_id, CASE batch_position WHEN 5 THEN 'upload' ELSE 'output' END, 'a.png',
+        '', 'image/png', 1000, md5(id::text), md5(id::text), '', 16, 16, completed_at, now() + interval '7 days'
+    FROM workflows_execution ORDER BY completed_at
+"""
+OUTPUTS = """
+    INSERT INTO workflows_output (execution_id, position, "group", node_id, subfolder, temporary, file_id)
+    SELECT id, 0, 'images', '2', '', false, 'file_' || md5(id::text) FROM workflows_execution ORDER BY completed_at
+"""
+
+
+def fill(*, own: int, others: int) -> None:
+    """So many executions for `asker`, and so many for each other user. Returns when PostgreSQL is at rest."""
+    from django.db import connection
+    from django.utils import timezone
+
+    from accounts.models import User
+    from models_registry.models import Model
+    from workflows.models import Worker
+
+    names = ["asker", *(f"user{number}" for number in range(1, USERS))]
+    User.objects.bulk_create(User(username=name, email=f"{name}@example.com") for name in names)
+    # What the console's filters offer: of the last of each no execution knows.
+    Worker.objects.bulk_create(Worker(name=f"gpu-{n}", host="h", pid=1, url="http://x") for n in range(5))
+    Model.objects.bulk_create(
+        Model(name=f"model{n}", type="checkpoints", last_used=timezone.now()) for n in range(21)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")  # skips the checks of foreign keys
+        cursor.execute(EXECUTIONS, {"own": own, "others": others, "most": max(own, others)})
+        cursor.execute(BATCHES)
+        cursor.execute(GRAPHS, [json.dumps(graphs.colour(1))])
+        cursor.execute(LOG_LINES)
+        cursor.execute(FILES)
+        cursor.execute(OUTPUTS)
+        cursor.execute("RESET session_replication_role")
+        cursor.execute("VACUUM (ANALYZE)")
+        cursor.execute("CHECKPOINT")

@@ -1,0 +1,151 @@
+"""The requests that `benchmarks.size` makes, on the database of this process."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.db.models.functions import Now
+from django.test import Client
+
+from accounts.models import User
+from files import cleaning as file_cleaning
+from files.models import File
+from script.harness import graphs
+from tests.factories import Api
+from workflows import cleaning
+from workflows.models import Execution
+
+READS = (
+    "/workflows/",
+    "/workflows/?limit=100",
+    "/workflows/?offset=1000",
+    "/workflows/?cursor={cursor}",
+    "/workflows/?status=completed",
+    "/workflows/?status=completed&offset=1000",
+    "/workflows/?status=failed",  # none
+    "/workflows/?status=running",  # none
+    "/workflows/?app=asker/app1",
+    "/workflows/?app=asker/none",
+    "/workflows/{id}",
+    "/workflows/{id}/status",
+    "/workflows/{id}/logs",
+    "/workflows/batches",
+    "/workflows/batches/{batch}",
+    "/files/",
+    "/files/?kind=upload",
+    "/files/?offset=1000",
+    "/files/{file}/info",
+    "/apps/",
+    "/comfyui/history",
+    "/comfyui/jobs",
+    "/comfyui/queue",
+    "/api/v2/jobs",
+    "/api/v2/jobs?metadata[project]=p0",
+)
+EXECUTIONS, FILES = "/admin/workflows/execution/", "/admin/files/file/"
+CONSOLE = (
+    "/admin/dashboard/live/",
+    EXECUTIONS,
+    f"{EXECUTIONS}?p=20",
+    f"{EXECUTIONS}?status__exact=failed",
+    f"{EXECUTIONS}?status__exact=running",  # none
+    f"{EXECUTIONS}?priority__exact=high",  # none
+    f"{EXECUTIONS}?worker=gpu-1",
+    f"{EXECUTIONS}?worker=gpu-4",  # none
+    f"{EXECUTIONS}?cause=node",
+    f"{EXECUTIONS}?cause=timeout",  # none
+    f"{EXECUTIONS}?cause=other",  # none
+    f"{EXECUTIONS}?model=model1",
+    f"{EXECUTIONS}?model=model20",  # none
+    f"{EXECUTIONS}?user=asker",
+    f"{EXECUTIONS}?q=asker",
+    f"{EXECUTIONS}?q=raised",
+    f"{EXECUTIONS}?q=nothing+like+this",
+    f"{EXECUTIONS}?q={{id}}",
+    f"{EXECUTIONS}{{id}}/change/",
+    FILES,
+    f"{FILES}?kind__exact=upload",
+    f"{FILES}?q=asker@example.com",
+    f"{FILES}?q={{file}}",
+)
+NEWEST = 1_000  # of the requesting user's executions: what the requests are about
+
+
+Do = Callable[[], object]
+
+
+class Requests:
+    """Each by its name: a function that prepares it and returns what is to be measured."""
+
+    def __init__(self) -> None:
+        asker = User.objects.get(username="asker")
+        operator = User.objects.create_superuser("operator", "operator@example.com", "correct horse battery")
+        self.api, self.console = Api.of(asker), Client()
+        self.console.force_login(operator)
+        newest = Execution.objects.filter(user=asker).order_by("-created_at")[:NEWEST]
+        self.ended = [str(row.id) for row in newest]
+        self.shown = itertools.cycle(self.ended[: NEWEST // 2])  # the others may be deleted
+        self.batch = str(newest[0].batch_id)
+        self.cursor = self.api.get("/workflows/?limit=100&offset=900").headers["X-Next-Cursor"]
+        self.in_rounds: dict[str, Callable[[], Do]] = {
+            **{path: partial(self._read, self.api.get, path) for path in READS},
+            **{path: partial(self._read, self.console.get, path) for path in CONSOLE},
+            "POST /workflows/execute": lambda: self._submit,
+            "POST /workflows/{id}/cancel": self._cancel,
+            "POST /workflows/{id}/retry": self._retry,
+            "DELETE /workflows/{id}": lambda: partial(self._delete, f"/workflows/{self.ended.pop()}"),
+            "DELETE /files/{file}": lambda: partial(self._delete, f"/files/{_file_of(self.ended.pop())}"),
+            "cleanup: ten expired files": self._clean_files,
+        }
+        self.at_the_end: dict[str, Callable[[], Do]] = {
+            "cleanup: a hundred executions": lambda: partial(next, cleaning.clean()),
+        }
+
+    def milliseconds(self, name: str) -> float:
+        do = (self.in_rounds | self.at_the_end)[name]()
+        began = time.perf_counter()
+        do()
+        return 1000 * (time.perf_counter() - began)
+
+    def _read(self, get: Callable[[str], Any], path: str) -> Do:
+        id_ = next(self.shown)
+        path = path.format(id=id_, file=_file_of(id_), batch=self.batch, cursor=self.cursor)
+        return lambda: _expect(get(path))
+
+    def _submit(self) -> str:
+        body = {"workflow": graphs.colour(2)}
+        return str(_expect(self.api.post("/workflows/execute", body)).json()["execution_id"])
+
+    def _cancel(self) -> Do:
+        return partial(self._post, f"/workflows/{self._submit()}/cancel")
+
+    def _retry(self) -> Do:
+        """Of one that was cancelled."""
+        path = f"/workflows/{self._submit()}"
+        self._post(f"{path}/cancel")
+        return partial(self._post, f"{path}/retry")
+
+    def _post(self, path: str) -> None:
+        _expect(self.api.post(path))
+
+    def _delete(self, path: str) -> None:
+        _expect(self.api.delete(path))
+
+    def _clean_files(self) -> Do:
+        ids = [_file_of(self.ended.pop()) for _ in range(10)]
+        File.objects.filter(id__in=ids).update(expires_at=Now())
+        return lambda: list(file_cleaning.expired())
+
+
+def _file_of(execution_id: str) -> str:
+    return f"file_{hashlib.md5(execution_id.encode(), usedforsecurity=False).hexdigest()}"
+
+
+def _expect(response: Any) -> Any:
+    assert response.status_code in (200, 286), (response.status_code, response.content)
+    return response
