@@ -62,6 +62,9 @@ class File(models.Model):
             models.Index(
                 fields=["user", "kind", "-created_at", "id"], include=["expires_at"], name="file_of_user_kind"
             ),
+            # Read by the console: the latest of all, and the latest uploads.
+            models.Index(fields=["-created_at"], name="file_latest"),
+            models.Index(fields=["-created_at"], name="file_latest_upload", condition=Q(kind="upload")),
             # Read by storing: the same bytes of the same user.
             models.Index(fields=["user", "sha256"], name="file_of_content"),
             # Read by the Comfy API: whether the user has bytes with this hash.

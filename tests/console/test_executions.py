@@ -20,6 +20,7 @@ from files.models import File, Kind
 from script.harness import graphs
 from tests.console.conftest import client_of
 from tests.factories import make_user
+from workflows.admin import filters
 from workflows.models import Execution, FailureCause, LineKind, LogLine, Output, Status, Worker
 from workflows.queue import claims, execution_log, requeueing, scheduling, state_machine, submission
 
@@ -102,6 +103,39 @@ class TestList:
         page = console.get(LIST, {"q": term}).content.decode()
         assert str(execution.id) in page
         assert str(other.id) not in page
+
+    def test_a_text_is_searched_in_the_latest_failures_that_the_filters_leave(
+        self, console, alice, monkeypatch
+    ):
+        monkeypatch.setattr(filters, "SEARCHED_ERRORS", 1)
+        execution = failed(alice, error="Node 5 failed: the moon is full")
+        failed(make_user("bob"), error="Node 5 failed: the sun is out")
+        assert str(execution.id) not in console.get(LIST, {"q": "moon"}).content.decode()
+        assert str(execution.id) in console.get(LIST, {"q": "moon", "user": "alice"}).content.decode()
+
+    @pytest.mark.parametrize(
+        "chosen, index",
+        [
+            ({"worker": "gpu-1"}, "execution_of_worker"),
+            ({"priority__exact": "high"}, "execution_of_priority"),
+            ({"model": "tiny-sd15.safetensors"}, "execution_of_model"),
+            ({"cause": "timeout"}, "execution_of_cause"),
+            ({"cause": "other"}, "execution_of_cause"),
+        ],
+    )
+    def test_each_filter_has_an_index(self, console, chosen, index):
+        """For many rows; with as few as here PostgreSQL takes it only when nothing else is allowed."""
+        from models_registry.models import Model
+
+        Worker.objects.create(name="gpu-1", host="h", pid=1, url="http://x")
+        Model.objects.create(type="checkpoint", name="tiny-sd15.safetensors", last_used=timezone.now())
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
+            with CaptureQueriesContext(connection) as queries:
+                console.get(LIST, chosen)
+            [explained] = [each["sql"] for each in queries if each["sql"].startswith("EXPLAIN")]
+            cursor.execute(explained)
+            assert index in str(cursor.fetchone())
 
     @pytest.mark.parametrize(
         "chosen, found",

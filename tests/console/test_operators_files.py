@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from django.core.files.storage import default_storage
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from accounts.audit_models import AuditEntry
 from accounts.models import User
@@ -53,6 +55,30 @@ class TestFilesAndDeliveries:
         assert "needs this file" in answer.content.decode()
         assert File.objects.exists()
         assert not AuditEntry.objects.filter(action="file.remove").exists()
+
+    @pytest.mark.parametrize("wanted", ["id", "sha256", "email"])
+    def test_files_are_found_by_id_hash_or_user(self, console: Client, alice: User, wanted: str) -> None:
+        file, other = make_file(alice, filename="mine.png"), make_file(make_user("bob"), filename="other.png")
+        File.objects.filter(id=file.id).update(sha256="a1" * 32)
+        term = {"id": file.id, "sha256": "A1" * 32, "email": "ALICE@example.com"}[wanted]
+        page = console.get(FILES, {"q": f" {term} "}).content.decode()
+        assert file.filename in page
+        assert other.filename not in page
+
+    @pytest.mark.parametrize(
+        "chosen, index", [({}, "file_latest"), ({"kind__exact": "upload"}, "file_latest_upload")]
+    )
+    def test_the_latest_files_have_an_index(
+        self, console: Client, chosen: dict[str, str], index: str
+    ) -> None:
+        """For many rows; with as few as here PostgreSQL takes it only when nothing else is allowed."""
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+            with CaptureQueriesContext(connection) as queries:
+                console.get(FILES, chosen)
+            [listed] = [each["sql"] for each in queries if "ORDER BY" in each["sql"]]
+            cursor.execute(f"EXPLAIN {listed}")
+            assert f"using {index} " in str(cursor.fetchall())
 
     def test_a_delivery_is_sent_again(self, console: Client, alice: User) -> None:
         delivery = make_delivery(alice)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 
 from script.harness import graphs
-from tests.factories import assert_error
+from tests.factories import assert_error, make_user
 from workflows.models import Execution, Graph, Output, Status
+from workflows.presentation import selectors
 from workflows.queue import claims, state_machine
 
 
@@ -74,6 +76,15 @@ def test_the_list_is_filtered_by_status(alice):
     for status, expected in (("cancelled", [cancelled]), ("pending", [waiting]), ("running", [])):
         listed = alice.get("/workflows/", data={"status": status}).json()
         assert [entry["execution_id"] for entry in listed] == expected
+
+
+@pytest.mark.django_db
+def test_the_filter_by_app_has_an_index():
+    """For many rows; with as few as here PostgreSQL takes it only when nothing else is allowed."""
+    rows = selectors.executions_of(user=make_user("carol"), app="carol/portrait").order_by()
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    assert "execution_of_app" in rows.explain()
 
 
 @pytest.mark.parametrize(

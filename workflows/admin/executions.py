@@ -28,7 +28,6 @@ from workflows.models import ALIVE, Execution, Output, Status
 
 from . import actions, detail, filters
 
-FOUND_ERRORS = 1_000  # failed executions that a text search covers
 STOP_POLLING = 286  # tells htmx to stop polling
 FOLLOWED = 100  # list rows refreshed by one request
 
@@ -80,7 +79,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
     list_filter_submit = True
     list_before_template = "workflows/executions_live.html"
     search_fields = ["id"]  # get_search_results defines how
-    search_help_text = "Id, user, or text of an error"
+    search_help_text = f"Id, user, or text of an error, among the latest {filters.SEARCHED_ERRORS:,} failures"
     ordering = ["-created_at"]
     sortable_by = ["submitted"]
 
@@ -97,9 +96,9 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
             return rows.filter(id=uuid.UUID(term)), False
         except ValueError:
             pass
-        failed = Execution.objects.filter(status=Status.FAILED, error__icontains=term).order_by("-created_at")
-        ids = list(failed.values_list("id", flat=True)[:FOUND_ERRORS])
-        return rows.filter(Q(id__in=ids) | Q(user_id__in=filters.users_like(term))), False
+        return rows.filter(
+            filters.with_error_like(term, rows) | Q(user_id__in=filters.users_like(term))
+        ), False
 
     # -- columns ------------------------------------------------------------------------------------------
     @admin.display(description="Picture")

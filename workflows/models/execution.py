@@ -9,8 +9,9 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models import F, Q, Value
+from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Coalesce, Now
 
 if TYPE_CHECKING:
     from .output_delivery import OutputDelivery
@@ -233,6 +234,37 @@ class Execution(models.Model):
                 fields=["status", "-created_at"],
                 name="execution_outcome",
                 condition=Q(completed_at__isnull=False),
+            ),
+            # Used by the console's filters, each for values that few executions have.
+            models.Index(
+                fields=["worker", "-created_at"], name="execution_of_worker", condition=~Q(worker="")
+            ),
+            models.Index(
+                fields=["priority", "-created_at"],
+                name="execution_of_priority",
+                condition=~Q(priority="normal"),
+            ),
+            models.Index(
+                Coalesce("failure_cause", Value("other")),
+                F("created_at").desc(),
+                name="execution_of_cause",
+                condition=Q(status="failed"),
+            ),
+            # The same for models. Written at once: a list of pending entries would delay a random submission.
+            GinIndex(
+                fields=["models_used"],
+                name="execution_of_model",
+                opclasses=["jsonb_path_ops"],
+                fastupdate=False,
+            ),
+            # Used by the list of a user's executions, filtered by app.
+            models.Index(
+                F("user"),
+                KeyTransform("name", "app"),
+                F("created_at").desc(),
+                F("id").desc(),
+                name="execution_of_app",
+                condition=Q(app__isnull=False),
             ),
             # Used by an execution's page, and when one is deleted: its retries.
             models.Index(
