@@ -200,13 +200,13 @@ def idle_other(rig: Rig) -> str:
 
 def test_an_execution_is_left_to_an_idle_worker_that_may_claim_it(rig, idle_other):
     rig.submit(graphs.colour(1))
-    assert claims.take(worker="gpu", unless_for=[idle_other]) is None
+    assert claims.take(worker="gpu", leave_to_idle=True) is None
 
 
 def test_an_execution_that_no_idle_worker_may_claim_is_staged(rig, idle_other):
     execution_id = rig.submit(graphs.colour(1))
     Execution.objects.update(excluded=[idle_other])
-    claim = claims.take(worker="gpu", unless_for=[idle_other])
+    claim = claims.take(worker="gpu", leave_to_idle=True)
     assert claim is not None
     assert str(claim.execution_id) == execution_id
     claims.mark_submitted(claim, boot_id="")

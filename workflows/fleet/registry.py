@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from accounts import audit
 from comfyserve.api.errors import NotFound
+from comfyserve.db import rows
 from comfyserve.ttl_cache import TtlCache
 from workflows.models import ALIVE, Execution, Worker
 
@@ -50,9 +51,23 @@ def may_return() -> list[str]:
     return list(rows.values_list("name", flat=True))
 
 
+# Other workers that are idle and claim executions, as `claiming` defines it. Parameters: the age in seconds at
+# which a heartbeat is too old; the worker's name.
+IDLE_OTHERS_SQL = """
+    SELECT name FROM workflows_worker
+    WHERE idle AND reachable AND state = 'active' AND wish = 'work'
+      AND heartbeat_at > now() - make_interval(secs => %s) AND name <> %s
+"""
+
+
 def idle_others(*, name: str) -> list[str]:
     """Other workers that are idle and claim executions."""
-    return list(claiming().filter(idle=True).exclude(name=name).values_list("name", flat=True))
+    cursor = rows.prepared(IDLE_OTHERS_SQL, idle_others_parameters(name))
+    return [row[0] for row in cursor.fetchall()]
+
+
+def idle_others_parameters(name: str) -> list[Any]:
+    return [settings.RENEW_SECONDS * BEATS, name]
 
 
 def is_wanted_elsewhere(execution_id: uuid.UUID, *, name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -105,10 +105,10 @@ _TAKE_SQL = f"""
 """  # noqa: S608  (contains no user input)
 
 
-def take(*, worker: str, boot_id: str | None = None, unless_for: Sequence[str] = ()) -> Claim | None:
+def take(*, worker: str, boot_id: str | None = None, leave_to_idle: bool = False) -> Claim | None:
     """Claim the next execution for `worker`, or return None if none is available. One round trip.
 
-    Executions that any worker in `unless_for` (idle workers) could take are left to them.
+    With `leave_to_idle`, executions that any other idle worker could take are left to it.
 
     Also marks the worker as not idle. With `boot_id`, a first attempt without input files is marked as posted
     to that process of ComfyUI in the same statement, and the commit is synchronous. Otherwise
@@ -118,8 +118,7 @@ def take(*, worker: str, boot_id: str | None = None, unless_for: Sequence[str] =
     found = _claims(
         _TAKE_SQL,
         [
-            worker,
-            list(unless_for),
+            *scheduling.next_parameters(worker=worker, leave_to_idle=leave_to_idle),
             uuid.uuid4(),
             worker,
             settings.LEASE_SECONDS,

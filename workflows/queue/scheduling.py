@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from comfyserve.db import rows
 from comfyserve.db.locks import AdvisoryLock
 from workflows import notify
+from workflows.fleet import registry
 from workflows.models import Priority
 
 STEP_SECONDS = 10.0
@@ -323,15 +324,20 @@ def remember(ids: Sequence[UUID]) -> None:
         )
 
 
-# The next execution for a worker. SKIP LOCKED: claims never wait for each other. Parameters: the worker; idle
-# other workers, which get what any of them may take.
-NEXT_SQL = """
+# The next execution for a worker. SKIP LOCKED: claims never wait for each other. See `next_parameters`.
+NEXT_SQL = f"""
     SELECT id FROM workflows_execution
     WHERE status = 'pending' AND claim_token IS NULL AND held IS NULL
-      AND %s::varchar <> ALL(excluded || lacking) AND %s::varchar[] <@ (excluded || lacking)
+      AND %s::varchar <> ALL(excluded || lacking)
+      AND ARRAY({registry.IDLE_OTHERS_SQL} AND %s) <@ (excluded || lacking)
     ORDER BY turn, created_at
     LIMIT 1 FOR UPDATE SKIP LOCKED
-"""
+"""  # noqa: S608
+
+
+def next_parameters(*, worker: str, leave_to_idle: bool) -> list[Any]:
+    """`leave_to_idle`: other workers that are idle get what any of them may take."""
+    return [worker, *registry.idle_others_parameters(worker), leave_to_idle]
 
 
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:

@@ -134,9 +134,11 @@ class Slots:
             return None
         try:
             with connections.step():
-                # What would only be staged here is left to idle workers that may claim it.
-                idle = registry.idle_others(name=self.backend.name) if self._occupied > 1 else ()
-                return claims.take(worker=self.backend.name, boot_id=self.backend.boot_id, unless_for=idle)
+                return claims.take(
+                    worker=self.backend.name,
+                    boot_id=self.backend.boot_id,
+                    leave_to_idle=self._occupied > 1,  # here it would only be staged
+                )
         except connections.UNAVAILABLE as exc:
             logger.warning("no work claimed: the database is unavailable: %s", exc)
             return None
