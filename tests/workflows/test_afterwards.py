@@ -10,8 +10,9 @@ import pytest
 
 from script.harness import graphs
 from script.harness.waiting import wait_for
+from tests.workflows.rig import gated
 from workflows.queue import claims
-from workflows.worker import afterwards
+from workflows.worker import afterwards, finalize, follow_ups
 from workflows.worker.afterwards import Afterwards
 
 NEVER = 3600.0
@@ -51,16 +52,16 @@ def test_work_whose_wake_up_was_lost_is_found_by_polling(rig, monkeypatch):
 
 
 def test_work_is_found_by_polling_though_the_slot_was_freed_late(rig, monkeypatch):
-    add = rig.slots._afterwards.add
+    add = rig.slots._follow_ups.add
     waiting: list[str] = []
 
     def add_and_wait(job, *, name=""):
         add(job, name=name)
         if name == "slot freed" and not waiting:
-            wait_for(lambda: rig.slots._afterwards.empty, what="the job to have run")
+            wait_for(lambda: rig.slots._follow_ups.empty, what="the job to have run")
             waiting.append(rig.submit(graphs.colour(2)))
 
-    monkeypatch.setattr(rig.slots._afterwards, "add", add_and_wait)
+    monkeypatch.setattr(rig.slots._follow_ups, "add", add_and_wait)
     rig.ends(rig.run(graphs.colour(1)), "completed")
     wait_for(lambda: waiting, what="the second to be submitted")
     rig.ends(waiting[0], "completed")
@@ -147,3 +148,36 @@ def test_jobs_of_one_name_are_done_once(never):
     later.stop_delaying()
     wait_for(lambda: later.empty, what="the job to be done")
     assert done == [0]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Set once thumbnails are made."""
+    event = threading.Event()
+    monkeypatch.setattr(finalize, "make_thumbnails", lambda outputs: event.set())
+    return event
+
+
+def _run_followed_by_one_at_the_gate(rig) -> list[str]:
+    """The first has ended, the second runs until `comfyui.gate` is set; the worker was busy all the time."""
+    ids = [rig.submit(graphs.colour(1)), rig.submit(gated())]
+    rig.slots.serve_in_thread()
+    rig.ends(ids[0], "completed")
+    wait_for(lambda: rig.status(ids[1]) == "running", what="the second to run")
+    return ids
+
+
+def test_thumbnails_wait_while_very_short_runs_follow_one_another(rig, made, monkeypatch):
+    monkeypatch.setattr(follow_ups, "PAUSE_SECONDS", NEVER)
+    _, second = _run_followed_by_one_at_the_gate(rig)
+    assert not made.wait(0.3)
+    rig.comfyui.gate.set()
+    rig.ends(second, "completed")
+    assert made.wait(20)
+
+
+def test_thumbnails_are_made_while_a_longer_run_is_in_progress(rig, made):
+    _, second = _run_followed_by_one_at_the_gate(rig)
+    assert made.wait(20)
+    rig.comfyui.gate.set()
+    rig.ends(second, "completed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from comfyserve import tickets
 from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.workflows.rig import gated
-from workflows import notify
+from workflows import delayed_tickets, notify
 from workflows.queue import matching, state_machine
 from workflows.worker.wake import WakeListener
 
@@ -54,6 +56,19 @@ def test_a_busy_worker_is_sent_a_celery_ticket(listening, sent):
     wait_for(lambda: sent[before:] == ["gpu"], what="the ticket")
     listening.comfyui.gate.set()
     listening.ends(running, "completed")
+
+
+def test_many_submissions_in_a_row_send_few_celery_tickets():
+    sent: list[float] = []
+    delayed = delayed_tickets.DelayedTickets(lambda _: sent.append(time.monotonic()))
+
+    def submitted() -> bool:
+        delayed.add("gpu")
+        return len(sent) >= 4
+
+    wait_for(submitted, what="four tickets")
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
+    assert min(gaps) >= delayed_tickets.SPACING
 
 
 def test_a_command_is_for_one_worker_only(rig, sent):

@@ -51,8 +51,8 @@ def may_return() -> list[str]:
     return list(rows.values_list("name", flat=True))
 
 
-# Other workers that are idle and claim executions, as `claiming` defines it. Parameters: the age in seconds at
-# which a heartbeat is too old; the worker's name.
+# Other workers that are idle and claim executions, as `claiming` defines it. Parameters: seconds after which
+# a heartbeat is too old; the worker's name.
 IDLE_OTHERS_SQL = """
     SELECT name FROM workflows_worker
     WHERE idle AND reachable AND state = 'active' AND wish = 'work'

@@ -1,7 +1,8 @@
 """Work that follows the end of an execution and that no request waits for: cleanup, thumbnails, corrections.
 
 It runs with a short delay, so that it does not delay the answer to a waiting client or the next execution. An
-end is complete without it: the sweeps repair what a killed process leaves undone.
+end is complete without it: the sweeps repair what a killed process leaves undone, and a request for a
+thumbnail makes its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Afterwards:
     """Runs jobs one after the other in a thread of its own, in the order in which they were added.
 
     A job runs DELAY_SECONDS after the last one was added, unless `busy` returns true, but not later than
-    MAX_DELAY_SECONDS after it was added itself. With `delay`, each runs exactly that many seconds later.
+    `max_delay` (MAX_DELAY_SECONDS) after it was added itself. With `delay`, each runs exactly that many
+    seconds later. At most `max_waiting` (MAX_WAITING) jobs wait.
 
     changed: called after each job.
     """
@@ -43,10 +45,14 @@ class Afterwards:
         changed: Callable[[], None] = lambda: None,
         busy: Callable[[], bool] = lambda: False,
         delay: float | None = None,
+        max_delay: float | None = None,
+        max_waiting: int | None = None,
     ) -> None:
         self._changed = changed
         self._busy = busy
         self._delay = delay
+        self._max_delay = MAX_DELAY_SECONDS if max_delay is None else max_delay
+        self._max_waiting = MAX_WAITING if max_waiting is None else max_waiting
         self._waiting: deque[_Waiting] = deque()
         self._added_at = 0.0  # the last time
         self._running = 0
@@ -67,7 +73,7 @@ class Afterwards:
             self._added_at = time.monotonic()
             if name and any(name == each.name for each in self._waiting):
                 return
-            later = len(self._waiting) < MAX_WAITING
+            later = len(self._waiting) < self._max_waiting
             if later:
                 self._waiting.append(_Waiting(job, name, self._added_at))
                 self._start()
@@ -110,7 +116,7 @@ class Afterwards:
         if self._delay is not None:
             return added_at + self._delay - now
         calm_since = now if self._busy() else self._added_at
-        return min(calm_since + DELAY_SECONDS, added_at + MAX_DELAY_SECONDS) - now
+        return min(calm_since + DELAY_SECONDS, added_at + self._max_delay) - now
 
 
 def _run(job: Job) -> None:

@@ -15,18 +15,16 @@ from contextlib import ExitStack, contextmanager
 from uuid import UUID
 
 from comfyserve.db import connections
-from comfyui import History
 from workflows import notify
 from workflows.fleet import registry
-from workflows.models import Output, Worker
+from workflows.models import Worker
 from workflows.queue import claims, overtaking, requeueing, scheduling
 from workflows.queue.claims import Claim
 
 from . import finalize
-from .afterwards import Afterwards
 from .attempt import Ended, Gone
 from .backend import Backend
-from .cleanup import Leftovers
+from .follow_ups import FollowUps
 from .held_claim import Held
 from .runner import Runner
 
@@ -53,8 +51,7 @@ class Slots:
         self._stopping = threading.Event()
         self._stop_at = 0.0
         self._collectors = ThreadPoolExecutor(COLLECTORS, thread_name_prefix="collect")
-        self._afterwards = Afterwards(changed=self._notify, busy=self._is_busy)
-        self._leftovers = Leftovers(backend)
+        self._follow_ups = FollowUps(backend, changed=self._notify, busy=self._is_busy)
 
     # -- claiming work ---------------------------------------------------------------------------------
     def serve(self) -> None:
@@ -110,12 +107,12 @@ class Slots:
             yield free
         finally:
             if free:  # first, so that the worker never appears empty
-                self._afterwards.add(self._slot_freed, name="slot freed")
+                self._follow_ups.add(self._slot_freed, name="slot freed")
             with self._lock:
                 self._occupied -= free
                 self._changed.notify_all()
             if free:  # again: that job may have run already, while the slot was occupied
-                self._afterwards.add(self._slot_freed, name="slot freed")
+                self._follow_ups.add(self._slot_freed, name="slot freed")
 
     def _slot_freed(self) -> None:
         """Called shortly after a slot was freed. If all are, query the queue once more, and record that this
@@ -247,7 +244,7 @@ class Slots:
                 with held.named_in_logs(), handled:
                     finalize.conclude(
                         held.claim, ended, backend=self.backend, alive=held.alive, stop=self._stopping,
-                        recorded=lambda outputs: self._follow_up(held.claim, ended.history, outputs),
+                        recorded=lambda made: self._follow_ups.recorded(held.claim, ended.history, made),
                     )  # fmt: skip
             except connections.UNAVAILABLE as exc:
                 logger.warning("execution %s is left to the next process: %s", held.claim.execution_id, exc)
@@ -266,12 +263,6 @@ class Slots:
 
         self._collectors.submit(work)
 
-    def _follow_up(self, claim: Claim, history: History, outputs: list[Output]) -> None:
-        """The end is recorded: clear ComfyUI and make thumbnails, a moment later."""
-        self._leftovers.add(claim, history)
-        self._afterwards.add(self._leftovers.delete, name="leftovers")
-        self._afterwards.add(lambda: finalize.make_thumbnails(outputs))
-
     # -- held claims -----------------------------------------------------------------------------------
     def _hold(self, held: Held) -> None:
         self.backend.suspects.hold(held.claim)
@@ -286,7 +277,7 @@ class Slots:
 
     def _settle_later(self, claim: Claim) -> None:
         user_id = claim.user_id
-        self._afterwards.add(lambda: self._settle(user_id), name=f"settle {user_id}")
+        self._follow_ups.add(lambda: self._settle(user_id), name=f"settle {user_id}")
 
     def _settle(self, user_id: int) -> None:
         """Update the places of the user's waiting executions. If this fails, the sweep does it later."""
@@ -375,7 +366,7 @@ class Slots:
         wait."""
         self._stop_at = time.monotonic() + drain_seconds
         self._stopping.set()
-        self._afterwards.stop_delaying()
+        self._follow_ups.stop_delaying()
         with self._lock:
             runners = [held.runner for held in self._held.values() if held.runner is not None]
         for runner in runners:
@@ -395,7 +386,7 @@ class Slots:
         return self._occupied > 0 or self._collecting > 0
 
     def _is_empty(self) -> bool:
-        return not self._is_busy() and self._afterwards.empty
+        return not self._is_busy() and self._follow_ups.empty
 
     def _notify(self) -> None:
         with self._changed:
