@@ -9,11 +9,15 @@ own.
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
-from django.core.asgi import get_asgi_application
-from django.urls import get_resolver
+# Imports create many objects and little garbage: looking for it takes a fifth of the start.
+gc.disable()
+
+from django.core.asgi import get_asgi_application  # noqa: E402
+from django.urls import get_resolver  # noqa: E402
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "comfyserve.settings")
 asgi = get_asgi_application()
@@ -73,6 +77,9 @@ async def dispatch(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 application = PathKeys(Gate(dispatch, user_of=authentication.user_id_of))
+
+gc.freeze()  # what is loaded by now stays: looking through it would stop all threads for 0.1 s
+gc.enable()
 
 
 async def lifespan(receive: Any, send: Any) -> None:

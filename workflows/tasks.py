@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from typing import Any
 
@@ -137,7 +136,6 @@ def _start(sender: str, instance: Any, **_: Any) -> None:
         )
         for deliverer in _deliverers:
             deliverer.start()
-    gc.freeze()  # what is loaded by now stays: looking through it would stop all threads for 0.1 s
 
 
 @signals.worker_shutting_down.connect

@@ -137,6 +137,8 @@ class Postgres:
 
     def ready(self) -> bool:
         """Whether it accepts queries. Before that it responds 'the database system is starting up'."""
+        import psycopg  # noqa: F401  # needed next: imported while the server starts, which takes longer
+
         if not ports.answers("127.0.0.1", self.port):
             return False
         done = subprocess.run(

@@ -264,14 +264,14 @@ class Services:
 
     def _workers(self) -> list[Program]:
         """A GPU worker for each ComfyUI, and one for all other queues."""
-        from comfyserve.backends import own_comfyui_name  # late: its package imports Celery
-
         command = ROOT / "script" / "worker"
         programs = []
         for number, url in enumerate(self.comfyui_urls, 1):
             env = {"COMFYUI_URL": url}
             if self._comfyui and not os.environ.get("COMFYUI_NAME"):
                 # Its port differs each time; its worker stays the same.
+                from comfyserve.backends import own_comfyui_name  # late: its package imports Celery
+
                 env["COMFYUI_NAME"] = own_comfyui_name(
                     data_dir=str(self.data), shared_database=self._postgres is None
                 )
