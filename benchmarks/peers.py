@@ -8,7 +8,7 @@ Every way is asked in turn, in the same run and, but for peers of your own, on t
     --salad URL   POST /prompt of SaladTechnologies/comfyui-api, which answers with the picture
     --proxy URL   comfy-api-proxy, by the official comfy-sdk
 
-ComfyUI's latency and what each way adds to it are printed, and the latter as a ratio to the former.
+ComfyUI's latency and what each way adds to it are printed, and the latter as a ratio to the former. A peer may lose workflows: those are counted, and have no latency.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Pyt
 import base64  # noqa: E402
 import os  # noqa: E402
 import time  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -37,6 +38,10 @@ PATIENCE = 60.0  # seconds for one workflow
 PNG = b"\x89PNG"
 
 Way = Callable[[graphs.Graph], bytes]  # runs a workflow; returns the bytes of its image
+
+
+class Lost(Exception):
+    """A peer did not complete the workflow."""
 
 
 def waited(person: Person) -> Way:
@@ -71,7 +76,8 @@ def salad(url: str) -> Way:
 
     def run(graph: graphs.Graph) -> bytes:
         answer = http.post(f"{url.rstrip('/')}/prompt", json={"prompt": graph}, timeout=PATIENCE)
-        answer.raise_for_status()
+        if not answer.ok:
+            raise Lost(answer.text)
         return base64.b64decode(answer.json()["images"][0])
 
     return run
@@ -84,32 +90,43 @@ def proxy(url: str) -> Way:
     client = comfy_sdk.Comfy(api_key="benchmark")
 
     def run(graph: graphs.Graph) -> bytes:
-        job = client.run(client.workflows.from_json(graph))
+        try:
+            job = client.run(client.workflows.from_json(graph))
+        except comfy_sdk.JobFailed as exc:
+            raise Lost(str(exc)) from exc
         data: bytes = job.outputs[0].to_bytes()
         return data
 
     return run
 
 
-def measure(ways: dict[str, Way], *, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way in each round; its order changes from round to round."""
+def measure(ways: dict[str, Way], *, rounds: int) -> tuple[dict[str, list[float]], Counter[str]]:
+    """Milliseconds of each way in each round, and how many workflows it lost; its order changes from round to
+    round.
+    """
     taken: dict[str, list[float]] = {name: [] for name in ways}
+    lost: Counter[str] = Counter()
     names = list(ways)
     for number in range(WARM_UP + rounds):
         turn = number % len(names)
         for place, name in enumerate(names[turn:] + names[:turn]):
             graph = graphs.colour(number * len(names) + place + 1)
             began = time.perf_counter()
-            picture = ways[name](graph)
+            try:
+                picture = ways[name](graph)
+            except Lost as exc:
+                say(f"{name}: {exc}")
+                lost[name] += 1
+                continue
             ended = time.perf_counter()
             if not picture.startswith(PNG):
                 raise RuntimeError(f"{name}: no picture: {picture[:200]!r}")
             if number >= WARM_UP:
                 taken[name].append(1000 * (ended - began))
-    return taken
+    return taken, lost
 
 
-def table(taken: dict[str, list[float]]) -> list[list[object]]:
+def table(taken: dict[str, list[float]], lost: Counter[str]) -> list[list[object]]:
     plain = percentile(taken["raw"], 0.5)
     rows: list[list[object]] = []
     for name, values in taken.items():
@@ -117,7 +134,7 @@ def table(taken: dict[str, list[float]]) -> list[list[object]]:
         added = middle - plain
         added_late = percentile([value - plain for value in values], 0.99)
         more: list[object] = ["", "", ""] if name == "raw" else [added, added_late, added / plain]
-        rows.append([name, middle, late, *more])
+        rows.append([name, middle, late, *more, lost[name]])
     return rows
 
 
@@ -143,8 +160,9 @@ def main() -> None:
         if options.proxy:
             ways["proxy"] = proxy(options.proxy)
         say(f"{options.rounds} rounds")
-        rows = table(measure(ways, rounds=options.rounds))
-        print_table(["to the picture, ms", "p50", "p99", "added p50", "added p99", "added / raw"], rows)
+        rows = table(*measure(ways, rounds=options.rounds))
+        head = ["to the picture, ms", "p50", "p99", "added p50", "added p99", "added / raw", "lost"]
+        print_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Runs the performance benchmarks, and writes RESULTS.md and the chart of docs/performance.md.
 
-    .venv/bin/python -m benchmarks.results
+    .venv/bin/python -m benchmarks.results [--salad URL] [--proxy URL]
 
-On a machine that does nothing else: it takes about ten minutes. The picture needs matplotlib; without it, it is
-left as it is.
+On a machine that does nothing else: it takes about 25 minutes. The options are those of `benchmarks.peers`. The
+picture needs matplotlib; without it, it is left as it is.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ BENCHMARKS = {
     "Where the milliseconds go": ["benchmarks.profile"],
     "Processor time": ["benchmarks.processor"],
     "Requests": ["benchmarks.submissions"],
-    "Throughput": ["benchmarks.overhead", "--rounds", "0", "--cancelled", "0", "--sleeps", "1,0.1,0.01"],
+    "Throughput": [
+        "benchmarks.overhead", "--rounds", "0", "--cancelled", "0", "--queued", "200", "--sleeps", "1,0.1,0.01",
+    ],
     "Large tables": ["benchmarks.size"],
-}
+}  # fmt: skip
+PEERS = ("salad", "proxy")
 IN_THE_PICTURE = {  # step of `benchmarks.profile` -> what it is called there
     "stream-request: submit": "submit",
     "wake: claim": "claim",
@@ -45,11 +48,15 @@ IN_THE_PICTURE = {  # step of `benchmarks.profile` -> what it is called there
 
 
 def main() -> None:
-    command_line(__doc__).parse_args()  # it takes none, but tells what it does
+    parser = command_line(__doc__)
+    for name in PEERS:
+        parser.add_argument(f"--{name}")
+    given = vars(parser.parse_args())
+    peers = [part for name in PEERS if given[name] for part in (f"--{name}", given[name])]
     tables: dict[str, list[dict[str, Any]]] = {}
     for title, command in BENCHMARKS.items():
         print(f"== {title}", flush=True)
-        tables[title] = run(command)
+        tables[title] = run([*command, *peers] if title == "Latency" else command)
     (ROOT / "benchmarks" / "RESULTS.md").write_text(document(tables))
     [steps, *_] = tables["Where the milliseconds go"]
     draw(steps["rows"])
