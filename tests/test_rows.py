@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,18 @@ class TestPipelinedTransaction:
         with pytest.raises(IntegrityError):
             insert_in_pipeline(twice, execution(user, id=twice.id))
         assert [each.id for each in Execution.objects.all()] == [before.id]
+
+
+def test_times_are_read_in_utc_by_django_and_by_prepared_statements(user):
+    moment = timezone.now()
+    insert(execution(user, completed_at=moment, status=Status.COMPLETED))
+    text = (
+        "SELECT completed_at, ARRAY[completed_at], '0001-01-01 00:00:00+00'::timestamptz"
+        " FROM workflows_execution"
+    )
+    [(one, several, first)] = prepared(text).fetchall()
+    with connection.cursor() as cursor:
+        cursor.execute(text)
+        assert cursor.fetchall() == [(one, several, first)]
+    assert one == several[0] == Execution.objects.get().completed_at == moment
+    assert [each.tzinfo for each in (one, several[0], first)] == [UTC] * 3
