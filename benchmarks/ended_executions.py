@@ -2,7 +2,7 @@
 
 Each has a graph, two log lines, one output with its file, and a place in a batch of ten. A tenth of them ran one
 of four apps, a tenth has the name of a project in its metadata, which changes with every thousand executions of a
-user. A quarter of the other users' failed; none of `asker`'s did, but a tenth was cancelled.
+user, and a tenth was reported to a webhook. A quarter of the other users' failed; none of `asker`'s did, but a tenth was cancelled.
 """
 
 from __future__ import annotations
@@ -61,6 +61,12 @@ OUTPUTS = """
     INSERT INTO workflows_output (execution_id, position, "group", node_id, subfolder, temporary, file_id)
     SELECT id, 0, 'images', '2', '', false, 'file_' || md5(id::text) FROM workflows_execution ORDER BY completed_at
 """
+DELIVERIES = """
+    INSERT INTO workflows_delivery (execution_id, user_id, event, message_id, url, host, state, error, created_at)
+    SELECT id, user_id, 'workflow.completed', 'msg_' || md5(id::text), 'https://example.com/', 'example.com:443',
+        'delivered', '', completed_at
+    FROM workflows_execution WHERE batch_position = 3 ORDER BY completed_at
+"""
 
 
 def fill(*, own: int, others: int) -> None:
@@ -87,6 +93,7 @@ def fill(*, own: int, others: int) -> None:
         cursor.execute(LOG_LINES)
         cursor.execute(FILES)
         cursor.execute(OUTPUTS)
+        cursor.execute(DELIVERIES)
         cursor.execute("RESET session_replication_role")
         cursor.execute("VACUUM (ANALYZE)")
         cursor.execute("CHECKPOINT")

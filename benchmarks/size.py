@@ -1,6 +1,6 @@
 """Cost of each request with a large table, relative to a small one.
 
-    .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 40]
+    .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 20]
 
 Two databases in one PostgreSQL, each with a process that calls the views without a server. The large one has
 --executions ended executions, a tenth of them the requesting user's. The small one has 2,100, of which 1,200 are
@@ -19,7 +19,7 @@ from benchmarks.ended_executions import USERS, fill
 from benchmarks.services import Services, command_line, print_table, say
 
 SMALL = {"own": 1_200, "others": 100}
-WARM_UP = 5  # rounds that are not counted
+WARM_UP = 3  # rounds that are not counted
 RETENTION_ROUNDS = 10  # each deletes a hundred executions
 
 
@@ -83,7 +83,7 @@ def summary(pairs: list[tuple[float, float]]) -> list[float]:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     each = options.executions // USERS
     with Services(durable=False, env={"LOG_LEVEL": "ERROR"}) as services:

@@ -47,7 +47,8 @@ READS = (
     "/api/v2/jobs",
     "/api/v2/jobs?metadata[project]=p0",
 )
-EXECUTIONS, FILES = "/admin/workflows/execution/", "/admin/files/file/"
+EXECUTIONS, DELIVERIES = "/admin/workflows/execution/", "/admin/workflows/delivery/"
+FILES = "/admin/files/file/"
 CONSOLE = (
     "/admin/dashboard/live/",
     EXECUTIONS,
@@ -72,6 +73,11 @@ CONSOLE = (
     f"{FILES}?kind__exact=upload",
     f"{FILES}?q=asker@example.com",
     f"{FILES}?q={{file}}",
+    DELIVERIES,
+    f"{DELIVERIES}?state__exact=failed",  # none
+    f"{DELIVERIES}?q=asker@example.com",
+    f"{DELIVERIES}?q=example.com:443",
+    f"{DELIVERIES}?q=msg_none",
 )
 NEWEST = 1_000  # of the requesting user's executions: what the requests are about
 

@@ -12,11 +12,11 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from accounts.audited_console import apply_to_each
-from accounts.models import User
 from comfyserve.console import html
 from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Pictures, Section, Table
+from comfyserve.console.search import ExactSearch, of_user
 
 from . import console, pins, types
 from .models import File, Pin
@@ -24,19 +24,11 @@ from .models import File, Pin
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def _matching(term: str) -> Q:
-    """By the one column that the term can be in, so that its index is used."""
-    if "@" in term:
-        return Q(user_id__in=list(User.objects.filter(email__iexact=term).values_list("id", flat=True)))
-    return Q(sha256=term.lower()) if SHA256.fullmatch(term) else Q(id=term.lower())
-
-
 @admin.register(File)
-class FileAdmin(PageAdmin):
+class FileAdmin(ExactSearch, PageAdmin):
     list_display = ["picture", "filename", "user", "kind", "type_", "bytes_", "pinned", "stored", "expires"]
     list_display_links = ["filename"]
     list_filter = [("kind", FieldDropdown)]
-    search_fields = ["id"]  # get_search_results defines how
     search_help_text = "Exact file id, SHA-256, or e-mail address of its user"
     list_select_related = ["user"]
     ordering = ["-created_at"]
@@ -47,11 +39,10 @@ class FileAdmin(PageAdmin):
         needed = Exists(Pin.objects.filter(file=OuterRef("pk")))
         return super().get_queryset(request).annotate(is_pinned=needed)  # type: ignore[no-any-return]
 
-    def get_search_results(
-        self, request: HttpRequest, rows: QuerySet[File], term: str  # noqa: ARG002
-    ) -> tuple[QuerySet[File], bool]:  # fmt: skip
-        term = term.replace("\0", "").strip()
-        return (rows.filter(_matching(term)) if term else rows), False
+    def matching(self, term: str) -> Q:
+        if "@" in term:
+            return of_user(term)
+        return Q(sha256=term.lower()) if SHA256.fullmatch(term) else Q(id=term.lower())
 
     @admin.display(description="Picture")
     def picture(self, row: File) -> Any:

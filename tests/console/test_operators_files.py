@@ -80,6 +80,29 @@ class TestFilesAndDeliveries:
             cursor.execute(f"EXPLAIN {listed}")
             assert f"using {index} " in str(cursor.fetchall())
 
+    @pytest.mark.parametrize("wanted", ["execution_id", "message_id", "host", "email"])
+    def test_deliveries_are_found_by_execution_id_host_or_user(
+        self, console: Client, alice: User, wanted: str
+    ) -> None:
+        delivery, other = make_delivery(alice), make_delivery(make_user("bob"))
+        type(delivery).objects.filter(id=delivery.id).update(host="mine.example.com:443")
+        delivery.refresh_from_db()
+        term = alice.email if wanted == "email" else getattr(delivery, wanted)
+        page = console.get(DELIVERIES, {"q": f" {term} "}).content.decode()
+        assert str(delivery.execution_id) in page
+        assert str(other.execution_id) not in page
+
+    @pytest.mark.parametrize("wanted", ["execution_id", "destination", "email"])
+    def test_output_deliveries_are_found_by_execution_destination_or_user(
+        self, console: Client, alice: User, wanted: str
+    ) -> None:
+        delivery = make_file_delivery(alice, name="mine")
+        other = make_file_delivery(make_user("bob"), name="other")
+        term = {"execution_id": delivery.execution_id, "destination": "MINE", "email": alice.email}[wanted]
+        page = console.get(SENT_FILES, {"q": str(term)}).content.decode()
+        assert str(delivery.execution_id) in page
+        assert str(other.execution_id) not in page
+
     def test_a_delivery_is_sent_again(self, console: Client, alice: User) -> None:
         delivery = make_delivery(alice)
         act(console, DELIVERIES, "redeliver", delivery.pk)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.audited_console import apply_to_each
@@ -15,6 +15,7 @@ from comfyserve.console import html
 from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
+from comfyserve.console.search import ExactSearch, of_user, uuid_of
 from files.models import Destination
 from workflows.delivery import redelivery
 from workflows.models import OutputDelivery
@@ -26,17 +27,24 @@ State = OutputDelivery.State
 
 
 @admin.register(OutputDelivery)
-class OutputDeliveryAdmin(PageAdmin):
+class OutputDeliveryAdmin(ExactSearch, PageAdmin):
     list_display = ["filename", "of_execution", "user", "to", "how", "tries", "last_error", "since"]
     list_filter = [("state", FieldDropdown)]
     list_filter_submit = True
-    search_fields = ["=execution__id", "=user__email", "=destination__name"]
     search_help_text = "Exact execution id, destination, or e-mail address of its user"
     list_select_related = ["user", "destination"]
     ordering = ["-id"]
     sortable_by: list[str] = []
     actions = ["redeliver"]
     refresh_seconds = 3
+
+    def matching(self, term: str) -> Q:
+        if "@" in term:
+            return of_user(term)
+        if execution_id := uuid_of(term):
+            return Q(execution_id=execution_id)
+        named = Destination.objects.filter(name__iexact=term)
+        return Q(destination_id__in=list(named.values_list("id", flat=True)))
 
     @admin.display(description="Execution")
     def of_execution(self, row: OutputDelivery) -> Any:

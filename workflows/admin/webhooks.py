@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.audited_console import apply_to_each
@@ -15,6 +15,7 @@ from comfyserve.console import html
 from comfyserve.console.confirm_actions import Answer, ask_first
 from comfyserve.console.filters import FieldDropdown
 from comfyserve.console.pages import Facts, Offer, PageAdmin, Section, Table
+from comfyserve.console.search import ExactSearch, of_user, uuid_of
 from workflows.models import Delivery, DeliveryAttempt
 from workflows.webhooks import outbox
 
@@ -24,17 +25,23 @@ ATTEMPTS_SHOWN = 100
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(PageAdmin):
+class DeliveryAdmin(ExactSearch, PageAdmin):
     list_display = ["event", "of_execution", "user", "host", "how", "tries", "last_error", "happened"]
     list_filter = [("state", FieldDropdown), ("event", FieldDropdown)]
     list_filter_submit = True
-    search_fields = ["=execution__id", "=user__email", "=host", "=message_id"]
     search_help_text = "Exact execution id, webhook-id, host, or e-mail address of its user"
     list_select_related = ["user"]
     ordering = ["-id"]
     sortable_by: list[str] = []
     actions = ["redeliver"]
     refresh_seconds = 3
+
+    def matching(self, term: str) -> Q:
+        if "@" in term:
+            return of_user(term)
+        if execution_id := uuid_of(term):
+            return Q(execution_id=execution_id)
+        return Q(message_id=term) if term.startswith("msg_") else Q(host=term.lower())
 
     @admin.display(description="Execution")
     def of_execution(self, row: Delivery) -> Any:

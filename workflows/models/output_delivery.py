@@ -47,6 +47,8 @@ class OutputDelivery(models.Model):
         indexes = [
             # Used by delivery.sender: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="output_delivery_waiting", condition=Q(state="waiting")),
+            # Used by the console: those of a user.
+            models.Index(fields=["user", "-id"], name="output_delivery_of_user"),
             # Used by the console: failed deliveries of a destination.
             models.Index(
                 fields=["destination", "id"], name="output_delivery_failed", condition=Q(state="failed")

@@ -125,6 +125,11 @@ class Delivery(models.Model):
         indexes = [
             # Used by dispatcher.take: waiting or in progress, few compared to the delivered ones.
             models.Index(fields=["due_at"], name="delivery_waiting", condition=Q(state="waiting")),
+            # Used by the console: failed ones, and those of a user, to a host or with an id.
+            models.Index(fields=["-id"], name="delivery_failed", condition=Q(state="failed")),
+            models.Index(fields=["user", "-id"], name="delivery_of_user"),
+            models.Index(fields=["host", "-id"], name="delivery_to_host"),
+            models.Index(fields=["message_id"], name="delivery_of_message"),
         ]
 
     def __str__(self) -> str:
