@@ -137,4 +137,4 @@ def _check(user: User, content: bytes, *, replaced: UserData | None) -> None:
     if adding > 0 and has["size"] + adding > MAX_TOTAL_BYTES:
         raise LimitExceeded(f"Your user data may have {MAX_TOTAL_BYTES} bytes in all; delete some")
     if adding > 0 and quotas.storage_is_limited(user=user):
-        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=adding)
+        storage_use.check(user=user, adding=adding)

@@ -328,6 +328,6 @@ def _check_room(user: User, prepared: Sequence[Prepared], options: Options) -> N
     if quotas.storage_is_limited(user=user):
         size = count * 2 * len(options.get("metadata_text", ""))  # as it was sent, and as JSON
         size += sum(_graph_size(each.work) for each in prepared)
-        quotas.check_storage(user=user, used=storage_use.of(user.pk), adding=size)
+        storage_use.check(user=user, adding=size)
     if selectors.cached_pending_count() + count > settings.MAX_PENDING:
         raise QueueFull("The queue is full; try again later", retry_after=60)

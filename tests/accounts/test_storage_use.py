@@ -1,0 +1,68 @@
+"""The storage quota, whose sum costs the same however much a user has."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts import storage_use
+from accounts.models import User
+from comfyserve.api.errors import LimitExceeded
+from files.models import File, Kind
+from script.harness import graphs
+from tests.factories import Api
+
+
+@pytest.fixture(autouse=True)
+def limited(settings: Any) -> None:
+    settings.QUOTA_STORAGE_BYTES = 1_000
+
+
+def make_file(user: User, *, size: int, key: str, age: timedelta = timedelta(0)) -> File:
+    file = File.objects.create(
+        user=user, kind=Kind.UPLOAD, filename="a", content_type="x", size=size, key=key
+    )
+    File.objects.filter(id=file.id).update(created_at=timezone.now() - age)
+    return file
+
+
+def test_only_what_is_new_is_counted_again(alice: User) -> None:
+    for number in range(5):
+        make_file(alice, size=100, key=str(number), age=timedelta(hours=1))
+    storage_use.check(user=alice, adding=500)
+    with CaptureQueriesContext(connection) as queries:
+        storage_use.check(user=alice, adding=500)
+    [counting] = [each["sql"] for each in queries if "files_file" in each["sql"]]
+    assert "created_at <" not in counting
+    make_file(alice, size=1, key="new")
+    with pytest.raises(LimitExceeded, match="501 are, and this adds 500"):
+        storage_use.check(user=alice, adding=500)
+
+
+def test_what_was_deleted_leaves_room_at_once(alice: User) -> None:
+    old = make_file(alice, size=900, key="old", age=timedelta(hours=1))
+    storage_use.check(user=alice, adding=100)
+    old.delete()
+    storage_use.check(user=alice, adding=1_000)
+
+
+def test_shared_bytes_count_once(alice: User) -> None:
+    make_file(alice, size=600, key="shared", age=timedelta(hours=1))
+    make_file(alice, size=600, key="shared")
+    storage_use.check(user=alice, adding=400)
+
+
+def test_the_graphs_of_executions_count_at_once(alice: User, settings: Any) -> None:
+    api = Api.of(alice)
+    settings.QUOTA_STORAGE_BYTES = storage_use.of(alice.pk) + 3_000
+    statuses = [
+        api.post("/workflows/execute", {"workflow": graphs.colour(number)}).status_code
+        for number in range(30)
+    ]
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
