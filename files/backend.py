@@ -137,6 +137,11 @@ def size_of(key: str) -> int:
         return int(default_storage.size(key))
 
 
+def path_of(key: str) -> Path | None:
+    """Where the storage has these bytes, to be read only; None if it is not on this machine's disks."""
+    return None if bucket() is not None else Path(default_storage.path(key))
+
+
 def responds() -> bool:
     """Whether the storage answers now. One small request."""
     try:

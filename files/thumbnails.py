@@ -6,9 +6,10 @@ for it. Both may do so concurrently; the row decides which one is used.
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import uuid4
 
-from django.db import transaction
+from django.conf import settings
 
 from comfyserve.db import connections, rows
 
@@ -40,34 +41,49 @@ def key_of(file: File) -> str | None:
 
 def _recorded(file: File, made: str) -> str:
     """The one to use: `made`, or the one another process recorded first."""
-    with transaction.atomic():
-        with rows.pipeline():
-            # A concurrent deletion sees its thumbnail, or we see that the file is gone.
-            storing.lock([file])
-            taken = rows.prepared(_RECORD_SQL, [made, file.key])
-        if taken.rowcount:
-            return made
-        theirs = File.objects.filter(key=file.key).values_list("thumbnail_key", flat=True).first()
+    with rows.pipelined_transaction():
+        # A concurrent deletion sees its thumbnail, or we see that the file is gone.
+        storing.lock([file])
+        taken = rows.prepared(_RECORD_SQL, [made, file.key])
+    if taken.rowcount:
+        return made
+    theirs = File.objects.filter(key=file.key).values_list("thumbnail_key", flat=True).first()
     storing.discard([made])
     return theirs or File.NONE
 
 
 def _make(file: File) -> str:
     """Its key; File.NONE if none can be made of these bytes."""
+    settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
+    target = settings.INCOMING_DIR / f"{uuid4().hex}.webp"
+    try:
+        if not (_decode_in_place(file, target) or _decode_copy(file, target)):
+            return File.NONE
+        # Named after its source bytes, by whose index it is found, plus a unique suffix.
+        place = file.key.partition("/")[2]
+        key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
+        backend.put(key, target, content_type="image/webp")
+        return key
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def _decode_in_place(file: File, target: Path) -> bool:
+    """From the storage itself, if that is a disk. A failure may be the disk's, so only a copy is proof."""
+    source = backend.path_of(file.key)
+    return source is not None and _decode(source, target, file)
+
+
+def _decode_copy(file: File, target: Path) -> bool:
     with Incoming() as incoming:
         with storing.opened(file) as reader:
             while piece := reader.read(CHUNK_BYTES):
                 incoming.write(piece)
-        target = incoming.path.with_name(f"{incoming.path.name}.webp")
-        try:
-            if not decoding.thumbnail(incoming.path, target, content_type=file.content_type):
-                return File.NONE
-            # Named after its source bytes, by whose index it is found, plus a unique suffix.
-            place = file.key.partition("/")[2]
-            key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
-            backend.put(key, target, content_type="image/webp")
-            return key
-        except decoding.Undecodable:
-            return File.NONE
-        finally:
-            target.unlink(missing_ok=True)
+        return _decode(incoming.path, target, file)
+
+
+def _decode(source: Path, target: Path, file: File) -> bool:
+    try:
+        return decoding.thumbnail(source, target, content_type=file.content_type)
+    except decoding.Undecodable:
+        return False
