@@ -6,7 +6,6 @@ callers count the usage, since they know their tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
@@ -24,22 +23,19 @@ RETURNING executions
 """
 
 
+RUNNING_AT_ONCE_SQL = "SELECT executions_running FROM accounts_userlimits WHERE user_id = %(user_id)s"
+
+
 def running_at_once(*, user_id: int) -> int | None:
     """Concurrent executions of the user; None is no limit. Not a rejection: the scheduler holds the others
     back."""
-    return running_at_once_later(user_id=user_id)()
+    found = rows.prepared(RUNNING_AT_ONCE_SQL, {"user_id": user_id}).fetchone()
+    return running_at_once_of(found[0] if found else None)
 
 
-def running_at_once_later(*, user_id: int) -> Callable[[], int | None]:
-    """The same in a `rows.pipeline`: call what it returns after the block."""
-    cursor = rows.prepared("SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id])
-
-    def read() -> int | None:
-        row = cursor.fetchone()
-        own = row[0] if row else None
-        return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
-
-    return read
+def running_at_once_of(own: int | None) -> int | None:
+    """The same, from what RUNNING_AT_ONCE_SQL finds; null if it finds nothing."""
+    return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
 
 def runs_are_limited(*, user: User) -> bool:

@@ -83,7 +83,7 @@ def submitted(*, priority: str, count: int = 1) -> rows.Statement:
 
 def note_ended(ids: Sequence[UUID]) -> None:
     """Count those of `ids` that have ended. Call it once, in the transaction that ends them."""
-    rows.execute(_ENDED_SQL, {"ids": list(ids), "bounds": list(SECONDS_TO_HOURS)})
+    rows.execute(_ENDED_SQL, COUNT_ENDED_PARAMETERS | {"ids": list(ids)})
 
 
 _SUBMITTED_SQL = """
@@ -91,14 +91,8 @@ _SUBMITTED_SQL = """
     VALUES ('executions_submitted', %s, 0, %s, %s)
 """
 
-_ENDED_SQL = """
-    WITH ended AS (
-        SELECT e.id, e.status, e.priority, e.kind, e.failure_cause,
-            extract(epoch FROM e.started_at - e.created_at) AS waited,
-            extract(epoch FROM e.completed_at - e.started_at) AS ran
-        FROM workflows_execution e
-        WHERE e.id = ANY(%(ids)s) AND e.status IN ('completed', 'failed', 'cancelled')
-    )
+# Counts the rows of `ended`, a CTE with ENDED_COLUMNS of the statement that this is part of.
+COUNT_ENDED_SQL = """
     INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
     SELECT 'executions_ended', ARRAY[status, priority], 0, 1, 1 FROM ended
     UNION ALL
@@ -113,6 +107,18 @@ _ENDED_SQL = """
     SELECT 'execution_failures', ARRAY[coalesce(failure_cause, 'other')], 0, 1, 1
     FROM ended WHERE status = 'failed'
 """
+ENDED_COLUMNS = """
+    status, priority, kind, failure_cause, extract(epoch FROM started_at - created_at) AS waited,
+    extract(epoch FROM completed_at - started_at) AS ran
+"""
+COUNT_ENDED_PARAMETERS = {"bounds": list(SECONDS_TO_HOURS)}
+
+_ENDED_SQL = f"""
+    WITH ended AS (
+        SELECT {ENDED_COLUMNS} FROM workflows_execution
+        WHERE id = ANY(%(ids)s) AND status IN ('completed', 'failed', 'cancelled')
+    ) {COUNT_ENDED_SQL}
+"""  # noqa: S608
 
 
 def add(metric: str, *labels: str, count: int = 1) -> None:

@@ -7,7 +7,7 @@ or come without rows (`pack` says when): then they read them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -24,23 +24,15 @@ LONGEST = 16 * 1024  # characters of JSON; every web process receives it, and re
 M = TypeVar("M", bound=Model)
 
 
-def pack(whole: Whole) -> str | None:
+def pack(*, execution: str, outputs: Sequence[Output], lines: str) -> str | None:
     """JSON text that `unpack` reads: `{"execution": row, "outputs": [row], "lines": [row]}`, where a row
     maps column attributes to values. Outputs also have "file" and "converted", each a row or null.
 
-    None if it would be longer than LONGEST, and for what a reader has to look up: error details, deliveries.
+    `execution` and `lines` are JSON text made by PostgreSQL, which costs less than to read and write them
+    here. None if it would be longer than LONGEST.
     """
-    if whole.execution.error is not None or any(output.sent is not None for output in whole.outputs):
-        return None
-    text = json.dumps(
-        {
-            "execution": _row(whole.execution),
-            "outputs": [_output_row(output) for output in whole.outputs],
-            "lines": [_row(line) for line in whole.lines],
-        },
-        default=str,
-        separators=(",", ":"),
-    )
+    made = json.dumps([_output_row(output) for output in outputs], default=str, separators=(",", ":"))
+    text = f'{{"execution":{execution},"outputs":{made},"lines":{lines}}}'
     return text if len(text) <= LONGEST else None
 
 

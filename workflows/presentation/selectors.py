@@ -57,7 +57,8 @@ _LATEST_LINES_SQL = f"""
     ORDER BY l.id
 """  # noqa: S608
 _LINES_OF_ONE_SQL = f"""
-    SELECT {_LINE} FROM workflows_logline l WHERE execution_id = %s ORDER BY id DESC LIMIT {LINES_IN_RESULT}
+    SELECT json_agg(l ORDER BY l.id)::text FROM (
+        SELECT * FROM workflows_logline WHERE execution_id = %s ORDER BY id DESC LIMIT {LINES_IN_RESULT}) l
 """  # noqa: S608
 
 
@@ -155,10 +156,11 @@ def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     return _read_lines(rows.prepared(_LATEST_LINES_SQL, [list(ids)]), ids)
 
 
-def latest_lines_later(execution_id: UUID) -> Callable[[], list[LogLine]]:
-    """Those of one, in a `rows.pipeline`: call what it returns after the block."""
+def latest_lines_later(execution_id: UUID) -> Callable[[], str]:
+    """The rows of one's latest lines as JSON text, in a `rows.pipeline`: call what it returns after the
+    block."""
     cursor = rows.prepared(_LINES_OF_ONE_SQL, [execution_id])
-    return lambda: [_LINE.read(row) for row in reversed(cursor.fetchall())]
+    return lambda: cursor.fetchall()[0][0] or "[]"
 
 
 def _read_lines(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

@@ -57,6 +57,23 @@ def insertion(ids: Sequence[UUID], lines: Sequence[Line]) -> rows.Statement:
     return rows.Statement(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
 
 
+# Writes %(lines)s, given `as_json`, to the log of each execution of `ended`, a CTE with their ids of the
+# statement that this is part of. The lines get their ids in the given order.
+INSERT_SQL = """
+    INSERT INTO workflows_logline (execution_id, level, message, node_id, kind, data)
+    SELECT ended.id, line.level, line.message, line.node_id, line.kind, line.data
+    FROM ended, ROWS FROM (
+        json_to_recordset(%(lines)s::json) AS (level text, message text, node_id text, kind text, data jsonb)
+    ) WITH ORDINALITY AS line (level, message, node_id, kind, data, number)
+    ORDER BY line.number
+"""
+
+
+def as_json(lines: Sequence[Line]) -> str:
+    """The parameter `lines` of INSERT_SQL."""
+    return json.dumps(connections.sanitize_json([vars(line) for line in lines]))
+
+
 def copy_to_process_log(ids: Iterable[UUID], lines: Iterable[Line]) -> None:
     """For operators."""
     for id_ in ids:

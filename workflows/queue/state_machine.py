@@ -21,13 +21,11 @@ from uuid import UUID
 
 from django.db import transaction
 
-from accounts import quotas
 from comfyserve.db import connections, rows
 from files import converted, storing
 from files.models import ConvertedFile
 from workflows import notify, task_events
 from workflows.delivery import plan
-from workflows.metrics import store
 from workflows.models import (
     ALIVE,
     Execution,
@@ -35,7 +33,6 @@ from workflows.models import (
     Graph,
     Level,
     LineKind,
-    LogLine,
     Output,
     Status,
     WebhookEvent,
@@ -151,10 +148,8 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
 class _Written:
     """What the first round trip of `finish` wrote and read."""
 
-    used: scheduling.Ended
-    execution: Execution
-    lines: list[LogLine]
-    limit: int | None  # of the user's executions running at once
+    ended: transitions.EndedClaim
+    lines: str  # rows of the latest log lines, as JSON text
     save_files: Callable[[], None]
     save_outputs: Callable[[], None]
 
@@ -171,16 +166,11 @@ def _write_end(claim: Claim, outcome: Outcome) -> _Written | None:
     files = [output.file for output in outcome.outputs if output.file is not None]
     with rows.pipeline():
         read_end = _send_end(claim, outcome)
-        store.note_ended([claim.execution_id])
-        _log_end(claim, outcome)
         read_lines = selectors.latest_lines_later(claim.execution_id)
-        read_limit = quotas.running_at_once_later(user_id=claim.user_id)
         save_files = storing.keep_later(files)
         save_outputs = _send_outputs(outcome)
-    end = read_end()
-    if end is None:
-        return None
-    return _Written(*end, read_lines(), read_limit(), save_files, save_outputs)
+    ended = read_end()
+    return None if ended is None else _Written(ended, read_lines(), save_files, save_outputs)
 
 
 def _write_consequences(claim: Claim, outcome: Outcome, written: _Written) -> None:
@@ -190,33 +180,28 @@ def _write_consequences(claim: Claim, outcome: Outcome, written: _Written) -> No
     written.save_outputs()
     if outcome.status == Status.COMPLETED:
         plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
-    if written.limit is not None:
+    if written.ended.limit is not None:
         holds.lift_quota(user_id=claim.user_id)
-    scheduling.charge([written.used])
+    scheduling.charge([written.ended.used])
 
 
-def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], tuple[scheduling.Ended, Execution] | None]:
-    return transitions.end_claimed(
-        claim.execution_id,
-        outcome.status,
-        token=claim.token,
-        error=outcome.error,
-        cause=outcome.failure_cause,
-        warnings=outcome.warnings,
-        gpu_seconds=outcome.gpu_seconds,
-        cost=outcome.gpu_seconds or 0.0,
-        began=outcome.began,
-    )
-
-
-def _log_end(claim: Claim, outcome: Outcome) -> None:
+def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], transitions.EndedClaim | None]:
     for position, output in enumerate(outcome.outputs):
         output.execution_id, output.position = claim.execution_id, position
         output.text = connections.sanitize_json(output.text)
     first = [transitions.first_line()] if outcome.began else []
     made = [_output_line(output) for output in outcome.outputs]
     last = transitions.last_line(outcome.status, outcome.error)
-    transitions.log([claim.execution_id], *first, *outcome.lines, *made, last)
+    return transitions.end_claimed(
+        claim,
+        outcome.status,
+        lines=[*first, *outcome.lines, *made, last],
+        error=outcome.error,
+        cause=outcome.failure_cause,
+        warnings=outcome.warnings,
+        gpu_seconds=outcome.gpu_seconds,
+        began=outcome.began,
+    )
 
 
 def _send_outputs(outcome: Outcome) -> Callable[[], None]:
@@ -253,7 +238,7 @@ def _packed(claim: Claim, outcome: Outcome, written: _Written) -> str | None:
     """The rows of the result for the message; None where a reader has to read more than these."""
     if claim.output.get("deliver_to"):
         return None
-    return end_message.pack(selectors.Whole(written.execution, list(outcome.outputs), written.lines))
+    return end_message.pack(execution=written.ended.row, outputs=outcome.outputs, lines=written.lines)
 
 
 def _announce_end(claim: Claim, outcome: Outcome, packed: str | None) -> None:

@@ -16,12 +16,11 @@ from uuid import UUID
 
 from django.db import transaction
 
+from accounts import quotas
 from comfyserve.db import connections, rows
-from comfyserve.db.rows import Columns
 from workflows import notify
 from workflows.metrics import store
 from workflows.models import (
-    Execution,
     FailureCause,
     Level,
     Status,
@@ -30,6 +29,7 @@ from workflows.models import (
 from workflows.webhooks import outbox
 
 from . import batch_countdown, execution_log, partner_keys, scheduling
+from .claims import Claim
 from .execution_log import Line
 
 
@@ -54,7 +54,7 @@ _USED_SQL = """
 """
 
 # Affects live executions, claimed with `token` if it is given.
-END_SQL = f"""
+_UPDATE_SQL = f"""
 UPDATE workflows_execution SET
     status = %(status)s, completed_at = statement_timestamp(),
     started_at = coalesce(
@@ -71,11 +71,28 @@ UPDATE workflows_execution SET
     held = NULL, held_until = NULL
 WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
     AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
-RETURNING user_id, priority, start, cost, {_USED_SQL} AS used, claimed_at IS NOT NULL AS claimed
+RETURNING user_id, start, cost, {_USED_SQL} AS used, claimed_at IS NOT NULL AS claimed
 """  # noqa: S608
-_USED = dataclasses.fields(scheduling.Ended)  # the columns that it returns
-_EXECUTION = Columns(Execution, "workflows_execution")
-_END_CLAIMED_SQL = f"{END_SQL}, {_EXECUTION}"
+_END_SQL = f"{_UPDATE_SQL}, priority"
+_USED = dataclasses.fields(scheduling.Ended)
+# Lines and counts are made from the updated row. So the row is locked before its lines get their ids, which
+# readers of the log rely on, and nothing is written if the claim is lost. What another session wrote while
+# this one waited for the lock is not seen here: the latest lines are read by a statement of their own.
+_END_CLAIMED_SQL = f"""
+WITH ended AS ({_UPDATE_SQL}, id, {store.ENDED_COLUMNS}, row_to_json(workflows_execution)::text AS row),
+    counted AS ({store.COUNT_ENDED_SQL}),
+    logged AS ({execution_log.INSERT_SQL})
+SELECT {", ".join(field.name for field in _USED)}, row, ({quotas.RUNNING_AT_ONCE_SQL}) FROM ended
+"""  # noqa: S608
+
+
+@dataclass(frozen=True)
+class EndedClaim:
+    """What `end_claimed` wrote and read."""
+
+    used: scheduling.Ended
+    row: str  # of the execution, as JSON text
+    limit: int | None  # of its user's executions running at once
 
 
 def end(
@@ -85,42 +102,43 @@ def end(
 
     If that is below the estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
     """
-    cursor = rows.prepared(END_SQL, _end_parameters(ids, status, error=error, cause=cause))
+    cursor = rows.prepared(_END_SQL, _end_parameters(ids, status, error=error, cause=cause))
     return rows.as_dataclasses(scheduling.Ended, cursor)
 
 
 def end_claimed(
-    id_: UUID,
+    claim: Claim,
     status: Status,
     *,
-    token: UUID,
+    lines: Sequence[Line],
     error: str | None = None,
     cause: FailureCause | None = None,
     warnings: Sequence[str] = (),
     gpu_seconds: float | None = None,
-    cost: float = 0.0,
     began: Began | None = None,
-) -> Callable[[], tuple[scheduling.Ended, Execution] | None]:
-    """The same for one that is claimed with `token`, in a `rows.pipeline`: call what it returns after the
-    block for (what it used, its row). None: the claim is lost.
-
-    `cost` is the actual cost in GPU seconds.
+) -> Callable[[], EndedClaim | None]:
+    """End the claim's execution, write these log lines, and count the end, in a `rows.pipeline`: call what it
+    returns after the block. None: the claim is lost, and nothing was written.
     """
-    parameters = _end_parameters([id_], status, error=error, cause=cause) | {
-        "token": token,
+    parameters = _end_parameters([claim.execution_id], status, error=error, cause=cause) | {
+        "token": claim.token,
+        "user_id": claim.user_id,
         "warnings": json.dumps(connections.sanitize_json(list(warnings))),
         "gpu_seconds": gpu_seconds,
-        "cost": cost,
+        "cost": gpu_seconds or 0.0,
         "began_ago": None if began is None else began.seconds_ago,
         "total_steps": None if began is None else began.total_steps,
+        "lines": execution_log.as_json(lines),
     }
-    cursor = rows.prepared(_END_CLAIMED_SQL, parameters)
+    cursor = rows.prepared(_END_CLAIMED_SQL, parameters | store.COUNT_ENDED_PARAMETERS)
+    copy_later([claim.execution_id], lines)
 
-    def read() -> tuple[scheduling.Ended, Execution] | None:
-        row = cursor.fetchone()
-        if row is None:
+    def read() -> EndedClaim | None:
+        found = cursor.fetchone()
+        if found is None:
             return None
-        return scheduling.Ended(*row[: len(_USED)]), _EXECUTION.read(row, at=len(_USED))
+        *used, row, own_limit = found
+        return EndedClaim(scheduling.Ended(*used), row, quotas.running_at_once_of(own_limit))
 
     return read
 
@@ -152,6 +170,11 @@ def last_line(status: str, error: str | None) -> Line:
 
 def log(ids: Sequence[UUID], *lines: Line) -> None:
     execution_log.write(ids, lines)
+    copy_later(ids, lines)
+
+
+def copy_later(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
+    """To the process log, after the commit."""
     transaction.on_commit(lambda: execution_log.copy_to_process_log(ids, lines))
 
 
