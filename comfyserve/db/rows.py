@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -208,6 +208,36 @@ def pipeline() -> Iterator[None]:
 
 
 @contextmanager
+def begun_in_pipeline() -> Iterator[AbstractContextManager[None]]:
+    """A transaction that begins with the statements of a `pipeline`, the yielded one: BEGIN is sent with them.
+
+    with begun_in_pipeline() as first:
+        with first:
+            ...  # prepared statements
+        ...  # any statements, once the pipeline has ended
+
+    Inside another transaction it is a savepoint.
+    """
+    database: Any = connections[DEFAULT_DB_ALIAS]
+    if database.in_atomic_block:
+        # A savepoint can only be rolled back after the pipeline with the error has ended.
+        with transaction.atomic():
+            yield pipeline()
+        return
+    with ExitStack() as stack:
+        with database.begin_left_to_caller():
+            stack.enter_context(transaction.atomic())
+        yield _pipeline_with_begin(database)
+
+
+@contextmanager
+def _pipeline_with_begin(database: Any) -> Iterator[None]:
+    with pipeline():
+        _send(database, "BEGIN")
+        yield
+
+
+@contextmanager
 def pipelined_transaction() -> Iterator[None]:
     """A transaction whose statements are sent as in `pipeline`, together with its BEGIN and COMMIT.
 
@@ -215,19 +245,11 @@ def pipelined_transaction() -> Iterator[None]:
     result is read, and everything is rolled back. Inside another transaction it is a savepoint.
     """
     database: Any = connections[DEFAULT_DB_ALIAS]
-    if database.in_atomic_block:
-        # A savepoint can only be rolled back after the pipeline with the error has ended.
-        with transaction.atomic(), pipeline():
-            yield
-        return
-    with ExitStack() as stack:
-        with database.begin_left_to_caller():
-            stack.enter_context(transaction.atomic())
-        with pipeline():
-            _send(database, "BEGIN")
-            yield
-            if not database.needs_rollback:
-                _send(database, "COMMIT")  # Django's own then has nothing to do, and runs its hooks
+    is_savepoint = database.in_atomic_block
+    with begun_in_pipeline() as first, first:
+        yield
+        if not (is_savepoint or database.needs_rollback):
+            _send(database, "COMMIT")  # Django's own then has nothing to do, and runs its hooks
 
 
 def _send(database: Any, sql: str) -> None:

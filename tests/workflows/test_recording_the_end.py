@@ -12,6 +12,7 @@ from django.db import connection
 from files import backend, storing
 from files.models import File
 from script.harness import graphs
+from tests.test_rows import protocol_traced
 from tests.workflows.rig import before
 from tests.workflows.test_row_locks import another_session
 from workflows.models import Delta, Execution, LogLine, Output, Status
@@ -49,8 +50,10 @@ def test_a_session_that_ends_between_two_steps_costs_a_second_try(rig, monkeypat
     assert rig.slots.wait_empty(timeout=20)
 
 
-def test_an_end_takes_two_round_trips(rig, monkeypatch):
-    """All statements in one pipeline, and the commit: the fewer, the sooner the client has its answer."""
+def test_an_end_takes_two_round_trips(rig, monkeypatch, tmp_path):
+    """All statements in one pipeline, with BEGIN, and the commit: the fewer, the sooner the client has its
+    answer.
+    """
     ways: list[str] = []
     execute, real = psycopg.Cursor.execute, state_machine.finish
     finishing: list[int] = []
@@ -63,7 +66,8 @@ def test_an_end_takes_two_round_trips(rig, monkeypatch):
     def finish(claim: Any, outcome: Any) -> bool:
         finishing.append(threading.get_ident())
         try:
-            return real(claim, outcome)
+            with protocol_traced(tmp_path / "trace"):
+                return real(claim, outcome)
         finally:
             finishing.clear()
 
@@ -74,6 +78,8 @@ def test_an_end_takes_two_round_trips(rig, monkeypatch):
     monkeypatch.setattr(state_machine, "finish", finish)
     rig.ends(rig.run(graphs.colour(2)), "completed")
     assert set(ways) == {"in a pipeline"}
+    trace = (tmp_path / "trace").read_text()
+    assert trace.count("\tSync") + trace.count("\tQuery") == 2
 
 
 def test_outputs_with_bytes_that_the_user_has_share_them(rig):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -130,10 +131,10 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     claim still holds, and is rolled back if it does not.
     """
     packed: list[str | None] = [None]
-    with transaction.atomic():
+    with rows.begun_in_pipeline() as first:
         # First on_commit callback, so that clients waiting for the end are notified first.
         transaction.on_commit(lambda: _announce_end(claim, outcome, packed[0]))
-        written = _write_end(claim, outcome)
+        written = _write_end(claim, outcome, first)
         if written is None:
             transaction.set_rollback(True)
             return False
@@ -154,8 +155,8 @@ class _Written:
     save_outputs: Callable[[], None]
 
 
-def _write_end(claim: Claim, outcome: Outcome) -> _Written | None:
-    """The first round trip. None: the claim is lost; roll back.
+def _write_end(claim: Claim, outcome: Outcome, pipeline: AbstractContextManager[None]) -> _Written | None:
+    """The first round trip, in this pipeline. None: the claim is lost; roll back.
 
     Its first statement locks the execution's row, so that log lines become visible in the order of their ids;
     the lock on the storage precedes the search for equal files. (`deletion` locks the storage first, but
@@ -164,7 +165,7 @@ def _write_end(claim: Claim, outcome: Outcome) -> _Written | None:
     no error, which would hide the reason.
     """
     files = [output.file for output in outcome.outputs if output.file is not None]
-    with rows.pipeline():
+    with pipeline:
         read_end = _send_end(claim, outcome)
         read_lines = selectors.latest_lines_later(claim.execution_id)
         save_files = storing.keep_later(files)
