@@ -209,7 +209,7 @@ def pipeline() -> Iterator[None]:
 
 @contextmanager
 def begun_in_pipeline() -> Iterator[AbstractContextManager[None]]:
-    """A transaction that begins with the statements of a `pipeline`, the yielded one: BEGIN is sent with them.
+    """A transaction that begins with the statements of the yielded `pipeline`: BEGIN is sent with them.
 
     with begun_in_pipeline() as first:
         with first:
