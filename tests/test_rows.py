@@ -16,7 +16,7 @@ from accounts.models import User
 from comfyserve.db import rows
 from comfyserve.db.rows import Columns, insert, prepared
 from files.models import File
-from workflows.models import Execution, Graph, LogLine, Output, Status
+from workflows.models import Execution, LogLine, Output, Status
 
 pytestmark = pytest.mark.django_db
 
@@ -99,27 +99,6 @@ def test_an_object_that_was_read_is_not_new(user):
     found.filename = "b"
     found.save()
     assert [file.filename for file in File.objects.all()] == ["b"]
-
-
-class TestExecuteTogether:
-    def test_rows_that_refer_to_each_other_are_one_statement(self, user, django_assert_num_queries):
-        made = execution(user, created_at=timezone.now())
-        graph = Graph(execution=made, submitted={"a": None}, prompt={"1": 100 * "%s"})
-        with django_assert_num_queries(1):
-            rows.execute_together(rows.insertion(made), rows.insertion(graph))
-        assert columns_of(Execution.objects.get()) == columns_of(made)
-        assert columns_of(Graph.objects.get()) == columns_of(graph)
-
-    def test_an_inserted_object_is_changed_by_its_next_save(self, user):
-        made = execution(user, created_at=timezone.now())
-        rows.execute_together(rows.insertion(made))
-        made.priority = "high"
-        made.save()
-        assert Execution.objects.get().priority == "high"
-
-    def test_nothing_is_read_back(self, user):
-        with pytest.raises(ValueError, match="read back"):
-            rows.insertion(execution(user))
 
 
 @contextmanager

@@ -6,12 +6,10 @@ Django compiles a query's SQL anew each time, which takes longer than executing 
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -22,14 +20,6 @@ from django.db.models.expressions import DatabaseDefault
 
 M = TypeVar("M", bound=Model)
 D = TypeVar("D")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement that changes rows; `%s` in its text stands for the next parameter."""
-
-    sql: str
-    parameters: Sequence[Any]
 
 
 class Columns(Generic[M]):
@@ -90,25 +80,13 @@ def insert_later(*objects: Model, unless_exists: bool = False) -> Callable[[], N
         made = cursor.fetchall() if read_back else [()] * len(objects)
         for each, row in zip(objects, made, strict=True):
             vars(each).update(zip(read_back, row, strict=True))
-            _mark_as_saved(each)
+            mark_as_saved(each)
 
     return read
 
 
-def insertion(*objects: Model) -> Statement:
-    """The statement of `insert`, for `execute_together`. The objects count as saved from now on.
-
-    ValueError if they use any database default.
-    """
-    values, defaults = _values(objects)
-    if any(defaults):
-        raise ValueError("these rows have values that would have to be read back")
-    for each in objects:
-        _mark_as_saved(each)
-    return Statement(_insertion(type(objects[0]), defaults, len(objects), False), values)
-
-
-def _mark_as_saved(each: Model) -> None:
+def mark_as_saved(each: Model) -> None:
+    """For an instance that was inserted by a statement of its own."""
     each._state.adding, each._state.db = False, DEFAULT_DB_ALIAS
 
 
@@ -156,15 +134,13 @@ def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> ps
     interpolates the values client-side, so that each is a new statement. The text must therefore not vary,
     except between a few forms. Errors are Django's, as from its own cursor.
     """
-    return _prepared(psycopg.Cursor, sql, parameters)
-
-
-def _prepared(
-    kind: type[psycopg.Cursor[Any]], sql: str, parameters: Sequence[Any] | Mapping[str, Any]
-) -> psycopg.Cursor[Any]:
     database = connections[DEFAULT_DB_ALIAS]
     database.ensure_connection()
     database.validate_no_broken_transaction()
+    kind: type[psycopg.Cursor[Any]] = psycopg.Cursor
+    if isinstance(parameters, Mapping):
+        kind, (sql, names) = psycopg.RawCursor, _numbered(sql)
+        parameters = [parameters[name] for name in names]
     began = time.perf_counter()
     with database.wrap_database_errors:
         cursor = kind(database.connection)
@@ -175,22 +151,15 @@ def _prepared(
     return cursor
 
 
-def execute_together(*statements: Statement) -> None:
-    """Run statements that insert rows as one, which costs less than one after the other.
+@lru_cache(maxsize=128)
+def _numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+    """The text with $1, $2, … for its named parameters, and their names.
 
-    None of them sees what the others insert. Foreign keys between their rows are checked afterwards.
+    psycopg would parse a text of more than 4,096 characters anew each time.
     """
-    parameters = [value for each in statements for value in each.parameters]
-    _prepared(psycopg.RawCursor, _together(tuple(each.sql for each in statements)), parameters)
-
-
-@lru_cache(maxsize=64)
-def _together(texts: tuple[str, ...]) -> str:
-    """Numbered parameters: psycopg would parse a text with more than 50 of `%s` anew each time."""
-    *first, last = texts
-    named = ", ".join(f"part{number} AS ({text})" for number, text in enumerate(first))
-    number = itertools.count(1)
-    return re.sub("%s", lambda _: f"${next(number)}", f"WITH {named} {last}" if first else last)
+    names: dict[str, int] = {}
+    text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.setdefault(found[1], len(names) + 1)}", sql)
+    return text, tuple(names)
 
 
 @contextmanager

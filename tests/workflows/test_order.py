@@ -13,7 +13,7 @@ from accounts.models import UserLimits
 from script.harness import graphs
 from tests.factories import Api, make_user
 from workflows.models import Execution, Held, Status
-from workflows.queue import claims, requeueing, scheduling, state_machine
+from workflows.queue import claims, requeueing, scheduling, state_machine, submission
 from workflows.queue.claims import Claim
 
 WEIGHTS = {"low": 1, "normal": 4, "high": 16}
@@ -40,7 +40,7 @@ def run_next(worker: str = "gpu", *, seconds: float = 30.0):
 
 
 class Simulation:
-    """The order without a database: one GPU, one flow after another, by scheduling's own formula."""
+    """The order without a database: one GPU, one flow after another, by the formula of docs/scheduling.md."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[float, int, str, float]] = []  # turn, number, flow, start
@@ -49,18 +49,35 @@ class Simulation:
         self.number = 0
 
     def submit(self, flow: str, *, weight: float, cost: float) -> None:
-        place = scheduling.place_at(
-            virtual=self.virtual, flow_finish=self.finish.get(flow, 0.0), cost=cost, weight=weight
-        )
+        start = max(self.virtual, self.finish.get(flow, 0.0))
         self.number += 1
-        self.finish[flow] = place.finish
-        self.waiting.append((place.turn, self.number, flow, place.start))
+        self.finish[flow] = start + cost / weight
+        self.waiting.append((start + scheduling.STEP_SECONDS / weight, self.number, flow, start))
 
     def next(self) -> str:
         chosen = min(self.waiting)
         self.waiting.remove(chosen)
         self.virtual = max(self.virtual, chosen[3])
         return chosen[2]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("rows_at_once", [2, 100])
+def test_executions_that_are_submitted_together_follow_one_another(monkeypatch, rows_at_once):
+    monkeypatch.setattr(submission, "ROWS_AT_ONCE", rows_at_once)
+    user = make_user("ada")
+    before = Execution.objects.get(id=submission.submit(user=user, workflow=graphs.colour(1)).execution.id)
+    workflows = [graphs.colour(1) for _ in range(5)]
+    for workflow, width in zip(workflows, (8, 32, 8, 24, 32), strict=True):
+        workflow["1"]["inputs"]["width"] = width
+    works = [submission.read(workflow, user=user) for workflow in workflows]
+    executions, _ = submission.submit_works(user=user, prepared=submission.prepare(works, user=user))
+    assert len({execution.kind for execution in executions}) == 3
+    for execution in executions:
+        assert execution.start == pytest.approx(before.finish)
+        assert execution.turn == pytest.approx(execution.start + scheduling.STEP_SECONDS / WEIGHTS["normal"])
+        assert execution.finish == pytest.approx(execution.start + execution.cost / WEIGHTS["normal"])
+        before = execution
 
 
 @settings(deadline=None)

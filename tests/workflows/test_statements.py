@@ -16,8 +16,7 @@ SUBMITTED = [
     SESSION,
     "SAVEPOINT",  # within a test; otherwise BEGIN
     "pg_advisory_xact_lock",
-    "percentile_cont",  # the estimate and the place
-    'INSERT INTO "workflows_execution"',  # with the graph, the first log line and the metric
+    "INSERT INTO workflows_execution",  # with its place, the graph, the first log line and the metric
     "RELEASE SAVEPOINT",
 ]
 

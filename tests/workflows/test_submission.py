@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from script.harness import graphs
-from tests.factories import assert_error
+from tests.factories import assert_error, make_user
 from workflows.fleet import registry
 from workflows.models import Execution, Worker
 from workflows.presentation import selectors
+from workflows.queue import submission
+from workflows.webhooks import outbox
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_example.json").read_text())
 
@@ -69,6 +72,23 @@ def test_the_submitted_workflow_is_returned_on_request(alice):
     path = f"/workflows/{answer['execution_id']}"
     assert alice.get(path, data={"include": "workflow"}).json()["workflow"] == REFERENCE["workflow"]
     assert "workflow" not in alice.get(path).json()
+
+
+@pytest.mark.django_db
+def test_the_execution_is_what_was_stored():
+    """Its statement writes every column itself."""
+    user, retried = make_user("ada"), uuid4()
+    works = [submission.read(graphs.colour(n), user=user) for n in (1, 2)]
+    accepted = submission.submit_works(
+        user=user,
+        prepared=submission.prepare(works, user=user),
+        retried_from=[retried, None], positions=[3, 4], priority="high", timeout_minutes=7,
+        metadata={"a": [None, 1.5]}, metadata_text='{"a": [null, 1.50]}',
+        webhook=outbox.WebhookRequest(url="https://example.org/hook", events=[], base=""),
+    )  # fmt: skip
+    for execution, stored in zip(accepted[0], Execution.objects.order_by("turn"), strict=True):
+        for field in Execution._meta.concrete_fields:
+            assert getattr(stored, field.attname) == getattr(execution, field.attname), field.name
 
 
 def test_without_a_worker_the_answer_says_so(alice):

@@ -76,19 +76,15 @@ METRICS = {
 
 
 # -- written in the transaction of the change -----------------------------------------------------------
-def submitted(*, priority: str, count: int = 1) -> rows.Statement:
-    """The statement that counts accepted executions."""
-    return rows.Statement(_SUBMITTED_SQL, [[priority], count, count])
-
-
 def note_ended(ids: Sequence[UUID]) -> None:
     """Count those of `ids` that have ended. Call it once, in the transaction that ends them."""
     rows.execute(_ENDED_SQL, COUNT_ENDED_PARAMETERS | {"ids": list(ids)})
 
 
-_SUBMITTED_SQL = """
+# Counts the rows of `new`, a CTE before it.
+SUBMITTED_SQL = """
     INSERT INTO workflows_delta (metric, labels, bucket, count, sum)
-    VALUES ('executions_submitted', %s, 0, %s, %s)
+    SELECT 'executions_submitted', ARRAY[%(priority)s]::varchar[], 0, count(*), count(*) FROM new
 """
 
 # Counts the rows of `ended`, a CTE with ENDED_COLUMNS of the statement that this is part of.

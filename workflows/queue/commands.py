@@ -59,7 +59,7 @@ def prioritise(*, execution: Execution, priority: str, by: str) -> None:
         if execution.priority == priority:
             return
         to = scheduling.place(kind=execution.kind, user_id=execution.user_id, priority=priority)
-        if not state_machine.move(execution.id, priority=priority, cost=to.cost, place=to.place, by=by):
+        if not state_machine.move(execution.id, priority=priority, place=to, by=by):
             raise Conflict("Only an execution that waits for a worker can be moved in the queue")
 
 

@@ -33,13 +33,8 @@ class Line:
 
 def write(ids: Sequence[UUID], lines: Sequence[Line]) -> None:
     """Write the same lines to the log of each execution."""
-    if ids and lines:
-        statement = insertion(ids, lines)
-        rows.execute(statement.sql, statement.parameters)
-
-
-def insertion(ids: Sequence[UUID], lines: Sequence[Line]) -> rows.Statement:
-    """The statement of `write`, for at least one line."""
+    if not ids or not lines:
+        return
     values: list[Any] = []
     for id_ in ids:
         for line in lines:
@@ -54,7 +49,14 @@ def insertion(ids: Sequence[UUID], lines: Sequence[Line]) -> rows.Statement:
             )
     places = ", ".join(["(%s, %s, %s, %s, %s, %s::jsonb)"] * (len(values) // 6))
     columns = "execution_id, level, message, node_id, kind, data"
-    return rows.Statement(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
+    rows.execute(f"INSERT INTO workflows_logline ({columns}) VALUES {places}", values)  # noqa: S608
+
+
+# The first line of each execution of `new`, a CTE before it.
+WAITING_SQL = """
+    INSERT INTO workflows_logline (execution_id, level, message, kind, data)
+    SELECT id, 'INFO', 'Waiting in the queue', 'status', '{"status": "pending"}' FROM new
+"""
 
 
 # Writes %(lines)s, given `as_json`, to the log of each execution of `ended`, a CTE with their ids of the

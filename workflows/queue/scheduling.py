@@ -27,62 +27,43 @@ NEW_COST = 10.0  # GPU seconds: minimum estimate for a kind that the user has no
 MIN_CHARGE = 0.5  # GPU seconds: minimum charge for anything that ran, even if fully cached
 
 
-@dataclass(frozen=True)
-class Place:
-    """An execution's place in virtual time (GPU seconds at weight 1). Ordered by `turn`."""
-
-    turn: float
-    start: float
-    finish: float
-
-
-def place_at(*, virtual: float, flow_finish: float, cost: float, weight: float) -> Place:
-    """The fair-queueing formula, without I/O.
-
-    virtual: the highest `start` ever claimed. flow_finish: the highest `finish` among the flow's waiting and
-    claimed executions. cost: estimated GPU seconds.
-    """
-    start = max(virtual, flow_finish)
-    return Place(turn=start + STEP_SECONDS / weight, start=start, finish=start + cost / weight)
-
-
 def weight_of(priority: str) -> float:
     return float(settings.PRIORITY_WEIGHTS[priority])
 
 
-def bounded(cost: float | None) -> float:
-    return UNKNOWN_COST if cost is None else min(max(cost, MIN_COST), MAX_COST)
-
-
-def estimated_cost(*, own: float | None, mean: float | None, of_kind: float | None) -> float:
-    """The estimated cost in GPU seconds. Many quick runs do not make a kind that the user has not run yet
-    (such as one with renamed nodes) cheap, and long runs of others do not make it expensive: what exceeds an
-    estimate is charged, while overestimates are not refunded in full.
-
-    own: median of the user's own runs of this kind. mean: mean of the user's recent completed runs. of_kind:
-    median of all users' runs of this kind.
-    """
-    if own is not None:
-        return bounded(own)
-    if mean is not None:
-        return max(bounded(mean), NEW_COST)
-    return min(max(bounded(of_kind), NEW_COST), UNKNOWN_COST)
-
-
-# GPU seconds of recent completed executions: the user's of this kind, all of the user's, and all users' of
-# this kind.
-_TOOK_SQL = """
-    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
-        SELECT gpu_seconds FROM workflows_execution
-        WHERE user_id = %(user)s AND kind = %(kind)s AND status = 'completed'
-        ORDER BY completed_at DESC LIMIT 20) own),
-    (SELECT avg(gpu_seconds) FROM (
-        SELECT gpu_seconds FROM workflows_execution
-        WHERE user_id = %(user)s AND status = 'completed' ORDER BY created_at DESC, id DESC LIMIT 20) u),
-    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
-        SELECT gpu_seconds FROM workflows_execution
-        WHERE kind = %(kind)s AND status = 'completed' ORDER BY completed_at DESC LIMIT 20) k)
-"""
+# For each kind of `asked`, a CTE before it: the GPU seconds of earlier runs, and the estimated cost.
+#
+# Many quick runs do not make a kind that the user has not run yet (such as one with renamed nodes) cheap, and
+# long runs of others do not make it expensive: what exceeds an estimate is charged, while overestimates are
+# not refunded in full. The user's own runs are materialized, so that they are read once and the others only
+# if there are none.
+_BOUNDED_SQL = f"least(greatest(coalesce({{}}, {UNKNOWN_COST}), {MIN_COST}), {MAX_COST})"
+_TOOK_SQL = f"""
+    of_own AS MATERIALIZED (
+        SELECT kind, (
+            SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+                SELECT gpu_seconds FROM workflows_execution
+                WHERE user_id = %(user)s AND kind = kinds.kind AND status = 'completed'
+                ORDER BY completed_at DESC LIMIT 20) AS latest) AS own
+        FROM (SELECT DISTINCT kind FROM asked) AS kinds
+    ), took AS (
+        SELECT kind, coalesce(own, of_kind) AS known, CASE
+            WHEN own IS NOT NULL THEN {_BOUNDED_SQL.format("own")}
+            WHEN mean IS NOT NULL THEN greatest({_BOUNDED_SQL.format("mean")}, {NEW_COST})
+            ELSE least(greatest({_BOUNDED_SQL.format("of_kind")}, {NEW_COST}), {UNKNOWN_COST})
+        END AS cost
+        FROM of_own, LATERAL (SELECT (
+            SELECT avg(gpu_seconds) FROM (
+                SELECT gpu_seconds FROM workflows_execution
+                WHERE user_id = %(user)s AND status = 'completed'
+                ORDER BY created_at DESC, id DESC LIMIT 20) AS latest) AS mean, (
+            SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY gpu_seconds) FROM (
+                SELECT gpu_seconds FROM workflows_execution
+                WHERE kind = of_own.kind AND status = 'completed'
+                ORDER BY completed_at DESC LIMIT 20) AS latest) AS of_kind
+        ) AS others
+    )
+"""  # noqa: S608
 
 # For each of the user's flows: the claimed execution with the highest finish and the row written by `charge`,
 # each plus the time by which running executions exceed their estimates; and the priority's weight.
@@ -136,24 +117,43 @@ def flow(user_id: int, priority: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Placed:
-    """A new execution's place, and what it was computed from."""
+    """A new execution's place in virtual time (GPU seconds at weight 1), and what it was computed from.
+
+    Executions are ordered by `turn`.
+    """
 
     known: float | None  # GPU seconds of earlier runs of this kind
     cost: float  # estimated GPU seconds
-    place: Place
+    turn: float
+    start: float
+    finish: float
     at: datetime  # by the database's clock
 
 
-def place(*, kind: str, user_id: int, priority: str) -> Placed:
-    """One query. The caller holds the user's submission lock."""
-    cursor = rows.prepared(
-        f"SELECT {_TOOK_SQL}, {_FLOW_SQL}, statement_timestamp()",
-        {"kind": kind} | flow(user_id, priority),
+# The fair-queueing formula, for the new executions `asked (n, kind)` of one flow, a CTE before it. Each
+# starts where the one before it finishes. The user's submission lock must have been taken by an earlier
+# statement: a statement sees only what was committed before it began, and needs every place given before.
+PLACED_SQL = f"""
+    {_TOOK_SQL}, flow (virtual, finish) AS (SELECT {_FLOW_SQL}), placed AS (
+        SELECT n, known, cost, start + {STEP_SECONDS} / %(weight)s AS turn,
+            start, start + cost / %(weight)s AS finish, statement_timestamp() AS at
+        FROM (
+            SELECT asked.n, known, cost, greatest(virtual, finish) + coalesce(sum(cost / %(weight)s) OVER (
+                ORDER BY asked.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS start
+            FROM asked JOIN took USING (kind), flow
+        ) AS started
     )
-    own, mean, of_kind, virtual, flow_finish, at = cursor.fetchall()[0]
-    cost = estimated_cost(own=own, mean=mean, of_kind=of_kind)
-    found = place_at(virtual=virtual, flow_finish=flow_finish, cost=cost, weight=weight_of(priority))
-    return Placed(of_kind if own is None else own, cost, found, at)
+"""  # noqa: S608
+READ_PLACED_SQL = "SELECT known, cost, turn, start, finish, at FROM placed ORDER BY n"
+_ONE_SQL = "asked AS (SELECT 1 AS n, %(kind)s::varchar AS kind)"
+
+
+def place(*, kind: str, user_id: int, priority: str) -> Placed:
+    """The place that a new execution would get. The caller holds the user's submission lock."""
+    cursor = rows.prepared(
+        f"WITH {_ONE_SQL}, {PLACED_SQL} {READ_PLACED_SQL}", {"kind": kind} | flow(user_id, priority)
+    )
+    return rows.as_dataclasses(Placed, cursor)[0]
 
 
 # Waiting executions that start before the flow's floor move behind it, together with everything waiting in
@@ -270,40 +270,6 @@ def settle_served() -> int:
     return sum(settle(user_id=user_id) for user_id in users)
 
 
-def places(*, kinds: Sequence[str], user_id: int, priority: str) -> list[Placed]:
-    """Like `place`, for several executions submitted together.
-
-    Two queries at most; the caller holds the user's submission lock.
-    """
-    first = place(kind=kinds[0], user_id=user_id, priority=priority)
-    took = {kinds[0]: (first.known, first.cost)}
-    others = set(kinds) - took.keys()
-    if others:
-        took |= _took(sorted(others), user_id=user_id)
-    found = [first]
-    weight = weight_of(priority)
-    for kind in kinds[1:]:
-        known, cost = took[kind]
-        last = found[-1].place.finish
-        then = place_at(virtual=last, flow_finish=last, cost=cost, weight=weight)
-        found.append(Placed(known, cost, then, first.at))
-    return found
-
-
-def _took(kinds: Sequence[str], *, user_id: int) -> dict[str, tuple[float | None, float]]:
-    """What `estimate` returns, for each kind. One query."""
-    of_each = _TOOK_SQL.replace("%(kind)s", "asked.kind")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT asked.kind, {of_each} FROM unnest(%(kinds)s::varchar[]) AS asked(kind)",  # noqa: S608
-            {"kinds": list(kinds), "user": user_id},
-        )
-        return {
-            kind: (of_kind if own is None else own, estimated_cost(own=own, mean=mean, of_kind=of_kind))
-            for kind, own, mean, of_kind in cursor.fetchall()
-        }
-
-
 def remember(ids: Sequence[UUID]) -> None:
     """Save what the order needs from these executions, which are about to be deleted.
 
@@ -343,10 +309,12 @@ def next_parameters(*, worker: str, leave_to_idle: bool) -> list[Any]:
 def estimate(*, kind: str, user_id: int) -> tuple[float | None, float]:
     """(duration of earlier runs of this kind or None, the estimated cost), both in GPU seconds."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_TOOK_SQL}", {"kind": kind, "user": user_id})
-        own, mean, of_kind = cursor.fetchone()
-    known = of_kind if own is None else own
-    return known, estimated_cost(own=own, mean=mean, of_kind=of_kind)
+        cursor.execute(
+            f"WITH {_ONE_SQL}, {_TOOK_SQL} SELECT known, cost FROM took",  # noqa: S608
+            {"kind": kind, "user": user_id},
+        )
+        known, cost = cursor.fetchone()
+    return known, cost
 
 
 def lowest(priority: str, cap: str | None) -> str:

@@ -333,12 +333,12 @@ def _publish_revoked(cancelled: Sequence[tuple[UUID, UUID | None, int, str]]) ->
         task_events.revoked(execution_id, worker=worker, terminated=token is not None)
 
 
-def move(execution_id: UUID, *, priority: str, cost: float, place: scheduling.Place, by: str) -> bool:
+def move(execution_id: UUID, *, priority: str, place: scheduling.Placed, by: str) -> bool:
     """Change its priority and place in the order. False: a worker holds it, or it has ended."""
     with transaction.atomic():
         waiting = Execution.objects.filter(id=execution_id, status=Status.PENDING, claim_token=None)
         moved = waiting.update(
-            priority=priority, cost=cost, turn=place.turn, start=place.start, finish=place.finish
+            priority=priority, cost=place.cost, turn=place.turn, start=place.start, finish=place.finish
         )
         if moved:
             transitions.log([execution_id], Line(f"Priority changed to {priority} by {by}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 from uuid import UUID, uuid4
@@ -18,8 +18,7 @@ from comfyserve.api.errors import Detail, Unavailable, ValidationFailed
 from comfyserve.db import rows
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, node_policy, parsing
-from workflows.metrics import store
-from workflows.models import Batch, Execution, Graph, Held, Level, Priority, Status
+from workflows.models import Batch, Execution, Held, Level, Priority, Status
 from workflows.presentation import selectors
 from workflows.webhooks import outbox
 
@@ -27,6 +26,7 @@ from . import (
     execution_log,
     holds,
     matching,
+    new_rows,
     partner_keys,
     queue_positions,
     scheduling,
@@ -196,44 +196,39 @@ def submit_works(
     priority = options["priority"] = scheduling.lowest(wanted, quotas.highest_priority(user=user))
     limited = quotas.runs_are_limited(user=user)
     idempotency.begin_commit()
-    # Two round trips: the lock with the places, then all that is written with the COMMIT. The lock must be
-    # held until then: otherwise parallel submissions would exceed quotas and get the same place.
+    executions = [
+        Execution(
+            id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
+            batch_id=batch.id if batch else None, held=Held.QUOTA if limited else None,
+            **_columns(each, options),
+        )
+        for each, earlier, position, chosen in zip(
+            prepared, _or_none(retried_from, prepared), _or_none(positions, prepared),
+            _or_none(chosen_ids, prepared), strict=True,
+        )
+    ]  # fmt: skip
+    # One round trip without quotas. The lock must be held from before the places are computed until the
+    # commit: otherwise parallel submissions would exceed quotas and get the same place.
     with rows.pipelined_transaction():
         scheduling.lock_submissions(user_id=user.pk)
-        places = scheduling.places(kinds=[each.kind for each in prepared], user_id=user.pk, priority=priority)
         _check_room(user, prepared, options)
-        executions = [
-            Execution(
-                id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
-                batch_id=batch.id if batch else None, held=Held.QUOTA if limited else None,
-                **_columns(each, placed, options),
-            )
-            for each, placed, earlier, position, chosen in zip(
-                prepared, places, _or_none(retried_from, prepared), _or_none(positions, prepared),
-                _or_none(chosen_ids, prepared), strict=True,
-            )
-        ]  # fmt: skip
-        _write(executions, prepared, webhook=options.get("webhook"))
+        read_places = _write(executions, prepared, webhook=options.get("webhook"))
         if limited:
             holds.lift_quota(user_id=user.pk)
+    known = read_places()
     for execution, each in zip(executions, prepared, strict=True):
         nodes, id_ = len(each.work.graph.prompt), str(execution.id)
         logger.info("Accepted, %d nodes, priority %s", nodes, priority, extra={"execution_id": id_})
-    return executions, [placed.known for placed in places]
+    return executions, known
 
 
-def _columns(each: Prepared, placed: scheduling.Placed, options: Options) -> dict[str, Any]:
-    """Columns of the execution's row from the work, its place in the order and the options."""
+def _columns(each: Prepared, options: Options) -> dict[str, Any]:
+    """Columns of the execution's row from the work and the options."""
     webhook = options.get("webhook")
     return {
         "priority": options["priority"],
         "timeout_minutes": options.get("timeout_minutes") or settings.DEFAULT_TIMEOUT_MINUTES,
         "request_id": request_ids.current() or "",
-        "created_at": placed.at,
-        "cost": placed.cost,
-        "turn": placed.place.turn,
-        "start": placed.place.start,
-        "finish": placed.place.finish,
         "has_input_files": any(input_files.marked(each.taken.prompt)),
         "kind": each.kind,
         "models_used": [{"name": use.name, "type": use.type} for use in each.used],
@@ -247,11 +242,13 @@ def _columns(each: Prepared, placed: scheduling.Placed, options: Options) -> dic
 
 def _write(
     executions: Sequence[Execution], prepared: Sequence[Prepared], *, webhook: outbox.WebhookRequest | None
-) -> None:
-    """Write the rows with all their side effects."""
-    for begin in range(0, len(executions), ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
-        _insert(executions[part], prepared[part])
+) -> Callable[[], list[float | None]]:
+    """Write the rows with all their side effects. What it returns is called after the commit: it completes
+    the executions with their places, and returns the known durations.
+    """
+    graphs = [_graph(each) for each in prepared]
+    parts = [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(executions), ROWS_AT_ONCE)]
+    written = [new_rows.insert_later(executions[part], graphs[part]) for part in parts]
     able = sorted({worker for each in prepared for worker in each.suited.able})
     state_machine.accepted(executions, able=able)
     for execution, each in zip(executions, prepared, strict=True):
@@ -262,28 +259,17 @@ def _write(
     if webhook:
         for execution in executions:
             outbox.register(execution, webhook)
+    return lambda: [known for read in written for known in read()]
 
 
-def _insert(executions: Sequence[Execution], prepared: Sequence[Prepared]) -> None:
-    """The executions with their graphs and first log lines, and their metric, in one statement."""
-    graphs = [
-        Graph(
-            execution=execution,
-            submitted=each.work.workflow,
-            prompt=each.taken.prompt,
-            inputs=each.work.inputs,
-            extras=dict(each.work.extras),
-            output=dict(each.work.output),
-        )
-        for execution, each in zip(executions, prepared, strict=True)
-    ]
-    waiting = Line.of_status("Waiting in the queue", Status.PENDING)
-    rows.execute_together(
-        rows.insertion(*executions),
-        rows.insertion(*graphs),
-        store.submitted(priority=executions[0].priority, count=len(executions)),
-        execution_log.insertion([execution.id for execution in executions], [waiting]),
-    )
+def _graph(each: Prepared) -> new_rows.GraphColumns:
+    return {
+        "submitted": each.work.workflow,
+        "prompt": each.taken.prompt,
+        "inputs": each.work.inputs,
+        "extras": dict(each.work.extras),
+        "output": dict(each.work.output),
+    }
 
 
 def _or_none(given: Sequence[Any], prepared: Sequence[Prepared]) -> Sequence[Any]:
