@@ -17,17 +17,24 @@ from workflows.queue.claims import Claim
 ASK_SECONDS = 1.0  # interval of checks whether a websocket is open
 JPEG_SECONDS = 0.1  # between JPEG previews; PNGs are results (SaveImageWebsocket) and are all relayed
 MAX_PICTURE_BYTES = 16 * 1024 * 1024
+MAX_USERS = 1000  # whose answers are kept
+
+# For each user: whether any of the user's websockets was open, and when that was checked (monotonic seconds).
+_checked: dict[int, tuple[bool, float]] = {}
 
 
 class MessageRelay:
-    """`handle` receives every event and publishes what a ComfyUI client would get, while one is connected."""
+    """`handle` receives every event and publishes what a ComfyUI client would get, while one is connected.
+
+    An execution that names the client for its messages checks for one when it starts. The others, of which
+    clients only get the progress, use what was found within ASK_SECONDS: they may all be very short.
+    """
 
     def __init__(self, claim: Claim) -> None:
         self._id, self._user_id = claim.execution_id, claim.user_id
         given = (claim.extras.get("extra_data") or {}).get("client_id")
         self._client_id = given if isinstance(given, str) else None
-        self._asked_at = 0.0
-        self._wanted = False
+        self._must_ask = self._client_id is not None
         self._pictured_at = 0.0
 
     def handle(self, event: events.Event) -> None:
@@ -41,10 +48,14 @@ class MessageRelay:
 
     def _is_wanted(self) -> bool:
         now = time.monotonic()
-        if not self._asked_at or now - self._asked_at >= ASK_SECONDS:
-            self._asked_at = now
-            self._wanted = notify.somebody_wants_comfyui_messages(self._user_id)
-        return self._wanted
+        wanted, asked_at = _checked.get(self._user_id, (False, None))
+        if self._must_ask or asked_at is None or now - asked_at >= ASK_SECONDS:
+            self._must_ask = False
+            wanted = notify.somebody_wants_comfyui_messages(self._user_id)
+            if len(_checked) >= MAX_USERS:
+                _checked.clear()
+            _checked[self._user_id] = (wanted, now)
+        return wanted
 
     def _picture(self, preview: events.Preview) -> dict[str, Any] | None:
         now = time.monotonic()
