@@ -3,6 +3,7 @@
 What kills a decoder (a bomb, a bug in a codec) raises `Undecodable` for that file; the next request gets a
 new process. Processes start with the first request, are used again, and end with ours: every upload and
 output is measured, which takes milliseconds, while starting Python with its libraries takes half a second.
+The size of a PNG of the plainest form is read here: see `plain_png`.
 Conversions, which may take minutes, have a process of their own each: see `sandbox`.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from django.conf import settings
 
+from . import plain_png
 from .errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,8 @@ def measure(path: Path, content_type: str) -> Measures | None:
     """None if it is no readable picture, video or sound. Raises Undecodable and Busy, like the others."""
     if not content_type.startswith(("image/", "video/", "audio/")):
         return None
+    if content_type == "image/png" and (size := plain_png.size_of(path)):
+        return Measures(*size, duration=None)
     found = _measuring.call("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
     return Measures(**found) if found else None
 

@@ -25,7 +25,8 @@ from tests.factories import Api, assert_error, make_user, mistakes
 
 @pytest.fixture
 def picture(tmp_path) -> Path:
-    path = tmp_path / "picture.png"
+    """Not a PNG, whose size needs no decoder."""
+    path = tmp_path / "picture.webp"
     Image.new("RGB", (20, 10), "red").save(path)
     return path
 
@@ -71,30 +72,30 @@ def claims(width: int, height: int) -> bytes:
 def test_a_decoder_is_used_again(decoders, picture):
     before = children()
     for _ in range(3):
-        assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
+        assert decoding.measure(picture, "image/webp") == decoding.Measures(20, 10, None)
     assert len(children() - before) == 1
 
 
 def test_a_decoder_has_none_of_our_secrets(decoders, picture):
     before = children()
-    decoding.measure(picture, "image/png")
+    decoding.measure(picture, "image/webp")
     [pid] = children() - before
     assert b"SECRET_KEY" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_a_decoder_that_dies_costs_one_file(decoders, picture, tmp_path):
     before = children()
-    decoding.measure(picture, "image/png")
+    decoding.measure(picture, "image/webp")
     [pid] = children() - before
     fifo = tmp_path / "picture"
     os.mkfifo(fifo)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(decoding.measure, fifo, "image/png")
+        asked = pool.submit(decoding.measure, fifo, "image/webp")
         with fifo.open("wb"):  # returns when the decoder has opened it, and reads
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(decoding.Undecodable):
                 asked.result(60)
-    assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
+    assert decoding.measure(picture, "image/webp") == decoding.Measures(20, 10, None)
 
 
 def test_a_process_that_takes_too_long_is_killed(decoders, tmp_path, monkeypatch):
@@ -113,13 +114,13 @@ def test_a_decoder_that_takes_too_much_memory_fails_alone(decoders, tmp_path, se
     path.write_bytes(claims(8000, 7900))  # 190 MB, and once more to turn it
     assert path.stat().st_size < 300_000
     assert decoding.as_png(path, tmp_path / "target.png") is False
-    assert decoding.measure(picture, "image/png") == decoding.Measures(20, 10, None)
+    assert decoding.measure(picture, "image/webp") == decoding.Measures(20, 10, None)
 
 
 def test_the_decoder_ends_when_its_parent_has_died(picture, tmp_path):
     script = (
         "import django, os; django.setup(); from pathlib import Path; from files import decoding;"
-        f"decoding.measure(Path({str(picture)!r}), 'image/png');"
+        f"decoding.measure(Path({str(picture)!r}), 'image/webp');"
         "import psutil; print(psutil.Process().children()[0].pid, flush=True); os._exit(9)"
     )
     done = subprocess.run(
@@ -148,7 +149,7 @@ class TestUploads:
 
     def test_an_output_that_kills_its_decoder_is_stored(self, decoders, deadly, picture):
         file = storing.store(
-            user_id=make_user("bob").pk, kind="output", filename="x.png", chunks=[picture.read_bytes()]
+            user_id=make_user("bob").pk, kind="output", filename="x.webp", chunks=[picture.read_bytes()]
         )
         assert (file.width, file.size) == (None, picture.stat().st_size)
         assert backend.size_of(file.key) == file.size
