@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0  # seconds until the next connection attempt
 CONNECT_TIMEOUT = 5.0  # seconds
+READ_BYTES = 16 * 1024
 GRACE = 0.5  # seconds that close() waits for the thread
 # Dead peers: after SILENCE seconds we send a ping, after DEAD the connection is considered lost.
 SILENCE, DEAD = 8.0, 23.0
@@ -185,6 +186,7 @@ class Session:
             http_proxy_host="none",
             http_proxy_port=1,
         )
+        _read_ahead(connection)
         connection.send(HELLO)
         connection.settimeout(SILENCE)
         return connection
@@ -284,3 +286,11 @@ class Session:
                 group.remove(subscription)
             if not group:
                 self._subscriptions.pop(subscription.prompt_id, None)
+
+
+def _read_ahead(connection: websocket.WebSocket) -> None:
+    """Read as much as has arrived, of several frames too. The library reads the header, the length and the
+    payload of each frame one by one, and this thread has to wait for the interpreter after each of them.
+    """
+    receive = connection.frame_buffer.recv
+    connection.frame_buffer.recv = lambda _: receive(READ_BYTES)

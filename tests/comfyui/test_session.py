@@ -210,6 +210,15 @@ class TestOneInTrouble:
             until(subscription, events.Ended)
         assert scripted_session.generation == 1
 
+    def test_messages_that_arrive_together_are_read_one_by_one(self, scripted, scripted_session, prompt_id):
+        nodes = ["x" * length for length in (1, 100, 20_000, 1, 70_000, 2) for _ in range(5)]
+        with scripted_session.subscribe(prompt_id) as subscription:
+            for node in nodes:
+                data = {"prompt_id": prompt_id, "node": node, "display_node": node}
+                scripted.send(json.dumps({"type": "executing", "data": data}))
+            seen = [subscription.get(PATIENCE) for _ in nodes]
+        assert [event.node_id for event in of(events.Executing, seen)] == nodes
+
     def test_a_silent_comfyui_is_checked_through_its_history(
         self, scripted, scripted_client, scripted_session, prompt_id
     ):
