@@ -8,6 +8,9 @@ user, and a tenth was reported to a webhook. A quarter of the other users' faile
 from __future__ import annotations
 
 import json
+import os
+
+import psycopg
 
 from script.harness import graphs
 
@@ -71,7 +74,6 @@ DELIVERIES = """
 
 def fill(*, own: int, others: int) -> None:
     """So many executions for `asker`, and so many for each other user. Returns when PostgreSQL is at rest."""
-    from django.db import connection
     from django.utils import timezone
 
     from accounts.models import User
@@ -85,15 +87,10 @@ def fill(*, own: int, others: int) -> None:
     Model.objects.bulk_create(
         Model(name=f"model{n}", type="checkpoints", last_used=timezone.now()) for n in range(21)
     )
-    with connection.cursor() as cursor:
-        cursor.execute("SET session_replication_role = replica")  # skips the checks of foreign keys
-        cursor.execute(EXECUTIONS, {"own": own, "others": others, "most": max(own, others)})
-        cursor.execute(BATCHES)
-        cursor.execute(GRAPHS, [json.dumps(graphs.colour(1))])
-        cursor.execute(LOG_LINES)
-        cursor.execute(FILES)
-        cursor.execute(OUTPUTS)
-        cursor.execute(DELIVERIES)
-        cursor.execute("RESET session_replication_role")
-        cursor.execute("VACUUM (ANALYZE)")
-        cursor.execute("CHECKPOINT")
+    # Not Django's connection, whose statements have a deadline.
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")  # skips the checks of foreign keys
+        connection.execute(EXECUTIONS, {"own": own, "others": others, "most": max(own, others)})
+        connection.execute(GRAPHS, [json.dumps(graphs.colour(1))])
+        for statement in (BATCHES, LOG_LINES, FILES, OUTPUTS, DELIVERIES, "VACUUM (ANALYZE)", "CHECKPOINT"):
+            connection.execute(statement)

@@ -2,14 +2,13 @@
 
     .venv/bin/python -m benchmarks.retention [--executions 1000000] [--seconds 30] [--rounds 3]
 
-A real PostgreSQL with so many ended executions, each with its graph and log lines, two years old. One process
+A real PostgreSQL with so many ended executions, each with its graph, log lines and file, a year old. One process
 submits, one claims and ends, as the API and a worker do it but without HTTP and ComfyUI; in every second
 round `manage.py clean` runs beside them.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import subprocess
 import sys
@@ -17,31 +16,11 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks.ended_executions import USERS, fill
 from benchmarks.services import Services, command_line, percentile, print_table, say
 from script.harness import graphs
 from script.local.paths import ROOT
 
-LINES = 4  # log lines per execution
-EXECUTIONS = """
-    INSERT INTO workflows_execution (id, user_id, status, priority, timeout_minutes, request_id, turn, start,
-        finish, cost, worker, attempt, boot, faults, returns, excluded, current_step, total_steps, percentage, kind,
-        models_used, metadata, webhook_url, warnings, created_at, claimed_at, started_at, completed_at, gpu_seconds)
-    SELECT gen_random_uuid(), users.id, 'completed', 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
-        30, 'gpu', 1, '', 0, 0, '{}', 0, 0, 100, 'kind' || n %% 20, '[]', '{}', '', '[]',
-        ended.at - interval '50 seconds', ended.at - interval '30 seconds', ended.at - interval '30 seconds',
-        ended.at, 30
-    FROM generate_series(0, %s - 1) AS n, accounts_user AS users,
-        LATERAL (SELECT now() - interval '2 years' + make_interval(secs => n * 60) AS at) AS ended
-"""
-GRAPHS = """
-    INSERT INTO workflows_graph (execution_id, submitted, prompt)
-    SELECT id, graph, graph FROM workflows_execution, (SELECT %s::jsonb AS graph) AS given
-"""
-LOG_LINES = """
-    INSERT INTO workflows_logline (execution_id, timestamp, level, message)
-    SELECT id, completed_at, 'INFO', 'Workflow completed successfully'
-    FROM workflows_execution, generate_series(1, %s)
-"""
 SIZES = """
     SELECT relname, n_live_tup, n_dead_tup, pg_total_relation_size(relid) / 1048576, autovacuum_count
     FROM pg_stat_user_tables WHERE relname IN ('workflows_execution', 'workflows_graph', 'workflows_logline')
@@ -49,28 +28,12 @@ SIZES = """
 """
 
 
-def fill(*, executions: int, users: int = 100) -> None:
-    from django.db import connection
-
-    from accounts.models import User
-
-    User.objects.bulk_create(
-        User(username=f"user{number}", email=f"user{number}@example.com") for number in range(users)
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(EXECUTIONS, [executions // users])
-        cursor.execute("VACUUM ANALYZE workflows_execution")
-        cursor.execute(GRAPHS, [json.dumps(graphs.colour(1))])
-        cursor.execute(LOG_LINES, [LINES])
-        cursor.execute("VACUUM ANALYZE")
-
-
 # -- concurrent work -----------------------------------------------------------------------------------
 def _submit(far: Connection) -> None:
     from accounts.models import User
     from workflows.queue import submission
 
-    user = User.objects.get(username="user0")
+    user = User.objects.get(username="asker")
     _repeat(
         far,
         lambda number: submission.submit(
@@ -176,7 +139,7 @@ def _ended() -> int:
 
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM workflows_execution WHERE completed_at < now() - interval '1 year'"
+            "SELECT count(*) FROM workflows_execution WHERE completed_at < now() - interval '90 days'"
         )
         return int(cursor.fetchone()[0])
 
@@ -209,7 +172,8 @@ def main() -> None:
     with Services(env={"LOG_LEVEL": "WARNING"}) as services:
         services.set_up_django()
         say(f"making {options.executions:,} executions")
-        fill(executions=options.executions)
+        each = options.executions // USERS
+        fill(own=each, others=each)
         show_sizes("before")
         explain()
         measure(seconds=options.seconds, rounds=options.rounds)
