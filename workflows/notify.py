@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from .delayed_tickets import DelayedTickets
 WAKE_UP_SECONDS = 10  # after this long a wake-up is useless: workers have polled
 MAX_WAKE_UPS = 100  # wake-ups kept for workers that become idle
 LOOK_FOR_WORK = "workflows.tasks.look_for_work"
-CHANNEL = "comfyserve:events"  # notifications for live streams, of all executions
+CHANNEL = "comfyserve:events"  # notifications for live streams, of all executions but new ones
 DELIVER_WEBHOOKS = "workflows.tasks.deliver_webhooks"
 
 _redis = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=1.0)
@@ -37,9 +37,21 @@ def ticket(worker: str | None = None) -> None:
     _wake([worker], [])
 
 
-def submitted(ids: Sequence[UUID], *, workers: Sequence[str | None]) -> None:
-    """Announce new executions, in one round trip: a ticket for each of `workers`, and to readers."""
-    _wake(workers, [_status_message(id_) for id_ in ids])
+def submitted(owners: Mapping[UUID, int], *, workers: Sequence[str | None]) -> None:
+    """Announce new executions, in one round trip: a ticket for each of `workers`, and to readers.
+
+    `owners` maps execution ids to user ids. Only who follows all executions of a user can follow a new one:
+    the message is not for every web process.
+    """
+    messages = [
+        (submissions_channel(user_id), {**_status_message(id_), "user": user_id})
+        for id_, user_id in owners.items()
+    ]
+    _wake(workers, messages)
+
+
+def submissions_channel(user_id: int) -> str:
+    return f"comfyserve:submissions:{user_id}"
 
 
 def wake_key(queue: str) -> str:
@@ -47,7 +59,7 @@ def wake_key(queue: str) -> str:
     return f"comfyserve:wake:{queue}"
 
 
-def _wake(workers: Sequence[str | None], messages: Sequence[dict[str, Any]]) -> None:
+def _wake(workers: Sequence[str | None], messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """BLPOP hands each item to exactly one waiting worker; items that no worker takes expire.
 
     Redis does that before the pipeline's next command and deletes empty lists: EXPIRE thus returns 0 if idle
@@ -60,8 +72,8 @@ def _wake(workers: Sequence[str | None], messages: Sequence[dict[str, Any]]) -> 
             for queue, count in queues.items():
                 pipe.rpush(wake_key(queue), *[1] * count)
                 pipe.expire(wake_key(queue), WAKE_UP_SECONDS)
-            for message in messages:
-                pipe.publish(CHANNEL, _text(message))
+            for channel, message in messages:
+                pipe.publish(channel, _text(message))
             replies = pipe.execute()
         for queue, is_left in zip(queues, replies[1::2], strict=False):
             if is_left:

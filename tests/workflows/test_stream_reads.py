@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 
 from script.harness import graphs
 from tests.workflows.test_end_message import ends
+from workflows import notify
 from workflows.presentation import end_message, selectors
 from workflows.streaming import event_reader
 from workflows.streaming.broadcaster import Broadcaster
@@ -106,6 +109,31 @@ def test_lines_are_read_again_only_if_some_were_announced_meanwhile(monkeypatch,
         return broadcaster._changed
 
     assert asyncio.run(changed()) == ({id_} if notified else set())
+
+
+def test_a_submission_is_announced_only_to_those_who_follow_its_user(settings):
+    new, other = uuid4(), uuid4()
+    with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as subscription:
+        subscription.subscribe(notify.CHANNEL, notify.submissions_channel(7))
+        notify.submitted({new: 7, uuid4(): 8}, workers=[])
+        notify.announce_status(other)
+        published = [each for each in islice(subscription.listen(), 4) if each["type"] == "message"]
+    messages = [(each["channel"].decode(), json.loads(each["data"])["id"]) for each in published]
+    assert messages == [(notify.submissions_channel(7), str(new)), (notify.CHANNEL, str(other))]
+
+
+def test_a_submission_reaches_the_stream_of_all_without_asking_for_its_owner():
+    id_ = uuid4()
+
+    async def marked() -> tuple[set[UUID], set[UUID]]:
+        broadcaster = Broadcaster()
+        broadcaster._audience.add(Reader(user_id=7))
+        for user in (8, 7):
+            message = {"type": "lines", "id": str(id_ if user == 7 else uuid4()), "user": user}
+            broadcaster._on_message(json.dumps(message).encode())
+        return broadcaster._changed, broadcaster._unknown
+
+    assert asyncio.run(marked()) == ({id_}, set())
 
 
 def following(broadcaster: Broadcaster, id_: UUID, *, cursor: int | None) -> Reader:

@@ -76,10 +76,10 @@ def accepted(executions: Sequence[Execution], *, able: Sequence[str] = ()) -> No
 
     `able` are the workers to notify if not all of them can run them.
     """
-    ids = [execution.id for execution in executions]
+    owners = {execution.id: execution.user_id for execution in executions}
     some = random.sample(able, min(len(able), MOST_TICKETS))
-    workers = some or (None,) * min(len(ids), MOST_TICKETS)  # workers poll anyway
-    transaction.on_commit(lambda: notify.submitted(ids, workers=workers))
+    workers = some or (None,) * min(len(owners), MOST_TICKETS)  # workers poll anyway
+    transaction.on_commit(lambda: notify.submitted(owners, workers=workers))
     transaction.on_commit(lambda: _describe(executions))
 
 

@@ -80,11 +80,12 @@ class Audience:
     # -- channels ----------------------------------------------------------------------------------------
     def channels(self) -> list[str]:
         """The Redis channels that the readers need besides the one of all notifications."""
+        submissions = [notify.submissions_channel(user_id) for user_id in self.of_user]
         previews = [notify.preview_channel(id_) for id_ in self.followed if self.wants_previews(id_)]
         messages = [
             notify.comfyui_channel(user_id) for user_id in self.of_user if self.wants_messages(user_id)
         ]
-        return previews + messages
+        return submissions + previews + messages
 
     def wants_previews(self, execution_id: UUID) -> bool:
         followed = self.followed.get(execution_id)

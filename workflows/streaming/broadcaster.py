@@ -64,6 +64,7 @@ class Broadcaster:
         self._begin()
         self._audience.add(reader)
         if reader.execution_id is None:
+            await self._redis.subscribe(notify.submissions_channel(reader.user_id))
             if reader.messages:
                 await self._redis.subscribe(notify.comfyui_channel(reader.user_id))
         elif reader.previews:
@@ -77,6 +78,8 @@ class Broadcaster:
     async def leave(self, reader: Reader) -> None:
         self._audience.remove(reader)
         if reader.execution_id is None:
+            if reader.user_id not in self._audience.of_user:
+                await self._redis.unsubscribe(notify.submissions_channel(reader.user_id))
             if reader.messages and not self._audience.wants_messages(reader.user_id):
                 await self._redis.unsubscribe(notify.comfyui_channel(reader.user_id))
         elif reader.previews and not self._audience.wants_previews(reader.execution_id):
@@ -255,7 +258,7 @@ class Broadcaster:
             self._has_ended(id_, message.get("rows"))
         followed = self._audience.followed.get(id_)
         if followed is None:
-            self._on_unfollowed(id_)
+            self._on_unfollowed(id_, message.get("user"))
         elif kind == "lines":
             self._on_lines(id_, followed, message.get("rows"))
         elif kind == "progress":
@@ -276,11 +279,11 @@ class Broadcaster:
         for line in lines:
             self._audience.deliver_line(line)
 
-    def _on_unfollowed(self, id_: UUID) -> None:
+    def _on_unfollowed(self, id_: UUID, owner: int | None) -> None:
         """The execution has no readers of its own; its user may have readers of all executions."""
         if not self._audience.of_user:
             return
-        owner = self._owners.get(id_)
+        owner = owner or self._owners.get(id_)
         if owner is None:
             self._unknown.add(id_)
         elif owner in self._audience.of_user:
