@@ -111,6 +111,22 @@ def test_lines_are_read_again_only_if_some_were_announced_meanwhile(monkeypatch,
     assert asyncio.run(changed()) == ({id_} if notified else set())
 
 
+def test_a_stream_that_read_before_another_gets_what_was_written_between(message):
+    id_ = UUID(message["id"])
+    numbers = [event.id or 0 for event in event_reader.lines_after({id_: 0})]
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        earlier, later = (following(broadcaster, id_, cursor=None) for _ in range(2))
+        await broadcaster.catch_up(later)
+        await broadcaster._read_changes_once()
+        earlier.caught_up({id_: numbers[0]})  # the others were written after its read
+        assert later.take() == []
+        return earlier.take()
+
+    assert [event.id for event in asyncio.run(received())] == numbers[1:]
+
+
 def test_a_submission_is_announced_only_to_those_who_follow_its_user(settings):
     new, other = uuid4(), uuid4()
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as subscription:

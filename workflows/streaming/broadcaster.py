@@ -141,9 +141,11 @@ class Broadcaster:
         if followed is not None and statuses:
             followed.status = statuses[-1]
         if followed is not None and followed.cursor is None:
-            # Readers of all executions may not have received the lines that this reader has just read.
-            of_all = self._audience.of_user.get(reader.user_id, ())
-            followed.cursor = min([cursor, *(each.seen.get(id_, 0) for each in of_all)])
+            # Other readers may not have received the lines that this one has just read: those of all
+            # executions, and those that read earlier but have not caught up yet.
+            seen = [each.seen.get(id_, 0) for each in self._audience.of_user.get(reader.user_id, ())]
+            seen += [each.seen.get(id_, each.last_event_id or 0) for each in followed.readers]
+            followed.cursor = min(cursor, *seen)
             if followed.changed or followed.cursor < cursor:
                 self._mark_changed([id_])
         return found
