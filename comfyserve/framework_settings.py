@@ -138,6 +138,7 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["comfyserve.api.rendering.Renderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "comfyserve.api.rendering.Negotiation",
     "DEFAULT_PARSER_CLASSES": ["comfyserve.api.parsers.StrictJSONParser"],
     "EXCEPTION_HANDLER": "comfyserve.api.errors.handle",
     "DEFAULT_SCHEMA_CLASS": "comfyserve.api.schema.Schema",

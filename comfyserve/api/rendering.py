@@ -1,12 +1,15 @@
-"""JSON responses with embedded JSON text that is sent exactly as it was received."""
+"""JSON responses with embedded JSON text that is sent exactly as it was received, and its negotiation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from rest_framework.renderers import JSONRenderer
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.request import Request
 from rest_framework.utils.encoders import JSONEncoder
 
 
@@ -42,6 +45,18 @@ class Renderer(JSONRenderer):
         for part in found:
             made = made.replace(f'"{part.token}"'.encode(), part.text.encode(), 1)
         return made
+
+
+class Negotiation(DefaultContentNegotiation):
+    """REST framework's, which is spared the clients that accept anything: most of them."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> Any:
+        if format_suffix is None and request.META.get("HTTP_ACCEPT", "*/*") == "*/*":
+            first = next(iter(renderers))
+            return first, first.media_type
+        return super().select_renderer(request, renderers, format_suffix)
 
 
 def rendered(data: Any) -> bytes:
