@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
-from django.db import connection, transaction
-from django.db.models import Model
+from django.db import transaction
 
-from accounts import audit
-from accounts.models import ApiKey, Scope, User, UserLimits
+from accounts import audit, user_rows
+from accounts.models import ApiKey, Scope, User
 from comfyserve.api.errors import Conflict, NotFound
+from comfyserve.db import rows
+from comfyserve.db.rows import Columns
 
 MARK = "csk_"  # prefix that identifies a key, to us and to secret scanners
 MAX_KEYS = 50  # keys per user
 
+_KEY = Columns(ApiKey, "c")
 # One statement finds the key, its user and limits, and records the use, at most once a minute.
-FIND = """
-WITH used AS (
-    UPDATE accounts_apikey SET last_used_at = now()
-    WHERE digest = %(digest)s AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
-)
-SELECT {columns} FROM accounts_apikey k
-JOIN accounts_user u ON u.id = k.user_id LEFT JOIN accounts_userlimits l ON l.user_id = u.id
-WHERE k.digest = %(digest)s AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > now())
-"""
+_FIND_SQL = f"""
+    WITH used AS (
+        UPDATE accounts_apikey SET last_used_at = now()
+        WHERE digest = %(digest)s AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')
+    )
+    SELECT {_KEY}, {user_rows.COLUMNS} FROM accounts_apikey c {user_rows.JOINS}
+    WHERE c.digest = %(digest)s AND u.is_active AND (c.expires_at IS NULL OR c.expires_at > now())
+"""  # noqa: S608  (no value of a user in it)
 
 
 def create(
@@ -53,24 +52,11 @@ def create(
 
 def find(secret: str) -> ApiKey | None:
     """The key with its user and the user's limits, in one query. None: not a valid key."""
-    tables: dict[str, type[Model]] = {"k": ApiKey, "u": User, "l": UserLimits}
-    names = {
-        alias: [field.column for field in model._meta.concrete_fields] for alias, model in tables.items()
-    }
-    columns = ", ".join(f'{alias}."{name}"' for alias in names for name in names[alias])
-    with connection.cursor() as cursor:
-        cursor.execute(FIND.format(columns=columns), {"digest": _digest(secret)})
-        row = cursor.fetchone()
+    row = rows.prepared(_FIND_SQL, {"digest": _digest(secret)}).fetchone()
     if row is None:
         return None
-    values: Iterator[Any] = iter(row)
-    parts: dict[str, Any] = {alias: [next(values) for _ in names[alias]] for alias in names}
-    key, user = ApiKey(*parts["k"]), User(*parts["u"])
-    for made in (key, user):
-        made._state.adding, made._state.db = False, connection.alias
-    key.user = user
-    # As select_related does: None means that there is no row, and avoids another query.
-    user._state.fields_cache["limits"] = UserLimits(*parts["l"]) if parts["l"][0] is not None else None
+    key = _KEY.read(row)
+    key.user = user_rows.read(row, at=len(_KEY))
     return key
 
 

@@ -18,8 +18,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework_simplejwt.exceptions import TokenError
 
-from accounts import audit
-from accounts.models import Session, User, UserLimits
+from accounts import audit, user_rows
+from accounts.models import Session, User
 from accounts.tokens import Access, Refresh
 from comfyserve.api.errors import Unauthorized
 from comfyserve.db import rows
@@ -74,17 +74,14 @@ def find(*, access_token: str) -> Session | None:
     if row is None:
         return None
     session = _SESSION.read(row)
-    session.user = _USER.read(row, at=len(_SESSION))
-    limits = _LIMITS.read(row, at=len(_SESSION) + len(_USER))
-    User.limits.related.set_cached_value(session.user, limits if limits.pk else None)
+    session.user = user_rows.read(row, at=len(_SESSION))
     return session if session.password_stamp == session.user.password_stamp else None
 
 
-_SESSION, _USER, _LIMITS = Columns(Session, "s"), Columns(User, "u"), Columns(UserLimits, "l")
+_SESSION = Columns(Session, "c")
 _FIND_SQL = f"""
-    SELECT {_SESSION}, {_USER}, {_LIMITS} FROM accounts_session s
-    JOIN accounts_user u ON u.id = s.user_id LEFT JOIN accounts_userlimits l ON l.user_id = u.id
-    WHERE s.id = %s AND s.ended_at IS NULL AND u.is_active
+    SELECT {_SESSION}, {user_rows.COLUMNS} FROM accounts_session c {user_rows.JOINS}
+    WHERE c.id = %s AND c.ended_at IS NULL AND u.is_active
 """  # noqa: S608  (no value of a user in it)
 
 
