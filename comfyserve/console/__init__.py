@@ -1,6 +1,7 @@
 """Building blocks shared by all admin pages; apps build their own pages on them.
 
     navigation        the sidebar
+    middleware        Django's sessions, logins and messages, for the console alone
     admin             base classes for model pages
     confirm_actions   actions with a confirmation page, for one object or several
     paging            row counts that stay cheap on big tables
