@@ -32,6 +32,7 @@ from .models import ConvertedFile, File, Kind
 logger = logging.getLogger(__name__)
 
 THUMBNAILS, CONVERTED = "thumbnails", "converted"
+MAX_SIDE = 2**31 - 1  # pixels: what the column holds, and what a PNG may have
 PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/", f"{CONVERTED}/")
 # Columns that describe the bytes: equal in all rows that share them.
 OF_BYTES = (
@@ -197,7 +198,9 @@ def _use_duplicates(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) 
 
 
 def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
-    """Its row, unsaved. Unless `strict`, a file that cannot be decoded has no width and height."""
+    """Its row, unsaved. Unless `strict`, a file that cannot be decoded, or claims a size that no picture has,
+    has no width and height.
+    """
     filename = names.clean(filename)
     content_type = types.of_content(incoming.head, filename=filename)
     try:
@@ -205,6 +208,8 @@ def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, st
     except decoding.Undecodable:
         if strict:
             raise
+        found = None
+    if found and not strict and max(found.width or 0, found.height or 0) > MAX_SIDE:
         found = None
     return File(
         user_id=user_id,

@@ -56,17 +56,17 @@ def upload(person: Api, picture: Path):
     return person.post("/files/upload", data={"file": content})
 
 
-def claims(width: int, height: int) -> bytes:
-    """A PNG of black pixels of that size: some kilobytes."""
+def claims(width: int, height: int, *, rows: int | None = None) -> bytes:
+    """A PNG of black pixels of that size: some kilobytes. It has `rows` of them, `height` by default."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     pack = zlib.compressobj(9)
-    line = bytes(1 + width * 3)
-    rows = b"".join(pack.compress(line) for _ in range(height)) + pack.flush()
+    line = b"" if rows == 0 else bytes(1 + width * 3)
+    content = b"".join(pack.compress(line) for _ in range(height if rows is None else rows)) + pack.flush()
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
 def test_a_decoder_is_used_again(decoders, picture):
@@ -153,6 +153,14 @@ class TestUploads:
         )
         assert (file.width, file.size) == (None, picture.stat().st_size)
         assert backend.size_of(file.key) == file.size
+
+    def test_an_output_that_claims_more_pixels_than_a_picture_has_is_stored(self):
+        user = make_user("bob")
+        for width, height in ((2**31, 1), (1, 2**32 - 1)):
+            content = claims(width, height, rows=0)
+            file = storing.store(user_id=user.pk, kind="output", filename="x.png", chunks=[content])
+            storing.keep([file])
+            assert (file.width, file.height, file.size) == (None, None, len(content))
 
     def test_a_picture_whose_thumbnail_kills_the_decoder_has_none(
         self, decoders, person, picture, monkeypatch
