@@ -1,6 +1,6 @@
 """Cost of each request with a large table, relative to a small one.
 
-    .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 20]
+    .venv/bin/python -m benchmarks.size [--executions 1000000] [--rounds 15]
 
 Two databases in one PostgreSQL, each with a process that calls the views without a server. The large one has
 --executions ended executions, a tenth of them the requesting user's. The small one has 2,100, of which 1,200 are
@@ -83,7 +83,7 @@ def summary(pairs: list[tuple[float, float]]) -> list[float]:
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--executions", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     each = options.executions // USERS
     env = {"LOG_LEVEL": "ERROR", "QUOTA_STORAGE_BYTES": str(10**15)}  # counted, but never reached
