@@ -17,6 +17,7 @@ from script.local.comfyui import ComfyUI
 from script.local.console import DISK_FULL, UserError, run, step
 from script.local.paths import ROOT, data_dir, write_private
 from script.local.postgres import Postgres
+from script.local.processes import Process
 from script.local.supervisor import Program, Supervisor
 from script.local.unsupervised import Unsupervised
 from script.local.valkey import Valkey
@@ -46,6 +47,7 @@ class Services:
         self._postgres: Postgres | None = None
         self._valkey: Valkey | None = None
         self._comfyui: ComfyUI | None = None
+        self._collecting: Process | None = None
         self.comfyui_urls: list[str] = []
         self.flower_port = ports.free_port(prefer=int(os.environ.get("FLOWER_PORT", "5555")))
         self.env: dict[str, str] = {}
@@ -75,6 +77,8 @@ class Services:
         self._lock = running.take()
         try:
             self._choose()
+            self._set_environment()
+            self._start_collecting_static_files()
             self._prepare()
             self._up()
         except Exception as error:
@@ -118,12 +122,7 @@ class Services:
         self._comfyui.prepare()
         self.comfyui_urls = [self._comfyui.url]
 
-    def _prepare(self) -> None:
-        if self._postgres:
-            with step("Prepare PostgreSQL"):
-                self._postgres.prepare()
-        if self._valkey:
-            self._valkey.prepare()
+    def _set_environment(self) -> None:
         if self.host in ("127.0.0.1", "localhost", "::1"):
             # A web page elsewhere must not reach the service through its own host name (DNS rebinding).
             os.environ.setdefault("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
@@ -141,6 +140,13 @@ class Services:
         if not self._for_demo:  # stopped before another could use it
             running.publish({key: self.env[key] for key in running.PUBLISHED})
 
+    def _prepare(self) -> None:
+        if self._postgres:
+            with step("Prepare PostgreSQL"):
+                self._postgres.prepare()
+        if self._valkey:
+            self._valkey.prepare()
+
     def _up(self) -> None:
         with step("Start PostgreSQL and Valkey"):
             self._supervisor = self._runner()
@@ -155,7 +161,7 @@ class Services:
             if self._valkey:
                 self._await(self._valkey.ready, 20, "Valkey")
         self._migrate()
-        self._collect_static_files()
+        self._await_static_files()
         with step("Start the web server and the workers"):
             # First what people wait for: all of them at once would share the processor.
             self._supervisor.start_group("web")
@@ -190,15 +196,26 @@ class Services:
         if self._postgres:
             migrations.note(url=self._postgres.url(DATABASE), stamp=stamp)
 
-    def _collect_static_files(self) -> None:
-        """Only when our packages changed: it compresses some 10 MB."""
-        stamp = self.data / "static" / ".packages"
-        wanted = (ROOT / "requirements.txt").read_text()
-        if not stamp.exists() or stamp.read_text() != wanted:
-            with step("Collect the static files of admin and docs"):
-                self._manage("collectstatic", "--noinput", "--verbosity=0")
-                stamp.parent.mkdir(parents=True, exist_ok=True)
-                stamp.write_text(wanted)
+    def _start_collecting_static_files(self) -> None:
+        """Only when our packages changed: it compresses some 10 MB, while the database is created."""
+        if self._static_stamp.exists() and self._static_stamp.read_text() == _packages():
+            return
+        command = [sys.executable, str(ROOT / "manage.py"), "collectstatic", "--noinput", "--verbosity=0"]
+        log = self.logs / "collectstatic.log"
+        self._collecting = Process("collectstatic", command, log=log, env=self.env, cwd=ROOT).start()
+
+    def _await_static_files(self) -> None:
+        """The web process looks through them when it starts."""
+        if self._collecting is None:
+            return
+        with step("Collect the static files of admin and docs"):
+            collecting = self._collecting
+            collecting.wait_until(lambda: collecting.code == 0, seconds=120, what="end")
+            self._static_stamp.write_text(_packages())
+
+    @property
+    def _static_stamp(self) -> Path:
+        return self.data / "static" / ".packages"
 
     def _manage(self, *arguments: str) -> None:
         run([sys.executable, ROOT / "manage.py", *arguments], log=self.logs / "manage.log", env=self.env)
@@ -312,6 +329,8 @@ class Services:
 
     def stop(self) -> None:
         """Stop everything that was started. Safe to call at any time."""
+        if self._collecting is not None:
+            self._collecting.kill()
         if self._supervisor is not None:
             self._supervisor.stop()
             self._supervisor = None
@@ -319,3 +338,7 @@ class Services:
             (running.folder() / "environment.json").unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+
+
+def _packages() -> str:
+    return (ROOT / "requirements.txt").read_text()
