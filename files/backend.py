@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files import File as DjangoFile
-from django.core.files.storage import default_storage, storages
+from django.core.files.storage import FileSystemStorage, default_storage, storages
 
 from . import names
 from .errors import BytesMissing, StorageUnavailable
-from .s3 import Bucket
+
+if TYPE_CHECKING:  # boto3 takes 10 MB in each process and a twentieth of its start: only S3 needs it
+    from .s3 import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,22 @@ class Stored:
 def bucket() -> Bucket | None:
     """The bucket, if the storage is S3."""
     storage = storages["default"]
-    return storage if isinstance(storage, Bucket) else None
+    return None if isinstance(storage, FileSystemStorage) else cast("Bucket", storage)
+
+
+def _outages() -> tuple[type[Exception], ...]:
+    """What the storage raises."""
+    if bucket() is None:
+        return (OSError,)
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return OSError, Boto3Error, BotoCoreError, ClientError
+
+
+def _has_no_such_key(exc: Exception) -> bool:
+    answer = getattr(exc, "response", None) or {}  # botocore's ClientError has one
+    return answer.get("Error", {}).get("Code") in ("NoSuchKey", "404")
 
 
 @contextmanager
@@ -51,12 +66,9 @@ def _translated_errors(key: str) -> Iterator[None]:
         yield
     except FileNotFoundError as exc:
         raise BytesMissing("The bytes of this file are missing from the storage") from exc
-    except ClientError as exc:
-        if exc.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+    except _outages() as exc:
+        if _has_no_such_key(exc):
             raise BytesMissing("The bytes of this file are missing from the storage") from exc
-        logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
-        raise StorageUnavailable from exc
-    except (BotoCoreError, Boto3Error, OSError) as exc:
         logger.error("storage: %s: %s", key, exc, extra={"action": "storage_away"})
         raise StorageUnavailable from exc
 

@@ -11,9 +11,6 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
@@ -122,6 +119,10 @@ def plain_url(destination: Destination, key: str) -> str:
 
 def signed_url(destination: Destination, key: str, *, method: str = "PUT") -> str:
     """The same with a signature that is valid for an hour. Raises secret_box.Unreadable."""
+    from botocore.auth import S3SigV4QueryAuth  # late: 10 MB in each process, for the few that deliver
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
     credentials = Credentials(destination.access_key, secret_box.decrypt(destination.secret))
     request = AWSRequest(method, plain_url(destination, key))
     S3SigV4QueryAuth(credentials, "s3", destination.region, expires=LINK_SECONDS).add_auth(request)

@@ -6,6 +6,7 @@ import atexit
 import signal
 import sys
 
+import django
 from flower import command
 from flower.options import options
 from flower.urls import settings as tornado_settings
@@ -20,7 +21,7 @@ def main() -> None:
     options.read_only = True
     command.extract_settings()
     command.setup_logging()
-    app.loader.import_default_modules()  # sets up Django, which the imports below need
+    django.setup()  # the imports below need it; the tasks, which the workers run, are not imported
 
     from workflows.flower.application import Application
 
