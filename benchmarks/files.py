@@ -1,6 +1,7 @@
-"""Files in and out against `cp` and a plain S3 client, with peak memory; and JSON beside slow transfers.
+"""Files in and out against `cp` and a plain S3 client, with peak memory; uploads in turns with `cp` and the
+same hashes; and JSON beside slow transfers.
 
-    python -m benchmarks.files [--mb 1024] [--slow 100]
+    python -m benchmarks.files [--mb 1024] [--slow 100] [--rounds 3] [--only-turns]
 
 Starts and stops everything it needs (PostgreSQL, Valkey, an S3 server, a web process).
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import socket
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ from urllib.parse import urlsplit
 import boto3
 import psutil
 import requests
+from blake3 import blake3
 from boto3.s3.transfer import TransferConfig
 
 from benchmarks.services import Services
@@ -111,15 +114,11 @@ def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: P
     file_id = ""
     with Peak(stack.web.pid) as peak:
 
-        def upload() -> None:
+        def put() -> None:
             nonlocal file_id
-            answer = person.session.post(
-                f"{stack.url}/files/upload", data=Body(source), headers=FORM, timeout=900
-            )
-            assert answer.status_code == 200, answer.text
-            file_id = answer.json()["file_id"]
+            file_id = upload(person, stack, source)
 
-        ours_in = timed(upload)
+        ours_in = timed(put)
     tell(plain.name, "upload", size, ours_in, yardstick_in, peak)
     yardstick_out = timed(lambda: plain.get(target))
     with Peak(stack.web.pid) as peak:
@@ -130,6 +129,12 @@ def transfers(person: Person, stack: Stack, *, size: int, folder: Path, plain: P
         )
     same = subprocess.run(["cmp", source, target]).returncode == 0
     tell(plain.name, "download", size, ours_out, yardstick_out, peak, "" if same else "  BYTES DIFFER")
+
+
+def upload(person: Person, stack: Stack, source: Path) -> str:
+    answer = person.session.post(f"{stack.url}/files/upload", data=Body(source), headers=FORM, timeout=900)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["file_id"])
 
 
 def tell(name: str, way: str, size: int, ours: float, theirs: float, peak: Peak, note: str = "") -> None:
@@ -181,6 +186,52 @@ class Boto(Plain):
             body = self.client.get_object(Bucket=BUCKET, Key="plain")["Body"]
             while piece := body.read(MB):
                 stream.write(piece)
+
+
+# -- uploads in turns with `cp` ------------------------------------------------------------------------
+def copy_and_hash(source: Path) -> None:
+    """`cp` to the disk, with the two hashes that an upload gets."""
+    target = _copy_of(source)
+    subprocess.run(["cp", source, target], check=True)
+    sha256, blake = hashlib.sha256(), blake3()
+    with target.open("rb") as stream:
+        while piece := stream.read(MB):
+            sha256.update(piece)
+            blake.update(piece)
+        os.fsync(stream.fileno())
+
+
+def in_turns(person: Person, stack: Stack, *, folder: Path, size: int, count: int, rounds: int) -> None:
+    """Upload `count` files of `size` bytes, one after the other, in turns with `copy_and_hash`."""
+    sources = [folder / f"turn-{number}" for number in range(count)]
+
+    def put(source: Path) -> None:
+        upload(person, stack, source)
+
+    ours, alone = [], []
+    for _ in range(rounds):
+        for source in sources:
+            fresh(source, size)
+        alone.append(timed(lambda: _each(sources, copy_and_hash)))
+        ours.append(timed(lambda: _each(sources, put)))
+    megabytes = count * size / MB
+    speeds = {name: megabytes / statistics.median(taken) for name, taken in (("ours", ours), ("cp", alone))}
+    print(
+        f"{count} x {size // MB} MB: upload {speeds['ours']:.0f} MB/s, cp with hashes {speeds['cp']:.0f} MB/s: "
+        f"{statistics.median(b / a for a, b in zip(ours, alone, strict=True)):.2f} of its speed"
+    )
+    for source in sources:
+        source.unlink()
+        _copy_of(source).unlink()
+
+
+def _copy_of(source: Path) -> Path:
+    return source.with_name(f"{source.name}-copy")
+
+
+def _each(sources: Sequence[Path], do: Callable[[Path], object]) -> None:
+    for source in sources:
+        do(source)
 
 
 # -- slow clients ------------------------------------------------------------------------------------
@@ -261,10 +312,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mb", type=int, default=1024)
     parser.add_argument("--slow", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3, help="of uploads in turns with cp (default 3)")
+    parser.add_argument("--only-turns", action="store_true", help="nothing but the uploads in turns with cp")
     options = parser.parse_args()
     with Services(durable=False, env={"RATE_LIMITS": "off"}) as services, contextlib.ExitStack() as ends:
         folder, stack = services.folder, services.start_stack()
         person = stack.person()
+        for size, count in ((options.mb * MB, 1), (10 * MB, options.mb // 10)):
+            in_turns(person, stack, folder=folder, size=size, count=count, rounds=options.rounds)
+        if options.only_turns:
+            return
         transfers(person, stack, size=options.mb * MB, folder=folder, plain=Cp(folder))
         beside_slow_clients(person, stack, count=options.slow)
         server = S3(folder / "s3", log=folder / "s3.log")
