@@ -28,7 +28,7 @@ COLOURS = list(range(60))  # so many runs are the honest user's
 DEPTH = 20  # so many of each account of the adversary wait at least
 MAX_ENDS = 100  # of one play
 SEARCH = int(os.environ.get("FAIRNESS_EXAMPLES", "0"))  # so many new ones; 0: the same one each time
-USUAL = 30.0  # of the honest user's runs, as is estimated_cost for what is not known
+USUAL = 30.0  # of the honest user's runs, which is scheduling.UNKNOWN_COST
 
 
 class Gpus:
