@@ -55,12 +55,11 @@ def waited(person: Person) -> Way:
 def streamed(person: Person) -> Way:
     def run(graph: graphs.Graph) -> bytes:
         execution_id = person.execute(graph)
-        heard = b""
-        with person.get(f"/workflows/{execution_id}/events", stream=True) as stream:
-            for chunk in stream.raw.read_chunked():
-                heard += chunk
-                if b"event: end" in heard:
-                    break
+        stream = person.get(
+            f"/workflows/{execution_id}/events"
+        )  # to its end, after which the connection is free
+        if "event: end" not in stream.text:
+            raise RuntimeError(stream.text)
         return _picture(person, person.get(f"/workflows/{execution_id}").json())
 
     return run
