@@ -41,7 +41,7 @@ FILES_BEFORE = FILES.replace("user_id = %s", "user_id = %s AND created_at < %s")
 FILES_SINCE = "SELECT COALESCE(sum(size), 0) FROM files_file WHERE user_id = %s AND created_at >= %s"
 GRAPHS_BEFORE = f"{GRAPHS} AND e.created_at < %s"
 GRAPHS_SINCE = f"{GRAPHS} AND e.created_at >= %s"
-OVERLAP = timedelta(minutes=5)  # rows that old are committed, also those of a machine whose clock is behind
+OVERLAP = timedelta(minutes=5)  # rows that old are committed, and clocks of other machines are this close
 BEFORE_SECONDS = 600.0  # how long the sum of what was there before is used
 SHARE = 20  # the sum is cached for this multiple of the time it took: at most a twentieth is spent counting
 MAX_KNOWN = 10_000  # users
@@ -81,11 +81,19 @@ def at_most(user_id: int) -> int:
     """
     until, moment, before = _before.get(user_id, (0.0, timezone.now(), 0))
     if time.monotonic() >= until:
-        moment = timezone.now() - OVERLAP
+        moment = _now() - OVERLAP
         before = _sum(f"SELECT ({FILES_BEFORE}) + ({GRAPHS_BEFORE})", user_id, moment, user_id, moment)
         _remember(_before, user_id, (time.monotonic() + BEFORE_SECONDS, moment, before))
     rows = f"SELECT ({FILES_SINCE}) + ({GRAPHS_SINCE}) + ({USER_DATA}) + ({APPS})"
     return before + _sum(rows, user_id, moment, user_id, moment, user_id, user_id)
+
+
+def _now() -> datetime:
+    """By the clock that is behind: ours, which dates files, or PostgreSQL's, which dates executions."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT least(%s, statement_timestamp())", [timezone.now()])
+        moment: datetime = cursor.fetchone()[0]
+        return moment
 
 
 def left(user_id: int) -> int | None:

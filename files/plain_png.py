@@ -30,7 +30,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
             size, kind = struct.unpack_from(">I4s", head)
             if kind == b"IDAT":
                 width, height = struct.unpack_from(">II", start, 16)
-                return width, height
+                return (width, height) if width and height else None
             if kind != b"tEXt" or not head[8:].startswith(_TEXTS):
                 return None
             stream.seek(size + 4 - _LONGEST_TEXT_NAME, 1)

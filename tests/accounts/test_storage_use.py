@@ -57,7 +57,13 @@ def test_shared_bytes_count_once(alice: User) -> None:
     storage_use.check(user=alice, adding=400)
 
 
-def test_the_graphs_of_executions_count_at_once(alice: User, settings: Any) -> None:
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=1)], ids=["right", "ahead"])
+def test_the_graphs_of_executions_count_at_once(
+    alice: User, settings: Any, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    """Also where the clock of this process is ahead of PostgreSQL's, which dates executions."""
+    now = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: now() + ahead)
     api = Api.of(alice)
     settings.QUOTA_STORAGE_BYTES = storage_use.of(alice.pk) + 3_000
     statuses = [

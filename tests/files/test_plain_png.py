@@ -72,6 +72,16 @@ def test_what_is_broken_has_no_size(tmp_path):
         assert decoding.measure(path, "image/png") is None
 
 
+@pytest.mark.parametrize("size", [(0, 10), (20, 0), (2**32 - 1, 0)])
+def test_a_picture_without_pixels_has_no_size(tmp_path, size):
+    whole = saved(tmp_path / "picture").read_bytes()
+    header = b"IHDR" + struct.pack(">II", *size) + whole[24:29]
+    path = tmp_path / "empty"
+    path.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+    assert plain_png.size_of(path) is None
+    assert decoding.measure(path, "image/png") is None
+
+
 def flipped(content: bytes, position: int) -> bytes:
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 

@@ -45,6 +45,17 @@ def posted_in_pieces(person, pieces):
     )
 
 
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of this size without pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
 class TestGood:
     def test_it_answers_as_documented(self, alice):
         content = picture()
@@ -292,16 +303,16 @@ class TestBad:
         assert_error(answer, 415, "unsupported_media_type")
 
     def test_an_image_that_claims_a_billion_pixels_is_rejected(self, alice, site):
-        def chunk(name: bytes, content: bytes) -> bytes:
-            check = zlib.crc32(name + content)
-            return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
-
-        header = struct.pack(">IIBBBBB", 31623, 31623, 8, 2, 0, 0, 0)
-        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
         before = site.stored()
+        bomb = claiming(31623, 31623)
         [detail] = assert_error(upload(alice, bomb, "bomb.png"), 400, "validation_error")["details"]
         assert detail["code"] == "PICTURE_TOO_LARGE"
         assert site.stored() == before
+
+    def test_an_image_that_claims_a_side_without_pixels_has_no_size(self, alice):
+        file_id = uploaded(alice, claiming(2**32 - 1, 0), "flat.png")
+        found = alice.get(f"/files/{file_id}/info").json()
+        assert (found["width"], found["height"]) == (None, None)
 
     def test_a_disconnected_client_leaves_nothing(self, newcomer, site):
         before = site.stored()
