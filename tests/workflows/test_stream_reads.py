@@ -127,6 +127,25 @@ def test_a_stream_that_read_before_another_gets_what_was_written_between(message
     assert [event.id for event in asyncio.run(received())] == numbers[1:]
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_stream_of_all_does_not_wait_for_one_that_never_reads(message, stays: bool):
+    """Previews do not read the lines, and a client may be gone before its stream has."""
+    id_ = UUID(message["id"])
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        of_all = Reader(user_id=1)
+        broadcaster._audience.add(of_all)
+        other = following(broadcaster, id_, cursor=None)
+        if not stays:
+            await broadcaster.leave(other)
+        broadcaster._on_message(json.dumps(message).encode())
+        await broadcaster._read_changes_once()
+        return of_all.take()
+
+    assert encoded(asyncio.run(received())) == encoded(event_reader.lines_after({id_: 0}))
+
+
 def test_a_submission_is_announced_only_to_those_who_follow_its_user(settings):
     new, other = uuid4(), uuid4()
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as subscription:

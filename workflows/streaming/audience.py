@@ -66,6 +66,13 @@ class Audience:
             self.followed[execution_id] = Followed(user_id)
         return self.followed[execution_id]
 
+    def received_by_all(self, execution_id: UUID) -> int:
+        """The id of the last log line that every reader of this followed execution has received."""
+        followed = self.followed[execution_id]
+        seen = [each.seen.get(execution_id, each.last_event_id or 0) for each in followed.readers]
+        seen += [each.seen.get(execution_id, 0) for each in self.of_user.get(followed.user_id, ())]
+        return min(seen, default=0)
+
     def _drop(self, ids: Iterable[UUID]) -> None:
         """Forget those of the executions that have no readers left."""
         for id_ in list(ids):

@@ -143,9 +143,7 @@ class Broadcaster:
         if followed is not None and followed.cursor is None:
             # Other readers may not have received the lines that this one has just read: those of all
             # executions, and those that read earlier but have not caught up yet.
-            seen = [each.seen.get(id_, 0) for each in self._audience.of_user.get(reader.user_id, ())]
-            seen += [each.seen.get(id_, each.last_event_id or 0) for each in followed.readers]
-            followed.cursor = min(cursor, *seen)
+            followed.cursor = self._audience.received_by_all(id_)
             if followed.changed or followed.cursor < cursor:
                 self._mark_changed([id_])
         return found
@@ -213,6 +211,9 @@ class Broadcaster:
         cursors: dict[UUID, int] = {}
         for id_ in changed & self._audience.followed.keys():
             followed = self._audience.followed[id_]
+            if followed.cursor is None and followed.user_id in self._audience.of_user:
+                # Readers of all executions do not wait for its own readers: previews never catch up.
+                followed.cursor = self._audience.received_by_all(id_)
             if followed.cursor is None:
                 followed.changed = True  # its first reader has not caught up
             else:
@@ -236,11 +237,9 @@ class Broadcaster:
         for id_, user_id in owners.items():
             self._owners[id_] = user_id
             self._owners.move_to_end(id_)
-            readers = self._audience.of_user.get(user_id)
-            if readers and id_ not in self._audience.followed:
-                self._audience.follow(id_, user_id).cursor = min(
-                    reader.seen.get(id_, 0) for reader in readers
-                )
+            if user_id in self._audience.of_user and id_ not in self._audience.followed:
+                followed = self._audience.follow(id_, user_id)
+                followed.cursor = self._audience.received_by_all(id_)
             if id_ in self._audience.followed:
                 self._changed.add(id_)
         while len(self._owners) > KNOWN_OWNERS:
