@@ -83,8 +83,8 @@ _SECRETS = re.compile(
     r"|\b(?:csk|whsec|hf)_[A-Za-z0-9_+/=-]{8,}"  # API keys, webhook secrets, Hugging Face tokens
     r"|(?P<keep3>(?i:\b(?:password|passwd|secret|token|api_key|signature|sig)[\"']?\s*[=:]\s*[\"']?))[^\s\"'&,;)}]{4,}"
 )
-# Every match of _SECRETS has one of these in it, in lower case. Most lines have none, and finding that out is
-# ten times as fast as the expression.
+# In ASCII, every match of _SECRETS has one of these in it, in lower case. Most lines have none, and finding
+# that out is ten times as fast as the expression. Other letters may match too: (?i:s) also matches U+017F.
 _MARKS = (
     "://", "bearer", "basic", "eyj", "csk_", "whsec_", "hf_", "password", "passwd", "secret", "token",
     "api_key", "sig",
@@ -94,9 +94,10 @@ MASK = "***"
 
 def scrub(text: str) -> str:
     """The text with passwords, tokens and keys masked."""
-    lower = text.lower()
-    if not any(mark in lower for mark in _MARKS):
-        return text
+    if text.isascii():
+        lower = text.lower()
+        if not any(mark in lower for mark in _MARKS):
+            return text
     return _SECRETS.sub(lambda found: (found["keep"] or found["keep2"] or found["keep3"] or "") + MASK, text)
 
 

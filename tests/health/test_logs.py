@@ -127,6 +127,7 @@ def test_a_request_is_one_line_without_its_query(json_lines):
         ("?signature=hunter22&sig=hunter22", "?signature=***&sig=***"),
         ('{"api_key": "cs_12345678"}', '{"api_key": "***"}'),
         ("token eyJhbGciOiJI.eyJzdWIiOiIx.c2ln here", "token *** here"),
+        ("pa\u017f\u017fword=hunter22", "pa\u017f\u017fword=***"),  # long s
         ("3 tokens of 7 were used", "3 tokens of 7 were used"),
     ],
 )
