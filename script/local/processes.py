@@ -131,8 +131,11 @@ class Process:
     def wait_until(self, ready: Callable[[], bool], *, seconds: float, what: str = "be ready") -> None:
         """Wait for `ready`; UserError with the end of the log if it exits or takes too long."""
         end = time.monotonic() + seconds
-        while not ready():
-            if not self.alive:
+        while True:
+            alive = self.alive  # asked first: it may become ready by its end
+            if ready():
+                return
+            if not alive:
                 raise UserError(explain(self.tail(), f"{self.name} ended ({self.code})", self.log))
             if time.monotonic() > end:
                 raise UserError(

@@ -211,6 +211,7 @@ class Services:
         with step("Collect the static files of admin and docs"):
             collecting = self._collecting
             collecting.wait_until(lambda: collecting.code == 0, seconds=120, what="end")
+            self._collecting = None  # nothing to stop: another process may get its number
             self._static_stamp.write_text(_packages())
 
     @property
