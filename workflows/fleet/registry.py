@@ -35,11 +35,6 @@ def alive() -> QuerySet[Worker]:
 cached_any_alive = TtlCache(lambda: alive().exists())
 
 
-def claiming() -> QuerySet[Worker]:
-    """Workers that claim executions. The desired state applies at once, `state` with the next heartbeat."""
-    return alive().filter(state=Worker.State.ACTIVE, desired_state=Worker.DesiredState.WORK, reachable=True)
-
-
 def others_alive(*, name: str) -> list[str]:
     """Other workers that may have what this one lacks."""
     return [other for other in may_return() if other != name]
@@ -51,8 +46,8 @@ def may_return() -> list[str]:
     return list(rows.values_list("name", flat=True))
 
 
-# Other workers that are idle and claim executions, as `claiming` defines it. Parameters: seconds after which
-# a heartbeat is too old; the worker's name.
+# Other workers that are idle and claim executions. The desired state (`wish`) applies at once, `state` with
+# the next heartbeat. Parameters: seconds after which a heartbeat is too old; the worker's name.
 IDLE_OTHERS_SQL = """
     SELECT name FROM workflows_worker
     WHERE idle AND reachable AND state = 'active' AND wish = 'work'
