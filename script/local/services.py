@@ -212,6 +212,7 @@ class Services:
             collecting = self._collecting
             collecting.wait_until(lambda: collecting.code == 0, seconds=120, what="end")
             self._collecting = None  # nothing to stop: another process may get its number
+            self._static_stamp.parent.mkdir(exist_ok=True)  # STATIC_ROOT may be elsewhere
             self._static_stamp.write_text(_packages())
 
     @property

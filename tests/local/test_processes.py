@@ -45,8 +45,7 @@ def test_collecting_static_files_is_not_stopped_after_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its process group may be somebody else's by then."""
-    monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    (tmp_path / "static").mkdir()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))  # STATIC_ROOT may be elsewhere
     services = Services(host="127.0.0.1", port=1)
     services._collecting = Process("true", ["true"], log=tmp_path / "log").start()
     services._await_static_files()
