@@ -51,4 +51,8 @@ def test_states_of_nodes_are_sent_at_a_bounded_rate(comfyui):
     assert len([each for each in seen if each["type"] == "executing"]) >= NODES
     states = [each["data"]["nodes"] for each in seen if each["type"] == "progress_state"]
     assert sum(map(len, states)) < WHILE_SMALL + STATES_PER_SECOND * took + NODES
-    assert max(map(len, states)) > NODES / 2  # the whole state, now and then
+    begun = 0
+    for each in seen:
+        begun += each["type"] == "executing"
+        if each["type"] == "progress_state":
+            assert len(each["data"]["nodes"]) >= begun - 1  # the whole state, however many were skipped
