@@ -140,16 +140,24 @@ def lines_of_end(packed: str, execution_id: UUID, *, after: int) -> list[Event] 
 def beginning(execution_id: UUID, *, after: int) -> tuple[list[Event], int]:
     """(what a stream of this execution begins with, the id of its last line).
 
-    Its stored events after the cursor and, if it has not ended, its current state as unnumbered events.
+    Its stored events after the cursor and, if it has not ended, its current state as unnumbered events. All
+    stored events if the cursor is beyond the last one: the client cannot have received it from here.
     """
     cursors = {execution_id: after}
     found = all_lines_after(cursors)
+    if not found and after > _last_line(execution_id):
+        cursors = {execution_id: 0}
+        found = all_lines_after(cursors)
     # The state is read after the lines: it may be newer than the last of them, but not older.
     if not any(line.ends for line in found):
         execution = selectors.by_id(execution_id)
         if execution is not None and execution.status in ALIVE:
             found += _current_states([execution])
     return found, cursors[execution_id]
+
+
+def _last_line(execution_id: UUID) -> int:
+    return LogLine.objects.filter(execution_id=execution_id).aggregate(last=Max("id"))["last"] or 0
 
 
 def _current_states(executions: Sequence[Execution]) -> list[Event]:
@@ -203,7 +211,8 @@ def missed_by_user(user_id: int, *, after: int) -> Missed:
     """
     known = LogLine.objects.filter(id=after, execution__user_id=user_id).exists()
     before = LogLine.objects.filter(id__lte=after).order_by("-id")
-    since = before.values_list("timestamp", flat=True).first()
+    # Not beyond the lines there are: the cursors would hide those that are still to come.
+    after, since = before.values_list("id", "timestamp").first() or (0, None)
     changed = Q(completed_at__gt=Now() - RECENT)
     if since is not None:
         changed |= Q(completed_at__gte=since - LONGEST_COMMIT)
