@@ -14,6 +14,7 @@ import redis
 from script.harness import graphs
 from tests.workflows.test_end_message import ends
 from workflows import notify
+from workflows.models import Execution
 from workflows.presentation import end_message, selectors
 from workflows.streaming import event_reader
 from workflows.streaming.broadcaster import Broadcaster
@@ -98,11 +99,11 @@ def test_lines_are_read_again_only_if_some_were_announced_meanwhile(monkeypatch,
         broadcaster = Broadcaster()
         reader = following(broadcaster, id_, cursor=None)
 
-        async def reads(*_: Any) -> tuple[list[Event], int]:
+        async def reads(*_: Any) -> tuple[list[Event], int, None]:
             if notified:
                 broadcaster._on_message(json.dumps({"type": "lines", "id": str(id_)}).encode())
                 await broadcaster._read_changes_once()  # does not know from where on
-            return [], 5
+            return [], 5, None
 
         monkeypatch.setattr(broadcaster, "reads", reads)
         assert await broadcaster.catch_up(reader) == []
@@ -144,6 +145,31 @@ def test_a_stream_of_all_does_not_wait_for_one_that_never_reads(message, stays: 
         return of_all.take()
 
     assert encoded(asyncio.run(received())) == encoded(event_reader.lines_after({id_: 0}))
+
+
+def test_an_end_committed_late_reaches_a_stream_of_all_that_opened_meanwhile(message, monkeypatch):
+    """Another stream of the execution reads its end while the stream of all reads what is alive."""
+    id_ = UUID(message["id"])
+    user_id = Execution.objects.get(id=id_).user_id
+    now = event_reader.database_time()
+    numbers = [event.id or 0 for event in event_reader.lines_after({id_: 0})]
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        of_all = Reader(user_id=user_id, opened_at=now)
+        broadcaster._audience.add(of_all)
+        other = Reader(user_id=user_id, execution_id=id_)
+        broadcaster._audience.add(other)
+        await broadcaster.catch_up(other)
+        await broadcaster._read_changes_once()
+        assert of_all.take() == []
+        alive = {id_: numbers[0]}
+        monkeypatch.setattr(event_reader, "current_states_of_user", lambda _: ([], alive))
+        await broadcaster.catch_up(of_all)
+        await broadcaster._read_changes_once()
+        return of_all.take()
+
+    assert [event.id for event in asyncio.run(received())] == numbers[1:]
 
 
 def test_a_submission_is_announced_only_to_those_who_follow_its_user(settings):

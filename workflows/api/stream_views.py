@@ -114,7 +114,12 @@ class AllEventsView(StreamView):
         stored, the stream begins with a `gap` event.
         """
         user = authentication.require(request._request)
-        return following(request, Reader(user_id=user.pk, last_event_id=_last_event_id(request)))
+        reader = Reader(
+            user_id=user.pk,
+            last_event_id=_last_event_id(request),
+            opened_at=event_reader.database_time(),
+        )
+        return following(request, reader)
 
 
 def _execution(request: Request, execution_id: str) -> Execution:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 from workflows import notify
 
-from .event_reader import Event
+from .event_reader import Event, Owned
 from .subscriber import Reader
 
 
@@ -16,12 +17,14 @@ class Followed:
     """An execution with readers in this process. `cursor`: id of its last delivered log line.
 
     `changed`: there may be new lines, but the cursor was not known yet.
+    `ended_at`: set if it had already ended when the cursor became known.
     """
 
-    __slots__ = ("changed", "cursor", "position", "readers", "status", "user_id")
+    __slots__ = ("changed", "cursor", "ended_at", "position", "readers", "status", "user_id")
 
     def __init__(self, user_id: int) -> None:
         self.user_id = user_id
+        self.ended_at: datetime | None = None
         self.cursor: int | None = None  # None: until the first reader has caught up
         self.changed = False
         self.readers: set[Reader] = set()
@@ -66,18 +69,27 @@ class Audience:
             self.followed[execution_id] = Followed(user_id)
         return self.followed[execution_id]
 
-    def received_by_all(self, execution_id: UUID) -> int:
-        """The id of the last log line that every reader of this followed execution has received."""
+    def readers_of_all(self, execution_id: UUID, owned: Owned | Followed) -> list[Reader]:
+        """The readers of all executions of the user that report this one."""
+        found = self.of_user.get(owned.user_id, ())
+        return [reader for reader in found if reader.reports(execution_id, ended_at=owned.ended_at)]
+
+    def received_by_all(self, execution_id: UUID, *, ended_at: datetime | None) -> int:
+        """The id of the last log line that every reader of this followed execution has received.
+
+        From now on, readers of all executions that were opened after `ended_at` do not receive its events.
+        """
         followed = self.followed[execution_id]
+        followed.ended_at = ended_at
         seen = [each.seen.get(execution_id, each.last_event_id or 0) for each in followed.readers]
-        seen += [each.seen.get(execution_id, 0) for each in self.of_user.get(followed.user_id, ())]
+        seen += [each.seen.get(execution_id, 0) for each in self.readers_of_all(execution_id, followed)]
         return min(seen, default=0)
 
     def _drop(self, ids: Iterable[UUID]) -> None:
         """Forget those of the executions that have no readers left."""
         for id_ in list(ids):
             found = self.followed.get(id_)
-            if found is not None and not found.readers and found.user_id not in self.of_user:
+            if found is not None and not found.readers and not self.readers_of_all(id_, found):
                 del self.followed[id_]
 
     def all_readers(self) -> list[Reader]:
@@ -120,7 +132,7 @@ class Audience:
         for reader in followed.readers:
             if event.name != "preview" or reader.previews:
                 reader.put(event)
-        for reader in self.of_user.get(followed.user_id, ()):
+        for reader in self.readers_of_all(event.execution_id, followed):
             reader.put(event)
 
     def deliver_message(self, event: Event, user_id: int) -> None:

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from workflows.models import Status
 
 from . import event_reader
 from .audience import Audience, Followed
-from .event_reader import Event
+from .event_reader import Event, Owned
 from .redis_listener import RedisListener
 from .subscriber import EndWaiter, Reader
 
@@ -134,7 +134,7 @@ class Broadcaster:
         if reader.execution_id is None:
             return await self._catch_up_all(reader)
         id_, after = reader.execution_id, reader.last_event_id or 0
-        found, cursor = await self.reads(lambda: event_reader.beginning(id_, after=after))
+        found, cursor, ended_at = await self.reads(lambda: event_reader.beginning(id_, after=after))
         reader.caught_up({id_: cursor})
         followed = self._audience.followed.get(id_)
         statuses = [line.data["status"] for line in found if line.name == "status"]
@@ -143,7 +143,7 @@ class Broadcaster:
         if followed is not None and followed.cursor is None:
             # Other readers may not have received the lines that this one has just read: those of all
             # executions, and those that read earlier but have not caught up yet.
-            followed.cursor = self._audience.received_by_all(id_)
+            followed.cursor = self._audience.received_by_all(id_, ended_at=ended_at)
             if followed.changed or followed.cursor < cursor:
                 self._mark_changed([id_])
         return found
@@ -159,6 +159,11 @@ class Broadcaster:
             if missed.gap:
                 found.insert(0, event_reader.gap())
         reader.caught_up(cursors)
+        for id_ in cursors.keys() & self._audience.followed.keys():
+            # Before it was in `seen`, this reader may not have received its end.
+            if self._audience.followed[id_].ended_at is not None:
+                self._audience.followed[id_].cursor = None
+                self._mark_changed([id_])
         return found
 
     async def reads(self, do: Callable[..., T], *arguments: Any) -> T:
@@ -208,12 +213,10 @@ class Broadcaster:
             raise
 
     async def _read_lines(self, changed: set[UUID]) -> None:
+        await self._set_cursors(changed)
         cursors: dict[UUID, int] = {}
         for id_ in changed & self._audience.followed.keys():
             followed = self._audience.followed[id_]
-            if followed.cursor is None and followed.user_id in self._audience.of_user:
-                # Readers of all executions do not wait for its own readers: previews never catch up.
-                followed.cursor = self._audience.received_by_all(id_)
             if followed.cursor is None:
                 followed.changed = True  # its first reader has not caught up
             else:
@@ -226,20 +229,38 @@ class Broadcaster:
         if len(lines) == event_reader.LINES_AT_ONCE:
             self._mark_changed(cursors)
 
+    async def _set_cursors(self, changed: set[UUID]) -> None:
+        """Readers of all executions do not wait for an execution's own readers: previews never catch up."""
+        audience = self._audience
+        waiting = [
+            id_
+            for id_ in changed & audience.followed.keys()
+            if audience.followed[id_].cursor is None and audience.followed[id_].user_id in audience.of_user
+        ]
+        if not waiting:
+            return
+        for id_, owned in (await self.reads(event_reader.owners, waiting)).items():
+            followed = audience.followed.get(id_)
+            if followed is None or followed.cursor is not None:
+                continue  # meanwhile
+            followed.ended_at = owned.ended_at
+            if audience.readers_of_all(id_, followed):
+                followed.cursor = audience.received_by_all(id_, ended_at=owned.ended_at)
+
     async def _read_ends(self, changed: set[UUID]) -> None:
         asked = changed & self._end_waiters.keys()
         if asked:
             for id_ in await self.reads(event_reader.ended, asked):
                 self._has_ended(id_)
 
-    def _remember_owners(self, owners: dict[UUID, int]) -> None:
-        """Remember the owners; follow the executions of users with readers of all executions."""
-        for id_, user_id in owners.items():
-            self._owners[id_] = user_id
+    def _remember_owners(self, owners: Mapping[UUID, Owned]) -> None:
+        """Remember the owners; follow the executions that readers of all executions report."""
+        for id_, owned in owners.items():
+            self._owners[id_] = owned.user_id
             self._owners.move_to_end(id_)
-            if user_id in self._audience.of_user and id_ not in self._audience.followed:
-                followed = self._audience.follow(id_, user_id)
-                followed.cursor = self._audience.received_by_all(id_)
+            if id_ not in self._audience.followed and self._audience.readers_of_all(id_, owned):
+                followed = self._audience.follow(id_, owned.user_id)
+                followed.cursor = self._audience.received_by_all(id_, ended_at=owned.ended_at)
             if id_ in self._audience.followed:
                 self._changed.add(id_)
         while len(self._owners) > KNOWN_OWNERS:
@@ -288,7 +309,7 @@ class Broadcaster:
         if owner is None:
             self._unknown.add(id_)
         elif owner in self._audience.of_user:
-            self._remember_owners({id_: owner})
+            self._remember_owners({id_: Owned(owner)})
         self._mark_changed(())
 
     # -- credentials -------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import Max, Min, Q
+from django.db.models import Max, Min, Q, QuerySet
 from django.db.models.functions import Now
 from rest_framework.utils.encoders import JSONEncoder
 
@@ -137,8 +137,8 @@ def lines_of_end(packed: str, execution_id: UUID, *, after: int) -> list[Event] 
 
 
 # -- current state ---------------------------------------------------------------------------------------
-def beginning(execution_id: UUID, *, after: int) -> tuple[list[Event], int]:
-    """(what a stream of this execution begins with, the id of its last line).
+def beginning(execution_id: UUID, *, after: int) -> tuple[list[Event], int, datetime | None]:
+    """(what a stream of this execution begins with, the id of its last line, when it ended).
 
     Its stored events after the cursor and, if it has not ended, its current state as unnumbered events. All
     stored events if the cursor is beyond the last one: the client cannot have received it from here.
@@ -149,11 +149,13 @@ def beginning(execution_id: UUID, *, after: int) -> tuple[list[Event], int]:
         cursors = {execution_id: 0}
         found = all_lines_after(cursors)
     # The state is read after the lines: it may be newer than the last of them, but not older.
-    if not any(line.ends for line in found):
+    ended_at: datetime | None = next((line.data["timestamp"] for line in found if line.ends), None)
+    if ended_at is None:
         execution = selectors.by_id(execution_id)
-        if execution is not None and execution.status in ALIVE:
-            found += _current_states([execution])
-    return found, cursors[execution_id]
+        if execution is not None:
+            ended_at = execution.completed_at
+            found += _current_states([execution]) if execution.status in ALIVE else []
+    return found, cursors[execution_id], ended_at
 
 
 def _last_line(execution_id: UUID) -> int:
@@ -237,15 +239,33 @@ def ended(ids: Iterable[UUID]) -> list[UUID]:
     return [id_ for id_ in ids if id_ not in alive]
 
 
-def owners(ids: Iterable[UUID]) -> dict[UUID, int]:
-    """execution id → user id."""
-    return dict(Execution.objects.filter(id__in=list(ids)).values_list("id", "user_id"))
+def database_time() -> datetime:
+    """The time by the database's clock, which also sets `completed_at`."""
+    [[now]] = rows.prepared("SELECT statement_timestamp()", []).fetchall()
+    return now  # type: ignore[no-any-return]
 
 
-def recently_active(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, int]:
-    """execution id → user id: running, or changed within that time, in case a notification was lost."""
+class Owned(NamedTuple):
+    """Whose an execution is, and when it ended."""
+
+    user_id: int
+    ended_at: datetime | None = None
+
+
+def owners(ids: Iterable[UUID]) -> dict[UUID, Owned]:
+    """Those that exist."""
+    return _owners(Execution.objects.filter(id__in=list(ids)))
+
+
+def _owners(executions: QuerySet[Execution]) -> dict[UUID, Owned]:
+    found = executions.values_list("id", "user_id", "completed_at")
+    return {id_: Owned(user_id, ended_at) for id_, user_id, ended_at in found}
+
+
+def recently_active(user_ids: Iterable[int], *, within: timedelta) -> dict[UUID, Owned]:
+    """Those running, or changed within that time, in case a notification was lost."""
     begin = Now() - within
-    rows = Execution.objects.filter(user_id__in=list(user_ids)).filter(
+    found = Execution.objects.filter(user_id__in=list(user_ids)).filter(
         Q(status=Status.RUNNING) | Q(created_at__gt=begin) | Q(completed_at__gt=begin)
     )
-    return dict(rows.order_by("-created_at").values_list("id", "user_id")[:MAX_MISSED])
+    return _owners(found.order_by("-created_at")[:MAX_MISSED])

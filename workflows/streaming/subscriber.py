@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
 from accounts.credentials import Credential
@@ -20,12 +21,13 @@ MAX_IMAGE_BYTES = 48 * 1024 * 1024  # of images (base64) queued per websocket; m
 class Reader:
     """Belongs to the event loop's thread. `execution_id` None: all of the user's executions.
 
-    Closed when `credential`, if given, is no longer valid.
+    Closed when `credential`, if given, is no longer valid. `opened_at`, by the database's clock: a reader of
+    all executions does not receive what ended before that, except while it catches up.
     """
 
     __slots__ = (
-        "_newest", "_numbered", "_ready", "closed", "credential", "execution_id", "last_event_id", "previews",
-        "seen", "user_id",
+        "_newest", "_numbered", "_ready", "closed", "credential", "execution_id", "last_event_id",
+        "opened_at", "previews", "seen", "user_id",
     )  # fmt: skip
     messages = False  # whether it receives ComfyUI's own messages, as `comfyui` events
 
@@ -37,17 +39,29 @@ class Reader:
         last_event_id: int | None = None,
         previews: bool = False,
         credential: Credential | None = None,
+        opened_at: datetime | None = None,
     ) -> None:
         self.user_id = user_id
         self.execution_id = execution_id
         self.last_event_id = last_event_id
         self.previews = previews
         self.credential = credential
+        self.opened_at = opened_at
         self.closed = False
         self.seen: dict[UUID, int] = {}  # execution -> id of its last line received
         self._numbered: deque[Event] = deque()
         self._newest: dict[tuple[str, UUID], Event] = {}
         self._ready = asyncio.Event()
+
+    def reports(self, execution_id: UUID, *, ended_at: datetime | None) -> bool:
+        """Whether a reader of all executions receives the events of one that ended then, or has not ended.
+
+        An end may be committed after the stream was opened although `ended_at` is earlier: then the execution
+        was alive when the reader caught up, and is in `seen`.
+        """
+        if ended_at is None or self.opened_at is None:
+            return True
+        return ended_at >= self.opened_at or execution_id in self.seen
 
     def put(self, event: Event) -> None:
         """Never blocks. Drops an event that was already received."""
