@@ -229,11 +229,15 @@ class Attempt:
         """Seconds; doubles with each failed try."""
         return min(FIRST_HOLD * 2.0 ** min(self.claim.tries, 10), LONGEST_HOLD)
 
+    def _why_returned(self, reason: str = "") -> str:
+        """`reason`, by default that of `give_back`, unless the worker is stopping."""
+        if self._stop_at is not None:
+            return "its worker is shutting down"
+        return reason or self._requeue_reason
+
     def _try_to_give_back(self, reason: str = "", *, hold: bool = False) -> Gone | None:
         """Remove it from ComfyUI's queue, unless it has just started there. None: keep following it."""
-        reason = (
-            "its worker is shutting down" if self._stop_at is not None else reason or self._requeue_reason
-        )
+        reason = self._why_returned(reason)
         try:
             self._client.delete_queued(self._id)
             if self._client.whereabouts(self._id) != "unknown":

@@ -115,9 +115,7 @@ class Submitter(Attempt):
         except NoLongerWanted:
             if self._abandoned.is_set():
                 return self._release_lost_claim()
-            return self._requeue(
-                "its worker is shutting down" if self._stop_at is not None else self._requeue_reason
-            )
+            return self._requeue(self._why_returned())
 
     def _wait_until_idle(self) -> None:
         until = time.monotonic() + fatal_uploads.LONGEST_WAIT
