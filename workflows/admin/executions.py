@@ -22,6 +22,7 @@ from comfyserve.console import html
 from comfyserve.console.admin import ReadOnlyAdmin
 from comfyserve.console.confirm_actions import button_of
 from comfyserve.console.filters import FieldDropdown
+from comfyserve.console.search import uuid_of
 from files import console as bytes_
 from files.models import File
 from workflows.models import ALIVE, Execution, Output, Status
@@ -92,10 +93,8 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
         term = term.replace("\0", "").strip()
         if not term:
             return rows, False
-        try:
-            return rows.filter(id=uuid.UUID(term)), False
-        except ValueError:
-            pass
+        if execution_id := uuid_of(term):
+            return rows.filter(id=execution_id), False
         return rows.filter(
             filters.with_error_like(term, rows) | Q(user_id__in=filters.users_like(term))
         ), False
@@ -155,10 +154,10 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None  # noqa: ARG002
     ) -> HttpResponse:  # fmt: skip
-        try:
-            row = self._found(request, uuid.UUID(object_id))
-        except ValueError:
-            raise Http404 from None
+        execution_id = uuid_of(object_id)
+        if execution_id is None:
+            raise Http404
+        row = self._found(request, execution_id)
         context = {
             **self.admin_site.each_context(request),
             "title": f"Execution {str(row.pk)[:8]}",
