@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 import subprocess
 import sys
 import zlib
@@ -21,6 +20,7 @@ from files import backend, decoding, storing, thumbnails
 from files.models import File
 from script.harness.waiting import wait_for
 from tests.factories import Api, assert_error, make_user, mistakes
+from tests.files.pngs import claiming
 
 
 @pytest.fixture
@@ -56,17 +56,12 @@ def upload(person: Api, picture: Path):
     return person.post("/files/upload", data={"file": content})
 
 
-def claims(width: int, height: int, *, rows: int | None = None) -> bytes:
-    """A PNG of black pixels of that size: some kilobytes. It has `rows` of them, `height` by default."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
+def claims(width: int, height: int) -> bytes:
+    """A PNG of black pixels of that size: some kilobytes."""
     pack = zlib.compressobj(9)
-    line = b"" if rows == 0 else bytes(1 + width * 3)
-    content = b"".join(pack.compress(line) for _ in range(height if rows is None else rows)) + pack.flush()
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    line = bytes(1 + width * 3)
+    rows = b"".join(pack.compress(line) for _ in range(height)) + pack.flush()
+    return claiming(width, height, pixels=rows)
 
 
 def test_a_decoder_is_used_again(decoders, picture):
@@ -157,7 +152,7 @@ class TestUploads:
     def test_an_output_that_claims_more_pixels_than_a_picture_has_is_stored(self):
         user = make_user("bob")
         for width, height in ((2**31, 1), (1, 2**32 - 1)):
-            content = claims(width, height, rows=0)
+            content = claiming(width, height)
             file = storing.store(user_id=user.pk, kind="output", filename="x.png", chunks=[content])
             storing.keep([file])
             assert (file.width, file.height, file.size) == (None, None, len(content))

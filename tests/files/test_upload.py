@@ -6,7 +6,6 @@ import hashlib
 import os
 import resource
 import socket
-import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import requests
 
 from script.harness.waiting import wait_for
 from tests.files.conftest import MAX_UPLOAD, assert_error, picture, upload, uploaded
+from tests.files.pngs import claiming
 
 
 def raw(person, *, body: bytes, length: int | None = None, headers: str = "") -> socket.socket:
@@ -43,17 +43,6 @@ def posted_in_pieces(person, pieces):
         headers={"Content-Type": "multipart/form-data; boundary=xyz"},
         timeout=30,
     )
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A PNG of this size without pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 class TestGood:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from comfyserve.ttl_cache import TtlCache
+from script.harness import graphs
 from tests.api.described import differences
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
 from tests.workflows.delivering import Bucket
-from tests.workflows.rig import Rig
+from tests.workflows.rig import Rig, ends
 
 
 @pytest.fixture
@@ -52,6 +53,16 @@ def rig(transactional_db: None) -> Iterator[Rig]:
         rig = Rig(comfyui)
         yield rig
         rig.close()
+
+
+@pytest.fixture
+def message(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The message about the end of an execution that has completed."""
+    messages = ends(monkeypatch)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
+    [message] = messages
+    return message
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.factories import Api, make_user
 from tests.scripted_comfyui import ScriptedComfyUI
+from workflows import notify
 from workflows.models import Execution, Worker
 from workflows.queue import holds
 from workflows.worker import attempt
@@ -157,3 +159,17 @@ def after(monkeypatch, owner: Any, name: str, act: Any) -> None:
         return result
 
     monkeypatch.setattr(owner, name, wrapped)
+
+
+def ends(monkeypatch: Any) -> list[dict[str, Any]]:
+    """The messages about ends that are published from now on, as they are received."""
+    told: list[dict[str, Any]] = []
+    publish = notify._publish
+
+    def listen(message: dict[str, Any]) -> None:
+        if message.get("ended"):
+            told.append(json.loads(json.dumps(message, default=str)))
+        publish(message)
+
+    monkeypatch.setattr(notify, "_publish", listen)
+    return told

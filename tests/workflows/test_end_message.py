@@ -6,22 +6,9 @@ import json
 from typing import Any
 
 from script.harness import graphs
-from workflows import notify
+from tests.workflows.rig import ends
 from workflows.presentation import end_message, representations, selectors
 from workflows.queue import transitions
-
-
-def ends(monkeypatch: Any) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-    publish = notify._publish
-
-    def listen(message: dict[str, Any]) -> None:
-        if message.get("ended"):
-            told.append(json.loads(json.dumps(message, default=str)))
-        publish(message)
-
-    monkeypatch.setattr(notify, "_publish", listen)
-    return told
 
 
 def test_it_has_the_rows_of_the_result(rig, monkeypatch):

@@ -11,8 +11,6 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from script.harness import graphs
-from tests.workflows.test_end_message import ends
 from workflows import notify
 from workflows.models import Execution
 from workflows.presentation import end_message, selectors
@@ -22,16 +20,6 @@ from workflows.streaming.event_reader import Event
 from workflows.streaming.subscriber import Reader
 
 BASE = "https://here"
-
-
-@pytest.fixture
-def message(rig, monkeypatch):
-    """The message about the end of an execution that has completed."""
-    messages = ends(monkeypatch)
-    rig.ends(rig.run(graphs.colour(1)), "completed")
-    assert rig.slots.wait_empty(timeout=20)
-    [message] = messages
-    return message
 
 
 def encoded(events: list[Event] | None) -> list[bytes]:

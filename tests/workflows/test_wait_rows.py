@@ -12,8 +12,6 @@ import pytest
 
 from accounts.credentials import Credential
 from comfyserve.api.rendering import rendered
-from script.harness import graphs
-from tests.workflows.test_end_message import ends
 from workflows.api import stream_views
 from workflows.presentation import representations, selectors
 from workflows.streaming import asgi
@@ -21,16 +19,6 @@ from workflows.streaming.broadcaster import Broadcaster
 from workflows.streaming.subscriber import EndWaiter
 
 BASE = "https://here"
-
-
-@pytest.fixture
-def message(rig, monkeypatch):
-    """The message about the end of an execution that has completed."""
-    messages = ends(monkeypatch)
-    rig.ends(rig.run(graphs.colour(1)), "completed")
-    assert rig.slots.wait_empty(timeout=20)
-    [message] = messages
-    return message
 
 
 def test_the_result_is_that_of_the_database(message):
