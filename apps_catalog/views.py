@@ -15,7 +15,7 @@ from comfyserve.api.validation import checked
 from workflows.api import stream_views
 from workflows.api.batch_schemas import BatchInfoSerializer
 from workflows.api.batch_views import batch_body, batch_options
-from workflows.api.serializers import BatchOptions, PageQuery
+from workflows.api.serializers import BatchOptions, PageQuery, SubmissionQuery
 from workflows.api.views import SubmittingView, accepted_body, requested_webhook, user_of
 from workflows.delivery import plan
 from workflows.presentation.schemas import DoneSerializer
@@ -124,7 +124,7 @@ class RunView(SubmittingView):
 
     @stream_views.waits
     @idempotent
-    @describe(RunSerializer, AppRunSerializer, parameters=[stream_views.PREFER])
+    @describe(RunSerializer, AppRunSerializer, parameters=[stream_views.PREFER, SubmissionQuery])
     def post(self, request: Request, app: str) -> Response:
         """Run App: run it with values for its inputs; the response is that of `/workflows/execute`.
 

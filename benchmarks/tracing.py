@@ -43,7 +43,7 @@ STEPS = {
     "finish": "workflows.queue.state_machine:finish",
     "announce the end": "workflows.notify:announce_end",
     "read the result": "workflows.streaming.broadcaster:Broadcaster.reads",  # only if the message had no rows
-    "render the result": "workflows.api.stream_views:result_from_rows",
+    "render the result": "workflows.api.result_bodies:ResultBody.from_rows",
     "wait for the end": "workflows.streaming.asgi:Streams._wait",
     "set idle": "workflows.worker.slots:Slots._report_idle",
     "correct the order": "workflows.worker.slots:Slots._settle",

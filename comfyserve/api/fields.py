@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from typing import Any
 
+from drf_spectacular.drainage import set_override
 from rest_framework import serializers
 
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
@@ -53,6 +54,24 @@ class FlagField(serializers.BooleanField):
 
     TRUE_VALUES = {"true", "True", "1"}
     FALSE_VALUES = {"false", "False", "0"}
+
+
+class IncludeField(serializers.Field[frozenset[str], str, str, Any]):
+    """For queries: what else to return, as some of these names, separated by commas."""
+
+    default_error_messages = {"invalid_choice": "Include must be some of: {names}, separated by commas"}
+
+    def __init__(self, *names: str, help_text: str) -> None:
+        super().__init__(required=False, help_text=help_text)
+        self.names = names
+        name = f"({'|'.join(names)})"
+        set_override(self, "field", {"type": "string", "pattern": f"^{name}(,{name})*$"})
+
+    def to_internal_value(self, data: str) -> frozenset[str]:
+        found = frozenset(data.split(","))
+        if not found <= set(self.names):
+            self.fail("invalid_choice", names=", ".join(self.names))
+        return found
 
 
 class MomentField(serializers.DateTimeField):

@@ -13,12 +13,14 @@ PLAIN_DOWNLOAD = {b"signature", b"expires", b"download"}  # parameters that ask 
 
 
 def is_followed(scope: dict[str, Any]) -> bool:
-    """Live streams (`…/events`) and submissions that wait (`Prefer: wait`)."""
+    """Live streams (`…/events`), submissions that wait (`Prefer: wait`), and results with their files."""
     path = str(scope["path"]).rstrip("/")
     if path in WAITING:
         return str(scope["method"]) == "POST"
     if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
         return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
+    if path.startswith("/workflows/") and b"include=" in scope["query_string"]:
+        return True  # maybe files, which a slow storage has
     return path.startswith(("/workflows/", "/api/v2/jobs/")) and path.endswith("/events")
 
 

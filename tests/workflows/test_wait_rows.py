@@ -12,7 +12,7 @@ import pytest
 
 from accounts.credentials import Credential
 from comfyserve.api.rendering import rendered
-from workflows.api import stream_views
+from workflows.api.result_bodies import ResultBody
 from workflows.presentation import representations, selectors
 from workflows.streaming import asgi
 from workflows.streaming.broadcaster import Broadcaster
@@ -25,26 +25,20 @@ def test_the_result_is_that_of_the_database(message):
     execution_id = UUID(message["id"])
     found = selectors.whole(execution_id)
     assert found is not None
-    made = stream_views.result_from_rows(
-        message["rows"], execution_id=execution_id, user_id=message["user"], base=BASE
-    )
-    assert made is not None
+    made = ResultBody(execution_id, message["user"], BASE).from_rows(message["rows"])
+    assert isinstance(made, bytes)
     assert json.loads(made) == json.loads(rendered(representations.result_of(found, base=BASE)))
 
 
 def test_it_makes_no_query(message, django_assert_num_queries):
     with django_assert_num_queries(0):
-        assert stream_views.result_from_rows(
-            message["rows"], execution_id=UUID(message["id"]), user_id=message["user"], base=BASE
-        )
+        assert ResultBody(UUID(message["id"]), message["user"], BASE).from_rows(message["rows"])
 
 
 def test_rows_of_another_user_or_execution_are_not_used(message):
     id_, user = UUID(message["id"]), message["user"]
     for execution_id, user_id in ((id_, user + 1), (uuid4(), user)):
-        assert not stream_views.result_from_rows(
-            message["rows"], execution_id=execution_id, user_id=user_id, base=BASE
-        )
+        assert not ResultBody(execution_id, user_id, BASE).from_rows(message["rows"])
 
 
 @pytest.mark.parametrize(
@@ -64,4 +58,6 @@ async def _content_after(
     broadcaster._on_message(json.dumps({"type": "lines", "id": str(id_), "ended": True, **more}).encode())
     assert await waiter.wait(1)
     wait = asgi.Wait((id_,), 1, lambda: None, credential, lambda: b"", from_rows=from_rows)
-    return asgi._result_from_message(wait, [waiter])
+    body = asgi._result_from_message(wait, [waiter])
+    assert not isinstance(body, asgi.WithFiles)
+    return body

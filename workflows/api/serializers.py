@@ -11,7 +11,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from comfyserve.api.errors import ValidationFailed
-from comfyserve.api.fields import FlagField, NumberField, WholeNumber
+from comfyserve.api.fields import FlagField, IncludeField, NumberField, WholeNumber
 from comfyserve.api.parsers import Document
 from comfyserve.api.validation import MAX_UNKNOWN
 from comfyserve.near_names import did_you_mean, near
@@ -315,11 +315,17 @@ class LogQuery(serializers.Serializer[Any]):
 
 
 class ResultQuery(serializers.Serializer[Any]):
-    include = Choice(
-        label="Include",
-        choices=[("workflow", "")],
-        required=False,
-        help_text="Also return the submitted workflow",
+    include = IncludeField(
+        "workflow",
+        "data",
+        help_text="`workflow`: as submitted. `data`: the content of the files, in base64, in `data` of each",
+    )
+
+
+class SubmissionQuery(serializers.Serializer[Any]):
+    include = IncludeField(
+        "data",
+        help_text="`data`: with `Prefer: wait`, the content of the files, in base64, in `data` of each",
     )
 
 

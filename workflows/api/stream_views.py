@@ -24,14 +24,14 @@ from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, Validat
 from comfyserve.api.rendering import rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
-from files import backend
 from workflows.models import TERMINAL, Execution
-from workflows.presentation import end_message, representations, selectors
+from workflows.presentation import representations, selectors
 from workflows.queue import queue_positions
 from workflows.streaming import asgi, event_reader, links
 from workflows.streaming.subscriber import Reader
 
-from .serializers import StreamQuery
+from .result_bodies import ResultBody
+from .serializers import StreamQuery, SubmissionQuery
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 # Of each event, by its fields; `data` is JSON. See docs/guide.md for the kinds.
@@ -179,28 +179,32 @@ def waits(method: Callable[..., Response]) -> Callable[..., Response]:
 
     @wraps(method)
     def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
+        include = (
+            checked(SubmissionQuery, request.query_params).get("include", ()) if request.query_params else ()
+        )
         response = method(view, request, *args, **kwargs)
         seconds = seconds_to_wait(request._request)
         if seconds and response.status_code == 200:
-            _attach_wait(response, request, seconds)
+            _attach_wait(response, request, seconds, with_data="data" in include)
         return response
 
     return wrapped
 
 
-def _attach_wait(response: Response, request: Request, seconds: int) -> None:
+def _attach_wait(response: Response, request: Request, seconds: int, *, with_data: bool) -> None:
     execution_id = UUID(str(response.data["execution_id"]))
-    base = addresses.base_of(request._request)
+    user_id = authentication.require(request._request).pk
+    wanted = ResultBody(execution_id, user_id, addresses.base_of(request._request), with_data)
     response["Preference-Applied"] = f"wait={seconds}"
 
-    def body() -> bytes | None:
+    def body() -> asgi.Body | None:
         """The result, or the current status if it has not ended; None if it was deleted."""
         found = selectors.whole(execution_id)
         if found is None:
             return None
         execution = found.execution
         if execution.status in TERMINAL:
-            return rendered(representations.result_of(found, base=base))
+            return wanted.of(found)
         position = queue_positions.of([execution_id]).get(execution_id)
         state = representations.status(execution, queue_position=position, estimated_seconds=None)
         return rendered({**response.data, **state})
@@ -208,23 +212,7 @@ def _attach_wait(response: Response, request: Request, seconds: int) -> None:
     def refusal() -> bytes:
         return rendered(errors.body(Unauthorized.error, asgi.REVOKED))
 
-    user_id = authentication.require(request._request).pk
     credential = credentials.of_request(request._request, user_id=user_id)
-
-    def from_rows(rows: str) -> bytes | None:
-        return result_from_rows(rows, execution_id=execution_id, user_id=user_id, base=base)
-
     new = "Idempotency-Replayed" not in response
-    wait = asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new, from_rows=from_rows)
+    wait = asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new, from_rows=wanted.from_rows)
     asgi.attach(response, wait)
-
-
-def result_from_rows(rows: str, *, execution_id: UUID, user_id: int, base: str) -> bytes | None:
-    """The result from the rows in the message about its end; None if it has to be read from the database.
-
-    Without a query, for the event loop. It does not presign links to a bucket: that takes too long there.
-    """
-    found = end_message.unpack(rows) if backend.bucket() is None else None
-    if found is None or (found.execution.id, found.execution.user_id) != (execution_id, user_id):
-        return None
-    return rendered(representations.result_of(found, base=base))

@@ -19,11 +19,18 @@ from workflows.delivery import plan
 from workflows.models import Execution, Status
 from workflows.presentation import representations, schemas, selectors
 from workflows.queue import commands, dry_run, queue_positions, scheduling, submission
-from workflows.streaming import links
+from workflows.streaming import asgi, links
 from workflows.webhooks import outbox
 
-from . import stream_views
-from .serializers import ExecuteSerializer, ListQuery, LogQuery, ResultQuery, ValidateSerializer
+from . import result_bodies, stream_views
+from .serializers import (
+    ExecuteSerializer,
+    ListQuery,
+    LogQuery,
+    ResultQuery,
+    SubmissionQuery,
+    ValidateSerializer,
+)
 
 
 class SubmittingView(APIView):
@@ -39,7 +46,9 @@ class ExecuteView(SubmittingView):
 
     @stream_views.waits
     @idempotent
-    @describe(ExecuteSerializer, schemas.SUBMITTED_OR_ENDED, parameters=[stream_views.PREFER])
+    @describe(
+        ExecuteSerializer, schemas.SUBMITTED_OR_ENDED, parameters=[stream_views.PREFER, SubmissionQuery]
+    )
     def post(self, request: Request) -> Response:
         """Execute Workflow: submit a workflow for asynchronous execution.
 
@@ -95,16 +104,19 @@ class ResultView(APIView):
     @describe(None, schemas.ResultSerializer, parameters=[ResultQuery])
     def get(self, request: Request, execution_id: str) -> Response:
         """Get Workflow Result."""
-        include = checked(ResultQuery, request.query_params).get("include")
+        include = checked(ResultQuery, request.query_params).get("include", ())
         found = selectors.whole_of(user=user_of(request), execution_id=execution_id)
         execution, base = found.execution, addresses.base_of(request._request)
         shown = representations.result_of(found, base=base)
         shown["events_url"] = links.events_url(execution.id, base=base)
-        if include == "workflow":
+        if "workflow" in include:
             shown["workflow"] = _workflow_of(execution)
         if execution.app or execution.batch_id:
             shown["inputs"] = selectors.inputs([execution.id]).get(execution.id)
-        return Response(shown)
+        response = Response(shown)
+        if "data" in include:
+            asgi.attach(response, result_bodies.with_files(shown, found, base=base))
+        return response
 
     @describe(None, schemas.DoneSerializer, errors=(409,))
     def delete(self, request: Request, execution_id: str) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,11 +27,20 @@ def line(entry: LogLine) -> dict[str, Any]:
     }
 
 
-def outputs(found: Iterable[Output], *, base: str) -> dict[str, list[Any]]:
-    """Grouped by kind. `base` is the URL of this service as its user sees it."""
+def outputs(
+    found: Iterable[Output], *, base: str, content: Mapping[int, str] | None = None
+) -> dict[str, list[Any]]:
+    """Grouped by kind. `base` is the URL of this service as its user sees it.
+
+    With `content` (see `file_data.read`) each file has `data`, or its converted file if it has one: null if
+    the content is not there.
+    """
     groups: dict[str, list[Any]] = {}
     for output in found:
-        groups.setdefault(output.group, []).append(one_output(output, base=base))
+        shown = one_output(output, base=base)
+        if content is not None and output.text is None:
+            shown.get("converted", shown)["data"] = content.get(output.position)
+        groups.setdefault(output.group, []).append(shown)
     return groups
 
 

@@ -110,7 +110,7 @@ class ResultSerializer(serializers.Serializer[Any]):
     outputs = serializers.DictField(
         child=serializers.ListField(child=serializers.DictField()),
         help_text="By kind, such as `images`: filename, url, width, height and more of each; `converted` has "
-        "the same of what it was converted to, where the run asked for that",
+        "the same of what it was converted to, where the run asked for that; `data` with `include=data`",
     )
     error = serializers.CharField(allow_null=True, help_text="Why it failed, as text")
     error_details = serializers.JSONField(allow_null=True, help_text="Why it failed, machine-readable")

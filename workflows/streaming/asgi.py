@@ -24,11 +24,13 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 
 from accounts.credentials import Credential
-from comfyserve.api.errors import Unauthorized
+from comfyserve.api.errors import Unauthorized, Unavailable
 from comfyserve.api.gate.answers import send_whole, start_of
+from comfyserve.api.gate.lanes import RESULTS_WITH_FILES
 from comfyserve.api.gate.threads import DjangoThreads
 from comfyserve.db import connections
 from comfyserve.outbound import tcp_transport
+from files import threads
 from workflows.presentation import end_message
 
 from .broadcaster import Broadcaster
@@ -65,6 +67,19 @@ class Follow:
 
 
 @dataclass(frozen=True)
+class WithFiles:
+    """A body with the content of files. `render` reads them, or leaves them out if it is given False: in a
+    thread, as the storage may be slow. It must not query the database.
+    """
+
+    user_id: int
+    render: Callable[[bool], bytes]
+
+
+Body = bytes | WithFiles
+
+
+@dataclass(frozen=True)
 class Wait:
     """Hold the response up to `seconds` until all the executions have ended; then replace its content with
     what `result` returns, or leave it unchanged. If `credential` is revoked meanwhile, the response is 401
@@ -76,11 +91,11 @@ class Wait:
 
     executions: tuple[UUID, ...]
     seconds: float
-    result: Callable[[], bytes | None]
+    result: Callable[[], Body | None]
     credential: Credential
     refusal: Callable[[], bytes]
     new: bool = False  # the executions were created by this request
-    from_rows: Callable[[str], bytes | None] = lambda rows: None  # noqa: ARG005
+    from_rows: Callable[[str], Body | None] = lambda rows: None  # noqa: ARG005
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ class Previews:
     encode: Callable[[Event], bytes]
 
 
-def attach(response: HttpResponseBase, what: Follow | Wait | Previews) -> None:
+def attach(response: HttpResponseBase, what: Follow | Wait | Previews | WithFiles) -> None:
     """Attach the continuation to a view's response; without the ASGI application it is sent unchanged."""
     response.follow = what  # type: ignore[attr-defined]
 
@@ -130,6 +145,8 @@ class Streams:
             return
         if isinstance(follow, Wait):
             await self._wait(follow, response, receive, since=began)
+        elif isinstance(follow, WithFiles):
+            response.content = await _rendered(follow)
         await send_whole(response, send)
 
     # -- a stream ----------------------------------------------------------------------------------------
@@ -183,11 +200,8 @@ class Streams:
                 return
             # Deleted meanwhile, or database unavailable: the response still says that it was accepted.
             with contextlib.suppress(*connections.UNAVAILABLE):
-                response.content = (
-                    _result_from_message(wait, waiters)
-                    or await self.broadcaster.reads(wait.result)
-                    or response.content
-                )
+                body = _result_from_message(wait, waiters) or await self.broadcaster.reads(wait.result)
+                response.content = await _rendered(body or response.content)
         finally:
             watch.cancel()
             for waiter in waiters:
@@ -254,7 +268,18 @@ class Streams:
         self._requests.shutdown()
 
 
-def _result_from_message(wait: Wait, waiters: Sequence[EndWaiter]) -> bytes | None:
+async def _rendered(body: Body) -> bytes:
+    """Few bodies with files are built at once; one that does not get its turn in time has none in it."""
+    if isinstance(body, bytes):
+        return body
+    try:
+        async with RESULTS_WITH_FILES.turn(body.user_id):
+            return await threads.in_thread(body.render, True)
+    except Unavailable:
+        return await threads.in_thread(body.render, False)
+
+
+def _result_from_message(wait: Wait, waiters: Sequence[EndWaiter]) -> Body | None:
     """The result from the message about the end of a single execution, if it came with short rows."""
     rows = waiters[0].rows if len(waiters) == 1 else None
     return wait.from_rows(rows) if rows is not None and len(rows) <= end_message.LONGEST else None

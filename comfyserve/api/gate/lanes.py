@@ -76,3 +76,5 @@ LARGE_BODIES = Lane("large bodies", width=2, waiting=64, seconds=60.0, each=16)
 PASSWORDS = Lane("passwords", width=2, waiting=100, seconds=20.0, each=40)
 # Each holds a thread while the user's S3 server is slow.
 DESTINATIONS = Lane("destinations to test", width=2, waiting=30, seconds=30.0, each=5)
+# Building one takes up to 100 MiB, see `workflows.presentation.file_data`.
+RESULTS_WITH_FILES = Lane("files in results", width=2, waiting=62, seconds=20.0, each=16)
