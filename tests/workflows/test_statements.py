@@ -72,8 +72,8 @@ def test_the_result(alice):
 def test_the_status_of_one_that_waits(alice):
     execution_id = submit(alice)
     with CaptureQueriesContext(connection) as done:
-        alice.get(f"/workflows/{execution_id}/status")
-    check(done, [SESSION, "FROM workflows_execution", "WITH asked AS"])
+        assert alice.get(f"/workflows/{execution_id}/status").json()["queue_position"] == 2
+    check(done, [SESSION, "WITH asked AS"])
 
 
 def test_the_status_of_one_that_has_ended(alice):

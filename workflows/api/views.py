@@ -131,10 +131,8 @@ class StatusView(APIView):
     @describe(None, schemas.StatusSerializer)
     def get(self, request: Request, execution_id: str) -> Response:
         """Get Workflow Status: its status and progress."""
-        execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)
-        position = known = None
-        if execution.status == Status.PENDING:
-            position = queue_positions.of([execution.id]).get(execution.id)
+        execution, position = queue_positions.with_execution(user=user_of(request), execution_id=execution_id)
+        known = None
         if execution.status == Status.RUNNING:
             known, _ = scheduling.estimate(kind=execution.kind, user_id=execution.user_id)
         return Response(representations.status(execution, queue_position=position, estimated_seconds=known))

@@ -28,19 +28,24 @@ _FILE, _LINE = Columns(File, "f"), Columns(LogLine, "l")
 
 def execution_of(*, user: User, execution_id: str, with_graph: bool = False) -> Execution:
     """The user's execution. Raises NotFound also if the id is malformed or belongs to another user."""
-    found = by_id(_uuid(execution_id))
+    found = by_id(parsed_id(execution_id))
     if found is None or found.user_id != user.pk:
-        raise NotFound(f"There is no execution {execution_id[:100]}")
+        raise not_found(execution_id)
     if with_graph:
         prefetch_related_objects([found], "graph")
     return found
 
 
-def _uuid(execution_id: str) -> UUID:
+def parsed_id(execution_id: str) -> UUID:
+    """Raises NotFound if it is malformed."""
     try:
         return UUID(execution_id)
     except ValueError:
-        raise NotFound(f"There is no execution {execution_id[:100]}") from None
+        raise not_found(execution_id) from None
+
+
+def not_found(execution_id: str) -> NotFound:
+    return NotFound(f"There is no execution {execution_id[:100]}")
 
 
 _BY_ID_SQL = f"SELECT {_EXECUTION} FROM workflows_execution e WHERE id = %s"  # noqa: S608
@@ -73,9 +78,9 @@ class Whole:
 
 def whole_of(*, user: User, execution_id: str) -> Whole:
     """The user's execution, in one round trip. Raises NotFound like `execution_of`."""
-    found = whole(_uuid(execution_id))
+    found = whole(parsed_id(execution_id))
     if found is None or found.execution.user_id != user.pk:
-        raise NotFound(f"There is no execution {execution_id[:100]}")
+        raise not_found(execution_id)
     return found
 
 
