@@ -122,15 +122,21 @@ class VersionsView(APIView):
 class RunView(SubmittingView):
     """Run it."""
 
+    content_negotiation_class = stream_views.JsonOrEvents
+
     @stream_views.waits
     @idempotent
-    @describe(RunSerializer, AppRunSerializer, parameters=[stream_views.PREFER, SubmissionQuery])
+    @describe(
+        RunSerializer,
+        {200: AppRunSerializer, **stream_views.STREAM},
+        parameters=[stream_views.PREFER, SubmissionQuery],
+    )
     def post(self, request: Request, app: str) -> Response:
         """Run App: run it with values for its inputs; the response is that of `/workflows/execute`.
 
         An omitted input gets its default; an omitted seed is drawn at random and included in the response.
         With `Prefer: wait=30` the response is held for up to that long, and is the result if the execution
-        has ended by then.
+        has ended by then. With `Accept: text/event-stream` it is the live stream.
         """
         user = user_of(request)
         catalog.find(user=user, address=app)  # before errors in the body are reported

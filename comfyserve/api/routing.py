@@ -9,16 +9,21 @@ from .gate.routes import COMFYUI_UPLOADS
 # Whoever asks here waits for the pictures.
 WAITING = ("/v1/images/generations", "/v1/images/edits")
 
+# Headers of submissions whose response lasts as long as the execution.
+LASTING = {b"prefer": b"wait", b"accept": b"text/event-stream"}
+
 PLAIN_DOWNLOAD = {b"signature", b"expires", b"download"}  # parameters that ask for no conversion
 
 
 def is_followed(scope: dict[str, Any]) -> bool:
-    """Live streams (`…/events`), submissions that wait (`Prefer: wait`), and results with their files."""
+    """Live streams (`…/events`), submissions that wait (`Prefer: wait`) or are followed by a stream, and
+    results with their files.
+    """
     path = str(scope["path"]).rstrip("/")
     if path in WAITING:
         return str(scope["method"]) == "POST"
     if path == "/workflows/execute" or (path.startswith("/apps/") and path.endswith("/run")):
-        return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
+        return any(name in LASTING and LASTING[name] in value.lower() for name, value in scope["headers"])
     if path.startswith("/workflows/") and b"include=" in scope["query_string"]:
         return True  # maybe files, which a slow storage has
     return path.startswith(("/workflows/", "/api/v2/jobs/")) and path.endswith("/events")

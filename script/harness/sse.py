@@ -24,8 +24,8 @@ class Event:
 class EventStream:
     """The events of one connection, read in a thread. `ended` when the server closed it."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        self._response = requests.get(url, stream=True, timeout=(10, 60), **options)
+    def __init__(self, url: str, *, method: str = "GET", **options: Any) -> None:
+        self._response = requests.request(method, url, stream=True, timeout=(10, 60), **options)
         self.status = self._response.status_code
         self.headers = self._response.headers
         self.seen: list[Event] = []
@@ -37,7 +37,7 @@ class EventStream:
     def _read(self) -> None:
         fields: dict[str, str] = {}
         try:
-            for line in self._response.iter_lines(chunk_size=1, decode_unicode=True):
+            for line in self._response.iter_lines(chunk_size=None, decode_unicode=True):
                 if line == "":
                     if "data" in fields:
                         self._put(fields)
@@ -106,6 +106,15 @@ def follow(
     if last is not None:
         headers["Last-Event-ID"] = str(last)
     return EventStream(person.url + path + query, headers=headers)
+
+
+def submit(
+    person: Any, body: dict[str, Any], path: str = "/workflows/execute", **headers: str
+) -> EventStream:
+    """A submission whose response is the stream."""
+    token = person.session.headers["Authorization"]
+    headers = {"Authorization": token, "Accept": "text/event-stream", **headers}
+    return EventStream(person.url + path, method="POST", json=body, headers=headers)
 
 
 def statuses(events: Iterable[Event]) -> list[str]:

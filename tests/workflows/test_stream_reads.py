@@ -100,6 +100,35 @@ def test_lines_are_read_again_only_if_some_were_announced_meanwhile(monkeypatch,
     assert asyncio.run(changed()) == ({id_} if notified else set())
 
 
+@pytest.mark.parametrize("missed", [None, "connection", "notification"])
+def test_a_stream_of_a_new_execution_begins_without_a_read_unless_something_was_missed(
+    message, monkeypatch, missed: str | None
+):
+    id_ = UUID(message["id"])
+    asked: list[str] = []
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        if missed != "connection":
+            monkeypatch.setattr(broadcaster._redis, "_pubsub", object())
+        if missed == "notification":
+            broadcaster._on_message(json.dumps({"type": "lines", "id": str(id_)}).encode())
+        reader = Reader(user_id=1, execution_id=id_)
+        broadcaster._audience.add(reader)
+
+        async def reads(*_: Any) -> tuple[list[Event], int, None]:
+            asked.append("beginning")
+            return [], 0, None
+
+        monkeypatch.setattr(broadcaster, "reads", reads)
+        assert await broadcaster.catch_up(reader, since=1.0) == []
+        broadcaster._on_message(json.dumps(message).encode())
+        return reader.take()
+
+    assert encoded(asyncio.run(received())) == encoded(event_reader.lines_after({id_: 0}))
+    assert asked == ([] if missed is None else ["beginning"])
+
+
 def test_a_stream_that_read_before_another_gets_what_was_written_between(message):
     id_ = UUID(message["id"])
     numbers = [event.id or 0 for event in event_reader.lines_after({id_: 0})]

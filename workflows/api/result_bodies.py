@@ -9,9 +9,10 @@ from uuid import UUID
 
 from comfyserve.api.rendering import rendered
 from files import backend
-from workflows.presentation import end_message, file_data, representations
+from workflows.presentation import end_message, file_data, representations, selectors
 from workflows.presentation.selectors import Whole
 from workflows.streaming.asgi import Body, WithFiles
+from workflows.streaming.event_reader import Event
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,23 @@ class ResultBody:
     user_id: int
     base: str
     with_data: bool = False
+    encode: Callable[[Any], bytes] = rendered
 
     def of(self, found: Whole) -> Body:
         """One query if the execution failed."""
         shown = representations.result_of(found, base=self.base)
-        return with_files(shown, found, base=self.base) if self.with_data else rendered(shown)
+        if self.with_data:
+            return with_files(shown, found, base=self.base, encode=self.encode)
+        return self.encode(shown)
+
+    def read(self) -> Body | None:
+        """From the database; None if it has been deleted."""
+        found = selectors.whole(self.execution_id)
+        return None if found is None else self.of(found)
+
+    def of_end(self, last: Event) -> Body | None:
+        """The same as `from_rows`, from the last event of a stream."""
+        return None if last.whole is None or backend.bucket() is not None else self.of(last.whole)
 
     def from_rows(self, rows: str) -> Body | None:
         """From the rows in the message about its end; None if it has to be read from the database.
@@ -42,6 +55,14 @@ class ResultBody:
         ):
             return None
         return self.of(found)
+
+
+def event(name: str, data: Any) -> bytes:
+    """A server-sent event. Metadata is rendered as it was sent, maybe with line breaks, which `data` must not
+    have.
+    """
+    text = rendered(data).replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), text)
 
 
 def with_files(

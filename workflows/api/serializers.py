@@ -278,6 +278,12 @@ class StreamQuery(serializers.Serializer[Any]):
     takes_any = True  # event source libraries add parameters of their own
 
     previews = FlagField(default=False, help_text="Also send previews of the result so far")
+    include = IncludeField(
+        "result",
+        "data",
+        help_text="`result`: in the `end` event. `data`: also the content of its files, in base64. Both need "
+        "an `Authorization` header, even with a signed URL",
+    )
     expires = serializers.IntegerField(required=False, help_text="Of a signed URL")
     signature = serializers.CharField(required=False, help_text="Of a signed URL; no token is needed then")
 
@@ -323,10 +329,15 @@ class ResultQuery(serializers.Serializer[Any]):
 
 
 class SubmissionQuery(serializers.Serializer[Any]):
+    """For a submission whose response has the result, or is a stream."""
+
     include = IncludeField(
+        "result",
         "data",
-        help_text="`data`: with `Prefer: wait`, the content of the files, in base64, in `data` of each",
+        help_text="`result`: in the `end` event of a stream. `data`: also the content of its files, in "
+        "base64; also in a response with `Prefer: wait`",
     )
+    previews = FlagField(default=False, help_text="Also send previews of the result so far, in a stream")
 
 
 class BatchOptions(SubmissionOptions):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, wraps
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 from accounts import authentication, credentials
 from comfyserve.api import addresses, errors
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
-from comfyserve.api.rendering import rendered
+from comfyserve.api.rendering import Negotiation, rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.models import TERMINAL, Execution
@@ -30,13 +30,17 @@ from workflows.queue import queue_positions
 from workflows.streaming import asgi, event_reader, links
 from workflows.streaming.subscriber import Reader
 
+from . import result_bodies
 from .result_bodies import ResultBody
 from .serializers import StreamQuery, SubmissionQuery
 
 WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 # Of each event, by its fields; `data` is JSON. See docs/guide.md for the kinds.
 EVENT = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
-STREAM = {(200, "text/event-stream"): EVENT}
+EVENT_STREAM = "text/event-stream"
+STREAM = {(200, EVENT_STREAM): EVENT}
+REPLAYED = "Idempotency-Replayed"
+NOTHING_MORE: Mapping[str, Any] = {"previews": False}  # a submission's query without parameters
 LAST_EVENT_ID = OpenApiParameter(
     "Last-Event-ID",
     {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
@@ -84,18 +88,22 @@ class ExecutionEventsView(StreamView):
         204, which stops it.
         """
         execution = _execution(request, execution_id)
-        previews = checked(StreamQuery, request.query_params)["previews"]
+        query = checked(StreamQuery, request.query_params)
+        at_the_end = _at_the_end(request, execution.id, execution.user_id, query)
         last = _last_event_id(request)
         if (
             last is not None
             and execution.status in TERMINAL
             and not event_reader.lines_after({execution.id: last})
         ):
-            return HttpResponse(status=204)
+            return _only_the_end(at_the_end["result"]) if at_the_end else HttpResponse(status=204)
         reader = Reader(
-            user_id=execution.user_id, execution_id=execution.id, last_event_id=last, previews=previews
+            user_id=execution.user_id,
+            execution_id=execution.id,
+            last_event_id=last,
+            previews=query["previews"],
         )
-        return following(request, reader)
+        return following(request, reader, **at_the_end)
 
 
 class AllEventsView(StreamView):
@@ -146,46 +154,131 @@ def _last_event_id(request: Request) -> int | None:
 
 
 def following(request: Request, reader: Reader, **form: Any) -> HttpResponse:
-    """A response that streams to this reader. `form` has `encode` and `end` of `asgi.Follow`.
+    """A response that streams to this reader. `form` has the other fields of `asgi.Follow`.
 
     Raises LimitExceeded if the user has too many streams open.
     """
+    _check_open_streams(reader.user_id)
+    return _stream(request, reader, **form)
+
+
+def _check_open_streams(user_id: int) -> None:
     limit = settings.STREAMS_PER_USER
-    if limit and asgi.open_streams(reader.user_id) >= limit:
+    if limit and asgi.open_streams(user_id) >= limit:
         raise LimitExceeded(
             f"You have {limit} streams open; close one, or follow all executions on one connection",
             headers={"Retry-After": "10"},
         )
+
+
+def _stream(request: Request, reader: Reader, **form: Any) -> HttpResponse:
     reader.credential = credentials.of_request(request._request, user_id=reader.user_id)
-    # Proxies must not buffer the stream.
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    response = HttpResponse(b"", content_type="text/event-stream; charset=utf-8", headers=headers)
+    response = _event_stream()
     asgi.attach(response, asgi.Follow(reader, addresses.base_of(request._request), **form))
     return response
 
 
+def _event_stream(content: bytes = b"") -> HttpResponse:
+    # Proxies must not buffer the stream.
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return HttpResponse(content, content_type="text/event-stream; charset=utf-8", headers=headers)
+
+
+# -- the result at the end of a stream -----------------------------------------------------------------
+def _at_the_end(
+    request: Request, execution_id: UUID, user_id: int, query: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of `asgi.Follow` for what the query includes. Unauthorized for a mere signed URL: that is
+    only for the events.
+    """
+    include = query.get("include")
+    if not include:
+        return {}
+    if authentication.require(request._request).pk != user_id:
+        raise NotFound(f"There is no execution {execution_id}")
+    base, encode = addresses.base_of(request._request), partial(result_bodies.event, "end")
+    wanted = ResultBody(execution_id, user_id, base, "data" in include, encode)
+    return {"result": wanted.read, "of_end": wanted.of_end}
+
+
+def _only_the_end(result: Callable[[], asgi.Body | None]) -> HttpResponse:
+    """For a client that has received all other events."""
+    body = result()
+    if not isinstance(body, asgi.WithFiles):
+        return _event_stream(body or asgi.END)
+    response = _event_stream(asgi.END)
+    asgi.attach(response, body)
+    return response
+
+
+# -- a submission as a stream --------------------------------------------------------------------------
+def wants_stream(request: HttpRequest) -> bool:
+    """Whether it prefers server-sent events to JSON."""
+    if EVENT_STREAM not in request.headers.get("Accept", ""):
+        return False
+    return request.get_preferred_type(["application/json", EVENT_STREAM]) == EVENT_STREAM
+
+
+class JsonOrEvents(Negotiation):
+    """For submissions. The events are not rendered by REST framework; errors are JSON in any case."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> Any:
+        if not wants_stream(request._request):
+            return super().select_renderer(request, renderers, format_suffix)
+        first = next(iter(renderers))
+        return first, first.media_type
+
+
+def _follow_submitted(response: Response, request: Request, query: Mapping[str, Any]) -> HttpResponse:
+    """The stream of the execution; its first event has the content of `response`."""
+    execution_id = UUID(str(response.data["execution_id"]))
+    user_id = authentication.require(request._request).pk
+    url = links.events_url(execution_id, base=addresses.base_of(request._request))
+    reader = Reader(user_id=user_id, execution_id=execution_id, previews=query["previews"])
+    replayed = REPLAYED in response
+    stream = _stream(
+        request,
+        reader,
+        first=result_bodies.event("accepted", {**response.data, "events_url": url}),
+        new=not replayed,
+        **_at_the_end(request, execution_id, user_id, query),
+    )
+    if replayed:
+        stream[REPLAYED] = response[REPLAYED]
+    return stream
+
+
 # -- Prefer: wait --------------------------------------------------------------------------------------
 def seconds_to_wait(request: HttpRequest) -> int:
-    """The seconds requested by `Prefer: wait=N`, MAX_WAIT_SECONDS at most; 0 if absent."""
+    """The seconds requested by `Prefer: wait=N`, MAX_WAIT_SECONDS at most; 0 if absent, or for a stream."""
+    if wants_stream(request):
+        return 0
     found = WAIT.search(request.headers.get("Prefer", ""))
     return min(int(found[1]), settings.MAX_WAIT_SECONDS) if found else 0
 
 
-def waits(method: Callable[..., Response]) -> Callable[..., Response]:
-    """Decorates a view method that accepts a submission: its response may wait for the result.
+def waits(method: Callable[..., Response]) -> Callable[..., HttpResponse]:
+    """Decorates a view method that accepts a submission: its response may wait for the result, or be a stream
+    of the execution's events.
 
     Apply it outside of `idempotent`, which ends with a transaction.
     """
 
     @wraps(method)
-    def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> Response:
-        include = (
-            checked(SubmissionQuery, request.query_params).get("include", ()) if request.query_params else ()
-        )
+    def wrapped(view: APIView, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+        query = checked(SubmissionQuery, request.query_params) if request.query_params else NOTHING_MORE
+        streams = wants_stream(request._request)
+        if streams:
+            _check_open_streams(authentication.require(request._request).pk)
         response = method(view, request, *args, **kwargs)
-        seconds = seconds_to_wait(request._request)
-        if seconds and response.status_code == 200:
-            _attach_wait(response, request, seconds, with_data="data" in include)
+        if response.status_code != 200:
+            return response
+        if streams:
+            return _follow_submitted(response, request, query)
+        if seconds := seconds_to_wait(request._request):
+            _attach_wait(response, request, seconds, with_data="data" in query.get("include", ()))
         return response
 
     return wrapped
@@ -213,6 +306,6 @@ def _attach_wait(response: Response, request: Request, seconds: int, *, with_dat
         return rendered(errors.body(Unauthorized.error, asgi.REVOKED))
 
     credential = credentials.of_request(request._request, user_id=user_id)
-    new = "Idempotency-Replayed" not in response
+    new = REPLAYED not in response
     wait = asgi.Wait((execution_id,), seconds, body, credential, refusal, new=new, from_rows=wanted.from_rows)
     asgi.attach(response, wait)

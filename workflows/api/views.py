@@ -44,10 +44,14 @@ class SubmittingView(APIView):
 class ExecuteView(SubmittingView):
     """Submit a workflow for asynchronous execution."""
 
+    content_negotiation_class = stream_views.JsonOrEvents
+
     @stream_views.waits
     @idempotent
     @describe(
-        ExecuteSerializer, schemas.SUBMITTED_OR_ENDED, parameters=[stream_views.PREFER, SubmissionQuery]
+        ExecuteSerializer,
+        {200: schemas.SUBMITTED_OR_ENDED, **stream_views.STREAM},
+        parameters=[stream_views.PREFER, SubmissionQuery],
     )
     def post(self, request: Request) -> Response:
         """Execute Workflow: submit a workflow for asynchronous execution.
@@ -55,6 +59,10 @@ class ExecuteView(SubmittingView):
         With `Prefer: wait=30` the response is held for up to that long. It is the result (as in *Get Workflow
         Result*) if the execution has ended by then, otherwise the normal response with the current progress
         (as in *Get Workflow Status*).
+
+        With `Accept: text/event-stream` the response is the live stream (as in *Follow Execution*). Its first
+        event, `accepted`, has the normal response and the `events_url` at which a client continues after a
+        disconnect.
         """
         given = checked(ExecuteSerializer, request.data)
         webhook = requested_webhook(given, request._request)

@@ -25,7 +25,7 @@ from django.http.response import HttpResponseBase
 
 from accounts.credentials import Credential
 from comfyserve.api.errors import Unauthorized, Unavailable
-from comfyserve.api.gate.answers import send_whole, start_of
+from comfyserve.api.gate.answers import IN_MEMORY, send_content, send_whole, start_of
 from comfyserve.api.gate.lanes import RESULTS_WITH_FILES
 from comfyserve.api.gate.threads import DjangoThreads
 from comfyserve.db import connections
@@ -53,20 +53,6 @@ END = b"event: end\ndata: {}\n\n"
 
 
 @dataclass(frozen=True)
-class Follow:
-    """Respond with a stream for this reader.
-
-    `encode` and `end` are for clients that expect another event format: `encode` takes an event and `base`,
-    and returns its bytes, possibly empty. It runs in the event loop and must not query the database.
-    """
-
-    reader: Reader
-    base: str
-    encode: Callable[[Event, str], bytes] = lambda event, base: event.encoded(base=base)
-    end: bytes = END
-
-
-@dataclass(frozen=True)
 class WithFiles:
     """A body with the content of files. `render` reads them, or leaves them out if it is given False: in a
     thread, as the storage may be slow. It must not query the database.
@@ -77,6 +63,27 @@ class WithFiles:
 
 
 Body = bytes | WithFiles
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Respond with a stream for this reader, which begins with `first`.
+
+    `encode` and `end` are for clients that expect another event format: `encode` takes an event and `base`,
+    and returns its bytes, possibly empty. It runs in the event loop and must not query the database.
+
+    With `result` the end of the stream is what that returns, if anything. It may query the database; `of_end`
+    makes the same of the last event alone, in the event loop, or returns None.
+    """
+
+    reader: Reader
+    base: str
+    encode: Callable[[Event, str], bytes] = lambda event, base: event.encoded(base=base)
+    end: bytes = END
+    first: bytes = b""
+    new: bool = False  # the execution was created by this request
+    result: Callable[[], Body | None] | None = None
+    of_end: Callable[[Event], Body | None] = lambda event: None  # noqa: ARG005
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,8 @@ class Streams:
         follow = getattr(response, "follow", None)
         if follow is not None:
             response.headers.pop("Content-Length", None)  # it described the response as the view returned it
-        if isinstance(follow, Follow) and scope["method"] == "GET":
-            await self._stream(follow, response, receive, send)
+        if isinstance(follow, Follow) and scope["method"] in ("GET", "POST"):
+            await self._stream(follow, response, receive, send, since=began)
             return
         if isinstance(follow, Previews):
             await self._previews(follow, response, receive, send, since=began)
@@ -150,7 +157,9 @@ class Streams:
         await send_whole(response, send)
 
     # -- a stream ----------------------------------------------------------------------------------------
-    async def _stream(self, follow: Follow, response: HttpResponse, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, follow: Follow, response: HttpResponse, receive: Receive, send: Send, *, since: float
+    ) -> None:
         reader = follow.reader
         del response["Content-Length"]
         watch = asyncio.create_task(_close_when_gone(receive, reader))
@@ -158,7 +167,7 @@ class Streams:
         try:
             await self.broadcaster.join(reader)
             await send(start_of(response))
-            await self._send_events(follow, send)
+            await self._send_events(follow, send, since=since if follow.new else None)
         except TimeoutError:
             tcp_transport.abort(send)  # too slow; the client reconnects with Last-Event-ID
             await asyncio.wait([watch], timeout=DISCONNECT_SECONDS)
@@ -166,23 +175,43 @@ class Streams:
             watch.cancel()
             await self.broadcaster.leave(reader)
 
-    async def _send_events(self, follow: Follow, send: Send) -> None:
+    async def _send_events(self, follow: Follow, send: Send, *, since: float | None) -> None:
         """The whole body. What is known at the same time is sent at once: each chunk wakes the client."""
-        reader, pieces = follow.reader, RETRY_HINT
+        reader, pieces = follow.reader, RETRY_HINT + follow.first
         ends_at = time.monotonic() + LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
         if self.broadcaster.closing:
             reader.close()
-        found = [] if reader.closed else await self.broadcaster.catch_up(reader)
+        found = [] if reader.closed else await self.broadcaster.catch_up(reader, since=since)
         while not reader.closed and time.monotonic() < ends_at:
             pieces += b"".join(follow.encode(event, follow.base) for event in found)
-            if reader.execution_id is not None and any(event.ends for event in found):
-                pieces += follow.end
-                break
+            last = next((event for event in found if event.ends), None)
+            if reader.execution_id is not None and last is not None:
+                await self._send_end(follow, last, pieces, send)
+                return
             if pieces:
                 await _send_chunk(send, pieces)
             pieces = b"" if await reader.wait(HEARTBEAT_SECONDS) else HEARTBEAT
             found = reader.take()
         await _send_chunk(send, pieces, more=False)
+
+    async def _send_end(self, follow: Follow, last: Event, pieces: bytes, send: Send) -> None:
+        """`pieces` and the end, at once if it is short."""
+        end = HttpResponse(await self._end_of(follow, last))
+        if len(end.content) <= IN_MEMORY:
+            await _send_chunk(send, pieces + end.content, more=False)
+            return
+        await _send_chunk(send, pieces)
+        await send_content(end, send)
+
+    async def _end_of(self, follow: Follow, last: Event) -> bytes:
+        """Nothing if the result cannot be read now: the client continues after the last event."""
+        body = follow.of_end(last)
+        if body is None and follow.result is not None:
+            try:
+                body = await self.broadcaster.reads(follow.result)
+            except connections.UNAVAILABLE:
+                return b""
+        return follow.end if body is None else await _rendered(body)
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:

@@ -36,7 +36,7 @@ RECHECK_SECONDS = 15.0
 RECHECK_ALONE_SECONDS = 2.0  # while Redis is unavailable
 CREDENTIAL_SECONDS = 3.0  # between checks that readers' credentials are still valid
 KNOWN_OWNERS = 10_000
-KNOWN_ENDS = 10_000  # executions known to have ended recently
+KNOWN_CHANGES = 10_000  # executions that have changed recently
 T = TypeVar("T")
 
 
@@ -54,7 +54,8 @@ class Broadcaster:
         self._unknown: set[UUID] = set()  # notified of, but whose owner is unknown
         self._woken = asyncio.Event()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="stream-reads")
-        self._ended: OrderedDict[UUID, None] = OrderedDict()  # recently, according to Redis
+        # Those that have changed recently, according to Redis, and whether they have ended.
+        self._known: OrderedDict[UUID, bool] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self.closing = False
 
@@ -93,7 +94,7 @@ class Broadcaster:
         """
         self._begin()
         self._end_waiters[waiter.execution_id].add(waiter)
-        if waiter.execution_id in self._ended:
+        if self._known.get(waiter.execution_id):
             waiter.signal_end()
         elif since is None or not self._redis.connected_since(since):
             self._mark_changed([waiter.execution_id])
@@ -103,10 +104,13 @@ class Broadcaster:
         if not self._end_waiters[waiter.execution_id]:
             del self._end_waiters[waiter.execution_id]
 
+    def _remember_change(self, id_: UUID, *, ended: bool) -> None:
+        self._known[id_] = ended or self._known.get(id_, False)
+        while len(self._known) > KNOWN_CHANGES:
+            self._known.popitem(last=False)
+
     def _has_ended(self, id_: UUID, rows: str | None = None) -> None:
-        self._ended[id_] = None
-        while len(self._ended) > KNOWN_ENDS:
-            self._ended.popitem(last=False)
+        self._remember_change(id_, ended=True)
         for waiter in self._end_waiters.get(id_, ()):
             waiter.signal_end(rows)
 
@@ -129,10 +133,16 @@ class Broadcaster:
         self._threads.shutdown(wait=False)
 
     # -- catching up -------------------------------------------------------------------------------------
-    async def catch_up(self, reader: Reader) -> list[Event]:
-        """The events a reader that has just joined starts with, in order; later ones are in its queue."""
+    async def catch_up(self, reader: Reader, *, since: float | None = None) -> list[Event]:
+        """The events a reader that has just joined starts with, in order; later ones are in its queue.
+
+        since: a moment (monotonic) at which its execution did not exist yet. If nothing was announced of it
+        from then on, nothing is read: its first event comes with the next.
+        """
         if reader.execution_id is None:
             return await self._catch_up_all(reader)
+        if since is not None and self._begins_with(reader.execution_id, since=since):
+            return []
         id_, after = reader.execution_id, reader.last_event_id or 0
         found, cursor, ended_at = await self.reads(lambda: event_reader.beginning(id_, after=after))
         reader.caught_up({id_: cursor})
@@ -147,6 +157,14 @@ class Broadcaster:
             if followed.changed or followed.cursor < cursor:
                 self._mark_changed([id_])
         return found
+
+    def _begins_with(self, id_: UUID, *, since: float) -> bool:
+        """Whether all changes of an execution since its submission are still to be announced."""
+        followed = self._audience.followed[id_]
+        if id_ in self._known or followed.cursor is not None or not self._redis.connected_since(since):
+            return False
+        followed.cursor = 0
+        return True
 
     async def _catch_up_all(self, reader: Reader) -> list[Event]:
         found, cursors = await self.reads(event_reader.current_states_of_user, reader.user_id)
@@ -278,13 +296,15 @@ class Broadcaster:
             return
         if message.get("ended"):
             self._has_ended(id_, message.get("rows"))
+        else:
+            self._remember_change(id_, ended=False)
         followed = self._audience.followed.get(id_)
         if followed is None:
             self._on_unfollowed(id_, message.get("user"))
         elif kind == "lines":
             self._on_lines(id_, followed, message.get("rows"))
         elif kind == "progress":
-            self._audience.deliver(followed, Event("progress", id_, _progress(message["progress"])))
+            self._audience.deliver(followed, event_reader.progress(id_, message["progress"]))
             if message.get("lines"):
                 self._mark_changed([id_])
         elif kind == "preview":
@@ -374,13 +394,3 @@ class Broadcaster:
                 followed.position = position
                 data = {"status": Status.PENDING, "queue_position": position}
                 self._audience.deliver(followed, Event("status", id_, data))
-
-
-def _progress(columns: dict[str, Any]) -> dict[str, Any]:
-    """The same shape as `representations.progress`."""
-    eta = columns.get("eta_seconds")
-    return {
-        **columns,
-        "percentage": round(columns.get("percentage", 0.0), 1),
-        "eta_seconds": None if eta is None else round(eta, 1),
-    }

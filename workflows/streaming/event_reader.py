@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -40,6 +40,8 @@ class Event:
     data: Mapping[str, Any]
     id: int | None = None
     output: Output | None = None  # its link depends on the base URL the reader uses
+    # With the last event: the rows of the result, if they came with the message about the end.
+    whole: selectors.Whole | None = field(default=None, compare=False, repr=False)
     _encoded: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @property
@@ -133,7 +135,19 @@ def lines_of_end(packed: str, execution_id: UUID, *, after: int) -> list[Event] 
     all_lines = len(found.lines) < selectors.LINES_IN_RESULT
     if not found.lines or not (all_lines or found.lines[0].id <= after):
         return None
-    return _with_outputs([line for line in found.lines if line.id > after], found.outputs)
+    events = _with_outputs([line for line in found.lines if line.id > after], found.outputs)
+    return [replace(event, whole=found) if event.ends else event for event in events]
+
+
+def progress(execution_id: UUID, columns: Mapping[str, Any]) -> Event:
+    """The progress in a notification, in the same shape as `representations.progress`."""
+    eta = columns.get("eta_seconds")
+    shown = {
+        **columns,
+        "percentage": round(columns.get("percentage", 0.0), 1),
+        "eta_seconds": None if eta is None else round(eta, 1),
+    }
+    return Event("progress", execution_id, shown)
 
 
 # -- current state ---------------------------------------------------------------------------------------

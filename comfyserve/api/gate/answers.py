@@ -32,6 +32,12 @@ async def send_whole(response: HttpResponseBase, send: Send) -> None:
     size = len(response.content)
     response.headers.setdefault("Content-Length", str(size))  # of HEAD it is that of GET
     await send(start_of(response))
+    await send_content(response, send)
+
+
+async def send_content(response: HttpResponse, send: Send) -> None:
+    """The same for its content alone, to its end."""
+    size = len(response.content)
     if size <= IN_MEMORY:
         await send({"type": "http.response.body", "body": response.content})
         return
