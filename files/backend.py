@@ -73,42 +73,61 @@ def _translated_errors(key: str) -> Iterator[None]:
         raise StorageUnavailable from exc
 
 
-def put(key: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None) -> None:
-    """Move a file from the local disk into the storage under a new key. `path` may not exist afterwards. On
-    disk, the file survives a power failure once this returns.
+def put(
+    key: str, content: Path | bytes, *, content_type: str, on_bytes: Callable[[int], Any] | None = None
+) -> None:
+    """Store bytes, or move a file from the local disk into the storage, under a new key. The path may not
+    exist afterwards. On disk, the file survives a power failure once this returns.
 
     `on_bytes` is called as bytes are transferred, for callers that must report progress.
     """
-    size = path.stat().st_size
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
     with _translated_errors(key):
         s3 = bucket()
         if s3 is not None:
-            s3.put(key, path, content_type=content_type, on_bytes=on_bytes)
+            s3.put(key, content, content_type=content_type, on_bytes=on_bytes)
         else:
-            target = Path(default_storage.path(key))
-            if not target.parent.is_dir():
-                _durable.difference_update(target.parents)  # its folder is new, or was removed meanwhile
-            with _Movable(path) as movable:
-                try:
-                    default_storage.save(key, movable)
-                    _sync(target)
-                except FileNotFoundError as exc:  # the parent folder is missing: the disk is not mounted
-                    raise StorageUnavailable from exc
+            try:
+                _put_on_disk(key, content)
+            except FileNotFoundError as exc:  # the parent folder is missing: the disk is not mounted
+                raise StorageUnavailable from exc
     if (stored := size_of(key)) != size:
         delete(key)
         logger.error("storage: %s has %d bytes instead of %d", key, stored, size)
         raise StorageUnavailable
 
 
+def _put_on_disk(key: str, content: Path | bytes) -> None:
+    target = Path(default_storage.path(key))
+    if not target.parent.is_dir():
+        _durable.difference_update(target.parents)  # its folder is new, or was removed meanwhile
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        _write_and_sync(target, content)
+    else:
+        with _Movable(content) as movable:
+            default_storage.save(key, movable)
+        _sync_one(target)
+    _sync_folders(target)
+
+
+def _write_and_sync(target: Path, content: bytes) -> None:
+    """Under its final name at once: nobody knows the key yet."""
+    with target.open("xb", buffering=0) as stream:
+        view = memoryview(content)
+        while view:
+            view = view[stream.write(view) :]
+        os.fsync(stream.fileno())
+
+
 _durable: set[Path] = set()  # folders that this process has synced the way to
 
 
-def _sync(path: Path) -> None:
-    """Sync the bytes, and the directory entries on the way to them, some of which may be new: a row that
-    references them is about to be committed.
+def _sync_folders(path: Path) -> None:
+    """Sync the directory entries on the way to the bytes, some of which may be new: a row that references
+    them is about to be committed.
     """
     root = Path(default_storage.path(""))
-    _sync_one(path)
     passed = []
     for folder in path.parents:
         if not folder.is_relative_to(root):

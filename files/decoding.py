@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,16 @@ class Measures:
 
 
 # -- operations ------------------------------------------------------------------------------------------
-def measure(path: Path, content_type: str) -> Measures | None:
-    """None if it is no readable picture, video or sound. Raises Undecodable and Busy, like the others."""
+def measure(content: bytes | Path, content_type: str) -> Measures | None:
+    """Of bytes or a file; None if they are no readable picture, video or sound. Raises Undecodable and Busy,
+    like the others.
+    """
     if not content_type.startswith(("image/", "video/", "audio/")):
         return None
-    if content_type == "image/png" and (size := plain_png.size_of(path)):
+    if content_type == "image/png" and (size := plain_png.size_of(content)):
         return Measures(*size, duration=None)
-    found = _measuring.call("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
+    with _file(content) if isinstance(content, bytes) else nullcontext(content) as path:
+        found = _measuring.call("measure", MEASURE_SECONDS, path=str(path), content_type=content_type)
     return Measures(**found) if found else None
 
 

@@ -1,12 +1,14 @@
-"""An incoming file: on the local disk, counted and hashed as it is written."""
+"""An incoming file, counted and hashed as it is written: in memory while short, else on the local disk."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from blake3 import blake3
 from django.conf import settings
@@ -15,57 +17,70 @@ from . import types
 from .errors import StorageUnavailable
 
 CHUNK_BYTES = 1024 * 1024  # bytes read at once
+IN_MEMORY = 256 * 1024  # bytes of a file that is not written to the local disk
 
 
 class Incoming:
-    """Deleted when the `with` block ends, unless it was moved into the storage."""
+    """Its file, if any, is deleted when the `with` block ends, unless it was moved into the storage."""
 
     def __init__(self) -> None:
-        try:
-            settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=settings.INCOMING_DIR)
-        except OSError as exc:
-            raise StorageUnavailable from exc
-        self.path = Path(name)
-        self._stream = open(handle, "wb", buffering=0)  # noqa: PTH123, SIM115  (closed in __exit__)
         self.size = 0
         self.head = b""  # the first bytes, to detect the type
         self._digest = hashlib.sha256()
         self._blake3 = blake3()
+        self._in_memory = bytearray()
+        self._stream: IO[bytes] | None = None  # of the file that has all of it
         # A client may disconnect while a thread writes, and the descriptor of a closed file could be reused.
         self._writing = threading.Lock()
+        self._closed = False
 
     def write(self, piece: bytes) -> None:
         """StorageUnavailable if the local disk is full. Does nothing if already closed."""
         with self._writing:
-            if not self._stream.closed:
-                self._write(piece)
+            if self._closed:
+                return
+            if self._stream is None and self.size + len(piece) <= IN_MEMORY:
+                self._in_memory += piece
+            else:
+                _write(self._on_disk(), piece)
+            self._count(piece)
 
-    def _write(self, piece: bytes) -> None:
-        view = memoryview(piece)
-        try:
-            while view:
-                view = view[self._stream.write(view) :]
-        except OSError as exc:
-            raise StorageUnavailable("There is no space for the file at the moment; try again later") from exc
+    def _count(self, piece: bytes) -> None:
         if len(self.head) < types.HEAD:
             self.head += piece[: types.HEAD - len(self.head)]
         self._digest.update(piece)
         self._blake3.update(piece)
         self.size += len(piece)
 
+    def _on_disk(self) -> IO[bytes]:
+        """The stream of its file, which is made now if it was in memory."""
+        if self._stream is None:
+            if self._closed:
+                raise StorageUnavailable
+            self._stream = _new_file()
+            _write(self._stream, self._in_memory)
+            self._in_memory = bytearray()
+        return self._stream
+
     def adopt(self) -> None:
         """Use what another process has written to the path as the content."""
         try:
             with self.path.open("rb") as stream:
                 while piece := stream.read(CHUNK_BYTES):
-                    if len(self.head) < types.HEAD:
-                        self.head += piece[: types.HEAD - len(self.head)]
-                    self._digest.update(piece)
-                    self._blake3.update(piece)
-                    self.size += len(piece)
+                    self._count(piece)
         except OSError as exc:
             raise StorageUnavailable from exc
+
+    @property
+    def content(self) -> bytes | Path:
+        """All of it, or the path of the file that has it."""
+        return bytes(self._in_memory) if self._stream is None else self.path
+
+    @property
+    def path(self) -> Path:
+        """Of its file, for those that read or write one. StorageUnavailable if the local disk is full."""
+        with self._writing:
+            return Path(self._on_disk().name)
 
     @property
     def sha256(self) -> str:
@@ -85,5 +100,26 @@ class Incoming:
 
     def close(self) -> None:
         with self._writing:
-            self._stream.close()
-            self.path.unlink(missing_ok=True)
+            self._closed = True
+            if self._stream is not None:
+                self._stream.close()
+                Path(self._stream.name).unlink(missing_ok=True)
+
+
+def _new_file() -> IO[bytes]:
+    try:
+        settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=settings.INCOMING_DIR)
+        os.close(handle)
+        return Path(name).open("wb", buffering=0)
+    except OSError as exc:
+        raise StorageUnavailable from exc
+
+
+def _write(stream: IO[bytes], content: bytes | bytearray) -> None:
+    view = memoryview(content)
+    try:
+        while view:
+            view = view[stream.write(view) :]
+    except OSError as exc:
+        raise StorageUnavailable("There is no space for the file at the moment; try again later") from exc

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 _START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
@@ -17,9 +18,9 @@ _TEXTS = (b"prompt\0", b"workflow\0")
 _LONGEST_TEXT_NAME = 9  # bytes, with the zero
 
 
-def size_of(path: Path) -> tuple[int, int] | None:
+def size_of(content: bytes | Path) -> tuple[int, int] | None:
     """(width, height); None if it is not such a picture. Reads three chunk headers at most."""
-    with path.open("rb") as stream:
+    with BytesIO(content) if isinstance(content, bytes) else content.open("rb") as stream:
         start = stream.read(_START_BYTES)
         if not start.startswith(_START) or start[24:29] not in _FORMS or not _is_intact(start):
             return None

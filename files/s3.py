@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,21 @@ class Bucket(S3Storage):  # type: ignore[misc]
         return str(self._normalize_name(name))
 
     def put(
-        self, name: str, path: Path, *, content_type: str, on_bytes: Callable[[int], Any] | None = None
+        self,
+        name: str,
+        content: Path | bytes,
+        *,
+        content_type: str,
+        on_bytes: Callable[[int], Any] | None = None,
     ) -> None:
         """Large files in parts. boto3 sends a checksum with each, which the server verifies. `on_bytes` is
         called from other threads, as bytes are sent.
 
-        By path, since boto3 would read the parts of an open file into memory, ten ahead.
+        A file by its path, since boto3 would read the parts of an open one into memory, ten ahead.
         """
-        self.client.upload_file(
-            str(path),
+        upload = self.client.upload_file if isinstance(content, Path) else self.client.upload_fileobj
+        upload(
+            str(content) if isinstance(content, Path) else BytesIO(content),
             self.bucket_name,
             self.key_of(name),
             ExtraArgs={"ContentType": content_type},

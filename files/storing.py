@@ -204,7 +204,7 @@ def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, st
     filename = names.clean(filename)
     content_type = types.of_content(incoming.head, filename=filename)
     try:
-        found = decoding.measure(incoming.path, content_type)
+        found = decoding.measure(incoming.content, content_type)
     except decoding.Undecodable:
         if strict:
             raise
@@ -245,7 +245,7 @@ def _check(incoming: Incoming, file: File) -> None:
 def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | None = None) -> None:
     name = uuid4().hex
     file.key = f"{file.kind}s/{name[:2]}/{name}"
-    backend.put(file.key, incoming.path, content_type=file.content_type, on_bytes=on_bytes)
+    backend.put(file.key, incoming.content, content_type=file.content_type, on_bytes=on_bytes)
 
 
 # -- deduplication -----------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ class TestBad:
 
     def test_a_disconnected_client_leaves_nothing(self, newcomer, site):
         before = site.stored()
-        connection = raw(newcomer, body=BEGUN + b"x" * 200_000, length=1_000_000)
+        connection = raw(newcomer, body=BEGUN + b"x" * 500_000, length=1_000_000)
         wait_for(site.incoming, seconds=60, what="the beginning of the upload")
         connection.close()
         site.wait_for_no_incoming()

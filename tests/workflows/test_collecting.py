@@ -357,7 +357,8 @@ def test_outputs_and_their_folders_are_on_disk_before_the_end_is_recorded(rig, m
     assert {str(each.resolve()) for each in on_the_way} <= at_the_end[0]
 
 
-def test_folders_are_synced_again_only_if_they_may_be_new(monkeypatch, tmp_path):
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_folders_are_synced_again_only_if_they_may_be_new(monkeypatch, tmp_path, in_memory):
     """Each costs a commit of the file system's journal. (Other tests' threads may still store outputs.)"""
     synced: list[str] = []
     thread = threading.get_ident()
@@ -372,7 +373,7 @@ def test_folders_are_synced_again_only_if_they_may_be_new(monkeypatch, tmp_path)
 
     def put(key: str) -> list[str]:
         (tmp_path / "bytes").write_bytes(b"x")
-        backend.put(f"{own}/{key}", tmp_path / "bytes", content_type="text/plain")
+        backend.put(f"{own}/{key}", b"x" if in_memory else tmp_path / "bytes", content_type="text/plain")
         found = [path.removeprefix(str(root)).strip("/") for path in synced]
         synced.clear()
         return [path.replace(own, "own") for path in found]

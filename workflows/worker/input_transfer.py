@@ -265,7 +265,7 @@ def _check(incoming: Incoming, content_type: str, wanted: Accepted) -> None:
     message = media_kinds.refusal(content_type, wanted or types.MEDIA)
     if message:
         raise _Unusable(message)
-    size = decoding.measure(incoming.path, content_type)
+    size = decoding.measure(incoming.content, content_type)
     if size is None and (message := media_kinds.damaged(content_type, measured=False)):
         raise _Unusable(message)
     if size is not None and size.pixels > settings.MAX_PICTURE_PIXELS:
