@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from comfyui import _parsing
+from comfyui import _parsing, shared_folders
 from comfyui.client import Answer, Client
 from comfyui.errors import ComfyUIError
+from comfyui.shared_folders import SharedFolder
 from comfyui.types import OutputFile
 
 SUPPORTED = 3  # version of the routes; since 3 each prompt has folders of its own
@@ -30,6 +31,7 @@ class NoBridge(ComfyUIError):
 class BridgeInfo:
     version: int
     boot_id: str  # changes whenever ComfyUI restarts
+    folders: dict[str, SharedFolder]  # "output" and "temp"; {} if they cannot be the same for this process
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,15 @@ class Bridge:
 
 def _info(raw: Any) -> BridgeInfo:
     raw = _parsing.mapping(raw)
-    return BridgeInfo(version=int(raw["version"]), boot_id=str(raw["boot"]))
+    folders = _folders_of(raw) if shared_folders.is_own_kernel(str(raw.get("kernel"))) else {}
+    return BridgeInfo(version=int(raw["version"]), boot_id=str(raw["boot"]), folders=folders)
+
+
+def _folders_of(raw: dict[str, Any]) -> dict[str, SharedFolder]:
+    return {
+        kind: SharedFolder(str(folder["path"]), int(folder["device"]), int(folder["inode"]))
+        for kind, folder in _parsing.mapping(raw["folders"]).items()
+    }
 
 
 def _memory(raw: Any) -> Memory:

@@ -5,7 +5,7 @@ lists model files, reads their headers, and deletes files that ComfyServe left. 
 ComfyServe folders of its own, see `confinement`, and sends fewer messages about large workflows, see
 `progress_states`. It has no dependencies beyond ComfyUI's.
 
-    GET  /comfyserve/bridge          version, and an id that is new with every start of ComfyUI
+    GET  /comfyserve/bridge          version, an id that is new with every start of ComfyUI, and its folders
     GET  /comfyserve/memory          models on the device and in RAM, free memory, the process's size
     GET  /comfyserve/files           model files by folder, with path, size and time of change
     GET  /comfyserve/header          ?folder=&name=: the header of a safetensors file

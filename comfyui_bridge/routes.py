@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
-from . import between, inventory, leftovers, memory
+from . import between, folders, inventory, leftovers, memory
 
 VERSION = 3  # version of these routes; incremented with each breaking change
 BOOT = uuid.uuid4().hex  # id of this process: changes whenever ComfyUI restarts
@@ -23,7 +23,8 @@ routes = PromptServer.instance.routes
 
 @routes.get("/comfyserve/bridge")
 async def bridge(_: web.Request) -> web.Response:
-    return web.json_response({"version": VERSION, "boot": BOOT, "pid": os.getpid(), "started_at": STARTED_AT})
+    process = {"pid": os.getpid(), "started_at": STARTED_AT}
+    return web.json_response({"version": VERSION, "boot": BOOT, **process, **folders.described()})
 
 
 @routes.get("/comfyserve/memory")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import requests
 from django.contrib.auth.models import Group
 from PIL import Image
 
-from comfyui import Client
+from comfyui import Client, NotFound, OutputFile, Unreachable
 from comfyui.bridge import Bridge
 from script.harness import graphs
 from script.harness.graphs import Graph
@@ -23,6 +26,7 @@ from tests.factories import Api, make_user
 from tests.files.conftest import picture, uploaded
 from workflows.graph import node_classes, node_policy
 from workflows.models import NodeRule, ObjectInfo, Worker
+from workflows.worker.backend import Backend
 
 TEXT = {"class_type": "PrimitiveString", "inputs": {"value": "text"}}
 
@@ -250,6 +254,47 @@ class TestCollecting:
         assert [file["node_id"] for file in files] == ["2"]
         assert secret.exists()
         secret.unlink()
+
+
+class TestReadingOutputs:
+    """A worker on ComfyUI's machine reads them from its folder, and leaves what is doubtful to `/view`."""
+
+    @pytest.fixture
+    def backend(self, transactional_db, comfyui) -> Iterator[Backend]:
+        backend = Backend(name="reader", url=comfyui.url, headers={})
+        backend.connect()
+        assert backend.session.wait_connected(60)
+        backend.refresh()
+        yield backend
+        backend.close()
+
+    @pytest.fixture
+    def folder(self, comfyui) -> Iterator[Path]:
+        folder = comfyui.folder / "output" / f"{uuid.uuid4()}.1"
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(folder)
+
+    def view(self, backend: Backend, path: Path) -> bytes:
+        with backend.view(OutputFile(path.name, path.parent.name, "output")) as content:
+            return b"".join(content)
+
+    def test_a_file_needs_no_request(self, backend, folder):
+        path = folder / "a.png"
+        path.write_bytes(b"picture")
+        backend.client = Client("http://127.0.0.1:9")
+        assert self.view(backend, path) == b"picture"
+
+    def test_a_link_is_left_to_comfyui(self, backend, folder):
+        path = folder / "a.png"
+        path.symlink_to("/etc/hostname")
+        backend.client = Client("http://127.0.0.1:9")
+        with pytest.raises(Unreachable):
+            self.view(backend, path)
+
+    def test_a_missing_file_is_left_to_comfyui(self, backend, folder):
+        with pytest.raises(NotFound):
+            self.view(backend, folder / "a.png")
 
 
 class TestMetadata:

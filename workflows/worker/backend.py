@@ -7,14 +7,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
 
 from comfyserve.db import connections
-from comfyui import Client, Session, SystemStats, Unreachable
+from comfyui import Client, OutputFile, Session, SystemStats, Unreachable, shared_folders
 from comfyui.bridge import Bridge
 from workflows.graph import node_classes, parsing
 from workflows.models import Execution, ObjectInfo
@@ -45,6 +46,7 @@ class Backend:
         self.stats: SystemStats | None = None
         self.object_info_digest: str | None = None
         self.boot_id = ""
+        self._folders: Mapping[str, shared_folders.SharedFolder] = {}  # that this process may see too
         self.placed = PlacedInputs()
         self.suspects = Suspects()
         self.fatal_uploads = FatalUploads()
@@ -140,6 +142,7 @@ class Backend:
         bridge = Bridge(self.client).info()
         self._store_object_info(self.client.object_info())
         self.boot_id = bridge.boot_id if bridge else ""
+        self._folders = bridge.folders if bridge else {}
         self.stats = stats  # last: makes it reachable
         self._known_generation = generation
         return True
@@ -172,6 +175,19 @@ class Backend:
     def output_nodes(self, prompt: parsing.Prompt) -> set[str]:
         """The nodes of the prompt that save or show something."""
         return {node_id for node_id, node in prompt.items() if node["class_type"] in self._output_classes}
+
+    # -- outputs ---------------------------------------------------------------------------------------
+    @contextmanager
+    def view(self, file: OutputFile) -> Iterator[Iterable[bytes]]:
+        """The bytes of an output: from ComfyUI's folder if this process sees it, else over HTTP. Raises
+        NotFound and Unreachable, the latter also while they are read.
+        """
+        with shared_folders.view(file, self._folders) as content:
+            if content is not None:
+                yield content
+                return
+        with self.client.view(file) as stream:
+            yield stream
 
     # -- leftovers -------------------------------------------------------------------------------------
     def cancel_orphan_prompts(self, *, but: Collection[str] = ()) -> None:

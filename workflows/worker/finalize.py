@@ -223,8 +223,7 @@ class _Collecting:
         while self._alive():  # False: it was cancelled, or another worker has it
             try:
                 collected = output_collection.collect(
-                    self._claim, self._history,
-                    client=self._backend.client, confined=self._backend.has_bridge,
+                    self._claim, self._history, backend=self._backend,
                     alive=self._alive, stored=self._stored, failures=self._failures,
                 )  # fmt: skip
                 self._backend.stored_at = time.monotonic()

@@ -24,6 +24,7 @@ from workflows.queue.claims import Claim
 from workflows.queue.execution_log import Line
 
 from . import own_outputs
+from .backend import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def collect(
     claim: Claim,
     history: History,
     *,
-    client: Client,
-    confined: bool,
+    backend: Backend,
     alive: Callable[[], Any],
     stored: dict[OutputFile, File],
     failures: Counter[OutputFile],
@@ -48,7 +48,7 @@ def collect(
     """Return (unsaved outputs with their files in storage; log lines about missing or skipped outputs; the
     number of files that exceeded the user's storage quota).
 
-    Only the execution's own files are collected: see `own_outputs` for that, and for `confined`.
+    Only the execution's own files are collected: see `own_outputs`.
 
     `stored` maps the files stored by earlier tries and is extended, so that nothing is stored twice.
     `failures` likewise counts how often a responding ComfyUI failed to return a file: a custom node may have
@@ -56,16 +56,16 @@ def collect(
     called during transfers. Raises Unreachable or the storage's errors: try again then.
     """
     outputs: list[Output] = []
-    files, lines = own_outputs.select(claim, history.files, confined=confined)
+    files, lines = own_outputs.select(claim, history.files, confined=backend.has_bridge)
     left_out, room = 0, _room(claim)
     # ComfyUI lists nodes in order of completion. Outputs of one node keep ComfyUI's order.
     for written in sorted(files, key=lambda each: parsing.order_of(each.node_id)):
         try:
             if written not in stored:
                 most = _left_of(room, stored.values())
-                stored[written] = _store(claim, written, client=client, alive=alive, most=most)
+                stored[written] = _store(claim, written, backend=backend, alive=alive, most=most)
         except (NotFound, Unreachable, CannotConvert, _OverQuota) as exc:
-            if isinstance(exc, Unreachable) and _may_come_back(written, failures, client):
+            if isinstance(exc, Unreachable) and _may_come_back(written, failures, backend.client):
                 raise
             left_out += isinstance(exc, _OverQuota)
             lines.append(_missing(claim, written, exc))
@@ -142,10 +142,10 @@ def output_of(claim: Claim, written: OutputFile, file: File) -> Output:
 
 
 def _store(
-    claim: Claim, written: OutputFile, *, client: Client, alive: Callable[[], Any], most: int | None
+    claim: Claim, written: OutputFile, *, backend: Backend, alive: Callable[[], Any], most: int | None
 ) -> File:
     """Raises _OverQuota if it has more than `most` bytes."""
-    with client.view(written) as stream:
+    with backend.view(written) as stream:
 
         def chunks() -> Iterator[bytes]:
             size = 0

@@ -1,0 +1,27 @@
+"""Where ComfyUI's output and temp folders are, for workers that see them too and read outputs there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .confinement import shared
+
+KERNEL = Path("/proc/sys/kernel/random/boot_id")  # on Linux; the same in all containers of a machine
+
+
+def described() -> dict[str, Any]:
+    """The running kernel, and path, device and inode of each folder: on one kernel these identify it.
+
+    {} on other systems, or if a folder is missing.
+    """
+    try:
+        kernel = KERNEL.read_text().strip()
+        return {"kernel": kernel, "folders": {kind: _folder(shared(kind)) for kind in ("output", "temp")}}
+    except OSError:
+        return {}
+
+
+def _folder(path: str) -> dict[str, Any]:
+    stat = Path(path).stat()
+    return {"path": path, "device": stat.st_dev, "inode": stat.st_ino}
