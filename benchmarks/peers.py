@@ -2,11 +2,13 @@
 
 Every way is asked in turn, in the same run and, but for peers of your own, on the same ComfyUI:
 
-    raw           POST /prompt, the websocket until it has ended, GET /view
-    Prefer: wait  POST /workflows/execute, which answers with the result, and GET of the picture
-    live stream   POST /workflows/execute, its server-sent events until the end, the result, the picture
-    --salad URL   POST /prompt of SaladTechnologies/comfyui-api, which answers with the picture
-    --proxy URL   comfy-api-proxy, by the official comfy-sdk
+    raw                 POST /prompt, the websocket until it has ended, GET /view
+    Prefer: wait        POST /workflows/execute, which answers with the result and the picture in it
+    Prefer: wait, link  the same without the picture, and GET of its URL
+    live stream         POST /workflows/execute, which answers with the events, the picture in the last one
+    live stream, links  POST /workflows/execute, its server-sent events until the end, the result, the picture
+    --salad URL         POST /prompt of SaladTechnologies/comfyui-api, which answers with the picture
+    --proxy URL         comfy-api-proxy, by the official comfy-sdk
 
 ComfyUI's latency and what each way adds to it are printed, and the latter as a ratio to the former. A peer may lose workflows: those are counted, and have no latency.
 """
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # instead of benchmarks/, whose queue.py would hide Python's own
 
 import base64  # noqa: E402
+import json  # noqa: E402
 import os  # noqa: E402
 import time  # noqa: E402
 from collections import Counter  # noqa: E402
@@ -46,13 +49,37 @@ class Lost(Exception):
 
 def waited(person: Person) -> Way:
     def run(graph: graphs.Graph) -> bytes:
+        path = "/workflows/execute?include=data"
+        answer = person.post(path, {"workflow": graph}, headers={"Prefer": "wait=30"})
+        return _included(answer.json())
+
+    return run
+
+
+def streamed(person: Person) -> Way:
+    def run(graph: graphs.Graph) -> bytes:
+        path = "/workflows/execute?include=data"
+        events = person.post(path, {"workflow": graph}, headers={"Accept": "text/event-stream"}).text
+        _, _, end = events.partition("event: end\ndata: ")
+        return _included(json.loads(end))
+
+    return run
+
+
+def _included(result: dict[str, Any]) -> bytes:
+    [image] = result["outputs"]["images"]
+    return base64.b64decode(image["data"])
+
+
+def waited_and_downloaded(person: Person) -> Way:
+    def run(graph: graphs.Graph) -> bytes:
         answer = person.post("/workflows/execute", {"workflow": graph}, headers={"Prefer": "wait=30"})
         return _picture(person, answer.json())
 
     return run
 
 
-def streamed(person: Person) -> Way:
+def streamed_and_downloaded(person: Person) -> Way:
     def run(graph: graphs.Graph) -> bytes:
         execution_id = person.execute(graph)
         stream = person.get(
@@ -152,7 +179,9 @@ def main() -> None:
         ways = {
             "raw": Direct(comfyui.url).picture,
             "Prefer: wait": waited(person),
+            "Prefer: wait, link": waited_and_downloaded(person),
             "live stream": streamed(person),
+            "live stream, links": streamed_and_downloaded(person),
         }
         if options.salad:
             ways["salad"] = salad(options.salad)
