@@ -15,24 +15,31 @@ import psycopg
 from script.harness import graphs
 
 USERS = 10  # one of them is `asker`
+# As comfyserve.ids.uuid7, with the digits of a hash instead of random ones.
+UUID7 = """
+    CREATE FUNCTION pg_temp.uuid7(at timestamptz, hash text) RETURNS uuid RETURN (lpad(to_hex(
+        (1000 * extract(epoch FROM at))::bigint), 12, '0') || '7' || left(hash, 3) || '8' || right(hash, 15))::uuid
+"""
 # Row n of each user, the newest with the highest n; ordered, so that the rows of all users are mixed in the table.
 EXECUTIONS = """
     INSERT INTO workflows_execution (id, user_id, status, error, failure_cause, priority, timeout_minutes,
         request_id, turn, start, finish, cost, worker, attempt, boot, faults, returns, excluded, current_step,
         total_steps, percentage, kind, models_used, metadata, app, batch_id, batch_position, webhook_url, warnings,
         created_at, claimed_at, started_at, completed_at, gpu_seconds)
-    SELECT gen_random_uuid(), u.id, s.status, CASE s.status WHEN 'failed' THEN 'Node 3 raised ' || n END,
+    SELECT pg_temp.uuid7(created.at, md5(u.id || '-' || n)), u.id, s.status, CASE s.status WHEN 'failed' THEN 'Node 3 raised ' || n END,
         CASE s.status WHEN 'failed' THEN 'node' END, 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
         30, 'gpu-' || n %% 4, 1, '', 0, 0, '{}', 0, 0, 100, 'kind' || n %% 20,
         jsonb_build_array(jsonb_build_object('name', 'model' || n %% 20)),
         CASE n %% 10 WHEN 1 THEN jsonb_build_object('project', 'p' || (%(most)s - n) / 1000) ELSE '{}' END,
         CASE n %% 10 WHEN 2 THEN jsonb_build_object('name', 'asker/app' || n / 10 %% 4,
             'version', 1, 'outputs', '{}'::jsonb, 'files', '[]'::jsonb, 'hidden_from', NULL) END,
-        md5(u.id || '-' || n / 10)::uuid, n %% 10, '', '[]', ended.at - interval '50 seconds',
+        pg_temp.uuid7(created.at - n %% 10 * interval '1 minute', md5(u.id || '-' || n / 10)), n %% 10, '', '[]',
+        created.at,
         ended.at - interval '30 seconds', ended.at - interval '30 seconds', ended.at, 30
     FROM generate_series(1, %(most)s) AS n
         JOIN accounts_user AS u ON n > %(most)s - CASE u.username WHEN 'asker' THEN %(own)s ELSE %(others)s END,
         LATERAL (SELECT now() - interval '1 year' - (%(most)s - n) * interval '1 minute' AS at) AS ended,
+        LATERAL (SELECT ended.at - interval '50 seconds' AS at) AS created,
         LATERAL (SELECT CASE WHEN u.username = 'asker' AND n %% 10 = 9 THEN 'cancelled'
             WHEN u.username <> 'asker' AND n %% 4 = 3 THEN 'failed' ELSE 'completed' END AS status) AS s
     ORDER BY n, u.id
@@ -56,13 +63,16 @@ LOG_LINES = """
 FILES = """
     INSERT INTO files_file (id, user_id, kind, filename, description, content_type, size, sha256, key,
         thumbnail_key, width, height, created_at, expires_at)
-    SELECT 'file_' || md5(id::text), user_id, CASE batch_position WHEN 5 THEN 'upload' ELSE 'output' END, 'a.png',
-        '', 'image/png', 1000, md5(id::text), md5(id::text), '', 16, 16, completed_at, now() + interval '7 days'
+    SELECT 'file_' || replace(id::text, '-', ''), user_id, CASE batch_position WHEN 5 THEN 'upload' ELSE 'output' END, 'a.png',
+        '', 'image/png', 1000, md5(id::text),
+        'outputs/' || right(id::text, 2) || '/' || replace(id::text, '-', ''), '', 16, 16, completed_at,
+        now() + interval '7 days'
     FROM workflows_execution ORDER BY completed_at
 """
 OUTPUTS = """
     INSERT INTO workflows_output (execution_id, position, "group", node_id, subfolder, temporary, file_id)
-    SELECT id, 0, 'images', '2', '', false, 'file_' || md5(id::text) FROM workflows_execution ORDER BY completed_at
+    SELECT id, 0, 'images', '2', '', false, 'file_' || replace(id::text, '-', '')
+    FROM workflows_execution ORDER BY completed_at
 """
 DELIVERIES = """
     INSERT INTO workflows_delivery (execution_id, user_id, event, message_id, url, host, state, error, created_at)
@@ -100,6 +110,7 @@ def fill(*, own: int, others: int) -> None:
         indexes = connection.execute(INDEXES).fetchall()
         for drop, _ in indexes:  # made again below, which is faster than to add a million rows to each
             connection.execute(drop)
+        connection.execute(UUID7)
         connection.execute(EXECUTIONS, {"own": own, "others": others, "most": max(own, others)})
         connection.execute(GRAPHS, [json.dumps(graphs.colour(1))])
         for statement in (BATCHES, LOG_LINES, FILES, OUTPUTS, DELIVERIES):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from comfyserve.ids import uuid7
+
 
 def new_file_id() -> str:
-    """128 random bits: an id is not a permission, but must not be guessable either."""
-    return f"file_{secrets.token_hex(16)}"
+    """With 74 random bits: an id is not a permission, but must not be guessable either."""
+    return f"file_{uuid7().hex}"
 
 
 class Kind(models.TextChoices):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 from django.conf import settings
@@ -23,6 +22,7 @@ from accounts import quotas, storage_use
 from accounts.models import User
 from comfyserve.api.errors import NotFound, ValidationFailed
 from comfyserve.db import connections, rows
+from comfyserve.ids import uuid7
 
 from . import backend, conversion, decoding, names, sandbox, types
 from .errors import BytesMissing, StorageUnavailable
@@ -243,8 +243,8 @@ def _check(incoming: Incoming, file: File) -> None:
 
 
 def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | None = None) -> None:
-    name = uuid4().hex
-    file.key = f"{file.kind}s/{name[:2]}/{name}"
+    name = uuid7().hex
+    file.key = f"{file.kind}s/{name[-2:]}/{name}"  # by random digits: the first ones are the time
     backend.put(file.key, incoming.content, content_type=file.content_type, on_bytes=on_bytes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError
@@ -15,6 +15,7 @@ from rest_framework.response import Response
 
 from accounts.models import User
 from comfyserve.api.errors import Conflict, NotFound, ValidationFailed
+from comfyserve.ids import uuid7
 from workflows.api.views import user_of
 from workflows.models import ALIVE, TERMINAL, Execution, Priority, Status
 from workflows.presentation import selectors
@@ -226,7 +227,7 @@ def uuids(texts: Sequence[Any]) -> list[UUID]:
 
 def _prompt_id(given: Any) -> UUID:
     if given is None:
-        return uuid4()
+        return uuid7()
     found = _uuid(given)
     if found is None or str(found) != given:
         raise PromptRefused("invalid_prompt_id", "The prompt_id must be a canonical UUID in lower case")

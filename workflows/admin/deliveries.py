@@ -154,7 +154,7 @@ class DestinationAdmin(PageAdmin):
             [
                 (
                     links.to_page(each, each.filename),
-                    str(each.execution_id)[:8],
+                    links.short(each.execution_id),
                     html.ago(each.finished_at),
                     each.tries,
                     each.error,

@@ -27,7 +27,7 @@ from files import console as bytes_
 from files.models import File
 from workflows.models import ALIVE, Execution, Output, Status
 
-from . import actions, detail, filters
+from . import actions, detail, filters, links
 
 STOP_POLLING = 286  # tells htmx to stop polling
 FOLLOWED = 100  # list rows refreshed by one request
@@ -108,7 +108,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
 
     @admin.display(description="Id")
     def name(self, row: Execution) -> SafeString:
-        return format_html('<span class="cs-mono" title="{}">{}</span>', row.pk, str(row.pk)[:8])
+        return format_html('<span class="cs-mono" title="{}">{}</span>', row.pk, links.short(row.pk))
 
     @admin.display(description="State")
     def state(self, row: Execution) -> SafeString:
@@ -160,7 +160,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
         row = self._found(request, execution_id)
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Execution {str(row.pk)[:8]}",
+            "title": f"Execution {links.short(row.pk)}",
             "opts": self.opts,
             "original": row,
             **self._live(request, row),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
-
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from comfyserve.ids import uuid7
+
 
 class Batch(models.Model):
     """Executions submitted together. `remaining` is decremented in the transaction that ends each one."""
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    id = models.UUIDField(primary_key=True, default=uuid7)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="batches", db_index=False
     )

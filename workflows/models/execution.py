@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -12,6 +11,8 @@ from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Coalesce, Now
+
+from comfyserve.ids import uuid7
 
 if TYPE_CHECKING:
     from .output_delivery import OutputDelivery
@@ -80,7 +81,7 @@ class Execution(models.Model):
     those updates stay on the page (HOT). The graph is in `Graph`, log lines in `LogLine`.
     """
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    id = models.UUIDField(primary_key=True, default=uuid7)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="executions", db_index=False
     )

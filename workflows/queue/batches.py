@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
-from uuid import uuid4
 
 from django.db import transaction
 from django.db.models import F
@@ -49,7 +48,6 @@ def submit(
     webhook = options.pop("webhook", None)
     target = client.parse(webhook.url) if webhook else None
     batch = Batch(
-        id=uuid4(),
         user=user,
         total=len(works),
         remaining=len(works),

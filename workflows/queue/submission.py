@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.conf import settings
 
@@ -16,6 +16,7 @@ from accounts.models import User
 from comfyserve.api import request_ids
 from comfyserve.api.errors import Detail, Unavailable, ValidationFailed
 from comfyserve.db import rows
+from comfyserve.ids import uuid7
 from workflows.fleet import registry
 from workflows.graph import formats, input_files, links, node_info, node_policy, parsing
 from workflows.models import Batch, Execution, Held, Level, Priority, Status
@@ -198,7 +199,7 @@ def submit_works(
     idempotency.begin_commit()
     executions = [
         Execution(
-            id=chosen or uuid4(), user=user, retried_from_id=earlier, batch_position=position,
+            id=chosen or uuid7(), user=user, retried_from_id=earlier, batch_position=position,
             batch_id=batch.id if batch else None, held=Held.QUOTA if limited else None,
             **_columns(each, options),
         )
