@@ -19,11 +19,12 @@ and the node ComfyServeWarm, which loads its inputs onto the device and has no o
 
 from __future__ import annotations
 
-from . import confinement, origins, progress_states
+from . import confinement, garbage, origins, progress_states
 
 origins.watch()  # before any model is loaded
 confinement.confine()  # before any prompt runs
 progress_states.limit()
+garbage.freeze_at_start()
 
 from . import routes  # noqa: E402, F401  (registers the routes)
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: E402

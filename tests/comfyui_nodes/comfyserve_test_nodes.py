@@ -5,6 +5,7 @@ Loaded by the `comfyui` fixtures and by benchmarks. Runs inside ComfyUI, so it i
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import time
@@ -146,6 +147,22 @@ class TestLoop:
         return {"result": (again.out(0),), "expand": graph.finalize()}
 
 
+class TestGarbage:
+    """Shows how many objects the garbage collector looks through, and how many it has been told to skip."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {}}
+
+    def run(self) -> dict[str, Any]:
+        return {"ui": {"text": [f"{len(gc.get_objects())} {gc.get_freeze_count()}"]}}
+
+
 NODE_CLASS_MAPPINGS = {
     "TestSleep": TestSleep,
     "TestGate": TestGate,
@@ -153,4 +170,5 @@ NODE_CLASS_MAPPINGS = {
     "TestCrash": TestCrash,
     "TestHang": TestHang,
     "TestLoop": TestLoop,
+    "TestGarbage": TestGarbage,
 }
