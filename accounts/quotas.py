@@ -23,18 +23,17 @@ RETURNING executions
 """
 
 
-RUNNING_AT_ONCE_SQL = "SELECT executions_running FROM accounts_userlimits WHERE user_id = %(user_id)s"
-
-
 def running_at_once(*, user_id: int) -> int | None:
     """Concurrent executions of the user; None is no limit. Not a rejection: the scheduler holds the others
     back."""
-    found = rows.prepared(RUNNING_AT_ONCE_SQL, {"user_id": user_id}).fetchone()
+    found = rows.prepared(
+        "SELECT executions_running FROM accounts_userlimits WHERE user_id = %s", [user_id]
+    ).fetchone()
     return running_at_once_of(found[0] if found else None)
 
 
 def running_at_once_of(own: int | None) -> int | None:
-    """The same, from what RUNNING_AT_ONCE_SQL finds; null if it finds nothing."""
+    """The same, from the limit in the user's row; None if there is none."""
     return (settings.QUOTA_EXECUTIONS_RUNNING if own is None else own) or None
 
 
@@ -85,11 +84,14 @@ def storage_is_limited(*, user: User) -> bool:
     return _limit(user, "storage_bytes", settings.QUOTA_STORAGE_BYTES) is not None
 
 
+LOCK_STORAGE_SQL = (
+    f"pg_advisory_xact_lock({int(AdvisoryLock.STORAGE)}, mod(%(user_id)s::bigint, 2147483648)::int)"
+)
+
+
 def lock_storage(*, user: User) -> None:
     """Serialises checks of and additions to the user's storage until the transaction ends."""
-    rows.prepared(
-        "SELECT pg_advisory_xact_lock(%s::int, %s::int)", [int(AdvisoryLock.STORAGE), user.pk % 2**31]
-    )
+    rows.prepared(f"SELECT {LOCK_STORAGE_SQL}", {"user_id": user.pk})
 
 
 def _count_today(user: User, *, count: int) -> None:

@@ -148,7 +148,7 @@ def play(execution_id: str) -> None:
         execution_id=row.id, token=token, worker="bench", attempt=1, user_id=row.user_id, status="pending",
         timeout_minutes=30, started_at=None, posted_at=None, boot="", faults=0, losses=0, handled_alone=False,
         tries=0, request_id="", excluded=[], kind="", username="", priority="normal", models=[], webhook=False, batch=False,
-        more=False, elapsed=0.0, prompt={}, extras={},
+        running_at_once=None, more=False, elapsed=0.0, prompt={}, extras={},
         taken_at=None,
     )  # fmt: skip
     steps = int(RUN_SECONDS / PROGRESS_SECONDS)

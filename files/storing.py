@@ -8,12 +8,11 @@ same content, uploaded again, is stored under another one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
-import psycopg
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
@@ -146,6 +145,28 @@ def _strip(
     return True
 
 
+# Saves the rows of `new_file`, a CTE before it with columns of files_file, all of the user %(user_id)s. Bytes
+# that the user already has are shared: the new row gets the keys of those. The lock of the user's storage
+# must have been taken by an earlier statement: a statement sees what was committed before it began.
+_SHARED = {'"key"': "coalesce(known.key, new.key)", '"thumbnail_key"': "coalesce(known.thumbnail_key, '')"}
+_COLUMNS = rows.names_of_columns(File)
+KEEP_SQL = f"""
+    INSERT INTO files_file ({", ".join(_COLUMNS)})
+    SELECT {", ".join(_SHARED.get(column, f"new.{column}") for column in _COLUMNS)}
+    FROM new_file AS new LEFT JOIN (
+        -- With "= ANY", PostgreSQL reads the index of both columns even if it planned this for a small table.
+        SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
+        WHERE user_id = %(user_id)s AND sha256 = ANY(ARRAY(SELECT sha256 FROM new_file))
+        ORDER BY sha256, created_at DESC) AS known USING (sha256)
+    RETURNING *
+"""  # noqa: S608
+# The rows of the parameter %(files)s, see `new_rows`.
+GIVEN_SQL = "json_populate_recordset(NULL::files_file, %(files)s::json)"
+# What `note_kept` needs of `kept`, a CTE of KEEP_SQL.
+KEPT_SQL = "SELECT array_agg(ARRAY[id, key, thumbnail_key]) FROM kept"
+_KEEP_GIVEN_SQL = f"WITH new_file AS (SELECT * FROM {GIVEN_SQL}), kept AS ({KEEP_SQL}) {KEPT_SQL}"  # noqa: S608
+
+
 def keep(files: Sequence[File]) -> None:
     """Save rows of one user whose bytes are in the storage. In a transaction, which may be retried.
 
@@ -153,48 +174,30 @@ def keep(files: Sequence[File]) -> None:
     commit.
     """
     with rows.pipeline():
-        save = keep_later(files)
-    save()
+        quotas.lock_storage(user=User(pk=files[0].user_id))
+        cursor = rows.prepared(_KEEP_GIVEN_SQL, {"files": new_rows(files), "user_id": files[0].user_id})
+    note_kept(files, cursor.fetchall()[0][0])
 
 
-def keep_later(files: Sequence[File]) -> Callable[[], None]:
-    """The same in two parts: the first in a `rows.pipeline`, and what it returns after its block."""
-    if not files:
-        return lambda: None
-    # The second statement begins once the lock is held, and sees all that was committed before.
-    quotas.lock_storage(user=User(pk=files[0].user_id))
-    known = _select_known(files)
-    _share_keys(files)
-    read_back = rows.insert_later(*files, unless_exists=True)  # see state_machine.finish
-
-    def save() -> None:
-        read_back()
-        _use_duplicates(
-            files, {sha256: (key, thumbnail_key) for sha256, key, thumbnail_key in known.fetchall()}
-        )
-        spare = [own for file in files if (own := file.__dict__["_own_key"]) != file.key]
-        transaction.on_commit(lambda: discard(spare))
-
-    return save
-
-
-def _share_keys(files: Sequence[File]) -> None:
-    """Give those with equal bytes one key: that of the first. An earlier try may have changed them."""
+def new_rows(files: Sequence[File]) -> str:
+    """The parameter `files` of GIVEN_SQL. Those with equal bytes get one key: that of the first."""
     keys: dict[str, str] = {}
     for file in files:
-        own = file.__dict__.setdefault("_own_key", file.key)
+        own = file.__dict__.setdefault("_own_key", file.key)  # an earlier try may have changed the key
         file.key, file.thumbnail_key = keys.setdefault(file.sha256, own), ""
+    return rows.as_json(files)
 
 
-def _use_duplicates(files: Sequence[File], keys: Mapping[str, tuple[str, str]]) -> None:
-    """Make saved rows refer to bytes that their user already had: (key, thumbnail's key), by hash."""
+def note_kept(files: Sequence[File], kept: Sequence[Sequence[str]] | None) -> None:
+    """Complete the objects of saved rows by what KEPT_SQL found. Their own bytes are deleted after the commit
+    where they share others.
+    """
+    keys = {id_: (key, thumbnail_key) for id_, key, thumbnail_key in kept or ()}
     for file in files:
-        if file.sha256 in keys:
-            file.key, file.thumbnail_key = keys[file.sha256]
-            rows.execute(
-                "UPDATE files_file SET key = %s, thumbnail_key = %s WHERE id = %s",
-                [file.key, file.thumbnail_key, file.pk],
-            )
+        file.key, file.thumbnail_key = keys[file.pk]
+        rows.mark_as_saved(file)
+    spare = [own for file in files if (own := file.__dict__["_own_key"]) != file.key]
+    transaction.on_commit(lambda: discard(spare))
 
 
 def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
@@ -252,17 +255,6 @@ def _put(incoming: Incoming, file: File, *, on_bytes: Callable[[int], Any] | Non
 def _duplicates(file: File) -> Iterable[File]:
     rows = File.objects.filter(user_id=file.user_id, sha256=file.sha256).order_by("key", "-created_at")
     return rows.distinct("key")
-
-
-def _select_known(files: Sequence[File]) -> psycopg.Cursor[Any]:
-    """(hash, key, thumbnail's key) of those whose bytes their user already has."""
-    return rows.prepared(
-        """
-        SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
-        WHERE user_id = %s AND sha256 = ANY(%s) ORDER BY sha256, created_at DESC
-        """,
-        [files[0].user_id, [file.sha256 for file in files]],
-    )
 
 
 def _share(file: File, *, user: User) -> bool:

@@ -6,6 +6,7 @@ Django compiles a query's SQL anew each time, which takes longer than executing 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +16,11 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import Field, Model
+from django.db.models import AutoField, Field, Model
 from django.db.models.base import ModelState
 from django.db.models.expressions import DatabaseDefault
+
+from comfyserve.db.connections import sanitize_json
 
 M = TypeVar("M", bound=Model)
 D = TypeVar("D")
@@ -70,20 +73,14 @@ def insert(*objects: Model) -> None:
     insert_later(*objects)()
 
 
-def insert_later(*objects: Model, unless_exists: bool = False) -> Callable[[], None]:
-    """The same in a `pipeline`: call what it returns after the block.
-
-    With `unless_exists`, rows that violate a unique constraint are skipped; the second part raises
-    ValueError if there are any.
-    """
+def insert_later(*objects: Model) -> Callable[[], None]:
+    """The same in a `pipeline`: call what it returns after the block."""
     values, defaults = _values(objects)
-    cursor = prepared(_insertion(type(objects[0]), defaults, len(objects), unless_exists), values)
+    cursor = prepared(_insertion(type(objects[0]), defaults, len(objects)), values)
     fields = type(objects[0])._meta.concrete_fields
     read_back = [field.attname for field, uses_default in zip(fields, defaults, strict=True) if uses_default]
 
     def read() -> None:
-        if unless_exists and cursor.rowcount != len(objects):
-            raise ValueError(f"{cursor.rowcount} of {len(objects)} rows were inserted")
         made = cursor.fetchall() if read_back else [()] * len(objects)
         for each, row in zip(objects, made, strict=True):
             vars(each).update(zip(read_back, row, strict=True))
@@ -123,15 +120,28 @@ def _uses_default(field: Field[Any, Any], value: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _insertion(model: type[Model], defaults: tuple[bool, ...], count: int, unless_exists: bool) -> str:
+def _insertion(model: type[Model], defaults: tuple[bool, ...], count: int) -> str:
     columns = [f'"{field.column}"' for field in model._meta.concrete_fields]
     given = [column for column, uses_default in zip(columns, defaults, strict=True) if not uses_default]
     back = [column for column, uses_default in zip(columns, defaults, strict=True) if uses_default]
     row = f"({', '.join(['%s'] * len(given))})"
     sql = f'INSERT INTO "{model._meta.db_table}" ({", ".join(given)}) VALUES {", ".join([row] * count)}'  # noqa: S608
-    if unless_exists:
-        sql += " ON CONFLICT DO NOTHING"
     return f"{sql} RETURNING {', '.join(back)}" if back else sql
+
+
+def names_of_columns(model: type[Model]) -> list[str]:
+    """Quoted, except for a key that the database chooses: the columns of `as_json`."""
+    return [f'"{field.column}"' for field in model._meta.concrete_fields if not isinstance(field, AutoField)]
+
+
+def as_json(objects: Sequence[Model]) -> str:
+    """New rows as one parameter for PostgreSQL's `json_populate_recordset`, so that a statement that inserts
+    them is the same, and planned once, for any number. What PostgreSQL's text cannot hold is left out.
+    """
+    new = [
+        {field.column: field.pre_save(each, True) for field in each._meta.concrete_fields} for each in objects
+    ]
+    return json.dumps(sanitize_json(new), default=str)  # for dates and UUIDs
 
 
 def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> psycopg.Cursor[Any]:
@@ -184,7 +194,7 @@ def pipeline() -> Iterator[None]:
 
 
 @contextmanager
-def begun_in_pipeline() -> Iterator[AbstractContextManager[None]]:
+def begun_in_pipeline(*, commit: bool = False) -> Iterator[AbstractContextManager[None]]:
     """A transaction that begins with the statements of the yielded `pipeline`: BEGIN is sent with them.
 
     with begun_in_pipeline() as first:
@@ -192,7 +202,8 @@ def begun_in_pipeline() -> Iterator[AbstractContextManager[None]]:
             ...  # prepared statements
         ...  # any statements, once the pipeline has ended
 
-    Inside another transaction it is a savepoint.
+    With `commit`, COMMIT is sent with them too: it has been committed when the pipeline ends, or an error of
+    any statement is raised then and everything is rolled back. Inside another transaction it is a savepoint.
     """
     database: Any = connections[DEFAULT_DB_ALIAS]
     if database.in_atomic_block:
@@ -203,14 +214,16 @@ def begun_in_pipeline() -> Iterator[AbstractContextManager[None]]:
     with ExitStack() as stack:
         with database.begin_left_to_caller():
             stack.enter_context(transaction.atomic())
-        yield _pipeline_with_begin(database)
+        yield _pipeline_with_begin(database, commit=commit)
 
 
 @contextmanager
-def _pipeline_with_begin(database: Any) -> Iterator[None]:
+def _pipeline_with_begin(database: Any, *, commit: bool) -> Iterator[None]:
     with pipeline():
         _send(database, "BEGIN")
         yield
+        if commit and not database.needs_rollback:
+            _send(database, "COMMIT")  # Django's own then has nothing to do, and runs its hooks
 
 
 @contextmanager
@@ -220,12 +233,8 @@ def pipelined_transaction() -> Iterator[None]:
     It has been committed when the block ends. An error of any statement is raised then, or when a later
     result is read, and everything is rolled back. Inside another transaction it is a savepoint.
     """
-    database: Any = connections[DEFAULT_DB_ALIAS]
-    is_savepoint = database.in_atomic_block
-    with begun_in_pipeline() as first, first:
+    with begun_in_pipeline(commit=True) as first, first:
         yield
-        if not (is_savepoint or database.needs_rollback):
-            _send(database, "COMMIT")  # Django's own then has nothing to do, and runs its hooks
 
 
 def _send(database: Any, sql: str) -> None:

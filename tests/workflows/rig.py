@@ -34,8 +34,8 @@ class Rig:
         self.slots = Slots(self.backend)
         self.slots.claiming = True
 
-    def submit(self, workflow: graphs.Graph) -> str:
-        response = self.api.post("/workflows/execute", {"workflow": workflow})
+    def submit(self, workflow: graphs.Graph, **more: Any) -> str:
+        response = self.api.post("/workflows/execute", {"workflow": workflow, **more})
         assert response.status_code == 200, response.content
         return response.json()["execution_id"]
 

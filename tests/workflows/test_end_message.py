@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 from script.harness import graphs
-from tests.workflows.rig import ends
+from script.harness.waiting import wait_for
+from tests.workflows.rig import before, ends
+from tests.workflows.test_row_locks import another_session
+from workflows.models import Execution
 from workflows.presentation import end_message, representations, selectors
-from workflows.queue import transitions
+from workflows.queue import state_machine
 
 
 def test_it_has_the_rows_of_the_result(rig, monkeypatch):
@@ -29,6 +34,38 @@ def test_it_has_the_rows_of_the_result(rig, monkeypatch):
     shown = [representations.result_of(each, base="https://here") for each in (found, read)]
     assert plain(shown[0]) == plain(shown[1])
     assert shown[0]["outputs"]["images"]
+
+
+def test_it_has_the_lines_that_were_written_while_the_end_waited_for_the_row(rig, monkeypatch):
+    told = ends(monkeypatch)
+    real = state_machine.finish
+
+    def finish(claim: Any, outcome: Any) -> bool:
+        with another_session() as session, ThreadPoolExecutor(1) as pool:
+            session.execute("UPDATE workflows_execution SET tries = 0 WHERE id = %s", [claim.execution_id])
+            session.execute(
+                "INSERT INTO workflows_logline (execution_id, level, message) VALUES (%s, 'INFO', 'late')",
+                [claim.execution_id],
+            )
+            committed = pool.submit(commit_once_waited_for, session)
+            done = real(claim, outcome)
+            committed.result()
+            return done
+
+    monkeypatch.setattr(state_machine, "finish", finish)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    assert rig.slots.wait_empty(timeout=20)
+    lines = [row["message"] for row in json.loads(told[0]["rows"])["lines"]]
+    assert lines.index("late") < lines.index("Workflow completed successfully")
+
+
+def commit_once_waited_for(session: Any) -> None:
+    with another_session() as watch:
+        watch.autocommit = True
+        pid = session.info.backend_pid
+        waiting = "SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+        wait_for(lambda: watch.execute(waiting, [pid]).rowcount, what="the end to wait for the row")
+    session.commit()
 
 
 def test_the_message_of_a_failed_execution_has_no_rows(rig, monkeypatch):
@@ -59,15 +96,9 @@ def test_rows_of_another_version_are_not_read(rig, monkeypatch):
     assert end_message.unpack(json.dumps(rows)) is None
 
 
-def test_an_uncommitted_end_is_not_announced(rig, monkeypatch):
+def test_the_end_of_a_lost_claim_is_not_announced(rig, monkeypatch):
     told = ends(monkeypatch)
-    original = transitions.end_claimed
-
-    def lose(*args: Any, **kwargs: Any) -> Any:
-        read = original(*args, **kwargs)
-        return lambda: read() and None  # as after a claim that was lost
-
-    monkeypatch.setattr(transitions, "end_claimed", lose)
+    before(monkeypatch, state_machine, "finish", lambda *_: Execution.objects.update(claim_token=uuid4()))
     execution_id = rig.run(graphs.colour(1))
     rig.comfyui.wait_for(lambda: execution_id in rig.comfyui.history)
     assert rig.slots.wait_empty(timeout=20)

@@ -1,13 +1,13 @@
 """The rows of a completed execution, as the message about its end carries them to the web processes.
 
 So those that wait for the end, and live streams, need not read them from PostgreSQL. The message may be lost,
-or come without rows (`pack` says when): then they read them.
+or come without rows, if they are too long or a result has more than these: then they read them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from django.db.models import DateTimeField, Field, ForeignKey, Model, UUIDField
 
-from files.models import ConvertedFile, File
+from files.models import File
 from workflows.models import Execution, LogLine, Output
 
 from .selectors import Whole
@@ -24,16 +24,17 @@ LONGEST = 16 * 1024  # characters of JSON; every web process receives it, and re
 M = TypeVar("M", bound=Model)
 
 
-def pack(*, execution: str, outputs: Sequence[Output], lines: str) -> str | None:
-    """JSON text that `unpack` reads: `{"execution": row, "outputs": [row], "lines": [row]}`, where a row
-    maps column attributes to values. Outputs also have "file" and "converted", each a row or null.
-
-    `execution` and `lines` are JSON text made by PostgreSQL, which costs less than to read and write them
-    here. None if it would be longer than LONGEST.
-    """
-    made = json.dumps([_output_row(output) for output in outputs], default=str, separators=(",", ":"))
-    text = f'{{"execution":{execution},"outputs":{made},"lines":{lines}}}'
-    return text if len(text) <= LONGEST else None
+# The JSON text that `unpack` reads: {"execution": row, "outputs": [{"output": row, "file": row or null}],
+# "lines": [row]}, with column names as keys. PostgreSQL makes it in the statement that writes these rows,
+# from the CTEs `ended` (whose `row` is the execution's), `made` (the outputs), `kept` (their files), `line`.
+ROWS_SQL = """
+    SELECT json_build_object(
+        'execution', ended.row,
+        'outputs', coalesce((
+            SELECT json_agg(json_build_object('output', made, 'file', kept) ORDER BY made.position)
+            FROM made LEFT JOIN kept ON kept.id = made.file_id), '[]'),
+        'lines', coalesce((SELECT json_agg(line ORDER BY line.id) FROM line), '[]'))::text
+"""
 
 
 def unpack(packed: str) -> Whole | None:
@@ -49,23 +50,10 @@ def unpack(packed: str) -> Whole | None:
         return None
 
 
-def _row(instance: Model) -> dict[str, Any]:
-    values = vars(instance)
-    return {name: values[name] for name, _ in _fields(type(instance))}
-
-
-def _output_row(output: Output) -> dict[str, Any]:
-    return {
-        **_row(output),
-        "file": None if output.file is None else _row(output.file),
-        "converted": None if output.converted is None else _row(output.converted),
-    }
-
-
 def _output(row: Mapping[str, Any]) -> Output:
-    output = _instance(Output, row)
+    output = _instance(Output, row["output"])
     output.file = None if row["file"] is None else _instance(File, row["file"])
-    output.converted = None if row["converted"] is None else _instance(ConvertedFile, row["converted"])
+    output.converted = None  # an execution with converted outputs is announced without rows
     return output
 
 

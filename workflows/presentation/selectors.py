@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -60,10 +60,6 @@ _LATEST_LINES_SQL = f"""
         SELECT * FROM workflows_logline WHERE execution_id = asked.id
         ORDER BY id DESC LIMIT {LINES_IN_RESULT}) l
     ORDER BY l.id
-"""  # noqa: S608
-_LINES_OF_ONE_SQL = f"""
-    SELECT json_agg(l ORDER BY l.id)::text FROM (
-        SELECT * FROM workflows_logline WHERE execution_id = %s ORDER BY id DESC LIMIT {LINES_IN_RESULT}) l
 """  # noqa: S608
 
 
@@ -159,13 +155,6 @@ def _converted(row: Sequence[Any], output: Output) -> ConvertedFile | None:
 def latest_lines(ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:
     """The newest lines of each, oldest first, in one query."""
     return _read_lines(rows.prepared(_LATEST_LINES_SQL, [list(ids)]), ids)
-
-
-def latest_lines_later(execution_id: UUID) -> Callable[[], str]:
-    """The rows of one's latest lines as JSON text, in a `rows.pipeline`: call what it returns after the
-    block."""
-    cursor = rows.prepared(_LINES_OF_ONE_SQL, [execution_id])
-    return lambda: cursor.fetchall()[0][0] or "[]"
 
 
 def _read_lines(cursor: psycopg.Cursor[Any], ids: Sequence[UUID]) -> dict[UUID, list[LogLine]]:

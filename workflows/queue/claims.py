@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import QuerySet
 
+from accounts import quotas
 from comfyserve.db import rows
 from workflows import task_events
 from workflows.models import ALIVE, Execution
@@ -52,6 +53,8 @@ class Claim:
     models: list[str]
     webhook: bool  # a webhook is registered for it
     batch: bool  # it belongs to a batch
+    # Executions that its user may have running at once, when this one was claimed; None is no limit.
+    running_at_once: int | None
     more: bool  # another execution was waiting, for some worker, when this one was claimed or adopted
     elapsed: float  # seconds it ran before this claim or adoption, by the database clock
     prompt: dict[str, Any]
@@ -74,6 +77,7 @@ _CLAIM_FIELDS = """
     ARRAY(SELECT model ->> 'name' FROM jsonb_array_elements(e.models_used) model) AS models,
     EXISTS (SELECT FROM workflows_webhook w WHERE w.execution_id = e.id) AS webhook,
     e.batch_id IS NOT NULL AS batch,
+    (SELECT executions_running FROM accounts_userlimits l WHERE l.user_id = e.user_id) AS running_at_once,
     EXISTS (SELECT FROM workflows_execution o WHERE o.status = 'pending' AND o.claim_token IS NULL
             AND o.held IS NULL AND o.id <> e.id) AS more,
     coalesce(extract(epoch FROM now() - e.started_at), 0)::float AS elapsed, g.prompt, g.extras, g.output,
@@ -172,8 +176,9 @@ def adopt(*, worker: str, held: Iterable[UUID]) -> list[Claim]:
 
 def _claims(sql: str, parameters: list[Any]) -> list[Claim]:
     return rows.as_dataclasses(
-        Claim, rows.prepared(sql, parameters), prompt=json.loads, extras=json.loads, output=json.loads
-    )
+        Claim, rows.prepared(sql, parameters), prompt=json.loads, extras=json.loads, output=json.loads,
+        running_at_once=quotas.running_at_once_of,
+    )  # fmt: skip
 
 
 def renew(*, tokens: Iterable[UUID]) -> set[UUID]:

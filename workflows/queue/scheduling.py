@@ -235,14 +235,23 @@ class Ended:
     claimed: bool
 
 
-# The overruns of concurrent executions add up, so they are added to the flow's finish one by one.
-_CHARGE_SQL = """
+# For `overrun`, a CTE before it with one row or none: what an execution used beyond its estimate, divided by
+# its weight (`more`), and its flow. The overruns of concurrent executions add up, so they are added to the
+# flow's finish one by one.
+CHARGE_SQL = """
     INSERT INTO workflows_flow AS f (user_id, priority, start, finish)
-    SELECT %(user)s, %(priority)s, %(start)s, greatest(%(start)s, served.finish) + %(more)s FROM (
-        SELECT max(finish) AS finish FROM workflows_execution
-        WHERE user_id = %(user)s AND priority = %(priority)s AND claimed_at IS NOT NULL) AS served
+    SELECT user_id, priority, start, more + greatest(start, (
+        SELECT max(e.finish) FROM workflows_execution e
+        WHERE e.user_id = overrun.user_id AND e.priority = overrun.priority AND e.claimed_at IS NOT NULL))
+    FROM overrun
     ON CONFLICT (user_id, priority) DO UPDATE SET start = greatest(f.start, excluded.start),
-        finish = greatest(f.finish + %(more)s, excluded.finish)
+        finish = greatest(f.finish + (SELECT more FROM overrun), excluded.finish)
+"""
+_CHARGE_ONE_SQL = f"""
+    WITH overrun AS (
+        SELECT %(user)s::bigint AS user_id, %(priority)s::varchar AS priority, %(start)s::float AS start,
+            %(more)s::float AS more
+    ) {CHARGE_SQL}
 """
 
 
@@ -255,7 +264,7 @@ def charge(ended: Sequence[Ended]) -> None:
         more = (each.used - each.cost) / weight_of(each.priority)
         if each.claimed and more > 0:
             rows.execute(
-                _CHARGE_SQL,
+                _CHARGE_ONE_SQL,
                 {"user": each.user_id, "priority": each.priority, "start": each.start, "more": more},
             )
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -23,7 +22,7 @@ from uuid import UUID
 from django.db import transaction
 
 from comfyserve.db import connections, rows
-from files import converted, storing
+from files import converted
 from files.models import ConvertedFile
 from workflows import notify, task_events
 from workflows.delivery import plan
@@ -38,9 +37,9 @@ from workflows.models import (
     Status,
     WebhookEvent,
 )
-from workflows.presentation import end_message, selectors
+from workflows.presentation import end_message
 
-from . import claims, holds, partner_keys, scheduling, transitions
+from . import claims, end_rows, holds, partner_keys, scheduling, transitions
 from .claims import Claim
 from .execution_log import Line
 from .transitions import Began
@@ -127,75 +126,35 @@ def write_progress(claim: Claim, *, columns: dict[str, Any], lines: Sequence[Lin
 def finish(claim: Claim, outcome: Outcome) -> bool:
     """Record the outcome with all outputs. False: the claim is lost, discard the result.
 
-    Usually two round trips, of which the second is the commit. The first writes without knowing whether the
-    claim still holds, and is rolled back if it does not.
+    One round trip, unless something follows that few executions need. If the claim is lost, nothing was
+    written, so that COMMIT may be sent before that is known.
     """
-    packed: list[str | None] = [None]
-    with rows.begun_in_pipeline() as first:
+    follows = _needs_follow_up(claim, outcome)
+    with rows.begun_in_pipeline(commit=not follows) as first:
+        with first:
+            read = _send_end(claim, outcome)
         # First on_commit callback, so that clients waiting for the end are notified first.
-        transaction.on_commit(lambda: _announce_end(claim, outcome, packed[0]))
-        written = _write_end(claim, outcome, first)
-        if written is None:
-            transaction.set_rollback(True)
+        transaction.on_commit(lambda: _announce_end(claim, outcome, packed))
+        packed = read()
+        if packed is None:
+            transaction.set_rollback(True)  # drops the callbacks
             return False
-        _write_consequences(claim, outcome, written)
-        if outcome.status == Status.COMPLETED:
-            packed[0] = _packed(claim, outcome, written)
+        if follows:
+            _follow_up_end(claim, outcome)
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What the first round trip of `finish` wrote and read."""
-
-    ended: transitions.EndedClaim
-    lines: str  # rows of the latest log lines, as JSON text
-    save_files: Callable[[], None]
-    save_outputs: Callable[[], None]
-
-
-def _write_end(claim: Claim, outcome: Outcome, pipeline: AbstractContextManager[None]) -> _Written | None:
-    """The first round trip, in this pipeline. None: the claim is lost; roll back.
-
-    Its first statement locks the execution's row, so that log lines become visible in the order of their ids;
-    the lock on the storage precedes the search for equal files. (`deletion` locks the storage first, but
-    only touches executions that have ended.) If the claim is lost, the outputs and their files may exist,
-    from an earlier commit of ours whose response was lost, or from another worker. Inserting them is then
-    no error, which would hide the reason.
-    """
-    files = [output.file for output in outcome.outputs if output.file is not None]
-    with pipeline:
-        read_end = _send_end(claim, outcome)
-        read_lines = selectors.latest_lines_later(claim.execution_id)
-        save_files = storing.keep_later(files)
-        save_outputs = _send_outputs(outcome)
-    ended = read_end()
-    return None if ended is None else _Written(ended, read_lines(), save_files, save_outputs)
-
-
-def _write_consequences(claim: Claim, outcome: Outcome, written: _Written) -> None:
-    """What depends on the results of the first round trip. Usually no statement: the commit is the second."""
-    _follow_up_end(claim, outcome)
-    written.save_files()
-    written.save_outputs()
-    if outcome.status == Status.COMPLETED:
-        plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
-    if written.ended.limit is not None:
-        holds.lift_quota(user_id=claim.user_id)
-    scheduling.charge([written.ended.used])
-
-
-def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], transitions.EndedClaim | None]:
+def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], str | None]:
     for position, output in enumerate(outcome.outputs):
         output.execution_id, output.position = claim.execution_id, position
-        output.text = connections.sanitize_json(output.text)
     first = [transitions.first_line()] if outcome.began else []
     made = [_output_line(output) for output in outcome.outputs]
     last = transitions.last_line(outcome.status, outcome.error)
-    return transitions.end_claimed(
+    return end_rows.write_later(
         claim,
         outcome.status,
+        outputs=outcome.outputs,
         lines=[*first, *outcome.lines, *made, last],
         error=outcome.error,
         cause=outcome.failure_cause,
@@ -205,24 +164,21 @@ def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], transitions.EndedC
     )
 
 
-def _send_outputs(outcome: Outcome) -> Callable[[], None]:
-    """Insert the outputs in a `rows.pipeline`: call what it returns after the block, and after the files are
-    saved.
-    """
-    if not outcome.outputs:
-        return lambda: None
-    if not outcome.made:
-        return rows.insert_later(*outcome.outputs, unless_exists=True)
-
-    def save() -> None:
-        _keep_converted(outcome.made)  # they refer to it
-        rows.insert(*outcome.outputs)
-
-    return save
+def _needs_follow_up(claim: Claim, outcome: Outcome) -> bool:
+    return bool(
+        outcome.made
+        or outcome.error_details is not None
+        or claim.webhook
+        or claim.batch
+        or _has_secrets(claim)
+        or claim.output.get("deliver_to")
+        or claim.running_at_once is not None
+    )
 
 
 def _follow_up_end(claim: Claim, outcome: Outcome) -> None:
-    """What few executions need: error details, webhooks, batches, secrets to erase."""
+    """Converted outputs, error details, webhooks, batches, secrets to erase, deliveries, held executions."""
+    _keep_converted(outcome.made)
     if outcome.error_details is not None:
         details = connections.sanitize_json(outcome.error_details)
         Graph.objects.filter(execution_id=claim.execution_id).update(error_details=details)
@@ -231,27 +187,32 @@ def _follow_up_end(claim: Claim, outcome: Outcome) -> None:
         event=WebhookEvent.at_end(outcome.status),
         webhook=claim.webhook,
         batch=claim.batch,
-        secrets=bool(claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD)),
+        secrets=_has_secrets(claim),
     )
+    if outcome.status == Status.COMPLETED:
+        plan.begin(claim.execution_id, user_id=claim.user_id, output=claim.output, made=outcome.outputs)
+    if claim.running_at_once is not None:
+        holds.lift_quota(user_id=claim.user_id)
 
 
-def _packed(claim: Claim, outcome: Outcome, written: _Written) -> str | None:
-    """The rows of the result for the message; None where a reader has to read more than these."""
-    if claim.output.get("deliver_to"):
-        return None
-    return end_message.pack(execution=written.ended.row, outputs=outcome.outputs, lines=written.lines)
+def _has_secrets(claim: Claim) -> bool:
+    return bool(claim.output.get("deliver_to") or claim.extras.get(partner_keys.FIELD))
 
 
 def _announce_end(claim: Claim, outcome: Outcome, packed: str | None) -> None:
+    """With the rows of the result, unless a reader has to read more than these."""
+    has_more = outcome.made or claim.output.get("deliver_to")
+    if packed is None or outcome.status != Status.COMPLETED or has_more or len(packed) > end_message.LONGEST:
+        packed = None
     notify.announce_end(claim.execution_id, user_id=claim.user_id, status=str(outcome.status), rows=packed)
 
 
 def _keep_converted(made: Sequence[tuple[Output, ConvertedFile]]) -> None:
     pairs = [converted.Pair(output.file, each) for output, each in made if output.file is not None]
-    if pairs:
-        kept = converted.keep(pairs)
-        for output, each in made:
-            output.converted = kept[each.key]
+    kept = converted.keep(pairs)
+    for output, each in made:
+        output.converted = kept[each.key]
+        output.save(update_fields=["converted"])
 
 
 def _report_end(claim: Claim, outcome: Outcome) -> None:

@@ -5,7 +5,6 @@ Used only by `state_machine` and `requeueing`, inside their transactions.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from uuid import UUID
 
 from django.db import transaction
 
-from accounts import quotas
 from comfyserve.db import connections, rows
 from workflows import notify
 from workflows.metrics import store
@@ -29,7 +27,6 @@ from workflows.models import (
 from workflows.webhooks import outbox
 
 from . import batch_countdown, execution_log, partner_keys, scheduling
-from .claims import Claim
 from .execution_log import Line
 
 
@@ -54,7 +51,7 @@ _USED_SQL = """
 """
 
 # Affects live executions, claimed with `token` if it is given.
-_UPDATE_SQL = f"""
+UPDATE_SQL = f"""
 UPDATE workflows_execution SET
     status = %(status)s, completed_at = statement_timestamp(),
     started_at = coalesce(
@@ -73,26 +70,7 @@ WHERE id = ANY(%(ids)s) AND status IN ('pending', 'running')
     AND (%(token)s::uuid IS NULL OR claim_token = %(token)s)
 RETURNING user_id, start, cost, {_USED_SQL} AS used, claimed_at IS NOT NULL AS claimed
 """  # noqa: S608
-_END_SQL = f"{_UPDATE_SQL}, priority"
-_USED = dataclasses.fields(scheduling.Ended)
-# Lines and counts are made from the updated row. So the row is locked before its lines get their ids, which
-# readers of the log rely on, and nothing is written if the claim is lost. What another session wrote while
-# this one waited for the lock is not seen here: the latest lines are read by a statement of their own.
-_END_CLAIMED_SQL = f"""
-WITH ended AS ({_UPDATE_SQL}, id, {store.ENDED_COLUMNS}, row_to_json(workflows_execution)::text AS row),
-    counted AS ({store.COUNT_ENDED_SQL}),
-    logged AS ({execution_log.INSERT_SQL})
-SELECT {", ".join(field.name for field in _USED)}, row, ({quotas.RUNNING_AT_ONCE_SQL}) FROM ended
-"""  # noqa: S608
-
-
-@dataclass(frozen=True)
-class EndedClaim:
-    """What `end_claimed` wrote and read."""
-
-    used: scheduling.Ended
-    row: str  # of the execution, as JSON text
-    limit: int | None  # of its user's executions running at once
+_END_SQL = f"{UPDATE_SQL}, priority"
 
 
 def end(
@@ -102,58 +80,33 @@ def end(
 
     If that is below the estimate, the place in the order is corrected here, otherwise by `scheduling.charge`.
     """
-    cursor = rows.prepared(_END_SQL, _end_parameters(ids, status, error=error, cause=cause))
+    cursor = rows.prepared(_END_SQL, end_parameters(ids, status, error=error, cause=cause))
     return rows.as_dataclasses(scheduling.Ended, cursor)
 
 
-def end_claimed(
-    claim: Claim,
+def end_parameters(
+    ids: Sequence[UUID],
     status: Status,
     *,
-    lines: Sequence[Line],
-    error: str | None = None,
-    cause: FailureCause | None = None,
+    error: str | None,
+    cause: FailureCause | None,
     warnings: Sequence[str] = (),
     gpu_seconds: float | None = None,
     began: Began | None = None,
-) -> Callable[[], EndedClaim | None]:
-    """End the claim's execution, write these log lines, and count the end, in a `rows.pipeline`: call what it
-    returns after the block. None: the claim is lost, and nothing was written.
-    """
-    parameters = _end_parameters([claim.execution_id], status, error=error, cause=cause) | {
-        "token": claim.token,
-        "user_id": claim.user_id,
-        "warnings": json.dumps(connections.sanitize_json(list(warnings))),
-        "gpu_seconds": gpu_seconds,
-        "cost": gpu_seconds or 0.0,
-        "began_ago": None if began is None else began.seconds_ago,
-        "total_steps": None if began is None else began.total_steps,
-        "lines": execution_log.as_json(lines),
-    }
-    cursor = rows.prepared(_END_CLAIMED_SQL, parameters | store.COUNT_ENDED_PARAMETERS)
-    copy_later([claim.execution_id], lines)
-
-    def read() -> EndedClaim | None:
-        found = cursor.fetchone()
-        if found is None:
-            return None
-        *used, row, own_limit = found
-        return EndedClaim(scheduling.Ended(*used), row, quotas.running_at_once_of(own_limit))
-
-    return read
-
-
-def _end_parameters(
-    ids: Sequence[UUID], status: Status, *, error: str | None, cause: FailureCause | None
 ) -> dict[str, Any]:
-    unknown = ("token", "gpu_seconds", "cost", "began_ago", "total_steps")
-    return dict.fromkeys(unknown) | {
+    """Of UPDATE_SQL, for executions with any token."""
+    return {
         "ids": list(ids),
+        "token": None,
         "status": str(status),
         "completed": status == Status.COMPLETED,
         "error": connections.sanitize_json(error),
         "cause": cause,
-        "warnings": "[]",
+        "warnings": json.dumps(connections.sanitize_json(list(warnings))),
+        "gpu_seconds": gpu_seconds,
+        "cost": gpu_seconds,
+        "began_ago": None if began is None else began.seconds_ago,
+        "total_steps": None if began is None else began.total_steps,
         "least": scheduling.MIN_CHARGE,
     }
 
