@@ -16,8 +16,8 @@ from rest_framework.utils.encoders import JSONEncoder
 class JSONText:
     """JSON text embedded in a response unchanged: the order of its keys and its numbers as they are."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str | bytes) -> None:
+        self.encoded = text.encode() if isinstance(text, str) else text
         self.token = uuid4().hex  # placeholder until everything is rendered
 
 
@@ -41,10 +41,12 @@ class Renderer(JSONRenderer):
     ) -> bytes:
         found: list[JSONText] = []
         self.encoder_class = partial(_Encoder, found)  # type: ignore[assignment,misc]
-        made = bytes(super().render(data, accepted_media_type, renderer_context))
-        for part in found:
-            made = made.replace(f'"{part.token}"'.encode(), part.text.encode(), 1)
-        return made
+        rest = bytes(super().render(data, accepted_media_type, renderer_context))
+        pieces: list[bytes] = []
+        for part in found:  # in the order of the text
+            before, _, rest = rest.partition(f'"{part.token}"'.encode())
+            pieces += before, part.encoded
+        return b"".join((*pieces, rest))
 
 
 class Negotiation(DefaultContentNegotiation):

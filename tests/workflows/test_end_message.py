@@ -111,4 +111,4 @@ def values(instance: Any) -> dict[str, Any]:
 
 
 def plain(shown: dict[str, Any]) -> Any:
-    return json.loads(json.dumps({**shown, "metadata": shown["metadata"].text}, default=str))
+    return json.loads(json.dumps({**shown, "metadata": shown["metadata"].encoded.decode()}, default=str))

@@ -28,7 +28,7 @@ def line(entry: LogLine) -> dict[str, Any]:
 
 
 def outputs(
-    found: Iterable[Output], *, base: str, content: Mapping[int, str] | None = None
+    found: Iterable[Output], *, base: str, content: Mapping[int, JSONText] | None = None
 ) -> dict[str, list[Any]]:
     """Grouped by kind. `base` is the URL of this service as its user sees it.
 
