@@ -1,7 +1,7 @@
 """Model instances to and from PostgreSQL with precompiled SQL, for the hot paths of requests and runs.
 
 Django compiles a query's SQL anew each time, which takes longer than executing it. `Columns` reads and
-`insert` writes exactly what Django itself would.
+`as_json` writes exactly what Django itself would.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.db.models import AutoField, Field, Model
+from django.db.models import AutoField, Model
 from django.db.models.base import ModelState
-from django.db.models.expressions import DatabaseDefault
 
 from comfyserve.db.connections import sanitize_json
 
@@ -65,68 +66,9 @@ class Columns(Generic[M]):
         return made
 
 
-def insert(*objects: Model) -> None:
-    """Insert new instances of one model in one statement. Database defaults are read back.
-
-    Neither `save` nor the model's signals are called.
-    """
-    insert_later(*objects)()
-
-
-def insert_later(*objects: Model) -> Callable[[], None]:
-    """The same in a `pipeline`: call what it returns after the block."""
-    values, defaults = _values(objects)
-    cursor = prepared(_insertion(type(objects[0]), defaults, len(objects)), values)
-    fields = type(objects[0])._meta.concrete_fields
-    read_back = [field.attname for field, uses_default in zip(fields, defaults, strict=True) if uses_default]
-
-    def read() -> None:
-        made = cursor.fetchall() if read_back else [()] * len(objects)
-        for each, row in zip(objects, made, strict=True):
-            vars(each).update(zip(read_back, row, strict=True))
-            mark_as_saved(each)
-
-    return read
-
-
 def mark_as_saved(each: Model) -> None:
     """For an instance that was inserted or read by a statement of its own."""
     each._state.adding, each._state.db = False, DEFAULT_DB_ALIAS
-
-
-def _values(objects: Sequence[Model]) -> tuple[list[Any], tuple[bool, ...]]:
-    """The values to insert, row after row, and which columns use their database default."""
-    fields = type(objects[0])._meta.concrete_fields
-    database = connections[DEFAULT_DB_ALIAS]  # Django's `connection` looks it up for each attribute
-    values: list[Any] = []
-    patterns = set()
-    for each in objects:
-        row = [field.pre_save(each, True) for field in fields]
-        defaults = tuple(_uses_default(field, value) for field, value in zip(fields, row, strict=True))
-        patterns.add(defaults)
-        values += [
-            # Django returns None for None in every column, but takes most of the time of a row with many.
-            None if value is None else field.get_db_prep_save(value, database)
-            for field, value, uses_default in zip(fields, row, defaults, strict=True)
-            if not uses_default
-        ]
-    if len(patterns) > 1:
-        raise ValueError("objects inserted together must use the same database defaults")
-    return values, patterns.pop()
-
-
-def _uses_default(field: Field[Any, Any], value: Any) -> bool:
-    return (value is None and field.primary_key) or isinstance(value, DatabaseDefault)
-
-
-@lru_cache(maxsize=64)
-def _insertion(model: type[Model], defaults: tuple[bool, ...], count: int) -> str:
-    columns = [f'"{field.column}"' for field in model._meta.concrete_fields]
-    given = [column for column, uses_default in zip(columns, defaults, strict=True) if not uses_default]
-    back = [column for column, uses_default in zip(columns, defaults, strict=True) if uses_default]
-    row = f"({', '.join(['%s'] * len(given))})"
-    sql = f'INSERT INTO "{model._meta.db_table}" ({", ".join(given)}) VALUES {", ".join([row] * count)}'  # noqa: S608
-    return f"{sql} RETURNING {', '.join(back)}" if back else sql
 
 
 def names_of_columns(model: type[Model]) -> list[str]:
@@ -137,11 +79,19 @@ def names_of_columns(model: type[Model]) -> list[str]:
 def as_json(objects: Sequence[Model]) -> str:
     """New rows as one parameter for PostgreSQL's `json_populate_recordset`, so that a statement that inserts
     them is the same, and planned once, for any number. What PostgreSQL's text cannot hold is left out.
+
+    Raises TypeError for a column that would get its default in the database.
     """
     new = [
         {field.column: field.pre_save(each, True) for field in each._meta.concrete_fields} for each in objects
     ]
-    return json.dumps(sanitize_json(new), default=str)  # for dates and UUIDs
+    return json.dumps(sanitize_json(new), default=_text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime | UUID):
+        return str(value)
+    raise TypeError(f"{value!r} is no value of a column")
 
 
 def prepared(sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> psycopg.Cursor[Any]:
