@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
+from django.core.handlers.asgi import ASGIRequest
 
 from comfyserve.api.gate.routes import FORM
 from comfyserve.asgi import application
@@ -155,3 +157,21 @@ class TestOnTheServer:
         headers = {**person.headers, "Content-Type": "multipart/form-data; boundary=b"}
         body = [before, *[b"x" * 400] * pieces, b"\r\n--b--\r\n"]
         return Asked(body, path="/files/upload", headers=headers)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/auth/login"), ("GET", "/health/liveness")])
+def test_an_answered_request_and_its_body_are_freed_without_the_garbage_collector(method, path) -> None:
+    gc.collect()
+    before = _requests_in_memory()
+    gc.disable()
+    try:
+        asked = Asked([b"{}"], length=2, method=method, path=path)
+        assert asked.status == (400 if method == "POST" else 200)
+        assert _requests_in_memory() == before
+    finally:
+        gc.enable()
+
+
+def _requests_in_memory() -> int:
+    return sum(type(each) is ASGIRequest for each in gc.get_objects())

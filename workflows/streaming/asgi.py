@@ -141,7 +141,7 @@ class Streams:
         began = time.monotonic()
         response = await self._requests.respond(scope)
         assert isinstance(response, HttpResponse)  # noqa: S101  (no view of ours at these paths sends a file)
-        follow = getattr(response, "follow", None)
+        follow = vars(response).pop("follow", None)  # it may refer to the response
         if follow is not None:
             response.headers.pop("Content-Length", None)  # it described the response as the view returned it
         if isinstance(follow, Follow) and scope["method"] in ("GET", "POST"):

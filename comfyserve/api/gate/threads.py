@@ -78,6 +78,7 @@ class DjangoThreads:
         set_script_prefix(scope.get("root_path", "") or "/")
         request_started.send(sender=type(self._handler), scope=scope)
         response = self._handler.get_response(ASGIRequest(scope, scope[BODY]))
+        _break_cycles(response)
         if response.streaming:
             connections.release()
         else:
@@ -99,6 +100,17 @@ class DjangoThreads:
 
     def shutdown(self) -> None:
         self._threads.shutdown(wait=False)
+
+
+def _break_cycles(response: HttpResponseBase) -> None:
+    """REST framework's view, request and response refer to each other. They would be kept, with bodies of
+    megabytes, until the garbage collector finds them, for which it stops all threads.
+    """
+    context = getattr(response, "renderer_context", None)
+    if context:
+        vars(context["view"]).clear()
+        context["request"].parser_context.clear()
+        context.clear()
 
 
 async def _disconnect(receive: Receive) -> None:
