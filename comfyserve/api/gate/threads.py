@@ -15,7 +15,6 @@ from typing import TypeVar
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
-from django.core.signals import request_started
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase, StreamingHttpResponse
 from django.urls import ResolverMatch, set_script_prefix
@@ -76,7 +75,6 @@ class DjangoThreads:
 
     def _answer(self, scope: Scope) -> HttpResponseBase:
         set_script_prefix(scope.get("root_path", "") or "/")
-        request_started.send(sender=type(self._handler), scope=scope)
         response = self._handler.get_response(ASGIRequest(scope, scope[BODY]))
         _break_cycles(response)
         if response.streaming:

@@ -85,7 +85,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self._sends_begin = True
 
     def _set_autocommit(self, autocommit: bool) -> None:
-        if autocommit or self._sends_begin:
+        if autocommit != self.connection.autocommit and (autocommit or self._sends_begin):
             super()._set_autocommit(autocommit)  # type: ignore[misc]
 
     @cached_property
