@@ -38,22 +38,16 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "comfyserve.api.middleware.RequestIdMiddleware",
+    "comfyserve.api.middleware.EnvelopeMiddleware",
     "accounts.middleware.AuditMiddleware",
-    "doors.openai.errors.OpenAIErrorsMiddleware",
-    "doors.comfyui.errors.ComfyUIErrorsMiddleware",
-    "doors.comfy_v2.errors.ComfyErrorsMiddleware",
+    "doors.error_shapes.DoorErrorsMiddleware",
     "health.latency.MeasureMiddleware",
-    "comfyserve.api.middleware.RateHeadersMiddleware",
-    "comfyserve.api.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "comfyserve.api.middleware.HostMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "accounts.middleware.RateLimitMiddleware",
-    "comfyserve.api.middleware.BodyMiddleware",
-    "comfyserve.api.middleware.HostileAddressMiddleware",
-    "comfyserve.api.middleware.EitherSlashMiddleware",
+    "comfyserve.api.middleware.AdmissionMiddleware",
     "comfyserve.console.middleware.ConsoleSessions",
     "django.middleware.csrf.CsrfViewMiddleware",
     "comfyserve.console.middleware.ConsoleLogins",
@@ -63,7 +57,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "comfyserve.urls"
-APPEND_SLASH = False  # EitherSlashMiddleware answers both spellings without a redirect
+APPEND_SLASH = False  # AdmissionMiddleware answers both spellings without a redirect
 WSGI_APPLICATION = "comfyserve.wsgi.application"
 ASGI_APPLICATION = "comfyserve.asgi.application"
 TEMPLATES = [

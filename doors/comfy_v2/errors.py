@@ -9,7 +9,6 @@ from rest_framework.views import APIView
 
 from comfyserve.api.error_format import ErrorFormat
 from comfyserve.api.errors import ApiError, LimitExceeded, Unprocessable, ValidationFailed
-from comfyserve.api.middleware import ErrorShapeMiddleware
 from workflows.queue.submission import QueueFull
 
 
@@ -30,13 +29,10 @@ class ComfyView(APIView):
         return FORMAT.handle
 
 
-class ComfyErrorsMiddleware(ErrorShapeMiddleware):
-    prefix = "/api/v2/"
-
-    def reshaped(self, known: ApiError) -> dict[str, Any]:
-        if known.status == 429:
-            known.error = "queue_full"
-        return _render(known)[1]
+def reshaped(known: ApiError) -> dict[str, Any]:
+    if known.status == 429:
+        known.error = "queue_full"
+    return _render(known)[1]
 
 
 def _render(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:

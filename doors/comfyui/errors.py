@@ -10,7 +10,6 @@ from rest_framework.views import APIView
 
 from comfyserve.api.error_format import ErrorFormat
 from comfyserve.api.errors import ApiError, Detail
-from comfyserve.api.middleware import ErrorShapeMiddleware
 from comfyserve.api.parsers import StrictJSONParser
 
 NODE = re.compile(r"^workflow(?:\.prompt)?\.([^.]+)")
@@ -32,14 +31,7 @@ class AnyTypeJSONParser(StrictJSONParser):
     media_type = "*/*"
 
 
-class ComfyUIErrorsMiddleware(ErrorShapeMiddleware):
-    prefix = "/comfyui/"
-
-    def reshaped(self, known: ApiError) -> dict[str, Any]:
-        return _body(known)
-
-
-def _body(known: ApiError) -> dict[str, Any]:
+def reshaped(known: ApiError) -> dict[str, Any]:
     nodes = _by_node(known.details)
     kind = "prompt_outputs_failed_validation" if nodes else known.error
     error = {
@@ -77,7 +69,7 @@ def _by_node(details: Sequence[Detail]) -> dict[str, Any]:
 
 
 def _render(known: ApiError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    return 400 if known.status == 422 else known.status, _body(known), dict(known.headers)
+    return 400 if known.status == 422 else known.status, reshaped(known), dict(known.headers)
 
 
 FORMAT = ErrorFormat(_render)

@@ -1,4 +1,4 @@
-"""OpenAI's error format. Views below /v1 raise our own errors; the middleware rewrites them."""
+"""OpenAI's error format. Views below /v1 raise our own errors; `doors.error_shapes` rewrites them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from comfyserve.api.errors import ApiError
-from comfyserve.api.middleware import ErrorShapeMiddleware
 
 PREFIX = "/v1/"
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -18,13 +17,10 @@ def body(status: int, message: str, *, code: str | None = None, param: str | Non
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-class OpenAIErrorsMiddleware(ErrorShapeMiddleware):
-    prefix = PREFIX
-
-    def reshaped(self, known: ApiError) -> dict[str, Any]:
-        messages = [INPUT_PATH.sub("", each.message) for each in known.details[:5]]
-        param, code = None, known.error
-        if known.details:
-            first = known.details[0]
-            param, code = INPUT_PATH.sub("", first.field or "") or None, first.code or known.error
-        return body(known.status, "; ".join(messages) or known.message, code=code.lower(), param=param)
+def reshaped(known: ApiError) -> dict[str, Any]:
+    messages = [INPUT_PATH.sub("", each.message) for each in known.details[:5]]
+    param, code = None, known.error
+    if known.details:
+        first = known.details[0]
+        param, code = INPUT_PATH.sub("", first.field or "") or None, first.code or known.error
+    return body(known.status, "; ".join(messages) or known.message, code=code.lower(), param=param)
