@@ -15,6 +15,7 @@ from . import backend, types
 from .conversion import ConversionOptions
 from .models import ConvertedFile, File
 
+PARAMETERS = {"expires", "signature"}  # of a link to a file as it is stored
 _links = SignedLinks(salt="files.download")
 
 
