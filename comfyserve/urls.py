@@ -14,6 +14,9 @@ from workflows.api import webhook_views
 admin.autodiscover()
 
 urlpatterns = [
+    # Most requests go to these two: they are tried first.
+    path("workflows/", include("workflows.urls")),
+    path("files/", include("files.urls")),
     path("", home.HomeView.as_view(), name="home"),
     path("favicon.ico", home.favicon, name="favicon"),
     path("auth/webhook-secret", webhook_views.SecretView.as_view(), name="webhook-secret"),
@@ -21,14 +24,12 @@ urlpatterns = [
         "auth/webhook-secret/rotate", webhook_views.RotateSecretView.as_view(), name="webhook-secret-rotate"
     ),
     path("auth/", include("accounts.urls")),
-    path("workflows/", include("workflows.urls")),
     path("apps/", include("apps_catalog.urls")),
     path("api/v2/", include("doors.comfy_v2.urls")),
     path("v1/", include("doors.openai.urls")),
     path("mcp", mcp.EntranceView.as_view(), name="mcp"),
     path("comfyui/", include("doors.comfyui.urls")),
     path("models/", include("models_registry.urls")),
-    path("files/", include("files.urls")),
     path("destinations/", include("files.destination_views")),
     path("", include("health.urls")),
     path("schema", openapi.SchemaView.as_view(), name="schema"),
