@@ -29,6 +29,7 @@ READS = (
     "/workflows/?status=failed",  # none
     "/workflows/?status=running",  # none
     "/workflows/?app=asker/app1",
+    "/workflows/?app=asker/app1&status=cancelled",  # none
     "/workflows/?app=asker/none",
     "/workflows/{id}",
     "/workflows/{id}/status",

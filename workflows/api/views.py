@@ -102,7 +102,8 @@ class ListView(APIView):
         page = list(paging.page(rows, **part))
         return Response(
             representations.listed(page, base=addresses.base_of(request._request)),
-            headers=paging.count_headers(rows) | paging.next_headers(page, limit=part["limit"]),
+            headers=paging.count_headers(rows, fetched="app" in query)
+            | paging.next_headers(page, limit=part["limit"]),
         )
 
 

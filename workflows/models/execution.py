@@ -258,13 +258,24 @@ class Execution(models.Model):
                 opclasses=["jsonb_path_ops"],
                 fastupdate=False,
             ),
-            # Used by the list of a user's executions, filtered by app.
+            # Used by the list of a user's executions, filtered by app. There are statistics for it, too:
+            # see migration 0040.
             models.Index(
                 F("user"),
                 KeyTransform("name", "app"),
                 F("created_at").desc(),
                 F("id").desc(),
                 name="execution_of_app",
+                condition=Q(app__isnull=False),
+            ),
+            # The same, filtered by status too.
+            models.Index(
+                F("user"),
+                KeyTransform("name", "app"),
+                F("status"),
+                F("created_at").desc(),
+                F("id").desc(),
+                name="execution_of_app_status",
                 condition=Q(app__isnull=False),
             ),
             # Used by an execution's page, and when one is deleted: its retries.
