@@ -6,12 +6,12 @@ Each function runs in a thread and returns plain values.
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from comfyserve.api.errors import NotFound, PayloadTooLarge
+from comfyserve.api.rendering import rendered
 from files import queries, storing
 from workflows.presentation import representations, selectors
 
@@ -68,7 +68,7 @@ def read(caller: Caller, uri: str) -> Content:
     if uri.startswith(SCHEME) and kind == "executions":
         found = selectors.whole_of(user=caller.user, execution_id=id_)
         shown = representations.result_of(found, base=caller.base)
-        return Content(JSON, text=json.dumps(shown, default=str))
+        return Content(JSON, text=rendered(shown).decode())
     if uri.startswith(SCHEME) and kind == "files":
         return _file(caller, id_)
     raise NotFound(f"There is no resource {uri[:100]}")

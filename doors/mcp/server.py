@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
@@ -15,6 +14,7 @@ from mcp.server import Server, ServerRequestContext
 
 from comfyserve.api import parsers, validation
 from comfyserve.api.errors import ApiError, Detail, ValidationFailed, as_api_error
+from comfyserve.api.rendering import rendered
 from comfyserve.db import connections
 from workflows.streaming.asgi import Streams
 
@@ -115,7 +115,7 @@ class Tools:
             await self._streams.wait_for_end(execution_id, seconds, credential=caller.credential)
         await caller.turn.begin()
         shown, pictures = await _in_thread(tools.result, caller, execution_id)
-        content: list[types.ContentBlock] = [types.TextContent(text=json.dumps(shown, default=str))]
+        content: list[types.ContentBlock] = [types.TextContent(text=rendered(shown).decode())]
         content += [types.ImageContent(data=data, mime_type=kind) for data, kind in pictures]
         return types.CallToolResult(content=content, is_error=shown["status"] == "failed")
 
@@ -196,7 +196,7 @@ def _wait(given: dict[str, Any], default: int) -> int:
 
 
 def _as_json(shown: Any) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(text=json.dumps(shown, default=str))])
+    return types.CallToolResult(content=[types.TextContent(text=rendered(shown).decode())])
 
 
 def _error_result(known: ApiError) -> types.CallToolResult:

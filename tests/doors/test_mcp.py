@@ -172,6 +172,13 @@ def refusal(person: Any, uri: str) -> str:
     return str(ask(person, read))
 
 
+def test_the_resource_of_an_execution_has_its_metadata(person):
+    id_ = person.execute(graphs.colour(1), metadata={"order": 7})
+    read = ask(person, lambda client: client.read_resource(f"comfyserve://executions/{id_}"))
+    [content] = read.contents
+    assert json.loads(content.text)["metadata"] == {"order": 7}
+
+
 def test_results_and_their_files_are_resources(person, gpu_worker):
     app = colour_app(person)
     result = content_of(call(person, "run_app", app=app, inputs={"color": 0x0000FF}))
