@@ -47,6 +47,7 @@ class _Errors(DatabaseErrorWrapper):
 
 class DatabaseWrapper(base.DatabaseWrapper):
     _sends_begin = True
+    _was_connected = False
 
     @property
     def pool(self) -> Any:
@@ -54,6 +55,25 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if options:
             options.setdefault("connection_class", sessions.Connection)
         return super().pool
+
+    def connect(self) -> None:
+        """Get a connection from the pool: at the beginning of each request and each step of a worker.
+
+        Django prepares it as if it were new (parameters, checks, autocommit, a signal), which takes 0.1 ms
+        from cold caches. Here only the state of a transaction is reset, as Django does.
+        """
+        pool = self._connection_pools.get(self.alias)  # type: ignore[attr-defined]  # not in Django's stubs
+        if not self._was_connected or pool is None or pool.closed:
+            super().connect()
+            self._was_connected = True
+            return
+        self.in_atomic_block = self.closed_in_transaction = False
+        self.needs_rollback = self.errors_occurred = False
+        self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
+        self.health_check_done = True
+        self.connection = pool.getconn()
+        self._set_autocommit(True)
+        self.autocommit = True
 
     def _configure_connection(self, connection: psycopg.Connection[Any]) -> bool:
         """Called for each new connection, with and without a pool."""
