@@ -15,6 +15,7 @@ from uuid import UUID
 
 from django.db.models import DateTimeField, Field, ForeignKey, Model, UUIDField
 
+from comfyserve.db import rows
 from files.models import File
 from workflows.models import Execution, LogLine, Output
 
@@ -58,18 +59,23 @@ def _output(row: Mapping[str, Any]) -> Output:
 
 
 def _instance(model: type[M], row: Mapping[str, Any]) -> M:
-    names, values = [], []
-    for name, read in _fields(model):
-        value = row[name]
-        names.append(name)
-        values.append(value if read is None or value is None else read(value))
-    return model.from_db("default", names, values)
+    values = {name: row[name] for name in _names(model)}
+    for name, read in _readers(model):
+        if values[name] is not None:
+            values[name] = read(values[name])
+    return rows.instance_of(model, values.items())
 
 
 @lru_cache(maxsize=8)
-def _fields(model: type[Model]) -> list[tuple[str, Callable[[str], Any] | None]]:
-    """Each column's attribute, and what reads its value from JSON text where that is not the value itself."""
-    return [(field.attname, _reader(field)) for field in model._meta.concrete_fields]
+def _names(model: type[Model]) -> tuple[str, ...]:
+    return tuple(field.attname for field in model._meta.concrete_fields)
+
+
+@lru_cache(maxsize=8)
+def _readers(model: type[Model]) -> list[tuple[str, Callable[[str], Any]]]:
+    """What reads a column's value from JSON text, by attribute, where that is not the value itself."""
+    found = [(field.attname, _reader(field)) for field in model._meta.concrete_fields]
+    return [(name, read) for name, read in found if read is not None]
 
 
 def _reader(field: Field[Any, Any]) -> Callable[[str], Any] | None:
