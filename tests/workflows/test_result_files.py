@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,11 @@ import requests
 
 from comfyserve.api.gate import lanes
 from comfyserve.api.gate.lanes import Lane
+from files import storing
+from files.errors import StorageUnavailable
+from files.models import File
 from script.harness import graphs
+from workflows.models import Output
 from workflows.presentation import file_data
 from workflows.streaming import asgi
 
@@ -162,6 +168,15 @@ def test_a_deleted_file_has_none(person):
     assert (shown["deleted"], shown["data"]) == (True, None)
 
 
+def test_a_deleted_file_has_none_either_if_others_share_what_it_was_converted_to(person):
+    first, second = (waited(person, graphs.colour(0x336689), output={"format": "webp"}) for _ in range(2))
+    deleted = person.session.delete(f"{person.url}/files/{image_of(first)['file_id']}", timeout=30)
+    assert deleted.status_code == 200, deleted.text
+    shown = image_of(with_data(person, first["execution_id"]))
+    assert (shown["deleted"], shown["data"]) == (True, None)
+    assert is_downloaded(image_of(with_data(person, second["execution_id"]))["converted"])
+
+
 def test_a_text_has_none(person):
     graph = {"1": {"class_type": "PreviewAny", "inputs": {"source": "some text"}}}
     [shown] = files_of(waited(person, graph))
@@ -199,6 +214,21 @@ def test_another_users_result_is_404(stack):
     answer = stack.person().get(f"/workflows/{execution_id}?include=data")
     assert answer.status_code == 404
     assert answer.json()["error"] == "not_found"
+
+
+def test_no_further_file_is_opened_when_the_time_is_up(monkeypatch):
+    opened: list[File] = []
+    clock = SimpleNamespace(monotonic=lambda: 100.0 * len(opened))
+
+    def hanging(stored: File) -> AbstractContextManager[None]:
+        opened.append(stored)
+        raise StorageUnavailable
+
+    monkeypatch.setattr(file_data, "time", clock)
+    monkeypatch.setattr(storing, "opened", hanging)
+    outputs = [Output(position=at, file=File(key="outputs/00/a", size=9)) for at in range(3)]
+    assert file_data.read(outputs) == {}
+    assert opened == [outputs[0].file]
 
 
 # -- several at once -------------------------------------------------------------------------------------

@@ -21,15 +21,18 @@ PIECE = 3 * 256 * 1024  # bytes read or encoded at once; a multiple of three, as
 def read(outputs: Iterable[Output]) -> dict[int, JSONText]:
     """The content by the output's position: of the converted file if there is one, else of the original.
 
-    Without those that are too large, missing from the storage, or not read in time. For threads that hold no
-    database connection, as the storage may be slow.
+    Without those that are deleted, too large, missing from the storage, or not read in time. For threads that
+    hold no database connection, as the storage may be slow.
     """
     room, until = LARGEST_RESULT, time.monotonic() + READING_SECONDS
     found: dict[int, JSONText] = {}
     for output in outputs:
-        stored = output.converted or output.file
+        # What a deleted file was converted to may still be there, for others with the same content.
+        stored = output.file and (output.converted or output.file)
         if stored is None or stored.size > min(LARGEST_FILE, room):
             continue
+        if time.monotonic() >= until:  # opening another one may take as long as it takes to fail
+            break
         content = _content(stored, until=until)
         if content is not None:
             room -= len(content)
