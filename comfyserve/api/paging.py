@@ -28,8 +28,7 @@ def page(rows: QuerySet[M], *, limit: int, offset: int, cursor: str | None = Non
 
     Rows skipped by `offset` are read from the index alone: only those of the page are fetched.
     """
-    if cursor is not None:
-        rows = _after(rows, cursor)
+    rows = after(rows, cursor)
     chosen = rows.values("pk")[offset : offset + limit]
     return rows.model._default_manager.filter(pk__in=chosen).order_by(*rows.query.order_by)
 
@@ -43,7 +42,10 @@ def next_headers(page: Sequence[Any], *, limit: int) -> dict[str, str]:
     return {"X-Next-Cursor": base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")}
 
 
-def _after(rows: QuerySet[M], cursor: str) -> QuerySet[M]:
+def after(rows: QuerySet[M], cursor: str | None) -> QuerySet[M]:
+    """Those after the page that returned the cursor; all without one. ValidationFailed if it is invalid."""
+    if cursor is None:
+        return rows
     _, by_key = rows.query.order_by
     moment, key = _read(cursor, rows.model)
     further = Q(pk__lt=key) if str(by_key).startswith("-") else Q(pk__gt=key)

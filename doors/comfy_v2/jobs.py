@@ -58,16 +58,17 @@ class JobsView(ComfyView):
         if len(wanted) > PAIRS:
             raise ComfyError(422, "invalid_metadata_filter", f"At most {PAIRS} labels can be asked for")
         limit = _limit(query.get("limit"))
-        rows = selectors.executions_of(user=user_of(request))
-        if wanted:
-            rows = selectors.with_metadata(rows, wanted)
+        user, cursor = user_of(request), query.get("cursor")
         try:
-            page = list(paging.page(rows, limit=limit, offset=0, cursor=query.get("cursor")))
+            if wanted:
+                page = selectors.labelled(user=user, labels=wanted, limit=limit, cursor=cursor)
+            else:
+                page = list(paging.after(selectors.executions_of(user=user), cursor)[:limit])
         except ValidationFailed as exc:
             raise ComfyError(422, "invalid_cursor", exc.details[0].message) from exc
-        cursor = paging.next_headers(page, limit=limit).get("X-Next-Cursor")
+        following = paging.next_headers(page, limit=limit).get("X-Next-Cursor")
         shown: dict[str, Any] = {"jobs": [representations.summary(each) for each in page]}
-        return Response(shown | ({"next_cursor": cursor} if cursor else {}))
+        return Response(shown | ({"next_cursor": following} if following else {}))
 
 
 class JobView(ComfyView):

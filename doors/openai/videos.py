@@ -19,7 +19,8 @@ from workflows.queue import commands
 
 from . import answers, models, parameters
 
-MARK = "openai_video"  # key of the metadata: the request's fields, which responses repeat
+# Key of the metadata: the request's fields, which responses repeat. An index of executions has it too.
+MARK = "openai_video"
 LONGEST_PROMPT = 1000  # characters repeated
 STATUSES = {
     Status.PENDING: "queued",
@@ -62,9 +63,7 @@ def find(*, user: User, video_id: str) -> Execution:
 
 def page(*, user: User, limit: int, after: str | None, ascending: bool) -> tuple[list[Execution], bool]:
     """(one page, whether there are more). NotFound if `after` is not a video of the user."""
-    rows: QuerySet[Execution] = (
-        selectors.executions_of(user=user).exclude(metadata={}).filter(metadata__has_key=MARK)
-    )
+    rows: QuerySet[Execution] = selectors.executions_of(user=user).filter(metadata__has_key=MARK)
     if ascending:
         rows = rows.order_by("created_at", "id")
     if after:

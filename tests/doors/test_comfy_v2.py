@@ -16,7 +16,7 @@ from PIL import Image
 
 from script.harness import graphs
 from script.harness.stack import Person
-from workflows.models import Execution
+from tests.factories import Api, make_user
 from workflows.presentation import selectors
 
 
@@ -383,7 +383,22 @@ def test_an_invalid_cursor_is_rejected(as_alice):
 @pytest.mark.django_db
 def test_the_filter_by_metadata_has_an_index():
     """For many rows; with as few as here PostgreSQL takes it only when nothing else is allowed."""
-    rows = selectors.with_metadata(Execution.objects.order_by(), {"client": "acme"})
+    rows = selectors.with_labels(user=make_user("carol"), labels={"client": "acme"}).order_by()
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
-    assert "execution_metadata" in rows.explain()
+    assert "execution_own_metadata" in rows.explain()
+
+
+@pytest.mark.django_db
+def test_labels_of_executions_beyond_the_newest_are_found_in_the_index(as_alice, monkeypatch):
+    monkeypatch.setattr(selectors, "NEWEST", 2)
+    body = {"workflow": graphs.colour(1), "metadata": {"run": "7", "n": "0"}}
+    made = [as_alice.post("/api/v2/jobs", body).json()["id"] for _ in range(3)]
+    for person in (as_alice, as_alice, Api.of(make_user("carol"))):
+        person.post("/api/v2/jobs", body | {"metadata": {"run": "8"}})
+    first = as_alice.get("/api/v2/jobs?metadata[run]=7&limit=2").json()
+    assert [job["id"] for job in first["jobs"]] == made[:0:-1]
+    rest = as_alice.get(f"/api/v2/jobs?metadata[run]=7&limit=2&cursor={first['next_cursor']}").json()
+    assert [job["id"] for job in rest["jobs"]] == made[:1]
+    newest = as_alice.get("/api/v2/jobs?metadata[run]=8&limit=2").json()
+    assert len(newest["jobs"]) == 2

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models
 from django.db.models import F, Q, Value
 from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Coalesce, Now
 
 from comfyserve.ids import uuid7
+
+from .own_metadata import OwnMetadata
 
 if TYPE_CHECKING:
     from .output_delivery import OutputDelivery
@@ -290,8 +292,19 @@ class Execution(models.Model):
                 name="execution_batch",
                 condition=Q(batch__isnull=False),
             ),
-            # Used by lists that are filtered by metadata: see selectors.with_metadata.
-            GinIndex(fields=["metadata"], name="execution_metadata", condition=~Q(metadata={})),
+            # Used by lists that are filtered by metadata: see selectors.labelled. Written at once, as above.
+            GinIndex(
+                OpClass(OwnMetadata(), name="jsonb_path_ops"),
+                name="execution_own_metadata",
+                condition=~Q(metadata={}),
+                fastupdate=False,
+            ),
+            # Used by the list of a user's videos.
+            models.Index(
+                fields=["user", "-created_at", "-id"],
+                name="execution_of_user_video",
+                condition=Q(metadata__has_key="openai_video"),
+            ),
             # Used by retention.
             models.Index(
                 fields=["completed_at"], name="execution_ended", condition=Q(completed_at__isnull=False)

@@ -10,16 +10,20 @@ from uuid import UUID
 
 import psycopg
 from django.db.models import QuerySet, prefetch_related_objects
+from django.db.models.functions import Coalesce
 
 from accounts.models import User
+from comfyserve.api import paging
 from comfyserve.api.errors import NotFound
 from comfyserve.db import rows
 from comfyserve.db.rows import Columns
 from comfyserve.ttl_cache import TtlCache
 from files.models import ConvertedFile, File
 from workflows.models import Execution, Graph, LogLine, Output, OutputDelivery, Status
+from workflows.models.own_metadata import OwnMetadata
 
 LINES_IN_RESULT = 20
+NEWEST = 1_000  # executions whose labels are compared before the index is used
 _EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
 _SENT = Columns(OutputDelivery, "s")
 _CONVERTED = Columns(ConvertedFile, "c")
@@ -123,9 +127,31 @@ def executions_of(*, user: User, status: str | None = None, app: str | None = No
     return rows.filter(status=status) if status else rows
 
 
-def with_metadata(rows: QuerySet[Execution], wanted: Mapping[str, str]) -> QuerySet[Execution]:
-    """Those whose metadata has these values. The exclusion is the condition of the index."""
-    return rows.exclude(metadata={}).filter(metadata__contains=wanted)
+def labelled(*, user: User, labels: Mapping[str, str], limit: int, cursor: str | None) -> list[Execution]:
+    """A page of the user's executions whose metadata has these values, latest first. ValidationFailed for an
+    invalid cursor.
+
+    What many executions have is found among the newest, in their order. For the rest the index of labels has
+    all matches, which are then sorted.
+    """
+    rows = paging.after(executions_of(user=user), cursor)
+    oldest = next(iter(rows.values_list("created_at", flat=True)[NEWEST : NEWEST + 1]), None)
+    newest = rows.filter(created_at__gt=oldest) if oldest else rows
+    found = list(newest.filter(metadata__contains=labels)[:limit])
+    if oldest is None or len(found) == limit:
+        return found
+    return list(paging.after(with_labels(user=user, labels=labels), cursor)[:limit])
+
+
+def with_labels(*, user: User, labels: Mapping[str, str]) -> QuerySet[Execution]:
+    """All of the user's, latest first, by the index of labels, and by no other: the labels name the user, and
+    no index is in the order that is asked for. PostgreSQL cannot estimate how many match, and would read the
+    index of all the user's executions as well, or fetch all executions in their order until enough match.
+    """
+    rows = Execution.objects.exclude(metadata={}).alias(own=OwnMetadata())
+    in_no_index = Coalesce("created_at", "created_at")
+    key: Any = {str(user.pk): labels}  # Any: the field of an alias is not known
+    return rows.filter(own__contains=key).order_by(in_no_index.desc(), "-id")
 
 
 def outputs(ids: Sequence[UUID]) -> dict[UUID, list[Output]]:
