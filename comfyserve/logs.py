@@ -21,9 +21,6 @@ from pythonjsonlogger.json import JsonFormatter
 
 from comfyserve.api import request_ids
 
-# No format shows them, and looking them up takes a fifth of a line's time.
-logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-
 FIELDS = ("request_id", "execution_id", "user_id", "worker")
 
 _fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039  (never changed in place)
