@@ -200,8 +200,7 @@ class Client:
 
         The connection is in use until the block is left.
         """
-        query = urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
-        answer = self.get(f"/view?{query}", stream=True)
+        answer = self.get(f"/view?{_query_of(file)}", stream=True)
         try:
             if answer.status in (400, 403, 404) and not _is_page(answer):
                 raise NotFound(f"ComfyUI gives no {file.type} file {file.subfolder}/{file.filename}")
@@ -385,6 +384,14 @@ def _reference(raw: Any) -> str:
     )
     path = f"{subfolder}/{name}" if subfolder else name
     return path if folder == "input" else f"{path} [{folder}]"
+
+
+def _query_of(file: OutputFile) -> str:
+    """Raises NotFound for a name that has no UTF-8, with a lone surrogate in it: no request can have it."""
+    try:
+        return urlencode({"filename": file.filename, "subfolder": file.subfolder, "type": file.type})
+    except UnicodeEncodeError as exc:
+        raise NotFound(f"ComfyUI's file {file.filename!r} has a name that no request can have") from exc
 
 
 def _segment(text: str) -> str:

@@ -63,7 +63,7 @@ def _opened(file: OutputFile, folder: SharedFolder | None) -> IO[bytes] | None:
     try:
         descriptor = _open_below(folder, parts)
         return None if descriptor is None else os.fdopen(descriptor, "rb", buffering=0)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a name that no file can have, such as a lone surrogate
         return None
 
 

@@ -66,6 +66,7 @@ def test_a_folder_that_comfyui_did_not_name_is_not_read(folder, type_):
         ("mark/sub", "/etc/hostname"), ("..", "secret"), ("mark/sub/../../..", "secret"), ("", "mark"),
         ("mark", "sub"), ("mark//sub", "a.png"), ("/mark/sub", "a.png"), ("mark/sub", "a.png\0"),
         ("mark\\sub", "a.png"), ("mark/sub/a.png", "a.png"), ("mark/sub", "v1..png"),
+        ("mark/sub", "a\ud800.png"), ("mark\ud800", "a.png"),
     ],
 )  # fmt: skip
 def test_only_a_plain_path_below_the_folder_is_read(folder, subfolder, filename):

@@ -202,6 +202,24 @@ def test_a_file_that_breaks_the_view_is_a_warning_within_seconds(rig):
     ]
 
 
+def test_a_file_whose_name_is_no_text_is_a_warning(rig):
+    """Python names a file so whose name is not UTF-8, and JSON can have it."""
+
+    async def odd(run, inputs):
+        good = run.save(PNG, prefix="good", extension="png")
+        return {"images": [{"filename": "a\udcff.png", "subfolder": "", "type": "output"}, good]}
+
+    rig.comfyui.classes["PreviewImage"] = NodeClass(run=odd, is_output=True)
+    rig.backend.forget_capabilities()
+    rig.backend.refresh()
+    body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
+    assert len(body["outputs"]["images"]) == 1
+    assert body["warnings"] == [
+        "Node 1 (PreviewImage): its file 'a\\udcff.png' is missing from the outputs, "
+        "since ComfyUI does not give it"
+    ]
+
+
 def test_a_stalled_upload_is_not_stored(rig, monkeypatch):
     uploading, go_on, original = threading.Event(), threading.Event(), backend.put
 
