@@ -159,6 +159,21 @@ class DailyUse(models.Model):
         return f"user {self.user_id} on {self.day}: {self.executions}"
 
 
+class CountedStorage(models.Model):
+    """What a user had in storage before a moment, so that only what came later has to be added up.
+
+    An upper bound: what was deleted since the last full count is still in it. See `storage_use`.
+    """
+
+    user = models.OneToOneField(User, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    moment = models.DateTimeField()
+    size = models.BigIntegerField(help_text="Bytes of files and graphs created before the moment")
+    counted_at = models.DateTimeField(help_text="When all of them were last added up")
+
+    def __str__(self) -> str:
+        return f"user {self.user_id} before {self.moment}: {self.size}"
+
+
 class AttemptCount(models.Model):
     """Attempts (logins and others), counted by a key such as an address, per time window."""
 

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts import quotas
-from accounts.models import User, UserLimits
+from accounts.models import CountedStorage, User, UserLimits
 from comfyserve.api.errors import LimitExceeded
 from comfyserve.ttl_cache import TtlCache
 
@@ -41,13 +42,15 @@ FILES_BEFORE = FILES.replace("user_id = %s", "user_id = %s AND created_at < %s")
 FILES_SINCE = "SELECT COALESCE(sum(size), 0) FROM files_file WHERE user_id = %s AND created_at >= %s"
 GRAPHS_BEFORE = f"{GRAPHS} AND e.created_at < %s"
 GRAPHS_SINCE = f"{GRAPHS} AND e.created_at >= %s"
+FILES_BETWEEN, GRAPHS_BETWEEN = f"{FILES_SINCE} AND created_at < %s", f"{GRAPHS_SINCE} AND e.created_at < %s"
 OVERLAP = timedelta(minutes=5)  # rows that old are committed, and clocks of other machines are this close
-BEFORE_SECONDS = 600.0  # how long the sum of what was there before is used
+BEFORE_SECONDS = 600.0  # the interval at which a process moves the moment on
+FULL_COUNT = timedelta(days=1)  # the interval of full counts, for what operators are shown
 SHARE = 20  # the sum is cached for this multiple of the time it took: at most a twentieth is spent counting
 MAX_KNOWN = 10_000  # users
 
 _graphs: dict[int, tuple[float, int]] = {}  # user -> (valid until, bytes)
-_before: dict[int, tuple[float, datetime, int]] = {}  # user -> (valid until, moment, bytes from before it)
+_before: dict[int, tuple[float, CountedStorage]] = {}  # user -> (valid until, row)
 
 
 def of(user_id: int) -> int:
@@ -71,21 +74,57 @@ def check(*, user: User, adding: int) -> None:
         quotas.check_storage(user=user, used=at_most(user.pk), adding=adding)
     except LimitExceeded:
         quotas.check_storage(user=user, used=of(user.pk), adding=adding)
+        _count_before(user.pk)  # the bound was too far above
 
 
 def at_most(user_id: int) -> int:
     """An upper bound, at a cost that does not grow with what the user has.
 
-    What was there before is counted rarely, and stays in the sum when it is deleted. A new file that shares
-    the bytes of another is counted again.
+    What was there before stays in the sum when it is deleted, until all is counted again. A new file that
+    shares the bytes of another is counted again.
     """
-    until, moment, before = _before.get(user_id, (0.0, timezone.now(), 0))
-    if time.monotonic() >= until:
-        moment = _now() - OVERLAP
-        before = _sum(f"SELECT ({FILES_BEFORE}) + ({GRAPHS_BEFORE})", user_id, moment, user_id, moment)
-        _remember(_before, user_id, (time.monotonic() + BEFORE_SECONDS, moment, before))
+    until, before = _before.get(user_id, (0.0, None))
+    if before is None or time.monotonic() >= until:
+        known = CountedStorage.objects.filter(user_id=user_id).first()
+        before = _add_since(known) if known else _count_before(user_id)
+    moment = before.moment
     rows = f"SELECT ({FILES_SINCE}) + ({GRAPHS_SINCE}) + ({USER_DATA}) + ({APPS})"
-    return before + _sum(rows, user_id, moment, user_id, moment, user_id, user_id)
+    return before.size + _sum(rows, user_id, moment, user_id, moment, user_id, user_id)
+
+
+def recent(user_id: int) -> int:
+    """An upper bound without what was deleted more than FULL_COUNT ago."""
+    latest = CountedStorage.objects.filter(user_id=user_id, counted_at__gt=Now() - FULL_COUNT)
+    if not latest.exists():
+        _count_before(user_id)
+    return at_most(user_id)
+
+
+def _count_before(user_id: int) -> CountedStorage:
+    """Add up all of the user's files and graphs, once for all processes."""
+    moment = _now() - OVERLAP
+    size = _sum(f"SELECT ({FILES_BEFORE}) + ({GRAPHS_BEFORE})", user_id, moment, user_id, moment)
+    return _save(CountedStorage(user_id=user_id, moment=moment, size=size, counted_at=moment))
+
+
+def _add_since(known: CountedStorage) -> CountedStorage:
+    moment = max(known.moment, _now() - OVERLAP)
+    between = [known.user_id, known.moment, moment]
+    added = _sum(f"SELECT ({FILES_BETWEEN}) + ({GRAPHS_BETWEEN})", *between, *between)
+    return _save(
+        CountedStorage(
+            user_id=known.user_id, moment=moment, size=known.size + added, counted_at=known.counted_at
+        )
+    )
+
+
+def _save(row: CountedStorage) -> CountedStorage:
+    """Each row is right by itself, so it does not matter which process is the last."""
+    CountedStorage.objects.bulk_create(
+        [row], update_conflicts=True, unique_fields=["user"], update_fields=["moment", "size", "counted_at"]
+    )
+    _remember(_before, row.user_id, (time.monotonic() + BEFORE_SECONDS, row))
+    return row
 
 
 def _now() -> datetime:
@@ -96,13 +135,20 @@ def _now() -> datetime:
         return moment
 
 
-def left(user_id: int) -> int | None:
-    """Bytes until the user's quota; None where there is none."""
+def left(user_id: int, *, exact: bool = False) -> int | None:
+    """Bytes until the user's quota, at least so many unless `exact`; None where there is none.
+
+    Exactly means to count all rows: ask for it only before something is refused.
+    """
     if not _any_limit():
         return None
     limits = UserLimits.objects.filter(user_id=user_id).values_list("storage_bytes", flat=True).first()
     most = settings.QUOTA_STORAGE_BYTES if limits is None else limits
-    return max(0, most - of(user_id)) if most else None
+    if not most:
+        return None
+    if exact:
+        _count_before(user_id)  # so that the bound is close again
+    return max(0, most - (of(user_id) if exact else at_most(user_id)))
 
 
 _any_user_limit = TtlCache(lambda: UserLimits.objects.filter(storage_bytes__gt=0).exists(), seconds=5.0)

@@ -10,8 +10,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts import storage_use
-from accounts.models import User
+from accounts import storage_use, usage
+from accounts.models import CountedStorage, User
 from comfyserve.api.errors import LimitExceeded
 from files.models import File, Kind
 from script.harness import graphs
@@ -42,6 +42,38 @@ def test_only_what_is_new_is_counted_again(alice: User) -> None:
     make_file(alice, size=1, key="new")
     with pytest.raises(LimitExceeded, match="501 are, and this adds 500"):
         storage_use.check(user=alice, adding=500)
+
+
+def test_another_process_adds_up_only_what_came_since(alice: User) -> None:
+    make_file(alice, size=100, key="old", age=timedelta(hours=2))
+    assert storage_use.left(alice.pk) == 900
+    CountedStorage.objects.update(moment=timezone.now() - timedelta(hours=1))
+    make_file(alice, size=10, key="later", age=timedelta(minutes=30))
+    make_file(alice, size=1, key="new")
+    storage_use.forget()
+    with CaptureQueriesContext(connection) as queries:
+        assert storage_use.left(alice.pk) == 889
+    statements = [each["sql"] for each in queries if "files_file" in each["sql"]]
+    assert all("created_at >=" in each for each in statements)
+    storage_use.forget()
+    assert storage_use.left(alice.pk) == 889
+
+
+def test_what_is_left_is_exact_where_something_is_refused(alice: User) -> None:
+    old = make_file(alice, size=900, key="old", age=timedelta(hours=1))
+    assert storage_use.left(alice.pk) == 100
+    old.delete()
+    assert storage_use.left(alice.pk) == 100
+    assert storage_use.left(alice.pk, exact=True) == 1_000
+    assert storage_use.left(alice.pk) == 1_000
+
+
+def test_operators_see_what_was_deleted_for_a_day_at_most(alice: User) -> None:
+    make_file(alice, size=900, key="old", age=timedelta(hours=1)).delete()
+    assert usage.stored(alice) == (0, 0)
+    make_file(alice, size=900, key="old", age=timedelta(hours=1))
+    CountedStorage.objects.update(counted_at=timezone.now() - timedelta(days=2))
+    assert usage.stored(alice) == (900, 1)
 
 
 def test_what_was_deleted_leaves_room_at_once(alice: User) -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import threading
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from django.core.files.storage import default_storage
+from django.utils import timezone
 
 from accounts import storage_use
 from files import backend
@@ -289,6 +291,20 @@ def test_outputs_that_fit_into_the_quota_are_kept_and_the_execution_fails(rig, s
     assert len(body["outputs"]["images"]) == 2
     [warning] = body["warnings"]
     assert "missing from the outputs, since the storage quota" in warning
+
+
+def test_outputs_fit_into_what_was_deleted_meanwhile(rig, storage, settings):
+    """The bound that is checked first still has it."""
+    execution_id = rig.submit(three_pictures())
+    user_id = Execution.objects.get(id=execution_id).user_id
+    deleted = File.objects.create(user_id=user_id, kind="upload", filename="a", size=10**9, key="a")
+    File.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    settings.QUOTA_STORAGE_BYTES = 2 * 10**9
+    storage_use.left(user_id)
+    deleted.delete()
+    room_for(rig, settings, 3 * len(PNG) + 5)
+    rig.slots.serve_in_thread()
+    assert len(rig.ends(execution_id, "completed")["outputs"]["images"]) == 3
 
 
 def test_an_output_that_is_larger_than_the_quota_is_not_read_to_its_end(rig, storage, settings):

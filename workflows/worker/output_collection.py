@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from accounts import storage_use
 from comfyserve.db import connections
@@ -25,6 +26,8 @@ from workflows.queue.execution_log import Line
 
 from . import own_outputs
 from .backend import Backend
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +60,13 @@ def collect(
     """
     outputs: list[Output] = []
     files, lines = own_outputs.select(claim, history.files, confined=backend.has_bridge)
-    left_out, room = 0, _room(claim)
+    left_out, room = 0, _Room(claim)
     # ComfyUI lists nodes in order of completion. Outputs of one node keep ComfyUI's order.
     for written in sorted(files, key=lambda each: parsing.order_of(each.node_id)):
         try:
             if written not in stored:
-                most = _left_of(room, stored.values())
-                stored[written] = _store(claim, written, backend=backend, alive=alive, most=most)
+                store = partial(_store, claim, written, backend=backend, alive=alive)
+                stored[written] = room.fit(store, stored.values())
         except (NotFound, Unreachable, CannotConvert, _OverQuota) as exc:
             if isinstance(exc, Unreachable) and _may_come_back(written, failures, backend.client):
                 raise
@@ -72,12 +75,13 @@ def collect(
             continue
         outputs.append(output_of(claim, written, stored[written]))
     for node_id, text in sorted(history.texts, key=lambda each: parsing.order_of(each[0])):
-        made = _text(claim, node_id, text, most=_left_of(room, [each.file for each in outputs]))
-        if isinstance(made, Output):
-            outputs.append(made)
-        else:
+        try:
+            outputs.append(room.fit(partial(_text, claim, node_id, text), [each.file for each in outputs]))
+        except _OverQuota:
             left_out += 1
-            lines.append(made)
+            named = refusals.named(claim.prompt, node_id)
+            message = f"{named}: a text is missing from the outputs, since {_OVER_QUOTA}"
+            lines.append(Line(message, Level.WARNING, node_id))
     return outputs, lines, left_out
 
 
@@ -100,32 +104,50 @@ def _missing(claim: Claim, written: OutputFile, exc: Exception) -> Line:
     return Line(message, Level.WARNING, written.node_id)
 
 
-def _room(claim: Claim) -> int | None:
-    """Bytes left in the user's storage quota; None: no limit, or it is currently unknown."""
-    try:
-        with connections.step():
-            return storage_use.left(claim.user_id)
-    except connections.UNAVAILABLE as exc:
-        logger.warning("the quota of user %s is not looked at: %s", claim.user_id, exc)
-        return None
+class _Room:
+    """What is left of the user's storage quota. It is counted exactly only before something is refused."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._user_id = claim.user_id
+        self._exact = False
+        self._count()
+
+    def fit(self, store: Callable[..., T], taken: Collection[File | None]) -> T:
+        """`store`, called with `most` bytes. It raises _OverQuota if it needs more; `taken` are not in the
+        count."""
+        try:
+            return store(most=self._without(taken))
+        except _OverQuota:
+            if self._exact:
+                raise
+        self._exact = True
+        self._count()
+        return store(most=self._without(taken))
+
+    def _count(self) -> None:
+        """None: no limit, or it is currently unknown."""
+        self._left: int | None = None
+        try:
+            with connections.step():
+                self._left = storage_use.left(self._user_id, exact=self._exact)
+        except connections.UNAVAILABLE as exc:
+            logger.warning("the storage quota of user %s is not checked: %s", self._user_id, exc)
+
+    def _without(self, taken: Iterable[File | None]) -> int | None:
+        if self._left is None:
+            return None
+        return self._left - sum(file.size for file in taken if file is not None)
 
 
-def _left_of(room: int | None, taken: Iterable[File | None]) -> int | None:
-    return None if room is None else room - sum(file.size for file in taken if file is not None)
-
-
-def _text(claim: Claim, node_id: str, text: str, *, most: int | None) -> Output | Line:
-    """Store a short text in the row, where lists and results include it, and a long one as a file. Returns a
-    log line if that has more than `most` bytes.
+def _text(claim: Claim, node_id: str, text: str, *, most: int | None) -> Output:
+    """Store a short text in the row, where lists and results include it, and a long one as a file. Raises
+    _OverQuota if that has more than `most` bytes.
     """
     content = text.encode(errors="replace")
     if len(content) <= MAX_TEXT_BYTES:
         return Output(group=Group.TEXTS.value, node_id=node_id, text=text)
     if most is not None and len(content) > most:
-        named = refusals.named(claim.prompt, node_id)
-        return Line(
-            f"{named}: a text is missing from the outputs, since {_OVER_QUOTA}", Level.WARNING, node_id
-        )
+        raise _OverQuota
     name = f"text_{node_id}.txt"
     file = storing.store(user_id=claim.user_id, kind=Kind.OUTPUT, filename=name, chunks=[content])
     return Output(group=Group.TEXTS.value, node_id=node_id, file=file)
