@@ -1,8 +1,10 @@
 """Fills a database with ended executions and everything that belongs to them, as use would have left it.
 
 Each has a graph, two log lines, one output with its file, and a place in a batch of ten. A tenth of them ran one
-of four apps, a tenth has the name of a project in its metadata, which changes with every thousand executions of a
-user, and a tenth was reported to a webhook. A quarter of the other users' failed; none of `asker`'s did, but a tenth was cancelled.
+of four apps, a tenth was asked for as a video, and a tenth was reported to a webhook. Another tenth has labels:
+one that all of these have, one of four teams, the half of the executions it belongs to, and a project, which
+changes with every thousand executions of a user. A quarter of the other users' failed; none of `asker`'s did, but
+a tenth was cancelled.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ EXECUTIONS = """
         CASE s.status WHEN 'failed' THEN 'node' END, 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
         30, 'gpu-' || n %% 4, 1, '', 0, 0, '{}', 0, 0, 100, 'kind' || n %% 20,
         jsonb_build_array(jsonb_build_object('name', 'model' || n %% 20)),
-        CASE n %% 10 WHEN 1 THEN jsonb_build_object('project', 'p' || (%(most)s - n) / 1000) ELSE '{}' END,
+        CASE n %% 10 WHEN 1 THEN jsonb_build_object('project', 'p' || (%(most)s - n) / 1000, 'site', 's',
+            'team', 't' || n / 10 %% 4, 'half', CASE WHEN n > %(most)s / 2 THEN 'new' ELSE 'old' END)
+            WHEN 4 THEN jsonb_build_object('openai_video', jsonb_build_object('prompt', 'a')) ELSE '{}' END,
         CASE n %% 10 WHEN 2 THEN jsonb_build_object('name', 'asker/app' || n / 10 %% 4,
             'version', 1, 'outputs', '{}'::jsonb, 'files', '[]'::jsonb, 'hidden_from', NULL) END,
         pg_temp.uuid7(created.at - n %% 10 * interval '1 minute', md5(u.id || '-' || n / 10)), n %% 10, '', '[]',

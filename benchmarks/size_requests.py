@@ -11,6 +11,8 @@ from typing import Any
 from django.db.models.functions import Now
 from django.test import Client
 
+from accounts import cleaning as account_cleaning
+from accounts import storage_use
 from accounts.models import User
 from files import cleaning as file_cleaning
 from files.models import File
@@ -18,6 +20,8 @@ from script.harness import graphs
 from tests.factories import Api
 from workflows import cleaning
 from workflows.models import Execution
+from workflows.queue import claims
+from workflows.worker import sweeps
 
 READS = (
     "/workflows/",
@@ -46,6 +50,26 @@ READS = (
     "/comfyui/queue",
     "/api/v2/jobs",
     "/api/v2/jobs?metadata[project]=p0",
+    "/api/v2/jobs?metadata[site]=s",
+    "/api/v2/jobs?metadata[team]=t1",
+    "/api/v2/jobs?metadata[half]=old",
+    "/api/v2/jobs?metadata[team]=none",
+    "/v1/videos",
+    "/v1/videos?order=asc",
+    "/auth/me",
+    "/workflows/nodes",
+    "/workflows/{id}/webhooks",
+    "/workflows/batches?offset=100",
+    "/files/?created_after=2020-01-01T00:00:00Z",
+    "/files/?kind=output&created_before=2020-01-01T00:00:00Z",  # none
+    "/destinations/",
+    "/models/",
+    "/health/detailed",
+    "/metrics/",
+    "/comfyui/history/{id}",
+    "/comfyui/v2/userdata",
+    "/comfyui/prompt",
+    "/v1/models",
 )
 EXECUTIONS, DELIVERIES = "/admin/workflows/execution/", "/admin/workflows/delivery/"
 FILES = "/admin/files/file/"
@@ -78,6 +102,21 @@ CONSOLE = (
     f"{DELIVERIES}?q=asker@example.com",
     f"{DELIVERIES}?q=example.com:443",
     f"{DELIVERIES}?q=msg_none",
+    "/admin/",
+    "/admin/accounts/user/",
+    "/admin/accounts/user/?q=asker",
+    "/admin/accounts/user/{user}/change/",
+    "/admin/accounts/auditentry/",
+    "/admin/accounts/apikey/",
+    "/admin/apps_catalog/app/",
+    "/admin/models_registry/model/",
+    "/admin/workflows/worker/",
+    "/admin/workflows/outputdelivery/",
+    f"{EXECUTIONS}?user=asker&status__exact=failed",  # none
+    f"{EXECUTIONS}?user=asker&worker=gpu-1",
+    f"{EXECUTIONS}?worker=gpu-1&status__exact=cancelled",
+    f"{EXECUTIONS}?model=model1&status__exact=failed",
+    f"{EXECUTIONS}?model=model1&cause=node",
 )
 NEWEST = 1_000  # of the requesting user's executions: what the requests are about
 
@@ -96,7 +135,7 @@ class Requests:
         newest = Execution.objects.filter(user=asker).order_by("-created_at")[:NEWEST]
         self.ended = [str(row.id) for row in newest]
         self.shown = itertools.cycle(self.ended[: NEWEST // 2])  # the others may be deleted
-        self.batch = str(newest[0].batch_id)
+        self.batch, self.user = str(newest[0].batch_id), asker.pk
         self.cursor = self.api.get("/workflows/?limit=100&offset=900").headers["X-Next-Cursor"]
         self.in_rounds: dict[str, Callable[[], Do]] = {
             **{path: partial(self._read, self.api.get, path) for path in READS},
@@ -107,6 +146,11 @@ class Requests:
             "DELETE /workflows/{id}": lambda: partial(self._delete, f"/workflows/{self.ended.pop()}"),
             "DELETE /files/{file}": lambda: partial(self._delete, f"/files/{_file_of(self.ended.pop())}"),
             "cleanup: ten expired files": self._clean_files,
+            "cleanup: nothing else is old": lambda: _clean_the_rest,
+            **{f"sweep: {name}": partial(lambda do: do, do) for name, _, do in sweeps.DUTIES},
+            "GPU worker: nothing to claim": lambda: partial(claims.take, worker="gpu-9"),
+            "GPU worker: nothing to adopt": lambda: partial(claims.adopt, worker="gpu-9", held=set()),
+            "storage use, not cached": lambda: self._count_storage,
         }
         self.at_the_end: dict[str, Callable[[], Do]] = {
             "cleanup: a hundred executions": lambda: partial(next, cleaning.clean()),
@@ -120,7 +164,7 @@ class Requests:
 
     def _read(self, get: Callable[[str], Any], path: str) -> Do:
         id_ = next(self.shown)
-        path = path.format(id=id_, file=_file_of(id_), batch=self.batch, cursor=self.cursor)
+        path = path.format(id=id_, file=_file_of(id_), batch=self.batch, user=self.user, cursor=self.cursor)
         return lambda: _expect(get(path))
 
     def _submit(self) -> str:
@@ -142,10 +186,19 @@ class Requests:
     def _delete(self, path: str) -> None:
         _expect(self.api.delete(path))
 
+    def _count_storage(self) -> None:
+        storage_use.forget()
+        storage_use.left(self.user)
+
     def _clean_files(self) -> Do:
         ids = [_file_of(self.ended.pop()) for _ in range(10)]
         File.objects.filter(id__in=ids).update(expires_at=Now())
         return lambda: list(file_cleaning.expired())
+
+
+def _clean_the_rest() -> None:
+    for clean in (account_cleaning.clean, file_cleaning.expired, file_cleaning.converted):
+        list(clean())
 
 
 def _file_of(execution_id: str) -> str:
