@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -25,8 +26,8 @@ from script.harness.waiting import wait_for
 from tests.workflows.rig import gated
 from workflows.fleet import registry
 from workflows.metrics import store
-from workflows.models import Execution, Worker
-from workflows.queue import claims, duties, holds, requeueing
+from workflows.models import Execution, Flow, Status, Worker
+from workflows.queue import claims, duties, holds, requeueing, state_machine
 from workflows.webhooks import dispatcher
 from workflows.worker import sweeps
 from workflows.worker.maintenance import Maintenance
@@ -160,6 +161,39 @@ def waits_for_worker_row(session: psycopg.Connection[Any]) -> bool:
         "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%workflows_worker%'"
     )
     return found.fetchone() is not None
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_an_end_that_waits_for_its_batch_does_not_hold_its_flow(rig, status):
+    """A cancellation locks the batch first: if both did not, each would wait for the other."""
+    rig.api.post("/workflows/batch", {"workflow": graphs.colour(1), "inputs": [{"1.color": 1}]})
+    claim = claims.take(worker="gpu")
+    assert claim is not None
+    user = {"user_id": claim.user_id}
+    Flow.objects.create(priority=claim.priority, start=0, finish=0, **user)
+    assert state_machine.begin(claim, total_steps=1)
+    outcome = state_machine.Outcome(Status(status), error="too slow", gpu_seconds=1000.0)
+    with another_session() as session, ThreadPoolExecutor(1) as pool:
+        session.execute("SELECT FROM workflows_batch FOR UPDATE")
+        done = pool.submit(finish_and_close, claim, outcome)
+        wait_for(lambda: waits_for(session), what="the end to wait for the batch")
+        session.execute("SELECT FROM workflows_flow FOR UPDATE NOWAIT")
+        session.rollback()
+        assert done.result()
+    assert Flow.objects.get(**user).finish > 0
+
+
+def finish_and_close(claim: claims.Claim, outcome: state_machine.Outcome) -> bool:
+    try:
+        return state_machine.finish(claim, outcome)
+    finally:
+        connection.close()
+
+
+def waits_for(holder: psycopg.Connection[Any]) -> bool:
+    with another_session() as session:
+        waiting = "SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+        return session.execute(waiting, [holder.info.backend_pid]).rowcount > 0
 
 
 # -- time-outs of every connection -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ It depends on nothing that is read first, so BEGIN, locks, statement and COMMIT 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from accounts import quotas
@@ -34,8 +35,8 @@ _LOCK_SQL = f"""
 
 # Everything is made from the updated row, `ended`. If the claim is lost there is none, and nothing is
 # written: that is no error, although the outputs may exist, from an earlier commit of ours whose response was
-# lost, or from another worker. The charge comes last, since it locks the user's flow; where there is one, the
-# update leaves the execution's `finish` as it was, so that it need not be seen.
+# lost, or from another worker. Where there is a charge, the update leaves the execution's `finish` as it was,
+# so that it need not be seen.
 _OUTPUT_COLUMNS = rows.names_of_columns(Output)
 _SQL = f"""
     WITH ended AS ({transitions.UPDATE_SQL}, id, {store.ENDED_COLUMNS}, workflows_execution AS row),
@@ -56,22 +57,35 @@ _SQL = f"""
     ),
     overrun AS (
         SELECT user_id, priority, start, (used - cost) / %(weight)s::float AS more
-        FROM ended WHERE claimed AND used > cost
+        FROM ended WHERE claimed AND used > cost AND %(charge)s
     ),
     charged AS ({scheduling.CHARGE_SQL})
-    SELECT ({end_message.ROWS_SQL}), (SELECT array_agg(id ORDER BY position) FROM made), ({storing.KEPT_SQL})
+    SELECT ({end_message.ROWS_SQL}), (SELECT array_agg(id ORDER BY position) FROM made), ({storing.KEPT_SQL}),
+        user_id, priority, start, cost, used, claimed
     FROM ended
 """  # noqa: S608
 
 
-def write_later(
-    claim: Claim, status: Status, *, outputs: Sequence[Output], lines: Sequence[Line], **columns: Any
-) -> Callable[[], str | None]:
-    """Record the end in a `rows.pipeline` that is all of its transaction so far: call what it returns after
-    the block. It completes the outputs and their files, and returns the rows of the result as
-    `end_message.unpack` reads them. None: the claim is lost, and nothing was written.
+@dataclass(frozen=True)
+class Written:
+    rows: str  # of the result, as `end_message.unpack` reads them
+    used: scheduling.Ended
 
-    `columns` are those of `transitions.end_parameters`.
+
+def write_later(
+    claim: Claim,
+    status: Status,
+    *,
+    outputs: Sequence[Output],
+    lines: Sequence[Line],
+    charge: bool,
+    **columns: Any,
+) -> Callable[[], Written | None]:
+    """Record the end in a `rows.pipeline` that is all of its transaction so far: call what it returns after
+    the block. It completes the outputs and their files. None: the claim is lost, and nothing was written.
+
+    `charge`: nothing else is written in this transaction; see `scheduling.charge`. `columns` are those of
+    `transitions.end_parameters`.
     """
     files = [output.file for output in outputs if output.file is not None]
     _lock(claim, storage=bool(files))  # sent at once: PostgreSQL takes the locks meanwhile
@@ -84,20 +98,21 @@ def write_later(
         "files": storing.new_rows(files),
         "outputs": rows.as_json(outputs),
         "weight": scheduling.weight_of(claim.priority),
+        "charge": charge,
     }
     cursor = rows.prepared(_SQL, parameters | store.COUNT_ENDED_PARAMETERS)
 
-    def read() -> str | None:
+    def read() -> Written | None:
         found = cursor.fetchone()
         if found is None:
             return None
-        packed, ids, kept = found
+        packed, ids, kept, *used = found
         for output, id_ in zip(outputs, ids or (), strict=True):
             output.pk = id_
             rows.mark_as_saved(output)
         storing.note_kept(files, kept)
         transitions.copy_later([claim.execution_id], lines)
-        return str(packed)
+        return Written(packed, scheduling.Ended(*used))
 
     return read
 

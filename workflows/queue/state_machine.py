@@ -132,20 +132,21 @@ def finish(claim: Claim, outcome: Outcome) -> bool:
     follows = _needs_follow_up(claim, outcome)
     with rows.begun_in_pipeline(commit=not follows) as first:
         with first:
-            read = _send_end(claim, outcome)
+            read = _send_end(claim, outcome, charge=not follows)
         # First on_commit callback, so that clients waiting for the end are notified first.
-        transaction.on_commit(lambda: _announce_end(claim, outcome, packed))
-        packed = read()
-        if packed is None:
+        transaction.on_commit(lambda: _announce_end(claim, outcome, written.rows if written else None))
+        written = read()
+        if written is None:
             transaction.set_rollback(True)  # drops the callbacks
             return False
         if follows:
             _follow_up_end(claim, outcome)
+            scheduling.charge([written.used])
         transaction.on_commit(lambda: _report_end(claim, outcome))
     return True
 
 
-def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], str | None]:
+def _send_end(claim: Claim, outcome: Outcome, *, charge: bool) -> Callable[[], end_rows.Written | None]:
     for position, output in enumerate(outcome.outputs):
         output.execution_id, output.position = claim.execution_id, position
     first = [transitions.first_line()] if outcome.began else []
@@ -156,6 +157,7 @@ def _send_end(claim: Claim, outcome: Outcome) -> Callable[[], str | None]:
         outcome.status,
         outputs=outcome.outputs,
         lines=[*first, *outcome.lines, *made, last],
+        charge=charge,
         error=outcome.error,
         cause=outcome.failure_cause,
         warnings=outcome.warnings,
