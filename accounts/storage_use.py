@@ -68,6 +68,12 @@ def check_room(*, user: User, adding: int) -> None:
         check(user=user, adding=adding)
 
 
+def check_early(*, user: User, adding: int) -> None:
+    """The same before the bytes are stored, without waiting for others. `check_room` follows with the row."""
+    if quotas.storage_is_limited(user=user):
+        check(user=user, adding=adding)
+
+
 def check(*, user: User, adding: int) -> None:
     """LimitExceeded if so many more bytes exceed the quota. Counts all rows only where that may be so."""
     try:

@@ -263,9 +263,12 @@ def _share(file: File, *, user: User) -> bool:
     Whether they really exist is checked in the storage, without holding the lock.
     """
     candidate = next((twin for twin in _duplicates(file) if _is_intact(twin)), None)
+    if candidate is None:
+        storage_use.check_early(user=user, adding=file.size)
+        return False
     with transaction.atomic():
         quotas.lock_storage(user=user)
-        if candidate is None or not File.objects.filter(user=user, key=candidate.key).exists():
+        if not File.objects.filter(user=user, key=candidate.key).exists():
             storage_use.check_room(user=user, adding=file.size)
             return False
         file.key, file.thumbnail_key = candidate.key, candidate.thumbnail_key

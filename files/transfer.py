@@ -75,7 +75,7 @@ class Content:
 async def upload(request: HttpRequest) -> File:
     """The file, stored. Raises what `uploads.receive` and `storing.accept` raise."""
     user = await in_request_thread(authentication.require, request)
-    incoming = await in_thread(Incoming)
+    incoming = Incoming()
     try:
         form = await uploads.receive(request, incoming)
         return await in_request_thread(

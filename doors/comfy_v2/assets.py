@@ -117,7 +117,7 @@ class ContentView(ComfyView):
 @FORMAT.applied_to
 async def _upload(request: HttpRequest) -> HttpResponseBase:
     user = await in_request_thread(authentication.require, request)
-    incoming = await in_thread(Incoming)
+    incoming = Incoming()
     try:
         form = await uploads.receive(request, incoming, allowed=FIELDS)
         return await in_request_thread(_accept, request, user, form)

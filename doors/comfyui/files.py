@@ -61,7 +61,7 @@ async def _mask(request: HttpRequest) -> HttpResponseBase:
 
 async def _receive(request: HttpRequest, *, store: Store) -> HttpResponseBase:
     user = await in_request_thread(authentication.require, request)
-    incoming = await in_thread(Incoming)
+    incoming = Incoming()
     try:
         form = await uploads.receive(request, incoming, allowed=FIELDS, file_field="image")
         file = await in_request_thread(store, incoming, form, user)
