@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from django.core.handlers.base import BaseHandler
+from django.db import OperationalError
 
 from script.harness import graphs
 from script.harness.sse import Event, EventStream, follow, statuses, submit
 from script.harness.stack import Person, Stack
 from script.harness.waiting import wait_for
+from workflows.streaming import asgi
+from workflows.streaming.subscriber import Reader
 
 EVENTS = "text/event-stream"
 
@@ -128,6 +135,21 @@ def test_a_large_end_comes_whole(person):
     assert base64.b64decode(image["data"]) == requests.get(image["url"], timeout=30).content
 
 
+def test_the_other_events_do_not_wait_for_the_files(gpu_worker, person):
+    with submit(person, {"workflow": graphs.colour(0x44667E)}, "/workflows/execute?include=result") as stream:
+        end = stream.until("end").data
+    [image] = end["outputs"]["images"]
+    [[key]] = gpu_worker.sql("SELECT key FROM files_file WHERE id = %s", image["file_id"])
+    path = Path(gpu_worker.env["DATA_DIR"]) / "files" / key
+    path.unlink()
+    os.mkfifo(path)  # opening it takes until somebody writes to it; it cannot be read as a file
+    with follow(person, end["execution_id"], query="?include=data") as stream:
+        stream.until("status", status="completed")
+        path.open("wb").close()
+        [image] = stream.until("end").data["outputs"]["images"]
+    assert image["data"] is None
+
+
 def test_a_failure_ends_with_its_result_too(person):
     graph = graphs.colour(1)
     graph["3"] = {"class_type": "TestFail", "inputs": {"image": ["1", 0], "message": "it broke"}}
@@ -193,6 +215,29 @@ def test_the_signed_url_alone_gives_events_and_not_the_result(person):
     refused = requests.get(f"{url}&include=result", timeout=30)
     assert refused.status_code == 401
     assert refused.json()["error"] == "unauthorized"
+
+
+def test_what_was_accepted_is_sent_although_the_database_is_unavailable(monkeypatch):
+    """It may have to be read, such as after Redis was unavailable."""
+
+    async def fail(*_: object, **__: object) -> list[object]:
+        raise OperationalError
+
+    async def sent() -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            messages.append(message)
+
+        streams = asgi.Streams(BaseHandler())
+        monkeypatch.setattr(streams.broadcaster, "catch_up", fail)
+        follow = asgi.Follow(Reader(user_id=1, execution_id=uuid.uuid4()), "", first=b"accepted")
+        await streams._send_events(follow, send, since=None)
+        return messages
+
+    [last] = asyncio.run(sent())
+    assert last["body"] == asgi.RETRY_HINT + b"accepted"
+    assert not last["more_body"]
 
 
 def test_the_execution_goes_on_without_its_client(person):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import signal
 import threading
@@ -40,6 +41,8 @@ from .subscriber import EndWaiter, Reader
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 # A stream ends after this long and its client reconnects, which checks its token again.
@@ -181,7 +184,7 @@ class Streams:
         ends_at = time.monotonic() + LONGEST_SECONDS * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
         if self.broadcaster.closing:
             reader.close()
-        found = [] if reader.closed else await self.broadcaster.catch_up(reader, since=since)
+        found = await self._beginning(reader, since=since)
         while not reader.closed and time.monotonic() < ends_at:
             pieces += b"".join(follow.encode(event, follow.base) for event in found)
             last = next((event for event in found if event.ends), None)
@@ -194,16 +197,34 @@ class Streams:
             found = reader.take()
         await _send_chunk(send, pieces, more=False)
 
+    async def _beginning(self, reader: Reader, *, since: float | None) -> list[Event]:
+        """Closes the reader if the database is unavailable: its client still learns which execution it
+        submitted, and follows it again.
+        """
+        if reader.closed:
+            return []
+        try:
+            return await self.broadcaster.catch_up(reader, since=since)
+        except connections.UNAVAILABLE as exc:
+            logger.warning("a live stream ends at once, the database is unavailable: %s", exc)
+            reader.close()
+            return []
+
     async def _send_end(self, follow: Follow, last: Event, pieces: bytes, send: Send) -> None:
-        """`pieces` and the end, at once if it is short."""
-        end = HttpResponse(await self._end_of(follow, last))
+        """`pieces` and the end, at once if it is short and has no files: reading those may take long."""
+        body = await self._end_of(follow, last)
+        if isinstance(body, WithFiles):
+            await _send_chunk(send, pieces)
+            pieces = b""
+        end = HttpResponse(await _rendered(body))
         if len(end.content) <= IN_MEMORY:
             await _send_chunk(send, pieces + end.content, more=False)
             return
-        await _send_chunk(send, pieces)
+        if pieces:
+            await _send_chunk(send, pieces)
         await send_content(end, send)
 
-    async def _end_of(self, follow: Follow, last: Event) -> bytes:
+    async def _end_of(self, follow: Follow, last: Event) -> Body:
         """Nothing if the result cannot be read now: the client continues after the last event."""
         body = follow.of_end(last)
         if body is None and follow.result is not None:
@@ -211,7 +232,7 @@ class Streams:
                 body = await self.broadcaster.reads(follow.result)
             except connections.UNAVAILABLE:
                 return b""
-        return follow.end if body is None else await _rendered(body)
+        return follow.end if body is None else body
 
     # -- a wait ------------------------------------------------------------------------------------------
     async def _wait(self, wait: Wait, response: HttpResponse, receive: Receive, *, since: float) -> None:
