@@ -148,7 +148,7 @@ class Requests:
             "cleanup: ten expired files": self._clean_files,
             "cleanup: nothing else is old": lambda: _clean_the_rest,
             **{f"sweep: {name}": partial(lambda do: do, do) for name, _, do in sweeps.DUTIES},
-            "GPU worker: nothing to claim": lambda: partial(claims.take, worker="gpu-9"),
+            "GPU worker: claim": lambda: partial(claims.take, worker="gpu-9"),
             "GPU worker: nothing to adopt": lambda: partial(claims.adopt, worker="gpu-9", held=set()),
             "storage use, not cached": lambda: self._count_storage,
         }

@@ -20,7 +20,7 @@ from .errors import ValidationFailed
 M = TypeVar("M", bound=Model)
 
 EXACT_UP_TO = 3_000  # rows counted at most; beyond that the total is "at least"
-EXACT_UP_TO_FETCHED = 1_000  # the same where an index alone does not have what the filter needs
+EXACT_UP_TO_FETCHED = 500  # the same where an index alone does not have what the filter needs
 
 
 def page(rows: QuerySet[M], *, limit: int, offset: int, cursor: str | None = None) -> QuerySet[M]:
