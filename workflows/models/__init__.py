@@ -14,13 +14,11 @@ from .execution import (
     Flow,
     Graph,
     Held,
-    Level,
-    LineKind,
-    LogLine,
     Output,
     Priority,
     Status,
 )
+from .log import Level, LineKind, LogLine
 from .metrics import Delta, Tally
 from .node_rule import NodeRule
 from .output_delivery import OutputDelivery

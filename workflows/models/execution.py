@@ -60,22 +60,6 @@ class Held(models.TextChoices):
     QUOTA = "quota"  # its user is running as many as allowed
 
 
-class Level(models.TextChoices):
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
-
-
-class LineKind(models.TextChoices):
-    """The kind of a log line, which is the name of its event in the live stream."""
-
-    LOG = "log"
-    STATUS = "status"  # a status change; `data` has the new status
-    NODE = "node"  # a node starts
-    OUTPUT = "output"  # an output was produced; `data` describes it
-
-
 class Execution(models.Model):
     """One submitted workflow. The id is also ComfyUI's `prompt_id`.
 
@@ -374,33 +358,6 @@ class Graph(models.Model):
 
     def __str__(self) -> str:
         return f"graph of {self.execution_id}"
-
-
-class LogLine(models.Model):
-    """A line of an execution's log; numbered, so that a client can resume where it stopped.
-
-    Lines of one execution are written under its row lock, so the order of their ids is the order in which
-    they became visible. This does not hold across executions.
-    """
-
-    id = models.BigAutoField(primary_key=True)
-    execution = models.ForeignKey(
-        Execution, on_delete=models.CASCADE, related_name="log_lines", db_index=False
-    )
-    timestamp = models.DateTimeField(db_default=Now())
-    level = models.CharField(max_length=10, choices=Level.choices)
-    message = models.TextField()
-    node_id = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001  (null as documented)
-    kind = models.CharField(
-        max_length=10, choices=LineKind.choices, default=LineKind.LOG, db_default=LineKind.LOG
-    )
-    data = models.JSONField(null=True, blank=True, help_text="Additional data for the live stream")
-
-    class Meta:
-        indexes = [models.Index(fields=["execution", "id"], name="log_of_execution")]
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class Output(models.Model):
