@@ -1,8 +1,9 @@
 """Reads outputs from ComfyUI's folders instead of over HTTP, if this process sees the same folders.
 
-A node that writes there must not make this process read anything else: no part of the path below the folder
-may be a link, and the file must be a regular one without other names (hard links) on the folder's own file
-system. Otherwise nothing is opened, and the caller asks ComfyUI for the file.
+Neither a node that writes there nor a ComfyUI that names another folder may make this process read anything
+that ComfyUI cannot read: ComfyUI has left a mark in the folder, and the file has the same owner. No part of
+the path below the folder may be a link, and the file must be a regular one without other names (hard links)
+on the folder's own file system. Otherwise nothing is read, and the caller asks ComfyUI for the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from comfyui.errors import Unreachable
 from comfyui.types import OutputFile
 
 CHUNK = 256 * 1024  # bytes read at once
+MARK = ".comfyserve-owner"  # as in comfyui_bridge.folders
 _KERNEL = Path("/proc/sys/kernel/random/boot_id")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO must not block
@@ -74,6 +76,7 @@ def _open_below(folder: SharedFolder, parts: list[str]) -> int | None:
         found = os.fstat(at)
         if (found.st_dev, found.st_ino) != (folder.device, folder.inode):
             return None
+        mark = os.stat(MARK, dir_fd=at, follow_symlinks=False)
         for part in parts[:-1]:
             inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
             os.close(at)
@@ -82,10 +85,15 @@ def _open_below(folder: SharedFolder, parts: list[str]) -> int | None:
     finally:
         os.close(at)
     found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_dev == folder.device:
+    if _is_plain(found) and _is_plain(mark) and found.st_dev == folder.device and found.st_uid == mark.st_uid:
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _is_plain(found: os.stat_result) -> bool:
+    """A regular file with one name."""
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ def folder(tmp_path: Path) -> SharedFolder:
     (tmp_path / "output" / "mark" / "sub").mkdir(parents=True)
     (tmp_path / "output" / "mark" / "sub" / "a.png").write_bytes(b"picture")
     (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "output" / shared_folders.MARK).touch()
     return described(tmp_path / "output")
 
 
@@ -52,6 +53,27 @@ def test_a_large_file_is_read_in_pieces(folder):
 @pytest.mark.parametrize("changed", [{"device": 1}, {"inode": 1}, {"path": "/nothing/there"}])
 def test_another_folder_than_comfyuis_is_not_read(folder, changed):
     assert content_of(FILE, replace(folder, **changed)) is None
+
+
+@pytest.mark.parametrize("mark", ["none", "link", "hard link", "folder"])
+def test_a_folder_that_comfyui_has_not_marked_is_not_read(folder, tmp_path, mark):
+    """ComfyUI could name any folder of this machine."""
+    path = Path(folder.path) / shared_folders.MARK
+    path.unlink()
+    if mark == "link":
+        path.symlink_to(tmp_path / "secret")
+    elif mark == "hard link":
+        path.hardlink_to(tmp_path / "secret")
+    elif mark == "folder":
+        path.mkdir()
+    assert content_of(FILE, folder) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", [shared_folders.MARK, "mark/sub/a.png"])
+def test_a_file_of_another_user_than_comfyuis_is_not_read(folder, name):
+    os.chown(Path(folder.path) / name, 12345, -1)
+    assert content_of(FILE, folder) is None
 
 
 @pytest.mark.parametrize("type_", ["temp", "input"])
