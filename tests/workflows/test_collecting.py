@@ -90,6 +90,19 @@ def test_outputs_come_in_the_order_of_node_ids(rig):
     assert [each["node_id"] for each in body["outputs"]["images"]] == ["4:2", "4:12", "9", "10", "30", "save"]
 
 
+def test_a_file_that_a_node_names_twice_is_one_output(rig):
+    """A node that runs for each element of a list names its file each time, though it overwrites it."""
+
+    async def overwrite(run: Any, _inputs: Any) -> Any:
+        return {"images": [run.save(PNG, prefix="p", extension="png")] * 2}
+
+    rig.comfyui.classes["PreviewImage"] = NodeClass(run=overwrite, is_output=True)
+    rig.backend.forget_capabilities()
+    rig.backend.refresh()
+    body = rig.ends(rig.run({"1": {"class_type": "PreviewImage", "inputs": {}}}), "completed")
+    assert len(body["outputs"]["images"]) == Output.objects.count() == 1
+
+
 def test_a_retry_resumes_where_the_first_try_ended(rig, storage):
     storage.fails = lambda count: count == 3
     before = storage.left

@@ -18,7 +18,8 @@ NOT_PLAIN = re.compile(r"[/\\\0]|\[(input|output|temp)\]\s*$")
 def select(
     claim: Claim, named: Iterable[OutputFile], *, confined: bool
 ) -> tuple[list[OutputFile], list[Line]]:
-    """Return (the execution's own files with their actual location; a log line for each other file).
+    """Return (the execution's own files, each once, with their actual location; a log line for each other
+    file).
 
     A node can make ComfyUI report any file at all. If ComfyUI has no bridge (not `confined`), files outside
     of any attempt's folder are accepted too: previews are such files.
@@ -34,7 +35,7 @@ def select(
         else:
             message = f"Node {file.node_id} names a file outside this execution's folder; it is left out"
             lines.append(Line(message, Level.WARNING, file.node_id))
-    return files, lines
+    return list(dict.fromkeys(files)), lines
 
 
 def _mark(claim: Claim, named: Iterable[OutputFile]) -> str:
