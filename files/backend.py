@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
+from django.conf import settings
 from django.core.files import File as DjangoFile
 from django.core.files.storage import FileSystemStorage, default_storage, storages
 
@@ -112,8 +113,9 @@ def _put_on_disk(key: str, content: Path | bytes) -> None:
 
 
 def _write_and_sync(target: Path, content: bytes) -> None:
-    """Under its final name at once: nobody knows the key yet."""
+    """Under its final name at once: nobody knows the key yet. With the permissions of larger files."""
     with target.open("xb", buffering=0) as stream:
+        os.fchmod(stream.fileno(), settings.FILE_UPLOAD_PERMISSIONS)
         view = memoryview(content)
         while view:
             view = view[stream.write(view) :]

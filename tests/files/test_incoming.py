@@ -90,3 +90,16 @@ def test_a_disk_that_fails_while_it_is_stored_leaves_nothing(content, monkeypatc
     [path] = map(backend.path_of, kept)
     assert path is not None
     assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [SHORT, LONG])
+def test_its_permissions_in_the_storage_do_not_depend_on_its_size(content):
+    before = os.umask(0o077)
+    try:
+        file = storing.store(user_id=1, kind=Kind.OUTPUT, filename="a.bin", chunks=[content])
+    finally:
+        os.umask(before)
+    path = backend.path_of(file.key)
+    assert path is not None
+    assert path.stat().st_mode & 0o777 == 0o644
+    storing.drop(file)

@@ -251,6 +251,7 @@ def test_the_execution_goes_on_without_its_client(person):
     ("accept", "streams"),
     [
         ("text/event-stream", True),
+        ("Text/Event-Stream", True),
         ("text/event-stream, */*", True),
         ("text/event-stream, application/json;q=0.9", True),
         ("application/json, text/event-stream", False),

@@ -214,7 +214,7 @@ def _only_the_end(result: Callable[[], asgi.Body | None]) -> HttpResponse:
 # -- a submission as a stream --------------------------------------------------------------------------
 def wants_stream(request: HttpRequest) -> bool:
     """Whether it prefers server-sent events to JSON."""
-    if EVENT_STREAM not in request.headers.get("Accept", ""):
+    if EVENT_STREAM not in request.headers.get("Accept", "").lower():
         return False
     return request.get_preferred_type(["application/json", EVENT_STREAM]) == EVENT_STREAM
 
