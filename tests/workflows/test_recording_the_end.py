@@ -16,7 +16,7 @@ from tests.test_rows import protocol_traced
 from tests.workflows.rig import before
 from tests.workflows.test_row_locks import another_session
 from workflows.models import Delta, Execution, LogLine, Output, Status
-from workflows.queue import end_rows, state_machine
+from workflows.queue import end_rows, state_machine, transitions
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,15 @@ from workflows.queue import end_rows, state_machine
         (storing, "new_rows", {}),
         (storing, "note_kept", {"format": "webp"}),
         (state_machine, "_follow_up_end", {"format": "webp"}),
+        (transitions, "record_effects", {"format": "webp"}),
     ],
-    ids=["before it is sent", "while it is sent", "once it is written", "before the rest is written"],
+    ids=[
+        "before it is sent",
+        "while it is sent",
+        "once it is written",
+        "before the rest is written",
+        "once the conversions are written",
+    ],
 )
 def test_a_session_that_ends_between_two_steps_costs_a_second_try(rig, monkeypatch, owner, step, output):
     ended: list[int] = []
