@@ -129,6 +129,20 @@ def test_a_stream_of_a_new_execution_begins_without_a_read_unless_something_was_
     assert asked == ([] if missed is None else ["beginning"])
 
 
+def test_a_stream_of_a_new_execution_that_ends_before_it_begins_has_all_events(message, monkeypatch):
+    """Subscribing to previews takes a round trip to Redis, in which another stream may be given the end."""
+    id_ = UUID(message["id"])
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        monkeypatch.setattr(broadcaster._redis, "_pubsub", object())
+        reader = following(broadcaster, id_, cursor=0)
+        broadcaster._on_message(json.dumps(message).encode())
+        return await broadcaster.catch_up(reader, since=1.0) + reader.take()
+
+    assert encoded(asyncio.run(received())) == encoded(event_reader.lines_after({id_: 0}))
+
+
 def test_a_stream_that_read_before_another_gets_what_was_written_between(message):
     id_ = UUID(message["id"])
     numbers = [event.id or 0 for event in event_reader.lines_after({id_: 0})]

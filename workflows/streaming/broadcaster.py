@@ -160,8 +160,10 @@ class Broadcaster:
 
     def _begins_with(self, id_: UUID, *, since: float) -> bool:
         """Whether all changes of an execution since its submission are still to be announced."""
-        followed = self._audience.followed[id_]
-        if id_ in self._known or followed.cursor is not None or not self._redis.connected_since(since):
+        followed = self._audience.followed.get(id_)  # None: it has ended already
+        if followed is None or followed.cursor is not None or id_ in self._known:
+            return False
+        if not self._redis.connected_since(since):
             return False
         followed.cursor = 0
         return True
