@@ -61,14 +61,15 @@ def accept(
         raise ValidationFailed.of("file", str(exc), "UNDECODABLE") from exc
     file.description, file.tags = description, list(tags)
     _check(incoming, file)
-    if _share(file, user=user):
+    twin, missing = _twin(file)
+    if _share(file, twin, user=user):
         return file
     connections.release()
     try:
         _put(incoming, file)
         with transaction.atomic():
             storage_use.check_room(user=user, adding=file.size)
-            keep([file])
+            keep([file], missing=missing)
     except BaseException:
         drop(file)
         raise
@@ -146,8 +147,9 @@ def _strip(
 
 
 # Saves the rows of `new_file`, a CTE before it with columns of files_file, all of the user %(user_id)s. Bytes
-# that the user already has are shared: the new row gets the keys of those. The lock of the user's storage
-# must have been taken by an earlier statement: a statement sees what was committed before it began.
+# that the user already has are shared: the new row gets the keys of those, unless their key is one of
+# %(missing)s, which the storage does not have. The lock of the user's storage must have been taken by an
+# earlier statement: a statement sees what was committed before it began.
 _SHARED = {'"key"': "coalesce(known.key, new.key)", '"thumbnail_key"': "coalesce(known.thumbnail_key, '')"}
 _COLUMNS = rows.names_of_columns(File)
 KEEP_SQL = f"""
@@ -157,6 +159,7 @@ KEEP_SQL = f"""
         -- With "= ANY", PostgreSQL reads the index of both columns even if it planned this for a small table.
         SELECT DISTINCT ON (sha256) sha256, key, thumbnail_key FROM files_file
         WHERE user_id = %(user_id)s AND sha256 = ANY(ARRAY(SELECT sha256 FROM new_file))
+            AND key <> ALL(%(missing)s::varchar[])
         ORDER BY sha256, created_at DESC) AS known USING (sha256)
     RETURNING *
 """  # noqa: S608
@@ -167,15 +170,17 @@ KEPT_SQL = "SELECT array_agg(ARRAY[id, key, thumbnail_key]) FROM kept"
 _KEEP_GIVEN_SQL = f"WITH new_file AS (SELECT * FROM {GIVEN_SQL}), kept AS ({KEEP_SQL}) {KEPT_SQL}"  # noqa: S608
 
 
-def keep(files: Sequence[File]) -> None:
+def keep(files: Sequence[File], *, missing: Sequence[str] = ()) -> None:
     """Save rows of one user whose bytes are in the storage. In a transaction, which may be retried.
 
     If the user already has the same bytes, that copy is referenced, and the new one is deleted after the
-    commit.
+    commit. `missing` are keys that the storage does not have.
     """
+    user_id = files[0].user_id
+    parameters = {"files": new_rows(files), "user_id": user_id, "missing": list(missing)}
     with rows.pipeline():
-        quotas.lock_storage(user=User(pk=files[0].user_id))
-        cursor = rows.prepared(_KEEP_GIVEN_SQL, {"files": new_rows(files), "user_id": files[0].user_id})
+        quotas.lock_storage(user=User(pk=user_id))
+        cursor = rows.prepared(_KEEP_GIVEN_SQL, parameters)
     note_kept(files, cursor.fetchall()[0][0])
 
 
@@ -257,21 +262,27 @@ def _duplicates(file: File) -> Iterable[File]:
     return rows.distinct("key")
 
 
-def _share(file: File, *, user: User) -> bool:
-    """Save the row with the key of equal bytes, if there are any. The quota is checked in any case.
+def _twin(file: File) -> tuple[File | None, list[str]]:
+    """One of the user's with equal bytes, and the keys of those that the storage does not have."""
+    missing: list[str] = []
+    for twin in _duplicates(file):
+        if _is_intact(twin):
+            return twin, missing
+        missing.append(twin.key)
+    return None, missing
 
-    Whether they really exist is checked in the storage, without holding the lock.
-    """
-    candidate = next((twin for twin in _duplicates(file) if _is_intact(twin)), None)
-    if candidate is None:
+
+def _share(file: File, twin: File | None, *, user: User) -> bool:
+    """Save the row with the key of `twin`, if it still exists. The quota is checked in any case."""
+    if twin is None:
         storage_use.check_early(user=user, adding=file.size)
         return False
     with transaction.atomic():
         quotas.lock_storage(user=user)
-        if not File.objects.filter(user=user, key=candidate.key).exists():
+        if not File.objects.filter(user=user, key=twin.key).exists():
             storage_use.check_room(user=user, adding=file.size)
             return False
-        file.key, file.thumbnail_key = candidate.key, candidate.thumbnail_key
+        file.key, file.thumbnail_key = twin.key, twin.thumbnail_key
         file.save(force_insert=True)
         return True
 

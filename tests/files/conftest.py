@@ -39,6 +39,13 @@ class Site:
         root = self.folder / "files"
         return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
+    def lose(self, key: str) -> None:
+        """Delete it behind ComfyServe's back."""
+        if self.bucket is not None:
+            self.bucket.Object(key).delete()
+        else:
+            (self.folder / "files" / key).unlink()
+
     def incoming(self) -> list[Path]:
         """What lies on this machine's disk of uploads that are under way."""
         folder = self.folder / "incoming"

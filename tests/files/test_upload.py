@@ -171,6 +171,18 @@ class TestGood:
         assert first != second
         assert len(site.stored() - before) == 1
 
+    def test_bytes_that_the_storage_has_lost_are_stored_again(self, alice, site):
+        content = os.urandom(1000)
+        before = site.stored()
+        lost = uploaded(alice, content)
+        [key] = site.stored() - before
+        site.lose(key)
+        for _ in range(2):  # the second one shares the bytes of the first
+            file_id = uploaded(alice, content)
+            assert alice.get(f"/files/{file_id}").content == content
+        assert len(site.stored() - before) == 1
+        assert alice.get(f"/files/{lost}").status_code != 200
+
     def test_the_same_bytes_of_two_users_are_stored_twice(self, alice, bob, site):
         content = os.urandom(1000)
         before = site.stored()

@@ -96,6 +96,7 @@ def write_later(
         "cost": columns["gpu_seconds"] or 0.0,
         "lines": execution_log.as_json(lines),
         "files": storing.new_rows(files),
+        "missing": [],
         "outputs": rows.as_json(outputs),
         "weight": scheduling.weight_of(claim.priority),
         "charge": charge,
