@@ -283,6 +283,12 @@ class Execution(models.Model):
                 condition=~Q(metadata={}),
                 fastupdate=False,
             ),
+            # Used by the same lists: a user's latest with any metadata.
+            models.Index(
+                fields=["user", "-created_at", "-id"],
+                name="execution_of_user_labelled",
+                condition=~Q(metadata={}),
+            ),
             # Used by the list of a user's videos.
             models.Index(
                 fields=["user", "-created_at", "-id"],

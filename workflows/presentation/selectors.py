@@ -23,7 +23,7 @@ from workflows.models import Execution, Graph, LogLine, Output, OutputDelivery, 
 from workflows.models.own_metadata import OwnMetadata
 
 LINES_IN_RESULT = 20
-NEWEST = 1_000  # executions whose labels are compared before the index is used
+NEWEST = 200  # executions whose labels are compared before the index is used
 _EXECUTION, _OUTPUT = Columns(Execution, "e"), Columns(Output, "o")
 _SENT = Columns(OutputDelivery, "s")
 _CONVERTED = Columns(ConvertedFile, "c")
@@ -131,10 +131,10 @@ def labelled(*, user: User, labels: Mapping[str, str], limit: int, cursor: str |
     """A page of the user's executions whose metadata has these values, latest first. ValidationFailed for an
     invalid cursor.
 
-    What many executions have is found among the newest, in their order. For the rest the index of labels has
-    all matches, which are then sorted.
+    What many executions have is found among the newest with any metadata, in their order. For the rest the
+    index of labels has all matches, which are then sorted.
     """
-    rows = paging.after(executions_of(user=user), cursor)
+    rows = paging.after(executions_of(user=user).exclude(metadata={}), cursor)
     oldest = next(iter(rows.values_list("created_at", flat=True)[NEWEST : NEWEST + 1]), None)
     newest = rows.filter(created_at__gt=oldest) if oldest else rows
     found = list(newest.filter(metadata__contains=labels)[:limit])
