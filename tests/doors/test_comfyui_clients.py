@@ -114,9 +114,12 @@ def comfyui_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sdk_of_npm_runs(gpu_worker: Any, comfyui_sdk: Path):
     person = gpu_worker.person()
     key = person.post("/auth/keys", {"name": "sdk", "scope": "comfyui"}).json()["key"]
+    # The SDK reports no output of a run that has ended before it has asked whether it was cached.
     graph: graphs.Graph = {
         "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sdk"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "sdk"}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["4", 0]}},
+        "4": {"class_type": "TestSleep", "inputs": {"seconds": 2.0, "steps": 2, "seed": 303}},
     }
     (comfyui_sdk / "run.js").write_text(SDK_SCRIPT)
     Image.new("RGB", (8, 8), (1, 2, 3)).save(comfyui_sdk / "a.png")
