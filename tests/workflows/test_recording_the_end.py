@@ -107,6 +107,16 @@ def stored() -> set[str]:
     return {each.key for each in backend.walk("outputs/")}
 
 
+def test_an_error_after_the_commit_costs_no_outputs(rig, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(state_machine, "_report_end", fail)
+    rig.ends(rig.run(graphs.colour(1)), "completed")
+    rig.is_clear()
+    assert {each.key for each in File.objects.all()} <= stored()
+
+
 def test_a_second_end_changes_nothing_though_its_outputs_exist(rig, monkeypatch):
     """As after a commit whose response was lost: it is no error, and nothing is written."""
     again: list[bool] = []

@@ -91,15 +91,12 @@ def _convert(
 
 
 def _record(claim: Claim, outcome: Outcome, *, outputs: list[Output], stop: threading.Event) -> bool:
-    """Record the end. False: the claim was lost, and the files stored for it were dropped."""
-    try:
-        if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
-            return True
-    except connections.UNAVAILABLE:
-        raise  # it may have been recorded: the storage sweep finds what was not
-    except Exception:
-        _drop(outputs, outcome.made)
-        raise
+    """Record the end. False: the claim was lost, and the files stored for it were dropped.
+
+    After an error they stay, as the end may have been recorded: the storage sweep finds what was not.
+    """
+    if connections.retry_until_available(lambda: state_machine.finish(claim, outcome), stop=stop):
+        return True
     if not connections.retry_until_available(lambda: state_machine.has_outputs(claim, outputs), stop=stop):
         _drop(outputs, outcome.made)
     return False
