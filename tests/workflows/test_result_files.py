@@ -16,7 +16,7 @@ import requests
 
 from comfyserve.api.gate import lanes
 from comfyserve.api.gate.lanes import Lane
-from files import storing
+from files import storing, threads
 from files.errors import StorageUnavailable
 from files.models import File
 from script.harness import graphs
@@ -259,8 +259,32 @@ def rendered_at_once(lane: Lane, monkeypatch: pytest.MonkeyPatch, *, users: int)
 
 
 def test_few_are_built_at_once(monkeypatch):
-    lane = Lane("files", width=lanes.RESULTS_WITH_FILES._width, waiting=50, seconds=20.0, each=16)
+    lane = Lane("files", width=lanes.RESULTS_WITH_FILES.width, waiting=50, seconds=20.0, each=16)
     assert rendered_at_once(lane, monkeypatch, users=4) == (2, [b"with"] * 8)
+
+
+def test_they_are_built_by_few_threads():
+    """The allocator keeps tens of MiB for each thread that has built one."""
+    others = threading.Barrier(17)
+
+    def start() -> None:
+        others.wait(20)
+
+    for _ in range(16):  # the pool of all reads and writes of files has its threads already
+        threads.submit(start)
+    start()
+    builders = set()
+
+    def render(_: bool) -> bytes:
+        builders.add(threading.get_ident())
+        return b"with"
+
+    async def all_of_them() -> None:
+        for user in range(50):
+            await asgi._rendered(asgi.WithFiles(user, render))
+
+    asyncio.run(all_of_them())
+    assert len(builders) <= lanes.RESULTS_WITH_FILES.width
 
 
 def test_those_that_are_too_many_have_no_files(monkeypatch):

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -318,13 +319,17 @@ class Streams:
         self._requests.shutdown()
 
 
+# As few threads as build at once: the allocator keeps tens of MiB for each that has built one.
+_builders = ThreadPoolExecutor(RESULTS_WITH_FILES.width, thread_name_prefix="files-in-results")
+
+
 async def _rendered(body: Body) -> bytes:
     """Few bodies with files are built at once; one that does not get its turn in time has none in it."""
     if isinstance(body, bytes):
         return body
     try:
         async with RESULTS_WITH_FILES.turn(body.user_id):
-            return await threads.in_thread(body.render, True)
+            return await asyncio.get_running_loop().run_in_executor(_builders, body.render, True)
     except Unavailable:
         return await threads.in_thread(body.render, False)
 

@@ -19,7 +19,7 @@ class Lane:
 
     def __init__(self, name: str, *, width: int, waiting: int, seconds: float, each: int) -> None:
         self._name = name
-        self._width = width
+        self.width = width
         self._limit = width + waiting
         self._each = each
         self._seconds = seconds
@@ -64,7 +64,7 @@ class Lane:
     def _semaphore(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()
         if loop not in self._semaphores:
-            self._semaphores = {loop: asyncio.Semaphore(self._width)}
+            self._semaphores = {loop: asyncio.Semaphore(self.width)}
         return self._semaphores[loop]
 
     def _full(self) -> Unavailable:
