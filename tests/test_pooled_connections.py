@@ -50,16 +50,3 @@ def test_a_pool_that_was_closed_is_opened_again() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
         assert cursor.fetchone() == (1,)
-
-
-def test_the_connection_that_was_returned_last_is_given_first() -> None:
-    connection.ensure_connection()
-    connection.close()
-    pool = connection.pool
-    held = [pool.getconn() for _ in range(3)]
-    for each in held:
-        pool.putconn(each)
-    for _ in range(3):
-        connection.ensure_connection()
-        assert connection.connection is held[-1]
-        connection.close()

@@ -19,7 +19,6 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 from psycopg import errors
 from psycopg.types.datetime import TimestamptzLoader
-from psycopg_pool import ConnectionPool
 
 from comfyserve.db import sessions
 
@@ -46,18 +45,6 @@ class _Errors(DatabaseErrorWrapper):
         super().__exit__(exc_type, exc_value, traceback)
 
 
-class _Pool(ConnectionPool[Any]):
-    """Gives the connection that was returned last, whose session of PostgreSQL has its plans and caches at
-    hand. psycopg's own gives them in turns, so that every session is cold: that costs PostgreSQL a tenth of
-    the processor time of a short execution. (It closes the first one where it has too many, so here the one
-    that was unused for longest.)
-    """
-
-    def _get_ready_connection(self, timeout: float | None) -> Any:
-        self._pool.rotate()  # the last becomes the first, which is taken
-        return super()._get_ready_connection(timeout)
-
-
 class DatabaseWrapper(base.DatabaseWrapper):
     _sends_begin = True
     _was_connected = False
@@ -67,10 +54,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         options = self.settings_dict["OPTIONS"].get("pool")
         if options:
             options.setdefault("connection_class", sessions.Connection)
-        pool = super().pool
-        if type(pool) is ConnectionPool:
-            pool.__class__ = _Pool  # Django names the class of the pool itself
-        return pool
+        return super().pool
 
     def connect(self) -> None:
         """Get a connection from the pool: at the beginning of each request and each step of a worker.
