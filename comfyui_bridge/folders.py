@@ -34,6 +34,8 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _mark(path: Path) -> None:
-    if path.exists() and path.stat().st_uid != os.geteuid():
+    if path.exists():
+        if path.stat().st_uid == os.geteuid():
+            return
         path.unlink()  # ComfyUI ran as another user before
     path.touch()
