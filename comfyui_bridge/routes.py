@@ -17,6 +17,7 @@ VERSION = 3  # version of these routes; incremented with each breaking change
 BOOT = uuid.uuid4().hex  # id of this process: changes whenever ComfyUI restarts
 STARTED_AT = time.time()
 LONGEST_WAIT = 60.0  # seconds
+FOLDERS_SECONDS = 3.0  # to look at ComfyUI's folders
 
 routes = PromptServer.instance.routes
 
@@ -24,7 +25,15 @@ routes = PromptServer.instance.routes
 @routes.get("/comfyserve/bridge")
 async def bridge(_: web.Request) -> web.Response:
     process = {"pid": os.getpid(), "started_at": STARTED_AT}
-    return web.json_response({"version": VERSION, "boot": BOOT, **process, **folders.described()})
+    return web.json_response({"version": VERSION, "boot": BOOT, **process, **await _folders()})
+
+
+async def _folders() -> dict[str, Any]:
+    """{} if they hang, as network folders may: workers then ask for each file."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(folders.described), FOLDERS_SECONDS)
+    except TimeoutError:
+        return {}
 
 
 @routes.get("/comfyserve/memory")
