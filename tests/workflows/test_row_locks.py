@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -20,17 +20,22 @@ from django.db import OperationalError, connection, transaction
 from django.db.models.functions import Now
 from psycopg.errors import IdleInTransactionSessionTimeout, LockNotAvailable, QueryCanceled
 
+from accounts.models import User
 from comfyserve.db.locks import AdvisoryLock
+from files import storing
+from files.models import Kind
 from script.harness import graphs
 from script.harness.waiting import wait_for
 from tests.workflows.rig import gated
 from workflows.fleet import registry
 from workflows.metrics import store
-from workflows.models import Execution, Flow, Status, Worker
-from workflows.queue import claims, duties, holds, requeueing, state_machine
+from workflows.models import Batch, Execution, Flow, Output, Status, Worker
+from workflows.queue import batches, claims, commands, duties, holds, requeueing, state_machine
 from workflows.webhooks import dispatcher
 from workflows.worker import sweeps
 from workflows.worker.maintenance import Maintenance
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -175,7 +180,7 @@ def test_an_end_that_waits_for_its_batch_does_not_hold_its_flow(rig, status):
     outcome = state_machine.Outcome(Status(status), error="too slow", gpu_seconds=1000.0)
     with another_session() as session, ThreadPoolExecutor(1) as pool:
         session.execute("SELECT FROM workflows_batch FOR UPDATE")
-        done = pool.submit(finish_and_close, claim, outcome)
+        done = pool.submit(and_close, lambda: state_machine.finish(claim, outcome))
         wait_for(lambda: waits_for(session), what="the end to wait for the batch")
         session.execute("SELECT FROM workflows_flow FOR UPDATE NOWAIT")
         session.rollback()
@@ -183,17 +188,88 @@ def test_an_end_that_waits_for_its_batch_does_not_hold_its_flow(rig, status):
     assert Flow.objects.get(**user).finish > 0
 
 
-def finish_and_close(claim: claims.Claim, outcome: state_machine.Outcome) -> bool:
-    try:
-        return state_machine.finish(claim, outcome)
-    finally:
-        connection.close()
-
-
 def waits_for(holder: psycopg.Connection[Any]) -> bool:
     with another_session() as session:
         waiting = "SELECT FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
         return session.execute(waiting, [holder.info.backend_pid]).rowcount > 0
+
+
+# -- one order of locks: docs/architecture.md --------------------------------------------------------------
+def test_an_end_a_deletion_and_a_cancellation_of_everything_do_not_block_each_other(rig):
+    """The cancellation waits for one row while another one ends, and locks that too once it goes on."""
+    for seed in (1, 2, 3):
+        rig.submit(graphs.colour(seed))
+    claimed = [claims.take(worker="gpu") for _ in range(3)]
+    first, ended, last = (claim for claim in claimed if claim is not None)
+    assert state_machine.begin(ended, total_steps=1)
+    assert state_machine.begin(last, total_steps=1)
+    with another_session() as of_first, another_session() as of_last, ThreadPoolExecutor(3) as pool:
+        lock = "SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE"
+        of_first.execute(lock, [first.execution_id])
+        of_last.execute(lock, [last.execution_id])
+        ids = [claim.execution_id for claim in (first, ended, last)]
+        cancelled = pool.submit(and_close, lambda: state_machine.cancel_all(ids, by="its user"))
+        wait_for(lambda: waits_for(of_first), what="the cancellation to wait for the first")
+        assert state_machine.finish(ended, with_a_file(ended))
+        finished = pool.submit(and_close, lambda: state_machine.finish(last, with_a_file(last)))
+        wait_for(lambda: waiting_sessions() == 2, what="the end to wait for the last")
+        of_first.rollback()
+        wait_for(lambda: not waits_for(of_first), what="the cancellation to go on")
+        wait_for(lambda: waiting_sessions() == 2, what="it to wait for the last, behind its end")
+        row = Execution.objects.get(id=ended.execution_id)
+        deleted = pool.submit(and_close, lambda: commands.delete(execution=row))
+        wait_for(lambda: waiting_sessions() == 3, what="the deletion to wait for the cancellation")
+        of_last.rollback()
+        assert (finished.result(), cancelled.result(), deleted.result()) == (True, 1, None)
+    assert set(Execution.objects.values_list("id", "status")) == {
+        (first.execution_id, "cancelled"), (last.execution_id, "completed"),
+    }  # fmt: skip
+
+
+def test_a_retry_of_a_batch_and_its_cancellation_do_not_block_each_other(rig):
+    """As above: the cancellation locks what has failed meanwhile and is retried."""
+    values = [{"1.color": color} for color in (1, 2)]
+    rig.api.post("/workflows/batch", {"workflow": graphs.colour(1), "inputs": values})
+    batch = Batch.objects.get()
+    claimed = [claim for claim in (claims.take(worker="gpu"), claims.take(worker="gpu")) if claim is not None]
+    first, failed = sorted(claimed, key=lambda claim: claim.execution_id)
+    with another_session() as of_first, another_session() as of_failed, ThreadPoolExecutor(2) as pool:
+        of_first.execute("SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE", [first.execution_id])
+        cancelled = pool.submit(and_close, lambda: batches.cancel(batch))
+        wait_for(lambda: waits_for(of_first), what="the cancellation to wait for the first")
+        assert state_machine.finish(failed, state_machine.Outcome(Status.FAILED, error="a mistake"))
+        of_failed.execute("SELECT 1 FROM workflows_execution WHERE id = %s FOR UPDATE", [failed.execution_id])
+        of_first.rollback()
+        wait_for(lambda: waits_for(of_failed), what="the cancellation to wait for the failed one")
+        user = User.objects.get(id=failed.user_id)
+        retried = pool.submit(and_close, lambda: batches.retry(batch, user=user))
+        wait_for(lambda: waiting_sessions() == 2, what="the retry to wait for it too")
+        of_failed.rollback()
+        assert (cancelled.result(), retried.result()) == (1, 1)
+    batch.refresh_from_db()
+    assert (batch.total, batch.remaining) == (2, 1)
+
+
+def with_a_file(claim: claims.Claim) -> state_machine.Outcome:
+    content = str(claim.execution_id).encode()
+    file = storing.store(user_id=claim.user_id, kind=Kind.OUTPUT, filename="a.txt", chunks=[content])
+    return state_machine.Outcome(Status.COMPLETED, outputs=[Output(group="files", node_id="1", file=file)])
+
+
+def and_close(do: Callable[[], T]) -> T:
+    try:
+        return do()
+    finally:
+        connection.close()
+
+
+def waiting_sessions() -> int:
+    """The number of those that wait for a lock."""
+    with another_session() as session:
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return session.execute(waiting).rowcount
 
 
 # -- time-outs of every connection -------------------------------------------------------------------------

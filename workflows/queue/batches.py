@@ -23,7 +23,7 @@ from workflows.graph import parsing
 from workflows.models import ALIVE, Batch, Execution, Status
 from workflows.presentation import batch_selectors
 
-from . import commands, state_machine, submission
+from . import commands, scheduling, state_machine, submission
 from .submission import Work
 
 MAX_EXECUTIONS = 1000  # executions per batch
@@ -161,9 +161,11 @@ def retry(batch: Batch, *, user: User) -> int:
     prepared = submission.prepare([commands.work_of(each) for each in earlier], user=user)
     idempotency.begin_commit()
     with transaction.atomic():
-        batch = Batch.objects.select_for_update().get(id=batch.id)
+        # Locked in the order of docs/architecture.md.
+        scheduling.lock_submissions(user_id=user.pk)
         # A concurrent request may have retried some of them in the meantime.
-        mine = set(failed.values_list("id", flat=True))
+        mine = set(failed.order_by("id").select_for_update(of=("self",)).values_list("id", flat=True))
+        batch = Batch.objects.select_for_update().get(id=batch.id)
         pairs = [(each, own) for each, own in zip(earlier, prepared, strict=True) if each.id in mine]
         if not pairs:
             raise Conflict("Nothing of the batch has failed")

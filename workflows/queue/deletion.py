@@ -8,9 +8,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
-from accounts import quotas
-from accounts.models import User
-from files import pins
+from files import pins, storing
 from files.models import File
 from workflows.models import TERMINAL, Delivery, Execution, Output
 
@@ -30,20 +28,18 @@ def remove(rows: QuerySet[Execution], *, skip_locked: bool = False) -> list[UUID
     expires as usual. Does not raise if the storage is unavailable: the sweep removes the bytes later.
     """
     with transaction.atomic():
-        owners = rows.filter(outputs__file__isnull=False).order_by().values_list("user_id", flat=True)
-        for user_id in sorted(set(owners)):  # before the rows: the lock order used everywhere
-            quotas.lock_storage(user=User(pk=user_id))
-        # Lock the execution before its dependents: concurrent deletes of the same one serialize here.
+        # Locked in the order of docs/architecture.md: executions, their storage, their flows.
         locked = rows.order_by("id").select_for_update(skip_locked=skip_locked, of=("self",))
         going = list(locked.values_list("id", flat=True))
         if going:
+            files = list(File.objects.filter(outputs__execution__in=going))
+            storing.lock(files)
             scheduling.remember(going)
-            _delete(going)
+            _delete(going, files)
     return going
 
 
-def _delete(ids: Sequence[UUID]) -> None:
-    files = list(File.objects.filter(outputs__execution__in=ids))
+def _delete(ids: Sequence[UUID], files: Sequence[File]) -> None:
     Output.objects.filter(execution__in=ids).delete()
     if files:
         pins.delete_unused(files)

@@ -23,9 +23,8 @@ from .execution_log import Line
 
 # Both locks are taken by a statement before the one that writes, which sees only what was committed before it
 # began. The execution's row: log lines become visible in the order of their ids, and the latest lines are all
-# there. The user's storage: equal bytes of the user are found. The row comes first, so that nobody waits
-# for the storage behind a row that is locked for long. (`deletion` locks the storage first, but only touches
-# executions that have ended.) If the claim is lost, neither is locked.
+# there. The user's storage: equal bytes of the user are found. The row comes first, as everywhere, so that
+# nobody waits for the storage behind a row that is locked for long. If the claim is lost, neither is locked.
 _LOCK_SQL = f"""
     WITH own AS MATERIALIZED (
         SELECT FROM workflows_execution WHERE id = %(id)s AND claim_token = %(token)s FOR NO KEY UPDATE
