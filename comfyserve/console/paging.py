@@ -36,19 +36,19 @@ def estimated_count(rows: QuerySet[Any]) -> tuple[int, bool]:
 
     The planner is asked first: if it expects many rows, they are not counted at all.
     """
-    plain = rows.order_by()
     try:
-        guess = _planned(plain)
+        guess = planned_count(rows)
     except EmptyResultSet:  # the query can match nothing, such as an empty list of ids
         return 0, False
     if guess > EXACT_UP_TO:
         return guess, True
-    counted = plain.values("pk")[: EXACT_UP_TO + 1].count()
+    counted = rows.order_by().values("pk")[: EXACT_UP_TO + 1].count()
     return (counted, False) if counted <= EXACT_UP_TO else (max(guess, counted), True)
 
 
-def _planned(rows: QuerySet[Any]) -> int:
-    sql, parameters = rows.values("pk").query.sql_with_params()
+def planned_count(rows: QuerySet[Any]) -> int:
+    """The planner's estimate."""
+    sql, parameters = rows.order_by().values("pk").query.sql_with_params()
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
         plan = cursor.fetchone()[0]

@@ -62,6 +62,15 @@ def failed(
     return execution
 
 
+def one_after_another(user: Any, number: int) -> list[Execution]:
+    """Failed executions, submitted one minute after the other."""
+    made = [failed(user, graphs.txt2img()) for _ in range(number)]
+    for minutes, execution in enumerate(reversed(made)):
+        earlier = timezone.now() - timedelta(minutes=minutes)
+        Execution.objects.filter(id=execution.id).update(created_at=earlier)
+    return made
+
+
 def act(client: Any, action: str, *rows: Execution, **answer: str) -> Any:
     """What the browser sends after the question was answered with yes."""
     chosen = {"action": action, "index": "0", "_selected_action": [str(row.pk) for row in rows]}
@@ -133,9 +142,50 @@ class TestList:
             cursor.execute("SET LOCAL enable_seqscan = off")
             with CaptureQueriesContext(connection) as queries:
                 console.get(LIST, chosen)
-            [explained] = [each["sql"] for each in queries if each["sql"].startswith("EXPLAIN")]
+            *_, explained = [each["sql"] for each in queries if each["sql"].startswith("EXPLAIN")]
             cursor.execute(explained)
             assert index in str(cursor.fetchone())
+
+    @pytest.mark.parametrize(
+        "chosen, is_limited",
+        [
+            ({"worker": "gpu-1", "status__exact": "failed"}, True),
+            ({"worker": "gpu-1", "cause": "node"}, True),
+            ({"worker": "gpu-1", "q": "alice"}, True),
+            ({"model": "tiny-sd15.safetensors"}, True),
+            ({"model": "tiny-sd15.safetensors", "user": "alice"}, True),
+            ({"worker": "gpu-1", "priority__exact": "high"}, False),  # an index has the few that are high
+            ({"worker": "gpu-1"}, False),
+            ({"user": "alice", "status__exact": "failed"}, False),
+            ({"worker": "gpu-1", "submitted": "hour"}, False),
+        ],
+    )
+    def test_filters_without_an_index_in_their_order_are_compared_with_the_latest(
+        self, console, alice, monkeypatch, chosen, is_limited
+    ):
+        from models_registry.models import Model
+
+        monkeypatch.setattr(filters, "COMPARED", 2)
+        Worker.objects.create(name="gpu-1", host="h", pid=1, url="http://x")
+        Model.objects.create(type="checkpoint", name="tiny-sd15.safetensors", last_used=timezone.now())
+        oldest, *_, latest = one_after_another(alice, 4)
+        Execution.objects.filter(id=oldest.id).update(priority="high")
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE workflows_execution")
+        page = console.get(LIST, chosen).content.decode()
+        assert (str(oldest.id) in page, "Compare all" in page) == (not is_limited, is_limited)
+        assert (str(latest.id) in page) == ("priority__exact" not in chosen)
+        page = console.get(LIST, {**chosen, "all": ""}).content.decode()
+        assert str(oldest.id) in page
+        assert "Compare all" not in page
+
+    def test_an_id_is_found_whatever_the_filters_compare(self, console, alice, monkeypatch):
+        monkeypatch.setattr(filters, "COMPARED", 1)
+        oldest, _ = one_after_another(alice, 2)
+        chosen = {"status__exact": "failed", "cause": "node", "q": str(oldest.id)}
+        assert str(oldest.id) in console.get(LIST, chosen).content.decode().replace(
+            f'value="{oldest.id}"', ""
+        )
 
     @pytest.mark.parametrize(
         "chosen, found",
