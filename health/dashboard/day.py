@@ -17,15 +17,10 @@ SETTLES = timedelta(
     minutes=2
 )  # rows may still be added to an hour after its end: by transactions that began in it
 
-_ENDED_SQL = """
-    SELECT date_trunc('hour', completed_at), status, count(*), count(started_at),
-        coalesce(sum(extract(epoch FROM started_at - created_at)), 0)::float
-    FROM workflows_execution WHERE completed_at >= %s AND completed_at < %s GROUP BY 1, 2
-"""
-_FAILED_SQL = """
-    SELECT date_trunc('hour', completed_at), coalesce(failure_cause, 'other'), count(*)
-    FROM workflows_execution
-    WHERE completed_at >= %s AND completed_at < %s AND status = 'failed' GROUP BY 1, 2
+_SQL = """
+    SELECT date_trunc('hour', completed_at), status, failure_cause, count(*), count(started_at),
+        coalesce(extract(epoch FROM sum(started_at - created_at)), 0)::float
+    FROM workflows_execution WHERE completed_at >= %s AND completed_at < %s GROUP BY 1, 2, 3
 """
 
 
@@ -52,7 +47,7 @@ class Day:
         self._over: dict[datetime, Hour] = {}
 
     def hours(self) -> list[Hour]:
-        """The last HOURS hours, oldest first, the current one last. At most two queries."""
+        """The last HOURS hours, oldest first, the current one last. At most one query."""
         now = timezone.now()
         present = now.replace(minute=0, second=0, microsecond=0)
         wanted = [present - timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
@@ -74,19 +69,17 @@ class Day:
 def _read(starts: list[datetime]) -> dict[datetime, Hour]:
     """From the first of them to the last, in one query."""
     hours = {start: Hour(start) for start in starts}
-    span = [starts[0], starts[-1] + timedelta(hours=1)]
     with connection.cursor() as cursor:
-        cursor.execute(_ENDED_SQL, span)
-        for start, status, number, began, waited in cursor.fetchall():
+        cursor.execute(_SQL, [starts[0], starts[-1] + timedelta(hours=1)])
+        for start, status, cause, number, began, waited in cursor.fetchall():
             hour = hours.get(start)
-            if hour:
-                hour.ended[status] = number
-                hour.began += began
-                hour.waited += waited
-        cursor.execute(_FAILED_SQL, span)
-        for start, cause, number in cursor.fetchall():
-            if start in hours:
-                hours[start].causes[cause] = number
+            if hour is None:
+                continue
+            hour.ended[status] = hour.ended.get(status, 0) + number
+            if status == "failed":
+                hour.causes[cause or "other"] = hour.causes.get(cause or "other", 0) + number
+            hour.began += began
+            hour.waited += waited
     return hours
 
 

@@ -20,8 +20,8 @@ from .day import Hour, day
 
 USERS = 8  # users with the most queued executions
 LATEST = 8  # executions
-SAMPLED_ABOVE = 100_000  # files: beyond that their sizes are sampled
-SAMPLED_ROWS = 20_000
+SAMPLED_ABOVE = 5_000  # files: beyond that their sizes are sampled
+SAMPLED_ROWS = 2_000
 STORAGE_SECONDS = 60.0  # between reads of the storage size
 
 
