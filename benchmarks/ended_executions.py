@@ -4,7 +4,8 @@ Each has a graph, two log lines, one output with its file, and a place in a batc
 of four apps, a tenth was asked for as a video, and a tenth was reported to a webhook. Another tenth has labels:
 one that all of these have, one of four teams, the half of the executions it belongs to, and a project, which
 changes with every thousand executions of a user. A quarter of the other users' failed; none of `asker`'s did, but
-a tenth was cancelled.
+a tenth was cancelled. The newest tenth ended in the last day, the rest a year ago and earlier; only older ones of
+other users used `model21`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ EXECUTIONS = """
     SELECT pg_temp.uuid7(created.at, md5(u.id || '-' || n)), u.id, s.status, CASE s.status WHEN 'failed' THEN 'Node 3 raised ' || n END,
         CASE s.status WHEN 'failed' THEN 'node' END, 'normal', 30, '', n * 7.5 + 2.5, n * 7.5, (n + 1) * 7.5,
         30, 'gpu-' || n %% 4, 1, '', 0, 0, '{}', 0, 0, 100, 'kind' || n %% 20,
-        jsonb_build_array(jsonb_build_object('name', 'model' || n %% 20)),
+        jsonb_build_array(jsonb_build_object('name',
+            'model' || CASE WHEN u.username <> 'asker' AND n %% 20 = 7 AND n <= %(most)s / 2 THEN 21 ELSE n %% 20 END)),
         CASE n %% 10 WHEN 1 THEN jsonb_build_object('project', 'p' || (%(most)s - n) / 1000, 'site', 's',
             'team', 't' || n / 10 %% 4, 'half', CASE WHEN n > %(most)s / 2 THEN 'new' ELSE 'old' END)
             WHEN 4 THEN jsonb_build_object('openai_video', jsonb_build_object('prompt', 'a')) ELSE '{}' END,
@@ -42,7 +44,9 @@ EXECUTIONS = """
         ended.at - interval '30 seconds', ended.at - interval '30 seconds', ended.at, 30
     FROM generate_series(1, %(most)s) AS n
         JOIN accounts_user AS u ON n > %(most)s - CASE u.username WHEN 'asker' THEN %(own)s ELSE %(others)s END,
-        LATERAL (SELECT now() - interval '1 year' - (%(most)s - n) * interval '1 minute' AS at) AS ended,
+        LATERAL (SELECT now() - CASE WHEN n > %(most)s - %(most)s / 10
+            THEN (%(most)s - n) * interval '1 day' / (%(most)s / 10)
+            ELSE interval '1 year' + (%(most)s - n) * interval '1 minute' END AS at) AS ended,
         LATERAL (SELECT ended.at - interval '50 seconds' AS at) AS created,
         LATERAL (SELECT CASE WHEN u.username = 'asker' AND n %% 10 = 9 THEN 'cancelled'
             WHEN u.username <> 'asker' AND n %% 4 = 3 THEN 'failed' ELSE 'completed' END AS status) AS s
@@ -103,10 +107,10 @@ def fill(*, own: int, others: int) -> None:
 
     names = ["asker", *(f"user{number}" for number in range(1, USERS))]
     User.objects.bulk_create(User(username=name, email=f"{name}@example.com") for name in names)
-    # What the console's filters offer: of the last of each no execution knows.
+    # What the console's filters offer. No execution knows of gpu-4 and model20.
     Worker.objects.bulk_create(Worker(name=f"gpu-{n}", host="h", pid=1, url="http://x") for n in range(5))
     Model.objects.bulk_create(
-        Model(name=f"model{n}", type="checkpoints", last_used=timezone.now()) for n in range(21)
+        Model(name=f"model{n}", type="checkpoints", last_used=timezone.now()) for n in range(22)
     )
     # Not Django's connection, whose statements have a deadline.
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from django.db.models.functions import Now
 from django.test import Client
+from PIL import Image
 
 from accounts import cleaning as account_cleaning
 from accounts import storage_use
 from accounts.models import User
+from files import backend
 from files import cleaning as file_cleaning
 from files.models import File
+from health.dashboard import figures
+from health.dashboard.day import day
 from script.harness import graphs
 from tests.factories import Api
 from workflows import cleaning
@@ -70,11 +76,18 @@ READS = (
     "/comfyui/v2/userdata",
     "/comfyui/prompt",
     "/v1/models",
+    "/workflows/batches/{batch}/contact-sheet",
+    "/files/{file}",
+    "/files/{file}/thumbnail",
+    "/api/v2/jobs/{id}",
+    "/api/v2/jobs/{id}/workflow",
+    "/api/v2/assets/{file}",
+    "/auth/keys",
 )
 EXECUTIONS, DELIVERIES = "/admin/workflows/execution/", "/admin/workflows/delivery/"
-FILES = "/admin/files/file/"
+FILES, DASHBOARD = "/admin/files/file/", "/admin/dashboard/live/"
 CONSOLE = (
-    "/admin/dashboard/live/",
+    DASHBOARD,
     EXECUTIONS,
     f"{EXECUTIONS}?p=20",
     f"{EXECUTIONS}?status__exact=failed",
@@ -117,7 +130,22 @@ CONSOLE = (
     f"{EXECUTIONS}?worker=gpu-1&status__exact=cancelled",
     f"{EXECUTIONS}?model=model1&status__exact=failed",
     f"{EXECUTIONS}?model=model1&cause=node",
+    f"{EXECUTIONS}?model=model1&worker=gpu-2",  # none
+    f"{EXECUTIONS}?model=model21",  # older ones
+    f"{EXECUTIONS}?user=asker&cause=node",  # none
+    f"{EXECUTIONS}?worker=gpu-1&q=asker",
+    f"{EXECUTIONS}?worker=gpu-1&q=raised",  # none
+    f"{EXECUTIONS}live/?id={{id}}",
+    f"{EXECUTIONS}{{id}}/live/",
+    f"{EXECUTIONS}{{id}}/log/?after=0",
+    "/admin/bytes/{file}/thumbnail/",
+    f"{FILES}{{file}}/change/",
+    "/admin/workflows/worker/gpu-1/change/",
+    "/admin/apps_catalog/appversion/",
+    "/admin/files/destination/",
+    "/admin/workflows/noderule/",
 )
+STAFF = ("/workers/",)
 NEWEST = 1_000  # of the requesting user's executions: what the requests are about
 
 
@@ -130,16 +158,19 @@ class Requests:
     def __init__(self) -> None:
         asker = User.objects.get(username="asker")
         operator = User.objects.create_superuser("operator", "operator@example.com", "correct horse battery")
-        self.api, self.console = Api.of(asker), Client()
+        self.api, self.staff, self.console = Api.of(asker), Api.of(operator), Client()
         self.console.force_login(operator)
         newest = Execution.objects.filter(user=asker).order_by("-created_at")[:NEWEST]
         self.ended = [str(row.id) for row in newest]
+        _store_a_picture_for(self.ended)
         self.shown = itertools.cycle(self.ended[: NEWEST // 2])  # the others may be deleted
         self.batch, self.user = str(newest[0].batch_id), asker.pk
         self.cursor = self.api.get("/workflows/?limit=100&offset=900").headers["X-Next-Cursor"]
         self.in_rounds: dict[str, Callable[[], Do]] = {
             **{path: partial(self._read, self.api.get, path) for path in READS},
+            **{path: partial(self._read, self.staff.get, path) for path in STAFF},
             **{path: partial(self._read, self.console.get, path) for path in CONSOLE},
+            "dashboard, first in a process": self._first_dashboard,
             "POST /workflows/execute": lambda: self._submit,
             "POST /workflows/{id}/cancel": self._cancel,
             "POST /workflows/{id}/retry": self._retry,
@@ -166,6 +197,12 @@ class Requests:
         id_ = next(self.shown)
         path = path.format(id=id_, file=_file_of(id_), batch=self.batch, user=self.user, cursor=self.cursor)
         return lambda: _expect(get(path))
+
+    def _first_dashboard(self) -> Do:
+        day.forget()
+        for cache in (figures.current, figures.cached_storage):
+            cache.forget()
+        return self._read(self.console.get, DASHBOARD)
 
     def _submit(self) -> str:
         body = {"workflow": graphs.colour(2)}
@@ -194,6 +231,14 @@ class Requests:
         ids = [_file_of(self.ended.pop()) for _ in range(10)]
         File.objects.filter(id__in=ids).update(expires_at=Now())
         return lambda: list(file_cleaning.expired())
+
+
+def _store_a_picture_for(ids: list[str]) -> None:
+    """As the output of each, which has no bytes until then."""
+    key, content = f"outputs/00/{uuid4().hex}", io.BytesIO()
+    Image.new("RGB", (512, 512), "teal").save(content, "PNG")
+    backend.put(key, content.getvalue(), content_type="image/png")
+    File.objects.filter(id__in=[_file_of(id_) for id_ in ids]).update(key=key)
 
 
 def _clean_the_rest() -> None:
