@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from .incoming import Incoming
 from .threads import in_thread
 
 FLUSH = 128 * 1024  # bytes buffered before a thread writes them; each slow client holds up to this many
+AHEAD = 1024 * 1024  # bytes given to the thread before it is waited for
+OVERHEAD = 64  # bytes of memory that a piece takes besides its own
 LONGEST_HEADER = 32 * 1024  # per part; a name may be long, it is truncated later
 PARTS = 20
 EXTENDED = re.compile(r";\s*filename\*\s*=\s*([^;]+)", re.IGNORECASE)
@@ -67,12 +70,11 @@ async def receive(
         async for piece in _pieces(request):
             for event in parser.parse(piece):
                 reading.take(event)
-            if len(reading.pending) >= FLUSH:
+            if reading.buffered >= FLUSH:
                 await reading.flush()
             if parser.closed:
                 break
-    await reading.flush()
-    await reading.written()
+    await reading.finish()
     _check(form)
     return form
 
@@ -115,7 +117,10 @@ class _Reading:
     """Handles the parser's events: a segment, its bytes, None at its end."""
 
     def __init__(self, form: Form) -> None:
-        self.pending = bytearray()
+        self.buffered = 0  # bytes
+        self._buffer: list[bytes] = []  # pieces of the file as they arrived: copying them takes longer
+        self._queue: deque[bytes] = deque()  # for the thread
+        self._given = 0  # bytes, to the thread that works now
         self._form = form
         self._name = ""
         self._text = bytearray()
@@ -132,7 +137,8 @@ class _Reading:
             self._size += len(event)
             if self._size > settings.MAX_UPLOAD_BYTES:
                 raise _too_large(f"The file has more than {settings.MAX_UPLOAD_BYTES} bytes")
-            self.pending += event
+            self._buffer.append(event)
+            self.buffered += len(event) + OVERHEAD
         else:
             self._others += len(event)
             if self._others > bodies.FORM:
@@ -141,16 +147,31 @@ class _Reading:
                 self._text += event
 
     async def flush(self) -> None:
-        """Start writing the buffer; the next bytes are read in the meantime, but not those after them."""
-        await self.written()
-        if self.pending:
-            piece, self.pending = bytes(self.pending), bytearray()
-            self._writing = asyncio.ensure_future(in_thread(self._form.incoming.write, piece))
+        """Give the buffer to the thread that writes. It goes on as long as it is given more: waking it for
+        each piece takes longer than writing.
+        """
+        if self._writing is not None and (self._writing.done() or self._given >= AHEAD):
+            await self._written()
+        self._queue.append(b"".join(self._buffer))
+        self._given += self.buffered
+        self._buffer, self.buffered = [], 0
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(in_thread(self._write_queue))
 
-    async def written(self) -> None:
-        """Raises what the last write raised."""
+    async def finish(self) -> None:
+        """Write all that is left."""
+        await self._written()
+        await self.flush()
+        await self._written()
+
+    def _write_queue(self) -> None:
+        while self._queue:
+            self._form.incoming.write(self._queue.popleft())
+
+    async def _written(self) -> None:
+        """Wait for the thread; raises what it raised. It may have stopped just before it was given more."""
         if self._writing is not None:
-            writing, self._writing = self._writing, None
+            writing, self._writing, self._given = self._writing, None, 0
             await writing
 
     def _begin(self, segment: multipart.MultipartSegment) -> None:

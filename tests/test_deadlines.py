@@ -55,7 +55,7 @@ NO_TIMEOUT = {
     "comfyui/client.py: Client.__init__": "each request is given its timeout in Client._request",
     "comfyui/shared_folders.py: _Reading._run": "until `view` ends, which always does",
     "files/decoding.py: _Pool._fill": "a queue without a size",
-    "files/uploads.py: _Reading.written": "one write of FLUSH bytes to the local disk",
+    "files/uploads.py: _Reading._written": "a write of AHEAD bytes to the local disk",
     "health/probing.py: Shared.get": "the future is done when it is asked",
     "workflows/streaming/asgi.py: _end": "its tasks were cancelled just before",
     "workflows/streaming/broadcaster.py: Broadcaster._read_changes": "until Broadcaster.end cancels it",
