@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
@@ -100,8 +101,9 @@ def put(
 
 def _put_on_disk(key: str, content: Path | bytes) -> None:
     target = Path(default_storage.path(key))
-    if not target.parent.is_dir():
-        _durable.difference_update(target.parents)  # its folder is new, or was removed meanwhile
+    new = [*takewhile(lambda folder: not folder.is_dir(), target.parents)]
+    if new:
+        _durable.difference_update(new)  # in case they were removed meanwhile
         target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         _write_and_sync(target, content)
@@ -136,7 +138,7 @@ def _sync_folders(path: Path) -> None:
             break
         _sync_one(folder)
         if folder in _durable:
-            return
+            break
         passed.append(folder)
     _durable.update(passed)
 
