@@ -31,7 +31,7 @@ class NoBridge(ComfyUIError):
 class BridgeInfo:
     version: int
     boot_id: str  # changes whenever ComfyUI restarts
-    folders: dict[str, SharedFolder]  # "output" and "temp"; {} if they cannot be the same for this process
+    folders: dict[str, SharedFolder]  # "output" and "temp", if they can be read by this process
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ def _folders_of(raw: dict[str, Any]) -> dict[str, SharedFolder]:
     return {
         kind: SharedFolder(str(folder["path"]), int(folder["device"]), int(folder["inode"]))
         for kind, folder in _parsing.mapping(raw["folders"]).items()
+        if shared_folders.is_local(str(folder["path"]))
     }
 
 

@@ -5,32 +5,30 @@ that ComfyUI cannot read: ComfyUI has left a mark in the folder, and the file ha
 the path below the folder may be a link, and the file must be a regular one without other names (hard links)
 on the folder's own file system. Otherwise nothing is read, and the caller asks ComfyUI for the file.
 
-A network folder may hang for ever, and a call to it with it. So each file is opened, read and closed in a
-thread of its own, and while one that took too long has not come back, its folder is not used.
+A call to a network file system may hang for ever. Reading in a thread that can be left to hang costs most of
+what is saved here, so only folders on local file systems are used.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
-import threading
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import IO
+
+import psutil
 
 from comfyui.errors import Unreachable
 from comfyui.types import OutputFile
 
-logger = logging.getLogger(__name__)
-
 CHUNK = 256 * 1024  # bytes read at once
-SECONDS = 10.0  # to open a file, and to read CHUNK bytes
-AHEAD = 3  # steps that are not waited for: most files are opened, read and found to be complete at once
 MARK = ".comfyserve-owner"  # as in comfyui_bridge.folders
+LOCAL = frozenset(
+    ("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
+)
 _KERNEL = Path("/proc/sys/kernel/random/boot_id")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO must not block
@@ -53,94 +51,31 @@ def is_own_kernel(boot_id: str) -> bool:
         return False
 
 
-_hanging: dict[SharedFolder, threading.Thread] = {}  # the latest thread that took too long
+def is_local(path: str) -> bool:
+    """Whether the folder, a real path, is on a local file system. Does not touch it."""
+    mounts = [each for each in psutil.disk_partitions(all=True) if Path(path).is_relative_to(each.mountpoint)]
+    mounts.reverse()  # the latest of several at one place hides the others
+    return bool(mounts) and max(mounts, key=lambda each: len(each.mountpoint)).fstype in LOCAL
 
 
 @contextmanager
 def view(file: OutputFile, folders: Mapping[str, SharedFolder]) -> Iterator[Iterator[bytes] | None]:
     """The bytes of a file, read as the block iterates; None if it cannot be read here with certainty.
 
-    Iterating raises Unreachable if the file is shorter than it was when opened, or if the folder hangs.
+    Iterating raises Unreachable if the file is shorter than it was when opened.
     """
-    folder = folders.get(file.type)
-    if folder is None or _hangs(folder):
+    stream = _opened(file, folders.get(file.type))
+    if stream is None:
         yield None
         return
-    reading = _Reading(file, folder)
-    try:
-        yield reading.pieces() if reading.is_open() else None
-    finally:
-        reading.end()
-
-
-def _hangs(folder: SharedFolder) -> bool:
-    thread = _hanging.get(folder)
-    return thread is not None and thread.is_alive()
-
-
-class _Reading:
-    """One file, and the thread that opens, reads and closes it, a few steps ahead of who asks for them."""
-
-    def __init__(self, file: OutputFile, folder: SharedFolder) -> None:
-        self._file = file
-        self._folder = folder
-        self._asked: SimpleQueue[bool] = SimpleQueue()  # for a further step, or to end
-        for _ in range(AHEAD):
-            self._asked.put(True)
-        self._answers: SimpleQueue[bytes | Unreachable] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="shared-folder", daemon=True)
-        self._thread.start()
-
-    def is_open(self) -> bool:
-        """False if it cannot be read here. To be called first."""
-        try:
-            return bool(self._next())
-        except Unreachable:
-            return False
-
-    def pieces(self) -> Iterator[bytes]:
-        while piece := self._next():
-            yield piece
-
-    def end(self) -> None:
-        """Have the file closed, now or whenever the folder no longer hangs."""
-        self._asked.put(False)
-
-    def _next(self) -> bytes:
-        try:
-            answer = self._answers.get(timeout=SECONDS)
-        except Empty:
-            logger.warning("ComfyUI's folder %s hangs: outputs are fetched from ComfyUI", self._folder.path)
-            _hanging[self._folder] = self._thread
-            raise Unreachable("ComfyUI's folder hangs", sent=True) from None
-        if isinstance(answer, Unreachable):
-            raise answer
-        self._asked.put(True)
-        return answer
-
-    def _run(self) -> None:
-        with closing(_steps(self._file, self._folder)) as steps:
-            while self._asked.get():
-                self._answers.put(next(steps, b""))
-
-
-def _steps(file: OutputFile, folder: SharedFolder) -> Generator[bytes | Unreachable, None, None]:
-    """Something once the file is open, then its pieces, and last an error if that was not all of it."""
-    stream = _opened(file, folder)
-    if stream is None:
-        return
     with stream:
-        yield b"open"
-        try:
-            yield from _chunks(stream)
-        except Unreachable as exc:
-            yield exc
+        yield _chunks(stream)
 
 
-def _opened(file: OutputFile, folder: SharedFolder) -> IO[bytes] | None:
+def _opened(file: OutputFile, folder: SharedFolder | None) -> IO[bytes] | None:
     parts = [*(file.subfolder.split("/") if file.subfolder else ()), file.filename]
     # What `/view` rejects is rejected here too; "" and "." would be other names of the same place.
-    if any(part in ("", ".") or ".." in part or set("/\\\0") & set(part) for part in parts):
+    if folder is None or any(part in ("", ".") or ".." in part or set("/\\\0") & set(part) for part in parts):
         return None
     try:
         descriptor = _open_below(folder, parts)
@@ -181,7 +116,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     left = os.fstat(stream.fileno()).st_size
     while left:
         try:
-            piece = os.read(stream.fileno(), min(CHUNK, left))
+            piece = stream.read(min(CHUNK, left))
         except OSError as exc:
             raise Unreachable(f"a file in ComfyUI's folder cannot be read: {exc}", sent=True) from exc
         if not piece:

@@ -28,9 +28,11 @@ def described() -> dict[str, Any]:
 
 
 def _folder(path: str) -> dict[str, Any]:
-    _mark(Path(path, MARK))
-    stat = Path(path).stat()
-    return {"path": path, "device": stat.st_dev, "inode": stat.st_ino}
+    """By its real path, from which the file system can be told."""
+    real = Path(path).resolve()
+    _mark(real / MARK)
+    stat = real.stat()
+    return {"path": str(real), "device": stat.st_dev, "inode": stat.st_ino}
 
 
 def _mark(path: Path) -> None:

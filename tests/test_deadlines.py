@@ -53,7 +53,6 @@ NO_TIMEOUT = {
     "doors/mcp/views.py: Turn.begin": "those before it read rows and stored files, and wait for no client",
     "comfyserve/outbound/dns.py: _ask": "a queue without a size",
     "comfyui/client.py: Client.__init__": "each request is given its timeout in Client._request",
-    "comfyui/shared_folders.py: _Reading._run": "until `view` ends, which always does",
     "files/decoding.py: _Pool._fill": "a queue without a size",
     "files/uploads.py: _Reading._written": "a write of AHEAD bytes to the local disk",
     "health/probing.py: Shared.get": "the future is done when it is asked",

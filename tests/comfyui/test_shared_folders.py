@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from comfyui import Client, OutputFile, Unreachable, shared_folders
@@ -132,7 +132,7 @@ def test_a_linked_folder_is_not_followed(folder, tmp_path):
 
 def test_a_file_that_is_cut_while_it_is_read_is_not_complete(folder):
     path = Path(folder.path) / "mark/sub/a.png"
-    path.write_bytes(bytes((shared_folders.AHEAD + 1) * shared_folders.CHUNK))
+    path.write_bytes(bytes(2 * shared_folders.CHUNK))
     with shared_folders.view(FILE, {"output": folder}) as content:
         assert content is not None
         next(content)
@@ -144,72 +144,32 @@ def test_a_file_that_is_cut_while_it_is_read_is_not_complete(folder):
 def test_reading_keeps_nothing_open(folder):
     for file in (FILE, replace(FILE, filename="b.png"), replace(FILE, subfolder="mark", filename="sub")):
         content_of(file, folder)
-    wait_for_readers()
     links = (os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir())
     assert [link for link in links if link.startswith(folder.path)] == []
 
 
-class Hanging:
-    """While this is entered, opening and reading files hang in all threads but the test's."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._free = threading.Event()
-        self._free.set()
-        for name in ("open", "read"):
-            monkeypatch.setattr(os, name, self._waiting(getattr(os, name)))
-
-    def _waiting(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            if threading.current_thread() is not threading.main_thread():
-                assert self._free.wait(15)
-            return function(*args, **options)
-
-        return call
-
-    def __enter__(self) -> None:
-        self._free.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._free.set()
+@pytest.mark.parametrize(
+    ("mounts", "local"),
+    [
+        ({"/": "ext4"}, True),
+        ({"/": "overlay", "/outputs": "nfs4"}, False),
+        ({"/": "ext4", "/out": "nfs4"}, True),
+        ({"/": "nfs4", "/outputs/images": "xfs"}, True),
+        ({"/": "ext4", "/outputs": "fuse.sshfs"}, False),
+        ({}, False),
+    ],
+)
+def test_only_folders_on_local_file_systems_are_shared(monkeypatch, mounts, local):
+    """A read from a network folder that hangs could not be ended."""
+    found = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: found)
+    assert shared_folders.is_local("/outputs/images") is local
 
 
-def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "shared-folder"]
-
-
-def wait_for_readers() -> None:
-    for thread in readers():
-        thread.join(10)
-    assert readers() == []
-
-
-@pytest.fixture
-def hanging(monkeypatch) -> Hanging:
-    monkeypatch.setattr(shared_folders, "SECONDS", 0.2)
-    return Hanging(monkeypatch)
-
-
-@pytest.mark.timeout(20)
-def test_a_folder_that_hangs_is_left_to_comfyui(folder, hanging):
-    with hanging:
-        assert content_of(FILE, folder) is None
-        [reader] = readers()
-        assert content_of(FILE, folder) is None
-        assert readers() == [reader], "no second thread hangs"
-    wait_for_readers()
-    assert content_of(FILE, folder) == b"picture"
-
-
-@pytest.mark.timeout(20)
-def test_a_folder_that_hangs_while_a_file_is_read_is_an_outage(folder, hanging):
-    large = bytes((shared_folders.AHEAD + 1) * shared_folders.CHUNK)
-    (Path(folder.path) / "mark/sub/a.png").write_bytes(large)
-    with shared_folders.view(FILE, {"output": folder}) as content:
-        assert content is not None
-        next(content)
-        with hanging, pytest.raises(Unreachable):
-            list(content)
-    wait_for_readers()
+def test_the_latest_of_several_mounts_at_one_place_counts(monkeypatch):
+    found = [SimpleNamespace(mountpoint="/outputs", fstype=kind) for kind in ("ext4", "cifs")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: found)
+    assert not shared_folders.is_local("/outputs/images")
 
 
 def test_another_kernel_shares_no_folder():
