@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from uuid import UUID, uuid4
 
@@ -27,7 +28,6 @@ from .models import ConvertedFile, File
 
 logger = logging.getLogger(__name__)
 
-CHUNK_BYTES = 256 * 1024  # bytes read at once
 MAX_CONVERTED = (
     16  # converted files of the same bytes, besides those that results reference; the oldest are deleted
 )
@@ -152,9 +152,7 @@ def make(file: File, wanted: ConversionOptions, *, alive: Callable[[], bool] | N
     """
     doing = wanted.for_type(file.content_type) or ConversionOptions(strip=wanted.strip)
     with Incoming() as source, Incoming() as target:
-        with storing.opened(file) as reader:
-            while piece := reader.read(CHUNK_BYTES):
-                source.write(piece)
+        storing.read_into(source, file.key)
         about = sandbox.convert(source.path, target.path, doing, file.content_type, alive=alive)
         target.adopt()
         name = uuid4().hex
@@ -191,9 +189,16 @@ def keep(pairs: list[Pair]) -> dict[str, ConvertedFile]:
             )
             kept.refresh_from_db()
         if kept.key != new.key:
-            transaction.on_commit(lambda key=new.key: storing.discard([key]))  # type: ignore[misc]
+            transaction.on_commit(partial(_give_up, new, kept=kept))
         found[new.key] = kept
     return found
+
+
+def _give_up(new: ConvertedFile, *, kept: ConvertedFile) -> None:
+    if new.sha256 == kept.sha256:
+        storing.give_up(new.key, shared=kept)
+    else:  # another version of the encoder made it
+        drop(new)
 
 
 def drop(made: ConvertedFile) -> None:

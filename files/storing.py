@@ -8,9 +8,10 @@ same content, uploaded again, is stored under another one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -31,6 +32,7 @@ from .models import ConvertedFile, File, Kind
 logger = logging.getLogger(__name__)
 
 THUMBNAILS, CONVERTED = "thumbnails", "converted"
+CHUNK_BYTES = 256 * 1024  # bytes read at once
 MAX_SIDE = 2**31 - 1  # pixels: what the column holds, and what a PNG may have
 PREFIXES = (*(f"{kind}s/" for kind in Kind.values), f"{THUMBNAILS}/", f"{CONVERTED}/")
 # Columns that describe the bytes: equal in all rows that share them.
@@ -194,15 +196,16 @@ def new_rows(files: Sequence[File]) -> str:
 
 
 def note_kept(files: Sequence[File], kept: Sequence[Sequence[str]] | None) -> None:
-    """Complete the objects of saved rows by what KEPT_SQL found. Their own bytes are deleted after the commit
-    where they share others.
+    """Complete the objects of saved rows by what KEPT_SQL found. Their own bytes are given up after the
+    commit where they share others.
     """
     keys = {id_: (key, thumbnail_key) for id_, key, thumbnail_key in kept or ()}
     for file in files:
         file.key, file.thumbnail_key = keys[file.pk]
         rows.mark_as_saved(file)
-    spare = [own for file in files if (own := file.__dict__["_own_key"]) != file.key]
-    transaction.on_commit(lambda: discard(spare))
+    spare = [(own, file) for file in files if (own := file.__dict__["_own_key"]) != file.key]
+    for own, file in spare:
+        transaction.on_commit(partial(give_up, own, shared=file))
 
 
 def _build_row(incoming: Incoming, *, user_id: int, kind: str, filename: str, strict: bool = True) -> File:
@@ -287,12 +290,33 @@ def _share(file: File, twin: File | None, *, user: User) -> bool:
         return True
 
 
-def _is_intact(file: File) -> bool:
+def _is_intact(file: File | ConvertedFile) -> bool:
     try:
         return backend.size_of(file.key) == file.size
     except BytesMissing:
-        logger.error("the bytes of %s are missing from the storage: %s", file.id, file.key)
+        logger.error("the bytes of %s are missing from the storage: %s", file.pk, file.key)
         return False
+
+
+def give_up(own: str, *, shared: File | ConvertedFile) -> None:
+    """Delete the bytes under the key `own`, since `shared` has the same; where the storage has lost those,
+    they are restored from these first.
+    """
+    try:
+        if not _is_intact(shared):
+            _restore(shared, own)
+    except (BytesMissing, StorageUnavailable):
+        logger.warning("%s stays in the storage, as %s could not be checked", own, shared.key)
+        return
+    discard([own])
+
+
+def _restore(shared: File | ConvertedFile, own: str) -> None:
+    with Incoming() as incoming:
+        read_into(incoming, own)
+        backend.delete(shared.key)  # a part of it may be left
+        backend.put(shared.key, incoming.content, content_type=shared.content_type)
+    logger.warning("the bytes of %s were restored in the storage: %s", shared.pk, shared.key)
 
 
 # -- deleting ----------------------------------------------------------------------------------------
@@ -367,11 +391,24 @@ def discard(keys: Iterable[str]) -> None:
 
 
 @contextmanager
-def opened(file: File | ConvertedFile) -> Any:
+def opened(file: File | ConvertedFile) -> Iterator[Any]:
     """A reader of the bytes. Raises StorageUnavailable, also while reading, and BytesMissing."""
-    reader = backend.read(file.key)
+    with _opened(file.key) as reader:
+        yield reader
+
+
+@contextmanager
+def _opened(key: str) -> Iterator[backend.Reader]:
+    reader = backend.read(key)
     try:
-        with backend.reading(file.key):
+        with backend.reading(key):
             yield reader
     finally:
         reader.close()
+
+
+def read_into(incoming: Incoming, key: str) -> None:
+    """Copy stored bytes to this machine. Raises StorageUnavailable and BytesMissing."""
+    with _opened(key) as reader:
+        while piece := reader.read(CHUNK_BYTES):
+            incoming.write(piece)

@@ -23,7 +23,6 @@ _RECORD_SQL = """
 UPDATE files_file SET thumbnail_key = %s
 WHERE key = %s AND thumbnail_key = '' AND set_config('synchronous_commit', 'off', true) = 'off'
 """
-CHUNK_BYTES = 256 * 1024  # bytes read at once
 
 
 def key_of(file: File) -> str | None:
@@ -76,9 +75,7 @@ def _decode_in_place(file: File, target: Path) -> bool:
 
 def _decode_copy(file: File, target: Path) -> bool:
     with Incoming() as incoming:
-        with storing.opened(file) as reader:
-            while piece := reader.read(CHUNK_BYTES):
-                incoming.write(piece)
+        storing.read_into(incoming, file.key)
         return _decode(incoming.path, target, file)
 
 

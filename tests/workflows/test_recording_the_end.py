@@ -103,6 +103,33 @@ def test_outputs_with_bytes_that_the_user_has_share_them(rig):
     assert stored() - before == {first.key}
 
 
+@pytest.mark.parametrize("output", [{}, {"format": "webp"}])
+def test_outputs_with_bytes_that_the_storage_has_lost_restore_them(rig, output):
+    """Those of the earlier execution are there again too, and so is what they were converted to."""
+    results = [first] = [run(rig, output)]
+    contents = fetched(rig, first)
+    for prefix in ("outputs/", "converted/"):
+        for lost in list(backend.walk(prefix)):
+            backend.delete(lost.key)
+    results.append(run(rig, output))
+    rig.is_clear()
+    assert [fetched(rig, result) for result in results] == [contents] * 2
+    assert len(contents) == 1 + bool(output)
+
+
+def run(rig: Any, output: dict[str, str]) -> Any:
+    execution_id = rig.submit(graphs.colour(1), output=output)
+    rig.slots.serve_in_thread()
+    return rig.ends(execution_id, "completed")
+
+
+def fetched(rig: Any, result: Any) -> list[bytes]:
+    """The bytes of its output, and of the converted file if there is one."""
+    [image] = result["outputs"]["images"]
+    urls = [image["url"], *([image["converted"]["url"]] if "converted" in image else [])]
+    return [rig.api.get(url).getvalue() for url in urls]
+
+
 def stored() -> set[str]:
     return {each.key for each in backend.walk("outputs/")}
 
