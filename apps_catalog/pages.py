@@ -7,6 +7,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
+from comfyserve.api import accept
+
 # Everything from this server, except images: S3 serves those from another origin.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -30,7 +32,7 @@ def page_or(view: Any) -> Any:
 
 
 def _asks_for_html(request: HttpRequest) -> bool:
-    return request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+    return accept.preferred(request, "application/json", "text/html") == "text/html"
 
 
 def _page(request: HttpRequest) -> HttpResponse:

@@ -10,7 +10,6 @@ from django.conf import settings
 from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny, IsAdminUser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,7 +17,9 @@ from rest_framework.views import APIView
 
 import comfyserve
 from accounts.authentication import bearer_token
+from comfyserve.api import accept
 from comfyserve.api.errors import Unauthorized
+from comfyserve.api.rendering import AnyAccept
 from comfyserve.api.schema import describe
 from workflows.fleet import overview, registry
 from workflows.models import Worker
@@ -29,10 +30,6 @@ from .detailed import detailed
 
 JSON = "application/json"
 KINDS = ("text/plain", "application/openmetrics-text")  # accepted by Prometheus
-TEXTS = (
-    "application/openmetrics-text;version=1.0.0", "application/openmetrics-text;version=0.0.1",
-    "text/plain;version=0.0.4", *reversed(KINDS),
-)  # fmt: skip
 
 
 class ProbeView(APIView):
@@ -85,18 +82,8 @@ def _about(status: str) -> dict[str, Any]:
     }
 
 
-class _Any(BaseContentNegotiation):
-    """Accepts any Accept header: the view selects the text for Prometheus, without a renderer."""
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:  # noqa: ARG002
-        return parsers[0]
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> Any:  # noqa: ARG002
-        return renderers[0], renderers[0].media_type
-
-
 class Metrics(ProbeView):
-    content_negotiation_class = _Any
+    content_negotiation_class = AnyAccept
 
     @describe(
         None, {(200, JSON): shapes.MetricsSerializer} | {(200, kind): OpenApiTypes.STR for kind in KINDS}
@@ -123,7 +110,7 @@ def _check_token(request: Request) -> None:
 
 
 def _wants_text(request: Request) -> bool:
-    preferred = request._request.get_preferred_type([JSON, *TEXTS])
+    preferred = accept.preferred(request._request, JSON, *KINDS)
     return preferred is not None and preferred != JSON
 
 

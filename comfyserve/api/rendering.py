@@ -61,5 +61,18 @@ class Negotiation(DefaultContentNegotiation):
         return super().select_renderer(request, renderers, format_suffix)
 
 
+class AnyAccept(DefaultContentNegotiation):
+    """For views that choose the type themselves: errors are JSON, whatever the client accepts."""
+
+    def select_renderer(
+        self,
+        request: Request,  # noqa: ARG002
+        renderers: Iterable[BaseRenderer],
+        format_suffix: str | None = None,  # noqa: ARG002
+    ) -> Any:
+        first = next(iter(renderers))
+        return first, first.media_type
+
+
 def rendered(data: Any) -> bytes:
     return Renderer().render(data)

@@ -16,6 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from comfyserve.api import accept
+from comfyserve.api.rendering import AnyAccept
+
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -51,6 +54,7 @@ def doors() -> list[Door]:
 
 
 class HomeView(APIView):
+    content_negotiation_class = AnyAccept
     permission_classes = (AllowAny,)
     authentication_classes = ()
 
@@ -73,7 +77,7 @@ class HomeView(APIView):
 
 def _wants_page(request: Request) -> bool:
     """Browsers accept HTML explicitly; scripts accept anything, or JSON."""
-    return request._request.get_preferred_type(["application/json", "text/html"]) == "text/html"
+    return accept.preferred(request._request, "application/json", "text/html") == "text/html"
 
 
 def favicon(request: HttpRequest) -> HttpResponse:  # noqa: ARG001

@@ -9,6 +9,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.utils.encoders import JSONEncoder
 
+from comfyserve.api.rendering import AnyAccept
 from workflows.api import stream_views
 from workflows.api.views import user_of
 from workflows.models import Status
@@ -21,7 +22,7 @@ from .errors import ComfyView
 
 
 class EventsView(ComfyView):
-    content_negotiation_class = stream_views.AnyAccept
+    content_negotiation_class = AnyAccept
 
     def get(self, request: Request, execution_id: str) -> HttpResponse:
         execution = selectors.execution_of(user=user_of(request), execution_id=execution_id)

@@ -15,8 +15,8 @@ from accounts.models import User
 from comfyserve.api import addresses
 from comfyserve.api.errors import ValidationFailed
 from comfyserve.api.parsers import StrictJSONParser
+from comfyserve.api.rendering import AnyAccept
 from comfyserve.api.validation import checked
-from workflows.api.stream_views import AnyAccept
 from workflows.api.views import user_of
 
 from . import uploads, videos

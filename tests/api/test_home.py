@@ -26,6 +26,11 @@ def test_a_browser_gets_a_page_whose_links_all_work(stack) -> None:
         assert followed.status_code == 200, link
 
 
+@pytest.mark.parametrize("accept", ["text/html; charset=utf-8", 'Text/HTML;charset="UTF-8";q=0.9, */*;q=0.1'])
+def test_html_may_be_accepted_with_parameters(stranger: Api, accept: str) -> None:
+    assert stranger.get("/", headers={"Accept": accept}).headers["Content-Type"].startswith("text/html")
+
+
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json"])
 def test_a_script_gets_json(stranger: Api, accept: str | None) -> None:
     answer = stranger.get("/", headers={"Accept": accept} if accept else {})

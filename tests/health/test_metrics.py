@@ -156,6 +156,7 @@ class TestAccept:
         "accept, content_type",
         [
             ("text/plain", "text/plain"),
+            ("text/plain; charset=utf-8", "text/plain"),
             ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain"),
             (PROMETHEUS, "application/openmetrics-text"),
         ],

@@ -252,6 +252,11 @@ def test_the_execution_goes_on_without_its_client(person):
     [
         ("text/event-stream", True),
         ("Text/Event-Stream", True),
+        ("text/event-stream; charset=utf-8", True),
+        ('text/event-stream;charset="UTF-8";q=0.9 , application/json;q=0.5', True),
+        ("application/json;q=0, text/event-stream;q=0.1", True),
+        ("application/json; charset=utf-8, text/event-stream; charset=utf-8", False),
+        ("text/event-stream; charset=utf-8; q=0, */*", False),
         ("text/event-stream, */*", True),
         ("text/event-stream, application/json;q=0.9", True),
         ("application/json, text/event-stream", False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,6 @@ from uuid import UUID
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import OpenApiParameter
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import AllowAny
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
@@ -19,9 +18,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts import authentication, credentials
-from comfyserve.api import addresses, errors
+from comfyserve.api import accept, addresses, errors
 from comfyserve.api.errors import LimitExceeded, NotFound, Unauthorized, ValidationFailed
-from comfyserve.api.rendering import Negotiation, rendered
+from comfyserve.api.rendering import AnyAccept, Negotiation, rendered
 from comfyserve.api.schema import describe
 from comfyserve.api.validation import checked
 from workflows.models import TERMINAL, Execution
@@ -53,18 +52,6 @@ PREFER = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="Such as `wait=30`: seconds to wait for the end of the execution before responding",
 )
-
-
-class AnyAccept(BaseContentNegotiation):
-    """Browsers only accept text/event-stream here; errors are JSON nevertheless."""
-
-    def select_renderer(
-        self,
-        request: Request,  # noqa: ARG002
-        renderers: Sequence[BaseRenderer],  # type: ignore[override]
-        format_suffix: str | None = None,  # noqa: ARG002
-    ) -> tuple[BaseRenderer, str]:
-        return renderers[0], renderers[0].media_type or ""
 
 
 class StreamView(APIView):
@@ -216,7 +203,7 @@ def wants_stream(request: HttpRequest) -> bool:
     """Whether it prefers server-sent events to JSON."""
     if EVENT_STREAM not in request.headers.get("Accept", "").lower():
         return False
-    return request.get_preferred_type(["application/json", EVENT_STREAM]) == EVENT_STREAM
+    return accept.preferred(request, "application/json", EVENT_STREAM) == EVENT_STREAM
 
 
 class JsonOrEvents(Negotiation):
