@@ -20,11 +20,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from script.local import ports
-from script.local.console import UserError, explain
+from script.local.console import UserError, alone, explain
 from script.local.paths import write_private
 from script.local.processes import Process
 
 _ACCOUNT = "pgserver"
+ACCOUNT_LOCK = Path("/run/comfyserve-account.lock")  # one for the machine, as the account is
 MAX_CONNECTIONS = 300
 
 # For disposable data: a crash of the machine may lose it.
@@ -97,7 +98,8 @@ class Postgres:
         """Create the data folder on first use; later only check that it is accessible."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self._user:
-            _make_account(self._user)
+            with alone(ACCOUNT_LOCK):  # another start may make it at this moment, and `useradd` fails then
+                _make_account(self._user)
             _let_through(program("postgres"))
             _let_through(self.folder)
         if (self.folder / "PG_VERSION").exists():
