@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,16 @@ def thumbnail(path: Path, target: Path, *, content_type: str) -> bool:
 
 @contextmanager
 def _file(content: bytes) -> Iterator[Path]:
-    settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=settings.INCOMING_DIR) as file:
-        file.write(content)
-        file.flush()
+    """Raises StorageUnavailable if the local disk is full or broken."""
+    with ExitStack() as closing:
+        try:
+            settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
+            file = closing.enter_context(tempfile.NamedTemporaryFile(dir=settings.INCOMING_DIR, buffering=0))
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+        except OSError as exc:
+            raise StorageUnavailable from exc
         yield Path(file.name)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
-from django.conf import settings
-
 from comfyserve.db import connections, rows
 
 from . import backend, decoding, storing
@@ -53,9 +51,8 @@ def _recorded(file: File, made: str) -> str:
 
 def _make(file: File) -> str:
     """Its key; File.NONE if none can be made of these bytes."""
-    settings.INCOMING_DIR.mkdir(parents=True, exist_ok=True)
-    target = settings.INCOMING_DIR / f"{uuid4().hex}.webp"
-    try:
+    with Incoming() as made:
+        target = made.path
         if not (_decode_in_place(file, target) or _decode_copy(file, target)):
             return File.NONE
         # Named after its source bytes, by whose index it is found, plus a unique suffix.
@@ -63,8 +60,6 @@ def _make(file: File) -> str:
         key = f"{storing.THUMBNAILS}/{place}.{uuid4().hex[:8]}.webp"
         backend.put(key, target, content_type="image/webp")
         return key
-    finally:
-        target.unlink(missing_ok=True)
 
 
 def _decode_in_place(file: File, target: Path) -> bool:

@@ -7,6 +7,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
 from files import backend, decoding, storing, thumbnails
+from files.errors import StorageUnavailable
 from files.models import File
 from tests.factories import make_user
 from tests.files.conftest import picture
@@ -81,6 +82,15 @@ def test_a_disk_that_fails_while_a_picture_is_decoded_does_not_deny_it_a_thumbna
     monkeypatch.setattr(decoding, "thumbnail", fails_on_the_storage)
     assert thumbnails.key_of(file) in stored()
     assert tries[0] == backend.path_of(file.key) != tries[1]
+
+
+def test_a_local_disk_that_fails_is_an_outage(file, settings, tmp_path):
+    (tmp_path / "no folder").touch()
+    settings.INCOMING_DIR = tmp_path / "no folder" / "incoming"
+    with pytest.raises(StorageUnavailable):
+        thumbnails.key_of(file)
+    with pytest.raises(StorageUnavailable):
+        decoding.measure(picture(kind="JPEG"), "image/jpeg")
 
 
 def test_the_sweep_of_orphans_lets_it_be(file):
