@@ -79,6 +79,14 @@ class TestGood:
         answer = posted_in_pieces(alice, chunks())
         assert answer.json()["size"] == 100_000
 
+    def test_pieces_of_all_sizes_are_stored_in_order(self, alice):
+        """Large ones and many small ones take different ways through the server."""
+        sizes = [300_000, *[7] * 500, 100_000, 1, 1_000_000, *[1_500] * 500, 70_000]
+        pieces = [os.urandom(size) for size in sizes]
+        answer = posted_in_pieces(alice, iter([BEGUN, *pieces, b"\r\n--xyz--\r\n"]))
+        assert answer.status_code == 200, answer.text
+        assert alice.get(f"/files/{answer.json()['file_id']}").content == b"".join(pieces)
+
     def test_the_bytes_are_what_was_sent(self, alice):
         content = os.urandom(1_500_000)
         file_id = uploaded(alice, content, "random.bin")

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import Any
 
 from django.conf import settings
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADER_SECONDS = 15.0  # from the connection, or the end of the last response, to the end of the headers
@@ -72,7 +73,17 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
+        """A large piece becomes the next message as it is: uvicorn's two copies take a tenth of an upload's
+        processor time.
+        """
         self._header_bytes = 0
+        cycle: Any = self.cycle
+        if len(body) > HIGH_WATER_LIMIT and not cycle.body and not cycle.response_complete:
+            cycle.body, body = body, b""
+        elif body and isinstance(cycle.body, bytes):
+            cycle.body = bytearray(
+                cycle.body
+            )  # appending many small pieces to bytes would copy all each time
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
