@@ -209,7 +209,8 @@ def in_turns(person: Person, stack: Stack, *, folder: Path, size: int, count: in
     def put(source: Path) -> None:
         upload(person, stack, source)
 
-    ours, alone = [], []
+    ours: list[float] = []
+    alone: list[float] = []
     for _ in range(rounds):
         for source in sources:
             fresh(source, size)
