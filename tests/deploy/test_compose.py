@@ -113,15 +113,6 @@ def test_a_worker_sees_the_models_where_its_comfyui_has_them(services):
         assert models(f"gpu-worker{suffix}") == models(f"comfyui{suffix}") != []
 
 
-def test_a_worker_reads_outputs_where_its_comfyui_writes_them_and_writes_nothing_there(services):
-    for name, worker in services.items():
-        if not name.startswith("gpu-worker"):
-            continue
-        own = services[name.replace("gpu-worker", "comfyui")]["volumes"]
-        [place] = [volume for volume in own if volume.endswith(":/data/comfyui")]
-        assert f"{place}:ro" in worker["volumes"]
-
-
 def test_only_the_proxy_is_reached_from_outside_and_that_from_this_machine(services):
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert set(published) == {"proxy"}
