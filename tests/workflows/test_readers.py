@@ -58,6 +58,17 @@ def test_progress_does_not_follow_the_end() -> None:
     assert mine.take() == [end(7)]
 
 
+def test_a_place_in_the_queue_does_not_follow_the_start() -> None:
+    mine = reader()
+    waiting = Event("status", ID, {"status": "pending", "queue_position": 1})
+    started = Event("status", ID, {"status": "running"}, 4)
+    mine.put(waiting)
+    mine.put(started)
+    assert mine.take() == [started]
+    mine.put(waiting)  # it was requeued
+    assert mine.take() == [waiting]
+
+
 def test_a_reader_that_is_too_slow_is_closed_and_takes_no_more() -> None:
     mine = reader()
     for number in range(1, CAPACITY + 2):

@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from django.db import connection
 
+from script.harness import graphs
 from workflows import notify
 from workflows.models import Execution
 from workflows.presentation import end_message, selectors
@@ -233,3 +235,41 @@ def following(broadcaster: Broadcaster, id_: UUID, *, cursor: int | None) -> Rea
     broadcaster._audience.add(reader)
     broadcaster._audience.followed[id_].cursor = cursor
     return reader
+
+
+def test_an_execution_submitted_while_a_stream_of_all_begins_is_left_to_its_own_lines(rig):
+    """Its state could be newer than the first of its lines, which follow: the stream would go back."""
+    earlier = UUID(rig.submit(graphs.colour(1)))
+    later: list[UUID] = []
+
+    def submit_after_the_first(execute: Any, *args: Any) -> Any:
+        found = execute(*args)
+        if not later:
+            later.append(uuid4())  # only once: submitting makes queries too
+            later[0] = UUID(rig.submit(graphs.colour(2)))
+        return found
+
+    user_id = Execution.objects.get(id=earlier).user_id
+    with connection.execute_wrapper(submit_after_the_first):
+        states, cursors = event_reader.current_states_of_user(user_id)
+    assert Execution.objects.filter(id=later[0]).exists()
+    assert {event.execution_id for event in states} == set(cursors) == {earlier}
+
+
+def test_a_place_in_the_queue_is_not_sent_once_the_execution_has_started(monkeypatch):
+    id_ = uuid4()
+    started = Event("status", id_, {"status": "running"}, 4)
+
+    async def received() -> list[Event]:
+        broadcaster = Broadcaster()
+        reader = following(broadcaster, id_, cursor=3)
+
+        async def reads(*_: Any) -> dict[UUID, int]:
+            broadcaster._audience.deliver_line(started)  # while the positions are read
+            return {id_: 1}
+
+        monkeypatch.setattr(broadcaster, "reads", reads)
+        await broadcaster._send_positions()
+        return reader.take()
+
+    assert asyncio.run(received()) == [started]

@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from workflows import notify
+from workflows.models import Status
 
 from .event_reader import Event, Owned
 from .subscriber import Reader
@@ -28,8 +29,12 @@ class Followed:
         self.cursor: int | None = None  # None: until the first reader has caught up
         self.changed = False
         self.readers: set[Reader] = set()
-        self.status = ""
+        self.status = ""  # until a status was delivered
         self.position: int | None = None
+
+    @property
+    def may_wait(self) -> bool:
+        return self.status in ("", Status.PENDING)
 
 
 class Audience:

@@ -383,16 +383,13 @@ class Broadcaster:
         self._remember_owners(owners)
 
     async def _send_positions(self) -> None:
-        waiting = [
-            id_
-            for id_, each in self._audience.followed.items()
-            if each.readers and each.status in ("", Status.PENDING)
-        ]
+        waiting = [id_ for id_, each in self._audience.followed.items() if each.readers and each.may_wait]
         if not waiting:
             return
         for id_, position in (await self.reads(event_reader.positions, waiting)).items():
             followed = self._audience.followed.get(id_)
-            if followed is not None and followed.position != position:
+            # It may have started meanwhile.
+            if followed is not None and followed.may_wait and followed.position != position:
                 followed.position = position
                 data = {"status": Status.PENDING, "queue_position": position}
                 self._audience.deliver(followed, Event("status", id_, data))

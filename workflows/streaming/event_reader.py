@@ -191,10 +191,12 @@ def _current_states(executions: Sequence[Execution]) -> list[Event]:
 def current_states_of_user(user_id: int) -> tuple[list[Event], dict[UUID, int]]:
     """(the same for the user's newest live executions, the id of each one's last line)."""
     mine = Execution.objects.filter(user_id=user_id, status__in=ALIVE)
-    # Cursors first: a line written in between is then sent twice rather than missed.
+    # Cursors first: a line written in between is then sent twice rather than missed. Of what is submitted in
+    # between all lines are sent: its state could be newer than the first of them.
     cursors = dict(mine.annotate(last=Max("log_lines__id")).values_list("id", "last"))
     executions = list(mine.order_by("-created_at")[:SHOWN_OF_USER])[::-1]
-    return _current_states(executions), {id_: last or 0 for id_, last in cursors.items()}
+    states = _current_states([each for each in executions if each.id in cursors])
+    return states, {id_: last or 0 for id_, last in cursors.items()}
 
 
 def gap() -> Event:

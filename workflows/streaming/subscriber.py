@@ -72,6 +72,8 @@ class Reader:
         elif event.id > self.seen.get(event.execution_id, 0):
             self.seen[event.execution_id] = event.id
             self._numbered.append(event)
+            if event.name == "status":  # newer than the unnumbered one, but taken before it
+                self._newest.pop((event.name, event.execution_id), None)
             if event.ends:
                 self._forget_progress(event.execution_id)
             if len(self._numbered) > CAPACITY:
