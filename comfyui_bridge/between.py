@@ -1,7 +1,9 @@
 """Run jobs in ComfyUI's worker thread between two prompts.
 
 Models may be changed only there: it is where ComfyUI itself frees memory. Only the worker reads its queue's
-flags, after every prompt and whenever a flag is set; jobs run when it does.
+flags, after every prompt and whenever a flag is set while it waits; jobs run when it does. A flag that is set
+between the two, as while it collects garbage, would be left for up to 1,000 s: so it does not begin to wait
+while there is one.
 """
 
 from __future__ import annotations
@@ -35,14 +37,19 @@ def _install() -> None:
     if _installed:
         return
     queue = PromptServer.instance.prompt_queue
-    get_flags = queue.get_flags
+    get, get_flags = queue.get, queue.get_flags
 
-    def get_flags_after_jobs(reset: bool = True) -> Any:
+    def get_unless_flagged(timeout: float | None = None) -> Any:
+        with queue.mutex:  # reentrant, and released while it waits
+            return None if queue.flags else get(timeout)
+
+    def get_flags_and_do_jobs(reset: bool = True) -> Any:
+        found = get_flags(reset)  # first: the flag of a job that comes later must stay
         if reset:
             _do_jobs()
-        return get_flags(reset)
+        return found
 
-    queue.get_flags = get_flags_after_jobs
+    queue.get, queue.get_flags = get_unless_flagged, get_flags_and_do_jobs
     _installed = True
 
 

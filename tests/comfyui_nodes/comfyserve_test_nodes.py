@@ -17,6 +17,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_execution.graph_utils import GraphBuilder
+from server import PromptServer
 
 
 class TestSleep:
@@ -163,6 +164,35 @@ class TestGarbage:
         return {"ui": {"text": [f"{len(gc.get_objects())} {gc.get_freeze_count()}"]}}
 
 
+class TestLateFlag:
+    """After this prompt, ComfyUI has read its queue's flags just before the next one is set: as when it
+    collects garbage in between, which it does after a prompt."""
+
+    CATEGORY = "test"
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"seed": ("INT", {"default": 0, "min": 0, "max": 2**63})}}
+
+    def run(self, seed: int) -> dict[str, Any]:
+        queue = PromptServer.instance.prompt_queue
+        get_flags = queue.get_flags
+
+        def get_flags_late(reset: bool = True) -> Any:
+            queue.get_flags = get_flags
+            found = get_flags(reset)
+            until = time.monotonic() + 10
+            while not queue.flags and time.monotonic() < until:
+                time.sleep(0.01)
+            return found
+
+        queue.get_flags = get_flags_late
+        return {"ui": {"text": [str(seed)]}}
+
+
 NODE_CLASS_MAPPINGS = {
     "TestSleep": TestSleep,
     "TestGate": TestGate,
@@ -171,4 +201,5 @@ NODE_CLASS_MAPPINGS = {
     "TestHang": TestHang,
     "TestLoop": TestLoop,
     "TestGarbage": TestGarbage,
+    "TestLateFlag": TestLateFlag,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import uuid
@@ -76,6 +77,15 @@ def test_unload_waits_for_the_prompt_that_runs(bridge, client):
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=0.1) is False
     assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=9.0) is True
     assert client.history(prompt_id).outcome == "success"
+
+
+def test_an_unload_right_after_a_prompt_is_done_at_once(bridge, client):
+    """ComfyUI looks at its flags before it collects garbage, and not again until it is woken."""
+    prompt_id = str(uuid.uuid4())
+    late = {"1": {"class_type": "TestLateFlag", "inputs": {"seed": random.getrandbits(60)}}}
+    client.submit(prompt=late, prompt_id=prompt_id, client_id="test")
+    wait_for(lambda: client.history(prompt_id), seconds=60, what="the end of the prompt")
+    assert bridge.unload(folder="checkpoints", name=CHECKPOINT, drop=False, wait=3.0) is True
 
 
 def test_an_unload_behind_a_prompt_that_does_not_end_is_given_up(bridge, client, monkeypatch):
