@@ -32,7 +32,7 @@ async def _folders() -> dict[str, Any]:
     """{} if they hang, as network folders may: workers then ask for each file."""
     try:
         return await asyncio.wait_for(asyncio.to_thread(folders.described), FOLDERS_SECONDS)
-    except TimeoutError:
+    except asyncio.TimeoutError:  # noqa: UP041  (another class before Python 3.11)
         return {}
 
 
