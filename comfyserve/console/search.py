@@ -22,8 +22,13 @@ class ExactSearch:
     def get_search_results(
         self, request: HttpRequest, rows: QuerySet[Any], term: str  # noqa: ARG002
     ) -> tuple[QuerySet[Any], bool]:  # fmt: skip
-        term = term.replace("\0", "").strip()
+        term = cleaned(term)
         return (rows.filter(self.matching(term)) if term else rows), False
+
+
+def cleaned(term: str) -> str:
+    """Without what PostgreSQL's text cannot hold, and space around it."""
+    return term.replace("\0", "").strip()
 
 
 def of_user(email: str) -> Q:

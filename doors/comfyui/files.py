@@ -27,7 +27,6 @@ from .errors import FORMAT, ComfyUIView
 # Form fields and their maximum lengths. ComfyUI's folder fields are accepted and ignored.
 FIELDS = {"type": 20, "subfolder": 500, "overwrite": 10, "original_ref": 2000}
 PREVIEW_QUALITY = 90  # as ComfyUI makes them
-CHUNK_BYTES = 256 * 1024  # bytes read at once
 TYPES = ("input", "output", "temp")
 ANNOTATED = re.compile(r"\s*\[(input|output|temp)\]$")
 # How ComfyUI's editor writes a file of ours into a prompt: behind a folder, before a type, or both.
@@ -79,9 +78,7 @@ def _store_masked(mask: Incoming, form: uploads.Form, user: User) -> File:
     original = _lookup(_reference(form.fields.get("original_ref")), user)
     connections.release()
     with Incoming() as source, Incoming() as made:
-        with storing.opened(original) as reader:
-            while piece := reader.read(CHUNK_BYTES):
-                source.write(piece)
+        storing.read_into(source, original.key)
         try:
             done = decoding.with_alpha_of(source.path, mask.path, made.path)
         except decoding.Undecodable as exc:

@@ -24,7 +24,7 @@ from comfyserve.console import html
 from comfyserve.console.admin import ReadOnlyAdmin
 from comfyserve.console.confirm_actions import button_of
 from comfyserve.console.filters import FieldDropdown
-from comfyserve.console.search import uuid_of
+from comfyserve.console.search import cleaned, uuid_of
 from files import console as bytes_
 from files.models import File
 from workflows.models import ALIVE, Execution, Output, Status
@@ -45,7 +45,7 @@ class ExecutionList(ChangeList):  # type: ignore[misc]
     def get_filters(self, request: HttpRequest) -> Any:
         """Also leaves out, before they and the search are applied, what they are not compared with."""
         found = super().get_filters(request)
-        text = searched_text(self.query)
+        text = cleaned(self.query)
         if not self.show_all and not uuid_of(text):
             chosen = [each for each in found[0] if each.value()]
             rows = self.root_queryset
@@ -64,10 +64,6 @@ class ExecutionList(ChangeList):  # type: ignore[misc]
         for row in rows:
             row.first_picture = pictures.get(row.pk)
         self.result_list = rows
-
-
-def searched_text(given: str) -> str:
-    return given.replace("\0", "").strip()
 
 
 def first_pictures(ids: Sequence[UUID]) -> dict[UUID, File]:
@@ -113,7 +109,7 @@ class ExecutionAdmin(actions.ExecutionActions, ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, rows: QuerySet[Execution], term: str  # noqa: ARG002
     ) -> tuple[QuerySet[Execution], bool]:  # fmt: skip
-        term = searched_text(term)
+        term = cleaned(term)
         if not term:
             return rows, False
         if execution_id := uuid_of(term):
