@@ -81,9 +81,8 @@ class Protocol(HttpToolsProtocol):
         if len(body) > HIGH_WATER_LIMIT and not cycle.body and not cycle.response_complete:
             cycle.body, body = body, b""
         elif body and isinstance(cycle.body, bytes):
-            cycle.body = bytearray(
-                cycle.body
-            )  # appending many small pieces to bytes would copy all each time
+            # Appending many small pieces to bytes would copy all of them each time.
+            cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
